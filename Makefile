@@ -1,0 +1,68 @@
+# make demo   the whole job on simulated cells: an evaluation table, a UMAP picture, a counterfactual file
+# make test   the tests
+# Each makes its own environment and keeps it until pyproject.toml or constraints.txt changes.
+#
+# For developers: make lint format types imports completions completions-check readme
+
+PYTHON ?= python3.11
+VENV ?= .venv
+DEMO_VENV ?= .venv-demo
+DEMO_DIR ?= build/demo
+PYTEST_ARGS ?=
+
+.PHONY: demo test dev lint format types imports completions completions-check readme clean
+
+demo: $(DEMO_VENV)/.installed
+	@rm -rf $(DEMO_DIR) && mkdir -p $(dir $(DEMO_DIR))
+	@$(DEMO_VENV)/bin/cellalign demo $(DEMO_DIR)
+
+test: $(VENV)/.installed
+	@$(VENV)/bin/python -m pytest -n 2 -q $(PYTEST_ARGS)
+
+# Environments. The stamp is written last, so that an interrupted installation is done again.
+
+$(DEMO_VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Making the environment $(DEMO_VENV) (once; this downloads torch)" >&2
+	@$(PYTHON) -m venv --clear $(DEMO_VENV)
+	@$(DEMO_VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Making the environment $(VENV) (once; this downloads torch)" >&2
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+dev: $(VENV)/.installed-dev
+
+lint: $(VENV)/.installed-dev
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.installed-dev
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+types: $(VENV)/.installed-dev
+	@$(VENV)/bin/mypy
+
+imports: $(VENV)/.installed-dev
+	@$(VENV)/bin/lint-imports
+
+completions: $(VENV)/.installed
+	@$(VENV)/bin/python -m cellalign.cli.completions completions
+
+completions-check: $(VENV)/.installed
+	@rm -rf build/completions && mkdir -p build
+	@$(VENV)/bin/python -m cellalign.cli.completions build/completions
+	@diff -ru completions build/completions || { echo "completions/ is not current: run make completions" >&2; exit 1; }
+
+readme: $(VENV)/.installed
+	@$(VENV)/bin/python .ci/readme.py README.md
+
+clean:
+	@rm -rf build dist $(VENV) $(DEMO_VENV)

@@ -1,0 +1,1 @@
+"""h5ad files to checked AnnData, to roles, to mini-batches of tensors."""

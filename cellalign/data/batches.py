@@ -1,0 +1,140 @@
+"""Mini-batches from a sparse or dense matrix without a dense copy and without per-cell Python.
+
+`Cells` holds the matrix as it lies in memory (the CSR arrays are shared with scipy, not copied) and cuts a
+`Batch` out of it by index arithmetic in torch. The same code runs on the CPU and on a GPU: `to` moves the CSR
+arrays once, and every batch is then made dense where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from cellalign.nn.batch import Batch
+
+
+@dataclass(frozen=True)
+class CSR:
+    """A CSR matrix [n, G] as three tensors; indices may be int32 or int64."""
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor
+    n_columns: int
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Dense float32 rows [B, G]."""
+        start = self.indptr[rows]
+        length = self.indptr[rows + 1] - start
+        out = torch.zeros(len(rows), self.n_columns, device=self.values.device)
+        owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), length)
+        # position of every stored value: its row's start plus its rank within the row
+        first = length.cumsum(0) - length
+        stored = torch.arange(len(owner), device=rows.device) + (start - first)[owner]
+        out.view(-1).index_add_(0, owner * self.n_columns + self.indices[stored], self.values[stored].float())
+        return out
+
+    def to(self, device: torch.device) -> CSR:
+        """The same matrix on another device."""
+        return replace(
+            self, indptr=self.indptr.to(device), indices=self.indices.to(device), values=self.values.to(device)
+        )
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense matrix [n, G]."""
+
+    values: Tensor
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Float32 rows [B, G]."""
+        return self.values[rows].float()
+
+    def to(self, device: torch.device) -> Dense:
+        """The same matrix on another device."""
+        return Dense(self.values.to(device))
+
+
+def as_matrix(x: Any) -> CSR | Dense:
+    """Wrap a scipy CSR matrix or numpy array without copying; CSC is converted once."""
+    if sparse.issparse(x):
+        x = x.tocsr()
+        return CSR(
+            torch.from_numpy(np.asarray(x.indptr, dtype=np.int64)),
+            torch.from_numpy(np.asarray(x.indices)),
+            torch.from_numpy(native(x.data)),
+            x.shape[1],
+        )
+    return Dense(torch.from_numpy(native(np.asarray(x))))
+
+
+def native(values: np.ndarray) -> np.ndarray:
+    """Values in a type torch can index: unsigned, half-precision and big-endian ones become float32."""
+    if values.dtype.isnative and values.dtype.kind in "if" and values.dtype.itemsize >= 4 and values.flags.writeable:
+        return values
+    return values.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All cells of a data set: their matrix and their codes, each aligned by row.
+
+    Attributes
+    ----------
+    matrix : CSR or Dense, [n, G]
+    condition, label : Tensor [n], int64
+    batches, covariates : Tensor [n, m], int64
+    """
+
+    matrix: CSR | Dense
+    condition: Tensor
+    batches: Tensor
+    covariates: Tensor
+    label: Tensor
+
+    def __len__(self) -> int:
+        return len(self.condition)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The given rows as one dense mini-batch."""
+        return Batch(
+            self.matrix.rows(rows),
+            self.condition[rows],
+            self.batches[rows],
+            self.covariates[rows],
+            self.label[rows],
+        )
+
+    def to(self, device: torch.device) -> Cells:
+        """The same cells on another device."""
+        return Cells(
+            self.matrix.to(device),
+            self.condition.to(device),
+            self.batches.to(device),
+            self.covariates.to(device),
+            self.label.to(device),
+        )
+
+
+    def in_order(self, size: int, device: torch.device | None = None) -> Iterator[Batch]:
+        """All cells in file order, `size` at a time, on `device`; only one batch is moved at a time."""
+        for rows in torch.arange(len(self), device=self.condition.device).split(size):
+            batch = self.batch(rows)
+            yield batch if device is None else batch.to(device)
+
+
+def shuffled(rows: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+    """One epoch of row numbers in random order, cut into equal parts of at most `size` cells.
+
+    Equal parts rather than a short last one: no cell is left out, and batch normalisation never meets a
+    remainder of a single cell.
+    """
+    order = rows[torch.randperm(len(rows), generator=generator)]
+    return list(torch.tensor_split(order, max(1, -(-len(rows) // size))))

@@ -1,0 +1,104 @@
+"""Roles: which obs column is the condition, which are batches, covariates and label; and their categories.
+
+Settled once when a model is trained, kept in model.yaml, and applied to every later file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellalign.data.checks import column, find_control, nearest
+from cellalign.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Columns by role, and for each column the categories in the order of their codes."""
+
+    condition: str | None = None
+    control: str | None = None
+    batches: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+    label: str | None = None
+    categories: dict[str, list[str]] = field(default_factory=dict)
+
+    def columns(self) -> list[tuple[str, str]]:
+        """(role, key) of every column in use."""
+        single = [("condition", self.condition), ("label", self.label)]
+        named = [(role, key) for role, key in single if key is not None]
+        return named + [("batch", k) for k in self.batches] + [("covariate", k) for k in self.covariates]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists and strings, for model.yaml."""
+        plain = asdict(self)
+        return plain | {"batches": list(self.batches), "covariates": list(self.covariates)}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Roles:
+        """The inverse of `as_dict`."""
+        return cls(**(plain | {"batches": tuple(plain["batches"]), "covariates": tuple(plain["covariates"])}))
+
+
+def settle_roles(
+    obs: pd.DataFrame,
+    *,
+    condition: str | None,
+    control: str | None = None,
+    batches: Sequence[str] = (),
+    covariates: Sequence[str] = (),
+    label: str | None = None,
+) -> Roles:
+    """Read the categories of every role from the training cells' obs.
+
+    Raises
+    ------
+    InputError
+        A column does not exist or has missing values, there is one condition only, or the control is unknown.
+    """
+    named = [("condition", condition), ("label", label)]
+    named += [("batch", b) for b in batches] + [("covariate", c) for c in covariates]
+    categories = {
+        key: [str(v) for v in column(obs, key, purpose=role).categories] for role, key in named if key is not None
+    }
+    if condition is not None:
+        known = categories[condition]
+        if len(known) < 2:
+            raise InputError(
+                f"condition column {condition!r} holds one condition only ({known[0]!r}); at least two are needed"
+            )
+        if control is None:
+            control = find_control(known)
+        elif control not in known:
+            raise InputError(
+                f"control {control!r} is no value of {condition!r}.{nearest(control, known)} Values: {', '.join(known)}"
+            )
+    elif control is not None:
+        raise InputError(f"--control {control} needs --condition")
+    return Roles(condition, control, tuple(batches), tuple(covariates), label, categories)
+
+
+def encode_column(obs: pd.DataFrame, key: str, categories: Sequence[str], role: str) -> np.ndarray:
+    """Codes [n], int64, of a column under the categories a model was trained on.
+
+    Raises
+    ------
+    InputError
+        The column is missing or holds a value never trained on; the known ones are listed.
+    """
+    values = column(obs, key, purpose=role)
+    lookup = {value: i for i, value in enumerate(categories)}
+    unknown = [str(v) for v in values.categories if str(v) not in lookup]
+    if unknown:
+        raise InputError(
+            f"{role} {unknown[0]!r} in column {key!r} was never trained on."
+            f"{nearest(unknown[0], list(categories))} Known: {', '.join(categories)}"
+        )
+    table = np.array([lookup[str(v)] for v in values.categories], dtype=np.int64)
+    return table[values.codes]

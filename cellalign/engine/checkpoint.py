@@ -1,0 +1,77 @@
+"""A run that was cut off, on disk: `MODEL.partial/` beside the model directory it is to become.
+
+Tensors in safetensors, the rest in JSON: data, never code. Each save replaces the last one only when complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cellalign.errors import InputError, ModelError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the state is kept, and the settings it belongs to: a resumed run must have the same."""
+
+    path: Path
+    settings: dict[str, Any]
+
+    @classmethod
+    def beside(cls, model: str | Path, settings: dict[str, Any]) -> Checkpoint:
+        """The checkpoint of the run that is to become `model`."""
+        model = Path(model)
+        return cls(model.with_name(model.name + ".partial"), settings)
+
+    def exists(self) -> bool:
+        """Whether there is a state to go on from."""
+        return (self.path / "state.safetensors").exists()
+
+    def save(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Replace the state on disk."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        target, fresh = self.path / "state.safetensors", self.path / "state.safetensors.tmp"
+        content = json.dumps({"settings": self.settings, "state": state})
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, fresh, {"cellalign": content})
+            os.replace(fresh, target)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise InputError(f"cannot write the checkpoint {target}: {error.strerror or error}") from error
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and state.
+
+        Raises
+        ------
+        ModelError
+            The file is damaged, or belongs to a run with other settings (the first one that differs is named).
+        """
+        file = self.path / "state.safetensors"
+        try:
+            with safe_open(file, "pt") as handle:
+                content = json.loads(handle.metadata()["cellalign"])
+                tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise ModelError(f"the checkpoint {file} is damaged ({error}); delete {self.path} and train anew") from error
+        ours = json.loads(json.dumps(self.settings))
+        differing = [k for k in ours if ours[k] != content["settings"].get(k)]
+        if differing:
+            raise ModelError(
+                f"the checkpoint {self.path} was left by a run with another {differing[0]}; "
+                "use the same options, or train without --resume"
+            )
+        return tensors, content["state"]
+
+    def remove(self) -> None:
+        """Delete the state: the run is complete, or is started anew."""
+        shutil.rmtree(self.path, ignore_errors=True)

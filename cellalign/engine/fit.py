@@ -1,0 +1,250 @@
+"""The training loop: any method, one device, read from top to bottom.
+
+Notable: the schedule is a pure function of the step; losses are looked at every 50 steps, not every step, so
+that a GPU never waits for the CPU; the best weights by validation loss are kept; a checkpoint with everything
+needed to go on is left every minute, between two epochs, so that a resumed run ends in the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cellalign.data.batches import Cells, shuffled
+from cellalign.engine.checkpoint import Checkpoint
+from cellalign.engine.plan import Plan
+from cellalign.errors import TrainingError
+from cellalign.methods.base import Method
+
+LOOK_EVERY = 50
+CHECKPOINT_SECONDS = 60
+
+
+class Progress(Protocol):
+    """Told once per epoch how far training is."""
+
+    def update(self, epoch: int, epochs: int, row: dict[str, float]) -> None:
+        """Called with the epoch just finished (from 1), their number, and its row of the history."""
+
+
+@dataclass
+class State:
+    """Everything a run needs to go on: what a checkpoint holds besides weights and optimiser."""
+
+    epoch: int = 0
+    step: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    method: Method,
+    cells: Cells,
+    train: Tensor,
+    validation: Tensor,
+    plan: Plan,
+    *,
+    device: torch.device,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> State:
+    """Train `method` in place; it ends with the best weights (or the last, without validation).
+
+    Parameters
+    ----------
+    method : Method
+    cells : Cells
+    train, validation : int64 tensors
+        Row numbers; validation may be empty.
+    plan : Plan
+    checkpoint : Checkpoint, optional
+        Where to leave the state every minute; a run it already holds is continued.
+
+    Raises
+    ------
+    TrainingError
+        The loss became non-finite (the step is named), or memory ran out.
+    """
+    try:
+        return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint).go()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(f"out of memory on {device}; try --batch-size {max(2, plan.batch_size // 2)}") from error
+    except MemoryError as error:
+        raise TrainingError("out of memory; try a smaller --batch-size or fewer genes") from error
+
+
+class _Run:
+    """One run of the loop; its methods are the loop's parts."""
+
+    def __init__(
+        self,
+        method: Method,
+        cells: Cells,
+        train: Tensor,
+        validation: Tensor,
+        plan: Plan,
+        device: torch.device,
+        seed: int,
+        progress: Progress | None,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.method, self.plan, self.device, self.seed = method.to(device), plan, device, seed
+        self.cells, self.train, self.validation = cells.to(device), train, validation.to(device)
+        self.progress, self.checkpoint = progress, checkpoint
+        self.optimiser = torch.optim.AdamW(
+            method.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, eps=plan.adam_eps, fused=True
+        )
+        self.epochs = plan.resolve_epochs(len(train))
+        self.steps_per_epoch = max(1, math.ceil(len(train) / plan.batch_size))
+        self.shuffler = torch.Generator().manual_seed(seed)
+        self.state = State()
+        self.saved = 0.0
+        self.best: dict[str, Tensor] | None = None
+
+    def go(self) -> State:
+        """All epochs, or as many as early stopping lets run."""
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self.restore(self.checkpoint)
+        started = self.saved = time.monotonic()
+        offset = self.state.seconds
+        while self.state.epoch < self.epochs and not self.should_stop():
+            row = self.epoch()
+            self.state.seconds = offset + time.monotonic() - started
+            self.state.history.append(row | {"seconds": round(self.state.seconds, 3)})
+            self.report()
+        if self.best is not None:
+            self.method.load_state_dict(self.best)
+        self.method.eval()
+        return self.state
+
+    def report(self) -> None:
+        """Tell of the epoch, and leave a checkpoint where one is due: between epochs the state is whole."""
+        try:
+            if self.progress is not None:
+                self.progress.update(self.state.epoch, self.epochs, self.state.history[-1])
+        except BaseException:
+            if self.checkpoint is not None:
+                self.save(self.checkpoint)
+            raise
+        if self.checkpoint is not None and time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+            self.save(self.checkpoint)
+            self.saved = time.monotonic()
+
+    def should_stop(self) -> bool:
+        """Whether the validation loss has not improved for `patience` of the planned epochs."""
+        if not (self.plan.early_stopping and len(self.validation)):
+            return False
+        waited = self.state.epoch - max(self.state.best_epoch, self.plan.warmup_epochs)
+        return waited > max(10, self.plan.patience * self.epochs)
+
+    def epoch(self) -> dict[str, float]:
+        """One pass over the training cells, then the validation loss."""
+        state = self.state
+        self.method.train()
+        warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
+        losses: list[dict[str, Tensor]] = []
+        for rows in shuffled(self.train, self.plan.batch_size, self.shuffler):
+            losses.append(self.step(rows.to(self.device, non_blocking=True), warmup))
+            if len(losses) % LOOK_EVERY == 0:
+                self.look(losses[-LOOK_EVERY:])
+        self.look(losses[-(len(losses) % LOOK_EVERY or LOOK_EVERY) :])
+        state.epoch += 1
+        row: dict[str, float] = {"epoch": state.epoch, "step": state.step, "lr": self.optimiser.param_groups[0]["lr"]}
+        row |= {f"train_{k}": float(torch.stack([loss[k] for loss in losses]).mean()) for k in losses[0]}
+        if len(self.validation):
+            row |= {f"validation_{k}": v for k, v in self.validate().items()}
+            self.keep_best(row["validation_loss"])
+        return row
+
+    def step(self, rows: Tensor, warmup: float) -> dict[str, Tensor]:
+        """One optimisation step; returns the loss and its parts, still on the device."""
+        rate = self.plan.learning_rate(self.state.step, self.epochs * self.steps_per_epoch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        loss = self.method.loss(self.cells.batch(rows), warmup)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.total.backward()
+        self.optimiser.step()
+        self.state.step += 1
+        return {"loss": loss.total.detach(), **loss.parts}
+
+    def look(self, losses: list[dict[str, Tensor]]) -> None:
+        """Stop where a loss is not finite; name the first such step and the part to blame."""
+        finite = torch.stack([loss["loss"] for loss in losses]).isfinite()
+        if bool(finite.all()):
+            return
+        first = int((~finite).nonzero()[0])
+        step = self.state.step - len(losses) + first + 1
+        blamed = [k for k, v in losses[first].items() if k != "loss" and not bool(v.isfinite())]
+        where = f" ({', '.join(blamed)})" if blamed else ""
+        raise TrainingError(
+            f"training diverged: the loss{where} is not finite at step {step}; try --lr {self.plan.lr / 10:g}"
+        )
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mean loss over the validation cells, weighted by batch size, under noise fixed by the seed."""
+        self.method.eval()
+        totals: dict[str, float] = {}
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.seed)
+            for rows in torch.tensor_split(
+                self.validation, max(1, math.ceil(len(self.validation) / self.plan.batch_size))
+            ):
+                loss = self.method.loss(self.cells.batch(rows), 1.0)
+                for key, value in {"loss": loss.total, **loss.parts}.items():
+                    totals[key] = totals.get(key, 0.0) + float(value) * len(rows)
+        return {key: value / len(self.validation) for key, value in totals.items()}
+
+    def keep_best(self, loss: float) -> None:
+        """Remember the weights where they are the best so far; warm-up epochs do not count."""
+        if self.state.epoch <= self.plan.warmup_epochs or not loss < self.state.best_loss:
+            return
+        self.state.best_loss, self.state.best_epoch = loss, self.state.epoch
+        current = self.method.state_dict()
+        if self.best is None:
+            self.best = {key: value.detach().clone() for key, value in current.items()}
+        else:
+            for key, value in current.items():
+                self.best[key].copy_(value)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Leave everything needed to go on at the end of this epoch."""
+        tensors = {f"weights.{k}": v for k, v in self.method.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
+        for i, slots in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+        tensors |= {"rng.torch": torch.get_rng_state(), "rng.shuffle": self.shuffler.get_state()}
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint.save(tensors, vars(self.state))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same run."""
+        tensors, state = checkpoint.load()
+        self.method.load_state_dict(_under("weights.", tensors))
+        self.best = _under("best.", tensors) or None
+        slots: dict[int, dict[str, Any]] = {}
+        for key, value in _under("optimiser.", tensors).items():
+            index, _, slot = key.partition(".")
+            slots.setdefault(int(index), {})[slot] = value
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": slots})
+        torch.set_rng_state(tensors["rng.torch"])
+        self.shuffler.set_state(tensors["rng.shuffle"])
+        if "rng.cuda" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        self.state = State(**state)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name starts with `prefix`, named without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

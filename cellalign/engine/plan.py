@@ -1,0 +1,49 @@
+"""The training plan: every knob of the optimisation, its default and its allowed range."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Plan(BaseModel):
+    """How a method is trained. A method may state other defaults in its `training`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int | None = Field(None, ge=1, le=1_000_000, description="passes over the cells; null picks by their number")
+    batch_size: int = Field(512, ge=2, le=1_000_000, description="cells per optimisation step")
+    lr: float = Field(1e-3, gt=0, le=1, description="learning rate (the peak, with one-cycle)")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="decoupled weight decay of AdamW")
+    adam_eps: float = Field(1e-8, gt=0, le=1, description="epsilon of AdamW")
+    schedule: Literal["one-cycle", "cosine", "constant"] = Field("one-cycle", description="learning-rate schedule")
+    warmup_epochs: int = Field(0, ge=0, description="epochs over which the KL term rises to its weight")
+    validation: float = Field(0.1, ge=0, lt=1, description="share of cells kept for validation")
+    early_stopping: bool = Field(True, description="stop when validation loss no longer falls")
+    patience: float = Field(0.4, gt=0, le=1, description="share of the epochs without a better validation loss")
+
+    def resolve_epochs(self, n_cells: int) -> int:
+        """Epochs to run: those asked for, or enough for 1,000 steps on 2,000 cells, growing as sqrt(cells)."""
+        if self.epochs is not None:
+            return self.epochs
+        steps = 1000 * max(1.0, math.sqrt(n_cells / 2000))
+        return max(10, math.ceil(steps / max(1, math.ceil(n_cells / self.batch_size))))
+
+    def learning_rate(self, step: int, n_steps: int) -> float:
+        """Learning rate of a step: a pure function, so that a resumed run needs no scheduler state."""
+        if self.schedule == "constant":
+            return self.lr
+        done = step / max(1, n_steps - 1)
+        if self.schedule == "cosine":
+            return self.lr * (1e-4 + (1 - 1e-4) * _cosine(done))
+        rise = 0.3  # one-cycle (Smith & Topin 2018): up over 30 % of the steps, then down to nearly zero
+        if done < rise:
+            return self.lr * (1 / 25 + (1 - 1 / 25) * (1 - _cosine(done / rise)))
+        return self.lr * (1e-5 + (1 - 1e-5) * _cosine((done - rise) / (1 - rise)))
+
+
+def _cosine(done: float) -> float:
+    """Half a cosine from 1 at 0 to 0 at 1."""
+    return 0.5 * (1 + math.cos(math.pi * done))

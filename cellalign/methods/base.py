@@ -1,0 +1,159 @@
+"""What every method is: an autoencoder trained on one objective, told apart by six choices.
+
+    loss = reconstruction(x | decoder(z, .)) + beta * KL(q(z | .) || prior) + gamma * penalty
+
+A method's own file states what its encoder and decoder see, its posterior, prior, likelihood and penalty. The
+engine, the API, the evaluation and the command line use nothing but this interface, so a new method is one
+file (in this folder, or in another package under the entry-point group `cellalign.methods`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from cellalign.nn.batch import Batch
+
+CONDITION, BATCHES = "condition", "batches"
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """The sizes a method is built for.
+
+    Attributes
+    ----------
+    genes : int
+    conditions : int
+        Number of conditions, 1 where none is given.
+    batches, covariates : tuple of int
+        Categories of each technical and each biological covariate.
+    labels : int
+    """
+
+    genes: int
+    conditions: int = 1
+    batches: tuple[int, ...] = ()
+    covariates: tuple[int, ...] = ()
+    labels: int = 0
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Posterior of a batch: `mean` [B, p], `scale` [] or [B, p] (standard deviation), and a draw `z` [B, p]."""
+
+    mean: Tensor
+    scale: Tensor
+    z: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The scalar to minimise, and its named parts for history.csv (detached scalars)."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Hyperparameters(BaseModel):
+    """What every autoencoder takes; a method's own class adds to it. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    latent_dim: int = Field(40, ge=1, le=10_000, description="number of latent dimensions")
+    hidden: tuple[int, ...] = Field(
+        (512, 512, 512), min_length=1, description="encoder widths; the decoder mirrors them"
+    )
+    batch_norm: bool = Field(True, description="batch normalisation after every hidden layer")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units dropped in training")
+    negative_slope: float = Field(0.01, ge=0, le=1, description="slope of the leaky ReLU below zero")
+    beta: float = Field(1.0, ge=0, description="weight of the KL term")
+
+
+class Method(nn.Module):
+    """Base class of all methods.
+
+    A subclass states `name`, `summary`, `reference`, its `Hyperparameters`, and implements `encode`, `predict`
+    and `loss`. `training` holds the method's own defaults of the training plan (learning rate, epochs, ...).
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    reference: ClassVar[str] = ""
+    scale: ClassVar[str] = "log"  # the expression it reads: "log" (normalised, log1p) or "counts"
+    needs_condition: ClassVar[bool] = True
+    has_graph: ClassVar[bool] = False
+    training: ClassVar[Mapping[str, Any]] = {}
+    Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
+
+    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.hp = hyperparameters
+        self.dimensions = dimensions
+
+    @classmethod
+    def default_matrix(cls) -> str:
+        """The matrix read where the user names none: "X" or "counts"."""
+        return "counts" if cls.scale == "counts" else "X"
+
+    def encode(self, batch: Batch) -> Latent:
+        """Posterior of the batch's cells and one reparameterised draw."""
+        raise NotImplementedError
+
+    def predict(self, z: Tensor, batch: Batch) -> Tensor:
+        """Expected expression [B, G] of latents z [B, p] under the batch's condition and batches."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, warmup: float) -> Loss:
+        """The objective on one batch; `warmup` in [0, 1] scales the KL term and rises over the first epochs."""
+        raise NotImplementedError
+
+    def embedding(self, batch: Batch) -> Tensor:
+        """What `embed` writes: the posterior mean, [B, p]."""
+        return self.encode(batch).mean
+
+    def counterfactual(self, batch: Batch, to: int, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Abduct z from (x, c), replace c by `to`, decode (CoMP eq. 1).
+
+        Parameters
+        ----------
+        batch : Batch
+        to : int
+            Condition code to predict.
+        n_samples : int
+            0 decodes the posterior mean; n > 0 averages the predictions of n posterior draws.
+
+        Returns
+        -------
+        mean : Tensor [B, G]
+        std : Tensor [B, G] or None
+            Standard deviation over the draws.
+        """
+        target = batch.with_condition(to)
+        if n_samples == 0:
+            return self.predict(self.embedding(batch), target), None
+        # Welford's update: the draws are never kept
+        mean = squares = torch.zeros_like(batch.x)
+        for n in range(1, n_samples + 1):
+            draw = self.predict(self.encode(batch).z, target)
+            change = draw - mean
+            mean = mean + change / n
+            squares = squares + change * (draw - mean)
+        return mean, (squares / max(n_samples - 1, 1)).sqrt()
+
+    def codes(self, batch: Batch, seen: tuple[str, ...]) -> Tensor:
+        """The categorical codes [B, m] named in `seen`, in the order of `cardinalities`."""
+        columns = [batch.condition[:, None]] if CONDITION in seen else []
+        if BATCHES in seen:
+            columns.append(batch.batches)
+        return torch.cat(columns, 1) if columns else batch.batches[:, :0]
+
+    def cardinalities(self, seen: tuple[str, ...]) -> list[int]:
+        """How many categories each code named in `seen` has."""
+        sizes = [self.dimensions.conditions] if CONDITION in seen else []
+        return sizes + (list(self.dimensions.batches) if BATCHES in seen else [])

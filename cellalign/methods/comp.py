@@ -1,0 +1,40 @@
+"""CoMP: contrastive mixture of posteriors (Foster et al. 2022).
+
+Encoder q(z | x, c) with a fixed scale, decoder p(x | z, c), standard normal prior, Gaussian likelihood, and
+the misalignment penalty of eq. 4: an upper bound on sum_c p(c) KL(q(z | c) || q(z | not c)).
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from cellalign.methods.base import Latent
+from cellalign.methods.cvae import CVAE
+from cellalign.nn.batch import Batch
+from cellalign.nn.penalties import misalignment
+
+
+class CoMP(CVAE):
+    """CVAE whose latent space is aligned across conditions by mixtures of its own posteriors."""
+
+    name = "comp"
+    summary = "contrastive mixture of posteriors: z made independent of the condition"
+    reference = "Foster et al. 2022"
+
+    class Hyperparameters(CVAE.Hyperparameters):
+        """Adds the penalty's weight; the posterior's scale is also the penalty's bandwidth."""
+
+        posterior_scale: float | None = Field(
+            0.5, gt=0, le=100, description="fixed posterior standard deviation and bandwidth; null learns it"
+        )
+        gamma: float = Field(1.0, ge=0, le=1000, description="weight of the misalignment penalty")
+        include_self: bool = Field(
+            True, description="count a cell in its own mixture (eq. 4); false as in the authors' code"
+        )
+
+    def penalty(self, batch: Batch, latent: Latent) -> Tensor:
+        """gamma times the misalignment penalty (eq. 4)."""
+        return self.hp.gamma * misalignment(
+            latent.z, latent.mean, latent.scale, batch.condition, include_self=self.hp.include_self
+        )

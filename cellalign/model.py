@@ -1,0 +1,300 @@
+"""A trained model: embeds cells, predicts counterfactuals, saves and loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from cellalign.data.checks import nearest, select
+from cellalign.data.files import checksum
+from cellalign.data.inputs import align_genes, check_expression, checked_names, make_cells, matrix_of
+from cellalign.data.roles import Roles, encode_column
+from cellalign.engine import predict
+from cellalign.engine.device import pick_device
+from cellalign.errors import InputError, ModelError, UsageError
+from cellalign.methods.base import Dimensions, Method
+from cellalign.methods.registry import get
+from cellalign.model_directory import read_history, read_spec, read_weights, write_model
+
+
+class Model:
+    """A method with its weights and everything needed to apply it to new cells.
+
+    Attributes
+    ----------
+    method : Method
+        The torch module.
+    spec : dict
+        What model.yaml holds: method, hyperparameters, training plan, roles, genes, versions, source, seed.
+    roles : Roles
+    history : list of dict
+        One row per epoch.
+    """
+
+    def __init__(self, method: Method, spec: dict[str, Any], history: list[dict[str, float]]) -> None:
+        self.method, self.spec, self.history = method, spec, history
+        self.roles = Roles.from_dict(spec["roles"])
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.method.name
+
+    @property
+    def embedding_key(self) -> str:
+        """Where `embed` puts the latents: obsm["X_<method>"]."""
+        return f"X_{self.name}"
+
+    @property
+    def condition(self) -> str | None:
+        """The obs column whose effect is modelled."""
+        return self.roles.condition
+
+    @property
+    def genes(self) -> list[str]:
+        """Names of the genes the model reads, in its order."""
+        return self.spec["genes"]
+
+    @property
+    def matrix(self) -> str:
+        """The matrix the model reads: "X" or a layer's name."""
+        return self.spec["matrix"]
+
+    @property
+    def source(self) -> str | None:
+        """Path of the training file, or None where it came from memory or standard input."""
+        return self.spec["source"]["path"]
+
+    def check_source(self) -> Path:
+        """Path of the training file, if it is still what the model was trained on.
+
+        Raises
+        ------
+        InputError
+            It is unknown, gone or changed.
+        """
+        source = self.spec["source"]
+        if source["path"] is None:
+            raise InputError("the model does not know a training file (it was trained from a pipe); name an INPUT")
+        path = Path(source["path"])
+        if not path.is_file():
+            raise InputError(f"the training file {path} is gone; name an INPUT")
+        stat = path.stat()
+        same = (stat.st_size, stat.st_mtime_ns) == (source["size"], source["modified_ns"])
+        if not same and checksum(path) != source["checksum"]:
+            raise InputError(f"the training file {path} has changed since training; name an INPUT")
+        return path
+
+    def save(self, directory: str | Path, *, force: bool = False) -> None:
+        """Write the model directory; see `model_directory.write_model` for what it raises."""
+        write_model(directory, self.spec, self.method.state_dict(), self.history, force=force)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Model:
+        """Read a model directory.
+
+        Raises
+        ------
+        ModelError
+            Absent, of a newer version, damaged, or of a method that is not installed.
+        """
+        spec = read_spec(directory)
+        try:
+            method = build(spec)
+            roles_ok = Roles.from_dict(spec["roles"])
+        except UsageError as error:
+            raise ModelError(f"{directory}: {error}; install the package that provides it") from error
+        except (KeyError, TypeError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise ModelError(f"{directory}/model.yaml is damaged: {type(error).__name__} {first}") from error
+        weights = read_weights(directory, spec)
+        ours = {key: tuple(value.shape) for key, value in method.state_dict().items()}
+        if ours != {key: tuple(value.shape) for key, value in weights.items()} or roles_ok is None:
+            raise ModelError(f"{directory}: the weights do not fit the method and hyperparameters in model.yaml")
+        method.load_state_dict(weights)
+        method.eval()
+        return cls(method, spec, read_history(directory))
+
+    def embed(
+        self,
+        adata: AnnData,
+        *,
+        missing_genes: str = "error",
+        device: str = "auto",
+        threads: int | None = None,
+        batch_size: int = 4096,
+    ) -> np.ndarray:
+        """Latent representation (posterior means) of cells.
+
+        Parameters
+        ----------
+        adata : AnnData
+            Cells on the scale the model was trained on; genes are matched by name.
+        missing_genes : {"error", "zero"}
+
+        Returns
+        -------
+        float32 array [n_cells, n_latent]
+
+        Raises
+        ------
+        InputError
+            Genes are missing, a condition was never trained on, or the matrix is not fit.
+        """
+        x = self._expression(adata, missing_genes)
+        cells = make_cells(adata, x, self.roles, with_condition=self.method.needs_condition)
+        return predict.embed(self.method, cells, device=pick_device(device, threads), batch_size=batch_size)
+
+    def counterfactual(
+        self,
+        adata: AnnData,
+        *,
+        to: str,
+        from_: str | None = None,
+        where: Mapping[str, str] | None = None,
+        samples: int = 0,
+        missing_genes: str = "error",
+        seed: int = 0,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> AnnData:
+        """What cells would look like under another condition (CoMP eq. 1).
+
+        Parameters
+        ----------
+        adata : AnnData
+        to : str
+            The condition to predict.
+        from_ : str, optional
+            Condition of the source cells; default the control, or every condition but `to`.
+        where : mapping, optional
+            obs column to value; further restricts the source cells.
+        samples : int
+            0 decodes the posterior mean; n averages n posterior draws and adds layers["std"].
+
+        Returns
+        -------
+        AnnData [n_source_cells, n_genes]
+            X predicted expression on the scale of training; layers["source"] the observed; obs of the source
+            cells with the condition replaced and the original in "<condition>_source".
+
+        Raises
+        ------
+        InputError
+            Unknown condition, or no source cell is left.
+        UsageError
+            `to` equals `from_`.
+        """
+        if samples < 0:
+            raise UsageError(f"--samples must not be negative, got {samples}")
+        key, known = self._known_conditions()
+        to, origin = self._directions(to, from_, known)
+        x = self._expression(adata, missing_genes)
+        codes = encode_column(adata.obs, key, known, "condition")
+        mask = codes == known.index(origin) if origin is not None else codes != known.index(to)
+        if where:
+            mask = mask & select(adata.obs, where)
+        if not mask.any():
+            raise InputError(f"no source cell is left: none has {key}={origin or 'other than ' + to} and what --where asks")
+        rows = np.flatnonzero(mask)
+        source = AnnData(X=x[rows], obs=adata.obs.iloc[rows].copy())
+        cells = make_cells(source, source.X, self.roles)
+        mean, std = predict.counterfactual(
+            self.method,
+            cells,
+            known.index(to),
+            device=pick_device(device, threads),
+            n_samples=samples,
+            seed=seed,
+        )
+        return self._as_counterfactual(adata, source, mean, std, key=key, to=to, origin=origin, samples=samples)
+
+    def _expression(self, adata: AnnData, missing_genes: str) -> Any:
+        genes = checked_names(adata, "the input")
+        x = matrix_of(adata, self.matrix)
+        hint = self.spec["command_hint"]
+        check_expression(x, self.method.scale, "the input", hint)
+        return align_genes(x, genes, self.genes, missing=missing_genes)
+
+    def _known_conditions(self) -> tuple[str, list[str]]:
+        if self.condition is None:
+            raise ModelError(
+                "the model was trained without a condition, so it has no counterfactual; train with --condition"
+            )
+        return self.condition, self.roles.categories[self.condition]
+
+    def _directions(self, to: str, from_: str | None, known: list[str]) -> tuple[str, str | None]:
+        """The target and the source condition; None means every condition but the target."""
+        for value in (to, from_):
+            if value is not None and value not in known:
+                raise InputError(
+                    f"condition {value!r} was never trained on.{nearest(value, known)} Known: {', '.join(known)}"
+                )
+        if from_ == to:
+            raise UsageError(f"--to and --from are both {to!r}; choose two conditions")
+        origin = from_ or (self.roles.control if self.roles.control != to else None)
+        if origin is None and len(known) == 2:
+            origin = next(value for value in known if value != to)
+        return to, origin
+
+    def _as_counterfactual(
+        self,
+        adata: AnnData,
+        source: AnnData,
+        mean: np.ndarray,
+        std: np.ndarray | None,
+        *,
+        key: str,
+        to: str,
+        origin: str | None,
+        samples: int,
+    ) -> AnnData:
+        known = self.roles.categories[key]
+        obs = source.obs
+        obs[f"{key}_source"] = obs[key].astype(str).astype("category")
+        obs[key] = np.full(len(obs), to)
+        obs[key] = obs[key].astype("category").cat.set_categories(known)
+        var = adata.var.reindex(self.genes)
+        result = AnnData(X=mean, obs=obs, var=var, layers={"source": source.X})
+        if std is not None:
+            result.layers["std"] = std
+        result.uns["cellalign"] = {
+            "kind": "counterfactual",
+            "method": self.name,
+            "condition": key,
+            "from": origin or "",
+            "to": to,
+            "samples": samples,
+            "version": self.spec["cellalign"],
+            "weights": self.spec.get("weights_checksum", ""),
+        }
+        return result
+
+
+def build(spec: Mapping[str, Any]) -> Method:
+    """A method with fresh weights from what model.yaml says of it."""
+    cls = get(spec["method"])
+    sizes = spec["dimensions"]
+    dimensions = Dimensions(
+        sizes["genes"], sizes["conditions"], tuple(sizes["batches"]), tuple(sizes["covariates"]), sizes["labels"]
+    )
+    return cls(cls.Hyperparameters(**spec["hyperparameters"]), dimensions)
+
+
+def source_record(path: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """What model.yaml keeps of the training file."""
+    if path is None:
+        return {"path": None, "checksum": None, "size": None, "modified_ns": None}
+    file = Path(path).resolve()
+    stat = file.stat()
+    return {
+        "path": str(file),
+        "checksum": checksum(file),
+        "size": stat.st_size,
+        "modified_ns": stat.st_mtime_ns,
+    }

@@ -1,0 +1,48 @@
+"""Posteriors and likelihoods as small functions on tensors; sums run over the last dimension."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def gaussian_nll(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Negative log-likelihood of x under N(mean, scale), one scale per cell, summed over genes.
+
+    Parameters
+    ----------
+    x, mean : Tensor [B, G]
+    scale : Tensor [B, 1]
+        Standard deviation.
+
+    Returns
+    -------
+    Tensor [B]
+        CoMP eq. 5, reconstruction term (CoMP appendix D: one scale per cell).
+    """
+    squared = (x - mean).square().sum(-1)
+    scale = scale.squeeze(-1)
+    return 0.5 * squared / scale.square() + x.shape[-1] * (scale.log() + 0.5 * LOG_2PI)
+
+
+def kl_to_standard_normal(mean: Tensor, scale: Tensor) -> Tensor:
+    """KL(N(mean, scale) || N(0, 1)) summed over latent dimensions, in closed form.
+
+    Parameters
+    ----------
+    mean, scale : Tensor [B, p]
+
+    Returns
+    -------
+    Tensor [B]
+    """
+    return (0.5 * (mean.square() + scale.square() - 1) - scale.log()).sum(-1)
+
+
+def sample_normal(mean: Tensor, scale: Tensor) -> Tensor:
+    """A reparameterised draw from N(mean, scale), of mean's shape."""
+    return torch.addcmul(mean, scale, torch.randn_like(mean))

@@ -1,0 +1,73 @@
+"""Networks: a multilayer perceptron whose first layer also reads categorical codes.
+
+A one-hot vector appended to the input is the same as adding one learned row per code to the first layer's
+output. `CategoricalLinear` does the latter: no B x (G + K) copy of the input is ever made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class CategoricalLinear(nn.Module):
+    """Linear layer on [x, onehot(code_1), ..., onehot(code_m)].
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Width of the continuous input and of the output.
+    cardinalities : sequence of int
+        Number of categories of each code.
+    """
+
+    def __init__(self, n_in: int, n_out: int, cardinalities: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+        self.codes = nn.ParameterList([nn.Parameter(torch.empty(k, n_out)) for k in cardinalities])
+        # one-hot inputs count towards the fan-in, as if they had been appended to x
+        bound = 1 / math.sqrt(n_in + sum(cardinalities))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor, codes: Tensor) -> Tensor:
+        """x [B, n_in], codes int64 [B, m] -> [B, n_out]."""
+        y = self.linear(x)
+        for i, rows in enumerate(self.codes):
+            y = y + rows[codes[:, i]]
+        return y
+
+
+class MLP(nn.Module):
+    """Hidden layers of linear, batch norm, leaky ReLU and dropout; codes enter at the first one."""
+
+    def __init__(
+        self,
+        n_in: int,
+        hidden: Sequence[int],
+        cardinalities: Sequence[int] = (),
+        *,
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+        negative_slope: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.first = CategoricalLinear(n_in, hidden[0], cardinalities)
+        layers: list[nn.Module] = []
+        for i, width in enumerate(hidden):
+            if i:
+                layers.append(nn.Linear(hidden[i - 1], width))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.LeakyReLU(negative_slope, inplace=True))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.rest = nn.Sequential(*layers)
+        self.n_out = hidden[-1]
+
+    def forward(self, x: Tensor, codes: Tensor) -> Tensor:
+        """x [B, n_in], codes int64 [B, m] -> [B, hidden[-1]]."""
+        return self.rest(self.first(x, codes))

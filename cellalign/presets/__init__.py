@@ -1,0 +1,1 @@
+"""The papers' hyperparameters: one YAML file per table."""

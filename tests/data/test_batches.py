@@ -1,0 +1,56 @@
+"""Batches equal the matrix's rows, whatever its layout, and share its memory."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from cellalign.data.batches import CSR, as_matrix, shuffled
+from cellalign.data.split import stratified_split
+
+
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64, np.uint16])
+def test_rows_equal_the_dense_matrix(layout, dtype):
+    rng = np.random.default_rng(0)
+    dense = (rng.poisson(0.3, (30, 17))).astype(dtype)
+    dense[4] = 0  # a cell without any count
+    rows = torch.tensor([4, 0, 29, 4, 11])
+    got = as_matrix(layout(dense)).rows(rows)
+    assert got.dtype == torch.float32
+    np.testing.assert_array_equal(got.numpy(), dense[rows.numpy()].astype(np.float32))
+
+
+def test_big_endian_and_half_precision_arrays():
+    dense = np.arange(12).reshape(4, 3)
+    for dtype in (">f4", np.float16):
+        np.testing.assert_array_equal(as_matrix(dense.astype(dtype)).rows(torch.tensor([2, 1])).numpy(), dense[[2, 1]])
+
+
+def test_csr_is_not_copied():
+    x = sparse.random(50, 20, 0.2, format="csr", dtype=np.float32, random_state=0)
+    matrix = as_matrix(x)
+    assert isinstance(matrix, CSR)
+    assert matrix.values.data_ptr() == x.data.ctypes.data
+    assert matrix.indices.data_ptr() == x.indices.ctypes.data
+
+
+def test_every_cell_once_an_epoch_in_equal_parts():
+    rows = torch.arange(100, 200)
+    parts = shuffled(rows, 30, torch.Generator().manual_seed(0))
+    assert sorted(len(p) for p in parts) == [25, 25, 25, 25]
+    assert sorted(torch.cat(parts).tolist()) == rows.tolist()
+    again = shuffled(rows, 30, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+def test_split_is_stratified_and_disjoint():
+    strata = np.repeat([0, 1, 2], [1000, 100, 1])
+    train, validation = stratified_split(strata, 0.1, seed=0)
+    assert np.bincount(strata[validation], minlength=3).tolist() == [100, 10, 0]
+    assert sorted([*train, *validation]) == list(range(1101))
+
+
+def test_split_of_nothing_to_validate():
+    train, validation = stratified_split(np.zeros(5, dtype=int), 0.0, seed=0)
+    assert len(validation) == 0 and len(train) == 5

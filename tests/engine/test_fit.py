@@ -1,0 +1,136 @@
+"""The training loop: reproducible, resumable, stops on divergence, keeps the best weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from cellalign.data.batches import Cells, as_matrix
+from cellalign.engine.checkpoint import Checkpoint
+from cellalign.engine.device import pick_device
+from cellalign.engine.fit import fit
+from cellalign.engine.plan import Plan
+from cellalign.errors import ModelError, TrainingError, UsageError
+from cellalign.methods.base import Dimensions
+from cellalign.methods.registry import get
+
+CPU = torch.device("cpu")
+
+
+def cells(n=120, genes=20):
+    rng = np.random.default_rng(0)
+    condition = np.arange(n) % 2
+    x = rng.normal(size=(n, 3)) @ rng.normal(size=(3, genes)) + condition[:, None] + 0.1 * rng.normal(size=(n, genes))
+    none = torch.zeros(n, 0, dtype=torch.int64)
+    return Cells(as_matrix(x.astype(np.float32)), torch.from_numpy(condition), none, none, torch.full((n,), -1))
+
+
+def run(plan=None, *, seed=0, method="comp", checkpoint=None, progress=None, data=None):
+    torch.manual_seed(seed)
+    cls = get(method)
+    module = cls(cls.Hyperparameters(hidden=(16,), latent_dim=2), Dimensions(20, 2))
+    rows = torch.arange(120)
+    plan = plan or Plan(epochs=6, batch_size=32)
+    state = fit(
+        module, data or cells(), rows[:100], rows[100:], plan,
+        device=CPU, seed=seed, checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
+    return module, state
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_loss_falls_and_history_is_complete():
+    _, state = run(Plan(epochs=40, batch_size=32))
+    assert state.history[-1]["train_loss"] < state.history[0]["train_loss"] - 5
+    assert [row["epoch"] for row in state.history] == list(range(1, 41))
+    expected = {"epoch", "step", "lr", "seconds"}
+    for part in ("loss", "reconstruction", "kl", "penalty"):
+        expected |= {f"train_{part}", f"validation_{part}"}
+    assert set(state.history[0]) == expected
+
+
+def test_same_seed_same_weights_and_other_seed_others():
+    first, again, other = run()[0], run()[0], run(seed=1)[0]
+    assert same(first, again)
+    assert not same(first, other)
+
+
+class StopAfter:
+    def __init__(self, epoch):
+        self.stop = epoch
+
+    def update(self, epoch, epochs, row):
+        if epoch == self.stop:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_resumed_ends_in_the_same_weights(tmp_path):
+    whole, state = run()
+    checkpoint = Checkpoint.beside(tmp_path / "model", {"seed": 0})
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=checkpoint, progress=StopAfter(3))
+    assert checkpoint.exists()
+    resumed, again = run(checkpoint=checkpoint)
+    assert same(whole, resumed)
+    assert [r["train_loss"] for r in again.history] == [r["train_loss"] for r in state.history]
+
+
+def test_a_checkpoint_of_other_settings_or_damaged_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=Checkpoint.beside(tmp_path / "m", {"seed": 0}), progress=StopAfter(1))
+    with pytest.raises(ModelError, match="another seed"):
+        run(checkpoint=Checkpoint.beside(tmp_path / "m", {"seed": 1}))
+    (tmp_path / "m.partial" / "state.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(ModelError, match="is damaged"):
+        run(checkpoint=Checkpoint.beside(tmp_path / "m", {"seed": 0}))
+
+
+def test_divergence_names_the_step_and_the_part():
+    data = cells()
+    data.matrix.values[:] = float("inf")
+    with pytest.raises(TrainingError, match=r"loss \(reconstruction.*\) is not finite at step 1; try --lr 0.0001"):
+        run(data=data)
+
+
+def test_best_weights_are_kept():
+    module, state = run(Plan(epochs=30, batch_size=32, lr=0.05, schedule="constant"))
+    losses = [row["validation_loss"] for row in state.history]
+    assert state.best_loss == min(losses) and state.best_epoch == int(np.argmin(losses)) + 1
+    module.eval()
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        again = float(module.loss(cells().batch(torch.arange(100, 120)), 1.0).total)
+    assert again == pytest.approx(state.best_loss, rel=1e-5)
+
+
+def test_early_stopping_stops_and_can_be_turned_off():
+    plan = Plan(epochs=60, batch_size=32, lr=0.1, schedule="constant", patience=0.05)
+    assert run(plan)[1].epoch < 60
+    assert run(plan.model_copy(update={"early_stopping": False}))[1].epoch == 60
+
+
+def test_schedules():
+    plan = Plan(lr=1.0)
+    rates = [plan.learning_rate(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 25) and max(rates) == pytest.approx(1, abs=0.01) and rates[-1] < 1e-4
+    assert {Plan(lr=0.3, schedule="constant").learning_rate(step, 10) for step in range(10)} == {0.3}
+    cosine = [Plan(lr=1.0, schedule="cosine").learning_rate(step, 10) for step in range(10)]
+    assert cosine == sorted(cosine, reverse=True) and cosine[0] == 1
+
+
+def test_epochs_grow_with_the_data():
+    plan = Plan(batch_size=512)
+    steps = {n: plan.resolve_epochs(n) * -(-n // 512) for n in (500, 2_000, 20_000, 100_000)}
+    assert 1000 <= steps[2_000] < 1100 and steps[500] >= 1000
+    assert 3100 < steps[20_000] < 3300 and 7000 < steps[100_000] < 7400
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in {"cpu", "cuda", "mps"}
+    with pytest.raises(UsageError, match="unknown device 'tpu'"):
+        pick_device("tpu")
+    with pytest.raises(UsageError, match="at least 1"):
+        pick_device("cpu", threads=0)

@@ -1,0 +1,73 @@
+"""vae, cvae and comp: what each sees, its loss, and its counterfactual."""
+
+import pytest
+import torch
+
+from cellalign.methods.base import Dimensions
+from cellalign.methods.registry import get
+from cellalign.nn.batch import Batch
+from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal
+from cellalign.nn.penalties import misalignment
+
+SMALL = {"hidden": (16, 8), "latent_dim": 3}
+
+
+def build(name, conditions=3, batches=(2,), **settings):
+    torch.manual_seed(0)
+    cls = get(name)
+    return cls(cls.Hyperparameters(**SMALL, **settings), Dimensions(12, conditions, batches)).eval()
+
+
+def cells(n=10, conditions=3):
+    torch.manual_seed(1)
+    none = torch.zeros(n, 0, dtype=torch.int64)
+    return Batch(
+        torch.rand(n, 12), torch.arange(n) % conditions, torch.arange(n)[:, None] % 2, none, torch.full((n,), -1)
+    )
+
+
+def test_vae_does_not_see_the_condition_and_cvae_does():
+    batch = cells()
+    for name, sees in (("vae", False), ("cvae", True), ("comp", True)):
+        method = build(name)
+        moved = method.embedding(batch.with_condition(1)) - method.embedding(batch)
+        assert (float(moved.detach().abs().max()) > 1e-4) == sees, name
+        z = torch.zeros(len(batch), 3)
+        moved = method.predict(z, batch.with_condition(1)) - method.predict(z, batch)
+        assert (float(moved.detach().abs().max()) > 1e-4) == sees, name
+
+
+@pytest.mark.parametrize("name", ["vae", "cvae", "comp"])
+@pytest.mark.parametrize("posterior_scale", [0.3, None])
+def test_loss_is_the_sum_of_its_parts(name, posterior_scale):
+    method, batch = build(name, posterior_scale=posterior_scale, beta=0.7), cells()
+    torch.manual_seed(5)
+    loss = method.loss(batch, warmup=0.5)
+    torch.manual_seed(5)
+    latent = method.encode(batch)
+    expected = gaussian_nll(batch.x, *method.decode(latent.z, batch)).mean()
+    expected = expected + 0.7 * 0.5 * kl_to_standard_normal(latent.mean, latent.scale.expand_as(latent.mean)).mean()
+    if name == "comp":
+        own = method.hp.include_self
+        penalty = misalignment(latent.z, latent.mean, latent.scale, batch.condition, include_self=own)
+        torch.testing.assert_close(loss.parts["penalty"], method.hp.gamma * penalty.detach())
+        expected = expected + method.hp.gamma * penalty
+    torch.testing.assert_close(loss.total, expected)
+
+
+def test_counterfactual_of_the_mean_and_of_draws():
+    method, batch = build("comp"), cells()
+    mean, std = method.counterfactual(batch, to=2)
+    torch.testing.assert_close(mean, method.predict(method.embedding(batch), batch.with_condition(2)))
+    assert std is None
+    torch.manual_seed(3)
+    drawn, spread = method.counterfactual(batch, to=2, n_samples=200)
+    torch.manual_seed(3)
+    draws = torch.stack([method.predict(method.encode(batch).z, batch.with_condition(2)) for _ in range(200)])
+    torch.testing.assert_close(drawn, draws.mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(spread, draws.std(0), atol=1e-5, rtol=1e-4)
+
+
+def test_unknown_hyperparameter_is_refused():
+    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+        get("comp").Hyperparameters(nothing=1)

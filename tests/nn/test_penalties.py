@@ -1,0 +1,105 @@
+"""The CoMP penalty against the equation written as a plain float64 loop, its gradient, and the edge cases."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from cellalign.nn.penalties import misalignment
+
+
+def penalty_by_loop(z, mean, scale, condition, include_self):
+    """Eq. 4 of Foster et al., one cell and one density at a time."""
+    n, p = z.shape
+    scale = np.broadcast_to(scale, (n, p))
+    total = 0.0
+    for i in range(n):
+        own, other = [], []
+        for j in range(n):
+            density = math.exp(sum(stats.norm.logpdf(z[i, k], mean[j, k], scale[j, k]) for k in range(p)))
+            if condition[j] != condition[i]:
+                other.append(density)
+            elif include_self or i != j:
+                own.append(density)
+        if own and other:
+            total += math.log(np.mean(own)) - math.log(np.mean(other))
+    return total / n
+
+
+def batch(n=12, p=3, conditions=2, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, p)), rng.normal(size=(n, p)), rng.integers(0, conditions, n)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("conditions", [2, 3, 5])
+@pytest.mark.parametrize("learned", [False, True])
+def test_equals_the_equation(include_self, conditions, learned):
+    z, mean, condition = batch(conditions=conditions)
+    scale = np.random.default_rng(1).uniform(0.3, 1.5, z.shape) if learned else np.float64(0.6)
+    expected = penalty_by_loop(z, mean, scale, condition, include_self)
+    got = misalignment(
+        *(torch.as_tensor(a) for a in (z, mean, scale)), torch.from_numpy(condition), include_self=include_self
+    )
+    assert float(got) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("learned", [False, True])
+def test_gradient(include_self, learned):
+    z, mean, condition = (torch.from_numpy(a) for a in batch(n=8))
+    scale = torch.rand(8, 3, dtype=torch.float64) + 0.3 if learned else torch.tensor(0.5, dtype=torch.float64)
+    tensors = [t.requires_grad_() for t in (z, mean, scale)]
+    assert torch.autograd.gradcheck(
+        lambda a, b, c: misalignment(a, b, c, condition, include_self=include_self), tensors
+    )
+
+
+@pytest.mark.parametrize("condition", [[0, 0, 0, 0], [0, 1, 2, 3]])
+def test_a_cell_without_own_or_other_contributes_zero(condition):
+    z = torch.randn(4, 2, requires_grad=True)
+    value = misalignment(z, z * 0.9, torch.tensor(0.1), torch.tensor(condition), include_self=False)
+    value.backward()
+    assert float(value) == 0
+    assert z.grad is not None and bool(z.grad.isfinite().all())
+
+
+def test_one_cell_of_a_condition_is_finite_and_equals_the_equation():
+    z, mean, _ = batch(n=6)
+    condition = np.array([0, 0, 0, 0, 0, 1])
+    tensors = [torch.from_numpy(a).requires_grad_() for a in (z, mean)]
+    got = misalignment(*tensors, torch.tensor(0.4), torch.from_numpy(condition), include_self=False)
+    got.backward()
+    assert float(got) == pytest.approx(penalty_by_loop(z, mean, np.float64(0.4), condition, False), rel=1e-5)
+    assert all(bool(t.grad.isfinite().all()) for t in tensors)
+
+
+def test_float32_holds_far_from_the_origin():
+    """The expanded square cancels badly at |z| ~ 1000 unless the batch is centred."""
+    z, mean, condition = batch(n=16, p=10)
+    exact = penalty_by_loop(z, mean, np.float64(0.5), condition, True)
+    shifted = [torch.from_numpy(a + 1000).float() for a in (z, mean)]
+    got = misalignment(*shifted, torch.tensor(0.5), torch.from_numpy(condition), include_self=True)
+    assert float(got) == pytest.approx(exact, rel=1e-3)
+
+
+def test_bounds_the_divergence_and_tightens_with_batch_size():
+    """Theorem 2: for two normals a distance apart the bound falls towards KL = distance^2 / (2 variance)."""
+    torch.manual_seed(0)
+    scale, spread, distance = 0.5, 1.0, 1.0
+    exact = distance**2 / (2 * (spread**2 + scale**2))
+
+    def mean_penalty(n, draws):
+        values = []
+        for _ in range(draws):
+            condition = torch.arange(n) % 2
+            mean = torch.randn(n, 1) * spread + condition[:, None] * distance
+            z = mean + scale * torch.randn(n, 1)
+            values.append(float(misalignment(z, mean, torch.tensor(scale), condition, include_self=True)))
+        return np.mean(values)
+
+    small, large = mean_penalty(16, 400), mean_penalty(1024, 20)
+    assert small > large > exact * 0.98
+    assert large == pytest.approx(exact, rel=0.1)
