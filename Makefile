@@ -7,14 +7,13 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
-DEMO_DIR ?= build/demo
 PYTEST_ARGS ?=
 
 .PHONY: demo test dev lint format types imports completions completions-check readme clean
 
 demo: $(DEMO_VENV)/.installed
-	@rm -rf $(DEMO_DIR) && mkdir -p $(dir $(DEMO_DIR))
-	@$(DEMO_VENV)/bin/cellalign demo $(DEMO_DIR)
+	@rm -rf build/demo && mkdir -p build
+	@$(DEMO_VENV)/bin/cellalign demo build/demo
 
 test: $(VENV)/.installed
 	@$(VENV)/bin/python -m pytest -n 2 -q $(PYTEST_ARGS)
@@ -23,13 +22,13 @@ test: $(VENV)/.installed
 
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Making the environment $(DEMO_VENV) (once; this downloads torch)" >&2
-	@$(PYTHON) -m venv --clear $(DEMO_VENV)
+	@$(PYTHON) -m venv $(DEMO_VENV)
 	@$(DEMO_VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Making the environment $(VENV) (once; this downloads torch)" >&2
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
@@ -65,4 +64,4 @@ readme: $(VENV)/.installed
 	@$(VENV)/bin/python .ci/readme.py README.md
 
 clean:
-	@rm -rf build dist $(VENV) $(DEMO_VENV)
+	@rm -rf build dist .venv .venv-demo

@@ -205,7 +205,7 @@ def resolve_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> 
     UsageError
         An unknown key (the nearest known one is named), or a value out of range.
     """
-    merged: dict[str, Any] = dict(cls.training)
+    merged: dict[str, Any] = dict(cls.plan_defaults)
     for layer in layers:
         merged.update(layer)
     own, plan = cls.Hyperparameters.model_fields, Plan.model_fields

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Plan(BaseModel):
-    """How a method is trained. A method may state other defaults in its `training`."""
+    """How a method is trained. A method may state other defaults in its `plan_defaults`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

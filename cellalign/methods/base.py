@@ -79,7 +79,7 @@ class Method(nn.Module):
     """Base class of all methods.
 
     A subclass states `name`, `summary`, `reference`, its `Hyperparameters`, and implements `encode`, `predict`
-    and `loss`. `training` holds the method's own defaults of the training plan (learning rate, epochs, ...).
+    and `loss`. `plan_defaults` holds the method's own defaults of the training plan (learning rate, epochs, ...).
     """
 
     name: ClassVar[str]
@@ -88,7 +88,7 @@ class Method(nn.Module):
     scale: ClassVar[str] = "log"  # the expression it reads: "log" (normalised, log1p) or "counts"
     needs_condition: ClassVar[bool] = True
     has_graph: ClassVar[bool] = False
-    training: ClassVar[Mapping[str, Any]] = {}
+    plan_defaults: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
 
     def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:

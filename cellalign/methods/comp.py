@@ -26,11 +26,11 @@ class CoMP(CVAE):
         """Adds the penalty's weight; the posterior's scale is also the penalty's bandwidth."""
 
         posterior_scale: float | None = Field(
-            0.5, gt=0, le=100, description="fixed posterior standard deviation and bandwidth; null learns it"
+            1.0, gt=0, le=100, description="fixed posterior standard deviation and bandwidth; null learns it"
         )
-        gamma: float = Field(1.0, ge=0, le=1000, description="weight of the misalignment penalty")
+        gamma: float = Field(10.0, ge=0, le=1000, description="weight of the misalignment penalty")
         include_self: bool = Field(
-            True, description="count a cell in its own mixture (eq. 4); false as in the authors' code"
+            False, description="count a cell in its own mixture (eq. 4 as printed); false as in the authors' code"
         )
 
     def penalty(self, batch: Batch, latent: Latent) -> Tensor:

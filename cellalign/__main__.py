@@ -1,0 +1,6 @@
+"""python -m cellalign."""
+
+from cellalign.cli.app import main
+
+if __name__ == "__main__":
+    main()

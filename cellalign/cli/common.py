@@ -1,0 +1,187 @@
+"""Options that mean the same in every command, and what is said on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+
+class LogFormat(str, Enum):
+    """How messages are written."""
+
+    text = "text"
+    json = "json"
+
+
+class TableFormat(str, Enum):
+    """How a table is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class MissingGenes(str, Enum):
+    """What to do about genes the model needs and the file lacks."""
+
+    error = "error"
+    zero = "zero"
+
+
+LOGGING = "Messages"
+COMPUTING = "Computing"
+
+Condition = Annotated[str | None, typer.Option("--condition", metavar="KEY", help="obs column whose effect is modelled.")]
+Control = Annotated[
+    str | None, typer.Option("--control", metavar="VALUE", help="Reference value of the condition; found by itself.")
+]
+Batch = Annotated[list[str] | None, typer.Option("--batch", metavar="KEY", help="Technical covariate (repeatable).")]
+Covariate = Annotated[
+    list[str] | None, typer.Option("--covariate", metavar="KEY", help="Biological covariate (repeatable).")
+]
+Label = Annotated[str | None, typer.Option("--label", metavar="KEY", help="obs column of cell types.")]
+ModelDir = Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Model directory.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda|mps", help="auto picks the GPU.", rich_help_panel=COMPUTING)
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=COMPUTING)]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn.", rich_help_panel=COMPUTING)]
+Missing = Annotated[MissingGenes, typer.Option("--missing-genes", help="zero fills genes the file lacks with zeros.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=LOGGING)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.", rich_help_panel=LOGGING)
+]
+Format = Annotated[LogFormat, typer.Option("--log-format", help="How messages look.", rich_help_panel=LOGGING)]
+
+DEFAULT_MODEL = "cellalign-model"
+_VERBOSITY = 0
+
+
+def verbosity() -> int:
+    """-1 quiet, 0 normal, 1 verbose."""
+    return _VERBOSITY
+
+
+def start(quiet: bool = False, verbose: bool = False, log_format: LogFormat = LogFormat.text) -> logging.Logger:
+    """Set up messages on standard error; called first by every command."""
+    global _VERBOSITY
+    _VERBOSITY = 1 if verbose else -1 if quiet else 0
+    import warnings
+
+    # other libraries' warnings are for developers; a user sees them with -v
+    warnings.simplefilter("default" if verbose else "ignore")
+    logger = logging.getLogger("cellalign")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if log_format is LogFormat.json else _Text())
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
+    return logger
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"{prefix}{record.getMessage()}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {"time": round(record.created, 3), "level": record.levelname.lower()}
+        return json.dumps(entry | {"message": record.getMessage()} | getattr(record, "fields", {}))
+
+
+class TrainingProgress:
+    """A bar on a terminal; a line every tenth of the way, or every 30 seconds, in a log."""
+
+    def __init__(self, logger: logging.Logger, log_format: LogFormat) -> None:
+        self.logger = logger
+        self.bar: Any = None
+        self.task: Any = None
+        self.said = 0.0
+        self.tenth = -1
+        if sys.stderr.isatty() and log_format is LogFormat.text and logger.isEnabledFor(logging.INFO):
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+
+    def __enter__(self) -> TrainingProgress:
+        if self.bar is not None:
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=None, said="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def update(self, epoch: int, epochs: int, row: dict[str, float]) -> None:
+        """Called by the engine once per epoch."""
+        said = f"epoch {epoch}/{epochs}  loss {row['train_loss']:.1f}"
+        if "validation_loss" in row:
+            said += f"  validation {row['validation_loss']:.1f}"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=epoch, total=epochs, said=said)
+            return
+        tenth, now = 10 * epoch // epochs, time.monotonic()
+        if tenth > self.tenth or now - self.said > 30:
+            self.tenth, self.said = tenth, now
+            self.logger.info(said, extra={"fields": {k: v for k, v in row.items()}})
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for people on standard output; the first column is text, the others are numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    # a pipe or log has no width of its own: never cut a column there
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def key_values(items: Sequence[str] | None) -> dict[str, Any]:
+    """KEY=VALUE items, values read as YAML.
+
+    Raises
+    ------
+    UsageError
+    """
+    import yaml
+
+    from cellalign.errors import UsageError
+
+    pairs: dict[str, Any] = {}
+    for item in items or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {item!r} is not KEY=VALUE")
+        try:
+            pairs[key.strip()] = number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {item!r}: the value is not readable as YAML") from error
+    return pairs
+
+
+def number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as a string; a user means a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

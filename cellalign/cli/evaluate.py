@@ -1,0 +1,77 @@
+"""cellalign evaluate: how well conditions mix, cell types stay, and predictions hold."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cellalign.cli import common as c
+
+NAME = "evaluate"
+EXAMPLES = "Example: cellalign evaluate kang.stimulated.h5ad --against kang.pp.h5ad --condition stim --label cell_type"
+
+
+def command(
+    input: Annotated[str, typer.Argument(metavar="INPUT", help="Embedded cells, or a counterfactual; - is stdin.")],
+    condition: c.Condition = None,
+    control: c.Control = None,
+    label: c.Label = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="FILE", help="Real cells to compare a counterfactual with.")
+    ] = None,
+    embedding: Annotated[
+        str | None, typer.Option("--embedding", metavar="KEY", help="obsm key; found by itself.")
+    ] = None,
+    panel: Annotated[
+        str | None, typer.Option("--panel", metavar="NAME,NAME", help="Only these panels [all that can run].")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", min=2, help="Neighbours of the mixing panel.")] = 100,
+    alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Level of the kBET test.")] = 0.1,
+    min_cells: Annotated[
+        int | None, typer.Option("--min-cells", min=2, help="Smallest cell type for m-kBET and m-s [4 k].")
+    ] = None,
+    format: Annotated[c.TableFormat, typer.Option("--format", help="For people, or for programs.")] = c.TableFormat.table,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here (.csv or .json).")
+    ] = None,
+    force: c.Force = False,
+    threads: c.Threads = None,
+    seed: c.Seed = 0,
+    quiet: c.Quiet = False,
+    verbose: c.Verbose = False,
+    log_format: c.Format = c.LogFormat.text,
+) -> None:
+    """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
+    log = c.start(quiet, verbose, log_format)
+    from cellalign.data import files
+    from cellalign.evaluation import evaluate
+
+    if output is not None:
+        files.check_output(output, force, [input])
+    result = evaluate(
+        files.read(input),
+        condition=condition,
+        control=control,
+        label=label,
+        against=files.read_matrix(against, "X") if against else None,
+        embedding=embedding,
+        panels=panel.split(",") if panel else None,
+        k=k,
+        alpha=alpha,
+        min_cells=min_cells,
+        seed=seed,
+    )
+    if format is c.TableFormat.table:
+        for title, columns, rows in result.summary():
+            c.print_table(title, columns, rows)
+    else:
+        typer.echo(result.to_json() if format is c.TableFormat.json else result.to_csv(), nl=False)
+    for note in result.notes:
+        log.info("%s", note)
+    for name, reason in result.left_out.items():
+        log.info("panel %s left out: %s", name, reason)
+    if output is not None:
+        text = result.to_json() if output.endswith(".json") else result.to_csv()
+        with files.atomic_path(output, force) as fresh:
+            fresh.write_text(text)

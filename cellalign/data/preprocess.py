@@ -1,0 +1,110 @@
+"""Raw counts to what every method reads: counts kept in a layer, normalised log1p expression in X, HVGs."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from cellalign.data.checks import check_matrix, check_names, column, find_counts
+from cellalign.errors import InputError, UsageError
+
+log = logging.getLogger("cellalign")
+
+
+def preprocess(
+    adata: AnnData,
+    *,
+    n_top_genes: int = 2000,
+    target_sum: float | None = None,
+    batch: str | None = None,
+    min_genes: int = 1,
+    min_cells: int = 1,
+) -> AnnData:
+    """Normalise, log-transform and select highly variable genes (scanpy's "seurat" flavour).
+
+    Parameters
+    ----------
+    adata : AnnData
+        Raw counts in layers["counts"], X or raw.
+    n_top_genes : int
+        Genes to keep; 0 keeps all.
+    target_sum : float, optional
+        Counts per cell after normalisation; default their median.
+    batch : str, optional
+        obs column within which variability is judged.
+    min_genes, min_cells : int
+        Cells with fewer genes, and genes in fewer cells, are dropped.
+
+    Returns
+    -------
+    AnnData
+        New: layers["counts"] and X both CSR float32; obs "n_counts" and "n_genes"; the input is not changed.
+
+    Raises
+    ------
+    UsageError
+        A number is out of range.
+    InputError
+        No counts, an unfit matrix, or nothing left after filtering.
+    """
+    import scanpy as sc
+
+    if n_top_genes < 0 or min_genes < 0 or min_cells < 0:
+        raise UsageError("n_top_genes, min_genes and min_cells must not be negative")
+    if target_sum is not None and target_sum <= 0:
+        raise UsageError(f"target_sum must be positive, got {target_sum}")
+    check_names(adata, "the input")
+    for matrix in (adata.X, *adata.layers.values()):
+        if matrix is not None:
+            check_matrix(matrix, "the input")
+    key = find_counts(adata)
+    counts = adata.raw.X if key == "raw" else adata.X if key == "X" else adata.layers[key]
+    counts = sparse.csr_matrix(counts, dtype=np.float32)
+    if batch is not None:
+        column(adata.obs, batch, purpose="batch")
+
+    n_genes, n_counts = np.diff(counts.indptr), np.asarray(counts.sum(1)).ravel()
+    cells = np.flatnonzero((n_genes >= min_genes) & (n_counts > 0))
+    genes = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= min_cells)
+    if not len(cells) or not len(genes):
+        raise InputError("no cells or no genes are left after filtering; lower --min-genes or --min-cells")
+    _say_dropped("cells", counts.shape[0] - len(cells))
+    _say_dropped("genes", counts.shape[1] - len(genes))
+
+    # everything else the user keeps in the file goes along, except matrices on the old scale
+    others = {} if key == "raw" else {"varm": dict(adata.varm)}
+    bare = AnnData(
+        obs=adata.obs,
+        var=adata.raw.var if key == "raw" else adata.var,
+        obsm=dict(adata.obsm),
+        uns=dict(adata.uns),
+        **others,
+    )
+    result = bare[cells, genes].copy()
+    result.X = counts[cells][:, genes]
+    result.obs["n_counts"], result.obs["n_genes"] = n_counts[cells], n_genes[cells]
+    raw_counts = result.X.copy()
+    sc.pp.normalize_total(result, target_sum=target_sum)
+    sc.pp.log1p(result)
+    result.layers["counts"] = raw_counts
+    if 0 < n_top_genes < result.n_vars:
+        sc.pp.highly_variable_genes(result, flavor="seurat", n_top_genes=n_top_genes, batch_key=batch)
+        result = result[:, result.var["highly_variable"].to_numpy()].copy()
+    elif n_top_genes > result.n_vars:
+        log.warning("%d highly variable genes asked for, but there are %d genes; all kept", n_top_genes, result.n_vars)
+    result.uns["cellalign"] = {
+        "kind": "preprocess",
+        "counts_from": key,
+        "n_top_genes": n_top_genes,
+        "target_sum": float(target_sum or np.median(n_counts[cells])),
+        "batch": batch or "",
+    }
+    return result
+
+
+def _say_dropped(what: str, n: int) -> None:
+    if n:
+        log.info("%d %s dropped: too few counts", n, what)

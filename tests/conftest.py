@@ -1,0 +1,117 @@
+"""Fixtures that all tests share: the real cells, a seed, and a tiny data set with a known response.
+
+The real cells are looked for in the folder named by CELLALIGN_TEST_DATA, by default ../shared/data beside the
+repository. Where they are absent a test that needs them is skipped, or fails if CELLALIGN_REQUIRE_DATA or CI is
+set.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Workers of pytest-xdist share the cores; this has to be said before numpy and torch are imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+ROOT = Path(__file__).resolve().parent.parent
+CELL_TYPES = ("B", "CD14 Mono", "NK")
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() not in ("", "0", "false", "no")
+
+
+def _data_file(name: str) -> Path:
+    folder = Path(os.environ.get("CELLALIGN_TEST_DATA") or ROOT.parent / "shared" / "data")
+    path = (ROOT / folder / name).resolve()
+    if not path.is_file():
+        message = f"{name} is not in {folder}; set CELLALIGN_TEST_DATA to the folder that holds it"
+        if _is_set("CELLALIGN_REQUIRE_DATA") or _is_set("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def kang_path() -> Path:
+    """2,000 real cells x 9,015 genes, raw counts in X, obs stim and cell_type."""
+    return _data_file("kang_2k.h5ad")
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of every test that draws something."""
+    return 0
+
+
+def make_counts(n_cells: int = 240, n_genes: int = 60, seed: int = 0) -> ad.AnnData:
+    """Poisson counts of three cell types under two conditions.
+
+    Each cell type has eight marker genes of its own; stimulation raises the next ten genes by a factor that
+    differs by cell type. X holds counts (CSR, float32); obs has stim, cell_type and donor.
+    """
+    rng = np.random.default_rng(seed)
+    kind = np.arange(n_cells) % len(CELL_TYPES)
+    stimulated = np.arange(n_cells) // len(CELL_TYPES) % 2 == 1
+    log_mean = np.tile(rng.normal(0.3, 0.5, n_genes), (n_cells, 1))
+    for code in range(len(CELL_TYPES)):
+        log_mean[np.ix_(kind == code, np.arange(8 * code, 8 * code + 8))] += 2.0
+    responding = slice(8 * len(CELL_TYPES), 8 * len(CELL_TYPES) + 10)
+    log_mean[:, responding] += np.where(stimulated, 1.0 + 0.3 * kind, 0.0)[:, None]
+    depth = rng.lognormal(0.0, 0.2, (n_cells, 1))
+    counts = rng.poisson(np.exp(log_mean) * depth).astype(np.float32)
+    obs = pd.DataFrame(
+        {
+            "stim": pd.Categorical(np.where(stimulated, "stimulated", "control")),
+            "cell_type": pd.Categorical.from_codes(kind, list(CELL_TYPES)),
+            "donor": pd.Categorical(rng.choice(["d1", "d2"], n_cells)),
+        },
+        index=[f"cell{i}" for i in range(n_cells)],
+    )
+    var = pd.DataFrame(index=[f"GENE{i}" for i in range(n_genes)])
+    return ad.AnnData(X=sparse.csr_matrix(counts), obs=obs, var=var)
+
+
+def preprocessed(adata: ad.AnnData) -> ad.AnnData:
+    """The same cells as `cellalign preprocess` leaves them: counts in a layer, X normalised log1p (CSR float32)."""
+    result = adata.copy()
+    result.layers["counts"] = adata.X.copy()
+    library = np.asarray(adata.X.sum(axis=1)).ravel()
+    scaled = sparse.diags(np.median(library) / library) @ adata.X
+    result.X = sparse.csr_matrix(scaled).astype(np.float32).log1p()
+    return result
+
+
+@pytest.fixture
+def tiny_counts() -> ad.AnnData:
+    """240 cells x 60 genes, raw counts in X; a fresh copy for every test."""
+    return make_counts()
+
+
+@pytest.fixture
+def tiny() -> ad.AnnData:
+    """240 cells x 60 genes, X normalised log1p, counts in layers["counts"]; a fresh copy for every test."""
+    return preprocessed(make_counts())
+
+
+@pytest.fixture
+def tiny_path(tiny: ad.AnnData, tmp_path: Path) -> Path:
+    """The preprocessed tiny data as a file."""
+    path = tmp_path / "tiny.pp.h5ad"
+    tiny.write_h5ad(path)
+    return path
+
+
+@pytest.fixture
+def tiny_counts_path(tiny_counts: ad.AnnData, tmp_path: Path) -> Path:
+    """The raw counts of the tiny data as a file."""
+    path = tmp_path / "tiny.h5ad"
+    tiny_counts.write_h5ad(path)
+    return path

@@ -1,0 +1,227 @@
+"""The simulated cells look like the real ones, and carry a truth that their counts follow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+from scipy import sparse
+
+from cellalign import simulate
+from cellalign.errors import InputError, UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def cells() -> anndata.AnnData:
+    return simulate.ifnb(1500, 600, seed=3)
+
+
+@pytest.fixture(scope="module")
+def real() -> anndata.AnnData:
+    path = Path(os.environ.get("CELLALIGN_TEST_DATA", ROOT / ".." / "shared" / "data")) / "kang_2k.h5ad"
+    if not path.exists():
+        pytest.skip(f"no {path.name} in CELLALIGN_TEST_DATA")
+    return anndata.read_h5ad(path)
+
+
+def library_sizes(adata: anndata.AnnData) -> np.ndarray:
+    return np.asarray(adata.X.sum(axis=1)).ravel()
+
+
+def zeros(adata: anndata.AnnData) -> float:
+    return 1 - adata.X.nnz / (adata.n_obs * adata.n_vars)
+
+
+def gene_means(adata: anndata.AnnData) -> np.ndarray:
+    return np.asarray(adata.X.mean(axis=0)).ravel()
+
+
+def overdispersion(adata: anndata.AnnData) -> np.ndarray:
+    """(variance - mean) / mean^2 of every gene with a mean above 0.1 counts."""
+    mean = gene_means(adata)
+    variance = np.asarray(adata.X.power(2).mean(axis=0)).ravel() - mean**2
+    seen = mean > 0.1
+    return (variance[seen] - mean[seen]) / mean[seen] ** 2
+
+
+def change(adata: anndata.AnnData, cell_type: str) -> np.ndarray:
+    """Log2 ratio of counts per 10,000 (+ 0.5), stimulated over control, of every gene."""
+    scaled = sparse.csr_matrix(adata.X.multiply(1e4 / library_sizes(adata)[:, None]))
+    of_type = (adata.obs["cell_type"] == cell_type).to_numpy()
+    is_stimulated = (adata.obs["stim"] == "stimulated").to_numpy()
+    means = [np.asarray(scaled[of_type & (is_stimulated == s)].mean(axis=0)).ravel() for s in (False, True)]
+    return np.log2((means[1] + 0.5) / (means[0] + 0.5))
+
+
+def test_counts_are_raw_sparse_and_named(cells: anndata.AnnData) -> None:
+    assert cells.shape == (1500, 600)
+    assert sparse.issparse(cells.X) and cells.X.format == "csr" and cells.X.dtype == np.float32
+    assert (cells.X.data > 0).all() and (cells.X.data == np.round(cells.X.data)).all()
+    assert cells.obs_names.is_unique and cells.var_names.is_unique
+    assert {"ISG15", "IFIT1", "CXCL10", "CD3D", "MS4A1", "LYZ", "NKG7", "PPBP"} <= set(cells.var_names)
+    assert list(cells.obs["cell_type"].cat.categories) == list(simulate.CELL_TYPES)
+    assert cells.obs["stim"].value_counts().to_dict() == {"control": 750, "stimulated": 750}
+    assert "batch" not in cells.obs and "donor" not in cells.obs and not cells.layers
+
+
+def test_all_genes_resemble_the_real_cells(real: anndata.AnnData) -> None:
+    symbols = simulate.genes().symbols
+    real = real[:, symbols].copy()
+    made = simulate.ifnb(2000, len(symbols), seed=5)[:, symbols]
+    assert np.median(library_sizes(made)) == pytest.approx(np.median(library_sizes(real)), rel=0.08)
+    assert np.log(library_sizes(made)).std() == pytest.approx(np.log(library_sizes(real)).std(), rel=0.15)
+    assert zeros(made) == pytest.approx(zeros(real), abs=0.01)
+    share = [a.obs["cell_type"].value_counts(normalize=True).reindex(simulate.CELL_TYPES) for a in (made, real)]
+    assert np.abs(share[0] - share[1]).max() < 0.005
+    for q in (0.25, 0.5, 0.75, 0.9, 0.99):
+        assert np.quantile(gene_means(made), q) == pytest.approx(np.quantile(gene_means(real), q), rel=0.25)
+    assert np.median(overdispersion(made)) == pytest.approx(np.median(overdispersion(real)), rel=0.25)
+    assert np.corrcoef(np.log1p(gene_means(made)), np.log1p(gene_means(real)))[0, 1] > 0.95
+
+
+def test_panel_resembles_the_same_genes_of_the_real_cells(real: anndata.AnnData) -> None:
+    made = simulate.ifnb(2000, 2000, seed=5)
+    real = real[:, made.var_names].copy()
+    assert np.median(library_sizes(made)) == pytest.approx(np.median(library_sizes(real)), rel=0.1)
+    assert zeros(made) == pytest.approx(zeros(real), abs=0.015)
+
+
+def test_response_differs_between_cell_types_as_in_the_real_cells(real: anndata.AnnData) -> None:
+    symbols = simulate.genes().symbols[simulate.genes().known]
+    made = simulate.ifnb(3000, 2000, seed=6)[:, symbols].copy()
+    real = real[:, symbols].copy()
+    for cell_type in ("CD4 T", "CD14 Mono", "B"):
+        assert np.corrcoef(change(made, cell_type), change(real, cell_type))[0, 1] > 0.9
+    at = made.var_names.get_indexer(["CXCL10", "ISG15"])
+    assert (change(made, "CD14 Mono")[at] > change(made, "CD4 T")[at] + 1).all()
+
+
+def test_expected_is_the_mean_and_dispersion_the_variance_of_the_counts(cells: anndata.AnnData) -> None:
+    means = np.zeros(cells.shape)
+    for condition in ("control", "stimulated"):
+        rows = (cells.obs["stim"] == condition).to_numpy()
+        means[rows] = simulate.expected(cells, condition, rows)
+    counts = cells.X.toarray().astype(np.float64)
+    variances = means + cells.var["truth_dispersion"].to_numpy() * means**2
+    # Sums over all cells of independent counts: standard normal scores for each gene, and for the squares overall.
+    scores = (counts - means).sum(0) / np.sqrt(variances.sum(0))
+    assert np.abs(scores).max() < 5.5 and 0.85 < scores.std() < 1.15
+    assert np.mean((counts - means) ** 2 / variances) == pytest.approx(1, abs=0.05)
+    assert library_sizes(cells).sum() == pytest.approx(means.sum(), rel=0.01)
+
+
+def test_expected_equals_the_formula_for_one_cell(cells: anndata.AnnData) -> None:
+    n = 17
+    t = list(simulate.CELL_TYPES).index(cells.obs["cell_type"].iloc[n])
+    for c, condition in enumerate(("control", "stimulated")):
+        rate = cells.varm["truth_baseline"][:, t] + cells.varm["truth_programs"] @ cells.obsm["truth_programs"][n]
+        rate = rate + c * cells.obs["response_strength"].iloc[n] * cells.varm["truth_response"][:, t]
+        by_hand = np.exp(rate + cells.obsm["truth_log_scale"][n, c])
+        np.testing.assert_allclose(simulate.expected(cells, condition, [n])[0], by_hand, rtol=1e-4)
+
+
+def test_expected_survives_a_file_and_any_subset(tmp_path: Path) -> None:
+    made = simulate.ifnb(300, 200, batches=2, donors=3, seed=4, truth_layers=True)
+    made.write_h5ad(tmp_path / "made.h5ad")
+    read = anndata.read_h5ad(tmp_path / "made.h5ad")
+    part = read[(read.obs["cell_type"] == "B") & (read.obs["donor"] == "donor2"), 20:90].copy()
+    assert part.n_obs > 2
+    for condition in ("control", "stimulated"):
+        np.testing.assert_allclose(read.layers[f"expected_{condition}"], simulate.expected(read, condition), rtol=1e-6)
+        np.testing.assert_allclose(part.layers[f"expected_{condition}"], simulate.expected(part, condition), rtol=1e-5)
+
+
+def test_same_seed_same_cells_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulate, "CHUNK", 10_000)
+    first, second = (simulate.ifnb(300, 100, seed=8, threads=threads) for threads in (1, 3))
+    assert (first.X != second.X).nnz == 0
+    assert first.obs.equals(second.obs)
+    assert (first.X != simulate.ifnb(300, 100, seed=9).X).nnz > 0
+
+
+def test_a_gene_does_not_depend_on_the_panel() -> None:
+    small, large = simulate.ifnb(100, 150, seed=2), simulate.ifnb(100, 2500, seed=2)
+    for key in ("truth_baseline", "truth_response", "truth_programs"):
+        np.testing.assert_array_equal(small.varm[key], large[:, small.var_names].varm[key])
+    assert set(small.var_names) < set(large.var_names)
+
+
+def test_no_response_at_scale_zero() -> None:
+    made = simulate.ifnb(200, 100, response_scale=0, seed=1)
+    np.testing.assert_allclose(simulate.expected(made, "control"), simulate.expected(made, "stimulated"), rtol=1e-5)
+
+
+def test_batches_and_donors_shift_expression() -> None:
+    plain = simulate.ifnb(2000, 300, batches=2, donors=2, batch_effect=0, donor_effect=0, seed=1)
+    assert not plain.varm["truth_batch"].any() and not plain.varm["truth_donor"].any()
+    made = simulate.ifnb(2000, 300, batches=2, donors=4, batch_effect=0.5, donor_effect=0.3, seed=1)
+    assert list(made.obs["donor"].cat.categories) == ["donor1", "donor2", "donor3", "donor4"]
+    assert made.obs.groupby(["batch", "donor"], observed=True).size().shape == (8,)
+    sums = [made.X[(made.obs["batch"] == name).to_numpy()].sum(axis=0).A1 + 1 for name in ("batch1", "batch2")]
+    observed = np.log(sums[1] / sums[0])
+    true = made.varm["truth_batch"][:, 1] - made.varm["truth_batch"][:, 0]
+    assert np.corrcoef(observed, true)[0, 1] > 0.8
+    assert made.varm["truth_donor"].std() == pytest.approx(0.3, rel=0.1)
+
+
+def test_proportions_and_rare_types() -> None:
+    rare = simulate.ifnb(2000, 50, rare=0.002).obs["cell_type"].value_counts()
+    assert rare[["CD16 Mono", "DC", "Mk"]].to_list() == [4, 4, 4]
+    given = simulate.ifnb(1000, 50, proportions={"Mk": 0.5, "B": 0}).obs["cell_type"].value_counts()
+    assert given["Mk"] == pytest.approx(500, abs=2) and given["B"] == 2
+    few = simulate.ifnb(100, 50, n_cell_types=3, conditions=("untreated", "ifn")).obs
+    assert list(few["cell_type"].cat.categories) == ["CD4 T", "CD14 Mono", "CD8 T"]
+    assert list(few["stim"].cat.categories) == ["untreated", "ifn"]
+    smallest = simulate.ifnb(16, 20).obs
+    assert (smallest.groupby(["cell_type", "stim"], observed=False).size() == 1).all()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"n_cells": 15},
+        {"n_genes": 19},
+        {"n_genes": 10_000},
+        {"n_cell_types": 0},
+        {"n_cell_types": 9},
+        {"rare": -0.1},
+        {"rare": 0.3},
+        {"proportions": {"Tregs": 0.1}},
+        {"proportions": {"B": 0.6, "NK": 0.5}},
+        {"proportions": {"B": -0.1}},
+        {"proportions": {"B": float("nan")}},
+        {"proportions": dict.fromkeys(simulate.CELL_TYPES, 0.0)},
+        {"batches": -1},
+        {"donors": -1},
+        {"batch_effect": -1},
+        {"response_scale": float("nan")},
+        {"library_size": 0},
+        {"conditions": ("a", "a")},
+        {"conditions": ("a", "b", "c")},
+    ],
+)
+def test_wrong_arguments_are_reported_in_one_line(arguments: dict) -> None:
+    with pytest.raises(UsageError) as caught:
+        simulate.ifnb(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_expected_says_what_is_wrong(cells: anndata.AnnData) -> None:
+    with pytest.raises(InputError, match="choose from control, stimulated"):
+        simulate.expected(cells, "stimulate")
+    with pytest.raises(InputError, match="no simulated truth"):
+        simulate.expected(anndata.AnnData(np.ones((2, 2), dtype=np.float32)), "control")
+
+
+def test_example_data_is_what_its_command_makes() -> None:
+    path = ROOT / "example_data" / "ifnb.h5ad"
+    assert path.stat().st_size < 3_000_000
+    example, again = anndata.read_h5ad(path), simulate.ifnb(1500, 1500, seed=1)
+    assert example.obs_names.equals(again.obs_names) and example.var_names.equals(again.var_names)
+    # Other processors may round the last bit of a mean, so a few counts may differ.
+    assert (example.X != again.X).nnz <= 100
