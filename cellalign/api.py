@@ -155,6 +155,11 @@ def train(
     return Model(module, _with_outcome(spec, state), state.history)
 
 
+def discard_checkpoint(model_path: str | os.PathLike[str]) -> None:
+    """Delete the checkpoint beside a model directory: the model is saved, nothing is left to resume."""
+    Checkpoint.beside(model_path, {}).remove()
+
+
 def load(directory: str | os.PathLike[str]) -> Model:
     """Read a model directory; ModelError where it is absent, damaged or of a newer version."""
     return Model.load(Path(directory))

@@ -199,7 +199,9 @@ def _embedding(adata: AnnData, key: str | None) -> np.ndarray:
     if key is None:
         if len(known) != 1:
             found = ", ".join(known) or "none"
-            raise InputError(f"no single embedding X_* in obsm (found: {found}); run cellalign embed, or --embedding KEY")
+            raise InputError(
+                f"no single embedding X_* in obsm (found: {found}); run cellalign embed or give --embedding"
+            )
         key = known[0]
     if key not in adata.obsm:
         raise InputError(f"no embedding {key!r} in obsm.{nearest(key, adata.obsm)} There: {', '.join(adata.obsm)}")
@@ -223,7 +225,14 @@ def mixing(inputs: Inputs) -> Iterator[Row]:
     yield Row("mixing", "all", "all", "kBET", mix.kbet(near, codes, inputs.alpha), len(z))
     yield Row("mixing", "all", "all", "s", float(s.mean()), len(z))
     for value in np.unique(names):
-        yield Row("mixing", "all", f"{inputs.condition}={value}", "s", float(s[names == value].mean()), int((names == value).sum()))
+        yield Row(
+            "mixing",
+            "all",
+            f"{inputs.condition}={value}",
+            "s",
+            float(s[names == value].mean()),
+            int((names == value).sum()),
+        )
     if inputs.label is None:
         inputs.notes.append("m-kBET and m-s need --label")
         return
@@ -356,7 +365,8 @@ def _score_group(groups: _Groups, name: str, seed: int) -> dict[str, dict[str, f
         scores[system] |= {"r2_means": means, "r2_variances": variances, "energy": res.energy_distance(x, real)}
     halves = [(real[a], real[b]) for a, b in res.split_halves(len(real), seed)]
     found = [
-        res.score_means(a.mean(0), b.mean(0), control_mean, de) | {"energy": res.energy_distance(a, b)} for a, b in halves
+        res.score_means(a.mean(0), b.mean(0), control_mean, de) | {"energy": res.energy_distance(a, b)}
+        for a, b in halves
     ]
     scores["ceiling"] = {metric: float(np.mean([f[metric] for f in found])) for metric in found[0]}
     return scores

@@ -200,7 +200,9 @@ class Model:
         if where:
             mask = mask & select(adata.obs, where)
         if not mask.any():
-            raise InputError(f"no source cell is left: none has {key}={origin or 'other than ' + to} and what --where asks")
+            raise InputError(
+                f"no source cell is left: none has {key}={origin or 'other than ' + to} and what --where asks"
+            )
         rows = np.flatnonzero(mask)
         source = AnnData(X=x[rows], obs=adata.obs.iloc[rows].copy())
         cells = make_cells(source, source.X, self.roles)

@@ -7,20 +7,20 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 
-class LogFormat(str, Enum):
+class LogFormat(StrEnum):
     """How messages are written."""
 
     text = "text"
     json = "json"
 
 
-class TableFormat(str, Enum):
+class TableFormat(StrEnum):
     """How a table is printed."""
 
     table = "table"
@@ -28,7 +28,7 @@ class TableFormat(str, Enum):
     csv = "csv"
 
 
-class MissingGenes(str, Enum):
+class MissingGenes(StrEnum):
     """What to do about genes the model needs and the file lacks."""
 
     error = "error"
@@ -38,7 +38,9 @@ class MissingGenes(str, Enum):
 LOGGING = "Messages"
 COMPUTING = "Computing"
 
-Condition = Annotated[str | None, typer.Option("--condition", metavar="KEY", help="obs column whose effect is modelled.")]
+Condition = Annotated[
+    str | None, typer.Option("--condition", metavar="KEY", help="obs column whose effect is modelled.")
+]
 Control = Annotated[
     str | None, typer.Option("--control", metavar="VALUE", help="Reference value of the condition; found by itself.")
 ]
@@ -55,6 +57,7 @@ Device = Annotated[
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=COMPUTING)]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn.", rich_help_panel=COMPUTING)]
 Missing = Annotated[MissingGenes, typer.Option("--missing-genes", help="zero fills genes the file lacks with zeros.")]
+Table = Annotated[TableFormat, typer.Option("--format", help="For people, or for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=LOGGING)]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.", rich_help_panel=LOGGING)

@@ -59,7 +59,7 @@ def command(
         from cellalign.plots.umap import draw_before_after, unintegrated_umap
 
         before = unintegrated_umap(adata.X if fitted.matrix == "X" else adata.layers[fitted.matrix], seed)
-        keys = color or [k for k in (fitted.condition, fitted.roles.label or "cell_type") if k in adata.obs]
+        keys = color or [k for k in (fitted.condition, fitted.roles.label or "cell_type") if k and k in adata.obs]
         with files.atomic_path(plot, force) as fresh:
             draw_before_after(before, obsm["X_umap"], {k: _column(adata, k) for k in keys}, fresh, after=fitted.name)
     files.write_with(source, output, obsm=obsm, uns={"cellalign": api.embedding_record(fitted)}, force=force)

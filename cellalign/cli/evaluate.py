@@ -31,7 +31,9 @@ def command(
     min_cells: Annotated[
         int | None, typer.Option("--min-cells", min=2, help="Smallest cell type for m-kBET and m-s [4 k].")
     ] = None,
-    format: Annotated[c.TableFormat, typer.Option("--format", help="For people, or for programs.")] = c.TableFormat.table,
+    format: Annotated[
+        c.TableFormat, typer.Option("--format", help="For people, or for programs.")
+    ] = c.TableFormat.table,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here (.csv or .json).")
     ] = None,

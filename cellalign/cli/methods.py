@@ -14,7 +14,9 @@ EXAMPLES = "Example: cellalign methods comp"
 
 def command(
     method: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Show the settings of this one.")] = None,
-    format: Annotated[c.TableFormat, typer.Option("--format", help="For people, or for programs.")] = c.TableFormat.table,
+    format: Annotated[
+        c.TableFormat, typer.Option("--format", help="For people, or for programs.")
+    ] = c.TableFormat.table,
 ) -> None:
     """List methods and presets, or the settings of one method with defaults and ranges."""
     c.start()
@@ -63,7 +65,9 @@ def _settings(name: str, format: c.TableFormat) -> None:
 
 def _range(field: Any) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    bounds = [f"{sign} {getattr(m, name):g}" for m in field.metadata for name, sign in signs.items() if hasattr(m, name)]
+    bounds = [
+        f"{sign} {getattr(m, name):g}" for m in field.metadata for name, sign in signs.items() if hasattr(m, name)
+    ]
     choices = getattr(field.annotation, "__args__", ())
     if not bounds and choices and all(isinstance(choice, str) for choice in choices):
         return " | ".join(choices)

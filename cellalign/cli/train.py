@@ -103,6 +103,7 @@ def command(
             resume=resume,
         )
     fitted.save(model, force=force)
+    api.discard_checkpoint(model)
     outcome = fitted.spec["outcome"]
     log.info("%s: %s, %d epochs in %.0f s", model, method, outcome["epochs"], outcome["seconds"])
     if output is not None:

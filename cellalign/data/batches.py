@@ -122,7 +122,6 @@ class Cells:
             self.label.to(device),
         )
 
-
     def in_order(self, size: int, device: torch.device | None = None) -> Iterator[Batch]:
         """All cells in file order, `size` at a time, on `device`; only one batch is moved at a time."""
         for rows in torch.arange(len(self), device=self.condition.device).split(size):

@@ -24,7 +24,7 @@ LOOKED_AT = 100_000
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """"Return " Did you mean 'x'?" with a leading space, or "" where nothing is near."""
+    """Return the hint " Did you mean X?" with its leading space, or nothing where no candidate is near."""
     listed = {candidate.lower(): candidate for candidate in candidates}
     close = get_close_matches(word.lower(), listed, 1)
     return f" Did you mean {listed[close[0]]!r}?" if close else ""

@@ -27,7 +27,7 @@ class Checkpoint:
     settings: dict[str, Any]
 
     @classmethod
-    def beside(cls, model: str | Path, settings: dict[str, Any]) -> Checkpoint:
+    def beside(cls, model: str | os.PathLike[str], settings: dict[str, Any]) -> Checkpoint:
         """The checkpoint of the run that is to become `model`."""
         model = Path(model)
         return cls(model.with_name(model.name + ".partial"), settings)
@@ -62,7 +62,9 @@ class Checkpoint:
                 content = json.loads(handle.metadata()["cellalign"])
                 tensors = {key: handle.get_tensor(key) for key in handle.keys()}
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise ModelError(f"the checkpoint {file} is damaged ({error}); delete {self.path} and train anew") from error
+            raise ModelError(
+                f"the checkpoint {file} is damaged ({error}); delete {self.path} and train anew"
+            ) from error
         ours = json.loads(json.dumps(self.settings))
         differing = [k for k in ours if ours[k] != content["settings"].get(k)]
         if differing:

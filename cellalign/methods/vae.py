@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellalign.methods.base import Dimensions, Hyperparameters, Latent, Loss, Method
+from cellalign.methods import base
+from cellalign.methods.base import Dimensions, Latent, Loss, Method
 from cellalign.nn.batch import Batch
 from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal, sample_normal
 from cellalign.nn.networks import MLP
@@ -28,7 +29,7 @@ class VAE(Method):
     encoder_sees: ClassVar[tuple[str, ...]] = ()
     decoder_sees: ClassVar[tuple[str, ...]] = ()
 
-    class Hyperparameters(Hyperparameters):
+    class Hyperparameters(base.Hyperparameters):
         """Adds the posterior's scale."""
 
         posterior_scale: float | None = Field(

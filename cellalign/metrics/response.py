@@ -35,9 +35,7 @@ def de_genes(control: np.ndarray, stimulated: np.ndarray, n: int = 50) -> np.nda
     n_s, n_c = len(stimulated), len(control)
     both = np.concatenate([stimulated, control])
     # in blocks: ranks of all genes at once would hold three copies of the cells
-    scores = np.concatenate(
-        [rankdata(both[:, i : i + 500], axis=0)[:n_s].sum(0) for i in range(0, both.shape[1], 500)]
-    )
+    scores = np.concatenate([rankdata(both[:, i : i + 500], axis=0)[:n_s].sum(0) for i in range(0, both.shape[1], 500)])
     z = (scores - n_s * (n_s + n_c + 1) / 2) / np.sqrt(n_s * n_c * (n_s + n_c + 1) / 12)
     return np.argsort(-np.abs(z), kind="stable")[:n]
 

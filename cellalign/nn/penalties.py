@@ -35,9 +35,7 @@ def pairwise_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return -0.5 * squared - scale.log().sum(1)
 
 
-def misalignment(
-    z: Tensor, mean: Tensor, scale: Tensor, condition: Tensor, *, include_self: bool = True
-) -> Tensor:
+def misalignment(z: Tensor, mean: Tensor, scale: Tensor, condition: Tensor, *, include_self: bool = True) -> Tensor:
     """CoMP misalignment penalty (Foster et al. 2022, eq. 4).
 
     An upper bound on sum_c p(c) KL(q(z | c) || q(z | not c)) when every cell counts in its own mixture

@@ -31,6 +31,7 @@ class Shift(Method):
         return Loss((batch.x - self.predict(self.encode(batch).z, batch)).square().sum(1).mean())
 '''
 
+
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory) -> Path:
     """The package laid out as an installation lays it out: a module and its entry points, on the path."""
@@ -46,7 +47,9 @@ def plugin(tmp_path_factory) -> Path:
 def test_every_command_works_with_it(plugin, cellalign, kang_like, tmp_path):
     run = cellalign(cwd=tmp_path, env={"PYTHONPATH": str(plugin)})
     assert "shift" in run("methods").stdout
-    train = run("train", kang_like, "--method", "shift", "--condition", "stim", "--epochs", "20", "--set", "latent_dim=8")
+    train = run(
+        "train", kang_like, "--method", "shift", "--condition", "stim", "--epochs", "20", "--set", "latent_dim=8"
+    )
     assert train.returncode == 0, train.stderr
     assert run("embed", "-o", "e.h5ad").returncode == 0
     assert run("counterfactual", "--to", "stimulated", "-o", "s.h5ad").returncode == 0

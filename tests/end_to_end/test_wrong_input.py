@@ -25,9 +25,7 @@ def edited(source: Path, target: Path, change: Callable) -> Path:
 
 def put(value):
     def change(adata):
-        adata.X = adata.X.tolil()
-        adata.X[3, 5] = value
-        adata.X = adata.X.tocsr()
+        adata.X.data[17] = value
 
     return change
 

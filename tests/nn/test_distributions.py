@@ -12,9 +12,7 @@ from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal, samp
 def test_gaussian_nll_equals_scipy_summed_over_genes():
     rng = np.random.default_rng(0)
     x, mean, scale = rng.normal(size=(5, 7)), rng.normal(size=(5, 7)), rng.uniform(0.05, 3, size=(5, 1))
-    expected = [
-        -sum(stats.norm.logpdf(x[i, g], mean[i, g], scale[i, 0]) for g in range(7)) for i in range(5)
-    ]
+    expected = [-sum(stats.norm.logpdf(x[i, g], mean[i, g], scale[i, 0]) for g in range(7)) for i in range(5)]
     got = gaussian_nll(*(torch.from_numpy(a) for a in (x, mean, scale)))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12)
 
