@@ -14,6 +14,12 @@ COMMAND = Path(sys.executable).with_name("cellalign")
 
 
 @pytest.fixture(scope="session")
+def command() -> Path:
+    """The installed command."""
+    return COMMAND
+
+
+@pytest.fixture(scope="session")
 def cellalign() -> Callable:
     """`cellalign(cwd=..., env=...)` gives a function that runs the command with its arguments."""
 

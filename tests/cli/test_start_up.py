@@ -1,0 +1,46 @@
+"""The command line answers at once: nothing heavy is imported before a command needs it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cellalign.cli.common import key_values
+from cellalign.errors import UsageError
+
+HEAVY = {"torch", "scanpy", "anndata", "pandas", "numpy", "scipy", "sklearn", "matplotlib", "pydantic", "h5py"}
+COMMANDS = ["preprocess", "train", "embed", "counterfactual", "evaluate", "targets", "methods", "demo", "simulate ifnb"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_help_imports_nothing_heavy():
+    done = run("-X", "importtime", "-m", "cellalign", "--help")
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_an_example(command):
+    done = run("-m", "cellalign", *command.split(), "--help")
+    assert done.returncode == 0 and f"cellalign {command}" in done.stdout and "Example" in done.stdout
+
+
+def test_version_and_unknown_commands_and_options():
+    assert run("-m", "cellalign", "--version").stdout.startswith("cellalign 0.1")
+    for arguments in (["nothing"], ["train"], ["embed", "--nothing"], ["counterfactual"]):
+        done = run("-m", "cellalign", *arguments)
+        assert done.returncode == 2, arguments
+        assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("cellalign: error: ")
+
+
+def test_settings_are_read_as_yaml():
+    assert key_values(["a=1", "b=1e-4", "c=[8, 4]", "d=null", "e=one-cycle"]) == {
+        "a": 1, "b": 1e-4, "c": [8, 4], "d": None, "e": "one-cycle",
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="not KEY=VALUE"):
+        key_values(["a"])

@@ -1,0 +1,93 @@
+"""The panels: what they compute, what they leave out and why; baselines against the shared figures."""
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import cellalign
+from cellalign.errors import InputError, UsageError
+
+# no change, mean shift and split-half ceiling on the real cells, each cell type in turn: r over the top 50 DE genes,
+# and r of the change; measured once with scanpy, independently of this code
+BASELINES = {
+    "B": (0.846, 0.981, 0.948, 0.994),
+    "CD14 Mono": (0.479, 0.777, 0.838, 0.995),
+    "CD16 Mono": (0.674, 0.926, 0.900, 0.985),
+    "CD4 T": (0.876, 0.929, 0.894, 0.995),
+    "CD8 T": (0.889, 0.953, 0.848, 0.997),
+    "DC": (0.619, 0.913, 0.917, 0.989),
+    "NK": (0.832, 0.946, 0.836, 0.994),
+}
+
+
+def unchanged(cells: ad.AnnData) -> ad.AnnData:
+    """The control cells given out as a prediction of stimulated ones."""
+    source = cells[cells.obs["stim"] == "control"].copy()
+    source.obs["stim"] = "stimulated"
+    source.uns["cellalign"] = {"kind": "counterfactual", "condition": "stim", "from": "control", "to": "stimulated"}
+    return source
+
+
+def test_baselines_on_real_cells(kang_path):
+    cells = cellalign.preprocess(ad.read_h5ad(kang_path))
+    result = cellalign.evaluate(unchanged(cells), against=cells, condition="stim", label="cell_type")
+    for name, (no_change, shift, shift_change, ceiling) in BASELINES.items():
+        for system in ("no change", "prediction"):
+            assert result.value("r_de", system=system, group=name) == pytest.approx(no_change, abs=0.002)
+        assert result.value("r_de", system="mean shift", group=name) == pytest.approx(shift, abs=0.002)
+        assert result.value("r_change_de", system="mean shift", group=name) == pytest.approx(shift_change, abs=0.002)
+        assert result.value("r_de", system="ceiling", group=name) == pytest.approx(ceiling, abs=0.01)
+    assert any("Mk" in note for note in result.notes)
+    assert set(result.left_out) == {"mixing", "probe", "transfer"}
+
+
+def embedded(tiny, shift):
+    rng = np.random.default_rng(0)
+    kind = tiny.obs["cell_type"].cat.codes.to_numpy()
+    z = rng.normal(size=(tiny.n_obs, 2)) + 8 * np.eye(3)[kind][:, :2]
+    z[:, 1] += shift * (tiny.obs["stim"] == "stimulated")
+    tiny.obsm["X_any"] = z
+    return tiny
+
+
+def test_mixed_and_separate_embeddings_are_told_apart(tiny):
+    options = dict(condition="stim", label="cell_type", k=15, min_cells=30)
+    mixed = cellalign.evaluate(embedded(tiny.copy(), 0), **options)
+    apart = cellalign.evaluate(embedded(tiny.copy(), 50), **options)
+    assert mixed.value("kBET", panel="mixing") < 0.3 and apart.value("kBET", panel="mixing") == 1
+    assert apart.value("s", panel="mixing") == 1 and abs(mixed.value("s", panel="mixing")) < 0.1
+    assert mixed.value("random forest", system="stim") < 0.65
+    assert apart.value("random forest", system="stim") == 1
+    assert mixed.value("accuracy", panel="transfer", group="mean") > 0.95
+    assert mixed.value("majority", system="stim") == pytest.approx(0.5)
+
+
+def test_panels_by_name(tiny):
+    cells = embedded(tiny, 0)
+    only = cellalign.evaluate(cells, condition="stim", panels=["mixing"], k=15)
+    assert {row.panel for row in only.rows} == {"mixing"}
+    with pytest.raises(UsageError, match="unknown panel 'mixng'. Did you mean 'mixing'"):
+        cellalign.evaluate(cells, condition="stim", panels=["mixng"])
+    with pytest.raises(InputError, match="transfer cannot run: it needs --label"):
+        cellalign.evaluate(cells, condition="stim", panels=["transfer"])
+    left = cellalign.evaluate(cells, condition="stim", k=15).left_out
+    assert left["response"] == "the input is no counterfactual" and "transfer" in left
+
+
+def test_formats_hold_the_same_scores(tiny):
+    import io
+    import json
+
+    import pandas as pd
+
+    result = cellalign.evaluate(embedded(tiny, 0), condition="stim", k=15)
+    table = pd.read_csv(io.StringIO(result.to_csv()))
+    assert len(table) == len(result.rows) == len(json.loads(result.to_json())["scores"])
+    assert {title for title, _, _ in result.summary()} == {row.panel for row in result.rows}
+
+
+def test_embedding_that_is_not_there(tiny):
+    with pytest.raises(InputError, match="cellalign embed"):
+        cellalign.evaluate(tiny, condition="stim")
+    with pytest.raises(InputError, match="'X_anny'.*Did you mean 'X_any'"):
+        cellalign.evaluate(embedded(tiny, 0), condition="stim", embedding="X_anny")
