@@ -18,7 +18,8 @@ import yaml
 def edited(source: Path, target: Path, change: Callable) -> Path:
     """A copy of an h5ad file with something wrong in it."""
     adata = ad.read_h5ad(source)
-    adata = change(adata) or adata
+    changed = change(adata)
+    adata = adata if changed is None else changed  # an empty AnnData is false
     adata.write_h5ad(target)
     return target
 

@@ -10,7 +10,7 @@ from cellalign.metrics import response as res
 
 def test_de_genes_equal_scanpys_ranking(kang_path):
     adata = ad.read_h5ad(kang_path)
-    adata = adata[adata.obs["cell_type"] == "B"][:, ::10].copy()
+    adata = adata[adata.obs["cell_type"] == "B"].copy()[:, np.arange(0, adata.n_vars, 10)].copy()
     sc.pp.normalize_total(adata)
     sc.pp.log1p(adata)
     options = dict(groups=["stimulated"], reference="control", method="wilcoxon", rankby_abs=True)
