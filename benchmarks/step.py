@@ -1,0 +1,57 @@
+"""Cost of a CoMP training step beside a CVAE step, and of the batch beside both: python benchmarks/step.py
+
+Steps of the methods are timed in turn, A B A B, so that a machine whose speed drifts treats both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from cellalign.data.batches import Cells, as_matrix
+from cellalign.methods.base import Dimensions
+from cellalign.methods.registry import get
+
+
+def main() -> None:
+    """Print the median step of each method, their ratio, and the cut of one batch."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--genes", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    n = 4 * options.batch_size
+    x = sparse.random(n, options.genes, 0.064, format="csr", dtype=np.float32, random_state=0)
+    none = torch.zeros(n, 0, dtype=torch.int64)
+    cells = Cells(as_matrix(x), torch.arange(n) % 2, none, none, torch.full((n,), -1))
+    methods = {}
+    for name in ("cvae", "comp"):
+        cls = get(name)
+        method = cls(cls.Hyperparameters(), Dimensions(options.genes, 2)).train()
+        methods[name] = method, torch.optim.AdamW(method.parameters(), fused=True)
+    seconds: dict[str, list[float]] = {name: [] for name in (*methods, "batch")}
+    for _ in range(options.rounds + 3):
+        rows = torch.randperm(n)[: options.batch_size]
+        started = time.perf_counter()
+        batch = cells.batch(rows)
+        seconds["batch"].append(time.perf_counter() - started)
+        for name, (method, optimiser) in methods.items():
+            started = time.perf_counter()
+            optimiser.zero_grad(set_to_none=True)
+            method.loss(batch, 1.0).total.backward()
+            optimiser.step()
+            seconds[name].append(time.perf_counter() - started)
+    medians = {name: 1e3 * statistics.median(found[3:]) for name, found in seconds.items()}
+    ratios = [a / b for a, b in zip(seconds["comp"][3:], seconds["cvae"][3:], strict=True)]
+    print(", ".join(f"{name} {value:.2f} ms" for name, value in medians.items()))
+    print(f"comp / cvae, median of pairs: {statistics.median(ratios):.3f}  ({torch.get_num_threads()} threads)")
+
+
+if __name__ == "__main__":
+    main()
