@@ -33,8 +33,17 @@ class CoMP(CVAE):
             False, description="count a cell in its own mixture (eq. 4 as printed); false as in the authors' code"
         )
 
+        floor: float | None = Field(
+            3.0, ge=0, description="least a cell counts is minus this, in nats; null is the published penalty"
+        )
+
     def penalty(self, batch: Batch, latent: Latent) -> Tensor:
         """gamma times the misalignment penalty (eq. 4)."""
         return self.hp.gamma * misalignment(
-            latent.z, latent.mean, latent.scale, batch.condition, include_self=self.hp.include_self
+            latent.z,
+            latent.mean,
+            latent.scale,
+            batch.condition,
+            include_self=self.hp.include_self,
+            floor=self.hp.floor,
         )

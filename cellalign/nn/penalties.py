@@ -35,7 +35,9 @@ def pairwise_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return -0.5 * squared - scale.log().sum(1)
 
 
-def misalignment(z: Tensor, mean: Tensor, scale: Tensor, condition: Tensor, *, include_self: bool = True) -> Tensor:
+def misalignment(
+    z: Tensor, mean: Tensor, scale: Tensor, condition: Tensor, *, include_self: bool = True, floor: float | None = None
+) -> Tensor:
     """CoMP misalignment penalty (Foster et al. 2022, eq. 4).
 
     An upper bound on sum_c p(c) KL(q(z | c) || q(z | not c)) when every cell counts in its own mixture
@@ -52,6 +54,10 @@ def misalignment(z: Tensor, mean: Tensor, scale: Tensor, condition: Tensor, *, i
     include_self : bool
         True is eq. 4 as printed. False leaves cell i out of its own mixture as the authors' code does; the
         penalty is then unbounded below.
+    floor : float, optional
+        A cell counts at least -floor, in nats: one that is already more at home among the others than among
+        its own no longer pulls. Without it and without itself in its mixture a cell gains by leaving its own
+        condition behind for ever.
 
     Returns
     -------
@@ -68,4 +74,7 @@ def misalignment(z: Tensor, mean: Tensor, scale: Tensor, condition: Tensor, *, i
     # A large finite fill, not -inf: an empty row must not turn the gradient into NaN.
     log_own = log_q.masked_fill(~own, -1e30).logsumexp(1) - n_own.clamp(min=1).to(z.dtype).log()
     log_other = log_q.masked_fill(~other, -1e30).logsumexp(1) - n_other.clamp(min=1).to(z.dtype).log()
-    return torch.where(has_both, log_own - log_other, 0.0).mean()
+    difference = log_own - log_other
+    if floor is not None:
+        difference = difference.clamp(min=-floor)
+    return torch.where(has_both, difference, 0.0).mean()

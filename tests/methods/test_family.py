@@ -48,8 +48,8 @@ def test_loss_is_the_sum_of_its_parts(name, posterior_scale):
     expected = gaussian_nll(batch.x, *method.decode(latent.z, batch)).mean()
     expected = expected + 0.7 * 0.5 * kl_to_standard_normal(latent.mean, latent.scale.expand_as(latent.mean)).mean()
     if name == "comp":
-        own = method.hp.include_self
-        penalty = misalignment(latent.z, latent.mean, latent.scale, batch.condition, include_self=own)
+        options = dict(include_self=method.hp.include_self, floor=method.hp.floor)
+        penalty = misalignment(latent.z, latent.mean, latent.scale, batch.condition, **options)
         torch.testing.assert_close(loss.parts["penalty"], method.hp.gamma * penalty.detach())
         expected = expected + method.hp.gamma * penalty
     torch.testing.assert_close(loss.total, expected)

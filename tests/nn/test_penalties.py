@@ -46,6 +46,20 @@ def test_equals_the_equation(include_self, conditions, learned):
     assert float(got) == pytest.approx(expected, rel=1e-10)
 
 
+def test_floor_bounds_every_cell_and_changes_nothing_above_it():
+    z, mean, condition = (torch.from_numpy(a) for a in batch(n=20))
+    scale = torch.tensor(0.6, dtype=torch.float64)
+    options = dict(condition=condition, include_self=False)
+    free = misalignment(z, mean, scale, **options)
+    torch.testing.assert_close(misalignment(z, mean, scale, floor=1e6, **options), free)
+    assert float(misalignment(z, mean, scale, floor=0.0, **options)) >= max(0.0, float(free))
+    # pairs of unlike cells far from all others: without a floor this would be rewarded without bound
+    pairs = torch.arange(10, dtype=torch.float64).repeat_interleave(2)[:, None] * 100
+    alternating = torch.arange(20) % 2
+    assert float(misalignment(pairs, pairs, scale, alternating, include_self=False)) < -1000
+    assert float(misalignment(pairs, pairs, scale, alternating, include_self=False, floor=2.0)) == -2
+
+
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize("learned", [False, True])
 def test_gradient(include_self, learned):
