@@ -280,7 +280,7 @@ def response(inputs: Inputs) -> Iterator[Row]:
         raise NotApplicable("the input is no counterfactual")
     if inputs.against is None:
         raise NotApplicable("it needs --against FILE, the real cells")
-    groups = _Groups.of(inputs, str(record["from"]), str(record["to"]))
+    groups = _Groups.of(inputs, str(record["from"]) or inputs.control or "", str(record["to"]))
     per_system: dict[str, list[dict[str, float]]] = {}
     for name in groups.names:
         for system, scores in _score_group(groups, name, inputs.seed).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from cellalign.errors import InputError, ModelError, UsageError
 from cellalign.methods.base import Dimensions, Method
 from cellalign.methods.registry import get
 from cellalign.model_directory import read_history, read_spec, read_weights, write_model
+
+log = logging.getLogger("cellalign")
 
 
 class Model:
@@ -193,6 +196,8 @@ class Model:
         if samples < 0:
             raise UsageError(f"--samples must not be negative, got {samples}")
         key, known = self._known_conditions()
+        if not self.method.needs_condition:
+            log.warning("method %s does not see the condition: its prediction is the reconstruction", self.name)
         to, origin = self._directions(to, from_, known)
         x = self._expression(adata, missing_genes)
         codes = encode_column(adata.obs, key, known, "condition")

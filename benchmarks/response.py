@@ -1,0 +1,63 @@
+"""Mixing, cell types and response of a method with its defaults, per seed and mean.
+
+    python benchmarks/response.py kang_2k.h5ad --seeds 0 1 2 --min-cells 150
+
+FILE holds raw counts, obs stim (control, stimulated) and cell_type. With --set KEY=VALUE a default is changed: that is
+how the table of what decides was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import anndata
+import pandas as pd
+import torch
+
+import cellalign
+from cellalign.cli.common import key_values
+
+
+def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """Train, embed, predict and score once."""
+    settings = key_values(options.set)
+    model = cellalign.train(cells, method=options.method, condition="stim", seed=seed, settings=settings)
+    scored = {"condition": "stim", "label": "cell_type", "seed": seed}
+    embedded = cellalign.embed(cells.copy(), model)
+    mixed = cellalign.evaluate(embedded, panels=["mixing", "probe"], min_cells=options.min_cells, **scored)
+    predicted = cellalign.counterfactual(cells, model, to="stimulated")
+    response = cellalign.evaluate(predicted, against=cells, panels=["response"], **scored)
+    within = "mean within cell types"
+    return {
+        "kBET": mixed.value("kBET"),
+        "s": mixed.value("s"),
+        "m-kBET": mixed.value("kBET", group=within),
+        "m-s": mixed.value("s", group=within),
+        "cell type 15-NN": mixed.value("15-nearest-neighbour", system="cell_type"),
+        "condition 15-NN": mixed.value("15-nearest-neighbour", system="stim"),
+        **{m: response.value(m, system="prediction", group="mean") for m in ("r_all", "r_de", "r_change_de")},
+        "seconds": model.spec["outcome"]["seconds"],
+    }
+
+
+def main() -> None:
+    """Print one row per seed, and their mean."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file")
+    parser.add_argument("--method", default="comp")
+    parser.add_argument("--genes", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--min-cells", type=int)
+    parser.add_argument("--set", action="append", default=[])
+    options = parser.parse_args()
+    cells = cellalign.preprocess(anndata.read_h5ad(options.file), n_top_genes=options.genes)
+    table = pd.DataFrame({seed: run(cells, seed, options) for seed in options.seeds}).T
+    table.loc["mean"] = table.mean()
+    print(table.round(4).to_string())
+    print(
+        f"{options.method} {' '.join(options.set)}, {cells.n_obs} x {cells.n_vars}, {torch.get_num_threads()} threads"
+    )
+
+
+if __name__ == "__main__":
+    main()
