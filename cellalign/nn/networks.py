@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class CategoricalLinear(nn.Module):
@@ -37,7 +38,8 @@ class CategoricalLinear(nn.Module):
         """x [B, n_in], codes int64 [B, m] -> [B, n_out]."""
         y = self.linear(x)
         for i, rows in enumerate(self.codes):
-            y = y + rows[codes[:, i]]
+            # a product, not rows[codes]: the gradient of indexing adds up in an order that differs between runs
+            y = torch.addmm(y, F.one_hot(codes[:, i], len(rows)).to(y.dtype), rows)
         return y
 
 
