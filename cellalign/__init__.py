@@ -18,17 +18,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellalign import simulate
-    from cellalign.api import counterfactual, embed, load, targets, train
+    from cellalign.api import counterfactual, embed, load, train
     from cellalign.data.preprocess import preprocess
     from cellalign.evaluation import Evaluation, evaluate
+    from cellalign.graph import add_programs, targets
     from cellalign.model import Model
+    from cellalign.transfer_learning import transfer
+    from cellalign.tuning import tune
 
 _HOME = {
     "train": "api",
     "load": "api",
     "embed": "api",
     "counterfactual": "api",
-    "targets": "api",
+    "targets": "graph",
+    "add_programs": "graph",
+    "transfer": "transfer_learning",
+    "tune": "tuning",
     "preprocess": "data.preprocess",
     "evaluate": "evaluation",
     "Evaluation": "evaluation",
@@ -38,6 +44,7 @@ _HOME = {
 __all__ = [
     "Evaluation",
     "Model",
+    "add_programs",
     "counterfactual",
     "embed",
     "evaluate",
@@ -46,6 +53,8 @@ __all__ = [
     "simulate",
     "targets",
     "train",
+    "transfer",
+    "tune",
 ]
 
 

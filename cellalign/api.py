@@ -6,6 +6,7 @@ are thin callers of these.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -19,18 +20,22 @@ import torch
 from anndata import AnnData
 from pydantic import BaseModel, ValidationError
 
-from cellalign.data.checks import nearest, parse_where, select
-from cellalign.data.inputs import check_expression, checked_names, make_cells, matrix_of
+from cellalign.data.checks import nearest
+from cellalign.data.inputs import check_expression, checked_names, default_matrix, make_cells, matrix_of
 from cellalign.data.roles import Roles, settle_roles
-from cellalign.data.split import stratified_split
+from cellalign.data.split import held_out, stratified_split
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.device import pick_device
 from cellalign.engine.fit import Progress, State, fit
 from cellalign.engine.plan import Plan
-from cellalign.errors import InputError, ModelError, UsageError
+from cellalign.errors import InputError, UsageError
 from cellalign.methods.base import Method
 from cellalign.methods.registry import get, preset_settings
 from cellalign.model import Model, build, source_record
+
+log = logging.getLogger("cellalign")
+LEAST_CELLS = 4
+FEW_CELLS = 10  # of an intervention
 
 
 def train(
@@ -66,13 +71,14 @@ def train(
     Parameters
     ----------
     adata : AnnData [n_cells, n_genes]
-        Normalised log1p expression in X for Gaussian methods (as `preprocess` writes it).
+        As `preprocess` writes it: normalised log1p expression in X for Gaussian likelihoods, counts in
+        layers["counts"] for count likelihoods.
     method : str
         A name of `cellalign methods`.
     condition, control, batch, covariate, label : str
         obs columns by role, and the reference value of the condition.
     layer : str, optional
-        Read this layer instead of the method's default matrix.
+        Read this layer (or "X") instead of the method's default matrix.
     preset, config, settings
         Published hyperparameters by name, then a mapping, then single settings; later ones win. The named
         arguments (`epochs`, `batch_size`, ...) win over all.
@@ -101,24 +107,28 @@ def train(
     cls = get(method)
     if cls.needs_condition and condition is None:
         raise UsageError(f"method {method!r} needs --condition KEY, the obs column whose effect is modelled")
-    asked = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
-    asked |= {"validation": validation, "early_stopping": early_stopping}
-    named = {key: value for key, value in asked.items() if value is not None}
-    published = preset_settings(preset, method) if preset else {}
-    hyperparameters, plan = resolve_settings(cls, [published, config or {}, settings or {}, named])
+    named = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
+    named |= {"validation": validation, "early_stopping": early_stopping}
+    hyperparameters, plan = settings_of(cls, preset, config, settings, named)
     torch_device = pick_device(device, threads)
 
     genes = checked_names(adata, "the input")
-    key = layer or cls.default_matrix()
-    x = matrix_of(adata, key)
+    scale = cls.reads(hyperparameters)
+    key = layer or default_matrix(adata, scale)
     hint = _preprocess_command(source)
-    check_expression(x, cls.scale, f"the input's {key}", hint)
+    x = matrix_of(adata, key)
+    check_expression(x, scale, f"the input's {key}", hint)
+    trained_on = ~held_out(adata.obs, holdout)
+    if trained_on.sum() < LEAST_CELLS:
+        raise InputError(f"{trained_on.sum()} cells are left to train on; at least {LEAST_CELLS} are needed")
     roles = settle_roles(
-        adata.obs, condition=condition, control=control, batches=batch, covariates=covariate, label=label
+        adata.obs[trained_on], condition=condition, control=control, batches=batch, covariates=covariate, label=label
     )
-    cells = make_cells(adata, x, roles)
-    kept = np.flatnonzero(~_held_out(adata, holdout))
-    train_rows, validation_rows = _split(cells.condition.numpy(), kept, roles, plan.validation, seed)
+    cells = make_cells(adata, x, roles, ignore=~trained_on)
+    kept = np.flatnonzero(trained_on)
+    train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
+    if cls.has_graph:
+        _warn_of_few_cells(cells.condition.numpy()[kept], roles)
 
     spec = {
         "cellalign": package_version(),
@@ -128,7 +138,7 @@ def train(
         "preset": preset,
         "matrix": key,
         "roles": roles.as_dict(),
-        "dimensions": _dimensions(roles, len(genes)),
+        "dimensions": _dimensions(roles, len(genes), len(train_rows)),
         "holdout": list(holdout),
         "seed": seed,
         "cells": {"all": adata.n_obs, "trained": len(train_rows), "validation": len(validation_rows)},
@@ -189,17 +199,23 @@ def counterfactual(adata: AnnData, model: Model, *, to: str, **options: Any) -> 
     return model.counterfactual(adata, to=to, **options)
 
 
-def targets(model: Model) -> AnnData:
-    """The graph from perturbations to latents, of methods that learn one.
+def settings_of(
+    cls: type[Method],
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    named: Mapping[str, Any] | None = None,
+) -> tuple[Any, Plan]:
+    """Hyperparameters and plan of a method: preset, then config, then settings, then named arguments not None.
 
     Raises
     ------
-    ModelError
-        The model's method learns no graph.
+    UsageError
+        An unknown preset or key, or a value out of range.
     """
-    if not model.method.has_graph:
-        raise ModelError(f"method {model.name!r} learns no graph from perturbations to latents, so it has no targets")
-    return model.method.graph(model.roles.categories)  # type: ignore[operator]
+    published = preset_settings(preset, cls.name) if preset else {}
+    given = {key: value for key, value in (named or {}).items() if value is not None}
+    return resolve_settings(cls, [published, config or {}, settings or {}, given])
 
 
 def resolve_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> tuple[BaseModel, Plan]:
@@ -240,7 +256,17 @@ def _library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
 
 
-def _dimensions(roles: Roles, n_genes: int) -> dict[str, Any]:
+def _warn_of_few_cells(codes: np.ndarray, roles: Roles) -> None:
+    """Tell of interventions whose targets a handful of cells can hardly show."""
+    known = roles.categories[str(roles.condition)]
+    sizes = np.bincount(codes, minlength=len(known))
+    few = [f"{name} ({n})" for name, n in zip(known, sizes, strict=True) if n < FEW_CELLS and name != roles.control]
+    if few:
+        named = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
+        log.warning("%d of %r have fewer than %d cells; kept: %s", len(few), roles.condition, FEW_CELLS, named)
+
+
+def _dimensions(roles: Roles, n_genes: int, n_cells: int) -> dict[str, Any]:
     def sizes(keys: tuple[str, ...]) -> list[int]:
         return [len(roles.categories[key]) for key in keys]
 
@@ -250,29 +276,15 @@ def _dimensions(roles: Roles, n_genes: int) -> dict[str, Any]:
         "batches": sizes(roles.batches),
         "covariates": sizes(roles.covariates),
         "labels": len(roles.categories[roles.label]) if roles.label else 0,
+        "control": roles.categories[roles.condition].index(roles.control)
+        if roles.condition is not None and roles.control is not None
+        else None,
+        "cells": n_cells,
     }
 
 
-def _held_out(adata: AnnData, holdout: Sequence[str]) -> np.ndarray:
-    """Mask of the cells any hold-out item names."""
-    mask = np.zeros(adata.n_obs, dtype=bool)
-    for item in holdout:
-        chosen = select(adata.obs, parse_where([item]))
-        if not chosen.any():
-            raise InputError(f"--holdout {item} names no cell")
-        mask |= chosen
-    return mask
-
-
-def _split(
-    condition: np.ndarray, kept: np.ndarray, roles: Roles, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation rows among those kept."""
-    if len(kept) < 4:
-        raise InputError(f"{len(kept)} cells are left to train on; at least 4 are needed")
-    there = np.unique(condition[kept])
-    if roles.condition is not None and len(there) < 2:
-        raise InputError(f"after --holdout one condition only is left of {roles.condition!r}; at least two are needed")
     train_rows, validation_rows = stratified_split(condition[kept], fraction, seed)
     return kept[train_rows], kept[validation_rows]
 

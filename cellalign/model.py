@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
+from cellalign.data.batches import Cells
 from cellalign.data.checks import nearest, select
 from cellalign.data.files import checksum
 from cellalign.data.inputs import align_genes, check_expression, checked_names, make_cells, matrix_of
 from cellalign.data.roles import Roles, encode_column
+from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.device import pick_device
 from cellalign.errors import InputError, ModelError, UsageError
@@ -67,6 +69,21 @@ class Model:
     def matrix(self) -> str:
         """The matrix the model reads: "X" or a layer's name."""
         return self.spec["matrix"]
+
+    @property
+    def scale(self) -> str:
+        """The expression the model reads and predicts: "log" (normalised, log1p) or "counts"."""
+        return self.method.reads(self.method.hp)
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether cells have a likelihood under the model."""
+        return type(self.method).nelbo is not Method.nelbo
+
+    @property
+    def transferred(self) -> list[str]:
+        """Interventions the model was transferred to, after its training."""
+        return self.spec.get("transferred", [])
 
     @property
     def source(self) -> str | None:
@@ -149,9 +166,72 @@ class Model:
         InputError
             Genes are missing, a condition was never trained on, or the matrix is not fit.
         """
-        x = self._expression(adata, missing_genes)
-        cells = make_cells(adata, x, self.roles, with_condition=self.method.needs_condition)
+        cells = self.cells(adata, missing_genes=missing_genes, with_condition=self.method.embedding_needs_condition)
         return predict.embed(self.method, cells, device=pick_device(device, threads), batch_size=batch_size)
+
+    def posterior(self, adata: AnnData, *, device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of every cell's posterior, float32 [n_cells, n_latent] each."""
+        cells = self.cells(adata, with_condition=self.method.embedding_needs_condition)
+        return predict.posterior(self.method, cells, device=pick_device(device))
+
+    def cells(self, adata: AnnData, *, missing_genes: str = "error", with_condition: bool = True) -> Cells:
+        """Cells as the method reads them: genes matched by name, codes of the categories trained on.
+
+        Raises
+        ------
+        InputError
+            As `embed`.
+        """
+        return make_cells(adata, self._expression(adata, missing_genes), self.roles, with_condition=with_condition)
+
+    def validation_rows(self, adata: AnnData) -> np.ndarray | None:
+        """Rows of the training data that were validated on; None where `adata` is not the training data."""
+        sizes, key = self.spec["cells"], self.condition
+        if adata.n_obs != sizes["all"] or (key is not None and key not in adata.obs):
+            return None
+        try:
+            kept = np.flatnonzero(~held_out(adata.obs, self.spec["holdout"]))
+            codes = np.zeros(len(kept), dtype=np.int64)
+            if key is not None:
+                codes = encode_column(adata.obs.iloc[kept], key, self.roles.categories[key], "condition")
+        except InputError:
+            return None
+        train, validation = stratified_split(codes, self.spec["training"]["validation"], self.spec["seed"])
+        same = (len(train), len(validation)) == (sizes["trained"], sizes["validation"])
+        return kept[validation] if same else None
+
+    def nelbo(self, adata: AnnData, *, seed: int = 0, device: str = "auto", threads: int | None = None) -> np.ndarray:
+        """Negative evidence lower bound of every cell, [n_cells], in nats, with one posterior draw."""
+        cells = self.cells(adata, with_condition=self.method.needs_condition)
+        return predict.nelbo(self.method, cells, device=pick_device(device, threads), seed=seed)
+
+    def nll(
+        self,
+        adata: AnnData,
+        *,
+        particles: int = 100,
+        seed: int = 0,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> np.ndarray:
+        """Negative log-likelihood of every cell by the importance-weighted ELBO (sVAE+ eq. 18), [n_cells], in nats.
+
+        Parameters
+        ----------
+        particles : int
+            Posterior draws per cell; the bound tightens with their number.
+
+        Raises
+        ------
+        UsageError
+            particles is not positive.
+        """
+        if particles < 1:
+            raise UsageError(f"--particles {particles} is not positive")
+        cells = self.cells(adata, with_condition=self.method.needs_condition)
+        return predict.importance_weighted_nll(
+            self.method, cells, particles, device=pick_device(device, threads), seed=seed
+        )
 
     def counterfactual(
         self,
@@ -172,7 +252,7 @@ class Model:
         ----------
         adata : AnnData
         to : str
-            The condition to predict.
+            The condition to predict; "a+b" of two known ones where the method adds up their shifts.
         from_ : str, optional
             Condition of the source cells; default the control, or every condition but `to`.
         where : mapping, optional
@@ -198,10 +278,10 @@ class Model:
         key, known = self._known_conditions()
         if not self.method.needs_condition:
             log.warning("method %s does not see the condition: its prediction is the reconstruction", self.name)
-        to, origin = self._directions(to, from_, known)
+        targets, origin = self._directions(to, from_, known)
         x = self._expression(adata, missing_genes)
         codes = encode_column(adata.obs, key, known, "condition")
-        mask = codes == known.index(origin) if origin is not None else codes != known.index(to)
+        mask = codes == known.index(origin) if origin is not None else ~np.isin(codes, targets)
         if where:
             mask = mask & select(adata.obs, where)
         if not mask.any():
@@ -214,7 +294,7 @@ class Model:
         mean, std = predict.counterfactual(
             self.method,
             cells,
-            known.index(to),
+            targets,
             device=pick_device(device, threads),
             n_samples=samples,
             seed=seed,
@@ -225,7 +305,7 @@ class Model:
         genes = checked_names(adata, "the input")
         x = matrix_of(adata, self.matrix)
         hint = self.spec["command_hint"]
-        check_expression(x, self.method.scale, "the input", hint)
+        check_expression(x, self.scale, "the input", hint)
         return align_genes(x, genes, self.genes, missing=missing_genes)
 
     def _known_conditions(self) -> tuple[str, list[str]]:
@@ -235,9 +315,12 @@ class Model:
             )
         return self.condition, self.roles.categories[self.condition]
 
-    def _directions(self, to: str, from_: str | None, known: list[str]) -> tuple[str, str | None]:
-        """The target and the source condition; None means every condition but the target."""
-        for value in (to, from_):
+    def _directions(self, to: str, from_: str | None, known: list[str]) -> tuple[tuple[int, ...], str | None]:
+        """Codes of the target, and the source condition; None means every condition but the target."""
+        parts = [to]
+        if to not in known and self.method.combines_conditions and all(p in known for p in to.split("+")):
+            parts = to.split("+")
+        for value in (*parts, from_):
             if value is not None and value not in known:
                 raise InputError(
                     f"condition {value!r} was never trained on.{nearest(value, known)} Known: {', '.join(known)}"
@@ -247,7 +330,7 @@ class Model:
         origin = from_ or (self.roles.control if self.roles.control != to else None)
         if origin is None and len(known) == 2:
             origin = next(value for value in known if value != to)
-        return to, origin
+        return tuple(known.index(part) for part in parts), origin
 
     def _as_counterfactual(
         self,
@@ -265,7 +348,7 @@ class Model:
         obs = source.obs
         obs[f"{key}_source"] = obs[key].astype(str).astype("category")
         obs[key] = np.full(len(obs), to)
-        obs[key] = obs[key].astype("category").cat.set_categories(known)
+        obs[key] = obs[key].astype("category").cat.set_categories(known if to in known else [*known, to])
         var = adata.var.reindex(self.genes)
         result = AnnData(X=mean, obs=obs, var=var, layers={"source": source.X})
         if std is not None:
@@ -277,6 +360,7 @@ class Model:
             "from": origin or "",
             "to": to,
             "samples": samples,
+            "scale": self.scale,
             "version": self.spec["cellalign"],
             "weights": self.spec.get("weights_checksum", ""),
         }
@@ -286,11 +370,13 @@ class Model:
 def build(spec: Mapping[str, Any]) -> Method:
     """A method with fresh weights from what model.yaml says of it."""
     cls = get(spec["method"])
-    sizes = spec["dimensions"]
-    dimensions = Dimensions(
-        sizes["genes"], sizes["conditions"], tuple(sizes["batches"]), tuple(sizes["covariates"]), sizes["labels"]
-    )
-    return cls(cls.Hyperparameters(**spec["hyperparameters"]), dimensions)
+    return cls(cls.Hyperparameters(**spec["hyperparameters"]), dimensions_of(spec["dimensions"]))
+
+
+def dimensions_of(sizes: Mapping[str, Any]) -> Dimensions:
+    """What model.yaml keeps of the sizes a method is built for."""
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in sizes.items()}
+    return Dimensions(**plain)
 
 
 def source_record(path: str | os.PathLike[str] | None) -> dict[str, Any]:

@@ -8,7 +8,19 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cellalign.cli import counterfactual, demo, embed, evaluate, methods, preprocess, simulate, targets, train
+from cellalign.cli import (
+    counterfactual,
+    demo,
+    embed,
+    evaluate,
+    methods,
+    preprocess,
+    simulate,
+    targets,
+    train,
+    transfer,
+    tune,
+)
 from cellalign.errors import CellalignError
 
 app = typer.Typer(
@@ -19,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (preprocess, train, embed, counterfactual, evaluate, targets, methods, demo):
+for command in (preprocess, train, tune, embed, counterfactual, evaluate, targets, transfer, methods, demo):
     app.command(name=command.NAME, epilog=command.EXAMPLES)(command.command)
 app.add_typer(simulate.app, name="simulate")
 

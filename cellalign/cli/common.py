@@ -157,8 +157,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def key_values(items: Sequence[str] | None) -> dict[str, Any]:
-    """KEY=VALUE items, values read as YAML.
+def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], format: TableFormat) -> None:
+    """Rows on standard output: a table for people, or JSON or CSV for programs."""
+    if format is TableFormat.table:
+        print_table(title, columns, rows)
+    elif format is TableFormat.json:
+        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
+    else:
+        import csv
+
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+
+
+def key_values(items: Sequence[str] | None, option: str = "--set") -> dict[str, Any]:
+    """KEY=VALUE items, values read as YAML; of "--grid" VALUE,VALUE is a list of them.
 
     Raises
     ------
@@ -172,11 +184,14 @@ def key_values(items: Sequence[str] | None) -> dict[str, Any]:
     for item in items or ():
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set {item!r} is not KEY=VALUE")
+            raise UsageError(f"{option} {item!r} is not KEY=VALUE")
         try:
-            pairs[key.strip()] = number(yaml.safe_load(value))
+            if option == "--grid":
+                pairs[key.strip()] = [number(part) for part in yaml.safe_load(f"[{value}]")]
+            else:
+                pairs[key.strip()] = number(yaml.safe_load(value))
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {item!r}: the value is not readable as YAML") from error
+            raise UsageError(f"{option} {item!r}: the value is not readable as YAML") from error
     return pairs
 
 

@@ -26,6 +26,14 @@ def command(
     panel: Annotated[
         str | None, typer.Option("--panel", metavar="NAME,NAME", help="Only these panels [all that can run].")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="DIR", help="For the panels identifiability and likelihood."),
+    ] = None,
+    particles: Annotated[int, typer.Option("--particles", min=1, help="Posterior draws of the likelihood.")] = 100,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", metavar="KEY=VALUE", help="Only these cells (repeatable).")
+    ] = None,
     k: Annotated[int, typer.Option("--k", min=2, help="Neighbours of the mixing panel.")] = 100,
     alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Level of the kBET test.")] = 0.1,
     min_cells: Annotated[
@@ -38,6 +46,7 @@ def command(
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here (.csv or .json).")
     ] = None,
     force: c.Force = False,
+    device: c.Device = "auto",
     threads: c.Threads = None,
     seed: c.Seed = 0,
     quiet: c.Quiet = False,
@@ -47,21 +56,38 @@ def command(
     """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
     log = c.start(quiet, verbose, log_format)
     from cellalign.data import files
+    from cellalign.data.checks import parse_where, select
+    from cellalign.data.inputs import MATRICES
     from cellalign.evaluation import evaluate
 
     if output is not None:
         files.check_output(output, force, [input])
+    from cellalign import api
+    from cellalign.engine.device import pick_device
+
+    pick_device(device, threads)
+    fitted = api.load(model) if model is not None else None
+    cells = files.read(input)
+    if where:
+        cells = cells[select(cells.obs, parse_where(where))].copy()
+    real = None
+    if against is not None:
+        counted = cells.uns.get("cellalign", {}).get("scale") == "counts"
+        real = files.read_matrix(against, MATRICES["counts" if counted else "log"])
     result = evaluate(
-        files.read(input),
+        cells,
         condition=condition,
         control=control,
         label=label,
-        against=files.read_matrix(against, "X") if against else None,
+        against=real,
         embedding=embedding,
         panels=panel.split(",") if panel else None,
         k=k,
         alpha=alpha,
         min_cells=min_cells,
+        model=fitted,
+        particles=particles,
+        device=device,
         seed=seed,
     )
     if format is c.TableFormat.table:

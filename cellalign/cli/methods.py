@@ -26,20 +26,6 @@ def command(
         _settings(method, format)
 
 
-def _print(title: str, columns: list[str], rows: list[list[str]], format: c.TableFormat) -> None:
-    if format is c.TableFormat.table:
-        c.print_table(title, columns, rows)
-    elif format is c.TableFormat.json:
-        import json
-
-        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
-    else:
-        import csv
-        import sys
-
-        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
-
-
 def _list(format: c.TableFormat) -> None:
     from cellalign.methods.registry import available
 
@@ -47,7 +33,7 @@ def _list(format: c.TableFormat) -> None:
         [info.name, info.summary, info.reference, info.package, ", ".join(info.presets) or "-"]
         for info in available().values()
     ]
-    _print("methods", ["method", "what it is", "reference", "package", "presets"], rows, format)
+    c.print_rows("methods", ["method", "what it is", "reference", "package", "presets"], rows, format)
 
 
 def _settings(name: str, format: c.TableFormat) -> None:
@@ -60,7 +46,7 @@ def _settings(name: str, format: c.TableFormat) -> None:
         for key, field in model.model_fields.items():
             default = cls.plan_defaults.get(key, field.default)
             rows.append([key, str(default), _range(field), field.description or ""])
-    _print(f"settings of {name}", ["setting", "default", "range", "what it is"], rows, format)
+    c.print_rows(f"settings of {name}", ["setting", "default", "range", "what it is"], rows, format)
 
 
 def _range(field: Any) -> str:

@@ -69,11 +69,13 @@ def command(
         files.check_output(output, force, [input])
     settings, configured = c.key_values(set_), _config(config)
     from cellalign import api
+    from cellalign.data.inputs import MATRICES
     from cellalign.methods import registry
 
-    key = layer or registry.get(method).default_matrix()
+    cls = registry.get(method)
+    hyperparameters, _ = api.settings_of(cls, preset, configured, settings)
     source = files.spool(input)
-    adata = files.read_matrix(source, key)
+    adata = files.read_matrix(source, layer or MATRICES[cls.reads(hyperparameters)])
     with c.TrainingProgress(log, log_format) as progress:
         fitted = api.train(
             adata,

@@ -2,7 +2,7 @@
 
 `Cells` holds the matrix as it lies in memory (the CSR arrays are shared with scipy, not copied) and cuts a
 `Batch` out of it by index arithmetic in torch. The same code runs on the CPU and on a GPU: `to` moves the CSR
-arrays once, and every batch is then made dense where it is used.
+arrays once, and a batch is made dense where it is used, if at all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from cellalign.nn.batch import Batch
+from cellalign.nn.batch import Batch, SparseRows
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,16 @@ class CSR:
     values: Tensor
     n_columns: int
 
-    def rows(self, rows: Tensor) -> Tensor:
-        """Dense float32 rows [B, G]."""
-        start = self.indptr[rows]
-        length = self.indptr[rows + 1] - start
-        out = torch.zeros(len(rows), self.n_columns, device=self.values.device)
-        owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), length)
-        # position of every stored value: its row's start plus its rank within the row
-        first = length.cumsum(0) - length
-        stored = torch.arange(len(owner), device=rows.device) + (start - first)[owner]
-        out.view(-1).index_add_(0, owner * self.n_columns + self.indices[stored], self.values[stored].float())
-        return out
+    def rows(self, rows: Tensor) -> SparseRows:
+        """The given rows as they are stored, float32."""
+        first = self.indptr[rows]
+        start = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
+        torch.cumsum(self.indptr[rows + 1] - first, 0, out=start[1:])
+        n = int(start[-1])
+        # place of every stored value: its row's start in the matrix plus its rank within the row
+        stored = torch.repeat_interleave(first - start[:-1], start.diff(), output_size=n)
+        stored += torch.arange(n, device=rows.device)
+        return SparseRows(start, self.indices[stored].long(), self.values[stored].float(), self.n_columns)
 
     def to(self, device: torch.device) -> CSR:
         """The same matrix on another device."""
@@ -63,9 +62,12 @@ class Dense:
 
 
 def as_matrix(x: Any) -> CSR | Dense:
-    """Wrap a scipy CSR matrix or numpy array without copying; CSC is converted once."""
+    """Wrap a scipy CSR matrix or numpy array without copying; CSC is converted, and duplicates are summed, once."""
     if sparse.issparse(x):
         x = x.tocsr()
+        if not x.has_canonical_format:
+            x = x.copy()  # the user's matrix stays as it is
+            x.sum_duplicates()
         return CSR(
             torch.from_numpy(np.asarray(x.indptr, dtype=np.int64)),
             torch.from_numpy(np.asarray(x.indices)),
@@ -103,7 +105,7 @@ class Cells:
         return len(self.condition)
 
     def batch(self, rows: Tensor) -> Batch:
-        """The given rows as one dense mini-batch."""
+        """The given rows as one mini-batch."""
         return Batch(
             self.matrix.rows(rows),
             self.condition[rows],

@@ -51,14 +51,15 @@ def read(path: PathLike) -> AnnData:
         return ad.read_h5ad(file)
 
 
-def read_matrix(path: PathLike, matrix: str | None) -> AnnData:
+def read_matrix(path: PathLike, matrix: str | Sequence[str] | None) -> AnnData:
     """Read obs, var and one matrix, and nothing else: what a model needs, in half the memory or less.
 
     Parameters
     ----------
     path : path
-    matrix : {"X", a layer's name, None}
-        It keeps its place in the result: in X or in the layer. None reads no matrix.
+    matrix : {"X", a layer's name, None} or a sequence of names
+        It keeps its place in the result: in X or in the layer. Of several the first that is there is read; None
+        reads none.
 
     Raises
     ------
@@ -74,13 +75,15 @@ def read_matrix(path: PathLike, matrix: str | None) -> AnnData:
             result.uns["cellalign"] = read_elem(handle["uns/cellalign"])
         if matrix is None:
             return result
-        if matrix == "X" and "X" in handle:
+        there = (["X"] if "X" in handle else []) + list(layers)
+        wanted = [matrix] if isinstance(matrix, str) else list(matrix)
+        found = next((name for name in wanted if name in there), None)
+        if found is None:
+            raise InputError(f"{path} has no matrix {wanted[0]!r}; matrices: {', '.join(there) or 'none'}")
+        if found == "X":
             result.X = read_elem(handle["X"])
-        elif matrix in layers:
-            result.layers[matrix] = read_elem(layers[matrix])
         else:
-            there = ", ".join((["X"] if "X" in handle else []) + list(layers)) or "none"
-            raise InputError(f"{path} has no matrix {matrix!r}; matrices: {there}")
+            result.layers[found] = read_elem(layers[found])
         return result
 
 

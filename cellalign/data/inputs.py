@@ -18,6 +18,15 @@ from cellalign.errors import InputError
 log = logging.getLogger("cellalign")
 
 
+# where an expression of each scale is looked for, in this order
+MATRICES = {"log": ("X",), "counts": ("counts", "X")}
+
+
+def default_matrix(adata: AnnData, scale: str) -> str:
+    """Name of the matrix that a method reading "log" or "counts" takes where the user names none."""
+    return next((key for key in MATRICES[scale] if key in adata.layers), "X")
+
+
 def matrix_of(adata: AnnData, key: str, where: str = "the input") -> Any:
     """The matrix named `key`: "X", or a layer.
 
@@ -90,7 +99,13 @@ def align_genes(x: Any, have: list[str], need: list[str], *, missing: str = "err
 
 
 def make_cells(
-    adata: AnnData, x: Any, roles: Roles, *, with_condition: bool = True, with_batches: bool = True
+    adata: AnnData,
+    x: Any,
+    roles: Roles,
+    *,
+    with_condition: bool = True,
+    with_batches: bool = True,
+    ignore: np.ndarray | None = None,
 ) -> Cells:
     """Codes and matrix of all cells.
 
@@ -102,6 +117,8 @@ def make_cells(
         Already checked and aligned.
     with_condition, with_batches : bool
         Whether the method sees them: where not, the column need not be there and the code is zero.
+    ignore : bool array [n], optional
+        Cells that are never looked at, and may hold values never trained on.
 
     Raises
     ------
@@ -111,7 +128,7 @@ def make_cells(
     n = adata.n_obs
 
     def codes(keys: tuple[str, ...], role: str) -> torch.Tensor:
-        columns = [encode_column(adata.obs, key, roles.categories[key], role) for key in keys]
+        columns = [encode_column(adata.obs, key, roles.categories[key], role, ignore) for key in keys]
         return torch.from_numpy(np.stack(columns, 1) if columns else np.zeros((n, 0), dtype=np.int64))
 
     condition = torch.zeros(n, dtype=torch.int64)

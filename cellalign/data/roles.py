@@ -84,8 +84,10 @@ def settle_roles(
     return Roles(condition, control, tuple(batches), tuple(covariates), label, categories)
 
 
-def encode_column(obs: pd.DataFrame, key: str, categories: Sequence[str], role: str) -> np.ndarray:
-    """Codes [n], int64, of a column under the categories a model was trained on.
+def encode_column(
+    obs: pd.DataFrame, key: str, categories: Sequence[str], role: str, ignore: np.ndarray | None = None
+) -> np.ndarray:
+    """Codes [n], int64, of a column under the categories a model was trained on; 0 for unknown ignored cells.
 
     Raises
     ------
@@ -94,11 +96,12 @@ def encode_column(obs: pd.DataFrame, key: str, categories: Sequence[str], role: 
     """
     values = column(obs, key, purpose=role)
     lookup = {value: i for i, value in enumerate(categories)}
-    unknown = [str(v) for v in values.categories if str(v) not in lookup]
+    looked_at = values.codes if ignore is None else values.codes[~ignore]
+    unknown = [str(values.categories[i]) for i in np.unique(looked_at) if str(values.categories[i]) not in lookup]
     if unknown:
         raise InputError(
             f"{role} {unknown[0]!r} in column {key!r} was never trained on."
             f"{nearest(unknown[0], list(categories))} Known: {', '.join(categories)}"
         )
-    table = np.array([lookup[str(v)] for v in values.categories], dtype=np.int64)
+    table = np.array([lookup.get(str(v), 0) for v in values.categories], dtype=np.int64)
     return table[values.codes]

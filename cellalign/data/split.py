@@ -1,8 +1,34 @@
-"""Splits cells into training and validation, stratified by condition."""
+"""Which cells are held out, and which of the others are validated on, stratified by condition."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from cellalign.data.checks import parse_where, select
+from cellalign.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def held_out(obs: pd.DataFrame, items: Sequence[str]) -> np.ndarray:
+    """Mask [n] of the cells that meet all terms of any "key=value,key=value" item.
+
+    Raises
+    ------
+    InputError
+        An item names no cell, or a column that is not there.
+    """
+    mask = np.zeros(len(obs), dtype=bool)
+    for item in items:
+        chosen = select(obs, parse_where([item]))
+        if not chosen.any():
+            raise InputError(f"--holdout {item} names no cell")
+        mask |= chosen
+    return mask
 
 
 def stratified_split(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

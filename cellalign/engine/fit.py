@@ -157,6 +157,7 @@ class _Run:
                 self.look(losses[-LOOK_EVERY:])
         self.look(losses[-(len(losses) % LOOK_EVERY or LOOK_EVERY) :])
         state.epoch += 1
+        self.method.after_epoch(state.epoch, self.epochs)
         row: dict[str, float] = {"epoch": state.epoch, "step": state.step, "lr": self.optimiser.param_groups[0]["lr"]}
         row |= {f"train_{k}": float(torch.stack([loss[k] for loss in losses]).mean()) for k in losses[0]}
         if len(self.validation):

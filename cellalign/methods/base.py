@@ -34,6 +34,10 @@ class Dimensions:
     batches, covariates : tuple of int
         Categories of each technical and each biological covariate.
     labels : int
+    control : int, optional
+        Code of the reference condition.
+    cells : int
+        Number of cells trained on.
     """
 
     genes: int
@@ -41,6 +45,8 @@ class Dimensions:
     batches: tuple[int, ...] = ()
     covariates: tuple[int, ...] = ()
     labels: int = 0
+    control: int | None = None
+    cells: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,14 @@ class Latent:
     mean: Tensor
     scale: Tensor
     z: Tensor
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Which latents each condition targets: `effect` and `probability`, [conditions, p] each."""
+
+    effect: Tensor
+    probability: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,9 @@ class Method(nn.Module):
     reference: ClassVar[str] = ""
     scale: ClassVar[str] = "log"  # the expression it reads: "log" (normalised, log1p) or "counts"
     needs_condition: ClassVar[bool] = True
-    has_graph: ClassVar[bool] = False
+    has_graph: ClassVar[bool] = False  # implements `graph`
+    disentangles: ClassVar[bool] = False  # each latent should mean one thing: `tune` ranks by UDR
+    combines_conditions: ClassVar[bool] = False  # predicts two conditions at once
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
 
@@ -97,9 +113,14 @@ class Method(nn.Module):
         self.dimensions = dimensions
 
     @classmethod
-    def default_matrix(cls) -> str:
-        """The matrix read where the user names none: "X" or "counts"."""
-        return "counts" if cls.scale == "counts" else "X"
+    def reads(cls, hyperparameters: Any) -> str:
+        """The expression it reads under these hyperparameters: "log" or "counts"."""
+        return cls.scale
+
+    @property
+    def embedding_needs_condition(self) -> bool:
+        """Whether cells without a known condition cannot be embedded."""
+        return self.needs_condition
 
     def encode(self, batch: Batch) -> Latent:
         """Posterior of the batch's cells and one reparameterised draw."""
@@ -117,14 +138,26 @@ class Method(nn.Module):
         """What `embed` writes: the posterior mean, [B, p]."""
         return self.encode(batch).mean
 
-    def counterfactual(self, batch: Batch, to: int, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
-        """Abduct z from (x, c), replace c by `to`, decode (CoMP eq. 1).
+    def intervene(self, z: Tensor, batch: Batch, to: tuple[int, ...]) -> tuple[Tensor, Batch]:
+        """What a counterfactual changes: here the condition the decoder sees; z stays (CoMP eq. 1).
+
+        Parameters
+        ----------
+        z : Tensor [B, p]
+            Latents of the batch's cells under their own condition.
+        to : tuple of int
+            Condition codes; more than one only where `combines_conditions`.
+        """
+        return z, batch.with_condition(to[0])
+
+    def counterfactual(self, batch: Batch, to: tuple[int, ...], n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Abduct z, act on it or on the condition, decode (CoMP eq. 1).
 
         Parameters
         ----------
         batch : Batch
-        to : int
-            Condition code to predict.
+        to : tuple of int
+            Condition codes to predict.
         n_samples : int
             0 decodes the posterior mean; n > 0 averages the predictions of n posterior draws.
 
@@ -134,17 +167,31 @@ class Method(nn.Module):
         std : Tensor [B, G] or None
             Standard deviation over the draws.
         """
-        target = batch.with_condition(to)
         if n_samples == 0:
-            return self.predict(self.embedding(batch), target), None
+            return self.predict(*self.intervene(self.embedding(batch), batch, to)), None
         # Welford's update: the draws are never kept
         mean = squares = torch.zeros_like(batch.x)
         for n in range(1, n_samples + 1):
-            draw = self.predict(self.encode(batch).z, target)
+            draw = self.predict(*self.intervene(self.encode(batch).z, batch, to))
             change = draw - mean
             mean = mean + change / n
             squares = squares + change * (draw - mean)
         return mean, (squares / max(n_samples - 1, 1)).sqrt()
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """Called by the engine after every epoch (from 1); what it does may depend on these two numbers alone."""
+
+    def graph(self) -> Graph:
+        """Which latents each condition targets, where `has_graph`."""
+        raise NotImplementedError
+
+    def nelbo(self, batch: Batch) -> Tensor:
+        """Negative evidence lower bound per cell [B], of methods with a likelihood."""
+        raise NotImplementedError
+
+    def importance_weighted_nll(self, batch: Batch, particles: int) -> Tensor:
+        """Negative importance-weighted ELBO per cell [B], of methods with a likelihood."""
+        raise NotImplementedError
 
     def codes(self, batch: Batch, seen: tuple[str, ...]) -> Tensor:
         """The categorical codes [B, m] named in `seen`, in the order of `cardinalities`."""

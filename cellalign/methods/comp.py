@@ -37,7 +37,7 @@ class CoMP(CVAE):
             3.0, ge=0, description="least a cell counts is minus this, in nats; null is the published penalty"
         )
 
-    def penalty(self, batch: Batch, latent: Latent) -> Tensor:
+    def penalty(self, batch: Batch, latent: Latent, warmup: float) -> Tensor:
         """gamma times the misalignment penalty (eq. 4)."""
         return self.hp.gamma * misalignment(
             latent.z,

@@ -27,6 +27,10 @@ BUILT_IN = {
     "vae": "cellalign.methods.vae:VAE",
     "cvae": "cellalign.methods.cvae:CVAE",
     "comp": "cellalign.methods.comp:CoMP",
+    "beta-vae": "cellalign.methods.beta_vae:BetaVAE",
+    "ivae": "cellalign.methods.ivae:IVAE",
+    "svae": "cellalign.methods.svae:SVAE",
+    "svae+": "cellalign.methods.svae_plus:SVAEPlus",
 }
 
 

@@ -1,21 +1,94 @@
-"""The one structure a mini-batch of cells travels in: built once by `data`, moved once, never re-derived."""
+"""The one structure a mini-batch of cells travels in: built once by `data`, moved once, never re-derived.
+
+Its expression stays sparse until somebody asks for `x`. A sparse first layer and the count likelihoods read the
+stored values alone (5 to 10 % of a single-cell matrix).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class SparseRows:
+    """B rows of a CSR matrix [B, G], each column at most once per row.
+
+    Attributes
+    ----------
+    start : Tensor [B + 1], int64
+        Where each row's values begin; the last is their number.
+    column : Tensor [nnz], int64
+    value : Tensor [nnz], float32
+        What is stored: normally the values that are not zero.
+    n_columns : int
+        G.
+    """
+
+    start: Tensor
+    column: Tensor
+    value: Tensor
+    n_columns: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> SparseRows:
+        """The nonzeros of a dense [B, G]."""
+        row, column = x.nonzero(as_tuple=True)
+        start = torch.zeros(len(x) + 1, dtype=torch.int64, device=x.device)
+        start[1:] = torch.bincount(row, minlength=len(x)).cumsum(0)
+        return cls(start, column, x[row, column], x.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    @property
+    def density(self) -> float:
+        """Share of values that are stored."""
+        return len(self.value) / max(1, len(self) * self.n_columns)
+
+    @cached_property
+    def row(self) -> Tensor:
+        """The row of every stored value, [nnz]."""
+        rows = torch.arange(len(self), device=self.start.device)
+        return torch.repeat_interleave(rows, self.start.diff(), output_size=len(self.value))
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """The place of every stored value in the dense matrix laid out row by row, [nnz]."""
+        return self.row * self.n_columns + self.column
+
+    def sums(self, values: Tensor | None = None) -> Tensor:
+        """Sum over each row of `values` [nnz], by default of what is stored: [B]."""
+        values = self.value if values is None else values
+        return values.new_zeros(len(self)).index_add_(0, self.row, values)
+
+    def dense(self) -> Tensor:
+        """Dense [B, G]."""
+        out = torch.zeros(len(self), self.n_columns, dtype=self.value.dtype, device=self.value.device)
+        out.view(-1)[self.flat] = self.value
+        return out
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> SparseRows:
+        """The same places with other values; `function` must keep zero at zero."""
+        return replace(self, value=function(self.value))
+
+    def to(self, device: torch.device) -> SparseRows:
+        """The same rows on another device."""
+        return SparseRows(self.start.to(device), self.column.to(device), self.value.to(device), self.n_columns)
+
+
+@dataclass(frozen=True)
 class Batch:
     """A mini-batch of B cells.
 
     Attributes
     ----------
-    x : Tensor [B, G]
-        Expression on the scale the method reads (log1p-normalised, or raw counts).
+    expression : Tensor [B, G] or SparseRows
+        On the scale the method reads (log1p-normalised, or raw counts). `x` is the same, dense.
     condition : Tensor [B], int64
         Codes of the condition; all zero where a method takes none.
     batches : Tensor [B, n_batch_keys], int64
@@ -26,19 +99,31 @@ class Batch:
         Codes of the cell type, -1 where there is none.
     """
 
-    x: Tensor
+    expression: Tensor | SparseRows
     condition: Tensor
     batches: Tensor
     covariates: Tensor
     label: Tensor
 
     def __len__(self) -> int:
-        return self.x.shape[0]
+        return len(self.condition)
 
-    @property
+    @cached_property
+    def x(self) -> Tensor:
+        """Dense expression [B, G]; made once, and only where a method asks for it."""
+        return self.expression.dense() if isinstance(self.expression, SparseRows) else self.expression
+
+    @cached_property
+    def nonzeros(self) -> SparseRows:
+        """Expression as its stored values."""
+        return self.expression if isinstance(self.expression, SparseRows) else SparseRows.of(self.expression)
+
+    @cached_property
     def library_size(self) -> Tensor:
-        """Sum of `x` per cell, [B, 1]: counts for count methods."""
-        return self.x.sum(1, keepdim=True)
+        """Sum of the expression per cell, [B, 1]: counts for count methods."""
+        if isinstance(self.expression, SparseRows):
+            return self.expression.sums()[:, None]
+        return self.expression.sum(1, keepdim=True)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""

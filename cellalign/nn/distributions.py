@@ -43,6 +43,24 @@ def kl_to_standard_normal(mean: Tensor, scale: Tensor) -> Tensor:
     return (0.5 * (mean.square() + scale.square() - 1) - scale.log()).sum(-1)
 
 
+def log_normal(z: Tensor, mean: Tensor | float, scale: Tensor | float) -> Tensor:
+    """Log density of z [..., p] under N(mean, scale), summed over latent dimensions: [...]."""
+    standard = (z - mean) / scale
+    normaliser = torch.as_tensor(scale, dtype=z.dtype, device=z.device).log().expand_as(z).sum(-1)
+    return -0.5 * (standard.square().sum(-1) + z.shape[-1] * LOG_2PI) - normaliser
+
+
 def sample_normal(mean: Tensor, scale: Tensor) -> Tensor:
     """A reparameterised draw from N(mean, scale), of mean's shape."""
     return torch.addcmul(mean, scale, torch.randn_like(mean))
+
+
+def gumbel_sigmoid(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Draws of 0 or 1 with probability sigmoid(logits), differentiable by the straight-through estimator.
+
+    The relaxed draw is sigmoid((logits + Logistic(0, 1) noise) / temperature) (Maddison et al. 2017); the value
+    is that draw rounded, the gradient that of the draw itself.
+    """
+    uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+    soft = torch.sigmoid((logits + uniform.log() - torch.log1p(-uniform)) / temperature)
+    return (soft > 0.5).to(soft.dtype) + soft - soft.detach()

@@ -77,7 +77,7 @@ class Cells:
 @cache
 def genes() -> Genes:
     """Read the list of genes `ifnb` draws from."""
-    text = (files("cellalign") / "_ifnb_genes.txt").read_text(encoding="utf-8")
+    text = (files("cellalign.simulate") / "_ifnb_genes.txt").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
     known = np.array([len(row) == 3 for row in rows])
     values = np.full((2, len(rows), len(CELL_TYPES)), np.nan)

@@ -49,7 +49,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from cellalign._ifnb import (
+from cellalign.errors import InputError
+from cellalign.simulate._ifnb_draws import (
     CELL_TYPES,
     Cells,
     Parameters,
@@ -61,7 +62,6 @@ from cellalign._ifnb import (
     genes,
     shares_of,
 )
-from cellalign.errors import InputError
 
 __all__ = ["CELL_TYPES", "expected", "genes", "ifnb"]
 

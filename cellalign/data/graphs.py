@@ -1,0 +1,79 @@
+"""A graph from perturbations to latents (as `targets` returns it) in the text formats other programs read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+
+def edges(graph: AnnData) -> pd.DataFrame:
+    """The edge list: perturbation, latent, probability, effect, and the latent's program where it is known."""
+    rows, columns = np.nonzero(np.asarray(graph.layers["edge"]))
+    table = pd.DataFrame(
+        {
+            "perturbation": graph.obs_names[rows],
+            "latent": graph.var_names[columns],
+            "probability": np.asarray(graph.layers["probability"])[rows, columns],
+            "effect": np.asarray(graph.X)[rows, columns],
+        }
+    )
+    if "program" in graph.var:
+        table["program"] = graph.var["program"].to_numpy()[columns]
+    return table
+
+
+def as_json(graph: AnnData) -> dict[str, Any]:
+    """Perturbations with their targets, and latents with their programs."""
+    found = edges(graph)
+    by_perturbation = dict(iter(found.groupby("perturbation")))
+    columns = ["latent", "probability", "effect"]
+    empty = found.iloc[:0]
+    return {
+        "model": dict(graph.uns["cellalign"]),
+        "perturbations": [
+            {
+                "name": name,
+                "group": int(graph.obs.loc[name, "group"]),
+                "transferred": bool(graph.obs.loc[name, "transferred"]),
+                "targets": by_perturbation.get(name, empty)[columns].to_dict("records"),
+            }
+            for name in graph.obs_names
+        ],
+        "latents": [
+            {
+                "name": name,
+                "n_perturbations": int(graph.var.loc[name, "n_perturbations"]),
+                "program": graph.var.loc[name, "program"].split() if "program" in graph.var else [],
+            }
+            for name in graph.var_names
+        ],
+    }
+
+
+def _write_graphml(graph: AnnData, path: Path) -> None:
+    import networkx as nx
+
+    network = nx.DiGraph()
+    for name in graph.obs_names:
+        network.add_node(str(name), kind="perturbation", group=int(graph.obs.loc[name, "group"]))
+    for name in graph.var_names:
+        program = {"program": str(graph.var.loc[name, "program"])} if "program" in graph.var else {}
+        network.add_node(str(name), kind="latent", **program)
+    for edge in edges(graph).itertuples():
+        network.add_edge(
+            str(edge.perturbation), str(edge.latent), probability=float(edge.probability), effect=float(edge.effect)
+        )
+    nx.write_graphml(network, path)
+
+
+TEXT: dict[str, Callable[[AnnData, Path], Any]] = {
+    ".csv": lambda graph, path: edges(graph).to_csv(path, index=False),
+    ".json": lambda graph, path: path.write_text(json.dumps(as_json(graph), indent=1) + "\n"),
+    ".graphml": _write_graphml,
+}

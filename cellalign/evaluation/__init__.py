@@ -1,0 +1,11 @@
+"""Evaluation: panels of scores, each beside the baselines and the ceiling that tell what a number means.
+
+A panel is a function that yields rows, or raises `NotApplicable` with the reason it cannot run on these
+inputs; `run.PANELS` lists them. Without a choice all run that can, and the result says which did not and why.
+"""
+
+from cellalign.evaluation.inputs import NotApplicable
+from cellalign.evaluation.run import PANELS, evaluate
+from cellalign.evaluation.table import Evaluation, Row
+
+__all__ = ["PANELS", "Evaluation", "NotApplicable", "Row", "evaluate"]

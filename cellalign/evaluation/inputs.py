@@ -1,0 +1,54 @@
+"""What panels read, and how one says that it cannot run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from anndata import AnnData
+
+from cellalign.data.checks import column
+
+if TYPE_CHECKING:
+    from cellalign.model import Model
+
+
+class NotApplicable(Exception):
+    """A panel cannot run on these inputs; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What panels read: the cells, the embedding where there is one, the real cells of a counterfactual, the model."""
+
+    adata: AnnData
+    against: AnnData | None
+    condition: str
+    label: str | None
+    control: str | None
+    z: np.ndarray | None
+    k: int
+    alpha: float
+    min_cells: int | None
+    seed: int
+    notes: list[str]
+    model: Model | None = None
+    particles: int = 100
+    device: str = "auto"
+
+    def latents(self) -> np.ndarray:
+        """The embedding, or NotApplicable."""
+        if self.z is None:
+            raise NotApplicable("the input is a counterfactual, which has no embedding")
+        return self.z
+
+    def column(self, key: str) -> np.ndarray:
+        """A column of the cells as strings."""
+        return np.asarray(column(self.adata.obs, key, purpose="evaluation")).astype(str)
+
+    def labels(self) -> np.ndarray:
+        """The label column, or NotApplicable."""
+        if self.label is None:
+            raise NotApplicable("it needs --label")
+        return self.column(self.label)

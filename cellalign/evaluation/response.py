@@ -1,0 +1,131 @@
+"""Panel on a counterfactual: predicted against real expression, beside baselines and the ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from sklearn.preprocessing import normalize
+
+from cellalign.data.checks import column, is_counts
+from cellalign.data.inputs import default_matrix, matrix_of
+from cellalign.errors import InputError
+from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.table import MEAN, Row
+from cellalign.metrics import response as res
+
+LEAST_CELLS = 5  # of a cell type, under each condition, for its response to be scored
+
+
+def response(inputs: Inputs) -> Iterator[Row]:
+    """Predicted against real expression per cell type, beside no change, mean shift and the split-half ceiling."""
+    record = inputs.adata.uns.get("cellalign", {})
+    if record.get("kind") != "counterfactual":
+        raise NotApplicable("the input is no counterfactual")
+    if inputs.against is None:
+        raise NotApplicable("it needs --against FILE, the real cells")
+    groups = _Groups.of(inputs, str(record["from"]) or inputs.control or "", str(record["to"]))
+    per_system: dict[str, list[dict[str, float]]] = {}
+    for name in groups.names:
+        for system, scores in _score_group(groups, name, inputs.seed).items():
+            per_system.setdefault(system, []).append(scores)
+            for metric, value in scores.items():
+                yield Row("response", system, name, metric, value, groups.size(name))
+    total = sum(groups.size(name) for name in groups.names)
+    for system, found in per_system.items():
+        for metric in found[0]:
+            values = [scores[metric] for scores in found if metric in scores]
+            yield Row("response", system, MEAN, metric, float(np.nanmean(values)), total)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Predicted, real and source cells by cell type."""
+
+    names: list[str]
+    predicted: dict[str, np.ndarray]
+    real: dict[str, np.ndarray]
+    control: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, inputs: Inputs, origin: str, to: str) -> _Groups:
+        against = inputs.against
+        assert against is not None
+        missing = inputs.adata.var_names.difference(against.var_names)
+        if len(missing):
+            raise InputError(f"--against lacks {len(missing)} of the predicted genes, the first {str(missing[0])!r}")
+        columns = against.var_names.get_indexer(inputs.adata.var_names)
+        real_condition = np.asarray(column(against.obs, inputs.condition)).astype(str)
+        source = real_condition == origin if origin else real_condition != to
+        target = real_condition == to
+        if not target.any():
+            raise InputError(f"--against has no cell of {inputs.condition}={to!r} to compare with")
+        if inputs.label is None:
+            label_p, label_r = np.full(inputs.adata.n_obs, "all"), np.full(against.n_obs, "all")
+        else:
+            label_p = inputs.labels()
+            label_r = np.asarray(column(against.obs, inputs.label, purpose="label")).astype(str)
+        x_p, x_r = _on_one_scale(inputs.adata, against, columns)
+        counts = {n: [int((m & (label_r == n)).sum()) for m in (target, source)] for n in np.unique(label_p)}
+        names = [str(n) for n, c in counts.items() if min(c) >= LEAST_CELLS]
+        skipped = [f"{n} ({c[0]} real, {c[1]} source)" for n, c in counts.items() if min(c) < LEAST_CELLS]
+        if skipped:
+            inputs.notes.append(f"response skips cell types with fewer than {LEAST_CELLS} cells: {', '.join(skipped)}")
+        if not names:
+            raise NotApplicable(f"no cell type has {LEAST_CELLS} cells under both conditions")
+        return cls(
+            names,
+            {n: res.dense(x_p[np.flatnonzero(label_p == n)]) for n in names},
+            {n: res.dense(x_r[np.flatnonzero(target & (label_r == n))]) for n in names},
+            {n: res.dense(x_r[np.flatnonzero(source & (label_r == n))]) for n in names},
+        )
+
+    def size(self, name: str) -> int:
+        """Real cells of a cell type."""
+        return len(self.real[name])
+
+
+def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
+    """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
+    if predicted.uns["cellalign"].get("scale") != "counts":
+        return predicted.X, matrix_of(real, "X", "--against")[:, columns]
+    x = matrix_of(real, default_matrix(real, "counts"), "--against")[:, columns]
+    if not is_counts(x):
+        raise InputError("the prediction is of counts, but --against holds none; name the file trained on")
+    size = float(np.median(np.asarray(x.sum(1))))
+    # l1 normalisation keeps a sparse matrix sparse
+    return tuple(np.log1p(normalize(m, "l1") * size) for m in (predicted.X, x))
+
+
+def mean_shift(groups: _Groups, name: str) -> np.ndarray | None:
+    """Mean change of all other cell types, each counting the same; None where there is no other."""
+    others = [other for other in groups.names if other != name]
+    if not others:
+        return None
+    return np.mean([groups.real[other].mean(0) - groups.control[other].mean(0) for other in others], axis=0)
+
+
+def _score_group(groups: _Groups, name: str, seed: int) -> dict[str, dict[str, float]]:
+    """Scores of the prediction, the baselines and the ceiling for one cell type."""
+    real, control, predicted = groups.real[name], groups.control[name], groups.predicted[name]
+    de = res.de_genes(control, real)
+    real_mean, control_mean = real.mean(0), control.mean(0)
+    cells = {"prediction": predicted, "no change": control}
+    shift = mean_shift(groups, name)
+    if shift is not None:
+        cells["mean shift"] = control + shift
+    scores = {}
+    for system, x in cells.items():
+        scores[system] = res.score_means(x.mean(0), real_mean, control_mean, de)
+        means, variances = res.r2_subsampled(x, real, seed)
+        scores[system] |= {"r2_means": means, "r2_variances": variances, "energy": res.energy_distance(x, real)}
+    halves = [(real[a], real[b]) for a, b in res.split_halves(len(real), seed)]
+    found = [
+        res.score_means(a.mean(0), b.mean(0), control_mean, de) | {"energy": res.energy_distance(a, b)}
+        for a, b in halves
+    ]
+    scores["ceiling"] = {metric: float(np.mean([f[metric] for f in found])) for metric in found[0]}
+    return scores

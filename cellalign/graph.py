@@ -1,0 +1,162 @@
+"""The graph from perturbations to latents of a trained model, as AnnData, and the genes behind each latent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from cellalign.data import files, graphs
+from cellalign.engine import predict
+from cellalign.engine.device import pick_device
+from cellalign.errors import ModelError, UsageError
+from cellalign.model import Model
+
+
+def targets(model: Model, *, threshold: float = 0.5) -> AnnData:
+    """Which latents each perturbation targets.
+
+    Parameters
+    ----------
+    model : Model
+    threshold : float
+        Probability from which a target counts as one.
+
+    Returns
+    -------
+    AnnData [perturbations, latents]
+        X: effect on the latent in prior standard deviations, 0 where there is no edge. layers["probability"],
+        layers["edge"]. obs: `targets` (their names), `n_targets`, `group` (perturbations with the same targets
+        share one; 1 is the largest, 0 holds those without a target), `transferred`. var: `n_perturbations`.
+
+    Raises
+    ------
+    ModelError
+        The model's method learns no graph.
+    UsageError
+        The threshold is not between 0 and 1.
+    """
+    if not model.method.has_graph:
+        raise ModelError(
+            f"method {model.name!r} learns no graph from perturbations to latents, so it has no targets; "
+            "svae+, svae and ivae do"
+        )
+    if not 0 <= threshold < 1:
+        raise UsageError(f"--threshold {threshold} is not between 0 and 1")
+    known = model.roles.categories[str(model.condition)]
+    rows = [i for i, name in enumerate(known) if name != model.roles.control]
+    graph = model.method.graph()
+    probability, effect = graph.probability.numpy()[rows], graph.effect.numpy()[rows]
+    edge = probability > threshold
+    latents = [f"z{i}" for i in range(edge.shape[1])]
+    obs = pd.DataFrame(
+        {
+            "targets": [" ".join(latents[i] for i in np.flatnonzero(row)) for row in edge],
+            "n_targets": edge.sum(1),
+            "group": _groups(edge),
+            "transferred": np.isin([known[i] for i in rows], model.transferred),
+        },
+        index=[known[i] for i in rows],
+    )
+    result = AnnData(
+        X=np.where(edge, effect, 0).astype(np.float32),
+        obs=obs,
+        var=pd.DataFrame({"n_perturbations": edge.sum(0)}, index=latents),
+        layers={"probability": probability, "edge": edge},
+    )
+    result.uns["cellalign"] = {
+        "kind": "targets",
+        "method": model.name,
+        "condition": str(model.condition),
+        "threshold": threshold,
+        "version": model.spec["cellalign"],
+        "weights": model.spec.get("weights_checksum", ""),
+    }
+    return result
+
+
+def write_targets(graph: AnnData, path: str, *, force: bool = False) -> None:
+    """Write the graph by the ending of `path`: .h5ad, .csv, .json, .graphml or .png.
+
+    Raises
+    ------
+    UsageError
+        Another ending, or the file exists and `force` is not set.
+    """
+    check_ending(path)
+    ending = Path(path).suffix
+    if ending in ("", ".h5ad"):  # "-" is standard output
+        files.write(graph, path, force=force)
+        return
+    with files.atomic_path(path, force) as fresh:
+        if ending == ".png":
+            from cellalign.plots.targets import heat_map
+
+            heat_map(graph).savefig(fresh, format="png", dpi=150)
+        else:
+            graphs.TEXT[ending](graph, fresh)
+
+
+def check_ending(path: str) -> None:
+    """UsageError where `write_targets` knows no format of that ending."""
+    known = [".h5ad", *graphs.TEXT, ".png"]
+    if path != "-" and Path(path).suffix not in known:
+        raise UsageError(f"--output {path} ends in none of {', '.join(known)}")
+
+
+def _groups(edge: np.ndarray) -> np.ndarray:
+    """Numbers of the groups of equal rows, by size; rows without an edge are group 0."""
+    _, inverse, size = np.unique(edge, axis=0, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)  # numpy 2.0 gave it a second axis
+    some = np.asarray(np.any(edge, axis=1))
+    order = [g for g in np.argsort(-size, kind="stable") if some[inverse == g].any()]
+    number = {g: i + 1 for i, g in enumerate(order)}
+    return np.array([number.get(g, 0) for g in inverse])
+
+
+def add_programs(graph: AnnData, model: Model, adata: AnnData, n: int, **options: Any) -> AnnData:
+    """Name each latent's n most important genes, so that it reads as a gene program.
+
+    Importance is the mean absolute integrated gradient (Sundararajan et al. 2017) of the encoder's mean over at
+    most 1,000 cells, along the straight line in log expression from the average control cell (without a control:
+    the average cell) to the cell; the sign is that of the mean of gene and latent moving together.
+
+    Parameters
+    ----------
+    graph : AnnData
+        As `targets` returns it; changed in place: var["program"], uns["programs"] (latent, rank, gene, weight).
+    adata : AnnData
+        Cells on the scale the model reads.
+    n : int
+        Genes per latent.
+    options
+        missing_genes, seed, device, threads.
+
+    Raises
+    ------
+    UsageError
+        n is not positive.
+    """
+    if n < 1:
+        raise UsageError(f"--programs {n} is not positive")
+    device = pick_device(options.get("device", "auto"), options.get("threads"))
+    cells = model.cells(adata, missing_genes=options.get("missing_genes", "error"), with_condition=False)
+    reference = np.arange(len(cells))
+    if model.roles.control is not None and model.condition in adata.obs:
+        control = np.flatnonzero(adata.obs[model.condition].astype(str) == model.roles.control)
+        reference = control if len(control) else reference
+    rng = np.random.default_rng(options.get("seed", 0))
+    chosen = np.sort(rng.permutation(len(cells))[:1000])
+    weight, sign = predict.integrated_gradients(model.method, cells, chosen, reference, device=device)
+    genes = np.array(model.genes)
+    table = []
+    for latent, name in enumerate(graph.var_names):
+        for rank, gene in enumerate(np.argsort(-weight[latent], kind="stable")[:n], start=1):
+            table.append((name, rank, genes[gene], float(weight[latent, gene] * sign[latent, gene])))
+    programs = pd.DataFrame(table, columns=["latent", "rank", "gene", "weight"])
+    graph.uns["programs"] = programs
+    graph.var["program"] = [" ".join(programs.gene[programs.latent == name]) for name in graph.var_names]
+    return graph

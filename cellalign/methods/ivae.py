@@ -1,0 +1,103 @@
+"""iVAE: the prior's mean depends on the intervention (Khemakhem et al. 2020; baseline of the sVAE+ paper).
+
+Encoder q(z | x) with learned scale, decoder p(x | z), prior N(mu_a, 1), negative binomial likelihood, no
+penalty. Neither network sees the intervention a: a decoder that did could carry the shift past the prior.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cellalign.methods.base import Dimensions, Graph
+from cellalign.methods.vae import COUNT_PLAN, VAE, CountHyperparameters
+from cellalign.nn.batch import Batch
+
+
+class IVAE(VAE):
+    """VAE whose prior is shifted by the intervention; the conditions are the interventions."""
+
+    name = "ivae"
+    summary = "identifiable VAE: each intervention shifts the prior of z"
+    reference = "Khemakhem et al. 2020"
+    needs_condition = True
+    has_graph = True
+    disentangles = True
+    combines_conditions = True
+    plan_defaults: ClassVar = COUNT_PLAN
+
+    class Hyperparameters(CountHyperparameters):
+        """The sVAE+ paper's."""
+
+    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
+        super().__init__(hyperparameters, dimensions)
+        # the control's row is never used: control cells have mu = 0
+        self.shift = nn.Parameter(torch.zeros(dimensions.conditions, self.hp.latent_dim))
+        acts = torch.ones(dimensions.conditions, 1)
+        if dimensions.control is not None:
+            acts[dimensions.control] = 0
+        self.acts: Tensor
+        self.register_buffer("acts", acts, persistent=False)
+
+    def mask(self, codes: Tensor) -> Tensor | float:
+        """Which latents the interventions [B] move: 1, or [B, p] of zeros and ones in a subclass."""
+        return 1.0
+
+    def prior_mean(self, batch: Batch) -> Tensor:
+        """mu_a of every cell's intervention, [B, p]; zero for control cells."""
+        # F.embedding, not indexing: its gradient adds up in the same order in every run
+        codes = batch.condition
+        return F.embedding(codes, self.shift) * self.mask(codes) * self.acts[codes]
+
+    def effects(self) -> Tensor:
+        """The shift each condition makes by itself, [conditions, p]."""
+        return self.shift * self.acts
+
+    def intervene(self, z: Tensor, batch: Batch, to: tuple[int, ...]) -> tuple[Tensor, Batch]:
+        """z - mu_a + mu_a': the shifts of several interventions add up."""
+        effects = self.effects()
+        return z - effects[batch.condition] + effects[list(to)].sum(0), batch
+
+    def graph(self) -> Graph:
+        """Latents whose shift an outlier detector flags (minimum covariance determinant; sVAE+ appendix C)."""
+        effects = self.effects().detach().cpu()
+        flagged = np.stack([outliers(row) for row in effects.double().numpy()])
+        return Graph(effects, torch.from_numpy(flagged).float() * self.acts.cpu())
+
+    def with_conditions(self, dimensions: Dimensions, shifts: np.ndarray) -> IVAE:
+        """The same networks for the conditions known plus new ones, whose shifts are `shifts` [n_new, p].
+
+        Their masks are 1 (sVAE+ appendix C: sparsity must not hold back the fit to unseen interventions).
+        """
+        wider = type(self)(self.hp, dimensions)
+        state = wider.state_dict()
+        known = self.dimensions.conditions
+        for key, value in self.state_dict().items():
+            if state[key].shape == value.shape:
+                state[key] = value
+            else:
+                state[key][:known] = value
+        state["shift"][known:] = torch.as_tensor(shifts)
+        wider.load_state_dict(state)
+        return wider
+
+
+def outliers(values: np.ndarray, level: float = 0.975) -> np.ndarray:
+    """Which of the values [p] lie off the bulk: robust Mahalanobis distance above the chi-square quantile.
+
+    Location and spread by the minimum covariance determinant (Rousseeuw & Van Driessen 1999).
+    """
+    from scipy.stats import chi2
+    from sklearn.covariance import MinCovDet
+
+    if len(values) < 4 or np.ptp(values) == 0:
+        return np.zeros(len(values), dtype=bool)
+    try:
+        fitted = MinCovDet(random_state=0).fit(values[:, None])
+    except ValueError:  # more than half of the values are equal: those that differ are off the bulk
+        return values != np.median(values)
+    return fitted.mahalanobis(values[:, None]) > chi2.ppf(level, 1)

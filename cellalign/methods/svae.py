@@ -1,0 +1,100 @@
+"""sVAE: an intervention shifts few latents (Lachapelle et al. 2022; baseline of the sVAE+ paper).
+
+Encoder q(z | x) with learned scale, decoder p(x | z), prior N(m_a mu_a, 1) with a mask m_a of zeros and ones,
+negative binomial likelihood, penalty alpha times the mean probability of an edge.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cellalign.methods.base import Dimensions, Graph, Latent
+from cellalign.methods.ivae import IVAE
+from cellalign.nn.batch import Batch
+from cellalign.nn.distributions import gumbel_sigmoid
+from cellalign.nn.rotation import sparsest_rotation
+
+OPEN = 20.0  # logit of a mask that is as good as 1
+
+
+class SVAE(IVAE):
+    """iVAE whose shifts are masked by Gumbel-sigmoid draws, one per cell."""
+
+    name = "svae"
+    summary = "sparse VAE: each intervention shifts few latents, by an L1 penalty"
+    reference = "Lachapelle et al. 2022"
+
+    class Hyperparameters(IVAE.Hyperparameters):
+        """Adds the penalty and the mask's start."""
+
+        alpha: float | None = Field(
+            None, ge=0, le=1e6, description="strength of sparsity; null is the number of interventions"
+        )
+        mask_start: float = Field(5.0, ge=-10, le=10, description="logit of every edge at the start")
+        rotate_at: tuple[float, ...] = Field(
+            (), description="parts of the epochs after which z is turned to the sparsest axes of the shifts"
+        )
+        threshold: float = Field(0.5, gt=0, lt=1, description="probability from which an edge counts")
+
+    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
+        super().__init__(hyperparameters, dimensions)
+        self.mask_logits = nn.Parameter(torch.full_like(self.shift, self.hp.mask_start))
+
+    @property
+    def alpha(self) -> float:
+        """Strength of sparsity: the hyperparameter, or the number of interventions."""
+        return float(self.acts.sum()) if self.hp.alpha is None else self.hp.alpha
+
+    def mask(self, codes: Tensor) -> Tensor:
+        """One draw of zeros and ones per cell and latent, [B, p]; its gradient passes straight through."""
+        return gumbel_sigmoid(F.embedding(codes, self.mask_logits))
+
+    def penalty(self, batch: Batch, latent: Latent, warmup: float) -> Tensor:
+        """alpha times the mean edge probability of the interventions (Lachapelle et al. 2022)."""
+        probability = torch.sigmoid(self.mask_logits) * self.acts
+        return warmup * self.alpha * probability.sum() / (self.acts.sum() * self.hp.latent_dim)
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """Turn the latent space where an epoch of `rotate_at` has just passed."""
+        if any((epoch - 1) / epochs < part <= epoch / epochs for part in self.hp.rotate_at):
+            self.rotate(sparsest_rotation(self.effects().detach().cpu().double().numpy()))
+
+    @torch.no_grad()
+    def rotate(self, rotation: np.ndarray) -> None:
+        """Replace z by z R: posterior means, shifts and reconstructions turn exactly.
+
+        A diagonal covariance does not stay one; its log variances are mixed with the squares of R as weights.
+        """
+        r = torch.as_tensor(rotation, dtype=self.shift.dtype, device=self.shift.device)
+        self.shift.copy_(self.effects() @ r)
+        self.decoder.first.weight.copy_(r.T @ self.decoder.first.weight)
+        self.to_mean.weight.copy_(r.T @ self.to_mean.weight)
+        self.to_mean.bias.copy_(r.T @ self.to_mean.bias)
+        if self.to_log_variance is not None:
+            mixing = r.T.square()
+            self.to_log_variance.weight.copy_(mixing @ self.to_log_variance.weight)
+            self.to_log_variance.bias.copy_(mixing @ self.to_log_variance.bias)
+
+    def effects(self) -> Tensor:
+        """Shifts along the edges of the graph, zero elsewhere, [conditions, p]."""
+        return super().effects() * (torch.sigmoid(self.mask_logits) > self.hp.threshold)
+
+    def graph(self) -> Graph:
+        """Edge probability pi and effect mu, masked by the graph (sVAE+ section 3.4)."""
+        return Graph(
+            (self.shift * self.acts).detach().cpu(), (torch.sigmoid(self.mask_logits) * self.acts).detach().cpu()
+        )
+
+    def with_conditions(self, dimensions: Dimensions, shifts: np.ndarray) -> IVAE:
+        """As iVAE's; the masks of the new conditions are 1."""
+        wider = super().with_conditions(dimensions, shifts)
+        assert isinstance(wider, SVAE)
+        with torch.no_grad():
+            wider.mask_logits[self.dimensions.conditions :] = OPEN
+        return wider
