@@ -149,6 +149,7 @@ class _Run:
         """One pass over the training cells, then the validation loss."""
         state = self.state
         self.method.train()
+        self.method.before_epoch(state.epoch / self.epochs, 1 / self.epochs)
         warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
         losses: list[dict[str, Tensor]] = []
         for rows in shuffled(self.train, self.plan.batch_size, self.shuffler):
@@ -157,7 +158,6 @@ class _Run:
                 self.look(losses[-LOOK_EVERY:])
         self.look(losses[-(len(losses) % LOOK_EVERY or LOOK_EVERY) :])
         state.epoch += 1
-        self.method.after_epoch(state.epoch, self.epochs)
         row: dict[str, float] = {"epoch": state.epoch, "step": state.step, "lr": self.optimiser.param_groups[0]["lr"]}
         row |= {f"train_{k}": float(torch.stack([loss[k] for loss in losses]).mean()) for k in losses[0]}
         if len(self.validation):

@@ -178,8 +178,18 @@ class Method(nn.Module):
             squares = squares + change * (draw - mean)
         return mean, (squares / max(n_samples - 1, 1)).sqrt()
 
-    def after_epoch(self, epoch: int, epochs: int) -> None:
-        """Called by the engine after every epoch (from 1); what it does may depend on these two numbers alone."""
+    def before_epoch(self, done: float, step: float) -> None:
+        """Called by the engine before every epoch, for what changes over a run.
+
+        It may depend on these two numbers alone, so that a resumed run does the same.
+
+        Parameters
+        ----------
+        done : float
+            Part of the planned epochs that is over, in [0, 1).
+        step : float
+            Part that one epoch is.
+        """
 
     def graph(self) -> Graph:
         """Which latents each condition targets, where `has_graph`."""

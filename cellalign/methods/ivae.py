@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cellalign.methods.base import Dimensions, Graph
 from cellalign.methods.vae import COUNT_PLAN, VAE, CountHyperparameters
 from cellalign.nn.batch import Batch
+from cellalign.nn.networks import Fast
 
 
 class IVAE(VAE):
@@ -36,7 +37,7 @@ class IVAE(VAE):
     def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
         super().__init__(hyperparameters, dimensions)
         # the control's row is never used: control cells have mu = 0
-        self.shift = nn.Parameter(torch.zeros(dimensions.conditions, self.hp.latent_dim))
+        self.shift = Fast(torch.zeros(dimensions.conditions, self.hp.latent_dim))
         acts = torch.ones(dimensions.conditions, 1)
         if dimensions.control is not None:
             acts[dimensions.control] = 0
@@ -51,11 +52,11 @@ class IVAE(VAE):
         """mu_a of every cell's intervention, [B, p]; zero for control cells."""
         # F.embedding, not indexing: its gradient adds up in the same order in every run
         codes = batch.condition
-        return F.embedding(codes, self.shift) * self.mask(codes) * self.acts[codes]
+        return F.embedding(codes, self.shift()) * self.mask(codes) * self.acts[codes]
 
     def effects(self) -> Tensor:
         """The shift each condition makes by itself, [conditions, p]."""
-        return self.shift * self.acts
+        return self.shift() * self.acts
 
     def intervene(self, z: Tensor, batch: Batch, to: tuple[int, ...]) -> tuple[Tensor, Batch]:
         """z - mu_a + mu_a': the shifts of several interventions add up."""
@@ -81,8 +82,8 @@ class IVAE(VAE):
                 state[key] = value
             else:
                 state[key][:known] = value
-        state["shift"][known:] = torch.as_tensor(shifts)
         wider.load_state_dict(state)
+        wider.shift.set(torch.as_tensor(shifts), slice(known, None))
         return wider
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cellalign.methods.base import Dimensions, Graph, Latent
 from cellalign.methods.ivae import IVAE
 from cellalign.nn.batch import Batch
 from cellalign.nn.distributions import gumbel_sigmoid
+from cellalign.nn.networks import Fast
 from cellalign.nn.rotation import sparsest_rotation
 
 OPEN = 20.0  # logit of a mask that is as good as 1
@@ -37,6 +38,9 @@ class SVAE(IVAE):
             None, ge=0, le=1e6, description="strength of sparsity; null is the number of interventions"
         )
         mask_start: float = Field(5.0, ge=-10, le=10, description="logit of every edge at the start")
+        sparsity_from: float = Field(
+            0.25, ge=0, lt=0.6, description="part of the epochs before sparsity; half as much later it has its weight"
+        )
         rotate_at: tuple[float, ...] = Field(
             (), description="parts of the epochs after which z is turned to the sparsest axes of the shifts"
         )
@@ -44,7 +48,8 @@ class SVAE(IVAE):
 
     def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
         super().__init__(hyperparameters, dimensions)
-        self.mask_logits = nn.Parameter(torch.full_like(self.shift, self.hp.mask_start))
+        self.sparsity = 1.0
+        self.mask_logits = Fast(torch.full_like(self.shift(), self.hp.mask_start))
 
     @property
     def alpha(self) -> float:
@@ -53,16 +58,22 @@ class SVAE(IVAE):
 
     def mask(self, codes: Tensor) -> Tensor:
         """One draw of zeros and ones per cell and latent, [B, p]; its gradient passes straight through."""
-        return gumbel_sigmoid(F.embedding(codes, self.mask_logits))
+        return gumbel_sigmoid(F.embedding(codes, self.mask_logits()))
 
     def penalty(self, batch: Batch, latent: Latent, warmup: float) -> Tensor:
-        """alpha times the mean edge probability of the interventions (Lachapelle et al. 2022)."""
-        probability = torch.sigmoid(self.mask_logits) * self.acts
-        return warmup * self.alpha * probability.sum() / (self.acts.sum() * self.hp.latent_dim)
+        """The sparsity term; in training it sets in at `sparsity_from`, in validation it always counts."""
+        return warmup * (self.sparsity if self.training else 1.0) * self.sparsity_term()
 
-    def after_epoch(self, epoch: int, epochs: int) -> None:
-        """Turn the latent space where an epoch of `rotate_at` has just passed."""
-        if any((epoch - 1) / epochs < part <= epoch / epochs for part in self.hp.rotate_at):
+    def sparsity_term(self) -> Tensor:
+        """alpha times the mean edge probability of the interventions (Lachapelle et al. 2022)."""
+        probability = torch.sigmoid(self.mask_logits()) * self.acts
+        return self.alpha * probability.sum() / (self.acts.sum() * self.hp.latent_dim)
+
+    def before_epoch(self, done: float, step: float) -> None:
+        """Let sparsity set in, once the shifts are learned; turn the latent space when its time has come."""
+        start = self.hp.sparsity_from
+        self.sparsity = 1.0 if start == 0 else min(1.0, max(0.0, (done - start) / (start / 2)))
+        if any(done - step < part <= done for part in self.hp.rotate_at):
             self.rotate(sparsest_rotation(self.effects().detach().cpu().double().numpy()))
 
     @torch.no_grad()
@@ -71,8 +82,8 @@ class SVAE(IVAE):
 
         A diagonal covariance does not stay one; its log variances are mixed with the squares of R as weights.
         """
-        r = torch.as_tensor(rotation, dtype=self.shift.dtype, device=self.shift.device)
-        self.shift.copy_(self.effects() @ r)
+        r = torch.as_tensor(rotation, dtype=self.shift.slow.dtype, device=self.shift.slow.device)
+        self.shift.set(self.effects() @ r)
         self.decoder.first.weight.copy_(r.T @ self.decoder.first.weight)
         self.to_mean.weight.copy_(r.T @ self.to_mean.weight)
         self.to_mean.bias.copy_(r.T @ self.to_mean.bias)
@@ -83,18 +94,17 @@ class SVAE(IVAE):
 
     def effects(self) -> Tensor:
         """Shifts along the edges of the graph, zero elsewhere, [conditions, p]."""
-        return super().effects() * (torch.sigmoid(self.mask_logits) > self.hp.threshold)
+        return super().effects() * (torch.sigmoid(self.mask_logits()) > self.hp.threshold)
 
     def graph(self) -> Graph:
         """Edge probability pi and effect mu, masked by the graph (sVAE+ section 3.4)."""
         return Graph(
-            (self.shift * self.acts).detach().cpu(), (torch.sigmoid(self.mask_logits) * self.acts).detach().cpu()
+            (self.shift() * self.acts).detach().cpu(), (torch.sigmoid(self.mask_logits()) * self.acts).detach().cpu()
         )
 
     def with_conditions(self, dimensions: Dimensions, shifts: np.ndarray) -> IVAE:
         """As iVAE's; the masks of the new conditions are 1."""
         wider = super().with_conditions(dimensions, shifts)
         assert isinstance(wider, SVAE)
-        with torch.no_grad():
-            wider.mask_logits[self.dimensions.conditions :] = OPEN
+        wider.mask_logits.set(torch.tensor(OPEN), slice(self.dimensions.conditions, None))
         return wider

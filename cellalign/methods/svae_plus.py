@@ -13,9 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from cellalign.methods.base import Latent
 from cellalign.methods.svae import SVAE
-from cellalign.nn.batch import Batch
 
 
 class SVAEPlus(SVAE):
@@ -32,8 +30,8 @@ class SVAEPlus(SVAE):
             (0.25, 0.5), description="parts of the epochs after which z is turned to the sparsest axes of the shifts"
         )
 
-    def penalty(self, batch: Batch, latent: Latent, warmup: float) -> Tensor:
+    def sparsity_term(self) -> Tensor:
         """- sum log Beta(pi; 1, alpha) over all edges, per training cell (eq. 13)."""
         # log Beta(pi; 1, alpha) = log alpha + (alpha - 1) log(1 - pi), and -log(1 - sigmoid(L)) = softplus(L)
-        log_prior = (math.log(max(self.alpha, 1e-30)) - (self.alpha - 1) * F.softplus(self.mask_logits)) * self.acts
-        return -warmup * log_prior.sum() / self.dimensions.cells
+        log_prior = (math.log(max(self.alpha, 1e-30)) - (self.alpha - 1) * F.softplus(self.mask_logits())) * self.acts
+        return -log_prior.sum() / self.dimensions.cells

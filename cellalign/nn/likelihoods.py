@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from cellalign.nn.batch import Batch
 from cellalign.nn.counts import negative_binomial_nll, zero_inflated_nll
 from cellalign.nn.distributions import gaussian_nll
+from cellalign.nn.networks import Fast
 
 Kind = Literal["gaussian", "nb", "zinb"]
 
@@ -47,17 +48,8 @@ class Counts(nn.Module):
     def __init__(self, n_hidden: int, n_genes: int, *, zero_inflated: bool = False) -> None:
         super().__init__()
         self.to_logits = nn.Linear(n_hidden, n_genes)
-        self.slow_log_theta = nn.Parameter(torch.zeros(n_genes))
+        self.log_theta = Fast(torch.zeros(n_genes))
         self.to_dropout = nn.Linear(n_hidden, n_genes) if zero_inflated else None
-
-    @property
-    def log_theta(self) -> Tensor:
-        """log of the inverse dispersion, [G].
-
-        Ten times its parameter: Adam moves every parameter by about the learning rate a step, and from theta = 1
-        it is a long way to the thousands of genes that are hardly overdispersed.
-        """
-        return 10 * self.slow_log_theta
 
     def log_mean(self, h: Tensor, batch: Batch) -> Tensor:
         """log(l rho) [..., B, G]; a cell without a single count is taken to have one."""
@@ -72,15 +64,15 @@ class Counts(nn.Module):
         """Negative log-likelihood [B] of the batch's counts, summed over genes."""
         log_mean = self.log_mean(h, batch)
         if self.to_dropout is not None:
-            return zero_inflated_nll(batch.nonzeros, log_mean, self.log_theta, self.to_dropout(h))
-        return negative_binomial_nll(batch.nonzeros, log_mean, self.log_theta)
+            return zero_inflated_nll(batch.nonzeros, log_mean, self.log_theta(), self.to_dropout(h))
+        return negative_binomial_nll(batch.nonzeros, log_mean, self.log_theta())
 
     def particles_nll(self, h: Tensor, batch: Batch) -> Tensor:
         """The same for T draws at once, h [T, B, H] -> [T, B]; what does not depend on h is computed once."""
         if self.to_dropout is not None:
             return torch.stack([self.nll(draw, batch) for draw in h])
         exact = torch.float32 if h.device.type == "mps" else torch.float64
-        log_t = self.log_theta.to(exact)
+        log_t = self.log_theta().to(exact)
         t, x = log_t.exp(), batch.x.to(exact)
         constant = (torch.lgamma(x + t) - torch.lgamma(t) - torch.lgamma(x + 1)).sum(-1)
         u = self.log_mean(h, batch).to(exact) - log_t

@@ -10,12 +10,15 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+WIDTH = 2.0
+
 
 def sparsest_rotation(shifts: np.ndarray, restarts: int = 10, seed: int = 0) -> np.ndarray:
     """The orthogonal R that makes `shifts` R sparsest.
 
-    Minimises sum log(1 + y^2) over y = shifts R, in units of the prior's standard deviation: a shift well above 1
-    costs little more than one of 1, one well below 1 nothing. Each step replaces the concave log by its tangent
+    Minimises sum log(1 + (y / 2)^2) over y = shifts R, in units of the prior's standard deviation: a shift well
+    above 2 costs little more than one of 2, one well below 2 next to nothing. (Measured on 5, 10, 15 and 20
+    simulated latents: 1 to 2 recovers them equally well, 0.3 and 3 less.) Each step replaces the concave log by its tangent
     in y^2 and solves the orthogonal Procrustes problem that is left, so the sum never rises.
 
     Parameters
@@ -29,7 +32,7 @@ def sparsest_rotation(shifts: np.ndarray, restarts: int = 10, seed: int = 0) -> 
     array [p, p]
         Orthogonal; its columns are permuted and signed so that it is as near the identity as they can be.
     """
-    shifts = np.asarray(shifts, dtype=np.float64)
+    shifts = np.asarray(shifts, dtype=np.float64) / WIDTH
     p = shifts.shape[1]
     rng = np.random.default_rng(seed)
     starts = [np.eye(p)] + [np.linalg.qr(rng.normal(size=(p, p)))[0] for _ in range(restarts)]

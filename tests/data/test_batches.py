@@ -7,6 +7,7 @@ from scipy import sparse
 
 from cellalign.data.batches import CSR, as_matrix, shuffled
 from cellalign.data.split import stratified_split
+from cellalign.nn.batch import SparseRows
 
 
 @pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
@@ -17,6 +18,7 @@ def test_rows_equal_the_dense_matrix(layout, dtype):
     dense[4] = 0  # a cell without any count
     rows = torch.tensor([4, 0, 29, 4, 11])
     got = as_matrix(layout(dense)).rows(rows)
+    got = got.dense() if isinstance(got, SparseRows) else got
     assert got.dtype == torch.float32
     np.testing.assert_array_equal(got.numpy(), dense[rows.numpy()].astype(np.float32))
 
@@ -25,6 +27,23 @@ def test_big_endian_and_half_precision_arrays():
     dense = np.arange(12).reshape(4, 3)
     for dtype in (">f4", np.float16):
         np.testing.assert_array_equal(as_matrix(dense.astype(dtype)).rows(torch.tensor([2, 1])).numpy(), dense[[2, 1]])
+
+
+def test_stored_values_by_row():
+    x = sparse.random(20, 9, 0.3, format="csr", dtype=np.float32, random_state=0)
+    rows = as_matrix(x).rows(torch.tensor([7, 7, 0]))
+    dense = torch.from_numpy(x.toarray()[[7, 7, 0]])
+    torch.testing.assert_close(rows.dense(), dense)
+    torch.testing.assert_close(rows.sums(), dense.sum(1))
+    torch.testing.assert_close(rows.map(torch.log1p).dense(), dense.log1p())
+    torch.testing.assert_close(SparseRows.of(dense).dense(), dense)
+    assert rows.density == pytest.approx(float((dense > 0).float().mean()))
+
+
+def test_duplicate_entries_are_summed_and_the_users_matrix_stays():
+    x = sparse.csr_matrix((np.ones(3, np.float32), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 3))
+    assert as_matrix(x).rows(torch.tensor([0, 1])).dense().tolist() == [[0, 2, 0], [1, 0, 0]]
+    assert x.nnz == 3
 
 
 def test_csr_is_not_copied():

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import integrate, stats
 
-from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal, sample_normal
+from cellalign.nn.distributions import gaussian_nll, gumbel_sigmoid, kl_to_standard_normal, log_normal, sample_normal
 
 
 def test_gaussian_nll_equals_scipy_summed_over_genes():
@@ -50,3 +50,26 @@ def test_draws_have_the_posteriors_moments():
     z = sample_normal(mean, torch.tensor(0.5))
     torch.testing.assert_close(z.mean(0), mean[0], atol=0.01, rtol=0)
     torch.testing.assert_close(z.std(0), torch.tensor([0.5, 0.5]), atol=0.01, rtol=0)
+
+
+def test_log_normal_is_torchs():
+    torch.manual_seed(0)
+    z, mean, scale = torch.randn(5, 4, 3), torch.randn(4, 3), torch.rand(4, 3) + 0.1
+    expected = torch.distributions.Normal(mean, scale).log_prob(z).sum(-1)
+    torch.testing.assert_close(log_normal(z, mean, scale), expected)
+    standard = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    torch.testing.assert_close(log_normal(z, 0.0, 1.0), standard)
+
+
+def test_gumbel_sigmoid_draws_bits_with_their_probability_and_passes_the_gradient():
+    torch.manual_seed(0)
+    logits = torch.tensor([-2.0, 0.0, 1.5]).requires_grad_()
+    draws = gumbel_sigmoid(logits.expand(200_000, 3))
+    # the value is 0 or 1 up to the rounding of hard + soft - soft
+    assert float(draws.detach().sub(draws.detach().round()).abs().max()) < 1e-6
+    torch.testing.assert_close(draws.mean(0).detach(), torch.sigmoid(logits.detach()), atol=5e-3, rtol=0)
+    (gradient,) = torch.autograd.grad(draws.mean(0).sum(), logits)
+    # E[s (1 - s)] of the relaxed draw s, by a sum over a grid of the noise's quantiles
+    grid = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    soft = torch.sigmoid(logits.detach().double() + (grid.log() - torch.log1p(-grid))[:, None])
+    torch.testing.assert_close(gradient.double(), (soft * (1 - soft)).mean(0), atol=2e-3, rtol=0)
