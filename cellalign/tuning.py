@@ -7,6 +7,7 @@ ranked by the loss on validation cells (the negative ELBO, and with it any penal
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
@@ -154,6 +155,7 @@ def _run(
             if _is_of(kept, adata, method, settings, options):
                 return kept
             log.warning("%s is of other data or options; trained again", folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     model = train(adata, method=method, settings=settings, seed=seed, model_path=folder, **options)
     model.save(folder, force=True)
     discard_checkpoint(folder)
@@ -176,9 +178,10 @@ def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any
 
 
 def _folder(settings: Mapping[str, Any], seed: int) -> str:
+    """A name that says the settings, short enough for any file system, and their digest."""
     said = json.dumps(settings, sort_keys=True)
     safe = "".join(c if c.isalnum() or c in ".-" else "_" for c in said.strip("{}").replace('"', ""))
-    return f"{safe or 'default'}-seed{seed}"
+    return f"{safe[:80]}-{hashlib.sha256(said.encode()).hexdigest()[:8]}-seed{seed}"
 
 
 def _said(combination: Mapping[str, Any]) -> str:

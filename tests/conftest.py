@@ -115,3 +115,21 @@ def tiny_counts_path(tiny_counts: ad.AnnData, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.h5ad"
     tiny_counts.write_h5ad(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def shifts() -> ad.AnnData:
+    """36 interventions of 60 cells and 100 control cells, 4 latents, 40 genes; the last 6 interventions held out."""
+    from cellalign import simulate
+
+    return simulate.sparse_shift(36, 60, n_latent=4, n_genes=40, n_heldout=6, n_controls=100, targets=(1, 2), seed=0)
+
+
+@pytest.fixture(scope="session")
+def svae_model(shifts):
+    """svae+ trained on the 30 interventions that are not held out."""
+    import cellalign
+
+    train = shifts[shifts.obs["split"] == "train"].copy()
+    settings = {"latent_dim": 4, "hidden": [64, 64], "batch_size": 128, "epochs": 60}
+    return cellalign.train(train, method="svae+", condition="perturbation", settings=settings)

@@ -137,7 +137,7 @@ def test_expected_survives_a_file_and_any_subset(tmp_path: Path) -> None:
 
 
 def test_same_seed_same_cells_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulate, "CHUNK", 10_000)
+    monkeypatch.setattr("cellalign.simulate._ifnb.CHUNK", 10_000)
     first, second = (simulate.ifnb(300, 100, seed=8, threads=threads) for threads in (1, 3))
     assert (first.X != second.X).nnz == 0
     assert first.obs.equals(second.obs)
