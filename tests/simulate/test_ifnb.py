@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import anndata
@@ -13,7 +12,7 @@ from scipy import sparse
 from cellalign import simulate
 from cellalign.errors import InputError, UsageError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +21,8 @@ def cells() -> anndata.AnnData:
 
 
 @pytest.fixture(scope="module")
-def real() -> anndata.AnnData:
-    path = Path(os.environ.get("CELLALIGN_TEST_DATA", ROOT / ".." / "shared" / "data")) / "kang_2k.h5ad"
-    if not path.exists():
-        pytest.skip(f"no {path.name} in CELLALIGN_TEST_DATA")
-    return anndata.read_h5ad(path)
+def real(kang_path: Path) -> anndata.AnnData:
+    return anndata.read_h5ad(kang_path)
 
 
 def library_sizes(adata: anndata.AnnData) -> np.ndarray:
