@@ -59,6 +59,27 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What a penalty may look at: one forward pass over a batch.
+
+    Attributes
+    ----------
+    batch : Batch
+    latent : Latent
+    encoder_hidden, decoder_hidden : Tensor [B, H]
+        Units of the first hidden layer of each network.
+    warmup : float
+        In [0, 1], rises over the first epochs.
+    """
+
+    batch: Batch
+    latent: Latent
+    encoder_hidden: Tensor
+    decoder_hidden: Tensor
+    warmup: float
+
+
+@dataclass(frozen=True)
 class Graph:
     """Which latents each condition targets: `effect` and `probability`, [conditions, p] each."""
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import Latent
+from cellalign.methods.base import Step
 from cellalign.methods.cvae import CVAE
-from cellalign.nn.batch import Batch
 from cellalign.nn.penalties import misalignment
 
 
@@ -37,13 +36,14 @@ class CoMP(CVAE):
             3.0, ge=0, description="least a cell counts is minus this, in nats; null is the published penalty"
         )
 
-    def penalty(self, batch: Batch, latent: Latent, warmup: float) -> Tensor:
+    def penalty(self, step: Step) -> Tensor:
         """gamma times the misalignment penalty (eq. 4)."""
+        latent = step.latent
         return self.hp.gamma * misalignment(
             latent.z,
             latent.mean,
             latent.scale,
-            batch.condition,
+            step.batch.condition,
             include_self=self.hp.include_self,
             floor=self.hp.floor,
         )

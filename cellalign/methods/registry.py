@@ -26,6 +26,8 @@ GROUP = "cellalign.methods"
 BUILT_IN = {
     "vae": "cellalign.methods.vae:VAE",
     "cvae": "cellalign.methods.cvae:CVAE",
+    "vfae": "cellalign.methods.vfae:VFAE",
+    "trvae": "cellalign.methods.trvae:TrVAE",
     "comp": "cellalign.methods.comp:CoMP",
     "beta-vae": "cellalign.methods.beta_vae:BetaVAE",
     "ivae": "cellalign.methods.ivae:IVAE",

@@ -14,9 +14,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from cellalign.methods.base import Dimensions, Graph, Latent
+from cellalign.methods.base import Dimensions, Graph, Step
 from cellalign.methods.ivae import IVAE
-from cellalign.nn.batch import Batch
 from cellalign.nn.distributions import gumbel_sigmoid
 from cellalign.nn.networks import Fast
 from cellalign.nn.rotation import sparsest_rotation
@@ -60,9 +59,9 @@ class SVAE(IVAE):
         """One draw of zeros and ones per cell and latent, [B, p]; its gradient passes straight through."""
         return gumbel_sigmoid(F.embedding(codes, self.mask_logits()))
 
-    def penalty(self, batch: Batch, latent: Latent, warmup: float) -> Tensor:
+    def penalty(self, step: Step) -> Tensor:
         """The sparsity term; in training it sets in at `sparsity_from`, in validation it always counts."""
-        return warmup * (self.sparsity if self.training else 1.0) * self.sparsity_term()
+        return step.warmup * (self.sparsity if self.training else 1.0) * self.sparsity_term()
 
     def sparsity_term(self) -> Tensor:
         """alpha times the mean edge probability of the interventions (Lachapelle et al. 2022)."""

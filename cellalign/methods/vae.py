@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cellalign.methods import base
-from cellalign.methods.base import CONDITION, Dimensions, Latent, Loss, Method
+from cellalign.methods.base import CONDITION, Dimensions, Latent, Loss, Method, Step
 from cellalign.nn.batch import Batch, SparseRows
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal
 from cellalign.nn.likelihoods import Kind, make_likelihood
@@ -37,7 +37,14 @@ class VAE(Method):
         posterior_scale: float | None = Field(
             None, gt=0, le=100, description="fixed posterior standard deviation; null learns it"
         )
-        likelihood: Kind = Field("gaussian", description="of normalised expression (gaussian), or of counts (nb, zinb)")
+        likelihood: Kind = Field(
+            "gaussian", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)"
+        )
+
+        eta: float = Field(1.0, gt=0, description="weight of the reconstruction")
+        averaged: bool = Field(
+            False, description="average reconstruction over genes and KL over latents, as some published weights need"
+        )
 
     def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
         super().__init__(hyperparameters, dimensions)
@@ -52,7 +59,7 @@ class VAE(Method):
     @classmethod
     def reads(cls, hyperparameters: Any) -> str:
         """Counts for the count likelihoods."""
-        return "log" if hyperparameters.likelihood == "gaussian" else "counts"
+        return "counts" if hyperparameters.likelihood in ("nb", "zinb") else "log"
 
     @property
     def embedding_needs_condition(self) -> bool:
@@ -68,7 +75,10 @@ class VAE(Method):
 
     def encode(self, batch: Batch) -> Latent:
         """q(z | x): mean, and the scale learned per cell or fixed."""
-        h = self.encoder(self.encoder_input(batch), self.codes(batch, self.encoder_sees))
+        return self.posterior(self.encoder(self.encoder_input(batch), self.codes(batch, self.encoder_sees)))
+
+    def posterior(self, h: Tensor) -> Latent:
+        """The posterior that the encoder's last hidden units [B, H] stand for, and a draw."""
         mean = self.to_mean(h)
         if self.to_log_variance is None:
             scale = mean.new_tensor(self.hp.posterior_scale)
@@ -89,30 +99,33 @@ class VAE(Method):
         """Mean of the prior, whose scale is 1: zero, or [B, p] of a subclass."""
         return 0.0
 
-    def penalty(self, batch: Batch, latent: Latent, warmup: float) -> Tensor | None:
+    def penalty(self, step: Step) -> Tensor | None:
         """None: subclasses return a scalar, already weighted."""
         return None
 
     def loss(self, batch: Batch, warmup: float) -> Loss:
         """Negative ELBO summed over genes and latent dimensions, mean over cells, plus the penalty (CoMP eq. 5)."""
-        latent = self.encode(batch)
-        reconstruction, kl = self._elbo_terms(batch, latent)
-        parts = {"reconstruction": reconstruction.mean(), "kl": kl.mean()}
-        total = parts["reconstruction"] + self.hp.beta * warmup * parts["kl"]
-        penalty = self.penalty(batch, latent, warmup)
+        encoder_hidden = self.encoder.first_hidden(self.encoder_input(batch), self.codes(batch, self.encoder_sees))
+        latent = self.posterior(self.encoder.rest(encoder_hidden))
+        decoder_hidden = self.decoder.first_hidden(latent.z, self.codes(batch, self.decoder_sees))
+        reconstruction = self.likelihood.nll(self.decoder.rest(decoder_hidden), batch).mean()
+        parts = {"reconstruction": reconstruction, "kl": self.kl(batch, latent).mean()}
+        n_genes, n_latent = (self.dimensions.genes, self.hp.latent_dim) if self.hp.averaged else (1, 1)
+        total = self.hp.eta / n_genes * reconstruction + self.hp.beta / n_latent * warmup * parts["kl"]
+        penalty = self.penalty(Step(batch, latent, encoder_hidden, decoder_hidden, warmup))
         if penalty is not None:
             parts["penalty"] = penalty
             total = total + penalty
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
-    def _elbo_terms(self, batch: Batch, latent: Latent) -> tuple[Tensor, Tensor]:
-        kl = kl_to_standard_normal(latent.mean - self.prior_mean(batch), latent.scale.expand_as(latent.mean))
-        return self.likelihood.nll(self.decode(latent.z, batch), batch), kl
+    def kl(self, batch: Batch, latent: Latent) -> Tensor:
+        """KL of the posterior to the prior, summed over latent dimensions, [B]."""
+        return kl_to_standard_normal(latent.mean - self.prior_mean(batch), latent.scale.expand_as(latent.mean))
 
     def nelbo(self, batch: Batch) -> Tensor:
         """Negative evidence lower bound of each cell with one posterior draw, [B], in nats."""
-        reconstruction, kl = self._elbo_terms(batch, self.encode(batch))
-        return reconstruction + kl
+        latent = self.encode(batch)
+        return self.likelihood.nll(self.decode(latent.z, batch), batch) + self.kl(batch, latent)
 
     def importance_weighted_nll(self, batch: Batch, particles: int, at_once: int = 50) -> Tensor:
         """Negative importance-weighted ELBO of each cell, [B], in nats (sVAE+ eq. 18).
@@ -148,7 +161,7 @@ class CountHyperparameters(VAE.Hyperparameters):
     latent_dim: int = Field(15, ge=1, le=10_000, description="number of latent dimensions")
     hidden: tuple[int, ...] = Field((128, 128), min_length=1, description="encoder widths; the decoder mirrors them")
     negative_slope: float = Field(0.0, ge=0, le=1, description="slope of the leaky ReLU below zero")
-    likelihood: Kind = Field("nb", description="of normalised expression (gaussian), or of counts (nb, zinb)")
+    likelihood: Kind = Field("nb", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)")
 
 
 COUNT_PLAN = {"lr": 4e-3, "weight_decay": 1e-6}

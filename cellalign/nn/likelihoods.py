@@ -13,7 +13,7 @@ from cellalign.nn.counts import negative_binomial_nll, zero_inflated_nll
 from cellalign.nn.distributions import gaussian_nll
 from cellalign.nn.networks import Fast
 
-Kind = Literal["gaussian", "nb", "zinb"]
+Kind = Literal["gaussian", "mse", "nb", "zinb"]
 
 
 class Gaussian(nn.Module):
@@ -33,6 +33,26 @@ class Gaussian(nn.Module):
     def nll(self, h: Tensor, batch: Batch) -> Tensor:
         """Negative log-likelihood [..., B] of the batch's cells, summed over genes."""
         return gaussian_nll(batch.x, self.to_mean(h), 0.01 + F.softplus(self.to_scale(h)))
+
+    particles_nll = nll
+
+
+class SquaredError(nn.Module):
+    """Half the squared error of a ReLU output, summed over genes (trVAE and scGen): N(m_g(h), 1) but for a constant."""
+
+    reads: ClassVar[str] = "log"
+
+    def __init__(self, n_hidden: int, n_genes: int) -> None:
+        super().__init__()
+        self.to_mean = nn.Linear(n_hidden, n_genes)
+
+    def mean(self, h: Tensor, batch: Batch) -> Tensor:
+        """Expected expression [..., B, G], not negative."""
+        return F.relu(self.to_mean(h))
+
+    def nll(self, h: Tensor, batch: Batch) -> Tensor:
+        """Half the squared error [..., B]."""
+        return 0.5 * (batch.x - self.mean(h, batch)).square().sum(-1)
 
     particles_nll = nll
 
@@ -82,8 +102,10 @@ class Counts(nn.Module):
         )
 
 
-def make_likelihood(kind: Kind, n_hidden: int, n_genes: int) -> Gaussian | Counts:
+def make_likelihood(kind: Kind, n_hidden: int, n_genes: int) -> Gaussian | SquaredError | Counts:
     """The likelihood of that name."""
     if kind == "gaussian":
         return Gaussian(n_hidden, n_genes)
+    if kind == "mse":
+        return SquaredError(n_hidden, n_genes)
     return Counts(n_hidden, n_genes, zero_inflated=kind == "zinb")

@@ -95,18 +95,22 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.first = CategoricalLinear(n_in, hidden[0], cardinalities)
-        layers: list[nn.Module] = []
-        for i, width in enumerate(hidden):
-            if i:
-                layers.append(nn.Linear(hidden[i - 1], width))
+        blocks = []
+        for width, before in zip(hidden, [None, *hidden], strict=False):
+            layers: list[nn.Module] = [] if before is None else [nn.Linear(before, width)]
             if batch_norm:
                 layers.append(nn.BatchNorm1d(width))
             layers.append(nn.LeakyReLU(negative_slope, inplace=True))
             if dropout:
                 layers.append(nn.Dropout(dropout))
-        self.rest = nn.Sequential(*layers)
+            blocks.append(nn.Sequential(*layers))
+        self.after_first, self.rest = blocks[0], nn.Sequential(*blocks[1:])
         self.n_out = hidden[-1]
 
+    def first_hidden(self, x: Tensor | SparseRows, codes: Tensor) -> Tensor:
+        """Units of the first hidden layer, x [B, n_in], codes int64 [B, m] -> [B, hidden[0]]."""
+        return self.after_first(self.first(x, codes))
+
     def forward(self, x: Tensor | SparseRows, codes: Tensor) -> Tensor:
-        """x [B, n_in], codes int64 [B, m] -> [B, hidden[-1]]."""
-        return self.rest(self.first(x, codes))
+        """Units of the last hidden layer, x [B, n_in], codes int64 [B, m] -> [B, hidden[-1]]."""
+        return self.rest(self.first_hidden(x, codes))

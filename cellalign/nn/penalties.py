@@ -1,9 +1,15 @@
-"""Alignment penalties on the latent space of a mini-batch."""
+"""Alignment penalties on the latent space (or a hidden layer) of a mini-batch."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# bandwidths of the multi-scale kernel (trVAE and CoMP repositories): exp(-|u - v|^2 / (2 sigma))
+MULTI_SCALE = (*(10.0**i for i in range(-6, 0)), 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
 
 
 def pairwise_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -78,3 +84,57 @@ def misalignment(
     if floor is not None:
         difference = difference.clamp(min=-floor)
     return torch.where(has_both, difference, 0.0).mean()
+
+
+def mmd(z: Tensor, condition: Tensor, sigmas: tuple[float, ...] = MULTI_SCALE) -> Tensor:
+    """Maximum mean discrepancy between the conditions of a batch, summed over all pairs (trVAE eq. 8).
+
+    mmd(P, Q) = mean k(p, p') + mean k(q, q') - 2 mean k(p, q), means over all pairs, a cell with itself included.
+    Distances of the whole batch and their kernels are computed once, whatever the number of conditions.
+
+    Parameters
+    ----------
+    z : Tensor [B, p]
+        Latents, or units of a hidden layer.
+    condition : Tensor [B], int64
+    sigmas : tuple of float
+        The kernel is the mean of exp(-|u - v|^2 / (2 sigma)) over them; an rbf kernel of length l is sigma = l^2.
+
+    Returns
+    -------
+    Tensor []
+        Conditions that the batch lacks contribute nothing.
+    """
+    z = z - z.detach().mean(0)
+    norm = z.square().sum(1)
+    squared = norm[:, None] + norm - 2 * (z @ z.T)
+    # exactly 0 from a cell to itself: the narrowest kernel would see the rounding
+    squared = squared.clamp(min=0).masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), 0)
+    size = torch.zeros(int(condition.max()) + 1, dtype=z.dtype, device=z.device).index_add_(
+        0, condition, torch.ones_like(norm)
+    )
+    n, present = size[condition], (size > 0).sum()
+    # sum over pairs of (S_aa + S_bb - 2 S_ab) = present * trace(S) - sum(S), S the means over blocks
+    same = (condition[:, None] == condition).to(z.dtype)
+    weights = (present * same - 1) / (n[:, None] * n)
+    return (_Kernel.apply(squared, sigmas) * weights).sum()
+
+
+class _Kernel(torch.autograd.Function):
+    """Mean over sigmas of exp(-d / (2 sigma)), [B, B]; value and slope in one pass, no matrix kept per sigma."""
+
+    @staticmethod
+    def forward(ctx: Any, squared: Tensor, sigmas: tuple[float, ...]) -> Tensor:
+        value, slope = torch.zeros_like(squared), torch.zeros_like(squared)
+        for sigma in sigmas:
+            kernel = torch.exp(squared * (-0.5 / sigma))
+            value += kernel
+            slope.add_(kernel, alpha=-0.5 / sigma)
+        ctx.save_for_backward(slope / len(sigmas))
+        return value / len(sigmas)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None

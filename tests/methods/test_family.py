@@ -7,7 +7,7 @@ from cellalign.methods.base import Dimensions
 from cellalign.methods.registry import get
 from cellalign.nn.batch import Batch
 from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal
-from cellalign.nn.penalties import misalignment
+from cellalign.nn.penalties import MULTI_SCALE, misalignment, mmd
 
 SMALL = {"hidden": (16, 8), "latent_dim": 3}
 
@@ -28,7 +28,7 @@ def cells(n=10, conditions=3):
 
 def test_vae_does_not_see_the_condition_and_cvae_does():
     batch = cells()
-    for name, sees in (("vae", False), ("cvae", True), ("comp", True)):
+    for name, sees in (("vae", False), ("cvae", True), ("comp", True), ("vfae", True), ("trvae", True)):
         method = build(name)
         moved = method.embedding(batch.with_condition(1)) - method.embedding(batch)
         assert (float(moved.detach().abs().max()) > 1e-4) == sees, name
@@ -55,6 +55,42 @@ def test_loss_is_the_sum_of_its_parts(name, posterior_scale):
         torch.testing.assert_close(loss.parts["penalty"], method.hp.gamma * penalty.detach())
         expected = expected + method.hp.gamma * penalty
     torch.testing.assert_close(loss.total, expected)
+
+
+@pytest.mark.parametrize("penalty_on", ["z", "encoder", "decoder"])
+def test_mmd_is_taken_where_the_method_says(penalty_on):
+    batch = cells()
+    if penalty_on == "decoder":
+        method = build("trvae", gamma=3.0)
+    else:
+        method = build("vfae", gamma=3.0, penalty_on=penalty_on, kernel="rbf", kernel_length=1.5)
+    torch.manual_seed(5)
+    found = method.loss(batch, warmup=1.0).parts["penalty"]
+    torch.manual_seed(5)
+    z = method.encode(batch).z
+    codes = torch.cat([batch.condition[:, None], batch.batches], 1)
+    aligned = {
+        "z": z,
+        "encoder": method.encoder.first_hidden(batch.x, codes),
+        "decoder": method.decoder.first_hidden(z, codes),
+    }[penalty_on]
+    kernel = (MULTI_SCALE,) if penalty_on == "decoder" else ((2.25,),)
+    torch.testing.assert_close(found, 3 * mmd(aligned, batch.condition, *kernel).detach())
+
+
+def test_averaged_losses_have_the_published_weights():
+    """trVAE eq. 9: eta / 2 mean_g (x - m)^2 + alpha / 2 mean_j (exp v + mu^2 - 1 - v)."""
+    method, batch = build("trvae", likelihood="mse", averaged=True, eta=100.0, beta=0.2, gamma=0.0), cells()
+    torch.manual_seed(5)
+    loss = method.loss(batch, warmup=1.0)
+    torch.manual_seed(5)
+    latent = method.encode(batch)
+    predicted = method.predict(latent.z, batch)
+    v = 2 * latent.scale.log()
+    expected = 100 * 0.5 * (batch.x - predicted).square().mean()
+    expected = expected + 0.2 * 0.5 * (v.exp() + latent.mean.square() - 1 - v).mean()
+    torch.testing.assert_close(loss.total, expected)
+    assert float(predicted.detach().min()) >= 0
 
 
 def test_counterfactual_of_the_mean_and_of_draws():

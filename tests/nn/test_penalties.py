@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from cellalign.nn.penalties import misalignment
+from cellalign.nn.penalties import MULTI_SCALE, misalignment, mmd
 
 
 def penalty_by_loop(z, mean, scale, condition, include_self):
@@ -117,3 +117,52 @@ def test_bounds_the_divergence_and_tightens_with_batch_size():
     small, large = mean_penalty(16, 400), mean_penalty(1024, 20)
     assert small > large > exact * 0.98
     assert large == pytest.approx(exact, rel=0.1)
+
+
+def mmd_by_loop(z, condition, sigmas):
+    """Every pair of conditions, every pair of cells, every kernel, in float64."""
+    z, total = z.double(), 0.0
+
+    def k(u, v):
+        squared = sum((float(a) - float(b)) ** 2 for a, b in zip(u, v, strict=True))
+        return sum(math.exp(-squared / (2 * s)) for s in sigmas) / len(sigmas)
+
+    groups = [z[condition == c] for c in sorted(set(condition.tolist()))]
+    for i, p in enumerate(groups):
+        for q in groups[:i]:
+            within = [sum(k(u, v) for u in g for v in g) / len(g) ** 2 for g in (p, q)]
+            total += sum(within) - 2 * sum(k(u, v) for u in p for v in q) / (len(p) * len(q))
+    return total
+
+
+@pytest.mark.parametrize("sigmas", [MULTI_SCALE, (4.0,)])
+@pytest.mark.parametrize("codes", [[0, 1], [0, 1, 2], [0, 3]], ids=["two", "three", "absent ones"])
+def test_mmd_is_the_sum_over_pairs_of_conditions(sigmas, codes):
+    torch.manual_seed(0)
+    condition = torch.tensor(codes)[torch.randint(len(codes), (17,))]
+    z = torch.randn(17, 3) * 2 + condition[:, None]
+    assert float(mmd(z, condition, sigmas)) == pytest.approx(mmd_by_loop(z, condition, sigmas), rel=1e-4, abs=1e-6)
+
+
+def test_mmd_gradient_is_the_numerical_one():
+    torch.manual_seed(1)
+    condition = torch.tensor([0, 1, 2, 0, 1, 0, 2, 1])
+    z = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: mmd(z, condition, (0.5, 1.0, 20.0)), z)
+
+
+def test_mmd_of_one_condition_is_nothing_and_of_one_cell_is_finite():
+    z = torch.randn(6, 2, requires_grad=True)
+    alone = mmd(z, torch.zeros(6, dtype=torch.int64))
+    assert float(alone.detach()) == pytest.approx(0, abs=1e-6)
+    single = mmd(z, torch.tensor([0, 0, 0, 0, 0, 1]))
+    single.backward()
+    assert bool(single.isfinite()) and bool(z.grad.isfinite().all())
+
+
+def test_mmd_falls_as_conditions_come_together():
+    torch.manual_seed(2)
+    condition = torch.arange(200) % 2
+    z = torch.randn(200, 5)
+    apart = [float(mmd(z + shift * condition[:, None], condition)) for shift in (0.0, 0.5, 2.0)]
+    assert apart[0] < apart[1] < apart[2]

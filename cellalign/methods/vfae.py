@@ -1,0 +1,38 @@
+"""VFAE: CVAE with a maximum mean discrepancy penalty (Louizos et al. 2016; MMD-CVAE of the trVAE paper).
+
+Encoder q(z | x, c) with learned or fixed scale, decoder p(x | z, c), standard normal prior, Gaussian likelihood,
+and MMD between the conditions' latents, or between the units of the encoder's first hidden layer.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from cellalign.methods.base import Step
+from cellalign.methods.cvae import CVAE
+from cellalign.nn.penalties import MULTI_SCALE, mmd
+
+
+class VFAE(CVAE):
+    """CVAE whose latent space (or first encoder layer) is aligned across conditions by MMD."""
+
+    name = "vfae"
+    summary = "CVAE with an MMD penalty on the latent space"
+    reference = "Louizos et al. 2016"
+
+    class Hyperparameters(CVAE.Hyperparameters):
+        """Adds the penalty."""
+
+        gamma: float = Field(1000.0, ge=0, le=1e6, description="weight of the MMD penalty")
+        kernel: Literal["multi-scale", "rbf"] = Field("multi-scale", description="kernel of the MMD")
+        kernel_length: float = Field(2.0, gt=0, description="length of the rbf kernel")
+        penalty_on: Literal["z", "encoder"] = Field("z", description="what is aligned: z, or the first encoder layer")
+
+    def penalty(self, step: Step) -> Tensor:
+        """gamma times the MMD over all pairs of conditions."""
+        aligned = step.latent.z if self.hp.penalty_on == "z" else step.encoder_hidden
+        sigmas = MULTI_SCALE if self.hp.kernel == "multi-scale" else (self.hp.kernel_length**2,)
+        return self.hp.gamma * mmd(aligned, step.batch.condition, sigmas)
