@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cellalign import simulate
     from cellalign.api import counterfactual, embed, load, train
+    from cellalign.benchmarking import benchmark
     from cellalign.data.preprocess import preprocess
     from cellalign.evaluation import Evaluation, evaluate
     from cellalign.graph import add_programs, targets
@@ -35,6 +36,7 @@ _HOME = {
     "add_programs": "graph",
     "transfer": "transfer_learning",
     "tune": "tuning",
+    "benchmark": "benchmarking",
     "preprocess": "data.preprocess",
     "evaluate": "evaluation",
     "Evaluation": "evaluation",
@@ -45,6 +47,7 @@ __all__ = [
     "Evaluation",
     "Model",
     "add_programs",
+    "benchmark",
     "counterfactual",
     "embed",
     "evaluate",

@@ -349,6 +349,8 @@ class Model:
         obs[f"{key}_source"] = obs[key].astype(str).astype("category")
         obs[key] = np.full(len(obs), to)
         obs[key] = obs[key].astype("category").cat.set_categories(known if to in known else [*known, to])
+        if self.spec["holdout"]:
+            obs["held_out"] = held_out(obs, self.spec["holdout"], must_exist=False)
         var = adata.var.reindex(self.genes)
         result = AnnData(X=mean, obs=obs, var=var, layers={"source": source.X})
         if std is not None:

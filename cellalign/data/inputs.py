@@ -135,7 +135,11 @@ def make_cells(
     if with_condition and roles.condition is not None:
         condition = codes((roles.condition,), "condition")[:, 0].contiguous()
     batches = codes(roles.batches if with_batches else (), "batch")
-    return Cells(as_matrix(x), condition, batches, codes((), "covariate"), torch.full((n,), -1))
+    label = torch.full((n,), -1)
+    if roles.label is not None and roles.label in adata.obs:
+        known = {name: code for code, name in enumerate(roles.categories[roles.label])}
+        label = torch.tensor([known.get(name, -1) for name in adata.obs[roles.label].astype(str)])
+    return Cells(as_matrix(x), condition, batches, codes((), "covariate"), label)
 
 
 def checked_names(adata: AnnData, where: str) -> list[str]:

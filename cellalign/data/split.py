@@ -14,18 +14,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def held_out(obs: pd.DataFrame, items: Sequence[str]) -> np.ndarray:
+def held_out(obs: pd.DataFrame, items: Sequence[str], *, must_exist: bool = True) -> np.ndarray:
     """Mask [n] of the cells that meet all terms of any "key=value,key=value" item.
 
     Raises
     ------
     InputError
-        An item names no cell, or a column that is not there.
+        An item names no cell, or a column that is not there; unless `must_exist` is false.
     """
     mask = np.zeros(len(obs), dtype=bool)
     for item in items:
-        chosen = select(obs, parse_where([item]))
-        if not chosen.any():
+        terms = parse_where([item])
+        if not must_exist:
+            there = all(key in obs and (obs[key].astype(str) == value).any() for key, value in terms.items())
+            if not there:
+                continue
+        chosen = select(obs, terms)
+        if must_exist and not chosen.any():
             raise InputError(f"--holdout {item} names no cell")
         mask |= chosen
     return mask

@@ -99,10 +99,12 @@ class _Run:
         self.method, self.plan, self.device, self.seed = method.to(device), plan, device, seed
         self.cells, self.train, self.validation = cells.to(device), train, validation.to(device)
         self.progress, self.checkpoint = progress, checkpoint
+        parameters = list(method.parameters()) or [torch.nn.Parameter(torch.zeros(0, device=device))]
         self.optimiser = torch.optim.AdamW(
-            method.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, eps=plan.adam_eps, fused=True
+            parameters, lr=plan.lr, weight_decay=plan.weight_decay, eps=plan.adam_eps, fused=True
         )
-        self.epochs = plan.resolve_epochs(len(train))
+        # a method without parameters is fitted in closed form, by its `finish`
+        self.epochs = plan.resolve_epochs(len(train)) if any(True for _ in method.parameters()) else 0
         self.steps_per_epoch = max(1, math.ceil(len(train) / plan.batch_size))
         self.shuffler = torch.Generator().manual_seed(seed)
         self.state = State()
@@ -123,6 +125,8 @@ class _Run:
         if self.best is not None:
             self.method.load_state_dict(self.best)
         self.method.eval()
+        with torch.no_grad():
+            self.method.finish(lambda: (self.cells.batch(rows) for rows in self.train.split(self.plan.batch_size)))
         return self.state
 
     def report(self) -> None:

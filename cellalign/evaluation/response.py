@@ -34,6 +34,12 @@ def response(inputs: Inputs) -> Iterator[Row]:
             per_system.setdefault(system, []).append(scores)
             for metric, value in scores.items():
                 yield Row("response", system, name, metric, value, groups.size(name))
+    if "held_out" in inputs.adata.obs:
+        held = np.asarray(inputs.adata.obs["held_out"], dtype=bool)
+        labels = inputs.labels() if inputs.label is not None else np.full(len(held), "all")
+        named = [name for name in groups.names if held[labels == name].all()]
+        if named:
+            inputs.notes.append(f"held out in training: {', '.join(named)}")
     total = sum(groups.size(name) for name in groups.names)
     for system, found in per_system.items():
         for metric in found[0]:
@@ -43,7 +49,7 @@ def response(inputs: Inputs) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Predicted, real and source cells by cell type."""
+    """Predicted cells of the types in `names`; real and source cells of these and all other types."""
 
     names: list[str]
     predicted: dict[str, np.ndarray]
@@ -69,9 +75,13 @@ class _Groups:
             label_p = inputs.labels()
             label_r = np.asarray(column(against.obs, inputs.label, purpose="label")).astype(str)
         x_p, x_r = _on_one_scale(inputs.adata, against, columns)
-        counts = {n: [int((m & (label_r == n)).sum()) for m in (target, source)] for n in np.unique(label_p)}
-        names = [str(n) for n, c in counts.items() if min(c) >= LEAST_CELLS]
-        skipped = [f"{n} ({c[0]} real, {c[1]} source)" for n, c in counts.items() if min(c) < LEAST_CELLS]
+        counts = {
+            str(n): [int((m & (label_r == n)).sum()) for m in (target, source)]
+            for n in np.unique(np.concatenate([label_p, label_r]))
+        }
+        usable = [n for n, c in counts.items() if min(c) >= LEAST_CELLS]
+        names = [n for n in usable if n in label_p]
+        skipped = [f"{n} ({c[0]} real, {c[1]} source)" for n, c in counts.items() if n in label_p and n not in usable]
         if skipped:
             inputs.notes.append(f"response skips cell types with fewer than {LEAST_CELLS} cells: {', '.join(skipped)}")
         if not names:
@@ -79,8 +89,8 @@ class _Groups:
         return cls(
             names,
             {n: res.dense(x_p[np.flatnonzero(label_p == n)]) for n in names},
-            {n: res.dense(x_r[np.flatnonzero(target & (label_r == n))]) for n in names},
-            {n: res.dense(x_r[np.flatnonzero(source & (label_r == n))]) for n in names},
+            {n: res.dense(x_r[np.flatnonzero(target & (label_r == n))]) for n in usable},
+            {n: res.dense(x_r[np.flatnonzero(source & (label_r == n))]) for n in usable},
         )
 
     def size(self, name: str) -> int:
@@ -102,7 +112,7 @@ def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tup
 
 def mean_shift(groups: _Groups, name: str) -> np.ndarray | None:
     """Mean change of all other cell types, each counting the same; None where there is no other."""
-    others = [other for other in groups.names if other != name]
+    others = [other for other in groups.real if other != name]
     if not others:
         return None
     return np.mean([groups.real[other].mean(0) - groups.control[other].mean(0) for other in others], axis=0)

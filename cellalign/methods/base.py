@@ -9,7 +9,7 @@ file (in this folder, or in another package under the entry-point group `cellali
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -158,6 +158,15 @@ class Method(nn.Module):
     def embedding(self, batch: Batch) -> Tensor:
         """What `embed` writes: the posterior mean, [B, p]."""
         return self.encode(batch).mean
+
+    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Called by the engine after training, for what follows from the trained cells in closed form.
+
+        Parameters
+        ----------
+        batches : callable
+            Gives an iterator over all training cells, as often as it is called; no gradient is recorded.
+        """
 
     def intervene(self, z: Tensor, batch: Batch, to: tuple[int, ...]) -> tuple[Tensor, Batch]:
         """What a counterfactual changes: here the condition the decoder sees; z stays (CoMP eq. 1).

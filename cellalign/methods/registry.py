@@ -26,6 +26,9 @@ GROUP = "cellalign.methods"
 BUILT_IN = {
     "vae": "cellalign.methods.vae:VAE",
     "cvae": "cellalign.methods.cvae:CVAE",
+    "scgen": "cellalign.methods.scgen:ScGen",
+    "pca": "cellalign.methods.pca:PCA",
+    "linear": "cellalign.methods.linear:Linear",
     "vfae": "cellalign.methods.vfae:VFAE",
     "trvae": "cellalign.methods.trvae:TrVAE",
     "comp": "cellalign.methods.comp:CoMP",

@@ -24,7 +24,7 @@ class TrVAE(CVAE):
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""
 
-        gamma: float = Field(1000.0, ge=0, le=1e6, description="weight of the MMD penalty")
+        gamma: float = Field(20_000.0, ge=0, le=1e6, description="weight of the MMD penalty")
 
     def penalty(self, step: Step) -> Tensor:
         """gamma times the MMD of the decoder's first hidden layer over all pairs of conditions (eq. 8)."""

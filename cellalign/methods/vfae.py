@@ -26,7 +26,7 @@ class VFAE(CVAE):
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""
 
-        gamma: float = Field(1000.0, ge=0, le=1e6, description="weight of the MMD penalty")
+        gamma: float = Field(2000.0, ge=0, le=1e6, description="weight of the MMD penalty")
         kernel: Literal["multi-scale", "rbf"] = Field("multi-scale", description="kernel of the MMD")
         kernel_length: float = Field(2.0, gt=0, description="length of the rbf kernel")
         penalty_on: Literal["z", "encoder"] = Field("z", description="what is aligned: z, or the first encoder layer")

@@ -1,0 +1,177 @@
+"""Out-of-sample benchmark: each group held out in turn under a condition, predicted by every method."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from cellalign.api import settings_of, train
+from cellalign.data.checks import column
+from cellalign.data.files import atomic_path
+from cellalign.data.roles import settle_roles
+from cellalign.errors import InputError, TrainingError, UsageError
+from cellalign.evaluation import evaluate
+from cellalign.methods.registry import get
+
+log = logging.getLogger("cellalign")
+KEYS = ["method", "seed", "held_out", "to"]
+BASELINES = {"no change", "mean shift", "ceiling"}
+
+
+def benchmark(
+    adata: AnnData,
+    *,
+    methods: Sequence[str],
+    condition: str,
+    holdout_each: str,
+    control: str | None = None,
+    label: str | None = None,
+    groups: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    results: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Leave one group out: train without its cells under a condition, predict them, score against the real ones.
+
+    Parameters
+    ----------
+    adata : AnnData
+        As `preprocess` writes it.
+    methods : sequence of str
+    condition, control : str
+        Every condition but the control is held out and predicted from the control cells.
+    holdout_each : str
+        obs column whose groups are held out in turn.
+    label : str, optional
+        Cell types, for methods that weigh them alike; default `holdout_each`.
+    groups : sequence of str, optional
+        Only these groups; default all with 5 cells under both conditions.
+    seeds : sequence of int
+    settings : mapping of method to settings, optional
+    results : path, optional
+        A CSV of finished rows: those in it are not computed again, and it grows with every run.
+    options
+        As `train` takes them.
+
+    Returns
+    -------
+    DataFrame
+        One row per method or baseline, seed, held-out group and condition, with the response panel's metrics.
+
+    Raises
+    ------
+    UsageError
+        A method or setting is unknown, or there is no control.
+    InputError
+        No group can be held out, or the data is not fit.
+    """
+    roles = settle_roles(adata.obs, condition=condition, control=control)
+    if roles.control is None:
+        raise UsageError("--control VALUE is needed: the condition that predictions start from")
+    label = label or holdout_each
+    for method in methods:
+        settings_of(get(method), settings=(settings or {}).get(method))
+    cases = _cases(adata, condition, roles.control, holdout_each, groups)
+    done = _finished(results)
+    for seed in seeds:
+        for group, to in cases:
+            for method in methods:
+                if ((done[KEYS].astype(str) == [method, str(seed), group, to]).all(axis=1)).any():
+                    continue
+                if progress is not None:
+                    progress(f"{method}, seed {seed}: {holdout_each}={group} under {condition}={to} held out")
+                own = dict((settings or {}).get(method, {}))
+                try:
+                    model = train(
+                        adata,
+                        method=method,
+                        condition=condition,
+                        control=roles.control,
+                        label=label,
+                        settings=own,
+                        holdout=[f"{holdout_each}={group},{condition}={to}"],
+                        seed=seed,
+                        **options,
+                    )
+                except TrainingError as error:
+                    log.warning("%s, seed %d, %s: %s; left out", method, seed, group, error)
+                    continue
+                predicted = model.counterfactual(adata, to=to, from_=roles.control, where={holdout_each: group})
+                scored = evaluate(
+                    predicted,
+                    against=adata,
+                    condition=condition,
+                    label=holdout_each,
+                    panels=["response"],
+                    seed=seed,
+                )
+                done = _add(done, scored.frame(), method, seed, group, to)
+                if results is not None:
+                    with atomic_path(results, force=True) as fresh:
+                        done.to_csv(fresh, index=False)
+    wanted = done["method"].isin([*methods, *BASELINES]) & done["seed"].isin(seeds)
+    return done[wanted].reset_index(drop=True)
+
+
+def _cases(
+    adata: AnnData, condition: str, control: str, holdout_each: str, groups: Sequence[str] | None
+) -> list[tuple[str, str]]:
+    """Groups and conditions that can be held out: 5 cells under it and under control, and another group as well."""
+    kind = np.asarray(column(adata.obs, holdout_each, purpose="group")).astype(str)
+    under = np.asarray(column(adata.obs, condition, purpose="condition")).astype(str)
+    known = list(np.unique(kind))
+    for group in groups or ():
+        if group not in known:
+            raise InputError(f"{holdout_each} has no {group!r}; there: {', '.join(known)}")
+    table = pd.crosstab(kind, under)
+    cases = [
+        (str(group), str(to))
+        for group in (groups or known)
+        for to in table.columns
+        if to != control and min(table.loc[group, to], table.loc[group, control]) >= 5
+    ]
+    if not cases or len(known) < 2:
+        raise InputError(f"no group of {holdout_each!r} has 5 cells under the control and another condition")
+    return cases
+
+
+def _finished(results: str | os.PathLike[str] | None) -> pd.DataFrame:
+    if results is None or not Path(results).is_file():
+        return pd.DataFrame(columns=KEYS)
+    try:
+        found = pd.read_csv(results)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{results} cannot be read as CSV: {error}") from error
+    if not set(KEYS) <= set(found.columns):
+        raise InputError(f"{results} holds no benchmark: it lacks the columns {', '.join(KEYS)}")
+    return found
+
+
+def _add(done: pd.DataFrame, scores: pd.DataFrame, method: str, seed: int, group: str, to: str) -> pd.DataFrame:
+    """Append the method's scores, and the baselines' where they are not there yet."""
+    rows = []
+    own = scores[scores["group"] == group]
+    for system, found in own.groupby("system"):
+        name = method if system == "prediction" else str(system)
+        there = (done[KEYS].astype(str) == [name, str(seed), group, to]).all(axis=1).any()
+        if not there:
+            metrics = dict(zip(found["metric"], found["value"], strict=True))
+            rows.append({"method": name, "seed": seed, "held_out": group, "to": to} | metrics)
+    fresh = pd.DataFrame(rows)
+    return fresh if done.empty else pd.concat([done, fresh], ignore_index=True)
+
+
+def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One metric: methods as rows (best mean first), held-out groups as columns, and their mean."""
+    wide = table.pivot_table(index="method", columns="held_out", values=metric, aggfunc="mean")
+    wide["mean"] = wide.mean(axis=1)
+    return wide.sort_values("mean", ascending=False)

@@ -1,0 +1,91 @@
+"""Linear baselines of a predicted response: what any network has to beat.
+
+`shift` adds to a cell the mean change of the trained cell types; `ridge` lets the change depend on the cell's
+principal components, by ridge regression over the cell types seen under both conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cellalign.methods.base import Dimensions
+from cellalign.methods.pca import PCA
+from cellalign.nn.batch import Batch
+
+
+class Linear(PCA):
+    """Additive shift, or ridge regression on principal components; --label weighs cell types alike."""
+
+    name = "linear"
+    summary = "mean shift, or ridge regression of the change on principal components"
+    reference = "baseline"
+    needs_condition = True
+
+    class Hyperparameters(PCA.Hyperparameters):
+        """Which of the two, and how strongly it is shrunk."""
+
+        change: Literal["shift", "ridge"] = Field("shift", description="mean change, or a change by cell state")
+        ridge: float = Field(1.0, gt=0, le=1e6, description="shrinkage, relative to the spread of cell types")
+
+    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
+        super().__init__(hyperparameters, dimensions)
+        k, p = dimensions.conditions, self.components.shape[1]
+        self.mean: Tensor
+        self.state: Tensor
+        self.slope: Tensor
+        self.register_buffer("mean", torch.zeros(k, dimensions.genes))  # over cell types, by condition
+        self.register_buffer("state", torch.zeros(k, p))  # its components
+        pairs = k if self.hp.change == "ridge" else 0
+        self.register_buffer("slope", torch.zeros(pairs, pairs, p, dimensions.genes))  # from, to
+
+    @property
+    def embedding_needs_condition(self) -> bool:
+        """Components do not depend on the condition."""
+        return False
+
+    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Components; then for every condition the mean over cell types, and for ridge its slope on their state."""
+        super().finish(batches)
+        k, n_labels = self.dimensions.conditions, self.dimensions.labels + 1
+        sums = torch.zeros(k * n_labels, self.dimensions.genes, device=self.mean.device)
+        sizes = torch.zeros(k * n_labels, device=self.mean.device)
+        for batch in batches():
+            group = batch.condition * n_labels + batch.label + 1
+            sums.index_add_(0, group, batch.x)
+            sizes.index_add_(0, group, torch.ones_like(group, dtype=sizes.dtype))
+        means = (sums / sizes.clamp(min=1)[:, None]).view(k, n_labels, -1)
+        there = (sizes > 0).view(k, n_labels)
+        shared = there.all(0)
+        if not bool(shared.any()):  # no cell type under every condition: all cells weigh the same
+            whole = sums.view(k, n_labels, -1).sum(1) / sizes.view(k, n_labels).sum(1).clamp(min=1)[:, None]
+            means, shared = whole[:, None], torch.ones(1, dtype=torch.bool, device=shared.device)
+        means = means[:, shared]
+        self.mean.copy_(means.mean(1))
+        if self.hp.change == "shift":
+            return
+        states = (means - self.centre) @ self.components
+        self.state.copy_(states.mean(1))
+        for source in range(k):
+            spread = states[source] - self.state[source]
+            gram = spread @ spread.T
+            shrink = self.hp.ridge * gram.diagonal().mean().clamp(min=1e-12)
+            # dual form: as many unknowns as cell types, not as components
+            dual = torch.linalg.solve(gram + shrink * torch.eye(len(gram), device=gram.device), spread)
+            for to in range(k):
+                change = (means[to] - means[source]) - (self.mean[to] - self.mean[source])
+                self.slope[source, to] = dual.T @ change
+
+    def counterfactual(self, batch: Batch, to: tuple[int, ...], n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
+        """The cell plus the predicted change; a linear prediction has no draws, so their spread is zero."""
+        change = self.mean[to[0]] - self.mean[batch.condition]
+        if self.hp.change == "ridge":
+            z = self.embedding(batch)
+            for source in batch.condition.unique():
+                rows = batch.condition == source
+                change[rows] += (z[rows] - self.state[source]) @ self.slope[source, to[0]]
+        return batch.x + change, torch.zeros_like(change) if n_samples else None

@@ -1,0 +1,71 @@
+"""PCA: the linear embedding every other has to beat. Fitted in closed form, in a few passes over sparse batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from cellalign.methods.base import Dimensions, Latent, Method
+from cellalign.nn.batch import Batch
+
+PASSES, OVERSAMPLING = 6, 10
+
+
+class PCA(Method):
+    """Principal components by randomised subspace iteration (Halko, Martinsson & Tropp 2011)."""
+
+    name = "pca"
+    summary = "principal components; knows no condition"
+    reference = "Pearson 1901"
+    needs_condition = False
+
+    class Hyperparameters(BaseModel):
+        """How many components."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+
+        latent_dim: int = Field(40, ge=1, le=10_000, description="number of components")
+
+    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
+        super().__init__(hyperparameters, dimensions)
+        self.centre: Tensor
+        self.components: Tensor
+        self.register_buffer("centre", torch.zeros(dimensions.genes))
+        self.register_buffer("components", torch.zeros(dimensions.genes, min(self.hp.latent_dim, dimensions.genes)))
+
+    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Centre and components; the largest weight of every component is positive."""
+        n, total = 0, torch.zeros_like(self.centre)
+        for batch in batches():
+            n, total = n + len(batch), total + batch.x.sum(0)
+        self.centre.copy_(total / n)
+        genes, wanted = self.components.shape
+        width = min(genes, wanted + OVERSAMPLING)
+        basis = torch.linalg.qr(torch.randn(genes, width, device=total.device)).Q
+        for _ in range(PASSES):
+            product = torch.zeros_like(basis)
+            for batch in batches():
+                x = batch.x - self.centre
+                product += x.T @ (x @ basis)
+            basis = torch.linalg.qr(product).Q
+        inner = torch.zeros(width, width, device=total.device)
+        for batch in batches():
+            y = (batch.x - self.centre) @ basis
+            inner += y.T @ y
+        vectors = torch.linalg.eigh(inner).eigenvectors.flip(1)[:, :wanted]
+        components = basis @ vectors
+        signs = torch.sign(components.gather(0, components.abs().argmax(0, keepdim=True)))
+        self.components.copy_(components * signs)
+
+    def encode(self, batch: Batch) -> Latent:
+        """Scores on the components; no spread."""
+        z = (batch.x - self.centre) @ self.components
+        return Latent(z, z.new_zeros(()), z)
+
+    def predict(self, z: Tensor, batch: Batch) -> Tensor:
+        """The cell rebuilt from its components."""
+        return z @ self.components.T + self.centre

@@ -1,0 +1,59 @@
+"""scGen: latent vector arithmetic (Lotfollahi et al. 2019; baseline of the trVAE paper).
+
+Encoder q(z | x) with learned scale, decoder p(x | z), standard normal prior, squared error, no penalty. Neither
+network sees the condition; a counterfactual adds the difference of two conditions' mean latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cellalign.methods.base import Dimensions
+from cellalign.methods.vae import VAE
+from cellalign.nn.batch import Batch
+from cellalign.nn.likelihoods import Kind
+
+
+class ScGen(VAE):
+    """VAE that predicts by z + mean z(target) - mean z(source), cell types weighing the same where labels are given."""
+
+    name = "scgen"
+    summary = "VAE with latent vector arithmetic; --label weighs cell types alike"
+    reference = "Lotfollahi et al. 2019"
+    needs_condition = True
+
+    class Hyperparameters(VAE.Hyperparameters):
+        """The squared error of the paper."""
+
+        likelihood: Kind = Field("mse", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)")
+
+    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
+        super().__init__(hyperparameters, dimensions)
+        self.centres: Tensor
+        self.register_buffer("centres", torch.zeros(dimensions.conditions, self.hp.latent_dim))
+
+    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Mean latent of every condition, over the cell types that all conditions share, each counting the same."""
+        n_labels = self.dimensions.labels + 1  # cells without a label are a group of their own
+        sums = torch.zeros(self.dimensions.conditions * n_labels, self.hp.latent_dim, device=self.centres.device)
+        sizes = torch.zeros(len(sums), device=self.centres.device)
+        for batch in batches():
+            group = batch.condition * n_labels + batch.label + 1
+            sums.index_add_(0, group, self.embedding(batch))
+            sizes.index_add_(0, group, torch.ones_like(group, dtype=sizes.dtype))
+        shape = (self.dimensions.conditions, n_labels)
+        sums, sizes = sums.view(*shape, -1), sizes.view(shape)
+        shared = (sizes > 0).all(0)
+        if not bool(shared.any()):  # no cell type under every condition: all cells weigh the same
+            self.centres.copy_(sums.sum(1) / sizes.sum(1, keepdim=True).clamp(min=1))
+            return
+        self.centres.copy_((sums[:, shared] / sizes[:, shared, None]).mean(1))
+
+    def intervene(self, z: Tensor, batch: Batch, to: tuple[int, ...]) -> tuple[Tensor, Batch]:
+        """z + delta, delta the difference of the conditions' mean latents."""
+        return z + self.centres[to[0]] - self.centres[batch.condition], batch

@@ -1,0 +1,78 @@
+"""Leave-one-group-out: what is held out is not trained on, baselines stand beside, finished rows are kept."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import cellalign
+from cellalign import benchmarking
+from cellalign.benchmarking import benchmark, summary
+from cellalign.errors import InputError, UsageError
+
+OPTIONS = {"condition": "stim", "holdout_each": "cell_type", "validation": 0}
+
+
+def test_linear_shift_is_the_mean_shift_baseline(tiny):
+    table = benchmark(tiny, methods=["linear", "pca"], **OPTIONS)
+    assert sorted(table["method"].unique()) == ["ceiling", "linear", "mean shift", "no change", "pca"]
+    assert table.groupby("method").size().eq(3).all() and set(table["held_out"]) == {"B", "CD14 Mono", "NK"}
+    wide = summary(table, "r_change_de")
+    # both add the mean change of the other two cell types
+    np.testing.assert_allclose(wide.loc["linear"].astype(float), wide.loc["mean shift"].astype(float), atol=1e-4)
+    assert wide["mean"].dropna().is_monotonic_decreasing
+
+
+def test_what_is_held_out_is_not_seen(tiny):
+    changed = tiny.copy()
+    held = (changed.obs["cell_type"] == "NK") & (changed.obs["stim"] == "stimulated")
+    dense = changed.X.toarray()
+    dense[np.flatnonzero(held)] = 1.0
+    changed.X = sparse.csr_matrix(dense)
+    models = [
+        cellalign.train(
+            a, method="linear", condition="stim", label="cell_type", holdout=["cell_type=NK,stim=stimulated"]
+        )
+        for a in (tiny, changed)
+    ]
+    a, b = (cellalign.counterfactual(tiny, m, to="stimulated", where={"cell_type": "NK"}) for m in models)
+    np.testing.assert_array_equal(a.X, b.X)
+    assert a.obs["held_out"].all()
+    whole = cellalign.counterfactual(tiny, models[0], to="stimulated")
+    assert (whole.obs["held_out"] == (whole.obs["cell_type"] == "NK")).all()
+    scored = cellalign.evaluate(whole, against=tiny, condition="stim", label="cell_type", panels=["response"])
+    assert "held out in training: NK" in scored.notes
+
+
+def test_goes_on_where_it_was_stopped(tiny, tmp_path, monkeypatch):
+    results = tmp_path / "benchmark.csv"
+    first = benchmark(tiny, methods=["linear"], groups=["B"], results=results, **OPTIONS)
+    calls = []
+    real = benchmarking.train
+    monkeypatch.setattr(benchmarking, "train", lambda *a, **k: calls.append(k["holdout"]) or real(*a, **k))
+    table = benchmark(tiny, methods=["linear"], results=results, **OPTIONS)
+    assert calls == [["cell_type=CD14 Mono,stim=stimulated"], ["cell_type=NK,stim=stimulated"]]
+    kept = table[table["held_out"] == "B"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, first, check_dtype=False)
+    assert len(pd.read_csv(results)) == len(table) == 12
+
+
+def test_three_conditions_are_each_predicted(tiny):
+    rng = np.random.default_rng(0)
+    dose = np.where(tiny.obs["stim"] == "control", "control", rng.choice(["low", "high"], tiny.n_obs))
+    tiny.obs["dose"] = dose
+    table = benchmark(tiny, methods=["linear"], condition="dose", holdout_each="cell_type", validation=0)
+    assert set(table["to"]) == {"low", "high"} and (table["method"] == "linear").sum() == 6
+
+
+def test_mistakes(tiny, tmp_path):
+    with pytest.raises(InputError, match="no 'Nk'"):
+        benchmark(tiny, methods=["linear"], groups=["Nk"], **OPTIONS)
+    with pytest.raises(UsageError, match="unknown method 'liner'"):
+        benchmark(tiny, methods=["liner"], **OPTIONS)
+    tiny.obs["stim"] = tiny.obs["stim"].astype(str).replace({"control": "a", "stimulated": "b"})
+    with pytest.raises(UsageError, match="--control"):
+        benchmark(tiny, methods=["linear"], **OPTIONS)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="holds no benchmark"):
+        benchmark(tiny, methods=["linear"], control="a", results=tmp_path / "other.csv", **OPTIONS)
