@@ -173,5 +173,6 @@ def _add(done: pd.DataFrame, scores: pd.DataFrame, method: str, seed: int, group
 def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One metric: methods as rows (best mean first), held-out groups as columns, and their mean."""
     wide = table.pivot_table(index="method", columns="held_out", values=metric, aggfunc="mean")
+    wide = wide.reindex(table["method"].unique())  # no change has no change to correlate, but its row
     wide["mean"] = wide.mean(axis=1)
     return wide.sort_values("mean", ascending=False)

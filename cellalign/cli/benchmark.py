@@ -85,7 +85,10 @@ def command(
         known = [name for name in table.columns if name not in ("method", "seed", "held_out", "to")]
         raise UsageError(f"unknown metric {metric!r}; metrics: {', '.join(known)}")
     wide = summary(table, metric)
-    rows = [[str(name), *(f"{value:.3f}" for value in row)] for name, row in zip(wide.index, wide.values, strict=True)]
+    rows = [
+        [str(name), *("-" if value != value else f"{value:.3f}" for value in row)]
+        for name, row in zip(wide.index, wide.values, strict=True)
+    ]
     c.print_rows(f"{metric}, {holdout_each} held out", ["method", *wide.columns], rows, format)
     log.info("%s: %d rows", output, len(table))
 
