@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cellalign.data.batches import Cells, shuffled
+from cellalign.data.batches import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.plan import Plan
 from cellalign.errors import TrainingError
@@ -107,6 +107,7 @@ class _Run:
         self.epochs = plan.resolve_epochs(len(train)) if any(True for _ in method.parameters()) else 0
         self.steps_per_epoch = max(1, math.ceil(len(train) / plan.batch_size))
         self.shuffler = torch.Generator().manual_seed(seed)
+        self.condition = cells.condition[train].cpu() if plan.balanced else None
         self.state = State()
         self.saved = 0.0
         self.best: dict[str, Tensor] | None = None
@@ -156,7 +157,7 @@ class _Run:
         self.method.before_epoch(state.epoch / self.epochs, 1 / self.epochs)
         warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
         losses: list[dict[str, Tensor]] = []
-        for rows in shuffled(self.train, self.plan.batch_size, self.shuffler):
+        for rows in self.batches():
             losses.append(self.step(rows.to(self.device, non_blocking=True), warmup))
             if len(losses) % LOOK_EVERY == 0:
                 self.look(losses[-LOOK_EVERY:])
@@ -168,6 +169,12 @@ class _Run:
             row |= {f"validation_{k}": v for k, v in self.validate().items()}
             self.keep_best(row["validation_loss"])
         return row
+
+    def batches(self) -> list[Tensor]:
+        """Row numbers of one epoch's batches."""
+        if self.condition is None:
+            return shuffled(self.train, self.plan.batch_size, self.shuffler)
+        return balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
 
     def step(self, rows: Tensor, warmup: float) -> dict[str, Tensor]:
         """One optimisation step; returns the loss and its parts, still on the device."""

@@ -15,6 +15,7 @@ class Plan(BaseModel):
 
     epochs: int | None = Field(None, ge=1, le=1_000_000, description="passes over the cells; null goes by their number")
     batch_size: int = Field(512, ge=2, le=1_000_000, description="cells per optimisation step")
+    balanced: bool = Field(False, description="as many cells of every condition in each batch")
     lr: float = Field(1e-3, gt=0, le=1, description="learning rate (the peak, with one-cycle)")
     weight_decay: float = Field(0.01, ge=0, le=1, description="decoupled weight decay of AdamW")
     adam_eps: float = Field(1e-8, gt=0, le=1, description="epsilon of AdamW")

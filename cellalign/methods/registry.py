@@ -31,6 +31,8 @@ BUILT_IN = {
     "linear": "cellalign.methods.linear:Linear",
     "vfae": "cellalign.methods.vfae:VFAE",
     "trvae": "cellalign.methods.trvae:TrVAE",
+    "mmd-ae": "cellalign.methods.mmd_ae:MMDAE",
+    "stgan": "cellalign.methods.stgan:STGAN",
     "comp": "cellalign.methods.comp:CoMP",
     "beta-vae": "cellalign.methods.beta_vae:BetaVAE",
     "ivae": "cellalign.methods.ivae:IVAE",

@@ -2,9 +2,13 @@
 
 Encoder q(z | x, c) with learned scale, decoder p(x | z, c), standard normal prior, squared error (or Gaussian, or
 negative binomial), and MMD between the conditions' units y of the first layer after z meets c (eq. 8 to 10).
+Batches hold as many cells of every condition.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -20,12 +24,13 @@ class TrVAE(CVAE):
     name = "trvae"
     summary = "transfer VAE: MMD on the decoder's first hidden layer"
     reference = "Lotfollahi et al. 2020"
+    plan_defaults: ClassVar[Mapping[str, Any]] = {"balanced": True}
 
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""
 
-        gamma: float = Field(20_000.0, ge=0, le=1e6, description="weight of the MMD penalty")
+        gamma: float = Field(10.0, ge=0, le=1e6, description="weight of the MMD penalty, per gene")
 
     def penalty(self, step: Step) -> Tensor:
-        """gamma times the MMD of the decoder's first hidden layer over all pairs of conditions (eq. 8)."""
-        return self.hp.gamma * mmd(step.decoder_hidden, step.batch.condition)
+        """The weighted MMD of the decoder's first hidden layer over all pairs of conditions (eq. 8)."""
+        return self.per_gene(self.hp.gamma) * mmd(step.decoder_hidden, step.batch.condition)

@@ -103,6 +103,10 @@ class VAE(Method):
         """None: subclasses return a scalar, already weighted."""
         return None
 
+    def per_gene(self, weight: float) -> float:
+        """A weight published for averaged losses, where the reconstruction is a sum over genes."""
+        return weight if self.hp.averaged else weight * self.dimensions.genes
+
     def loss(self, batch: Batch, warmup: float) -> Loss:
         """Negative ELBO summed over genes and latent dimensions, mean over cells, plus the penalty (CoMP eq. 5)."""
         encoder_hidden = self.encoder.first_hidden(self.encoder_input(batch), self.codes(batch, self.encoder_sees))

@@ -26,13 +26,13 @@ class VFAE(CVAE):
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""
 
-        gamma: float = Field(2000.0, ge=0, le=1e6, description="weight of the MMD penalty")
+        gamma: float = Field(1.0, ge=0, le=1e6, description="weight of the MMD penalty, per gene")
         kernel: Literal["multi-scale", "rbf"] = Field("multi-scale", description="kernel of the MMD")
         kernel_length: float = Field(2.0, gt=0, description="length of the rbf kernel")
         penalty_on: Literal["z", "encoder"] = Field("z", description="what is aligned: z, or the first encoder layer")
 
     def penalty(self, step: Step) -> Tensor:
-        """gamma times the MMD over all pairs of conditions."""
+        """The weighted MMD over all pairs of conditions."""
         aligned = step.latent.z if self.hp.penalty_on == "z" else step.encoder_hidden
         sigmas = MULTI_SCALE if self.hp.kernel == "multi-scale" else (self.hp.kernel_length**2,)
-        return self.hp.gamma * mmd(aligned, step.batch.condition, sigmas)
+        return self.per_gene(self.hp.gamma) * mmd(aligned, step.batch.condition, sigmas)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from cellalign.data.batches import CSR, as_matrix, shuffled
+from cellalign.data.batches import CSR, as_matrix, balanced, shuffled
 from cellalign.data.split import stratified_split
 from cellalign.nn.batch import SparseRows
 
@@ -73,3 +73,25 @@ def test_split_is_stratified_and_disjoint():
 def test_split_of_nothing_to_validate():
     train, validation = stratified_split(np.zeros(5, dtype=int), 0.0, seed=0)
     assert len(validation) == 0 and len(train) == 5
+
+
+def test_balanced_batches_hold_as_many_of_every_condition():
+    rows = torch.arange(100) + 7
+    condition = torch.tensor([0] * 88 + [1] * 9 + [2] * 3)
+    batches = balanced(rows, condition, 30, torch.Generator().manual_seed(0))
+    assert len(batches) == len(shuffled(rows, 30, torch.Generator()))
+    for batch in batches:
+        assert torch.bincount(condition[batch - 7]).tolist() == [9, 9, 9]
+    for code, least in ((1, 9), (2, 3)):  # of a rare condition every cell comes up
+        own = torch.cat(batches)
+        assert len(own[condition[own - 7] == code].unique()) == least
+    frequent = torch.cat(batches)
+    frequent = frequent[condition[frequent - 7] == 0]
+    assert len(frequent.unique()) == len(frequent)
+    again = balanced(rows, condition, 30, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_more_conditions_than_a_batch_can_balance_are_shuffled():
+    batches = balanced(torch.arange(40), torch.arange(40) % 20, 30, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(batches).tolist()) == list(range(40))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cellalign.methods.base import Dimensions
+from cellalign.methods.base import Dimensions, Method
 from cellalign.methods.registry import get
 from cellalign.nn.batch import Batch
 from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal
@@ -28,7 +28,14 @@ def cells(n=10, conditions=3):
 
 def test_vae_does_not_see_the_condition_and_cvae_does():
     batch = cells()
-    for name, sees in (("vae", False), ("cvae", True), ("comp", True), ("vfae", True), ("trvae", True)):
+    for name, sees in (
+        ("vae", False),
+        ("cvae", True),
+        ("comp", True),
+        ("vfae", True),
+        ("trvae", True),
+        ("mmd-ae", True),
+    ):
         method = build(name)
         moved = method.embedding(batch.with_condition(1)) - method.embedding(batch)
         assert (float(moved.detach().abs().max()) > 1e-4) == sees, name
@@ -75,7 +82,19 @@ def test_mmd_is_taken_where_the_method_says(penalty_on):
         "decoder": method.decoder.first_hidden(z, codes),
     }[penalty_on]
     kernel = (MULTI_SCALE,) if penalty_on == "decoder" else ((2.25,),)
-    torch.testing.assert_close(found, 3 * mmd(aligned, batch.condition, *kernel).detach())
+    torch.testing.assert_close(found, 3 * 12 * mmd(aligned, batch.condition, *kernel).detach())
+
+
+def test_mmd_ae_has_neither_noise_nor_prior():
+    method, batch = build("mmd-ae", gamma=3.0), cells()
+    loss = method.loss(batch, warmup=1.0)
+    latent = method.encode(batch)
+    assert torch.equal(latent.z, latent.mean) and float(loss.parts["kl"]) == 0
+    error = 0.5 * (batch.x - method.predict(latent.z, batch)).square().sum(1).mean()
+    torch.testing.assert_close(loss.total, error + 3 * 12 * mmd(latent.z, batch.condition))
+    assert type(method).nelbo is Method.nelbo
+    with pytest.raises(ValueError, match="less than or equal to 0"):
+        build("mmd-ae", beta=1.0)
 
 
 def test_averaged_losses_have_the_published_weights():
