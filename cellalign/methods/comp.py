@@ -33,7 +33,7 @@ class CoMP(CVAE):
         )
 
         floor: float | None = Field(
-            3.0, ge=0, description="least a cell counts is minus this, in nats; null is the published penalty"
+            5.0, ge=0, description="least a cell counts is minus this, in nats; null is the published penalty"
         )
 
     def penalty(self, step: Step) -> Tensor:

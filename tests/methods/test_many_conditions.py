@@ -14,7 +14,7 @@ DOSES = ("control", "low", "mid", "high")
 SMALL = {"hidden": [64], "latent_dim": 5, "epochs": 150, "batch_size": 160}
 OWN = {
     # at its default the penalty takes most of the dose out of y, and with it out of the decoder, on so few cells
-    "trvae": SMALL | {"gamma": 1.0},
+    "trvae": SMALL | {"gamma": 0.1},
     "linear": {},
     "celligner": {"latent_dim": 5},
     "stgan": {"hidden": [48, 16, 48], "judge": [32], "epochs": 100, "batch_size": 160, "lr": 0.01},
