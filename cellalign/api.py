@@ -30,7 +30,7 @@ from cellalign.engine.fit import Progress, State, fit
 from cellalign.engine.plan import Plan
 from cellalign.errors import InputError, UsageError
 from cellalign.methods.base import Method
-from cellalign.methods.registry import get, preset_settings
+from cellalign.methods.registry import get, names, preset_settings
 from cellalign.model import Model, build, source_record
 
 log = logging.getLogger("cellalign")
@@ -47,6 +47,8 @@ def train(
     batch: Sequence[str] = (),
     covariate: Sequence[str] = (),
     label: str | None = None,
+    continuous: bool = False,
+    allow_missing_condition: bool = False,
     layer: str | None = None,
     preset: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -77,6 +79,10 @@ def train(
         A name of `cellalign methods`.
     condition, control, batch, covariate, label : str
         obs columns by role, and the reference value of the condition.
+    continuous : bool
+        The condition is a number (a dose, a time).
+    allow_missing_condition : bool
+        Cells whose condition is missing are trained on with the condition the model infers.
     layer : str, optional
         Read this layer (or "X") instead of the method's default matrix.
     preset, config, settings
@@ -110,6 +116,7 @@ def train(
     named = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
     named |= {"validation": validation, "early_stopping": early_stopping}
     hyperparameters, plan = settings_of(cls, preset, config, settings, named)
+    _check_condition(cls, condition, continuous, allow_missing_condition)
     torch_device = pick_device(device, threads)
 
     genes = checked_names(adata, "the input")
@@ -122,7 +129,14 @@ def train(
     if trained_on.sum() < LEAST_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {LEAST_CELLS} are needed")
     roles = settle_roles(
-        adata.obs[trained_on], condition=condition, control=control, batches=batch, covariates=covariate, label=label
+        adata.obs[trained_on],
+        condition=condition,
+        control=control,
+        batches=batch,
+        covariates=covariate,
+        label=label,
+        continuous=continuous,
+        unknown=allow_missing_condition,
     )
     cells = make_cells(adata, x, roles, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
@@ -179,6 +193,8 @@ def embed(adata: AnnData, model: Model, **options: Any) -> AnnData:
     """Add the latents to `adata.obsm[model.embedding_key]` and return it; options as for `Model.embed`."""
     adata.obsm[model.embedding_key] = model.embed(adata, **options)
     adata.uns["cellalign"] = embedding_record(model)
+    for name, values in model.inferred_condition(adata).items():
+        adata.obs[name] = values
     return adata
 
 
@@ -243,6 +259,19 @@ def resolve_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> 
         raise UsageError(f"{key}={first['input']!r} is out of range: {first['msg'].lower()}") from error
 
 
+def _check_condition(cls: type[Method], condition: str | None, continuous: bool, unknown: bool) -> None:
+    """Refuse an option about the condition that the method has no answer to."""
+    for asked, able, option in (
+        (continuous, "takes_continuous", "--continuous"),
+        (unknown, "takes_unknown", "--allow-missing-condition"),
+    ):
+        if asked and condition is None:
+            raise UsageError(f"{option} needs --condition KEY")
+        if asked and not getattr(cls, able):
+            able_ones = [name for name in names() if getattr(get(name), able)]
+            raise UsageError(f"method {cls.name!r} has no {option}; these have: {', '.join(able_ones)}")
+
+
 def package_version() -> str:
     """Version of the installed package."""
     try:
@@ -272,7 +301,7 @@ def _dimensions(roles: Roles, n_genes: int, n_cells: int) -> dict[str, Any]:
 
     return {
         "genes": n_genes,
-        "conditions": len(roles.categories[roles.condition]) if roles.condition else 1,
+        "conditions": len(roles.categories.get(roles.condition or "", [""])),
         "batches": sizes(roles.batches),
         "covariates": sizes(roles.covariates),
         "labels": len(roles.categories[roles.label]) if roles.label else 0,
@@ -280,6 +309,8 @@ def _dimensions(roles: Roles, n_genes: int, n_cells: int) -> dict[str, Any]:
         if roles.condition is not None and roles.control is not None
         else None,
         "cells": n_cells,
+        "continuous": roles.continuous is not None,
+        "unknown": roles.unknown,
     }
 
 

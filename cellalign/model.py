@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from cellalign.data.batches import Cells
-from cellalign.data.checks import nearest, select
+from cellalign.data.direction import Direction
 from cellalign.data.files import checksum
 from cellalign.data.inputs import align_genes, check_expression, checked_names, make_cells, matrix_of
 from cellalign.data.roles import Roles, encode_column
@@ -20,7 +21,7 @@ from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.device import pick_device
 from cellalign.errors import InputError, ModelError, UsageError
-from cellalign.methods.base import Dimensions, Method
+from cellalign.methods.base import Dimensions, Method, Target
 from cellalign.methods.registry import get
 from cellalign.model_directory import read_history, read_spec, read_weights, write_model
 
@@ -169,6 +170,21 @@ class Model:
         cells = self.cells(adata, missing_genes=missing_genes, with_condition=self.method.embedding_needs_condition)
         return predict.embed(self.method, cells, device=pick_device(device, threads), batch_size=batch_size)
 
+    def inferred_condition(
+        self, adata: AnnData, *, missing_genes: str = "error", device: str = "auto"
+    ) -> dict[str, Any]:
+        """The condition of every cell and its probability, as columns of obs; none where all have to be known.
+
+        Of a cell whose condition is given it is that one, with probability 1.
+        """
+        if not self.roles.unknown:
+            return {}
+        key, known = str(self.condition), self.roles.categories[str(self.condition)]
+        cells = self.cells(adata, missing_genes=missing_genes)
+        probability = predict.inferred_condition(self.method, cells, device=pick_device(device))
+        names = pd.Categorical.from_codes(probability.argmax(1), known)
+        return {f"{key}_inferred": names, f"{key}_probability": probability.max(1)}
+
     def posterior(self, adata: AnnData, *, device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of every cell's posterior, float32 [n_cells, n_latent] each."""
         cells = self.cells(adata, with_condition=self.method.embedding_needs_condition)
@@ -192,8 +208,9 @@ class Model:
         try:
             kept = np.flatnonzero(~held_out(adata.obs, self.spec["holdout"]))
             codes = np.zeros(len(kept), dtype=np.int64)
-            if key is not None:
-                codes = encode_column(adata.obs.iloc[kept], key, self.roles.categories[key], "condition")
+            if key is not None and self.roles.continuous is None:
+                known, unknown = self.roles.categories[key], self.roles.unknown
+                codes = encode_column(adata.obs.iloc[kept], key, known, "condition", missing=unknown)
         except InputError:
             return None
         train, validation = stratified_split(codes, self.spec["training"]["validation"], self.spec["seed"])
@@ -237,7 +254,7 @@ class Model:
         self,
         adata: AnnData,
         *,
-        to: str,
+        to: str | float,
         from_: str | None = None,
         where: Mapping[str, str] | None = None,
         samples: int = 0,
@@ -251,10 +268,12 @@ class Model:
         Parameters
         ----------
         adata : AnnData
-        to : str
-            The condition to predict; "a+b" of two known ones where the method adds up their shifts.
+        to : str or float
+            The condition to predict; "a+b" of two known ones where the method adds up their shifts; a number where
+            the condition is continuous.
         from_ : str, optional
-            Condition of the source cells; default the control, or every condition but `to`.
+            Condition of the source cells; default the control, or every condition but `to`; of a continuous condition
+            all cells.
         where : mapping, optional
             obs column to value; further restricts the source cells.
         samples : int
@@ -275,31 +294,25 @@ class Model:
         """
         if samples < 0:
             raise UsageError(f"--samples must not be negative, got {samples}")
-        key, known = self._known_conditions()
+        if self.condition is None:
+            raise ModelError(
+                "the model was trained without a condition, so it has no counterfactual; train with --condition"
+            )
         if not self.method.needs_condition:
             log.warning("method %s does not see the condition: its prediction is the reconstruction", self.name)
-        targets, origin = self._directions(to, from_, known)
         x = self._expression(adata, missing_genes)
-        codes = encode_column(adata.obs, key, known, "condition")
-        mask = codes == known.index(origin) if origin is not None else ~np.isin(codes, targets)
-        if where:
-            mask = mask & select(adata.obs, where)
-        if not mask.any():
-            raise InputError(
-                f"no source cell is left: none has {key}={origin or 'other than ' + to} and what --where asks"
-            )
-        rows = np.flatnonzero(mask)
-        source = AnnData(X=x[rows], obs=adata.obs.iloc[rows].copy())
-        cells = make_cells(source, source.X, self.roles)
+        combines = self.method.combines_conditions
+        asked = Direction.of(adata.obs, self.roles, str(to), from_, where, combines=combines)
+        source = AnnData(X=x[asked.rows], obs=adata.obs.iloc[asked.rows].copy())
         mean, std = predict.counterfactual(
             self.method,
-            cells,
-            targets,
+            make_cells(source, source.X, self.roles),
+            Target(asked.codes, asked.value),
             device=pick_device(device, threads),
             n_samples=samples,
             seed=seed,
         )
-        return self._as_counterfactual(adata, source, mean, std, key=key, to=to, origin=origin, samples=samples)
+        return self._as_counterfactual(adata, source, mean, std, asked, samples)
 
     def _expression(self, adata: AnnData, missing_genes: str) -> Any:
         genes = checked_names(adata, "the input")
@@ -308,47 +321,24 @@ class Model:
         check_expression(x, self.scale, "the input", hint)
         return align_genes(x, genes, self.genes, missing=missing_genes)
 
-    def _known_conditions(self) -> tuple[str, list[str]]:
-        if self.condition is None:
-            raise ModelError(
-                "the model was trained without a condition, so it has no counterfactual; train with --condition"
-            )
-        return self.condition, self.roles.categories[self.condition]
-
-    def _directions(self, to: str, from_: str | None, known: list[str]) -> tuple[tuple[int, ...], str | None]:
-        """Codes of the target, and the source condition; None means every condition but the target."""
-        parts = [to]
-        if to not in known and self.method.combines_conditions and all(p in known for p in to.split("+")):
-            parts = to.split("+")
-        for value in (*parts, from_):
-            if value is not None and value not in known:
-                raise InputError(
-                    f"condition {value!r} was never trained on.{nearest(value, known)} Known: {', '.join(known)}"
-                )
-        if from_ == to:
-            raise UsageError(f"--to and --from are both {to!r}; choose two conditions")
-        origin = from_ or (self.roles.control if self.roles.control != to else None)
-        if origin is None and len(known) == 2:
-            origin = next(value for value in known if value != to)
-        return tuple(known.index(part) for part in parts), origin
-
     def _as_counterfactual(
         self,
         adata: AnnData,
         source: AnnData,
         mean: np.ndarray,
         std: np.ndarray | None,
-        *,
-        key: str,
-        to: str,
-        origin: str | None,
+        asked: Direction,
         samples: int,
     ) -> AnnData:
-        known = self.roles.categories[key]
-        obs = source.obs
-        obs[f"{key}_source"] = obs[key].astype(str).astype("category")
-        obs[key] = np.full(len(obs), to)
-        obs[key] = obs[key].astype("category").cat.set_categories(known if to in known else [*known, to])
+        key, obs = str(self.condition), source.obs
+        if self.roles.continuous is not None:
+            obs[f"{key}_source"] = obs[key]
+            obs[key] = asked.to
+        else:
+            known = self.roles.categories[key]
+            obs[f"{key}_source"] = obs[key].astype(str).astype("category")
+            obs[key] = np.full(len(obs), asked.to)
+            obs[key] = obs[key].astype("category").cat.set_categories(list(dict.fromkeys([*known, asked.to])))
         if self.spec["holdout"]:
             obs["held_out"] = held_out(obs, self.spec["holdout"], must_exist=False)
         var = adata.var.reindex(self.genes)
@@ -359,8 +349,8 @@ class Model:
             "kind": "counterfactual",
             "method": self.name,
             "condition": key,
-            "from": origin or "",
-            "to": to,
+            "from": asked.origin,
+            "to": str(asked.to),
             "samples": samples,
             "scale": self.scale,
             "version": self.spec["cellalign"],

@@ -62,7 +62,14 @@ def command(
         keys = color or [k for k in (fitted.condition, fitted.roles.label or "cell_type") if k and k in adata.obs]
         with files.atomic_path(plot, force) as fresh:
             draw_before_after(before, obsm["X_umap"], {k: _column(adata, k) for k in keys}, fresh, after=fitted.name)
-    files.write_with(source, output, obsm=obsm, uns={"cellalign": api.embedding_record(fitted)}, force=force)
+    files.write_with(
+        source,
+        output,
+        obsm=obsm,
+        uns={"cellalign": api.embedding_record(fitted)},
+        obs=fitted.inferred_condition(adata, missing_genes=missing_genes.value),
+        force=force,
+    )
     log.info("%s: obsm %s of %d cells", output, ", ".join(obsm), adata.n_obs)
 
 

@@ -25,6 +25,7 @@ def ifnb(
     batches: Annotated[int, typer.Option("--batches", min=0, help="Technical batches.")] = 0,
     donors: Annotated[int, typer.Option("--donors", min=0, help="Donors.")] = 0,
     response_scale: Annotated[float, typer.Option(min=0, help="Multiplies every gene's response.")] = 1.0,
+    doses: Annotated[bool, typer.Option("--doses", help="A dose per cell in place of two conditions.")] = False,
     rare: Annotated[float | None, typer.Option(help="Share of each of the rarer cell types.")] = None,
     seed: c.Seed = 0,
     force: c.Force = False,
@@ -47,6 +48,7 @@ def ifnb(
         donors=donors,
         response_scale=response_scale,
         rare=rare,
+        doses=doses,
         seed=seed,
     )
     files.write(adata, output, force=force)

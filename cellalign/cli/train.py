@@ -21,6 +21,12 @@ def command(
     batch: c.Batch = None,
     covariate: c.Covariate = None,
     label: c.Label = None,
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="The condition is a number: a dose, a time.")
+    ] = False,
+    allow_missing_condition: Annotated[
+        bool, typer.Option("--allow-missing-condition", help="Infer the condition of cells that have none.")
+    ] = False,
     model: c.ModelDir = c.DEFAULT_MODEL,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the embedded cells here.")
@@ -85,6 +91,8 @@ def command(
             batch=batch or (),
             covariate=covariate or (),
             label=label,
+            continuous=continuous,
+            allow_missing_condition=allow_missing_condition,
             layer=layer,
             preset=preset,
             config=configured,
@@ -115,6 +123,7 @@ def command(
             output,
             obsm={fitted.embedding_key: latents},
             uns={"cellalign": api.embedding_record(fitted)},
+            obs=fitted.inferred_condition(adata, device=device),
             force=force,
         )
         log.info("%s: obsm[%r]", output, fitted.embedding_key)

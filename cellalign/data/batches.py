@@ -93,6 +93,8 @@ class Cells:
     matrix : CSR or Dense, [n, G]
     condition, label : Tensor [n], int64
     batches, covariates : Tensor [n, m], int64
+    value : Tensor [n], float32
+        Value of a continuous condition.
     """
 
     matrix: CSR | Dense
@@ -100,6 +102,7 @@ class Cells:
     batches: Tensor
     covariates: Tensor
     label: Tensor
+    value: Tensor
 
     def __len__(self) -> int:
         return len(self.condition)
@@ -112,6 +115,7 @@ class Cells:
             self.batches[rows],
             self.covariates[rows],
             self.label[rows],
+            self.value[rows],
         )
 
     def to(self, device: torch.device) -> Cells:
@@ -122,6 +126,7 @@ class Cells:
             self.batches.to(device),
             self.covariates.to(device),
             self.label.to(device),
+            self.value.to(device),
         )
 
     def in_order(self, size: int, device: torch.device | None = None) -> Iterator[Batch]:

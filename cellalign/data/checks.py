@@ -133,7 +133,7 @@ def check_log(x: Any, where: str, command_hint: str) -> None:
         raise InputError(f"{where} holds {kind}, but normalised log1p expression is needed; run: {command_hint}")
 
 
-def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition") -> pd.Categorical:
+def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing: bool = False) -> pd.Categorical:
     """A column as a categorical of strings, whatever its type.
 
     Parameters
@@ -141,6 +141,8 @@ def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition") -> pd.Cat
     obs : DataFrame
     key : str
         A categorical, string, boolean or integer column.
+    missing : bool
+        Whether values may be missing: their code is -1.
 
     Returns
     -------
@@ -152,16 +154,17 @@ def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition") -> pd.Cat
     InputError
         No such column (the nearest is named), missing values, or continuous numbers.
     """
-    if key not in obs:
-        there = ", ".join(map(str, obs.columns)) or "none"
-        raise InputError(f"no {purpose} column {key!r} in obs.{nearest(key, map(str, obs.columns))} Columns: {there}")
-    values = obs[key]
+    values = _present(obs, key, purpose)
     n_missing = int(values.isna().sum())
-    if n_missing:
-        raise InputError(f"{purpose} column {key!r} has {n_missing} missing values; fill them in or drop those cells")
-    if values.dtype.kind == "f" and values.nunique() > 50:
+    if n_missing and not missing:
+        infer = ", or infer them with --allow-missing-condition" if purpose == "condition" else ""
         raise InputError(
-            f"{purpose} column {key!r} is continuous ({values.nunique()} different numbers); bin it into categories"
+            f"{purpose} column {key!r} has {n_missing} missing values; fill them in or drop those cells{infer}"
+        )
+    if values.dtype.kind == "f" and values.nunique() > 50:
+        mend = "name it with --continuous, or bin it" if purpose == "condition" else "bin it"
+        raise InputError(
+            f"{purpose} column {key!r} is continuous ({values.nunique()} different numbers); {mend} into categories"
         )
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
@@ -169,6 +172,35 @@ def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition") -> pd.Cat
         return pd.Categorical.from_codes(used.cat.codes.to_numpy(), names)
     codes, found = pd.factorize(values.to_numpy(), sort=True)
     return pd.Categorical.from_codes(codes, [str(v) for v in found])
+
+
+def numbers(obs: pd.DataFrame, key: str) -> np.ndarray:
+    """Return a numeric column, float64 [n].
+
+    Raises
+    ------
+    InputError
+        No such column, not numeric, or values missing or infinite.
+    """
+    values = _present(obs, key, "condition")
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(values.cat.categories.dtype)
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"condition column {key!r} is not numeric, as --continuous needs; leave that option out")
+    found = values.to_numpy(dtype=np.float64)
+    if not np.isfinite(found).all():
+        n = int((~np.isfinite(found)).sum())
+        raise InputError(
+            f"condition column {key!r} has {n} missing or infinite values; fill them in or drop those cells"
+        )
+    return found
+
+
+def _present(obs: pd.DataFrame, key: str, purpose: str) -> pd.Series:
+    if key not in obs:
+        there = ", ".join(map(str, obs.columns)) or "none"
+        raise InputError(f"no {purpose} column {key!r} in obs.{nearest(key, map(str, obs.columns))} Columns: {there}")
+    return obs[key]
 
 
 def find_control(categories: Sequence[str]) -> str | None:

@@ -219,6 +219,7 @@ def write_with(
     *,
     obsm: Mapping[str, np.ndarray] | None = None,
     uns: Mapping[str, Any] | None = None,
+    obs: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> None:
     """Copy an h5ad file and put elements into the copy; no matrix is loaded, and nothing else changes.
@@ -229,8 +230,8 @@ def write_with(
         The file to copy.
     path : path
         The output, "-" for standard output.
-    obsm, uns : mappings
-        Elements to add or replace.
+    obsm, uns, obs : mappings
+        Elements and columns to add or replace.
 
     Raises
     ------
@@ -246,6 +247,8 @@ def write_with(
                     write_elem(handle, group, {})
                 for key, value in elements.items():
                     write_elem(handle[group], key, value)
+            if obs:
+                write_elem(handle, "obs", read_elem(handle["obs"]).assign(**obs))
 
     if str(path) == "-":
         with tempfile.TemporaryDirectory(prefix="cellalign-") as folder:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cellalign.data.batches import Cells
-from cellalign.methods.base import Method
+from cellalign.methods.base import Method, Target
 
 
 @torch.inference_mode()
@@ -36,14 +36,14 @@ def posterior(
 def counterfactual(
     method: Method,
     cells: Cells,
-    to: tuple[int, ...],
+    to: Target,
     *,
     device: torch.device,
     n_samples: int = 0,
     seed: int = 0,
     batch_size: int = 4096,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Predicted expression [n, G] under the conditions `to`, and with samples its standard deviation."""
+    """Predicted expression [n, G] under `to`, and with samples its standard deviation."""
     method = method.to(device).eval()
     torch.manual_seed(seed)
     mean = np.empty((len(cells), method.dimensions.genes), dtype=np.float32)
@@ -57,6 +57,15 @@ def counterfactual(
             std[start:stop] = spread.float().cpu().numpy()
         start = stop
     return mean, std
+
+
+@torch.inference_mode()
+def inferred_condition(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
+    """Probability of each condition for every cell, float32 [n, conditions]."""
+    method = method.to(device).eval()
+    return np.concatenate(
+        [method.inferred_condition(b).float().cpu().numpy() for b in cells.in_order(batch_size, device)]
+    )
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cellalign.nn.batch import Batch
 
@@ -38,6 +39,10 @@ class Dimensions:
         Code of the reference condition.
     cells : int
         Number of cells trained on.
+    continuous : bool
+        The condition is a number, of which a batch holds the `value`.
+    unknown : bool
+        The condition of some cells is unknown.
     """
 
     genes: int
@@ -47,6 +52,16 @@ class Dimensions:
     labels: int = 0
     control: int | None = None
     cells: int = 1
+    continuous: bool = False
+    unknown: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a counterfactual predicts: the `codes` of one condition or of several at once, or a continuous `value`."""
+
+    codes: tuple[int, ...] = ()
+    value: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +140,8 @@ class Method(nn.Module):
     has_graph: ClassVar[bool] = False  # implements `graph`
     disentangles: ClassVar[bool] = False  # each latent should mean one thing: `tune` ranks by UDR
     combines_conditions: ClassVar[bool] = False  # predicts two conditions at once
+    takes_continuous: ClassVar[bool] = False  # the condition may be a number
+    takes_unknown: ClassVar[bool] = False  # infers the condition of cells where it is unknown
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
 
@@ -168,26 +185,25 @@ class Method(nn.Module):
             Gives an iterator over all training cells, as often as it is called; no gradient is recorded.
         """
 
-    def intervene(self, z: Tensor, batch: Batch, to: tuple[int, ...]) -> tuple[Tensor, Batch]:
+    def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
         """What a counterfactual changes: here the condition the decoder sees; z stays (CoMP eq. 1).
 
         Parameters
         ----------
         z : Tensor [B, p]
             Latents of the batch's cells under their own condition.
-        to : tuple of int
-            Condition codes; more than one only where `combines_conditions`.
+        to : Target
+            Several codes only where `combines_conditions`.
         """
-        return z, batch.with_condition(to[0])
+        return z, batch.with_value(to.value) if self.dimensions.continuous else batch.with_condition(to.codes[0])
 
-    def counterfactual(self, batch: Batch, to: tuple[int, ...], n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
+    def counterfactual(self, batch: Batch, to: Target, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
         """Abduct z, act on it or on the condition, decode (CoMP eq. 1).
 
         Parameters
         ----------
         batch : Batch
-        to : tuple of int
-            Condition codes to predict.
+        to : Target
         n_samples : int
             0 decodes the posterior mean; n > 0 averages the predictions of n posterior draws.
 
@@ -233,14 +249,22 @@ class Method(nn.Module):
         """Negative importance-weighted ELBO per cell [B], of methods with a likelihood."""
         raise NotImplementedError
 
-    def codes(self, batch: Batch, seen: tuple[str, ...]) -> Tensor:
-        """The categorical codes [B, m] named in `seen`, in the order of `cardinalities`."""
-        columns = [batch.condition[:, None]] if CONDITION in seen else []
-        if BATCHES in seen:
-            columns.append(batch.batches)
-        return torch.cat(columns, 1) if columns else batch.batches[:, :0]
+    def inferred_condition(self, batch: Batch) -> Tensor:
+        """Probability of each condition for every cell [B, conditions], where `dimensions.unknown`."""
+        raise NotImplementedError
 
-    def cardinalities(self, seen: tuple[str, ...]) -> list[int]:
-        """How many categories each code named in `seen` has."""
-        sizes = [self.dimensions.conditions] if CONDITION in seen else []
-        return sizes + (list(self.dimensions.batches) if BATCHES in seen else [])
+    def context(self, batch: Batch, seen: tuple[str, ...]) -> Tensor:
+        """What a network is told besides its input, [B, n_context(seen)]: one-hot codes, or the condition's value."""
+        columns = []
+        if CONDITION in seen and self.dimensions.continuous:
+            columns.append(batch.value[:, None])
+        elif CONDITION in seen:
+            columns.append(F.one_hot(batch.condition, self.dimensions.conditions))
+        if BATCHES in seen:
+            columns += [F.one_hot(batch.batches[:, i], n) for i, n in enumerate(self.dimensions.batches)]
+        return torch.cat([batch.value.new_empty(len(batch), 0), *(c.to(batch.value.dtype) for c in columns)], 1)
+
+    def n_context(self, seen: tuple[str, ...]) -> int:
+        """Width of `context`."""
+        condition = 1 if self.dimensions.continuous else self.dimensions.conditions
+        return condition * (CONDITION in seen) + sum(self.dimensions.batches) * (BATCHES in seen)

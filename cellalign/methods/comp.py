@@ -32,18 +32,23 @@ class CoMP(CVAE):
             False, description="count a cell in its own mixture (eq. 4 as printed); false as in the authors' code"
         )
 
+        kernel_width: float = Field(
+            0.5, gt=0, le=100, description="of a continuous condition: how near two values count as one, in s.d."
+        )
+
         floor: float | None = Field(
             5.0, ge=0, description="least a cell counts is minus this, in nats; null is the published penalty"
         )
 
     def penalty(self, step: Step) -> Tensor:
-        """gamma times the misalignment penalty (eq. 4)."""
-        latent = step.latent
+        """gamma times the misalignment penalty (eq. 4), own and other weighed by a kernel over continuous values."""
+        latent, batch = step.latent, step.batch
         return self.hp.gamma * misalignment(
             latent.z,
             latent.mean,
             latent.scale,
-            step.batch.condition,
+            batch.value if self.dimensions.continuous else batch.condition,
+            kernel_width=self.hp.kernel_width,
             include_self=self.hp.include_self,
             floor=self.hp.floor,
         )

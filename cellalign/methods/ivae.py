@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cellalign.methods.base import Dimensions, Graph
+from cellalign.methods.base import Dimensions, Graph, Target
 from cellalign.methods.vae import COUNT_PLAN, VAE, CountHyperparameters
 from cellalign.nn.batch import Batch
 from cellalign.nn.networks import Fast
@@ -58,10 +58,10 @@ class IVAE(VAE):
         """The shift each condition makes by itself, [conditions, p]."""
         return self.shift() * self.acts
 
-    def intervene(self, z: Tensor, batch: Batch, to: tuple[int, ...]) -> tuple[Tensor, Batch]:
+    def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
         """z - mu_a + mu_a': the shifts of several interventions add up."""
         effects = self.effects()
-        return z - effects[batch.condition] + effects[list(to)].sum(0), batch
+        return z - effects[batch.condition] + effects[list(to.codes)].sum(0), batch
 
     def graph(self) -> Graph:
         """Latents whose shift an outlier detector flags (minimum covariance determinant; sVAE+ appendix C)."""

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import Dimensions
+from cellalign.methods.base import Dimensions, Target
 from cellalign.methods.pca import PCA
 from cellalign.nn.batch import Batch
 
@@ -80,12 +80,12 @@ class Linear(PCA):
                 change = (means[to] - means[source]) - (self.mean[to] - self.mean[source])
                 self.slope[source, to] = dual.T @ change
 
-    def counterfactual(self, batch: Batch, to: tuple[int, ...], n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
+    def counterfactual(self, batch: Batch, to: Target, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
         """The cell plus the predicted change; a linear prediction has no draws, so their spread is zero."""
-        change = self.mean[to[0]] - self.mean[batch.condition]
+        change = self.mean[to.codes[0]] - self.mean[batch.condition]
         if self.hp.change == "ridge":
             z = self.embedding(batch)
             for source in batch.condition.unique():
                 rows = batch.condition == source
-                change[rows] += (z[rows] - self.state[source]) @ self.slope[source, to[0]]
+                change[rows] += (z[rows] - self.state[source]) @ self.slope[source, to.codes[0]]
         return batch.x + change, torch.zeros_like(change) if n_samples else None

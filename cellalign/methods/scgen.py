@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import Dimensions
+from cellalign.methods.base import Dimensions, Target
 from cellalign.methods.vae import VAE
 from cellalign.nn.batch import Batch
 from cellalign.nn.likelihoods import Kind
@@ -54,6 +54,6 @@ class ScGen(VAE):
             return
         self.centres.copy_((sums[:, shared] / sizes[:, shared, None]).mean(1))
 
-    def intervene(self, z: Tensor, batch: Batch, to: tuple[int, ...]) -> tuple[Tensor, Batch]:
+    def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
         """z + delta, delta the difference of the conditions' mean latents."""
-        return z + self.centres[to[0]] - self.centres[batch.condition], batch
+        return z + self.centres[to.codes[0]] - self.centres[batch.condition], batch

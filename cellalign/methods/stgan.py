@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellalign.methods.base import Dimensions, Latent, Loss, Method
+from cellalign.methods.base import Dimensions, Latent, Loss, Method, Target
 from cellalign.nn.batch import Batch
 from cellalign.nn.networks import MLP
 
@@ -32,12 +32,12 @@ class Generator(nn.Module):
 
     def bottleneck(self, x: Tensor) -> Tensor:
         """Units of the narrowest layer."""
-        return self.down(x, _no_codes(x))
+        return self.down(x, _no_context(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Translated cells, not negative."""
         h = self.bottleneck(x)
-        return self.out(h if self.up is None else self.up(h, _no_codes(x)))
+        return self.out(h if self.up is None else self.up(h, _no_context(x)))
 
 
 class Discriminator(nn.Module):
@@ -50,7 +50,7 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.out(self.body(x, _no_codes(x)))[:, 0]
+        return self.out(self.body(x, _no_context(x)))[:, 0]
 
     def frozen(self, x: Tensor) -> Tensor:
         """The same logit; the gradient reaches x and not the weights."""
@@ -157,9 +157,9 @@ class STGAN(Method):
         assert isinstance(leave, Generator)
         return leave.bottleneck(self.at_reference(batch))
 
-    def counterfactual(self, batch: Batch, to: tuple[int, ...], n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
+    def counterfactual(self, batch: Batch, to: Target, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
         """To the reference, and from there to the target; generators draw nothing, so the spread is zero."""
-        mean = self.predict(self.at_reference(batch), batch.with_condition(to[0]))
+        mean = self.predict(self.at_reference(batch), batch.with_condition(to.codes[0]))
         return mean, torch.zeros_like(mean) if n_samples else None
 
     def _translate(self, x: Tensor, condition: Tensor, generators: nn.ModuleDict) -> Tensor:
@@ -172,8 +172,8 @@ class STGAN(Method):
         return result
 
 
-def _no_codes(x: Tensor) -> Tensor:
-    return torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
+def _no_context(x: Tensor) -> Tensor:
+    return x.new_empty(len(x), 0)
 
 
 def _real(logit: Tensor) -> Tensor:

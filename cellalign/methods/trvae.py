@@ -25,6 +25,7 @@ class TrVAE(CVAE):
     summary = "transfer VAE: MMD on the decoder's first hidden layer"
     reference = "Lotfollahi et al. 2020"
     plan_defaults: ClassVar[Mapping[str, Any]] = {"balanced": True}
+    takes_continuous = False  # MMD compares groups of cells
 
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""

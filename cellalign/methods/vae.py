@@ -50,10 +50,10 @@ class VAE(Method):
         super().__init__(hyperparameters, dimensions)
         hp = self.hp
         shape = dict(batch_norm=hp.batch_norm, dropout=hp.dropout, negative_slope=hp.negative_slope)
-        self.encoder = MLP(dimensions.genes, hp.hidden, self.cardinalities(self.encoder_sees), **shape)
+        self.encoder = MLP(dimensions.genes, hp.hidden, self.n_context(self.encoder_sees), **shape)
         self.to_mean = nn.Linear(self.encoder.n_out, hp.latent_dim)
         self.to_log_variance = nn.Linear(self.encoder.n_out, hp.latent_dim) if hp.posterior_scale is None else None
-        self.decoder = MLP(hp.latent_dim, hp.hidden[::-1], self.cardinalities(self.decoder_sees), **shape)
+        self.decoder = MLP(hp.latent_dim, hp.hidden[::-1], self.n_context(self.decoder_sees), **shape)
         self.likelihood = make_likelihood(hp.likelihood, self.decoder.n_out, dimensions.genes)
 
     @classmethod
@@ -75,7 +75,7 @@ class VAE(Method):
 
     def encode(self, batch: Batch) -> Latent:
         """q(z | x): mean, and the scale learned per cell or fixed."""
-        return self.posterior(self.encoder(self.encoder_input(batch), self.codes(batch, self.encoder_sees)))
+        return self.posterior(self.encoder(self.encoder_input(batch), self.context(batch, self.encoder_sees)))
 
     def posterior(self, h: Tensor) -> Latent:
         """The posterior that the encoder's last hidden units [B, H] stand for, and a draw."""
@@ -89,7 +89,7 @@ class VAE(Method):
 
     def decode(self, z: Tensor, batch: Batch) -> Tensor:
         """The decoder's last hidden units [B, H], from which the likelihood goes on."""
-        return self.decoder(z, self.codes(batch, self.decoder_sees))
+        return self.decoder(z, self.context(batch, self.decoder_sees))
 
     def predict(self, z: Tensor, batch: Batch) -> Tensor:
         """Mean of p(x | z, .)."""
@@ -109,9 +109,9 @@ class VAE(Method):
 
     def loss(self, batch: Batch, warmup: float) -> Loss:
         """Negative ELBO summed over genes and latent dimensions, mean over cells, plus the penalty (CoMP eq. 5)."""
-        encoder_hidden = self.encoder.first_hidden(self.encoder_input(batch), self.codes(batch, self.encoder_sees))
+        encoder_hidden = self.encoder.first_hidden(self.encoder_input(batch), self.context(batch, self.encoder_sees))
         latent = self.posterior(self.encoder.rest(encoder_hidden))
-        decoder_hidden = self.decoder.first_hidden(latent.z, self.codes(batch, self.decoder_sees))
+        decoder_hidden = self.decoder.first_hidden(latent.z, self.context(batch, self.decoder_sees))
         reconstruction = self.likelihood.nll(self.decoder.rest(decoder_hidden), batch).mean()
         parts = {"reconstruction": reconstruction, "kl": self.kl(batch, latent).mean()}
         n_genes, n_latent = (self.dimensions.genes, self.hp.latent_dim) if self.hp.averaged else (1, 1)
@@ -144,12 +144,12 @@ class VAE(Method):
         """
         latent, prior = self.encode(batch), self.prior_mean(batch)
         scale = latent.scale.expand_as(latent.mean)
-        codes = self.codes(batch, self.decoder_sees)
+        context = self.context(batch, self.decoder_sees)
         total = latent.mean.new_full((len(batch),), -math.inf)
         for start in range(0, particles, at_once):
             n = min(at_once, particles - start)
             z = latent.mean + scale * torch.randn(n, *latent.mean.shape, device=latent.mean.device)
-            h = self.decoder(z.flatten(0, 1), codes.repeat(n, 1)).unflatten(0, (n, len(batch)))
+            h = self.decoder(z.flatten(0, 1), context.repeat(n, 1)).unflatten(0, (n, len(batch)))
             weight = log_normal(z, prior, 1.0) - log_normal(z, latent.mean, scale)
             total = torch.logaddexp(total, (weight - self.likelihood.particles_nll(h, batch)).logsumexp(0))
         return math.log(particles) - total

@@ -22,6 +22,7 @@ class VFAE(CVAE):
     name = "vfae"
     summary = "CVAE with an MMD penalty on the latent space"
     reference = "Louizos et al. 2016"
+    takes_continuous = False  # MMD compares groups of cells
 
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""

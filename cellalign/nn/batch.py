@@ -90,13 +90,15 @@ class Batch:
     expression : Tensor [B, G] or SparseRows
         On the scale the method reads (log1p-normalised, or raw counts). `x` is the same, dense.
     condition : Tensor [B], int64
-        Codes of the condition; all zero where a method takes none.
+        Codes of the condition: all zero where a method takes none, -1 where a cell's is unknown.
     batches : Tensor [B, n_batch_keys], int64
         Codes of the technical covariates.
     covariates : Tensor [B, n_covariate_keys], int64
         Codes of the biological covariates.
     label : Tensor [B], int64
         Codes of the cell type, -1 where there is none.
+    value : Tensor [B], float32
+        Value of a continuous condition, in standard deviations from its mean; zero where there is none.
     """
 
     expression: Tensor | SparseRows
@@ -104,6 +106,15 @@ class Batch:
     batches: Tensor
     covariates: Tensor
     label: Tensor
+    value: Tensor
+
+    @classmethod
+    def of(cls, expression: Tensor | SparseRows, condition: Tensor, **others: Tensor) -> Batch:
+        """Cells of which nothing but expression and condition need be known; `others` are further attributes."""
+        none = condition.new_zeros(len(condition), 0)
+        given = {"batches": none, "covariates": none, "label": torch.full_like(condition, -1)}
+        value = torch.zeros(len(condition), device=condition.device)
+        return cls(expression, condition, **(given | {"value": value} | others))
 
     def __len__(self) -> int:
         return len(self.condition)
@@ -131,4 +142,8 @@ class Batch:
 
     def with_condition(self, code: int) -> Batch:
         """The same cells under another condition (the action of a counterfactual)."""
-        return replace(self, condition=self.condition.new_full(self.condition.shape, code))
+        return replace(self, condition=torch.full_like(self.condition, code))
+
+    def with_value(self, value: float) -> Batch:
+        """The same cells under another value of a continuous condition."""
+        return replace(self, value=torch.full_like(self.value, value))

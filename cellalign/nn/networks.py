@@ -1,8 +1,8 @@
-"""Networks: a multilayer perceptron whose first layer reads sparse cells and categorical codes.
+"""Networks: a multilayer perceptron whose first layer reads sparse cells and their context.
 
-A one-hot vector appended to the input is the same as adding one learned row per code to the first layer's
-output. `CategoricalLinear` does the latter: no B x (G + K) copy of the input is ever made. Its weights lie with
-genes first, so that of a sparse cell only the rows of its expressed genes are read.
+The context of a cell (its condition and batches, one-hot, or the value of a continuous condition) enters as a product
+of its own: no B x (G + K) copy of the input is ever made. The weights lie with genes first, so that of a sparse cell
+only the rows of its expressed genes are read.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from cellalign.nn.batch import SparseRows
 SPARSE_BELOW, SPARSE_WIDTH = 0.25, 256
 
 
-class CategoricalLinear(nn.Module):
-    """Linear layer on [x, onehot(code_1), ..., onehot(code_m)].
+class ContextLinear(nn.Module):
+    """Linear layer on [x, context].
 
     Parameters
     ----------
     n_in, n_out : int
-        Width of the continuous input and of the output.
-    cardinalities : sequence of int
-        Number of categories of each code.
+        Width of the expression and of the output.
+    n_context : int
+        Width of the context.
     """
 
-    def __init__(self, n_in: int, n_out: int, cardinalities: Sequence[int] = ()) -> None:
+    def __init__(self, n_in: int, n_out: int, n_context: int = 0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_in, n_out))
         self.bias = nn.Parameter(torch.empty(n_out))
-        self.codes = nn.ParameterList([nn.Parameter(torch.empty(k, n_out)) for k in cardinalities])
-        # one-hot inputs count towards the fan-in, as if they had been appended to x
-        bound = 1 / math.sqrt(n_in + sum(cardinalities))
+        self.context = nn.Parameter(torch.empty(n_context, n_out)) if n_context else None
+        # the context counts towards the fan-in, as if it had been appended to x
+        bound = 1 / math.sqrt(n_in + n_context)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, x: Tensor | SparseRows, codes: Tensor) -> Tensor:
-        """x [B, n_in], codes int64 [B, m] -> [B, n_out]."""
+    def forward(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
+        """x [B, n_in], context [B, n_context] -> [B, n_out]."""
         if isinstance(x, SparseRows) and (x.density > SPARSE_BELOW or self.weight.shape[1] < SPARSE_WIDTH):
             x = x.dense()
         if isinstance(x, SparseRows):
@@ -51,10 +51,8 @@ class CategoricalLinear(nn.Module):
             )
         else:
             y = torch.addmm(self.bias, x, self.weight)
-        for i, rows in enumerate(self.codes):
-            # a product, not rows[codes]: the gradient of indexing adds up in an order that differs between runs
-            y = torch.addmm(y, F.one_hot(codes[:, i], len(rows)).to(y.dtype), rows)
-        return y
+        # one-hot codes in a product, not an index, whose gradient adds up in an order that differs between runs
+        return y if self.context is None else torch.addmm(y, context, self.context)
 
 
 class Fast(nn.Module):
@@ -81,20 +79,20 @@ class Fast(nn.Module):
 
 
 class MLP(nn.Module):
-    """Hidden layers of linear, batch norm, leaky ReLU and dropout; codes enter at the first one."""
+    """Hidden layers of linear, batch norm, leaky ReLU and dropout; the context enters at the first one."""
 
     def __init__(
         self,
         n_in: int,
         hidden: Sequence[int],
-        cardinalities: Sequence[int] = (),
+        n_context: int = 0,
         *,
         batch_norm: bool = True,
         dropout: float = 0.0,
         negative_slope: float = 0.01,
     ) -> None:
         super().__init__()
-        self.first = CategoricalLinear(n_in, hidden[0], cardinalities)
+        self.first = ContextLinear(n_in, hidden[0], n_context)
         blocks = []
         for width, before in zip(hidden, [None, *hidden], strict=False):
             layers: list[nn.Module] = [] if before is None else [nn.Linear(before, width)]
@@ -107,10 +105,23 @@ class MLP(nn.Module):
         self.after_first, self.rest = blocks[0], nn.Sequential(*blocks[1:])
         self.n_out = hidden[-1]
 
-    def first_hidden(self, x: Tensor | SparseRows, codes: Tensor) -> Tensor:
-        """Units of the first hidden layer, x [B, n_in], codes int64 [B, m] -> [B, hidden[0]]."""
-        return self.after_first(self.first(x, codes))
+    def first_hidden(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
+        """Units of the first hidden layer, x [B, n_in], context [B, n_context] -> [B, hidden[0]]."""
+        return self.after_first(self.first(x, context))
 
-    def forward(self, x: Tensor | SparseRows, codes: Tensor) -> Tensor:
-        """Units of the last hidden layer, x [B, n_in], codes int64 [B, m] -> [B, hidden[-1]]."""
-        return self.rest(self.first_hidden(x, codes))
+    def forward(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
+        """Units of the last hidden layer, x [B, n_in], context [B, n_context] -> [B, hidden[-1]]."""
+        return self.rest(self.first_hidden(x, context))
+
+
+class Classifier(nn.Module):
+    """Logits of categories from expression: one hidden layer with dropout."""
+
+    def __init__(self, n_in: int, n_categories: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.body = MLP(n_in, [hidden], dropout=0.2)
+        self.out = nn.Linear(hidden, n_categories)
+
+    def forward(self, x: Tensor | SparseRows) -> Tensor:
+        """x [B, n_in] -> [B, n_categories]."""
+        return self.out(self.body(x, self.out.weight.new_empty(len(x), 0)))

@@ -42,12 +42,26 @@ def pairwise_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def misalignment(
-    z: Tensor, mean: Tensor, scale: Tensor, condition: Tensor, *, include_self: bool = True, floor: float | None = None
+    z: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    condition: Tensor,
+    *,
+    include_self: bool = True,
+    floor: float | None = None,
+    kernel_width: float = 0.5,
 ) -> Tensor:
     """CoMP misalignment penalty (Foster et al. 2022, eq. 4).
 
     An upper bound on sum_c p(c) KL(q(z | c) || q(z | not c)) when every cell counts in its own mixture
     (theorem 2). A cell without a cell of its own or of another condition in the batch contributes zero.
+
+    Of a continuous condition each cell j belongs to i's own mixture with weight k_ij = exp(-(c_i - c_j)^2 / (2 w^2))
+    and to the other with 1 - k_ij:
+
+        mean_i log [ sum_j k_ij q(z_i | x_j) / sum_j k_ij ] - log [ sum_j (1 - k_ij) q(z_i | x_j) / sum_j (1 - k_ij) ]
+
+    which is eq. 4 as w falls to 0 and values repeat, and is 0 where z is independent of c.
 
     Parameters
     ----------
@@ -55,8 +69,8 @@ def misalignment(
         Posterior draws and posterior means.
     scale : Tensor [] or [B, p]
         Posterior standard deviation; a scalar is the fixed scale of the paper.
-    condition : Tensor [B], int64
-        Condition codes, any number of conditions.
+    condition : Tensor [B]
+        int64: codes, any number of conditions. Floating point: values of a continuous condition.
     include_self : bool
         True is eq. 4 as printed. False leaves cell i out of its own mixture as the authors' code does; the
         penalty is then unbounded below.
@@ -64,6 +78,8 @@ def misalignment(
         A cell counts at least -floor, in nats: one that is already more at home among the others than among
         its own no longer pulls. Without it and without itself in its mixture a cell gains by leaving its own
         condition behind for ever.
+    kernel_width : float
+        w, of continuous values.
 
     Returns
     -------
@@ -71,19 +87,32 @@ def misalignment(
         Mean over the batch.
     """
     log_q = pairwise_log_density(z, mean, scale)
-    own = condition[:, None] == condition[None, :]
-    other = ~own
+    own = _kinship(condition, kernel_width)
+    other = ~own if own.dtype is torch.bool else 1 - own
     if not include_self:
-        own = own & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+        own = own.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), 0)
     n_own, n_other = own.sum(1), other.sum(1)
     has_both = (n_own > 0) & (n_other > 0)
-    # A large finite fill, not -inf: an empty row must not turn the gradient into NaN.
-    log_own = log_q.masked_fill(~own, -1e30).logsumexp(1) - n_own.clamp(min=1).to(z.dtype).log()
-    log_other = log_q.masked_fill(~other, -1e30).logsumexp(1) - n_other.clamp(min=1).to(z.dtype).log()
-    difference = log_own - log_other
+    difference = _log_mixture(log_q, own, n_own) - _log_mixture(log_q, other, n_other)
     if floor is not None:
         difference = difference.clamp(min=-floor)
     return torch.where(has_both, difference, 0.0).mean()
+
+
+def _kinship(condition: Tensor, width: float) -> Tensor:
+    """How much each cell is of another's condition, [B, B]: bool for codes, in [0, 1] for values."""
+    if condition.is_floating_point():
+        return torch.exp((condition[:, None] - condition).square() / (-2 * width**2))
+    return condition[:, None] == condition
+
+
+def _log_mixture(log_q: Tensor, weight: Tensor, size: Tensor) -> Tensor:
+    """log of the mean density over the cells, weighted, [B]."""
+    # A large finite fill, not -inf: an empty row must not turn the gradient into NaN.
+    if weight.dtype is not torch.bool:
+        log_q = log_q + weight.clamp(min=1e-30).log()
+        return log_q.masked_fill(weight <= 0, -1e30).logsumexp(1) - size.clamp(min=1e-30).log()
+    return log_q.masked_fill(~weight, -1e30).logsumexp(1) - size.clamp(min=1).to(log_q.dtype).log()
 
 
 def mmd(z: Tensor, condition: Tensor, sigmas: tuple[float, ...] = MULTI_SCALE) -> Tensor:

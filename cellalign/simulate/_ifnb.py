@@ -3,11 +3,11 @@
 `ifnb` resembles peripheral blood mononuclear cells without and with interferon beta (Kang et al. 2018, Nature
 Biotechnology 36:89, GEO GSE96583). The counts x of cell n, gene g are negative binomial with mean
 
-    mu_ng(c) = s_n(c) exp(b_tg + w_g . u_n + [c = stimulated] a_n d_tg + batch_g + donor_g)
+    mu_ng(c) = s_n(c) exp(b_tg + w_g . u_n + level(c) a_n d_tg + batch_g + donor_g)
 
 and variance mu + phi_g mu^2, where b_t is the log profile of the cell's type t, u_n are continuous programs within
-its type, d_t is the type's response, a_n the strength of response of that one cell, and s_n(c) sets its library
-size. The cell's factors are kept in `obsm` and `obs`, the genes' in `varm`, so the truth costs a few numbers per
+its type, level is 0 for control and 1 for stimulated cells, or saturates with the dose, d_t is the type's response,
+a_n the strength of response of that one cell, and s_n(c) sets its library size. The cell's factors are kept in `obsm` and `obs`, the genes' in `varm`, so the truth costs a few numbers per
 cell and `expected` rebuilds mu for either condition, also after cells or genes were dropped.
 
 Profiles and responses of 488 marker, interferon-response and abundant genes are rounded values of the real cells;
@@ -63,8 +63,9 @@ from cellalign.simulate._ifnb_draws import (
     shares_of,
 )
 
-__all__ = ["CELL_TYPES", "expected", "genes", "ifnb"]
+__all__ = ["CELL_TYPES", "expected", "genes", "ifnb", "level"]
 
+EC50 = 0.2  # dose at which the response is half its plateau
 CHUNK = 2_000_000  # values drawn at once: about 50 MB of temporaries per thread
 
 
@@ -82,6 +83,7 @@ def ifnb(
     response_scale: float = 1.0,
     library_size: float = 1.0,
     conditions: Sequence[str] = ("control", "stimulated"),
+    doses: bool = False,
     truth_layers: bool = False,
     seed: int = 0,
     threads: int | None = None,
@@ -112,6 +114,9 @@ def ifnb(
         Factor on the library size; 1 gives a median near 1,240 counts over all genes.
     conditions
         Names of the unstimulated and the stimulated condition in `obs["stim"]`.
+    doses
+        Every cell has a dose of its own in obs["dose"], in place of a condition in obs["stim"]: 0 for one cell in
+        ten, else uniform in (0, 1]. The response follows `level` of the dose.
     truth_layers
         Also store `expected` for both conditions, dense, as `layers["expected_<condition>"]`.
     seed
@@ -140,7 +145,7 @@ def ifnb(
     panel = choose_genes(n_genes)
     share = np.exp(every.baseline[panel]).sum(0) / np.exp(every.baseline).sum(0)
     chosen = every.subset(panel)
-    cells = draw_cells(np.random.default_rng(cell_seed), n_cells, shares, batches, donors, donor_effect)
+    cells = draw_cells(np.random.default_rng(cell_seed), n_cells, shares, batches, donors, donor_effect, doses)
     size = cells.size * library_size * share[cells.cell_type]
     adata = AnnData(obs=_obs(cells, types, names, batches, donors), var=pd.DataFrame(index=genes().symbols[panel]))
     _store_truth(adata, chosen, cells, types, names)
@@ -154,7 +159,12 @@ def ifnb(
     return adata
 
 
-def expected(adata: AnnData, condition: str, cells: slice | np.ndarray | None = None) -> np.ndarray:
+def level(dose: Any) -> Any:
+    """Return the share of the full response at a dose in [0, 1]: it saturates, half-way at a dose of one seventh."""
+    return np.asarray(dose) * (1 + EC50) / (np.asarray(dose) + EC50)
+
+
+def expected(adata: AnnData, condition: str | float, cells: slice | np.ndarray | None = None) -> np.ndarray:
     """Return the true mean counts of cells under a condition, whichever they were simulated in.
 
     Parameters
@@ -162,7 +172,7 @@ def expected(adata: AnnData, condition: str, cells: slice | np.ndarray | None = 
     adata
         Output of `ifnb`, whole or a subset of its cells and genes.
     condition
-        One of the simulated conditions.
+        One of the simulated conditions, or a dose in [0, 1].
     cells
         Rows to compute (slice, indices or mask); default all. Use slices where the dense result would be too large.
 
@@ -180,12 +190,13 @@ def expected(adata: AnnData, condition: str, cells: slice | np.ndarray | None = 
     if "simulation" not in adata.uns or "truth_log_scale" not in adata.obsm or not needed <= set(adata.varm):
         raise InputError("no simulated truth in the data; make it with `cellalign simulate ifnb`")
     names = list(adata.uns["simulation"]["conditions"])
-    if condition not in names:
+    if isinstance(condition, str) and condition not in names:
         raise InputError(f"condition {condition!r} was not simulated; choose from {', '.join(names)}")
     rows = np.arange(adata.n_obs)[slice(None) if cells is None else cells]
-    stimulated = np.full(len(rows), condition == names[1])
-    log_scale = np.asarray(adata.obsm["truth_log_scale"])[rows, names.index(condition), None]
-    return np.exp(_log_rate(_Truth.of(adata), rows, stimulated) + log_scale)
+    share = np.float32(names.index(condition) if isinstance(condition, str) else level(condition))
+    scales = np.asarray(adata.obsm["truth_log_scale"])[rows]
+    log_scale = (1 - share) * scales[:, :1] + share * scales[:, 1:]
+    return np.exp(_log_rate(_Truth.of(adata), rows, np.full(len(rows), share)) + log_scale)
 
 
 @dataclass(frozen=True)
@@ -223,22 +234,24 @@ def _codes(adata: AnnData, key: str, names: Sequence[str]) -> np.ndarray:
     return pd.Index(list(names)).get_indexer(adata.obs[key].astype(str))
 
 
-def _log_rate(truth: _Truth, rows: np.ndarray, stimulated: np.ndarray) -> np.ndarray:
-    """Log mu up to the cell's scale, float32 [rows, genes]."""
+def _log_rate(truth: _Truth, rows: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Log mu up to the cell's scale under a share of the full response, float32 [rows, genes]."""
     cell_type = truth.cell_type[rows]
     rate = truth.programs[rows] @ truth.program_loadings
     rate += truth.baseline[cell_type]
     for loadings, codes in truth.effects:
         rate += loadings[codes[rows]]
-    if stimulated.any():
-        strength = np.where(stimulated, truth.strength[rows], np.float32(0))[:, None]
-        rate += truth.response[cell_type] * strength
+    if share.any():
+        rate += truth.response[cell_type] * (share * truth.strength[rows]).astype(np.float32)[:, None]
     return rate
 
 
 def _obs(cells: Cells, types: Sequence[str], names: Sequence[str], batches: int, donors: int) -> pd.DataFrame:
     obs = pd.DataFrame(index=_barcodes(len(cells.size)))
-    obs["stim"] = pd.Categorical.from_codes(cells.stimulated.astype(int), list(names))
+    if cells.dose is None:
+        obs["stim"] = pd.Categorical.from_codes(cells.stimulated.astype(int), list(names))
+    else:
+        obs["dose"] = cells.dose
     obs["cell_type"] = pd.Categorical.from_codes(cells.cell_type, list(types))
     if batches:
         obs["batch"] = pd.Categorical.from_codes(cells.batch, _numbered("batch", batches))
@@ -282,22 +295,22 @@ def _draw_counts(
     """
     truth = _Truth.of(adata)
     shape = (1 / adata.var["truth_dispersion"].to_numpy()).astype(np.float32)
-    is_stimulated = adata.obs["stim"].cat.codes.to_numpy() == 1
+    share = level(adata.obs["dose"]) if "dose" in adata.obs else adata.obs["stim"].cat.codes.to_numpy()
+    share = share.astype(np.float32)
     rows_at_once = max(1, CHUNK // adata.n_vars)
     starts = range(0, adata.n_obs, rows_at_once)
 
     def draw(start: int, stream: np.random.SeedSequence) -> tuple[sparse.csr_matrix, np.ndarray]:
         rng, rows = np.random.default_rng(stream), np.arange(start, min(start + rows_at_once, adata.n_obs))
-        log_scale, means = [], np.empty(0)
-        for condition in (False, True):
-            rate = np.exp(_log_rate(truth, rows, np.full(len(rows), condition)))
+        scales = np.empty((len(rows), 2), dtype=np.float32)
+        for condition in (0, 1):
+            total = np.exp(_log_rate(truth, rows, np.full(len(rows), condition))).sum(1, dtype=np.float64)
             # Stimulated cells hold about a tenth more counts.
-            size = log_size[rows] + (0.1 * response_scale if condition else 0.0)
-            log_scale.append((size - np.log(rate.sum(1, dtype=np.float64))).astype(np.float32))
-            rate *= np.exp(log_scale[-1])[:, None]
-            means = np.where(is_stimulated[rows, None], rate, means) if condition else rate
+            scales[:, condition] = log_size[rows] + 0.1 * response_scale * condition - np.log(total)
+        log_scale = scales[:, 0] + share[rows] * (scales[:, 1] - scales[:, 0])
+        means = np.exp(_log_rate(truth, rows, share[rows]) + log_scale[:, None])
         means *= rng.standard_gamma(shape, means.shape, dtype=np.float32) / shape
-        return sparse.csr_matrix(rng.poisson(means).astype(np.float32)), np.stack(log_scale, axis=1)
+        return sparse.csr_matrix(rng.poisson(means).astype(np.float32)), scales
 
     workers = threads or min(os.cpu_count() or 1, 4)
     with ThreadPoolExecutor(workers) as pool:

@@ -72,6 +72,7 @@ class Cells:
     size: np.ndarray
     strength: np.ndarray
     programs: np.ndarray
+    dose: np.ndarray | None
 
 
 @cache
@@ -192,7 +193,13 @@ def draw_genes(
 
 
 def draw_cells(
-    rng: np.random.Generator, n_cells: int, shares: np.ndarray, batches: int, donors: int, donor_effect: float
+    rng: np.random.Generator,
+    n_cells: int,
+    shares: np.ndarray,
+    batches: int,
+    donors: int,
+    donor_effect: float,
+    doses: bool = False,
 ) -> Cells:
     """Draw each cell's type, condition, batch, donor, library size, strength of response and programs."""
     counts = allocate(n_cells, shares)
@@ -210,7 +217,9 @@ def draw_cells(
     for k, axis in enumerate(AXES):
         activity[:, k] = np.where(np.isin(np.arange(len(shares)), axis), AXIS_SD, 0)
     programs = rng.standard_normal((n_cells, PROGRAMS)) * activity[cell_type]
-    return Cells(cell_type, stimulated, batch, donor, np.exp(log_size), strength, programs)
+    # drawn last: the other draws are the same with and without doses
+    dose = np.where(rng.random(n_cells) < 0.1, 0.0, 1 - rng.random(n_cells)) if doses else None
+    return Cells(cell_type, stimulated, batch, donor, np.exp(log_size), strength, programs, dose)
 
 
 def allocate(n_cells: int, shares: np.ndarray) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from cellalign.methods.base import Dimensions, Method
+from cellalign.methods.base import Dimensions, Method, Target
 from cellalign.methods.registry import get
 from cellalign.nn.batch import Batch
 from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal
@@ -20,10 +21,7 @@ def build(name, conditions=3, batches=(2,), **settings):
 
 def cells(n=10, conditions=3):
     torch.manual_seed(1)
-    none = torch.zeros(n, 0, dtype=torch.int64)
-    return Batch(
-        torch.rand(n, 12), torch.arange(n) % conditions, torch.arange(n)[:, None] % 2, none, torch.full((n,), -1)
-    )
+    return Batch.of(torch.rand(n, 12), torch.arange(n) % conditions, batches=torch.arange(n)[:, None] % 2)
 
 
 def test_vae_does_not_see_the_condition_and_cvae_does():
@@ -75,7 +73,7 @@ def test_mmd_is_taken_where_the_method_says(penalty_on):
     found = method.loss(batch, warmup=1.0).parts["penalty"]
     torch.manual_seed(5)
     z = method.encode(batch).z
-    codes = torch.cat([batch.condition[:, None], batch.batches], 1)
+    codes = torch.cat([F.one_hot(batch.condition, 3), F.one_hot(batch.batches[:, 0], 2)], 1).float()
     aligned = {
         "z": z,
         "encoder": method.encoder.first_hidden(batch.x, codes),
@@ -114,11 +112,11 @@ def test_averaged_losses_have_the_published_weights():
 
 def test_counterfactual_of_the_mean_and_of_draws():
     method, batch = build("comp"), cells()
-    mean, std = method.counterfactual(batch, to=(2,))
+    mean, std = method.counterfactual(batch, to=Target((2,)))
     torch.testing.assert_close(mean, method.predict(method.embedding(batch), batch.with_condition(2)))
     assert std is None
     torch.manual_seed(3)
-    drawn, spread = method.counterfactual(batch, to=(2,), n_samples=200)
+    drawn, spread = method.counterfactual(batch, to=Target((2,)), n_samples=200)
     torch.manual_seed(3)
     draws = torch.stack([method.predict(method.encode(batch).z, batch.with_condition(2)) for _ in range(200)])
     torch.testing.assert_close(drawn, draws.mean(0), atol=1e-5, rtol=1e-4)

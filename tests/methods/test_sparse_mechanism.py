@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import cellalign
-from cellalign.methods.base import Dimensions
+from cellalign.methods.base import Dimensions, Target
 from cellalign.methods.ivae import outliers
 from cellalign.methods.registry import get
 from cellalign.nn.batch import Batch
@@ -31,8 +31,7 @@ def build(name, control=0, **settings):
 
 def cells(n=40):
     torch.manual_seed(1)
-    none = torch.zeros(n, 0, dtype=torch.int64)
-    return Batch(torch.poisson(torch.rand(n, 12) * 5), torch.arange(n) % 4, none, none, torch.full((n,), -1))
+    return Batch.of(torch.poisson(torch.rand(n, 12) * 5), torch.arange(n) % 4)
 
 
 @pytest.mark.parametrize("name", SPARSE)
@@ -114,8 +113,8 @@ def test_counterfactual_takes_the_old_shift_away_and_adds_the_new_ones(name):
     effects, z = method.effects(), method.embedding(batch)
     for to in ((2,), (1, 3)):
         moved = z - effects[batch.condition] + sum(effects[code] for code in to)
-        torch.testing.assert_close(method.counterfactual(batch, to)[0], method.predict(moved, batch))
-    back, _ = method.counterfactual(batch, (0,))
+        torch.testing.assert_close(method.counterfactual(batch, Target(to))[0], method.predict(moved, batch))
+    back, _ = method.counterfactual(batch, Target((0,)))
     torch.testing.assert_close(back[batch.condition == 0], method.predict(z, batch)[batch.condition == 0])
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import cellalign
-from cellalign.methods.base import Dimensions
+from cellalign.methods.base import Dimensions, Target
 from cellalign.methods.registry import get
 from cellalign.nn.batch import Batch
 
@@ -20,8 +20,7 @@ def build(conditions=3, control=1):
 
 def cells(n=30):
     torch.manual_seed(1)
-    none = torch.zeros(n, 0, dtype=torch.int64)
-    return Batch(torch.rand(n, 12), torch.arange(n) % 3, none, none, torch.full((n,), -1))
+    return Batch.of(torch.rand(n, 12), torch.arange(n) % 3)
 
 
 def gradients(method, *parts):
@@ -71,7 +70,7 @@ def test_conditions_meet_at_the_reference():
     z = method.encode(batch).mean
     torch.testing.assert_close(z[home], batch.x[home])
     torch.testing.assert_close(z[batch.condition == 2], method.back["2"](batch.x[batch.condition == 2]))
-    predicted, spread = method.counterfactual(batch, (0,), n_samples=3)
+    predicted, spread = method.counterfactual(batch, Target((0,)), n_samples=3)
     torch.testing.assert_close(predicted, method.leave["0"](z))
     assert spread is not None and not spread.any()
     assert method.embedding(batch).shape == (30, 4)
@@ -79,7 +78,7 @@ def test_conditions_meet_at_the_reference():
 
 def test_a_batch_without_a_pair_costs_nothing():
     batch = cells()
-    alone = Batch(batch.x, torch.ones(30, dtype=torch.int64), batch.batches, batch.covariates, batch.label)
+    alone = Batch.of(batch.x, torch.ones(30, dtype=torch.int64))
     method = build()
     loss = method.loss(alone, 1.0)
     loss.total.backward()

@@ -13,8 +13,7 @@ def batch():
     torch.manual_seed(0)
     x = torch.poisson(torch.rand(6, 20) * 2)
     x[1] = 0
-    none = torch.zeros(6, 0, dtype=torch.int64)
-    return Batch(SparseRows.of(x), torch.zeros(6, dtype=torch.int64), none, none, torch.full((6,), -1))
+    return Batch.of(SparseRows.of(x), torch.zeros(6, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "nb", "zinb"])

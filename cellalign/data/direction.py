@@ -1,0 +1,115 @@
+"""What a counterfactual asks: which cells, from which condition, to which."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cellalign.data.checks import nearest, numbers, select
+from cellalign.data.roles import Roles, encode_column
+from cellalign.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("cellalign")
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A counterfactual settled: condition codes or standardised value to predict, and the source cells.
+
+    Attributes
+    ----------
+    to : str or float
+        As it stands in obs of the result.
+    codes : tuple of int
+        Several where the shifts of several conditions are added; empty where the condition is continuous.
+    value : float
+    origin : str
+        The source cells' condition, empty where it is not one.
+    rows : int array
+        The source cells.
+    """
+
+    to: str | float
+    codes: tuple[int, ...]
+    value: float
+    origin: str
+    rows: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        obs: pd.DataFrame,
+        roles: Roles,
+        to: str,
+        from_: str | None,
+        where: Mapping[str, str] | None,
+        *,
+        combines: bool = False,
+    ) -> Direction:
+        """Settle what is asked of these cells.
+
+        Raises
+        ------
+        InputError
+            Unknown condition, or no source cell is left.
+        UsageError
+            `to` equals `from_`, or is no number where the condition is one.
+        """
+        assert roles.condition is not None
+        if from_ == to:
+            raise UsageError(f"--to and --from are both {to!r}; choose two conditions")
+        settle = _between_values if roles.continuous is not None else _between_conditions
+        target, codes, value, origin, mask = settle(obs, roles, to, from_, combines)
+        if where:
+            mask = mask & select(obs, where)
+        if not mask.any():
+            source = origin or ("any value" if roles.continuous else f"other than {to}")
+            raise InputError(f"no source cell is left: none has {roles.condition}={source} and what --where asks")
+        return cls(target, codes, value, origin, np.flatnonzero(mask))
+
+
+_Settled = tuple[str | float, tuple[int, ...], float, str, np.ndarray]
+
+
+def _between_conditions(obs: pd.DataFrame, roles: Roles, to: str, from_: str | None, combines: bool) -> _Settled:
+    """Codes of the target; sources are the control, or the only other condition, or every condition but the target."""
+    known = roles.categories[str(roles.condition)]
+    parts = to.split("+") if to not in known and combines and all(p in known for p in to.split("+")) else [to]
+    for name in (*parts, from_):
+        if name is not None and name not in known:
+            raise InputError(
+                f"condition {name!r} was never trained on.{nearest(name, known)} Known: {', '.join(known)}"
+            )
+    origin = from_ or (roles.control if roles.control != to else None)
+    if origin is None and len(known) == 2:
+        origin = next(name for name in known if name != to)
+    codes = encode_column(obs, str(roles.condition), known, "condition", missing=roles.unknown)
+    targets = tuple(known.index(part) for part in parts)
+    mask = codes == known.index(origin) if origin is not None else ~np.isin(codes, targets)
+    return to, targets, 0.0, origin or "", mask
+
+
+def _between_values(obs: pd.DataFrame, roles: Roles, to: str, from_: str | None, combines: bool) -> _Settled:
+    """The target's standardised value; sources are the cells of one value, or all."""
+    assert roles.continuous is not None
+    target, found = _number(to, "--to"), numbers(obs, str(roles.condition))
+    if not roles.continuous["low"] <= target <= roles.continuous["high"]:
+        trained = f"{roles.continuous['low']:g} to {roles.continuous['high']:g}"
+        log.warning("%s=%g lies outside what was trained on (%s): an extrapolation", roles.condition, target, trained)
+    mask = np.ones(len(obs), dtype=bool) if from_ is None else np.isclose(found, _number(from_, "--from"))
+    value = (target - roles.continuous["mean"]) / roles.continuous["sd"]
+    return target, (), value, from_ or "", mask
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no number, but the model's condition is one") from None
