@@ -7,8 +7,9 @@ Biotechnology 36:89, GEO GSE96583). The counts x of cell n, gene g are negative 
 
 and variance mu + phi_g mu^2, where b_t is the log profile of the cell's type t, u_n are continuous programs within
 its type, level is 0 for control and 1 for stimulated cells, or saturates with the dose, d_t is the type's response,
-a_n the strength of response of that one cell, and s_n(c) sets its library size. The cell's factors are kept in `obsm` and `obs`, the genes' in `varm`, so the truth costs a few numbers per
-cell and `expected` rebuilds mu for either condition, also after cells or genes were dropped.
+a_n the strength of response of that one cell, and s_n(c) sets its library size. The cell's factors are kept in `obsm`
+and `obs`, the genes' in `varm`, so the truth costs a few numbers per cell and `expected` rebuilds mu for either
+condition, also after cells or genes were dropped.
 
 Profiles and responses of 488 marker, interferon-response and abundant genes are rounded values of the real cells;
 the remaining 8,314 genes keep their real symbol and abundance rank, and their differences are random.

@@ -221,3 +221,18 @@ def test_example_data_is_what_its_command_makes() -> None:
     assert example.obs_names.equals(again.obs_names) and example.var_names.equals(again.var_names)
     # Other processors may round the last bit of a mean, so a few counts may differ.
     assert (example.X != again.X).nnz <= 100
+
+
+def test_doses_lie_between_the_two_conditions():
+    cells = simulate.ifnb(400, 80, doses=True, seed=5)
+    dose = cells.obs["dose"].to_numpy()
+    assert "stim" not in cells.obs and dose.min() == 0 and 0.9 < dose.max() <= 1 and 0.04 < (dose == 0).mean() < 0.2
+    none, half, full = (simulate.expected(cells, d) for d in (0.0, 1 / 7, 1.0))
+    np.testing.assert_allclose(none, simulate.expected(cells, "control"), rtol=1e-5)
+    np.testing.assert_allclose(full, simulate.expected(cells, "stimulated"), rtol=1e-5)
+    np.testing.assert_allclose(half, np.sqrt(none * full), rtol=1e-3)  # half of the log response
+    own = np.stack([simulate.expected(cells, d, np.array([i]))[0] for i, d in enumerate(dose)])
+    low, high = cells.X[dose < 0.2], cells.X[dose > 0.6]
+    change = np.log((np.asarray(high.mean(0)) + 0.1) / (np.asarray(low.mean(0)) + 0.1)).ravel()
+    truth = np.log((own[dose > 0.6].mean(0) + 0.1) / (own[dose < 0.2].mean(0) + 0.1))
+    assert np.corrcoef(change, truth)[0, 1] > 0.9
