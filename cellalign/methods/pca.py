@@ -15,6 +15,27 @@ from cellalign.nn.batch import Batch
 PASSES, OVERSAMPLING = 6, 10
 
 
+def leading_subspace(product: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Where a symmetric matrix [G, G] has its eigenvalues of largest size (Halko, Martinsson & Tropp 2011).
+
+    Parameters
+    ----------
+    product : callable
+        Multiplies the matrix, which nobody needs to hold, by a basis.
+    start : Tensor [..., G, width]
+        Random; the wanted eigenvectors and OVERSAMPLING more.
+
+    Returns
+    -------
+    Tensor [..., G, width]
+        Orthonormal basis.
+    """
+    basis = torch.linalg.qr(start).Q
+    for _ in range(PASSES):
+        basis = torch.linalg.qr(product(basis)).Q
+    return basis
+
+
 class PCA(Method):
     """Principal components by randomised subspace iteration (Halko, Martinsson & Tropp 2011)."""
 
@@ -45,13 +66,15 @@ class PCA(Method):
         self.centre.copy_(total / n)
         genes, wanted = self.components.shape
         width = min(genes, wanted + OVERSAMPLING)
-        basis = torch.linalg.qr(torch.randn(genes, width, device=total.device)).Q
-        for _ in range(PASSES):
+
+        def scatter(basis: Tensor) -> Tensor:
             product = torch.zeros_like(basis)
             for batch in batches():
                 x = batch.x - self.centre
                 product += x.T @ (x @ basis)
-            basis = torch.linalg.qr(product).Q
+            return product
+
+        basis = leading_subspace(scatter, torch.randn(genes, width, device=total.device))
         inner = torch.zeros(width, width, device=total.device)
         for batch in batches():
             y = (batch.x - self.centre) @ basis

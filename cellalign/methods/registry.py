@@ -29,6 +29,7 @@ BUILT_IN = {
     "scgen": "cellalign.methods.scgen:ScGen",
     "pca": "cellalign.methods.pca:PCA",
     "linear": "cellalign.methods.linear:Linear",
+    "celligner": "cellalign.methods.celligner:Celligner",
     "vfae": "cellalign.methods.vfae:VFAE",
     "trvae": "cellalign.methods.trvae:TrVAE",
     "mmd-ae": "cellalign.methods.mmd_ae:MMDAE",
