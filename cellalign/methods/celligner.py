@@ -31,7 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cellalign.errors import UsageError
-from cellalign.methods.base import Dimensions, Latent
+from cellalign.methods.base import Dimensions, Latent, Target
 from cellalign.methods.pca import OVERSAMPLING, PCA, leading_subspace
 from cellalign.nn.batch import Batch
 
@@ -242,10 +242,10 @@ class Celligner(PCA):
         y = torch.cat([z, z.new_zeros(len(z), self.directions.shape[1])], 1)
         return self.moved_back(y, batch.condition) @ self.basis.T + self.mean + self.centre
 
-    def counterfactual(self, batch: Batch, to: tuple[int, ...], n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
+    def counterfactual(self, batch: Batch, to: Target, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
         """The cell with its coordinates moved; without draws, the spread is zero."""
         y = self.coordinates(batch)
-        t = self.moved_back(self.moved(y, batch.condition), batch.with_condition(to[0]).condition)
+        t = self.moved_back(self.moved(y, batch.condition), batch.with_condition(to.codes[0]).condition)
         change = (t - y) @ self.basis.T
         return batch.x + change, torch.zeros_like(change) if n_samples else None
 

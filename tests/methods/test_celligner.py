@@ -7,7 +7,7 @@ import torch
 import cellalign
 from cellalign.errors import UsageError
 from cellalign.methods import celligner
-from cellalign.methods.base import Dimensions
+from cellalign.methods.base import Dimensions, Target
 from cellalign.methods.pca import PCA
 from cellalign.nn.batch import Batch
 
@@ -35,9 +35,8 @@ NEAR = 0.25  # centres of 100 cells in 10 dimensions are 0.13 apart by noise alo
 
 def batch_of(x, condition):
     n = len(x)
-    none = torch.zeros(n, 0, dtype=torch.int64)
     codes = torch.as_tensor(condition).expand(n).clone()
-    return Batch(torch.as_tensor(x, dtype=torch.float32), codes, none, none, torch.full((n,), -1))
+    return Batch.of(torch.as_tensor(x, dtype=torch.float32), codes)
 
 
 def fitted(*conditions, control=0, seed=0, **settings):
@@ -157,11 +156,11 @@ def test_there_and_back_is_the_same_cell():
     method = fitted(x, y, contrastive=1)
     for cells, code in ((x, 0), (y, 1)):
         batch = batch_of(cells, code)
-        there, spread = method.counterfactual(batch, (1 - code,))
+        there, spread = method.counterfactual(batch, Target((1 - code,)))
         assert spread is None and torch.isfinite(there).all()
         # moved to the other condition, a cell keeps its place in the embedding
         np.testing.assert_allclose(method.embedding(batch_of(there, 1 - code)), method.embedding(batch), atol=1e-2)
-        back, spread = method.counterfactual(batch_of(there, 1 - code), (code,), n_samples=3)
+        back, spread = method.counterfactual(batch_of(there, 1 - code), Target((code,)), n_samples=3)
         assert float((there - batch.x).norm(dim=1).min()) > 3
         assert float((back - batch.x).abs().max()) < 1e-2 and not spread.any()
 
@@ -171,7 +170,7 @@ def test_there_and_back_is_the_same_cell():
 def test_counterfactual_is_the_other_conditions_cells(contrastive, shift):
     (x, kind), (y, _) = draw(300, 0), draw(300, 1, shift, direction=unit(1), spread=1.5)
     method = fitted(x, y, contrastive=contrastive)
-    predicted = method.counterfactual(batch_of(x, 0), (1,))[0].numpy()
+    predicted = method.counterfactual(batch_of(x, 0), Target((1,)))[0].numpy()
     assert apart(x, kind, predicted, kind, shift).max() < 2 * NEAR
 
 
@@ -181,7 +180,7 @@ def test_response_along_a_contrastive_direction_is_that_of_the_cell_type_whateve
     y += response[other]
     method = fitted(x, y, contrastive=1, clusters=3)
     assert abs(method.directions.numpy()[:, 0] @ unit(1)) > 0.99
-    predicted = method.counterfactual(batch_of(x, 0), (1,))[0].numpy()
+    predicted = method.counterfactual(batch_of(x, 0), Target((1,)))[0].numpy()
     assert apart(x, kind, predicted, kind, response)[:2].max() < 2 * NEAR
 
 
@@ -192,7 +191,7 @@ def test_predict_rebuilds_the_cell_from_its_embedding():
         batch = batch_of(cells, code)
         np.testing.assert_allclose(method.predict(method.embedding(batch), batch), cells, atol=1e-2)
     batch = batch_of(x, 0)
-    expected = method.counterfactual(batch, (1,))[0]
+    expected = method.counterfactual(batch, Target((1,)))[0]
     predicted = method.predict(method.embedding(batch), batch.with_condition(1))
     np.testing.assert_allclose(predicted, expected, atol=1e-2)
 
@@ -226,7 +225,7 @@ def test_conditions_of_few_cells():
     method = fitted(x, y, z[:1], contrastive=2, k_reference=500, k_condition=500)
     assert method.limits.tolist() == [0, 0, 150, 151]
     for code in (0, 1, 2):
-        assert torch.isfinite(method.counterfactual(batch_of(x, 0), (code,))[0]).all()
+        assert torch.isfinite(method.counterfactual(batch_of(x, 0), Target((code,)))[0]).all()
     np.testing.assert_allclose(method.directions.norm(dim=0), [1, 1, 0, 0], atol=1e-5)
     assert torch.isfinite(fitted(x, contrastive=4).embedding(batch_of(x, 0))).all()  # no condition but the reference
 
