@@ -213,7 +213,7 @@ def test_three_conditions_go_through_the_reference():
     kind = drawn[0][1]
     assert max(apart(z[2], kind, z[0], kind).max(), apart(z[2], kind, z[1], kind).max()) < NEAR
     mixed = batch_of(np.concatenate([x for x, _ in drawn]), np.repeat([0, 1, 2], 210))
-    predicted = method.counterfactual(mixed, (1,))[0].numpy()
+    predicted = method.counterfactual(mixed, Target((1,)))[0].numpy()
     for code, (x, _) in enumerate(drawn):
         own = predicted[code * 210 : (code + 1) * 210]
         assert apart(x, kind, own, kind, shifts[1] - shifts[code]).max() < 2 * NEAR
