@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +12,7 @@ from cellalign.cli import common as c
 
 NAME = "evaluate"
 EXAMPLES = "Example: cellalign evaluate kang.stimulated.h5ad --against kang.pp.h5ad --condition stim --label cell_type"
+PICTURES = (".png", ".pdf", ".svg")
 
 
 def command(
@@ -45,6 +48,22 @@ def command(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here (.csv or .json).")
     ] = None,
+    scatter: Annotated[
+        str | None,
+        typer.Option(
+            "--scatter",
+            metavar="FILE",
+            help="Draw every gene's predicted against its real mean (.png, .pdf, .svg), per --label.",
+        ),
+    ] = None,
+    violin: Annotated[
+        str | None,
+        typer.Option(
+            "--violin",
+            metavar="FILE",
+            help="Draw the 10 most different genes: control, predicted, real cells (.png, .pdf, .svg), per --label.",
+        ),
+    ] = None,
     force: c.Force = False,
     device: c.Device = "auto",
     threads: c.Threads = None,
@@ -55,19 +74,27 @@ def command(
 ) -> None:
     """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
     log = c.start(quiet, verbose, log_format)
+    chosen = panel.split(",") if panel else None
+    pictures = {option: path for option, path in (("--scatter", scatter), ("--violin", violin)) if path is not None}
+    _check_pictures(pictures, against, chosen)
     from cellalign.data import files
     from cellalign.data.checks import parse_where, select
     from cellalign.data.inputs import MATRICES
+    from cellalign.errors import UsageError
     from cellalign.evaluation import evaluate
 
     if output is not None:
         files.check_output(output, force, [input])
+    for path in pictures.values():
+        files.check_output(path, force)
     from cellalign import api
     from cellalign.engine.device import pick_device
 
     pick_device(device, threads)
     fitted = api.load(model) if model is not None else None
     cells = files.read(input)
+    if pictures and cells.uns.get("cellalign", {}).get("kind") != "counterfactual":
+        raise UsageError(f"{next(iter(pictures))} draws a prediction; {input} is not from cellalign counterfactual")
     if where:
         cells = cells[select(cells.obs, parse_where(where))].copy()
     real = None
@@ -81,7 +108,7 @@ def command(
         label=label,
         against=real,
         embedding=embedding,
-        panels=panel.split(",") if panel else None,
+        panels=chosen,
         k=k,
         alpha=alpha,
         min_cells=min_cells,
@@ -103,3 +130,22 @@ def command(
         text = result.to_json() if output.endswith(".json") else result.to_csv()
         with files.atomic_path(output, force) as fresh:
             fresh.write_text(text)
+    for option, path in pictures.items():
+        figure = result.scatter() if option == "--scatter" else result.violin()
+        with files.atomic_path(path, force) as fresh:
+            figure.savefig(fresh)
+
+
+def _check_pictures(pictures: Mapping[str, str], against: str | None, panels: Sequence[str] | None) -> None:
+    """Refuse pictures, by option, that cannot be drawn, before any work: UsageError."""
+    from cellalign.errors import UsageError
+
+    for option, path in pictures.items():
+        if Path(path).suffix.lower() not in PICTURES:
+            raise UsageError(f"{option} {path} ends in none of {', '.join(PICTURES)}")
+        if against is None:
+            raise UsageError(f"{option} needs --against FILE, the real cells to draw the prediction with")
+        if panels is not None and "response" not in [name.strip() for name in panels]:
+            raise UsageError(f"{option} draws panel response, which --panel leaves out; add it there")
+    if len({str(Path(path).absolute()) for path in pictures.values()}) < len(pictures):
+        raise UsageError("--scatter and --violin name the same file; choose two")

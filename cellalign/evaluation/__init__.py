@@ -6,6 +6,6 @@ inputs; `run.PANELS` lists them. Without a choice all run that can, and the resu
 
 from cellalign.evaluation.inputs import NotApplicable
 from cellalign.evaluation.run import PANELS, evaluate
-from cellalign.evaluation.table import Evaluation, Row
+from cellalign.evaluation.table import Evaluation, Response, Row
 
-__all__ = ["PANELS", "Evaluation", "NotApplicable", "Row", "evaluate"]
+__all__ = ["PANELS", "Evaluation", "NotApplicable", "Response", "Row", "evaluate"]

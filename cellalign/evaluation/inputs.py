@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 
 from cellalign.data.checks import column
+from cellalign.evaluation.table import Evaluation
 
 if TYPE_CHECKING:
     from cellalign.model import Model
@@ -32,10 +33,15 @@ class Inputs:
     alpha: float
     min_cells: int | None
     seed: int
-    notes: list[str]
+    result: Evaluation
     model: Model | None = None
     particles: int = 100
     device: str = "auto"
+
+    @property
+    def notes(self) -> list[str]:
+        """What the result says beside its scores; panels add to it."""
+        return self.result.notes
 
     def latents(self) -> np.ndarray:
         """The embedding, or NotApplicable."""

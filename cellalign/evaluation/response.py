@@ -14,10 +14,12 @@ from cellalign.data.checks import column, is_counts
 from cellalign.data.inputs import default_matrix, matrix_of
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
-from cellalign.evaluation.table import MEAN, Row
+from cellalign.evaluation.table import MEAN, Response, Row
 from cellalign.metrics import response as res
 
 LEAST_CELLS = 5  # of a cell type, under each condition, for its response to be scored
+PICTURED_GENES = 10  # DE genes of which the pictures show single cells
+PICTURED_CELLS = 2000  # of one cell type and kind: more would not change the outline of a violin
 
 
 def response(inputs: Inputs) -> Iterator[Row]:
@@ -27,23 +29,37 @@ def response(inputs: Inputs) -> Iterator[Row]:
         raise NotApplicable("the input is no counterfactual")
     if inputs.against is None:
         raise NotApplicable("it needs --against FILE, the real cells")
-    groups = _Groups.of(inputs, str(record["from"]) or inputs.control or "", str(record["to"]))
+    origin, to = str(record["from"]) or inputs.control or "", str(record["to"])
+    groups = _Groups.of(inputs, origin, to)
+    held = _held_out(inputs, groups.names)
+    if held:
+        inputs.notes.append(f"held out in training: {', '.join(held)}")
+    genes = np.asarray(inputs.adata.var_names, dtype=str)
     per_system: dict[str, list[dict[str, float]]] = {}
     for name in groups.names:
-        for system, scores in _score_group(groups, name, inputs.seed).items():
+        de = res.de_genes(groups.control[name], groups.real[name])
+        found = _score_group(groups, name, de, inputs.seed)
+        inputs.result.responses.append(
+            Response(
+                group=name,
+                origin=origin,
+                to=to,
+                held_out=name in held,
+                genes=genes,
+                de=de,
+                r2_all=found["prediction"]["r_all"] ** 2,
+                r2_de=found["prediction"]["r_de"] ** 2,
+                **groups.pictured(name, de[:PICTURED_GENES], inputs.seed),
+            )
+        )
+        for system, scores in found.items():
             per_system.setdefault(system, []).append(scores)
             for metric, value in scores.items():
                 yield Row("response", system, name, metric, value, groups.size(name))
-    if "held_out" in inputs.adata.obs:
-        held = np.asarray(inputs.adata.obs["held_out"], dtype=bool)
-        labels = inputs.labels() if inputs.label is not None else np.full(len(held), "all")
-        named = [name for name in groups.names if held[labels == name].all()]
-        if named:
-            inputs.notes.append(f"held out in training: {', '.join(named)}")
     total = sum(groups.size(name) for name in groups.names)
-    for system, found in per_system.items():
-        for metric in found[0]:
-            values = [scores[metric] for scores in found if metric in scores]
+    for system, all_scores in per_system.items():
+        for metric in all_scores[0]:
+            values = [scores[metric] for scores in all_scores if metric in scores]
             yield Row("response", system, MEAN, metric, float(np.nanmean(values)), total)
 
 
@@ -97,6 +113,26 @@ class _Groups:
         """Real cells of a cell type."""
         return len(self.real[name])
 
+    def pictured(self, name: str, genes: np.ndarray, seed: int) -> dict[str, Any]:
+        """Means of all genes, and some cells in some genes: what of a cell type is kept when its cells are gone."""
+        rng = np.random.default_rng(seed)
+        kinds = {"control": self.control[name], "predicted": self.predicted[name], "real": self.real[name]}
+        rows = {kind: np.sort(rng.permutation(len(x))[:PICTURED_CELLS]) for kind, x in kinds.items()}
+        return {
+            "means": {kind: x.mean(0) for kind, x in kinds.items()},
+            "cells": {kind: x[np.ix_(rows[kind], genes)] for kind, x in kinds.items()},
+            "n_cells": {kind: len(x) for kind, x in kinds.items()},
+        }
+
+
+def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
+    """The cell types of which the model was trained on no cell under the predicted condition."""
+    if "held_out" not in inputs.adata.obs:
+        return []
+    held = np.asarray(inputs.adata.obs["held_out"], dtype=bool)
+    labels = inputs.labels() if inputs.label is not None else np.full(len(held), "all")
+    return [name for name in names if held[labels == name].all()]
+
 
 def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
     """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
@@ -118,10 +154,9 @@ def mean_shift(groups: _Groups, name: str) -> np.ndarray | None:
     return np.mean([groups.real[other].mean(0) - groups.control[other].mean(0) for other in others], axis=0)
 
 
-def _score_group(groups: _Groups, name: str, seed: int) -> dict[str, dict[str, float]]:
-    """Scores of the prediction, the baselines and the ceiling for one cell type."""
+def _score_group(groups: _Groups, name: str, de: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+    """Scores of the prediction, the baselines and the ceiling for one cell type and its DE genes."""
     real, control, predicted = groups.real[name], groups.control[name], groups.predicted[name]
-    de = res.de_genes(control, real)
     real_mean, control_mean = real.mean(0), control.mean(0)
     cells = {"prediction": predicted, "no change": control}
     shift = mean_shift(groups, name)

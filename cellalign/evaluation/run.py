@@ -66,6 +66,11 @@ def evaluate(
     particles : int
         Posterior draws per cell of the importance-weighted likelihood (the sVAE+ paper takes 5,000).
 
+    Returns
+    -------
+    Evaluation
+        Its `scatter` and `violin` draw what the response panel scored.
+
     Raises
     ------
     UsageError
@@ -91,7 +96,7 @@ def evaluate(
         z = model.embed(adata, device=device) if model is not None and has_none else _embedding(adata, embedding)
     result = Evaluation()
     inputs = Inputs(
-        adata, against, condition, label, control, z, k, alpha, min_cells, seed, result.notes, model, particles, device
+        adata, against, condition, label, control, z, k, alpha, min_cells, seed, result, model, particles, device
     )
     for name in chosen:
         try:

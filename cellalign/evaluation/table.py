@@ -6,8 +6,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cellalign.errors import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 MEAN = "mean"
 
@@ -24,13 +29,57 @@ class Row:
     n_cells: int
 
 
+@dataclass(frozen=True, eq=False)
+class Response:
+    """One cell type under two conditions, real and predicted: what the pictures show. G genes.
+
+    The three kinds of cells are "control" (real, under `origin`), "predicted" and "real" (both under `to`).
+
+    Attributes
+    ----------
+    group : str
+        The cell type, "all" where cells have no label.
+    origin, to : str
+        The conditions; `origin` is empty where it is every condition but `to`.
+    held_out : bool
+        Whether the model was trained on none of its real cells under `to`.
+    genes : str array [G]
+    de : int array
+        Columns of the scored DE genes, most different first.
+    means : dict of arrays [G]
+        Mean expression of each kind of cells.
+    cells : dict of arrays [at most 2,000, at most 10]
+        Cells of each kind in the first genes of `de`.
+    n_cells : dict of int
+        How many cells of each kind there are.
+    r2_all, r2_de : float
+        Squared correlation of predicted and real mean over all genes, and over `de`.
+    """
+
+    group: str
+    origin: str
+    to: str
+    held_out: bool
+    genes: np.ndarray
+    de: np.ndarray
+    means: dict[str, np.ndarray]
+    cells: dict[str, np.ndarray]
+    n_cells: dict[str, int]
+    r2_all: float
+    r2_de: float
+
+
 @dataclass
 class Evaluation:
-    """All scores, the panels left out with the reason, and notes such as skipped cell types."""
+    """All scores, the panels left out with the reason, and notes such as skipped cell types.
+
+    `responses` holds what the response panel scored, one per cell type, for pictures.
+    """
 
     rows: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
 
     def frame(self) -> pd.DataFrame:
         """The scores as a table, one row each."""
@@ -54,6 +103,24 @@ class Evaluation:
                 if system in (None, row.system):
                     return row.value
         raise KeyError(metric)
+
+    def scatter(self) -> Figure:
+        """Predicted against real mean expression, one panel per cell type; InputError without the response panel."""
+        from cellalign.plots.response import scatter
+
+        return scatter(self._pictured())
+
+    def violin(self) -> Figure:
+        """The most different genes before, predicted and after, one row per cell type; errors as `scatter`."""
+        from cellalign.plots.response import violin
+
+        return violin(self._pictured())
+
+    def _pictured(self) -> list[Response]:
+        if not self.responses:
+            reason = self.left_out.get("response", "panel response was not asked for")
+            raise InputError(f"there is no predicted response to draw: {reason}")
+        return self.responses
 
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Tables for people: (title, columns, rows), one per panel; groups as rows where a panel has them."""

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# Okabe and Ito's palette, told apart by colour-blind readers; more categories cycle through lighter shades
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#F0E442", "#555555", "#000000")
+from cellalign.plots.palette import PALETTE
 
 
 def umap(z: np.ndarray, seed: int = 0) -> np.ndarray:
