@@ -198,13 +198,14 @@ def embed(adata: AnnData, model: Model, **options: Any) -> AnnData:
     return adata
 
 
-def embedding_record(model: Model) -> dict[str, str]:
+def embedding_record(model: Model) -> dict[str, str | bool]:
     """Provenance of an embedding, for uns["cellalign"]."""
     return {
         "kind": "embedding",
         "method": model.name,
         "key": model.embedding_key,
         "condition": model.condition or "",
+        "continuous": model.roles.continuous is not None,
         "version": model.spec["cellalign"],
         "weights": model.spec.get("weights_checksum", ""),
     }

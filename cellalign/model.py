@@ -349,6 +349,7 @@ class Model:
             "kind": "counterfactual",
             "method": self.name,
             "condition": key,
+            "continuous": self.roles.continuous is not None,
             "from": asked.origin,
             "to": str(asked.to),
             "samples": samples,

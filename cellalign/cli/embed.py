@@ -61,7 +61,10 @@ def command(
         before = unintegrated_umap(adata.X if fitted.matrix == "X" else adata.layers[fitted.matrix], seed)
         keys = color or [k for k in (fitted.condition, fitted.roles.label or "cell_type") if k and k in adata.obs]
         with files.atomic_path(plot, force) as fresh:
-            draw_before_after(before, obsm["X_umap"], {k: _column(adata, k) for k in keys}, fresh, after=fitted.name)
+            colours = {
+                k: _column(adata, k, fitted.roles.continuous is not None and k == fitted.condition) for k in keys
+            }
+            draw_before_after(before, obsm["X_umap"], colours, fresh, after=fitted.name)
     files.write_with(
         source,
         output,
@@ -73,8 +76,8 @@ def command(
     log.info("%s: obsm %s of %d cells", output, ", ".join(obsm), adata.n_obs)
 
 
-def _column(adata, key):  # type: ignore[no-untyped-def]
+def _column(adata, key, numeric):  # type: ignore[no-untyped-def]
     """A column to colour by."""
-    from cellalign.data.checks import column
+    from cellalign.data.checks import column, numbers
 
-    return column(adata.obs, key, purpose="colour")
+    return numbers(adata.obs, key) if numeric else column(adata.obs, key, purpose="colour")

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from anndata import AnnData
 
-from cellalign.data.checks import column
+from cellalign.data.checks import column, numbers
 from cellalign.evaluation.table import Evaluation
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cellalign.model import Model
 
 
@@ -37,6 +39,7 @@ class Inputs:
     model: Model | None = None
     particles: int = 100
     device: str = "auto"
+    continuous: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -52,6 +55,18 @@ class Inputs:
     def column(self, key: str) -> np.ndarray:
         """A column of the cells as strings."""
         return np.asarray(column(self.adata.obs, key, purpose="evaluation")).astype(str)
+
+    def categories(self) -> np.ndarray:
+        """The condition column as strings, or NotApplicable where it is a number."""
+        if self.continuous:
+            raise NotApplicable("the condition is a number; the probe panel tells how well it follows from the latents")
+        return self.column(self.condition)
+
+    def under(self, obs: pd.DataFrame, value: str) -> np.ndarray:
+        """Mask [n] of the cells of a condition."""
+        if self.continuous:
+            return np.isclose(numbers(obs, self.condition), float(value))
+        return np.asarray(column(obs, self.condition)).astype(str) == value
 
     def labels(self) -> np.ndarray:
         """The label column, or NotApplicable."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cellalign.data.checks import numbers
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.table import MEAN, Row
 from cellalign.metrics import mixing as mix
@@ -15,7 +16,7 @@ from cellalign.metrics import probe as probing
 def mixing(inputs: Inputs) -> Iterator[Row]:
     """kBET and local silhouette over all cells and within each cell type."""
     z = inputs.latents()
-    names = inputs.column(inputs.condition)
+    names = inputs.categories()
     if len(np.unique(names)) < 2:
         raise NotApplicable("the cells are of one condition only")
     if len(z) < 3:
@@ -57,15 +58,19 @@ def probe(inputs: Inputs) -> Iterator[Row]:
     """How well the condition (should be the floor) and the label (should be high) follow from the latents."""
     z = inputs.latents()
     for key in (inputs.condition, inputs.label):
-        if key is not None:
-            for metric, value in probing.probes(z, inputs.column(key), inputs.seed).items():
-                yield Row("probe", key, "all", metric, value, len(z))
+        if key is None:
+            continue
+        if inputs.continuous and key == inputs.condition:
+            scores = probing.regressions(z, numbers(inputs.adata.obs, key), inputs.seed)
+        else:
+            scores = probing.probes(z, inputs.column(key), inputs.seed)
+        for metric, value in scores.items():
+            yield Row("probe", key, "all", metric, value, len(z))
 
 
 def transfer(inputs: Inputs) -> Iterator[Row]:
     """Cell-type accuracy of a classifier trained under one condition and tested under another."""
-    z, label = inputs.latents(), inputs.labels()
-    names = inputs.column(inputs.condition)
+    z, label, names = inputs.latents(), inputs.labels(), inputs.categories()
     scores = probing.transfer(z, names, label, inputs.seed)
     if not scores:
         raise NotApplicable("no two conditions share two cell types")

@@ -80,9 +80,10 @@ class _Groups:
         if len(missing):
             raise InputError(f"--against lacks {len(missing)} of the predicted genes, the first {str(missing[0])!r}")
         columns = against.var_names.get_indexer(inputs.adata.var_names)
-        real_condition = np.asarray(column(against.obs, inputs.condition)).astype(str)
-        source = real_condition == origin if origin else real_condition != to
-        target = real_condition == to
+        target = inputs.under(against.obs, to)
+        source = inputs.under(against.obs, origin) if origin else ~target
+        if not target.any() and inputs.continuous:
+            raise NotApplicable(f"--against has no cell of {inputs.condition}={to} to compare with")
         if not target.any():
             raise InputError(f"--against has no cell of {inputs.condition}={to!r} to compare with")
         if inputs.label is None:

@@ -86,7 +86,9 @@ def evaluate(
     condition = condition or str(record.get("condition", "")) or (model.condition if model else None)
     if condition is None:
         raise UsageError("--condition KEY is needed: the obs column whose mixing or effect is scored")
-    column(adata.obs, condition, purpose="condition")
+    continuous = condition == record.get("condition") and bool(record.get("continuous"))
+    if not continuous:
+        column(adata.obs, condition, purpose="condition")
     if label is not None:
         column(adata.obs, label, purpose="label")
     is_prediction = record.get("kind") == "counterfactual"
@@ -96,7 +98,21 @@ def evaluate(
         z = model.embed(adata, device=device) if model is not None and has_none else _embedding(adata, embedding)
     result = Evaluation()
     inputs = Inputs(
-        adata, against, condition, label, control, z, k, alpha, min_cells, seed, result, model, particles, device
+        adata,
+        against,
+        condition,
+        label,
+        control,
+        z,
+        k,
+        alpha,
+        min_cells,
+        seed,
+        result,
+        model,
+        particles,
+        device,
+        continuous,
     )
     for name in chosen:
         try:

@@ -44,6 +44,29 @@ def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
     return scores | {"majority": float(np.bincount(codes).max() / len(codes))}
 
 
+def regressions(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """R^2 on held-out cells of predicting a number y [n] from z [n, p]; guessing the mean, the floor, has 0.
+
+    Returns
+    -------
+    dict
+        "linear regression R2", "random forest R2" and "15-nearest-neighbour R2" (3-fold).
+    """
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import LinearRegression
+    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.neighbors import KNeighborsRegressor
+
+    models = {
+        "linear regression R2": LinearRegression(),
+        "random forest R2": RandomForestRegressor(100, random_state=seed, n_jobs=-1),
+        "15-nearest-neighbour R2": KNeighborsRegressor(min(15, len(z) // 2)),
+    }
+    folds = KFold(FOLDS, shuffle=True, random_state=seed)
+    error = {name: y - cross_val_predict(model, z, y, cv=folds) for name, model in models.items()}
+    return {name: float(1 - np.mean(e**2) / np.var(y)) for name, e in error.items()}
+
+
 def transfer(z: np.ndarray, condition: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Label accuracy of a random forest trained on one condition's latents and tested on another's (CoMP table 1).
 

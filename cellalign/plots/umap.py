@@ -38,7 +38,7 @@ def draw_before_after(
     Parameters
     ----------
     before, after_ : arrays [n, 2]
-    columns : mapping of name to Categorical [n]
+    columns : mapping of name to Categorical [n] or numbers [n]
         What to colour by.
     path : path
         Its ending gives the format (.png, .pdf, .svg).
@@ -56,14 +56,22 @@ def draw_before_after(
     order = np.random.default_rng(0).permutation(len(before))
     size = float(np.clip(12_000 / max(1, len(before)), 0.5, 12))
     for row, (name, values) in zip(axes, columns.items(), strict=False):
-        codes = np.asarray(values.codes)[order]
-        colours = np.array([PALETTE[i % len(PALETTE)] for i in range(max(1, len(values.categories)))])
+        numeric = not hasattr(values, "categories")
+        shades = np.asarray(values) if numeric else _colours(values)[np.asarray(values.codes)]
         for axis, xy, title in zip(row, (before, after_), ("unintegrated", after), strict=True):
-            axis.scatter(*xy[order].T, s=size, c=colours[codes], linewidths=0, rasterized=True)
+            points = axis.scatter(*xy[order].T, s=size, c=shades[order], linewidths=0, rasterized=True)
             axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
+        if numeric:
+            figure.colorbar(points, ax=row[1], label=name)
+            continue
         handles = [
             row[1].scatter([], [], s=30, c=colour, label=str(value))
-            for value, colour in zip(values.categories, colours, strict=False)
+            for value, colour in zip(values.categories, _colours(values), strict=False)
         ]
         row[1].legend(handles=handles, title=name, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(path, dpi=150)
+
+
+def _colours(values: Any) -> np.ndarray:
+    """A colour for every category."""
+    return np.array([PALETTE[i % len(PALETTE)] for i in range(max(1, len(values.categories)))])

@@ -1,5 +1,7 @@
 """A dose as the condition, and cells whose condition is missing, from the command line."""
 
+import json
+
 import anndata as ad
 import numpy as np
 
@@ -13,7 +15,13 @@ def test_dose_curve(cellalign, tmp_path):
     assert run("preprocess", "raw.h5ad", "-o", "dose.pp.h5ad").returncode == 0
     done = run("train", "dose.pp.h5ad", "--condition", "dose", "--continuous", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert run("embed", "-o", "emb.h5ad").returncode == 0
+    drawn = run("embed", "-o", "emb.h5ad", "--plot", "umap.png", "--color", "dose")
+    assert drawn.returncode == 0, drawn.stderr
+    scored = run("evaluate", "emb.h5ad", "--condition", "dose", "--label", "cell_type", "--format", "json")
+    assert scored.returncode == 0, scored.stderr
+    found = {row["metric"]: row["value"] for row in json.loads(scored.stdout)["scores"] if row["system"] == "dose"}
+    assert set(found) == {"linear regression R2", "random forest R2", "15-nearest-neighbour R2"}
+    assert all(value < 1 for value in found.values()) and "the condition is a number" in scored.stderr
     done = run("counterfactual", "--to", 0.5, "--from", 0)
     assert done.returncode == 0, done.stderr
     predicted = ad.read_h5ad(tmp_path / "dose.0.5.h5ad")
