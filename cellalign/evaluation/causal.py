@@ -54,7 +54,8 @@ def likelihood(inputs: Inputs) -> Iterator[Row]:
         raise NotApplicable(f"method {model.name!r} has no likelihood")
     groups: dict[str, np.ndarray] = {}
     everything = np.ones(inputs.adata.n_obs, dtype=bool)
-    if model.condition is not None and model.method.needs_condition:
+    by_name = model.roles.continuous is None and not model.roles.unknown
+    if model.condition is not None and model.method.needs_condition and by_name:
         names = np.asarray(column(inputs.adata.obs, model.condition, purpose="condition")).astype(str)
         transferred = np.isin(names, model.transferred)
         known = np.isin(names, model.roles.categories[model.condition])

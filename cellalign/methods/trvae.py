@@ -30,7 +30,7 @@ class TrVAE(CVAE):
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""
 
-        gamma: float = Field(10.0, ge=0, le=1e6, description="weight of the MMD penalty, per gene")
+        gamma: float = Field(35.0, ge=0, le=1e6, description="weight of the MMD penalty, per gene")
 
     def penalty(self, step: Step) -> Tensor:
         """The weighted MMD of the decoder's first hidden layer over all pairs of conditions (eq. 8)."""
