@@ -1,6 +1,9 @@
-"""Cost of a CoMP training step beside a CVAE step, and of the batch beside both: python benchmarks/step.py
+"""Cost of a penalty: a training step of CoMP (or another) beside a CVAE step, and of the batch beside both.
 
-Steps of the methods are timed in turn, A B A B, so that a machine whose speed drifts treats both alike.
+    python benchmarks/step.py
+    python benchmarks/step.py --methods vfae trvae --conditions 3
+
+Steps of the methods are timed in turn, A B A B, so that a machine whose speed drifts treats all alike.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from cellalign.methods.registry import get
 
 def main() -> None:
     """Print the median step of each method, their ratio, and the cut of one batch."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=["comp"])
+    parser.add_argument("--conditions", type=int, default=2)
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=40)
@@ -29,11 +34,12 @@ def main() -> None:
     n = 4 * options.batch_size
     x = sparse.random(n, options.genes, 0.064, format="csr", dtype=np.float32, random_state=0)
     none = torch.zeros(n, 0, dtype=torch.int64)
-    cells = Cells(as_matrix(x), torch.arange(n) % 2, none, none, torch.full((n,), -1))
+    condition = torch.arange(n) % options.conditions
+    cells = Cells(as_matrix(x), condition, none, none, torch.full((n,), -1), torch.zeros(n))
     methods = {}
-    for name in ("cvae", "comp"):
+    for name in ("cvae", *options.methods):
         cls = get(name)
-        method = cls(cls.Hyperparameters(), Dimensions(options.genes, 2)).train()
+        method = cls(cls.Hyperparameters(), Dimensions(options.genes, options.conditions)).train()
         methods[name] = method, torch.optim.AdamW(method.parameters(), fused=True)
     seconds: dict[str, list[float]] = {name: [] for name in (*methods, "batch")}
     for _ in range(options.rounds + 3):
@@ -48,9 +54,10 @@ def main() -> None:
             optimiser.step()
             seconds[name].append(time.perf_counter() - started)
     medians = {name: 1e3 * statistics.median(found[3:]) for name, found in seconds.items()}
-    ratios = [a / b for a, b in zip(seconds["comp"][3:], seconds["cvae"][3:], strict=True)]
     print(", ".join(f"{name} {value:.2f} ms" for name, value in medians.items()))
-    print(f"comp / cvae, median of pairs: {statistics.median(ratios):.3f}  ({torch.get_num_threads()} threads)")
+    for name in options.methods:
+        ratio = statistics.median(a / b for a, b in zip(seconds[name][3:], seconds["cvae"][3:], strict=True))
+        print(f"{name} / cvae, median of pairs: {ratio:.3f}  ({torch.get_num_threads()} threads)")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""A dose as the condition, on simulated cells whose truth is known: does z forget it, do dose curves follow the truth?
+
+    python benchmarks/dose.py
+
+For each method, how well the dose follows from z (R^2 on held-out cells; VAE knows no condition), and for each dose the
+correlation over genes of the predicted and the true mean change of the untreated cells, with the slope between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+import cellalign
+from cellalign import simulate
+
+DOSES = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+
+
+def log_mean(counts: np.ndarray, library: float) -> np.ndarray:
+    """Mean of log1p of counts scaled to one library size, [G]."""
+    return np.log1p(counts / counts.sum(1, keepdims=True) * library).mean(0)
+
+
+def run(cells: AnnData, method: str, seed: int) -> dict[str, float]:
+    """Train, embed, predict every dose and score."""
+    condition = {} if method == "vae" else {"condition": "dose", "continuous": True}
+    model = cellalign.train(cells, method=method, seed=seed, **condition)
+    embedded = cellalign.embed(cells.copy(), model)
+    embedded.uns["cellalign"] |= {"condition": "dose", "continuous": True}
+    scored = cellalign.evaluate(embedded, condition="dose", label="cell_type", panels=["probe"], seed=seed)
+    row = {
+        f"dose from z, {kind}": scored.value(f"{kind} R2", system="dose")
+        for kind in ("linear regression", "random forest")
+    }
+    row["cell type 15-NN"] = scored.value("15-nearest-neighbour", system="cell_type")
+    if method == "vae":
+        return row
+    rows = np.flatnonzero(cells.obs["dose"] == 0)
+    library = float(np.median(np.asarray(cells.layers["counts"].sum(1))))
+    start = log_mean(simulate.expected(cells, 0.0, rows), library)
+    untreated = cells[rows].copy()
+    own = cellalign.counterfactual(untreated, model, to=0.0).X.mean(0)
+    for dose in DOSES:
+        true = log_mean(simulate.expected(cells, dose, rows), library) - start
+        found = cellalign.counterfactual(untreated, model, to=dose).X.mean(0) - own
+        row[f"r at {dose:g}"] = float(np.corrcoef(true, found)[0, 1])
+        row[f"slope at {dose:g}"] = float(true @ found / (true @ true))
+    return row
+
+
+def main() -> None:
+    """Print one row per method and seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=2000)
+    parser.add_argument("--genes", type=int, default=1000)
+    parser.add_argument("--methods", nargs="+", default=["vae", "cvae", "comp"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    cells = cellalign.preprocess(simulate.ifnb(options.cells, options.genes, doses=True), n_top_genes=options.genes)
+    rows = {(m, seed): run(cells, m, seed) for m in options.methods for seed in options.seeds}
+    print(pd.DataFrame(rows).T.round(3).T.to_string())
+
+
+if __name__ == "__main__":
+    main()
