@@ -162,7 +162,10 @@ def test_cells_without_a_label_and_a_flat_prediction(tiny):
     cells = predicted(tiny)[:1].copy()
     found = cellalign.evaluate(cells, against=tiny, condition="stim", panels=["response"])
     assert [axes.get_title(loc="left") for axes in found.scatter().axes] == ["all cells"]
-    assert [axes.get_title(loc="left") for axes in found.violin().axes] == ["all cells"]
+    (axes,) = found.violin().axes
+    assert axes.get_title(loc="left") == "all cells"
+    flat = [drawn for drawn in axes.collections if type(drawn).__name__ == "LineCollection"][::2]
+    assert [len(bars.get_segments()) for bars in flat] == [0, 10, 0], "one cell has no outline to fill"
 
 
 def test_without_a_response_there_is_no_picture(tiny):

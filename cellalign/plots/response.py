@@ -29,6 +29,7 @@ GREY, BLUE, RED = "0.72", PALETTE[4], PALETTE[5]
 COLOURS = {"control": PALETTE[0], "predicted": PALETTE[1], "real": PALETTE[2]}
 LARGEST = 1e8  # pixels; a picture of more cell types than fit gets coarser
 ONE_COLUMN = 12  # rows of violins that still fit under each other
+FLAT = 0.1  # a violin that spans less shows its colour as a bar, or the mean would hide it
 GENE, CONDITION = 18, 24  # letters that are written; Ensembl's numbers have 15
 
 
@@ -199,7 +200,8 @@ def _violins(axes: Axes, response: Response, most: int) -> None:
         for body in drawn["bodies"]:
             body.set(facecolor=colour, edgecolor=colour, alpha=0.85, linewidth=0.5)
         means = response.means[kind][genes]
-        axes.hlines(means, at - 0.13, at + 0.13, color=colour, linewidth=3)  # so that a flat violin has its colour
+        flat = np.ptp(response.cells[kind], axis=0) < FLAT
+        axes.hlines(means[flat], at[flat] - 0.13, at[flat] + 0.13, color=colour, linewidth=3)
         axes.hlines(means, at - 0.11, at + 0.11, color="black", linewidth=1.2)
     axes.set_xticks(places, _names(response), fontsize=8, parse_math=False)
     axes.set_xlim(-0.5, most - 0.5)
