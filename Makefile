@@ -16,7 +16,7 @@ demo: $(DEMO_VENV)/.installed
 	@$(DEMO_VENV)/bin/cellalign demo build/demo
 
 test: $(VENV)/.installed
-	@$(VENV)/bin/python -m pytest -n 2 -q $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q $(PYTEST_ARGS)
 
 # Environments. The stamp is written last, so that an interrupted installation is done again.
 

@@ -67,6 +67,7 @@ class STGAN(Method):
     # no loss of a GAN falls with its quality: the last weights are kept, not those of the lowest
     plan_defaults: ClassVar[Mapping[str, Any]] = {
         "balanced": True,
+        "lr": 5e-3,
         "validation": 0.0,
         "early_stopping": False,
         "weight_decay": 0.0,
