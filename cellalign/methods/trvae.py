@@ -31,7 +31,8 @@ class TrVAE(CVAE):
         """Adds the penalty."""
 
         gamma: float = Field(35.0, ge=0, le=1e6, description="weight of the MMD penalty, per gene")
+        unbiased: bool = Field(True, description="MMD without each cell's kernel with itself; false is the published")
 
     def penalty(self, step: Step) -> Tensor:
         """The weighted MMD of the decoder's first hidden layer over all pairs of conditions (eq. 8)."""
-        return self.per_gene(self.hp.gamma) * mmd(step.decoder_hidden, step.batch.condition)
+        return self.per_gene(self.hp.gamma) * mmd(step.decoder_hidden, step.batch.condition, unbiased=self.hp.unbiased)

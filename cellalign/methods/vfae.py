@@ -28,6 +28,7 @@ class VFAE(CVAE):
         """Adds the penalty."""
 
         gamma: float = Field(1.0, ge=0, le=1e6, description="weight of the MMD penalty, per gene")
+        unbiased: bool = Field(True, description="MMD without each cell's kernel with itself; false is the published")
         kernel: Literal["multi-scale", "rbf"] = Field("multi-scale", description="kernel of the MMD")
         kernel_length: float = Field(2.0, gt=0, description="length of the rbf kernel")
         penalty_on: Literal["z", "encoder"] = Field("z", description="what is aligned: z, or the first encoder layer")
@@ -36,4 +37,4 @@ class VFAE(CVAE):
         """The weighted MMD over all pairs of conditions."""
         aligned = step.latent.z if self.hp.penalty_on == "z" else step.encoder_hidden
         sigmas = MULTI_SCALE if self.hp.kernel == "multi-scale" else (self.hp.kernel_length**2,)
-        return self.per_gene(self.hp.gamma) * mmd(aligned, step.batch.condition, sigmas)
+        return self.per_gene(self.hp.gamma) * mmd(aligned, step.batch.condition, sigmas, unbiased=self.hp.unbiased)

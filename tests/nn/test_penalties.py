@@ -119,7 +119,7 @@ def test_bounds_the_divergence_and_tightens_with_batch_size():
     assert large == pytest.approx(exact, rel=0.1)
 
 
-def mmd_by_loop(z, condition, sigmas):
+def mmd_by_loop(z, condition, sigmas, unbiased=False):
     """Every pair of conditions, every pair of cells, every kernel, in float64."""
     z, total = z.double(), 0.0
 
@@ -130,25 +130,40 @@ def mmd_by_loop(z, condition, sigmas):
     groups = [z[condition == c] for c in sorted(set(condition.tolist()))]
     for i, p in enumerate(groups):
         for q in groups[:i]:
-            within = [sum(k(u, v) for u in g for v in g) / len(g) ** 2 for g in (p, q)]
+            within = []
+            for g in (p, q):
+                own = [k(u, v) for m, u in enumerate(g) for n, v in enumerate(g) if m != n or not unbiased]
+                within.append(sum(own) / len(own) if own else 0.0)
             total += sum(within) - 2 * sum(k(u, v) for u in p for v in q) / (len(p) * len(q))
     return total
 
 
+@pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("sigmas", [MULTI_SCALE, (4.0,)])
 @pytest.mark.parametrize("codes", [[0, 1], [0, 1, 2], [0, 3]], ids=["two", "three", "absent ones"])
-def test_mmd_is_the_sum_over_pairs_of_conditions(sigmas, codes):
+def test_mmd_is_the_sum_over_pairs_of_conditions(sigmas, codes, unbiased):
     torch.manual_seed(0)
     condition = torch.tensor(codes)[torch.randint(len(codes), (17,))]
     z = torch.randn(17, 3) * 2 + condition[:, None]
-    assert float(mmd(z, condition, sigmas)) == pytest.approx(mmd_by_loop(z, condition, sigmas), rel=1e-4, abs=1e-6)
+    z[5], condition[5] = z[3] + 1e-3, condition[3]  # a pair that the narrowest kernels see
+    found = float(mmd(z, condition, sigmas, unbiased=unbiased))
+    assert found == pytest.approx(mmd_by_loop(z, condition, sigmas, unbiased), rel=1e-4, abs=1e-6)
+
+
+def test_unbiased_mmd_of_one_distribution_is_nothing_on_average():
+    torch.manual_seed(0)
+    condition = torch.arange(40) % 2
+    draws = [torch.randn(40, 3) for _ in range(300)]
+    unbiased, biased = (np.mean([float(mmd(z, condition, unbiased=u)) for z in draws]) for u in (True, False))
+    assert abs(unbiased) < 0.003 and biased > 0.02
 
 
 def test_mmd_gradient_is_the_numerical_one():
     torch.manual_seed(1)
     condition = torch.tensor([0, 1, 2, 0, 1, 0, 2, 1])
     z = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda z: mmd(z, condition, (0.5, 1.0, 20.0)), z)
+    for unbiased in (False, True):
+        assert torch.autograd.gradcheck(lambda z: mmd(z, condition, (0.5, 1.0, 20.0), unbiased=unbiased), z)  # noqa: B023
 
 
 def test_mmd_of_one_condition_is_nothing_and_of_one_cell_is_finite():
