@@ -144,10 +144,12 @@ def mmd_by_loop(z, condition, sigmas, unbiased=False):
 def test_mmd_is_the_sum_over_pairs_of_conditions(sigmas, codes, unbiased):
     torch.manual_seed(0)
     condition = torch.tensor(codes)[torch.randint(len(codes), (17,))]
-    z = torch.randn(17, 3) * 2 + condition[:, None]
+    z = torch.randn(17, 3, dtype=torch.float64) * 2 + condition[:, None]
     z[5], condition[5] = z[3] + 1e-3, condition[3]  # a pair that the narrowest kernels see
     found = float(mmd(z, condition, sigmas, unbiased=unbiased))
-    assert found == pytest.approx(mmd_by_loop(z, condition, sigmas, unbiased), rel=1e-4, abs=1e-6)
+    assert found == pytest.approx(mmd_by_loop(z, condition, sigmas, unbiased), rel=1e-9)
+    single = float(mmd(z.float(), condition, sigmas[6:] or sigmas, unbiased=unbiased))
+    assert single == pytest.approx(mmd_by_loop(z, condition, sigmas[6:] or sigmas, unbiased), rel=1e-4, abs=1e-6)
 
 
 def test_unbiased_mmd_of_one_distribution_is_nothing_on_average():
