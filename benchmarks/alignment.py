@@ -68,7 +68,9 @@ def main() -> None:
     ours = done[done["method"].isin(options.methods)].drop(columns="seed").groupby("method", sort=False)
     mean, spread = ours.mean().map("{:.3f}".format), ours.std().map("({:.3f})".format)
     print("\nmean (sd over seeds)\n" + (mean + " " + spread).to_string())
-    print("\n" + beside().to_string(na_rep="-", float_format="{:.3f}".format))
+    others = beside()
+    if len(others):
+        print("\n" + others.to_string(na_rep="-", float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":
