@@ -1,1 +1,0 @@
-complete --command cellalign --no-files --arguments "(env _CELLALIGN_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) cellalign)" --condition "env _CELLALIGN_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) cellalign"
