@@ -100,8 +100,9 @@ def _between_values(obs: pd.DataFrame, roles: Roles, to: str, from_: str | None,
     """The target's standardised value; sources are the cells of one value, or all."""
     assert roles.continuous is not None
     target, found = _number(to, "--to"), numbers(obs, str(roles.condition))
-    if not roles.continuous["low"] <= target <= roles.continuous["high"]:
-        trained = f"{roles.continuous['low']:g} to {roles.continuous['high']:g}"
+    low, high = roles.continuous["low"], roles.continuous["high"]
+    if abs(target - (low + high) / 2) > 0.51 * (high - low):  # a hundredth of the range beyond its end is no matter
+        trained = f"{low:g} to {high:g}"
         log.warning("%s=%g lies outside what was trained on (%s): an extrapolation", roles.condition, target, trained)
     mask = np.ones(len(obs), dtype=bool) if from_ is None else np.isclose(found, _number(from_, "--from"))
     value = (target - roles.continuous["mean"]) / roles.continuous["sd"]
