@@ -18,6 +18,7 @@ from cellalign.data.files import atomic_path
 from cellalign.data.roles import settle_roles
 from cellalign.errors import InputError, TrainingError, UsageError
 from cellalign.evaluation import evaluate
+from cellalign.evaluation.response import LEAST_CELLS
 from cellalign.methods.registry import get
 
 log = logging.getLogger("cellalign")
@@ -85,7 +86,7 @@ def benchmark(
     for seed in seeds:
         for group, to in cases:
             for method in methods:
-                if ((done[KEYS].astype(str) == [method, str(seed), group, to]).all(axis=1)).any():
+                if _has(done, method, seed, group, to):
                     continue
                 if progress is not None:
                     progress(f"{method}, seed {seed}: {holdout_each}={group} under {condition}={to} held out")
@@ -137,10 +138,12 @@ def _cases(
         (str(group), str(to))
         for group in (groups or known)
         for to in table.columns
-        if to != control and min(table.loc[group, to], table.loc[group, control]) >= 5
+        if to != control and min(table.loc[group, to], table.loc[group, control]) >= LEAST_CELLS
     ]
     if not cases or len(known) < 2:
-        raise InputError(f"no group of {holdout_each!r} has 5 cells under the control and another condition")
+        raise InputError(
+            f"no group of {holdout_each!r} has {LEAST_CELLS} cells under the control and another condition"
+        )
     return cases
 
 
@@ -156,14 +159,18 @@ def _finished(results: str | os.PathLike[str] | None) -> pd.DataFrame:
     return found
 
 
+def _has(done: pd.DataFrame, method: str, seed: int, group: str, to: str) -> bool:
+    """Whether that row is there."""
+    return bool((done[KEYS].astype(str) == [method, str(seed), group, to]).all(axis=1).any())
+
+
 def _add(done: pd.DataFrame, scores: pd.DataFrame, method: str, seed: int, group: str, to: str) -> pd.DataFrame:
     """Append the method's scores, and the baselines' where they are not there yet."""
     rows = []
     own = scores[scores["group"] == group]
     for system, found in own.groupby("system"):
         name = method if system == "prediction" else str(system)
-        there = (done[KEYS].astype(str) == [name, str(seed), group, to]).all(axis=1).any()
-        if not there:
+        if not _has(done, name, seed, group, to):
             metrics = dict(zip(found["metric"], found["value"], strict=True))
             rows.append({"method": name, "seed": seed, "held_out": group, "to": to} | metrics)
     fresh = pd.DataFrame(rows)

@@ -16,7 +16,7 @@ from cellalign.data.batches import Cells
 from cellalign.data.direction import Direction
 from cellalign.data.files import checksum
 from cellalign.data.inputs import align_genes, check_expression, checked_names, make_cells, matrix_of
-from cellalign.data.roles import Roles, encode_column
+from cellalign.data.roles import Roles
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.device import pick_device
@@ -207,10 +207,7 @@ class Model:
             return None
         try:
             kept = np.flatnonzero(~held_out(adata.obs, self.spec["holdout"]))
-            codes = np.zeros(len(kept), dtype=np.int64)
-            if key is not None and self.roles.continuous is None:
-                known, unknown = self.roles.categories[key], self.roles.unknown
-                codes = encode_column(adata.obs.iloc[kept], key, known, "condition", missing=unknown)
+            codes = self.roles.condition_codes(adata.obs.iloc[kept])
         except InputError:
             return None
         train, validation = stratified_split(codes, self.spec["training"]["validation"], self.spec["seed"])

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 from anndata import AnnData
 
+from cellalign.api import FEW_CELLS
 from cellalign.data.checks import column
 from cellalign.engine import predict
 from cellalign.engine.device import pick_device
@@ -63,9 +64,9 @@ def transfer(
     cells = model.cells(adata[rows], missing_genes=missing_genes, with_condition=False)
     z = predict.embed(model.method, cells, device=pick_device(device, threads))
     shifts = np.stack([z[names[rows] == name].mean(0) for name in new])
-    few = [name for name in new if (names == name).sum() < 10]
+    few = [name for name in new if (names == name).sum() < FEW_CELLS]
     if few:
-        log.warning("%d new interventions have fewer than 10 cells: %s", len(few), ", ".join(few[:10]))
+        log.warning("%d new interventions have fewer than %d cells: %s", len(few), FEW_CELLS, ", ".join(few[:10]))
 
     spec = dict(model.spec)
     genes = spec.pop("genes")

@@ -22,6 +22,7 @@ from anndata import AnnData
 
 from cellalign.api import discard_checkpoint, load, settings_of, train
 from cellalign.data.files import checksum
+from cellalign.engine.plan import Plan
 from cellalign.errors import ModelError, TrainingError, UsageError
 from cellalign.methods.registry import get
 from cellalign.metrics.identifiability import udr
@@ -126,12 +127,17 @@ def _criterion(
         by = "udr" if cls.disentangles and seeds > 1 else "loss"
     if by == "udr" and seeds < 2:
         raise UsageError("UDR compares models that differ by seed: --seeds must be at least 2")
-    named = {key: options.get(key) for key in ("epochs", "batch_size", "lr", "latent_dim", "validation")}
     for combination in combinations:
-        _, plan = settings_of(cls, options.get("preset"), options.get("config"), {**settings, **combination}, named)
+        _, plan = _settled(method, {**settings, **combination}, options)
         if by == "loss" and plan.validation == 0:
             raise UsageError("ranking by validation loss needs validation cells; leave --validation above 0")
     return by
+
+
+def _settled(method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, Plan]:
+    """Hyperparameters and plan of a run, as `train` would settle them."""
+    named = {key: options.get(key) for key in ("epochs", "batch_size", "lr", "latent_dim", "validation")}
+    return settings_of(get(method), options.get("preset"), options.get("config"), settings, named)
 
 
 def _run(
@@ -165,8 +171,7 @@ def _run(
 def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     """Whether a finished run is what would be trained now."""
     spec, source = model.spec, options.get("source")
-    named = {key: options.get(key) for key in ("epochs", "batch_size", "lr", "latent_dim", "validation")}
-    hyperparameters, plan = settings_of(get(method), options.get("preset"), options.get("config"), settings, named)
+    hyperparameters, plan = _settled(method, settings, options)
     return (
         (spec["method"], spec["hyperparameters"], spec["training"])
         == (method, hyperparameters.model_dump(mode="json"), plan.model_dump(mode="json"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellalign.data.checks import nearest, numbers, select
-from cellalign.data.roles import Roles, encode_column
+from cellalign.data.roles import Roles
 from cellalign.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _between_conditions(obs: pd.DataFrame, roles: Roles, to: str, from_: str | N
     origin = from_ or (roles.control if roles.control != to else None)
     if origin is None and len(known) == 2:
         origin = next(name for name in known if name != to)
-    codes = encode_column(obs, str(roles.condition), known, "condition", missing=roles.unknown)
+    codes = roles.condition_codes(obs)
     targets = tuple(known.index(part) for part in parts)
     mask = codes == known.index(origin) if origin is not None else ~np.isin(codes, targets)
     return to, targets, 0.0, origin or "", mask

@@ -128,18 +128,15 @@ def make_cells(
     n = adata.n_obs
 
     def codes(keys: tuple[str, ...], role: str) -> torch.Tensor:
-        missing = roles.unknown and role == "condition"
-        columns = [encode_column(adata.obs, key, roles.categories[key], role, ignore, missing=missing) for key in keys]
+        columns = [encode_column(adata.obs, key, roles.categories[key], role, ignore) for key in keys]
         return torch.from_numpy(np.stack(columns, 1) if columns else np.zeros((n, 0), dtype=np.int64))
 
     condition, value = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
+    if with_condition:
+        condition = torch.from_numpy(roles.condition_codes(adata.obs, ignore))
     if with_condition and roles.condition is not None and roles.continuous is not None:
         raw = (numbers(adata.obs, roles.condition) - roles.continuous["mean"]) / roles.continuous["sd"]
         value = torch.from_numpy(raw.astype(np.float32))
-    elif with_condition and roles.unknown and roles.condition not in adata.obs:
-        condition = torch.full_like(condition, -1)
-    elif with_condition and roles.condition is not None:
-        condition = codes((roles.condition,), "condition")[:, 0].contiguous()
     batches = codes(roles.batches if with_batches else (), "batch")
     label = torch.full((n,), -1)
     if roles.label is not None and roles.label in adata.obs:

@@ -51,6 +51,21 @@ class Roles:
         plain = asdict(self)
         return plain | {"batches": list(self.batches), "covariates": list(self.covariates)}
 
+    def condition_codes(self, obs: pd.DataFrame, ignore: np.ndarray | None = None) -> np.ndarray:
+        """Codes of the condition [n], int64: 0 where it is none or a number, -1 where it may be and is missing.
+
+        Raises
+        ------
+        InputError
+            As `encode_column`.
+        """
+        key = self.condition
+        if key is None or self.continuous is not None:
+            return np.zeros(len(obs), dtype=np.int64)
+        if self.unknown and key not in obs:
+            return np.full(len(obs), -1, dtype=np.int64)
+        return encode_column(obs, key, self.categories[key], "condition", ignore, missing=self.unknown)
+
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Roles:
         """The inverse of `as_dict`."""

@@ -72,6 +72,11 @@ class Latent:
     scale: Tensor
     z: Tensor
 
+    @classmethod
+    def without_spread(cls, z: Tensor) -> Latent:
+        """Of a method that draws nothing: mean and draw are z."""
+        return cls(z, z.new_zeros(()), z)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -184,6 +189,31 @@ class Method(nn.Module):
         batches : callable
             Gives an iterator over all training cells, as often as it is called; no gradient is recorded.
         """
+
+    def means_by_condition(
+        self, batches: Callable[[], Iterator[Batch]], of: Callable[[Batch], Tensor], width: int
+    ) -> Tensor:
+        """Means of `of` [B, width] by condition and cell type, over the types that all conditions share.
+
+        Returns
+        -------
+        Tensor [conditions, types, width]
+            Cells without a label are a type of their own. Where no type is under every condition there is one type,
+            of all cells.
+        """
+        k, n_labels = self.dimensions.conditions, self.dimensions.labels + 1
+        sums = sizes = torch.zeros(0)
+        for batch in batches():
+            group, values = batch.condition * n_labels + batch.label + 1, of(batch)
+            if not len(sums):
+                sums, sizes = values.new_zeros(k * n_labels, width), values.new_zeros(k * n_labels)
+            sums.index_add_(0, group, values)
+            sizes.index_add_(0, group, torch.ones_like(group, dtype=sizes.dtype))
+        sums, sizes = sums.view(k, n_labels, width), sizes.view(k, n_labels, 1)
+        shared = (sizes > 0).all(0)[:, 0]
+        if not bool(shared.any()):
+            return sums.sum(1, keepdim=True) / sizes.sum(1, keepdim=True).clamp(min=1)
+        return sums[:, shared] / sizes[:, shared]
 
     def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
         """What a counterfactual changes: here the condition the decoder sees; z stays (CoMP eq. 1).

@@ -235,7 +235,7 @@ class Celligner(PCA):
     def encode(self, batch: Batch) -> Latent:
         """Scores on the components, moved onto the reference; no spread."""
         z = self.moved(self.coordinates(batch), batch.condition)[:, : self.components.shape[1]]
-        return Latent(z, z.new_zeros(()), z)
+        return Latent.without_spread(z)
 
     def predict(self, z: Tensor, batch: Batch) -> Tensor:
         """The cell rebuilt from its components under its condition."""

@@ -51,20 +51,8 @@ class Linear(PCA):
     def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Components; then for every condition the mean over cell types, and for ridge its slope on their state."""
         super().finish(batches)
-        k, n_labels = self.dimensions.conditions, self.dimensions.labels + 1
-        sums = torch.zeros(k * n_labels, self.dimensions.genes, device=self.mean.device)
-        sizes = torch.zeros(k * n_labels, device=self.mean.device)
-        for batch in batches():
-            group = batch.condition * n_labels + batch.label + 1
-            sums.index_add_(0, group, batch.x)
-            sizes.index_add_(0, group, torch.ones_like(group, dtype=sizes.dtype))
-        means = (sums / sizes.clamp(min=1)[:, None]).view(k, n_labels, -1)
-        there = (sizes > 0).view(k, n_labels)
-        shared = there.all(0)
-        if not bool(shared.any()):  # no cell type under every condition: all cells weigh the same
-            whole = sums.view(k, n_labels, -1).sum(1) / sizes.view(k, n_labels).sum(1).clamp(min=1)[:, None]
-            means, shared = whole[:, None], torch.ones(1, dtype=torch.bool, device=shared.device)
-        means = means[:, shared]
+        k = self.dimensions.conditions
+        means = self.means_by_condition(batches, lambda batch: batch.x, self.dimensions.genes)
         self.mean.copy_(means.mean(1))
         if self.hp.change == "shift":
             return

@@ -43,7 +43,7 @@ class MMDAE(VFAE):
     def posterior(self, h: Tensor) -> Latent:
         """The bottleneck: mean and draw are the same, [B, p]."""
         z = self.to_mean(h)
-        return Latent(z, z.new_zeros(()), z)
+        return Latent.without_spread(z)
 
     def kl(self, batch: Batch, latent: Latent) -> Tensor:
         """Zero, [B]: no prior."""

@@ -87,7 +87,7 @@ class PCA(Method):
     def encode(self, batch: Batch) -> Latent:
         """Scores on the components; no spread."""
         z = (batch.x - self.centre) @ self.components
-        return Latent(z, z.new_zeros(()), z)
+        return Latent.without_spread(z)
 
     def predict(self, z: Tensor, batch: Batch) -> Tensor:
         """The cell rebuilt from its components."""

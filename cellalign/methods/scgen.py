@@ -39,20 +39,7 @@ class ScGen(VAE):
 
     def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Mean latent of every condition, over the cell types that all conditions share, each counting the same."""
-        n_labels = self.dimensions.labels + 1  # cells without a label are a group of their own
-        sums = torch.zeros(self.dimensions.conditions * n_labels, self.hp.latent_dim, device=self.centres.device)
-        sizes = torch.zeros(len(sums), device=self.centres.device)
-        for batch in batches():
-            group = batch.condition * n_labels + batch.label + 1
-            sums.index_add_(0, group, self.embedding(batch))
-            sizes.index_add_(0, group, torch.ones_like(group, dtype=sizes.dtype))
-        shape = (self.dimensions.conditions, n_labels)
-        sums, sizes = sums.view(*shape, -1), sizes.view(shape)
-        shared = (sizes > 0).all(0)
-        if not bool(shared.any()):  # no cell type under every condition: all cells weigh the same
-            self.centres.copy_(sums.sum(1) / sizes.sum(1, keepdim=True).clamp(min=1))
-            return
-        self.centres.copy_((sums[:, shared] / sizes[:, shared, None]).mean(1))
+        self.centres.copy_(self.means_by_condition(batches, self.embedding, self.hp.latent_dim).mean(1))
 
     def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
         """z + delta, delta the difference of the conditions' mean latents."""

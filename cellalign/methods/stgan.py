@@ -146,7 +146,7 @@ class STGAN(Method):
     def encode(self, batch: Batch) -> Latent:
         """What a counterfactual keeps of a cell: its expression under the reference, [B, G], without spread."""
         z = self.at_reference(batch)
-        return Latent(z, z.new_zeros(()), z)
+        return Latent.without_spread(z)
 
     def predict(self, z: Tensor, batch: Batch) -> Tensor:
         """Cells [B, G] under the reference, taken to the batch's condition."""
