@@ -3,13 +3,15 @@
 `ifnb` resembles peripheral blood mononuclear cells without and with interferon beta (Kang et al. 2018, Nature
 Biotechnology 36:89, GEO GSE96583). The counts x of cell n, gene g are negative binomial with mean
 
-    mu_ng(c) = s_n(c) exp(b_tg + w_g . u_n + level(c) a_n d_tg + batch_g + donor_g)
+    mu_ng(c) = s_n(c) exp(b_tg + w_g . u_n + level(c) a_n d_tg + batch_g + donor_g + site_tg + disease_tg)
 
 and variance mu + phi_g mu^2, where b_t is the log profile of the cell's type t, u_n are continuous programs within
 its type, level is 0 for control and 1 for stimulated cells, or saturates with the dose, d_t is the type's response,
-a_n the strength of response of that one cell, and s_n(c) sets its library size. The cell's factors are kept in `obsm`
-and `obs`, the genes' in `varm`, so the truth costs a few numbers per cell and `expected` rebuilds mu for either
-condition, also after cells or genes were dropped.
+a_n the strength of response of that one cell, and s_n(c) sets its library size. Batch and site are technical, donor
+and disease biological: `expected` also gives mu without the technical effects, so that a correction that removes too
+little or too much can be measured. The cell's factors are kept in `obsm` and `obs`, the genes' in `varm`, so the
+truth costs a few numbers per cell and `expected` rebuilds mu for either condition, also after cells or genes were
+dropped.
 
 Profiles and responses of 488 marker, interferon-response and abundant genes are rounded values of the real cells;
 the remaining 8,314 genes keep their real symbol and abundance rank, and their differences are random.
@@ -42,7 +44,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,23 +51,27 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from cellalign.errors import InputError
 from cellalign.simulate._ifnb_draws import (
     CELL_TYPES,
     Cells,
+    Disease,
     Parameters,
+    Sites,
     check,
     check_scales,
+    check_sites_and_disease,
     choose_genes,
     draw_cells,
+    draw_disease,
     draw_genes,
+    draw_sites,
     genes,
     shares_of,
 )
+from cellalign.simulate._ifnb_truth import BIOLOGICAL_SCALE, Truth, expected, level, log_rate
 
 __all__ = ["CELL_TYPES", "expected", "genes", "ifnb", "level"]
 
-EC50 = 0.2  # dose at which the response is half its plateau
 CHUNK = 2_000_000  # values drawn at once: about 50 MB of temporaries per thread
 
 
@@ -81,6 +86,11 @@ def ifnb(
     donors: int = 0,
     batch_effect: float = 0.25,
     donor_effect: float = 0.15,
+    sites: int = 0,
+    site_effect: float = 0.5,
+    diseased: float = 0.0,
+    disease_effect: float = 0.4,
+    stimulated: float = 0.5,
     response_scale: float = 1.0,
     library_size: float = 1.0,
     conditions: Sequence[str] = ("control", "stimulated"),
@@ -89,7 +99,7 @@ def ifnb(
     seed: int = 0,
     threads: int | None = None,
 ) -> AnnData:
-    """Simulate raw counts of blood cells, half of them stimulated with interferon beta.
+    """Simulate raw counts of blood cells, by default half of them stimulated with interferon beta.
 
     Parameters
     ----------
@@ -103,12 +113,27 @@ def ifnb(
         Share of cells by cell type; types not named share the rest in their real proportions.
     rare
         Share given to each type that makes up less than 5 % of the real cells (CD16 Mono, DC, Mk) and is not named
-        in `proportions`. Every type keeps at least one cell per condition.
+        in `proportions`. Every type keeps at least one cell per condition that occurs.
     batches, donors
         Number of batches and donors, crossed as in pooled samples; 0 leaves the column out.
     batch_effect, donor_effect
         Standard deviation over genes of the log expression of one batch or donor; donors also differ in strength of
         response.
+    sites
+        Number of sites, at least 2, where every donor is measured, as with pooled reference samples: cells are
+        assigned to sites at random, whatever their donor, batch, type and condition. 0 leaves the column out.
+    site_effect
+        Standard deviation over genes of the log expression of one site, the same in all cell types. 0.3 of it is
+        added for each cell type by itself, as protocols do not change all types alike; 0.6 of it is the standard
+        deviation of the log of a factor on the library size of all cells of a site.
+    diseased
+        Share of donors with a disease, at least one and not all; needs 2 donors. 0 leaves the column out.
+    disease_effect
+        Standard deviation of the change in log expression, the same in all cell types, over the random fifth of
+        genes that the disease changes. Half of it is added for each cell type by itself.
+    stimulated
+        Share of stimulated cells in each cell type, below 1. At 0 no cell is stimulated: obs["stim"] keeps its two
+        categories, of which one occurs, and `expected` still gives both conditions. Not to be set with `doses`.
     response_scale
         Factor on every log response; 0 makes both conditions alike.
     library_size
@@ -128,8 +153,11 @@ def ifnb(
     Returns
     -------
     AnnData [n_cells, n_genes]
-        X: raw counts, CSR float32. obs: stim, cell_type, batch, donor, and the truth that `expected` reads
-        (response_strength; obsm, varm and var entries named truth_*; uns["simulation"]).
+        X: raw counts, CSR float32. obs: stim, cell_type, batch, donor, site (site1, ...), disease (healthy or
+        diseased, the same in all cells of a donor), and the truth that `expected` reads (response_strength; obsm,
+        varm and var entries named truth_*; uns["simulation"]). varm["truth_site"] [n_genes, sites * types] holds
+        the log effect of site s on type t in column s * types + t, varm["truth_disease"] [n_genes, types] that of
+        the disease; uns["simulation"]["site_library"] [sites] the factors on the library size.
 
     Raises
     ------
@@ -138,113 +166,42 @@ def ifnb(
     """
     types = CELL_TYPES[:n_cell_types] if 1 <= n_cell_types <= len(CELL_TYPES) else ()
     names = tuple(str(name) for name in conditions)
-    check(n_cells, n_genes, types, names, rare, batches, donors)
-    check_scales(batch_effect, donor_effect, response_scale, library_size)
+    check(n_cells, n_genes, types, names, rare, batches, donors, stimulated)
+    check_sites_and_disease(sites, donors, diseased, doses, stimulated)
+    check_scales(
+        library_size,
+        batch_effect=batch_effect,
+        donor_effect=donor_effect,
+        site_effect=site_effect,
+        disease_effect=disease_effect,
+        response_scale=response_scale,
+    )
     shares = shares_of(types, proportions, rare)
-    gene_seed, cell_seed, count_seed = np.random.SeedSequence(seed).spawn(3)
+    # Sites and disease draw from streams of their own: all else is the same with and without them.
+    gene_seed, cell_seed, count_seed, site_seed, disease_seed = np.random.SeedSequence(seed).spawn(5)
     every = draw_genes(np.random.default_rng(gene_seed), batches, donors, batch_effect, donor_effect, response_scale)
     panel = choose_genes(n_genes)
     share = np.exp(every.baseline[panel]).sum(0) / np.exp(every.baseline).sum(0)
     chosen = every.subset(panel)
-    cells = draw_cells(np.random.default_rng(cell_seed), n_cells, shares, batches, donors, donor_effect, doses)
+    cells = draw_cells(
+        np.random.default_rng(cell_seed), n_cells, shares, batches, donors, donor_effect, doses, stimulated
+    )
     size = cells.size * library_size * share[cells.cell_type]
     adata = AnnData(obs=_obs(cells, types, names, batches, donors), var=pd.DataFrame(index=genes().symbols[panel]))
     _store_truth(adata, chosen, cells, types, names)
+    if sites:
+        _add_sites(adata, draw_sites(np.random.default_rng(site_seed), n_cells, sites, site_effect), panel, types)
+    if diseased:
+        drawn = draw_disease(np.random.default_rng(disease_seed), donors, diseased, disease_effect)
+        _add_disease(adata, drawn, cells.donor, panel, types)
     adata.uns["simulation"] |= {"seed": seed, "response_scale": float(response_scale)}
-    counts, log_scale = _draw_counts(adata, np.log(size), response_scale, count_seed, threads)
-    adata.X = counts
-    adata.obsm["truth_log_scale"] = log_scale
+    adata.X, scales = _draw_counts(adata, np.log(size), response_scale, count_seed, threads)
+    for key, log_scale in scales.items():
+        adata.obsm[key] = log_scale
     if truth_layers:
         for name in names:
             adata.layers[f"expected_{name}"] = expected(adata, name)
     return adata
-
-
-def level(dose: Any) -> Any:
-    """Return the share of the full response at a dose in [0, 1]: it saturates, half-way at a dose of one seventh."""
-    return np.asarray(dose) * (1 + EC50) / (np.asarray(dose) + EC50)
-
-
-def expected(adata: AnnData, condition: str | float, cells: slice | np.ndarray | None = None) -> np.ndarray:
-    """Return the true mean counts of cells under a condition, whichever they were simulated in.
-
-    Parameters
-    ----------
-    adata
-        Output of `ifnb`, whole or a subset of its cells and genes.
-    condition
-        One of the simulated conditions, or a dose in [0, 1].
-    cells
-        Rows to compute (slice, indices or mask); default all. Use slices where the dense result would be too large.
-
-    Returns
-    -------
-    ndarray, float32 [cells, genes]
-        Expected raw counts.
-
-    Raises
-    ------
-    InputError
-        If `adata` holds no simulated truth, or was not simulated under `condition`.
-    """
-    needed = {"truth_baseline", "truth_response", "truth_programs"}
-    if "simulation" not in adata.uns or "truth_log_scale" not in adata.obsm or not needed <= set(adata.varm):
-        raise InputError("no simulated truth in the data; make it with `cellalign simulate ifnb`")
-    names = list(adata.uns["simulation"]["conditions"])
-    if isinstance(condition, str) and condition not in names:
-        raise InputError(f"condition {condition!r} was not simulated; choose from {', '.join(names)}")
-    rows = np.arange(adata.n_obs)[slice(None) if cells is None else cells]
-    share = np.float32(names.index(condition) if isinstance(condition, str) else level(condition))
-    scales = np.asarray(adata.obsm["truth_log_scale"])[rows]
-    log_scale = (1 - share) * scales[:, :1] + share * scales[:, 1:]
-    return np.exp(_log_rate(_Truth.of(adata), rows, np.full(len(rows), share)) + log_scale)
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """The stored truth as arrays; genes last, so that a chunk of cells is a few row look-ups and one product."""
-
-    baseline: np.ndarray
-    response: np.ndarray
-    program_loadings: np.ndarray
-    cell_type: np.ndarray
-    strength: np.ndarray
-    programs: np.ndarray
-    effects: tuple[tuple[np.ndarray, np.ndarray], ...]
-
-    @classmethod
-    def of(cls, adata: AnnData) -> _Truth:
-        def loadings(key: str) -> np.ndarray:
-            return np.ascontiguousarray(np.asarray(adata.varm[key], dtype=np.float32).T)
-
-        described = adata.uns["simulation"]
-        keys = [key for key in ("batch", "donor") if f"truth_{key}" in adata.varm]
-        return cls(
-            loadings("truth_baseline"),
-            loadings("truth_response"),
-            loadings("truth_programs"),
-            _codes(adata, "cell_type", described["cell_types"]),
-            np.asarray(adata.obs["response_strength"], dtype=np.float32),
-            np.asarray(adata.obsm["truth_programs"], dtype=np.float32),
-            tuple((loadings(f"truth_{key}"), _codes(adata, key, described[f"{key}_names"])) for key in keys),
-        )
-
-
-def _codes(adata: AnnData, key: str, names: Sequence[str]) -> np.ndarray:
-    """Positions of a column's values in `names`; a subset's own categories may lack some."""
-    return pd.Index(list(names)).get_indexer(adata.obs[key].astype(str))
-
-
-def _log_rate(truth: _Truth, rows: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Log mu up to the cell's scale under a share of the full response, float32 [rows, genes]."""
-    cell_type = truth.cell_type[rows]
-    rate = truth.programs[rows] @ truth.program_loadings
-    rate += truth.baseline[cell_type]
-    for loadings, codes in truth.effects:
-        rate += loadings[codes[rows]]
-    if share.any():
-        rate += truth.response[cell_type] * (share * truth.strength[rows]).astype(np.float32)[:, None]
-    return rate
 
 
 def _obs(cells: Cells, types: Sequence[str], names: Sequence[str], batches: int, donors: int) -> pd.DataFrame:
@@ -287,33 +244,69 @@ def _store_truth(adata: AnnData, chosen: Parameters, cells: Cells, types: Sequen
     adata.uns["simulation"] = described
 
 
+def _add_sites(adata: AnnData, drawn: Sites, panel: np.ndarray, types: Sequence[str]) -> None:
+    names = _numbered("site", len(drawn.log_library))
+    effect = drawn.effect[panel, :, : len(types)].reshape(len(panel), -1)
+    adata.obs["site"] = pd.Categorical.from_codes(drawn.of_cell, names)
+    adata.varm["truth_site"] = effect.astype(np.float32)
+    adata.uns["simulation"] |= {"site_names": names, "site_library": np.exp(drawn.log_library)}
+
+
+def _add_disease(adata: AnnData, drawn: Disease, donor: np.ndarray, panel: np.ndarray, types: Sequence[str]) -> None:
+    names = ["healthy", "diseased"]
+    adata.obs["disease"] = pd.Categorical.from_codes(drawn.of_donor[donor].astype(int), names)
+    adata.varm["truth_disease"] = drawn.effect[panel, : len(types)].astype(np.float32)
+    adata.uns["simulation"] |= {"disease_names": names}
+
+
+def _versions(adata: AnnData, log_size: np.ndarray) -> dict[str, tuple[Truth, np.ndarray]]:
+    """By `obsm` key of the cells' scales, the truth and the log library sizes [cells] these come from."""
+    if "site" not in adata.obs:
+        return {"truth_log_scale": (Truth.of(adata), log_size)}
+    at_site = log_size + np.log(adata.uns["simulation"]["site_library"])[adata.obs["site"].cat.codes]
+    return {
+        "truth_log_scale": (Truth.of(adata), at_site),
+        BIOLOGICAL_SCALE: (Truth.of(adata, technical=False), log_size),
+    }
+
+
+def _log_scales(truth: Truth, log_size: np.ndarray, rows: np.ndarray, response_scale: float) -> np.ndarray:
+    """Log scale of each cell that gives it its library size under each condition, float32 [rows, 2]."""
+    scales = np.empty((len(rows), 2), dtype=np.float32)
+    for condition in (0, 1):
+        total = np.exp(log_rate(truth, rows, np.full(len(rows), condition))).sum(1, dtype=np.float64)
+        # Stimulated cells hold about a tenth more counts.
+        scales[:, condition] = log_size[rows] + 0.1 * response_scale * condition - np.log(total)
+    return scales
+
+
 def _draw_counts(
     adata: AnnData, log_size: np.ndarray, response_scale: float, seed: np.random.SeedSequence, threads: int | None
-) -> tuple[sparse.csr_matrix, np.ndarray]:
+) -> tuple[sparse.csr_matrix, dict[str, np.ndarray]]:
     """Draw counts chunk by chunk; each chunk has its own stream, so threads do not change the result.
 
-    Returns the counts [cells, genes] and the log scale of each cell under each condition [cells, 2].
+    Returns the counts [cells, genes] and, by key in `obsm`, the log scale of each cell under each condition
+    [cells, 2], with sites also that without technical effects.
     """
-    truth = _Truth.of(adata)
+    versions = _versions(adata, log_size)
+    truth = versions["truth_log_scale"][0]
     shape = (1 / adata.var["truth_dispersion"].to_numpy()).astype(np.float32)
     share = level(adata.obs["dose"]) if "dose" in adata.obs else adata.obs["stim"].cat.codes.to_numpy()
     share = share.astype(np.float32)
     rows_at_once = max(1, CHUNK // adata.n_vars)
     starts = range(0, adata.n_obs, rows_at_once)
 
-    def draw(start: int, stream: np.random.SeedSequence) -> tuple[sparse.csr_matrix, np.ndarray]:
+    def draw(start: int, stream: np.random.SeedSequence) -> tuple[sparse.csr_matrix, dict[str, np.ndarray]]:
         rng, rows = np.random.default_rng(stream), np.arange(start, min(start + rows_at_once, adata.n_obs))
-        scales = np.empty((len(rows), 2), dtype=np.float32)
-        for condition in (0, 1):
-            total = np.exp(_log_rate(truth, rows, np.full(len(rows), condition))).sum(1, dtype=np.float64)
-            # Stimulated cells hold about a tenth more counts.
-            scales[:, condition] = log_size[rows] + 0.1 * response_scale * condition - np.log(total)
-        log_scale = scales[:, 0] + share[rows] * (scales[:, 1] - scales[:, 0])
-        means = np.exp(_log_rate(truth, rows, share[rows]) + log_scale[:, None])
+        scales = {key: _log_scales(*version, rows, response_scale) for key, version in versions.items()}
+        none, full = scales["truth_log_scale"].T
+        log_scale = none + share[rows] * (full - none)
+        means = np.exp(log_rate(truth, rows, share[rows]) + log_scale[:, None])
         means *= rng.standard_gamma(shape, means.shape, dtype=np.float32) / shape
         return sparse.csr_matrix(rng.poisson(means).astype(np.float32)), scales
 
     workers = threads or min(os.cpu_count() or 1, 4)
     with ThreadPoolExecutor(workers) as pool:
         parts = list(pool.map(draw, starts, seed.spawn(len(starts))))
-    return sparse.vstack([part[0] for part in parts], format="csr"), np.concatenate([part[1] for part in parts])
+    counts = sparse.vstack([part[0] for part in parts], format="csr")
+    return counts, {key: np.concatenate([part[1][key] for part in parts]) for key in versions}

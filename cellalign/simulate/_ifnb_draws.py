@@ -31,6 +31,13 @@ AXES = ((0, 2), (2, 4), (1, 5))
 AXIS_SD = 0.5
 PROGRAMS = 8
 
+# Of the site effect: the part that differs between cell types, and the standard deviation of the log library size.
+SITE_SPECIFIC = 0.3
+SITE_LIBRARY = 0.6
+# Share of genes a disease changes, and of its effect the part that differs between cell types.
+DISEASE_GENES = 0.2
+DISEASE_SPECIFIC = 0.5
+
 
 @dataclass(frozen=True)
 class Genes:
@@ -75,6 +82,26 @@ class Cells:
     dose: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class Sites:
+    """Technical effects: `effect` [genes, sites, 8] on log expression, `log_library` [sites] on the log library size.
+
+    `of_cell` [cells] is each cell's site.
+    """
+
+    effect: np.ndarray
+    log_library: np.ndarray
+    of_cell: np.ndarray
+
+
+@dataclass(frozen=True)
+class Disease:
+    """A biological effect: `effect` [genes, 8] on log expression; `of_donor` [donors] is true for diseased donors."""
+
+    effect: np.ndarray
+    of_donor: np.ndarray
+
+
 @cache
 def genes() -> Genes:
     """Read the list of genes `ifnb` draws from."""
@@ -100,11 +127,15 @@ def check(
     rare: float | None,
     batches: int,
     donors: int,
+    stimulated: float = 0.5,
 ) -> None:
     if not types:
         raise UsageError(f"the number of cell types must be between 1 and {len(CELL_TYPES)}")
-    if n_cells < 2 * len(types):
-        raise UsageError(f"{n_cells} cells are too few for {len(types)} cell types in 2 conditions; ask for more cells")
+    if not 0 <= stimulated < 1:
+        raise UsageError(f"the share of stimulated cells must be at least 0 and below 1, not {stimulated:g}")
+    if n_cells < least_cells(stimulated) * len(types):
+        where = "2 conditions" if stimulated else "1 condition"
+        raise UsageError(f"{n_cells} cells are too few for {len(types)} cell types in {where}; ask for more cells")
     most = len(genes().symbols)
     if not 20 <= n_genes <= most:
         raise UsageError(f"the number of genes must be between 20 and {most}, not {n_genes}")
@@ -116,11 +147,28 @@ def check(
         raise UsageError("the numbers of batches and donors must not be negative")
 
 
-def check_scales(batch_effect: float, donor_effect: float, response_scale: float, library_size: float) -> None:
-    scales = {"batch effect": batch_effect, "donor effect": donor_effect, "response scale": response_scale}
-    for what, value in scales.items():
+def check_sites_and_disease(sites: int, donors: int, diseased: float, doses: bool, stimulated: float) -> None:
+    """Refuse sites, diseased donors and stimulated cells that the other arguments of `ifnb` leave no room for."""
+    if sites < 0 or sites == 1:
+        raise UsageError(f"the number of sites must be 0 or at least 2, not {sites}; one site differs from no other")
+    if not 0 <= diseased < 1:
+        raise UsageError(f"the share of diseased donors must be at least 0 and below 1, not {diseased:g}")
+    if diseased and donors < 2:
+        raise UsageError(f"a disease needs at least 2 donors, one of them healthy, not {donors}; ask for more donors")
+    if doses and stimulated != 0.5:
+        raise UsageError("a share of stimulated cells has no meaning with doses; give only one of them")
+
+
+def least_cells(stimulated: float) -> int:
+    """Cells every type has at least: one per condition that occurs."""
+    return 2 if stimulated else 1
+
+
+def check_scales(library_size: float, **scales: float) -> None:
+    """Refuse a library size factor or, named as the arguments of `ifnb`, an effect out of range."""
+    for name, value in scales.items():
         if not 0 <= value <= 3:
-            raise UsageError(f"the {what} must be between 0 and 3, not {value:g}")
+            raise UsageError(f"the {name.replace('_', ' ')} must be between 0 and 3, not {value:g}")
     if not 0 < library_size <= 1000:
         raise UsageError(f"the library size factor must be above 0 and at most 1000, not {library_size:g}")
 
@@ -200,13 +248,14 @@ def draw_cells(
     donors: int,
     donor_effect: float,
     doses: bool = False,
+    stimulated: float = 0.5,
 ) -> Cells:
     """Draw each cell's type, condition, batch, donor, library size, strength of response and programs."""
-    counts = allocate(n_cells, shares)
+    counts = allocate(n_cells, shares, least_cells(stimulated))
     cell_type = np.repeat(np.arange(len(shares)), counts)
-    stimulated = np.concatenate([(np.arange(count) + i) % 2 == 1 for i, count in enumerate(counts)])
+    is_stimulated = np.concatenate([_spread(count, i, stimulated) for i, count in enumerate(counts)])
     order = rng.permutation(n_cells)
-    cell_type, stimulated = cell_type[order], stimulated[order]
+    cell_type, is_stimulated = cell_type[order], is_stimulated[order]
     batch = rng.integers(0, max(batches, 1), n_cells)
     donor = rng.integers(0, max(donors, 1), n_cells)
     log_size = np.log(LIBRARY_SIZE)[cell_type] + LIBRARY_SD[cell_type] * rng.standard_normal(n_cells)
@@ -219,16 +268,43 @@ def draw_cells(
     programs = rng.standard_normal((n_cells, PROGRAMS)) * activity[cell_type]
     # drawn last: the other draws are the same with and without doses
     dose = np.where(rng.random(n_cells) < 0.1, 0.0, 1 - rng.random(n_cells)) if doses else None
-    return Cells(cell_type, stimulated, batch, donor, np.exp(log_size), strength, programs, dose)
+    return Cells(cell_type, is_stimulated, batch, donor, np.exp(log_size), strength, programs, dose)
 
 
-def allocate(n_cells: int, shares: np.ndarray) -> np.ndarray:
-    """Cells per type by largest remainder, at least two each."""
-    counts = np.maximum(np.floor(shares * n_cells).astype(int), 2)
+def draw_sites(rng: np.random.Generator, n_cells: int, sites: int, site_effect: float) -> Sites:
+    """Draw the effects of all sites on all genes, then the site of each cell."""
+    n = len(genes().symbols)
+    effect = rng.standard_normal((n, sites, 1)) + SITE_SPECIFIC * rng.standard_normal((n, sites, len(CELL_TYPES)))
+    log_library = SITE_LIBRARY * rng.standard_normal(sites)
+    return Sites(site_effect * effect, site_effect * log_library, rng.integers(0, max(sites, 1), n_cells))
+
+
+def draw_disease(rng: np.random.Generator, donors: int, diseased: float, disease_effect: float) -> Disease:
+    """Draw a disease's effect on all genes and who of the donors has it: at least one does and one does not."""
+    n = len(genes().symbols)
+    affected = rng.random((n, 1)) < DISEASE_GENES
+    effect = rng.standard_normal((n, 1)) + DISEASE_SPECIFIC * rng.standard_normal((n, len(CELL_TYPES)))
+    count = min(max(round(diseased * donors), 1), donors - 1)
+    return Disease(disease_effect * np.where(affected, effect, 0), rng.permutation(donors) < count)
+
+
+def _spread(count: int, offset: int, share: float) -> np.ndarray:
+    """Mark a share of `count` cells evenly, but neither none nor all of them unless the share is 0; bool [count]."""
+    position = np.arange(offset, offset + count)
+    marked = np.floor((position + 1) * share) > np.floor(position * share)
+    if share:
+        marked[-1] |= not marked.any()
+        marked[0] &= not marked.all()
+    return marked
+
+
+def allocate(n_cells: int, shares: np.ndarray, least: int = 2) -> np.ndarray:
+    """Cells per type by largest remainder, at least `least` each."""
+    counts = np.maximum(np.floor(shares * n_cells).astype(int), least)
     while counts.sum() != n_cells:
         gap = shares * n_cells - counts
         if counts.sum() < n_cells:
             counts[np.argmax(gap)] += 1
         else:
-            counts[np.argmin(np.where(counts > 2, gap, np.inf))] -= 1
+            counts[np.argmin(np.where(counts > least, gap, np.inf))] -= 1
     return counts
