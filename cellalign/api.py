@@ -47,6 +47,8 @@ def train(
     batch: Sequence[str] = (),
     covariate: Sequence[str] = (),
     label: str | None = None,
+    numeric: Sequence[str] = (),
+    unlabelled: str | None = None,
     continuous: bool = False,
     allow_missing_condition: bool = False,
     layer: str | None = None,
@@ -78,7 +80,11 @@ def train(
     method : str
         A name of `cellalign methods`.
     condition, control, batch, covariate, label : str
-        obs columns by role, and the reference value of the condition.
+        obs columns by role, and the reference value of the condition. Covariates and labels may be missing.
+    numeric : sequence of str
+        Those of the batches and covariates that are numbers.
+    unlabelled : str, optional
+        The label's value that means there is none.
     continuous : bool
         The condition is a number (a dose, a time).
     allow_missing_condition : bool
@@ -113,6 +119,8 @@ def train(
     cls = get(method)
     if cls.needs_condition and condition is None:
         raise UsageError(f"method {method!r} needs --condition KEY, the obs column whose effect is modelled")
+    if cls.needs_label and label is None:
+        raise UsageError(f"method {method!r} needs --label KEY, the obs column of cell types; some may be missing")
     named = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
     named |= {"validation": validation, "early_stopping": early_stopping}
     hyperparameters, plan = settings_of(cls, preset, config, settings, named)
@@ -137,6 +145,8 @@ def train(
         label=label,
         continuous=continuous,
         unknown=allow_missing_condition,
+        numeric=numeric,
+        unlabelled=unlabelled,
     )
     cells = make_cells(adata, x, roles, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
@@ -190,8 +200,8 @@ def load(directory: str | os.PathLike[str]) -> Model:
 
 
 def embed(adata: AnnData, model: Model, **options: Any) -> AnnData:
-    """Add the latents to `adata.obsm[model.embedding_key]` and return it; options as for `Model.embed`."""
-    adata.obsm[model.embedding_key] = model.embed(adata, **options)
+    """Add the latents to `adata.obsm[model.embedding_key]` and return it; options as for `Model.embeddings`."""
+    adata.obsm.update(model.embeddings(adata, **options))
     adata.uns["cellalign"] = embedding_record(model)
     for name, values in model.inferred_condition(adata).items():
         adata.obs[name] = values
@@ -298,7 +308,7 @@ def _warn_of_few_cells(codes: np.ndarray, roles: Roles) -> None:
 
 def _dimensions(roles: Roles, n_genes: int, n_cells: int) -> dict[str, Any]:
     def sizes(keys: tuple[str, ...]) -> list[int]:
-        return [len(roles.categories[key]) for key in keys]
+        return [len(roles.categories[key]) for key in roles.categorical(keys)]
 
     return {
         "genes": n_genes,
@@ -312,6 +322,8 @@ def _dimensions(roles: Roles, n_genes: int, n_cells: int) -> dict[str, Any]:
         "cells": n_cells,
         "continuous": roles.continuous is not None,
         "unknown": roles.unknown,
+        "numeric_batches": len(roles.batches) - len(sizes(roles.batches)),
+        "numeric_covariates": len(roles.covariates) - len(sizes(roles.covariates)),
     }
 
 

@@ -78,8 +78,8 @@ class Model:
 
     @property
     def has_likelihood(self) -> bool:
-        """Whether cells have a likelihood under the model."""
-        return type(self.method).nelbo is not Method.nelbo
+        """Whether cells have a likelihood under the model that can be compared between models."""
+        return type(self.method).nelbo is not Method.nelbo and self.method.normalised
 
     @property
     def transferred(self) -> list[str]:
@@ -141,34 +141,70 @@ class Model:
         method.eval()
         return cls(method, spec, read_history(directory))
 
-    def embed(
+    def embed(self, adata: AnnData, **options: Any) -> np.ndarray:
+        """Latent representation (posterior means) of cells, float32 [n_cells, n_latent]; options as `embeddings`."""
+        return self.embeddings(adata, **options)[self.embedding_key]
+
+    def embeddings(
         self,
         adata: AnnData,
         *,
         missing_genes: str = "error",
+        unseen: bool = False,
         device: str = "auto",
         threads: int | None = None,
         batch_size: int = 4096,
-    ) -> np.ndarray:
-        """Latent representation (posterior means) of cells.
+    ) -> dict[str, np.ndarray]:
+        """All latent representations of cells by obsm key: that of `embedding_key`, and what else the method has.
 
         Parameters
         ----------
         adata : AnnData
             Cells on the scale the model was trained on; genes are matched by name.
         missing_genes : {"error", "zero"}
+        unseen : bool
+            Conditions, batches and covariates never trained on, and absent columns, are unknown to the encoder.
 
         Returns
         -------
-        float32 array [n_cells, n_latent]
+        dict of float32 arrays [n_cells, p]
 
         Raises
         ------
         InputError
-            Genes are missing, a condition was never trained on, or the matrix is not fit.
+            Genes are missing, a condition or batch was never trained on, or the matrix is not fit.
         """
-        cells = self.cells(adata, missing_genes=missing_genes, with_condition=self.method.embedding_needs_condition)
-        return predict.embed(self.method, cells, device=pick_device(device, threads), batch_size=batch_size)
+        cells = self.cells(
+            adata,
+            missing_genes=missing_genes,
+            with_condition=self.method.embedding_needs_condition,
+            unseen=unseen,
+        )
+        found = predict.embeddings(self.method, cells, device=pick_device(device, threads), batch_size=batch_size)
+        return {self.embedding_key + suffix: z for suffix, z in found.items()}
+
+    def label_probability(
+        self,
+        adata: AnnData,
+        *,
+        missing_genes: str = "error",
+        unseen: bool = False,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> np.ndarray | None:
+        """Probability of each label by the method's own classifier, float32 [n_cells, n_labels].
+
+        None where the method has none. Labels in the order of `roles.categories[roles.label]`; errors as `embeddings`.
+        """
+        if type(self.method).label_probability is Method.label_probability:
+            return None
+        cells = self.cells(
+            adata,
+            missing_genes=missing_genes,
+            with_condition=self.method.embedding_needs_condition,
+            unseen=unseen,
+        )
+        return predict.label_probability(self.method, cells, device=pick_device(device, threads))
 
     def inferred_condition(
         self, adata: AnnData, *, missing_genes: str = "error", device: str = "auto"
@@ -190,15 +226,18 @@ class Model:
         cells = self.cells(adata, with_condition=self.method.embedding_needs_condition)
         return predict.posterior(self.method, cells, device=pick_device(device))
 
-    def cells(self, adata: AnnData, *, missing_genes: str = "error", with_condition: bool = True) -> Cells:
+    def cells(
+        self, adata: AnnData, *, missing_genes: str = "error", with_condition: bool = True, unseen: bool = False
+    ) -> Cells:
         """Cells as the method reads them: genes matched by name, codes of the categories trained on.
 
         Raises
         ------
         InputError
-            As `embed`.
+            As `embeddings`.
         """
-        return make_cells(adata, self._expression(adata, missing_genes), self.roles, with_condition=with_condition)
+        x = self._expression(adata, missing_genes)
+        return make_cells(adata, x, self.roles, with_condition=with_condition, unseen=unseen)
 
     def validation_rows(self, adata: AnnData) -> np.ndarray | None:
         """Rows of the training data that were validated on; None where `adata` is not the training data."""
@@ -216,7 +255,7 @@ class Model:
 
     def nelbo(self, adata: AnnData, *, seed: int = 0, device: str = "auto", threads: int | None = None) -> np.ndarray:
         """Negative evidence lower bound of every cell, [n_cells], in nats, with one posterior draw."""
-        cells = self.cells(adata, with_condition=self.method.needs_condition)
+        cells = self.cells(adata, with_condition=self.method.sees_condition)
         return predict.nelbo(self.method, cells, device=pick_device(device, threads), seed=seed)
 
     def nll(
@@ -242,7 +281,7 @@ class Model:
         """
         if particles < 1:
             raise UsageError(f"--particles {particles} is not positive")
-        cells = self.cells(adata, with_condition=self.method.needs_condition)
+        cells = self.cells(adata, with_condition=self.method.sees_condition)
         return predict.importance_weighted_nll(
             self.method, cells, particles, device=pick_device(device, threads), seed=seed
         )
@@ -267,7 +306,7 @@ class Model:
         adata : AnnData
         to : str or float
             The condition to predict; "a+b" of two known ones where the method adds up their shifts; a number where
-            the condition is continuous.
+            the condition is continuous; "key=value" of a batch column: the cells as if measured in that batch.
         from_ : str, optional
             Condition of the source cells; default the control, or every condition but `to`; of a continuous condition
             all cells.
@@ -291,20 +330,16 @@ class Model:
         """
         if samples < 0:
             raise UsageError(f"--samples must not be negative, got {samples}")
-        if self.condition is None:
-            raise ModelError(
-                "the model was trained without a condition, so it has no counterfactual; train with --condition"
-            )
-        if not self.method.needs_condition:
-            log.warning("method %s does not see the condition: its prediction is the reconstruction", self.name)
         x = self._expression(adata, missing_genes)
         combines = self.method.combines_conditions
         asked = Direction.of(adata.obs, self.roles, str(to), from_, where, combines=combines)
+        if not (self.method.sees_batches if asked.batch is not None else self.method.sees_condition):
+            log.warning("method %s does not see %r: its prediction is the reconstruction", self.name, asked.key)
         source = AnnData(X=x[asked.rows], obs=adata.obs.iloc[asked.rows].copy())
         mean, std = predict.counterfactual(
             self.method,
             make_cells(source, source.X, self.roles),
-            Target(asked.codes, asked.value),
+            Target(asked.codes, asked.value, asked.batch),
             device=pick_device(device, threads),
             n_samples=samples,
             seed=seed,
@@ -327,8 +362,9 @@ class Model:
         asked: Direction,
         samples: int,
     ) -> AnnData:
-        key, obs = str(self.condition), source.obs
-        if self.roles.continuous is not None:
+        key, obs = asked.key, source.obs
+        continuous = self.roles.continuous is not None and asked.batch is None
+        if continuous:
             obs[f"{key}_source"] = obs[key]
             obs[key] = asked.to
         else:
@@ -346,7 +382,7 @@ class Model:
             "kind": "counterfactual",
             "method": self.name,
             "condition": key,
-            "continuous": self.roles.continuous is not None,
+            "continuous": continuous,
             "from": asked.origin,
             "to": str(asked.to),
             "samples": samples,

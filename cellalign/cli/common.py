@@ -48,6 +48,9 @@ Batch = Annotated[list[str] | None, typer.Option("--batch", metavar="KEY", help=
 Covariate = Annotated[
     list[str] | None, typer.Option("--covariate", metavar="KEY", help="Biological covariate (repeatable).")
 ]
+Numeric = Annotated[
+    list[str] | None, typer.Option("--numeric", metavar="KEY", help="A batch or covariate of numbers (repeatable).")
+]
 Label = Annotated[str | None, typer.Option("--label", metavar="KEY", help="obs column of cell types.")]
 ModelDir = Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Model directory.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]

@@ -18,7 +18,9 @@ def command(
     input: Annotated[
         str | None, typer.Argument(metavar="[INPUT]", help="Cells; default the training file; - is standard input.")
     ] = None,
-    to: Annotated[str, typer.Option("--to", metavar="VALUE", help="Condition to predict.")] = ...,  # type: ignore[assignment]
+    to: Annotated[
+        str, typer.Option("--to", metavar="VALUE", help="Condition to predict, or KEY=VALUE of a batch.")
+    ] = ...,  # type: ignore[assignment]
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Output .h5ad; - is standard output.")
     ] = None,

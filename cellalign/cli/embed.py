@@ -29,6 +29,10 @@ def command(
         list[str] | None, typer.Option("--color", metavar="KEY", help="obs column to colour by (repeatable).")
     ] = None,
     missing_genes: c.Missing = c.MissingGenes.error,
+    allow_unseen: Annotated[
+        bool,
+        typer.Option("--allow-unseen", help="Batches and covariates never trained on, or absent, count as unknown."),
+    ] = False,
     force: c.Force = False,
     device: c.Device = "auto",
     threads: c.Threads = None,
@@ -49,12 +53,13 @@ def command(
     if plot is not None:
         files.check_output(plot, force)
     adata = files.read_matrix(source, fitted.matrix)
-    latents = fitted.embed(adata, missing_genes=missing_genes.value, device=device, threads=threads)
-    obsm = {fitted.embedding_key: latents}
+    obsm = fitted.embeddings(
+        adata, missing_genes=missing_genes.value, unseen=allow_unseen, device=device, threads=threads
+    )
     if umap or plot is not None:
         from cellalign.plots.umap import umap as project
 
-        obsm["X_umap"] = project(latents, seed)
+        obsm["X_umap"] = project(obsm[fitted.embedding_key], seed)
     if plot is not None:
         from cellalign.plots.umap import draw_before_after, unintegrated_umap
 

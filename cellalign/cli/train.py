@@ -21,6 +21,10 @@ def command(
     batch: c.Batch = None,
     covariate: c.Covariate = None,
     label: c.Label = None,
+    numeric: c.Numeric = None,
+    unlabelled: Annotated[
+        str | None, typer.Option("--unlabelled", metavar="VALUE", help="The label of cells that have none.")
+    ] = None,
     continuous: Annotated[
         bool, typer.Option("--continuous", help="The condition is a number: a dose, a time.")
     ] = False,
@@ -91,6 +95,8 @@ def command(
             batch=batch or (),
             covariate=covariate or (),
             label=label,
+            numeric=numeric or (),
+            unlabelled=unlabelled,
             continuous=continuous,
             allow_missing_condition=allow_missing_condition,
             layer=layer,
@@ -117,16 +123,16 @@ def command(
     outcome = fitted.spec["outcome"]
     log.info("%s: %s, %d epochs in %.0f s", model, method, outcome["epochs"], outcome["seconds"])
     if output is not None:
-        latents = fitted.embed(adata, device=device)
+        obsm = fitted.embeddings(adata, device=device)
         files.write_with(
             source,
             output,
-            obsm={fitted.embedding_key: latents},
+            obsm=obsm,
             uns={"cellalign": api.embedding_record(fitted)},
             obs=fitted.inferred_condition(adata, device=device),
             force=force,
         )
-        log.info("%s: obsm[%r]", output, fitted.embedding_key)
+        log.info("%s: obsm %s", output, ", ".join(obsm))
 
 
 def _config(path: str | None) -> dict[str, Any]:

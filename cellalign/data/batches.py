@@ -8,7 +8,7 @@ arrays once, and a batch is made dense where it is used, if at all.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,8 @@ class Cells:
     batches, covariates : Tensor [n, m], int64
     value : Tensor [n], float32
         Value of a continuous condition.
+    numbers : Tensor [n, m], float32
+        Standardised numeric batches, then numeric covariates.
     """
 
     matrix: CSR | Dense
@@ -103,6 +105,7 @@ class Cells:
     covariates: Tensor
     label: Tensor
     value: Tensor
+    numbers: Tensor
 
     def __len__(self) -> int:
         return len(self.condition)
@@ -116,18 +119,12 @@ class Cells:
             self.covariates[rows],
             self.label[rows],
             self.value[rows],
+            self.numbers[rows],
         )
 
     def to(self, device: torch.device) -> Cells:
         """The same cells on another device."""
-        return Cells(
-            self.matrix.to(device),
-            self.condition.to(device),
-            self.batches.to(device),
-            self.covariates.to(device),
-            self.label.to(device),
-            self.value.to(device),
-        )
+        return Cells(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def in_order(self, size: int, device: torch.device | None = None) -> Iterator[Batch]:
         """All cells in file order, `size` at a time, on `device`; only one batch is moved at a time."""

@@ -162,7 +162,8 @@ def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing: 
             f"{purpose} column {key!r} has {n_missing} missing values; fill them in or drop those cells{infer}"
         )
     if values.dtype.kind == "f" and values.nunique() > 50:
-        mend = "name it with --continuous, or bin it" if purpose == "condition" else "bin it"
+        options = {"condition": "name it with --continuous, or ", "batch": "add --numeric KEY, or "}
+        mend = (options | {"covariate": options["batch"]}).get(purpose, "").replace("KEY", key) + "bin it"
         raise InputError(
             f"{purpose} column {key!r} is continuous ({values.nunique()} different numbers); {mend} into categories"
         )
@@ -174,24 +175,26 @@ def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing: 
     return pd.Categorical.from_codes(codes, [str(v) for v in found])
 
 
-def numbers(obs: pd.DataFrame, key: str) -> np.ndarray:
-    """Return a numeric column, float64 [n].
+def numbers(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing: bool = False) -> np.ndarray:
+    """Return a numeric column, float64 [n]; NaN where a value is missing and may be.
 
     Raises
     ------
     InputError
         No such column, not numeric, or values missing or infinite.
     """
-    values = _present(obs, key, "condition")
+    values = _present(obs, key, purpose)
+    option = "--continuous" if purpose == "condition" else "--numeric"
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)
     if values.dtype.kind not in "iuf":
-        raise InputError(f"condition column {key!r} is not numeric, as --continuous needs; leave that option out")
+        raise InputError(f"{purpose} column {key!r} is not numeric, as {option} needs; leave that option out")
     found = values.to_numpy(dtype=np.float64)
-    if not np.isfinite(found).all():
-        n = int((~np.isfinite(found)).sum())
+    bad = np.isinf(found) if missing else ~np.isfinite(found)
+    if bad.any():
+        n = int(bad.sum())
         raise InputError(
-            f"condition column {key!r} has {n} missing or infinite values; fill them in or drop those cells"
+            f"{purpose} column {key!r} has {n} missing or infinite values; fill them in or drop those cells"
         )
     return found
 

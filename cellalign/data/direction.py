@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellalign.data.checks import nearest, numbers, select
-from cellalign.data.roles import Roles
-from cellalign.errors import InputError, UsageError
+from cellalign.data.roles import Roles, encode_column
+from cellalign.errors import InputError, ModelError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,10 @@ class Direction:
         The source cells' condition, empty where it is not one.
     rows : int array
         The source cells.
+    key : str
+        The obs column that changes.
+    batch : int, optional
+        Its place among the categorical batch columns, where it is one.
     """
 
     to: str | float
@@ -41,6 +45,8 @@ class Direction:
     value: float
     origin: str
     rows: np.ndarray
+    key: str
+    batch: int | None = None
 
     @classmethod
     def of(
@@ -58,21 +64,36 @@ class Direction:
         Raises
         ------
         InputError
-            Unknown condition, or no source cell is left.
+            Unknown condition or batch, or no source cell is left.
         UsageError
             `to` equals `from_`, or is no number where the condition is one.
+        ModelError
+            The model was trained without a condition, and `to` is no batch.
         """
-        assert roles.condition is not None
-        if from_ == to:
-            raise UsageError(f"--to and --from are both {to!r}; choose two conditions")
-        settle = _between_values if roles.continuous is not None else _between_conditions
-        target, codes, value, origin, mask = settle(obs, roles, to, from_, combines)
+        batches = roles.categorical(roles.batches)
+        target: str | float
+        codes: tuple[int, ...]
+        key, _, name = to.partition("=")
+        in_condition = roles.condition is not None and to in roles.categories.get(roles.condition, ())
+        if name and key in batches and not in_condition:
+            batch, target = batches.index(key), name
+            code, origin, mask = _between_batches(obs, roles, key, name, from_)
+            codes, value = (code,), 0.0
+        elif roles.condition is None:
+            how = f"; predict a batch with --to {batches[0]}=VALUE" if batches else ""
+            raise ModelError(f"the model was trained without a condition, so it has no counterfactual of one{how}")
+        else:
+            key, batch = roles.condition, None
+            if from_ == to:
+                raise UsageError(f"--to and --from are both {to!r}; choose two conditions")
+            settle = _between_values if roles.continuous is not None else _between_conditions
+            target, codes, value, origin, mask = settle(obs, roles, to, from_, combines)
         if where:
             mask = mask & select(obs, where)
         if not mask.any():
-            source = origin or ("any value" if roles.continuous else f"other than {to}")
-            raise InputError(f"no source cell is left: none has {roles.condition}={source} and what --where asks")
-        return cls(target, codes, value, origin, np.flatnonzero(mask))
+            source = origin or ("any value" if roles.continuous else f"other than {target}")
+            raise InputError(f"no source cell is left: none has {key}={source} and what --where asks")
+        return cls(target, codes, value, origin, np.flatnonzero(mask), key, batch)
 
 
 _Settled = tuple[str | float, tuple[int, ...], float, str, np.ndarray]
@@ -94,6 +115,21 @@ def _between_conditions(obs: pd.DataFrame, roles: Roles, to: str, from_: str | N
     targets = tuple(known.index(part) for part in parts)
     mask = codes == known.index(origin) if origin is not None else ~np.isin(codes, targets)
     return to, targets, 0.0, origin or "", mask
+
+
+def _between_batches(
+    obs: pd.DataFrame, roles: Roles, key: str, to: str, from_: str | None
+) -> tuple[int, str, np.ndarray]:
+    """Code of the target batch; sources are the cells of one batch, or of every other one."""
+    known = roles.categories[key]
+    for name in (to, from_):
+        if name is not None and name not in known:
+            raise InputError(f"batch {name!r} was never trained on.{nearest(name, known)} Known: {', '.join(known)}")
+    if from_ == to:
+        raise UsageError(f"--to and --from are both {to!r}; choose two batches")
+    codes, target = encode_column(obs, key, known, "batch"), known.index(to)
+    mask = codes != target if from_ is None else codes == known.index(from_)
+    return target, from_ or "", mask
 
 
 def _between_values(obs: pd.DataFrame, roles: Roles, to: str, from_: str | None, combines: bool) -> _Settled:

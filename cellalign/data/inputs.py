@@ -12,7 +12,7 @@ from scipy import sparse
 
 from cellalign.data.batches import Cells, as_matrix
 from cellalign.data.checks import check_log, check_matrix, check_names, is_counts, numbers
-from cellalign.data.roles import Roles, encode_column
+from cellalign.data.roles import Roles
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign")
@@ -104,8 +104,8 @@ def make_cells(
     roles: Roles,
     *,
     with_condition: bool = True,
-    with_batches: bool = True,
     ignore: np.ndarray | None = None,
+    unseen: bool = False,
 ) -> Cells:
     """Codes and matrix of all cells.
 
@@ -115,34 +115,34 @@ def make_cells(
         Its obs is read.
     x : matrix [n, G]
         Already checked and aligned.
-    with_condition, with_batches : bool
-        Whether the method sees them: where not, the column need not be there and the code is zero.
+    with_condition : bool
+        Whether the method sees it: where not, the column need not be there and the code is zero.
     ignore : bool array [n], optional
         Cells that are never looked at, and may hold values never trained on.
+    unseen : bool
+        Categories never trained on, and absent columns, are unknown: their code is -1.
 
     Raises
     ------
     InputError
         A column is missing or holds a value never trained on.
     """
-    n = adata.n_obs
-
-    def codes(keys: tuple[str, ...], role: str) -> torch.Tensor:
-        columns = [encode_column(adata.obs, key, roles.categories[key], role, ignore) for key in keys]
-        return torch.from_numpy(np.stack(columns, 1) if columns else np.zeros((n, 0), dtype=np.int64))
-
+    obs, n = adata.obs, adata.n_obs
     condition, value = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
     if with_condition:
-        condition = torch.from_numpy(roles.condition_codes(adata.obs, ignore))
+        condition = torch.from_numpy(roles.condition_codes(obs, ignore, unseen=unseen))
     if with_condition and roles.condition is not None and roles.continuous is not None:
-        raw = (numbers(adata.obs, roles.condition) - roles.continuous["mean"]) / roles.continuous["sd"]
+        raw = (numbers(obs, roles.condition) - roles.continuous["mean"]) / roles.continuous["sd"]
         value = torch.from_numpy(raw.astype(np.float32))
-    batches = codes(roles.batches if with_batches else (), "batch")
-    label = torch.full((n,), -1)
-    if roles.label is not None and roles.label in adata.obs:
-        known = {name: code for code, name in enumerate(roles.categories[roles.label])}
-        label = torch.tensor([known.get(name, -1) for name in adata.obs[roles.label].astype(str)])
-    return Cells(as_matrix(x), condition, batches, codes((), "covariate"), label, value)
+    return Cells(
+        as_matrix(x),
+        condition,
+        torch.from_numpy(roles.codes(obs, "batch", ignore, unseen=unseen)),
+        torch.from_numpy(roles.codes(obs, "covariate", ignore, unseen=unseen)),
+        torch.from_numpy(roles.label_codes(obs)),
+        value,
+        torch.from_numpy(roles.values(obs, unseen=unseen)),
+    )
 
 
 def checked_names(adata: AnnData, where: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.data.checks import column, find_control, nearest, numbers
-from cellalign.errors import InputError
+from cellalign.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,10 @@ class Roles:
         categories.
     unknown : bool
         The condition of some cells may be missing.
+    numeric : dict
+        Of each batch or covariate column that holds numbers: its `mean` and `sd` among the trained cells.
+    unlabelled : str, optional
+        The label's value that means there is none.
     """
 
     condition: str | None = None
@@ -39,6 +43,8 @@ class Roles:
     categories: dict[str, list[str]] = field(default_factory=dict)
     continuous: dict[str, float] | None = None
     unknown: bool = False
+    numeric: dict[str, dict[str, float]] = field(default_factory=dict)
+    unlabelled: str | None = None
 
     def columns(self) -> list[tuple[str, str]]:
         """(role, key) of every column in use."""
@@ -51,8 +57,12 @@ class Roles:
         plain = asdict(self)
         return plain | {"batches": list(self.batches), "covariates": list(self.covariates)}
 
-    def condition_codes(self, obs: pd.DataFrame, ignore: np.ndarray | None = None) -> np.ndarray:
+    def condition_codes(
+        self, obs: pd.DataFrame, ignore: np.ndarray | None = None, *, unseen: bool = False
+    ) -> np.ndarray:
         """Codes of the condition [n], int64: 0 where it is none or a number, -1 where it may be and is missing.
+
+        With `unseen` also -1 where it was never trained on.
 
         Raises
         ------
@@ -64,7 +74,55 @@ class Roles:
             return np.zeros(len(obs), dtype=np.int64)
         if self.unknown and key not in obs:
             return np.full(len(obs), -1, dtype=np.int64)
-        return encode_column(obs, key, self.categories[key], "condition", ignore, missing=self.unknown)
+        missing = self.unknown or unseen
+        return encode_column(obs, key, self.categories[key], "condition", ignore, missing=missing, unseen=unseen)
+
+    def categorical(self, keys: Sequence[str]) -> list[str]:
+        """Those of the batch or covariate columns that hold categories."""
+        return [key for key in keys if key not in self.numeric]
+
+    def codes(
+        self, obs: pd.DataFrame, role: str, ignore: np.ndarray | None = None, *, unseen: bool = False
+    ) -> np.ndarray:
+        """Codes of all categorical "batch" or "covariate" columns, int64 [n, columns].
+
+        -1 where a covariate is missing, and with `unseen` where a value was never trained on or the column is absent.
+
+        Raises
+        ------
+        InputError
+            As `encode_column`.
+        """
+        keys = self.categorical(self.batches if role == "batch" else self.covariates)
+        missing = unseen or role == "covariate"
+        columns = [
+            encode_column(obs, key, self.categories[key], role, ignore, missing=missing, unseen=unseen) for key in keys
+        ]
+        return np.stack(columns, 1) if columns else np.zeros((len(obs), 0), dtype=np.int64)
+
+    def values(self, obs: pd.DataFrame, *, unseen: bool = False) -> np.ndarray:
+        """Standardised numeric batches, then numeric covariates, float32 [n, columns]; 0 where one is missing.
+
+        Raises
+        ------
+        InputError
+            A column is absent or not numeric, or a batch has missing values.
+        """
+        columns = []
+        for role, keys in (("batch", self.batches), ("covariate", self.covariates)):
+            for key in [key for key in keys if key in self.numeric]:
+                if unseen and key not in obs:
+                    columns.append(np.zeros(len(obs)))
+                    continue
+                raw = numbers(obs, key, purpose=role, missing=unseen or role == "covariate")
+                columns.append(np.nan_to_num((raw - self.numeric[key]["mean"]) / self.numeric[key]["sd"]))
+        return np.stack(columns, 1).astype(np.float32) if columns else np.zeros((len(obs), 0), dtype=np.float32)
+
+    def label_codes(self, obs: pd.DataFrame) -> np.ndarray:
+        """Codes of the label, int64 [n]; -1 where it is missing, unknown to the model, or the column is absent."""
+        if self.label is None:
+            return np.full(len(obs), -1)
+        return encode_column(obs, self.label, self.categories[self.label], "label", missing=True, unseen=True)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Roles:
@@ -82,25 +140,43 @@ def settle_roles(
     label: str | None = None,
     continuous: bool = False,
     unknown: bool = False,
+    numeric: Sequence[str] = (),
+    unlabelled: str | None = None,
 ) -> Roles:
     """Read the categories of every role from the training cells' obs.
+
+    Labels and covariates may be missing. `numeric` are those of `batches` and `covariates` that are numbers.
 
     Raises
     ------
     InputError
         A column does not exist or has missing values, there is one condition only, or the control is unknown.
+    UsageError
+        A numeric column is neither a batch nor a covariate.
     """
+    for key in numeric:
+        if key not in (*batches, *covariates):
+            raise UsageError(f"--numeric {key} is neither a --batch nor a --covariate")
     named = [("condition", None if continuous else condition), ("label", label)]
-    named += [("batch", b) for b in batches] + [("covariate", c) for c in covariates]
+    named += [("batch", b) for b in batches if b not in numeric]
+    named += [("covariate", c) for c in covariates if c not in numeric]
+    optional = {"label", "covariate"} | ({"condition"} if unknown else set())
     categories = {
-        key: [str(v) for v in column(obs, key, purpose=role, missing=unknown and role == "condition").categories]
+        key: [str(v) for v in column(obs, key, purpose=role, missing=role in optional).categories]
         for role, key in named
         if key is not None
+    }
+    if label is not None:
+        categories[label] = _labels(label, categories[label], unlabelled)
+    others: dict[str, Any] = {
+        "numeric": {key: _mean_and_sd(obs, key, "batch" if key in batches else "covariate") for key in numeric},
+        "unlabelled": unlabelled,
     }
     if continuous and condition is not None:
         if control is not None or unknown:
             raise InputError("a --continuous condition has no --control, and none of its values may be missing")
-        return Roles(condition, None, tuple(batches), tuple(covariates), label, categories, _range(obs, condition))
+        found = _range(obs, condition)
+        return Roles(condition, None, tuple(batches), tuple(covariates), label, categories, found, **others)
     if condition is not None:
         known = categories[condition]
         if len(known) < 2:
@@ -115,7 +191,26 @@ def settle_roles(
             )
     elif control is not None:
         raise InputError(f"--control {control} needs --condition")
-    return Roles(condition, control, tuple(batches), tuple(covariates), label, categories, unknown=unknown)
+    return Roles(condition, control, tuple(batches), tuple(covariates), label, categories, unknown=unknown, **others)
+
+
+def _labels(key: str, found: list[str], unlabelled: str | None) -> list[str]:
+    """The labels but the value that means none."""
+    if unlabelled is not None and unlabelled not in found:
+        raise InputError(f"no cell has {key}={unlabelled}.{nearest(unlabelled, found)} Values: {', '.join(found)}")
+    known = [name for name in found if name != unlabelled]
+    if not known:
+        raise InputError(f"label column {key!r} has no labelled cell")
+    return known
+
+
+def _mean_and_sd(obs: pd.DataFrame, key: str, role: str) -> dict[str, float]:
+    """Of a numeric column, among the cells that have a value."""
+    values = numbers(obs, key, purpose=role, missing=role == "covariate")
+    sd = float(np.nanstd(values)) if np.isfinite(values).any() else 0.0
+    if sd == 0:
+        raise InputError(f"{role} column {key!r} holds one value only; at least two are needed")
+    return {"mean": float(np.nanmean(values)), "sd": sd}
 
 
 def _range(obs: pd.DataFrame, key: str) -> dict[str, float]:
@@ -139,25 +234,30 @@ def encode_column(
     ignore: np.ndarray | None = None,
     *,
     missing: bool = False,
+    unseen: bool = False,
 ) -> np.ndarray:
     """Codes [n], int64, of a column under the categories a model was trained on.
 
-    0 for unknown ignored cells, -1 for missing values where they may be.
+    0 for unknown ignored cells, -1 for missing values where they may be, and with `unseen` for values never trained
+    on and for all cells where the column is absent.
 
     Raises
     ------
     InputError
         The column is missing or holds a value never trained on; the known ones are listed.
     """
+    if unseen and key not in obs:
+        return np.full(len(obs), -1, dtype=np.int64)
     values = column(obs, key, purpose=role, missing=missing)
     lookup = {value: i for i, value in enumerate(categories)}
     looked_at = values.codes if ignore is None else values.codes[~ignore]
     found = [str(values.categories[i]) for i in np.unique(looked_at) if i >= 0]
     unknown = [name for name in found if name not in lookup]
-    if unknown:
+    if unknown and not unseen:
         raise InputError(
             f"{role} {unknown[0]!r} in column {key!r} was never trained on."
             f"{nearest(unknown[0], list(categories))} Known: {', '.join(categories)}"
         )
-    table = np.array([*(lookup.get(str(v), 0) for v in values.categories), -1], dtype=np.int64)
+    other = -1 if unseen else 0
+    table = np.array([*(lookup.get(str(v), other) for v in values.categories), -1], dtype=np.int64)
     return table[values.codes]

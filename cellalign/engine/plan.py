@@ -14,6 +14,9 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int | None = Field(None, ge=1, le=1_000_000, description="passes over the cells; null goes by their number")
+    epoch_rule: Literal["steps", "cells"] = Field(
+        "steps", description="epochs by default: for a number of steps; or 400, beyond 20,000 cells fewer (scvi-tools)"
+    )
     batch_size: int = Field(512, ge=2, le=1_000_000, description="cells per optimisation step")
     balanced: bool = Field(False, description="as many cells of every condition in each batch")
     lr: float = Field(1e-3, gt=0, le=1, description="learning rate (the peak, with one-cycle)")
@@ -26,9 +29,14 @@ class Plan(BaseModel):
     patience: float = Field(0.4, gt=0, le=1, description="share of the epochs without a better validation loss")
 
     def resolve_epochs(self, n_cells: int) -> int:
-        """Epochs to run: those asked for, or enough for 1,000 steps on 2,000 cells, growing as sqrt(cells)."""
+        """Epochs to run: those asked for, or what `epoch_rule` gives.
+
+        "steps": enough for 1,000 steps on 2,000 cells, growing as sqrt(cells). "cells": min(400, 400 * 20,000 / cells).
+        """
         if self.epochs is not None:
             return self.epochs
+        if self.epoch_rule == "cells":
+            return max(1, min(400, round(20_000 / n_cells * 400)))
         steps = 1000 * max(1.0, math.sqrt(n_cells / 2000))
         return max(10, math.ceil(steps / max(1, math.ceil(n_cells / self.batch_size))))
 

@@ -15,9 +15,24 @@ from cellalign.methods.base import Method, Target
 @torch.inference_mode()
 def embed(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
     """Posterior means [n, p], float32, in the order of the cells."""
+    return embeddings(method, cells, device=device, batch_size=batch_size)[""]
+
+
+@torch.inference_mode()
+def embeddings(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> dict[str, np.ndarray]:
+    """All that the method embeds, [n, p] each, by suffix (see `Method.embeddings`), in the order of the cells."""
     method = method.to(device).eval()
-    parts = [method.embedding(b).float().cpu().numpy() for b in cells.in_order(batch_size, device)]
-    return np.concatenate(parts)
+    parts = [method.embeddings(b) for b in cells.in_order(batch_size, device)]
+    return {key: torch.cat([part[key] for part in parts]).float().cpu().numpy() for key in parts[0]}
+
+
+@torch.inference_mode()
+def label_probability(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
+    """Probability of each label for every cell, float32 [n, labels]."""
+    method = method.to(device).eval()
+    return np.concatenate(
+        [method.label_probability(b).float().cpu().numpy() for b in cells.in_order(batch_size, device)]
+    )
 
 
 @torch.inference_mode()

@@ -55,7 +55,7 @@ def likelihood(inputs: Inputs) -> Iterator[Row]:
     groups: dict[str, np.ndarray] = {}
     everything = np.ones(inputs.adata.n_obs, dtype=bool)
     by_name = model.roles.continuous is None and not model.roles.unknown
-    if model.condition is not None and model.method.needs_condition and by_name:
+    if model.condition is not None and model.method.sees_condition and by_name:
         names = np.asarray(column(inputs.adata.obs, model.condition, purpose="condition")).astype(str)
         transferred = np.isin(names, model.transferred)
         known = np.isin(names, model.roles.categories[model.condition])

@@ -16,11 +16,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cellalign.nn.batch import Batch
 
-CONDITION, BATCHES = "condition", "batches"
+CONDITION, BATCHES, COVARIATES = "condition", "batches", "covariates"
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,9 @@ class Dimensions:
     conditions : int
         Number of conditions, 1 where none is given.
     batches, covariates : tuple of int
-        Categories of each technical and each biological covariate.
+        Categories of each technical and each biological covariate that has them.
+    numeric_batches, numeric_covariates : int
+        How many technical and biological covariates are numbers.
     labels : int
     control : int, optional
         Code of the reference condition.
@@ -54,14 +55,27 @@ class Dimensions:
     cells: int = 1
     continuous: bool = False
     unknown: bool = False
+    numeric_batches: int = 0
+    numeric_covariates: int = 0
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a counterfactual predicts: the `codes` of one condition or of several at once, or a continuous `value`."""
+    """What a counterfactual predicts.
+
+    Attributes
+    ----------
+    codes : tuple of int
+        Of one condition, or of several at once; or of one batch.
+    value : float
+        Of a continuous condition.
+    batch : int, optional
+        Which technical covariate changes, where it is not the condition.
+    """
 
     codes: tuple[int, ...] = ()
     value: float = 0.0
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +156,7 @@ class Method(nn.Module):
     reference: ClassVar[str] = ""
     scale: ClassVar[str] = "log"  # the expression it reads: "log" (normalised, log1p) or "counts"
     needs_condition: ClassVar[bool] = True
+    needs_label: ClassVar[bool] = False
     has_graph: ClassVar[bool] = False  # implements `graph`
     disentangles: ClassVar[bool] = False  # each latent should mean one thing: `tune` ranks by UDR
     combines_conditions: ClassVar[bool] = False  # predicts two conditions at once
@@ -177,9 +192,33 @@ class Method(nn.Module):
         """The objective on one batch; `warmup` in [0, 1] scales the KL term and rises over the first epochs."""
         raise NotImplementedError
 
+    @property
+    def sees_condition(self) -> bool:
+        """Whether a counterfactual condition changes what is predicted."""
+        return self.needs_condition
+
+    @property
+    def sees_batches(self) -> bool:
+        """Whether another batch changes what is predicted."""
+        return False
+
+    @property
+    def does_without_covariates(self) -> bool:
+        """Whether the encoder learned to embed cells of which neither batches nor covariates are known."""
+        return False
+
+    @property
+    def normalised(self) -> bool:
+        """Whether its likelihood is comparable between models: the prior's normaliser is known."""
+        return True
+
     def embedding(self, batch: Batch) -> Tensor:
         """What `embed` writes: the posterior mean, [B, p]."""
         return self.encode(batch).mean
+
+    def embeddings(self, batch: Batch) -> dict[str, Tensor]:
+        """All that `embed` writes, [B, p] each, by what the obsm key X_<method> is followed by."""
+        return {"": self.embedding(batch)}
 
     def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Called by the engine after training, for what follows from the trained cells in closed form.
@@ -225,6 +264,8 @@ class Method(nn.Module):
         to : Target
             Several codes only where `combines_conditions`.
         """
+        if to.batch is not None:
+            return z, batch.with_batch(to.batch, to.codes[0])
         return z, batch.with_value(to.value) if self.dimensions.continuous else batch.with_condition(to.codes[0])
 
     def counterfactual(self, batch: Batch, to: Target, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -244,7 +285,7 @@ class Method(nn.Module):
             Standard deviation over the draws.
         """
         if n_samples == 0:
-            return self.predict(*self.intervene(self.embedding(batch), batch, to)), None
+            return self.predict(*self.intervene(self.encode(batch).mean, batch, to)), None
         # Welford's update: the draws are never kept
         mean = squares = torch.zeros_like(batch.x)
         for n in range(1, n_samples + 1):
@@ -283,18 +324,36 @@ class Method(nn.Module):
         """Probability of each condition for every cell [B, conditions], where `dimensions.unknown`."""
         raise NotImplementedError
 
+    def label_probability(self, batch: Batch) -> Tensor:
+        """Probability of each label for every cell [B, labels], of methods with a classifier of their own."""
+        raise NotImplementedError
+
     def context(self, batch: Batch, seen: tuple[str, ...]) -> Tensor:
-        """What a network is told besides its input, [B, n_context(seen)]: one-hot codes, or the condition's value."""
-        columns = []
-        if CONDITION in seen and self.dimensions.continuous:
+        """What a network is told besides its input, [B, n_context(seen)]: one-hot codes, and numbers as they are.
+
+        What is unknown of a cell (code -1) is told as zeros.
+        """
+        columns, d = [], self.dimensions
+        if CONDITION in seen and d.continuous:
             columns.append(batch.value[:, None])
-        elif CONDITION in seen:
-            columns.append(F.one_hot(batch.condition, self.dimensions.conditions))
+        elif CONDITION in seen and d.conditions > 1:
+            columns.append(_one_hot(batch.condition, d.conditions))
         if BATCHES in seen:
-            columns += [F.one_hot(batch.batches[:, i], n) for i, n in enumerate(self.dimensions.batches)]
-        return torch.cat([batch.value.new_empty(len(batch), 0), *(c.to(batch.value.dtype) for c in columns)], 1)
+            columns += [_one_hot(batch.batches[:, i], n) for i, n in enumerate(d.batches)]
+            columns.append(batch.numbers[:, : d.numeric_batches])
+        if COVARIATES in seen:
+            columns += [_one_hot(batch.covariates[:, i], n) for i, n in enumerate(d.covariates)]
+            columns.append(batch.numbers[:, d.numeric_batches :])
+        return torch.cat([batch.value.new_empty(len(batch), 0), *columns], 1)
 
     def n_context(self, seen: tuple[str, ...]) -> int:
         """Width of `context`."""
-        condition = 1 if self.dimensions.continuous else self.dimensions.conditions
-        return condition * (CONDITION in seen) + sum(self.dimensions.batches) * (BATCHES in seen)
+        d = self.dimensions
+        condition = 1 if d.continuous else d.conditions if d.conditions > 1 else 0
+        batches, covariates = sum(d.batches) + d.numeric_batches, sum(d.covariates) + d.numeric_covariates
+        return condition * (CONDITION in seen) + batches * (BATCHES in seen) + covariates * (COVARIATES in seen)
+
+
+def _one_hot(codes: Tensor, n: int) -> Tensor:
+    """Float [B, n] with a one at each code, and none where the code is -1."""
+    return (codes[:, None] == torch.arange(n, device=codes.device)).float()

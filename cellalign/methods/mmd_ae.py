@@ -40,7 +40,7 @@ class MMDAE(VFAE):
         super().__init__(hyperparameters, dimensions)
         self.to_log_variance = None  # nothing to learn
 
-    def posterior(self, h: Tensor) -> Latent:
+    def posterior(self, h: Tensor, batch: Batch) -> Latent:
         """The bottleneck: mean and draw are the same, [B, p]."""
         z = self.to_mean(h)
         return Latent.without_spread(z)

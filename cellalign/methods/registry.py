@@ -39,6 +39,10 @@ BUILT_IN = {
     "ivae": "cellalign.methods.ivae:IVAE",
     "svae": "cellalign.methods.svae:SVAE",
     "svae+": "cellalign.methods.svae_plus:SVAEPlus",
+    "scvi": "cellalign.methods.scvi:SCVI",
+    "scanvi": "cellalign.methods.scanvi:SCANVI",
+    "nf-ivae": "cellalign.methods.nf_ivae:NFIVAE",
+    "invae": "cellalign.methods.invae:INVAE",
 }
 
 

@@ -128,8 +128,9 @@ class STGAN(Method):
         to_away, to_home = leave(home), back(away)
         return {
             "adversarial": _real(judge_away.frozen(to_away)) + _real(judge_home.frozen(to_home)),
-            "cycle": F.l1_loss(back(to_away), home) + F.l1_loss(leave(to_home), away),
-            "identity": F.l1_loss(leave(away), away) + F.l1_loss(back(home), home),
+            # squared, not absolute as for images: the median of nearly every gene is zero
+            "cycle": F.mse_loss(back(to_away), home) + F.mse_loss(leave(to_home), away),
+            "identity": F.mse_loss(leave(away), away) + F.mse_loss(back(home), home),
             "judge": 0.5
             * (
                 _real(judge_away(away))

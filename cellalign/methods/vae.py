@@ -7,6 +7,7 @@ scale per cell or negative binomial, no penalty. The other methods of this famil
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cellalign.methods import base
-from cellalign.methods.base import CONDITION, Dimensions, Latent, Loss, Method, Step
+from cellalign.methods.base import BATCHES, CONDITION, Dimensions, Latent, Loss, Method, Step
 from cellalign.nn.batch import Batch, SparseRows
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal
 from cellalign.nn.likelihoods import Kind, make_likelihood
@@ -30,6 +31,9 @@ class VAE(Method):
     needs_condition = False
     encoder_sees: ClassVar[tuple[str, ...]] = ()
     decoder_sees: ClassVar[tuple[str, ...]] = ()
+    encoder_shape: ClassVar[Mapping[str, Any]] = {}  # of its networks, beyond what the hyperparameters say
+    decoder_shape: ClassVar[Mapping[str, Any]] = {}
+    least_variance: ClassVar[float] = 0.0  # added to the posterior's
 
     class Hyperparameters(base.Hyperparameters):
         """Adds the posterior's scale and the likelihood."""
@@ -49,17 +53,37 @@ class VAE(Method):
     def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
         super().__init__(hyperparameters, dimensions)
         hp = self.hp
-        shape = dict(batch_norm=hp.batch_norm, dropout=hp.dropout, negative_slope=hp.negative_slope)
-        self.encoder = MLP(dimensions.genes, hp.hidden, self.n_context(self.encoder_sees), **shape)
-        self.to_mean = nn.Linear(self.encoder.n_out, hp.latent_dim)
-        self.to_log_variance = nn.Linear(self.encoder.n_out, hp.latent_dim) if hp.posterior_scale is None else None
-        self.decoder = MLP(hp.latent_dim, hp.hidden[::-1], self.n_context(self.decoder_sees), **shape)
+        self.encoder = self.network(dimensions.genes, hp.hidden, self.encoder_sees, **self.encoder_shape)
+        self.to_mean = nn.Linear(self.encoder.n_out, self.n_latent)
+        self.to_log_variance = nn.Linear(self.encoder.n_out, self.n_latent) if hp.posterior_scale is None else None
+        self.decoder = self.network(self.n_latent, hp.hidden[::-1], self.decoder_sees, **self.decoder_shape)
         self.likelihood = make_likelihood(hp.likelihood, self.decoder.n_out, dimensions.genes)
 
     @classmethod
     def reads(cls, hyperparameters: Any) -> str:
         """Counts for the count likelihoods."""
         return "counts" if hyperparameters.likelihood in ("nb", "zinb") else "log"
+
+    @property
+    def n_latent(self) -> int:
+        """Dimensions of z."""
+        return self.hp.latent_dim
+
+    def network(self, n_in: int, hidden: Sequence[int], seen: tuple[str, ...], **changes: Any) -> MLP:
+        """A network of the hyperparameters' shape that is told what `seen` names."""
+        hp = self.hp
+        shape = dict(batch_norm=hp.batch_norm, dropout=hp.dropout, negative_slope=hp.negative_slope)
+        return MLP(n_in, hidden, self.n_context(seen), **(shape | changes))
+
+    @property
+    def sees_condition(self) -> bool:
+        """Whether the decoder sees the condition or the prior depends on it."""
+        return self.needs_condition or CONDITION in self.decoder_sees
+
+    @property
+    def sees_batches(self) -> bool:
+        """Whether the decoder sees the batches."""
+        return BATCHES in self.decoder_sees
 
     @property
     def embedding_needs_condition(self) -> bool:
@@ -75,16 +99,23 @@ class VAE(Method):
 
     def encode(self, batch: Batch) -> Latent:
         """q(z | x): mean, and the scale learned per cell or fixed."""
-        return self.posterior(self.encoder(self.encoder_input(batch), self.context(batch, self.encoder_sees)))
+        return self.posterior(self.encoder(self.encoder_input(batch), self.encoder_context(batch)), batch)
 
-    def posterior(self, h: Tensor) -> Latent:
+    def encoder_context(self, batch: Batch) -> Tensor:
+        """What the encoder is told besides the expression, [B, n_context]."""
+        return self.context(batch, self.encoder_sees)
+
+    def posterior(self, h: Tensor, batch: Batch) -> Latent:
         """The posterior that the encoder's last hidden units [B, H] stand for, and a draw."""
         mean = self.to_mean(h)
         if self.to_log_variance is None:
             scale = mean.new_tensor(self.hp.posterior_scale)
         else:
             # bounds far outside what training reaches: exp must not overflow on a stray cell
-            scale = (0.5 * self.to_log_variance(h).clamp(-20, 20)).exp()
+            log_variance = self.to_log_variance(h).clamp(-20, 20)
+            if self.least_variance:
+                log_variance = torch.logaddexp(log_variance, mean.new_tensor(self.least_variance).log())
+            scale = (0.5 * log_variance).exp()
         return Latent(mean, scale, sample_normal(mean, scale))
 
     def decode(self, z: Tensor, batch: Batch) -> Tensor:
@@ -99,9 +130,18 @@ class VAE(Method):
         """Mean of the prior, whose scale is 1: zero, or [B, p] of a subclass."""
         return 0.0
 
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
+        """Log density of draws z [T, B, p] under the prior, [T, B]."""
+        return log_normal(z, self.prior_mean(batch), 1.0)
+
     def penalty(self, step: Step) -> Tensor | None:
         """None: subclasses return a scalar, already weighted."""
         return None
+
+    def penalties(self, step: Step) -> dict[str, Tensor]:
+        """All penalties by name: the one, where there is one."""
+        penalty = self.penalty(step)
+        return {} if penalty is None else {"penalty": penalty}
 
     def per_gene(self, weight: float) -> float:
         """A weight published for averaged losses, where the reconstruction is a sum over genes."""
@@ -109,17 +149,18 @@ class VAE(Method):
 
     def loss(self, batch: Batch, warmup: float) -> Loss:
         """Negative ELBO summed over genes and latent dimensions, mean over cells, plus the penalty (CoMP eq. 5)."""
-        encoder_hidden = self.encoder.first_hidden(self.encoder_input(batch), self.context(batch, self.encoder_sees))
-        latent = self.posterior(self.encoder.rest(encoder_hidden))
-        decoder_hidden = self.decoder.first_hidden(latent.z, self.context(batch, self.decoder_sees))
-        reconstruction = self.likelihood.nll(self.decoder.rest(decoder_hidden), batch).mean()
+        context = self.encoder_context(batch)
+        encoder_hidden = self.encoder.first_hidden(self.encoder_input(batch), context)
+        latent = self.posterior(self.encoder.go_on(encoder_hidden, context), batch)
+        context = self.context(batch, self.decoder_sees)
+        decoder_hidden = self.decoder.first_hidden(latent.z, context)
+        reconstruction = self.likelihood.nll(self.decoder.go_on(decoder_hidden, context), batch).mean()
         parts = {"reconstruction": reconstruction, "kl": self.kl(batch, latent).mean()}
         n_genes, n_latent = (self.dimensions.genes, self.hp.latent_dim) if self.hp.averaged else (1, 1)
         total = self.hp.eta / n_genes * reconstruction + self.hp.beta / n_latent * warmup * parts["kl"]
-        penalty = self.penalty(Step(batch, latent, encoder_hidden, decoder_hidden, warmup))
-        if penalty is not None:
-            parts["penalty"] = penalty
-            total = total + penalty
+        for name, value in self.penalties(Step(batch, latent, encoder_hidden, decoder_hidden, warmup)).items():
+            parts[name] = value
+            total = total + value
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
     def kl(self, batch: Batch, latent: Latent) -> Tensor:
@@ -142,7 +183,7 @@ class VAE(Method):
         at_once : int
             Draws decoded together: memory is at_once x B x G values.
         """
-        latent, prior = self.encode(batch), self.prior_mean(batch)
+        latent = self.encode(batch)
         scale = latent.scale.expand_as(latent.mean)
         context = self.context(batch, self.decoder_sees)
         total = latent.mean.new_full((len(batch),), -math.inf)
@@ -150,7 +191,7 @@ class VAE(Method):
             n = min(at_once, particles - start)
             z = latent.mean + scale * torch.randn(n, *latent.mean.shape, device=latent.mean.device)
             h = self.decoder(z.flatten(0, 1), context.repeat(n, 1)).unflatten(0, (n, len(batch)))
-            weight = log_normal(z, prior, 1.0) - log_normal(z, latent.mean, scale)
+            weight = self.log_prior(z, batch) - log_normal(z, latent.mean, scale)
             total = torch.logaddexp(total, (weight - self.likelihood.particles_nll(h, batch)).logsumexp(0))
         return math.log(particles) - total
 

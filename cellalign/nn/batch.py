@@ -92,13 +92,15 @@ class Batch:
     condition : Tensor [B], int64
         Codes of the condition: all zero where a method takes none, -1 where a cell's is unknown.
     batches : Tensor [B, n_batch_keys], int64
-        Codes of the technical covariates.
+        Codes of the technical covariates, -1 where unknown.
     covariates : Tensor [B, n_covariate_keys], int64
-        Codes of the biological covariates.
+        Codes of the biological covariates, -1 where missing.
     label : Tensor [B], int64
         Codes of the cell type, -1 where there is none.
     value : Tensor [B], float32
         Value of a continuous condition, in standard deviations from its mean; zero where there is none.
+    numbers : Tensor [B, n_numeric], float32
+        Numeric technical covariates, then numeric biological ones, standardised; zero where missing.
     """
 
     expression: Tensor | SparseRows
@@ -107,6 +109,7 @@ class Batch:
     covariates: Tensor
     label: Tensor
     value: Tensor
+    numbers: Tensor
 
     @classmethod
     def of(cls, expression: Tensor | SparseRows, condition: Tensor, **others: Tensor) -> Batch:
@@ -114,7 +117,8 @@ class Batch:
         none = condition.new_zeros(len(condition), 0)
         given = {"batches": none, "covariates": none, "label": torch.full_like(condition, -1)}
         value = torch.zeros(len(condition), device=condition.device)
-        return cls(expression, condition, **(given | {"value": value} | others))
+        given |= {"value": value, "numbers": value.new_zeros(len(condition), 0)}
+        return cls(expression, condition, **(given | others))
 
     def __len__(self) -> int:
         return len(self.condition)
@@ -143,6 +147,12 @@ class Batch:
     def with_condition(self, code: int) -> Batch:
         """The same cells under another condition (the action of a counterfactual)."""
         return replace(self, condition=torch.full_like(self.condition, code))
+
+    def with_batch(self, column: int, code: int) -> Batch:
+        """The same cells as if measured in another batch: a code of one technical covariate."""
+        batches = self.batches.clone()
+        batches[:, column] = code
+        return replace(self, batches=batches)
 
     def with_value(self, value: float) -> Batch:
         """The same cells under another value of a continuous condition."""

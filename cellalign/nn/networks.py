@@ -56,30 +56,38 @@ class ContextLinear(nn.Module):
 
 
 class Fast(nn.Module):
-    """A parameter ten times the tensor that is optimised, for values with a long way to go.
+    """A parameter `speed` times the tensor that is optimised, for values with a long way to go.
 
     Adam moves every tensor by about the learning rate a step. That suits weights, of which many act together; a
     dispersion of 1,000 (log 7), a shift of 5 or a logit from 5 to -5 would take thousands of steps.
     """
 
-    SPEED = 10.0
-
-    def __init__(self, start: Tensor) -> None:
+    def __init__(self, start: Tensor, speed: float = 10.0) -> None:
         super().__init__()
-        self.slow = nn.Parameter(start / self.SPEED)
+        self.speed = speed
+        self.slow = nn.Parameter(start / speed)
 
     def forward(self) -> Tensor:
         """The value."""
-        return self.SPEED * self.slow
+        return self.speed * self.slow
+
+    @torch.no_grad()
+    def restart(self, start: Tensor, speed: float) -> None:
+        """Begin elsewhere, at another speed."""
+        self.speed = speed
+        self.set(start)
 
     @torch.no_grad()
     def set(self, value: Tensor, rows: slice = slice(None)) -> None:
         """Replace the value, or some rows of it."""
-        self.slow[rows] = torch.as_tensor(value, dtype=self.slow.dtype, device=self.slow.device) / self.SPEED
+        self.slow[rows] = torch.as_tensor(value, dtype=self.slow.dtype, device=self.slow.device) / self.speed
 
 
 class MLP(nn.Module):
-    """Hidden layers of linear, batch norm, leaky ReLU and dropout; the context enters at the first one."""
+    """Hidden layers of linear, batch norm, leaky ReLU and dropout.
+
+    The context enters at the first one, with `deep` at every one.
+    """
 
     def __init__(
         self,
@@ -90,28 +98,45 @@ class MLP(nn.Module):
         batch_norm: bool = True,
         dropout: float = 0.0,
         negative_slope: float = 0.01,
+        deep: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        self.deep = deep and n_context > 0
         self.first = ContextLinear(n_in, hidden[0], n_context)
-        blocks = []
+        blocks, linears = [], []
         for width, before in zip(hidden, [None, *hidden], strict=False):
-            layers: list[nn.Module] = [] if before is None else [nn.Linear(before, width)]
+            layers: list[nn.Module] = []
+            if before is not None and self.deep:
+                linears.append(ContextLinear(before, width, n_context))
+            elif before is not None:
+                layers.append(nn.Linear(before, width))
             if batch_norm:
-                layers.append(nn.BatchNorm1d(width))
+                layers.append(nn.BatchNorm1d(width, eps, momentum))
             layers.append(nn.LeakyReLU(negative_slope, inplace=True))
             if dropout:
                 layers.append(nn.Dropout(dropout))
             blocks.append(nn.Sequential(*layers))
         self.after_first, self.rest = blocks[0], nn.Sequential(*blocks[1:])
+        self.linears = nn.ModuleList(linears)
         self.n_out = hidden[-1]
 
     def first_hidden(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
         """Units of the first hidden layer, x [B, n_in], context [B, n_context] -> [B, hidden[0]]."""
         return self.after_first(self.first(x, context))
 
+    def go_on(self, h: Tensor, context: Tensor) -> Tensor:
+        """Units of the last hidden layer from those of the first."""
+        if not self.deep:
+            return self.rest(h)
+        for linear, block in zip(self.linears, self.rest, strict=True):
+            h = block(linear(h, context))
+        return h
+
     def forward(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
         """Units of the last hidden layer, x [B, n_in], context [B, n_context] -> [B, hidden[-1]]."""
-        return self.rest(self.first_hidden(x, context))
+        return self.go_on(self.first_hidden(x, context), context)
 
 
 class Classifier(nn.Module):

@@ -42,6 +42,42 @@ def pairwise_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return -0.5 * squared - scale.log().sum(1)
 
 
+def total_correlation(
+    z: Tensor, mean: Tensor, scale: Tensor, split: int, n_cells: int, domain: Tensor | None = None
+) -> Tensor:
+    """Dependence between two blocks of latents, KL(q(z) || q(z_I) q(z_S)), by minibatch-weighted sampling.
+
+    Each aggregated posterior is log q(z_i) = log sum_j q(z_i | x_j) - log(B N) (inVAE eq. 10 and 11), where i and j
+    are of one domain, B of them in the batch and N among all cells.
+
+    Parameters
+    ----------
+    z, mean, scale : Tensor [B, p]
+        Posterior draws, means and standard deviations.
+    split : int
+        z_I are the first `split` dimensions.
+    n_cells : int
+        Cells trained on; those of a domain are reckoned from its share of the batch.
+    domain : Tensor [B], int64, optional
+        Codes; without them all cells are of one domain, as in the authors' code.
+
+    Returns
+    -------
+    Tensor []
+        Mean over the batch, in nats.
+    """
+    blocks = slice(None, split), slice(split, None)
+    invariant, spurious = (pairwise_log_density(z[:, b], mean[:, b], scale[:, b]) for b in blocks)
+    size = z.new_full((len(z),), len(z))
+    if domain is not None:
+        same = domain[:, None] == domain
+        size = same.sum(1).to(z.dtype)
+        invariant, spurious = (log_q.masked_fill(~same, -torch.inf) for log_q in (invariant, spurious))
+    log_pairs = (size * size * (n_cells / len(z))).log()
+    whole = (invariant + spurious).logsumexp(1)
+    return (whole - invariant.logsumexp(1) - spurious.logsumexp(1) + log_pairs).mean()
+
+
 def misalignment(
     z: Tensor,
     mean: Tensor,

@@ -21,9 +21,9 @@ def cells(n=120, genes=20):
     condition = np.arange(n) % 2
     x = rng.normal(size=(n, 3)) @ rng.normal(size=(3, genes)) + condition[:, None] + 0.1 * rng.normal(size=(n, genes))
     none = torch.zeros(n, 0, dtype=torch.int64)
-    return Cells(
-        as_matrix(x.astype(np.float32)), torch.from_numpy(condition), none, none, torch.full((n,), -1), torch.zeros(n)
-    )
+    label, value = torch.full((n,), -1), torch.zeros(n)
+    matrix = as_matrix(x.astype(np.float32))
+    return Cells(matrix, torch.from_numpy(condition), none, none, label, value, torch.zeros(n, 0))
 
 
 def run(plan=None, *, seed=0, method="comp", checkpoint=None, progress=None, data=None):

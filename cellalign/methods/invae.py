@@ -1,0 +1,142 @@
+"""inVAE: invariant and spurious latents with a prior each (Aliee et al. 2023).
+
+Encoder q(z_I, z_S | x, d, b), decoder p(x | z_I, z_S), prior p(z_I | d) of the exponential family fitted by score
+matching (eq. 5, 9), or factorised; prior p(z_S | b) = N(m(b), s(b)) (eq. 6); negative binomial likelihood; penalty the
+total correlation of z_I and z_S (eq. 10). d are the biological covariates, b the technical ones: what b explains costs
+nothing in z_S and much in z_I, whose prior does not know it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from cellalign.methods.base import BATCHES, COVARIATES, Dimensions, Latent, Step, Target
+from cellalign.methods.nf_ivae import NFIVAE
+from cellalign.nn.batch import Batch
+from cellalign.nn.distributions import log_normal
+from cellalign.nn.penalties import total_correlation
+from cellalign.nn.priors import NormalPrior
+
+
+class INVAE(NFIVAE):
+    """VAE with a block of latents for the biology and one for the technique."""
+
+    name = "invae"
+    summary = "invariant VAE: biology in z_I, technical effects in z_S"
+    reference = "Aliee et al. 2023"
+    prior_sees = (COVARIATES,)
+
+    class Hyperparameters(NFIVAE.Hyperparameters):
+        """Adds the spurious block and the penalty."""
+
+        latent_dim: int = Field(20, ge=1, le=10_000, description="number of invariant latents")
+        spurious_dim: int = Field(5, ge=1, le=10_000, description="number of spurious latents")
+        inject: bool = Field(False, description="tell the decoder the technical covariates instead of learning z_S")
+        spurious_mean: bool = Field(
+            True, description="the spurious prior's mean depends on b (eq. 6); false fixes it at 0 as the authors' code"
+        )
+        total_correlation: float = Field(
+            1.0, ge=0, le=1e4, description="weight of the total correlation, beta of eq. 12"
+        )
+        within_domain: bool = Field(
+            True, description="total correlation among cells of the same d and b (eq. 11); false: of the whole batch"
+        )
+
+    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
+        super().__init__(hyperparameters, dimensions)
+        self.spurious_prior = None
+        if not self.hp.inject:
+            n_context = self.n_context((BATCHES,))
+            self.spurious_prior = NormalPrior(
+                self.hp.spurious_dim, n_context, centred=not self.hp.spurious_mean, apart=2.0
+            )
+
+    @property
+    def n_latent(self) -> int:
+        """Invariant latents, then spurious ones."""
+        return self.hp.latent_dim + (0 if self.hp.inject else self.hp.spurious_dim)
+
+    @property
+    def decoder_sees(self) -> tuple[str, ...]:  # type: ignore[override]
+        """z alone, or with it the technical covariates."""
+        return (BATCHES,) if self.hp.inject else ()
+
+    @property
+    def sees_batches(self) -> bool:
+        """Another batch is another z_S, or told to the decoder."""
+        return True
+
+    def invariant(self, latent: Latent) -> Latent:
+        """z_I: [B, latent_dim]."""
+        keep = slice(None, self.hp.latent_dim)
+        return Latent(latent.mean[:, keep], latent.scale[:, keep], latent.z[:, keep])
+
+    def posterior(self, h: Tensor, batch: Batch) -> Latent:
+        """q(z_I, z_S | x, d, b), z_S as a difference from its prior's mean.
+
+        What b explains is then in z_S from the first step on, at no cost, and z_I need not learn it first.
+        """
+        latent = super().posterior(h, batch)
+        if self.spurious_prior is None or not self.hp.spurious_mean:
+            return latent
+        centre = F.pad(self.spurious_prior(self.context(batch, (BATCHES,)))[0], (self.hp.latent_dim, 0))
+        return Latent(latent.mean + centre, latent.scale, latent.z + centre)
+
+    def kl(self, batch: Batch, latent: Latent) -> Tensor:
+        """KL of both blocks to their priors, [B]; but for a constant where z_I's prior does not factorise."""
+        kl = super().kl(batch, latent)
+        if self.spurious_prior is None:
+            return kl
+        spurious, p = self.context(batch, (BATCHES,)), self.hp.latent_dim
+        return kl + self.spurious_prior.kl(latent.mean[:, p:], latent.scale[:, p:], spurious)
+
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
+        """Log density of draws of both blocks [T, B, p] under their priors, [T, B]."""
+        invariant, spurious = z.tensor_split([self.hp.latent_dim], -1)
+        found = super().log_prior(invariant, batch)
+        if self.spurious_prior is None:
+            return found
+        return found + log_normal(spurious, *self.spurious_prior(self.context(batch, (BATCHES,))))
+
+    def penalties(self, step: Step) -> dict[str, Tensor]:
+        """Score matching, and the total correlation, which sets in as the KL does."""
+        found = super().penalties(step)
+        weight = self.hp.total_correlation * step.warmup
+        if self.hp.inject or weight == 0:
+            return found
+        latent, p = step.latent, self.hp.latent_dim
+        domain = self.domains(step.batch) if self.hp.within_domain else None
+        value = total_correlation(latent.z, latent.mean, latent.scale, p, self.dimensions.cells, domain)
+        return found | {"total_correlation": weight * value}
+
+    def domains(self, batch: Batch) -> Tensor:
+        """Codes [B] of the combinations of all categorical covariates."""
+        code = torch.zeros_like(batch.condition)
+        sizes = (*self.dimensions.covariates, *self.dimensions.batches)
+        for n, column in zip(sizes, torch.cat([batch.covariates, batch.batches], 1).T, strict=True):
+            code = code * (n + 1) + column + 1
+        return code
+
+    def embedding(self, batch: Batch) -> Tensor:
+        """Posterior mean of z_I, [B, latent_dim]."""
+        return self.encode(batch).mean[:, : self.hp.latent_dim]
+
+    def embeddings(self, batch: Batch) -> dict[str, Tensor]:
+        """z_I, and z_S as X_invae_spurious."""
+        invariant, spurious = self.encode(batch).mean.tensor_split([self.hp.latent_dim], 1)
+        return {"": invariant} if self.hp.inject else {"": invariant, "_spurious": spurious}
+
+    def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
+        """Another batch: z_S at the same quantile of that batch's prior; z_I stays."""
+        _, moved = super().intervene(z, batch, to)
+        if self.spurious_prior is None or to.batch is None:
+            return z, moved
+        invariant, spurious = z.tensor_split([self.hp.latent_dim], 1)
+        mean, scale = self.spurious_prior(self.context(batch, (BATCHES,)))
+        new_mean, new_scale = self.spurious_prior(self.context(moved, (BATCHES,)))
+        return torch.cat([invariant, new_mean + new_scale * (spurious - mean) / scale], 1), moved

@@ -1,0 +1,100 @@
+"""NF-iVAE: a prior that depends on covariates and does not factorise (Lu et al. 2022; baseline of the inVAE paper).
+
+Encoder q(z | x, d, b), decoder p(x | z), prior p(z | d, b) of the exponential family (inVAE eq. 5) fitted by score
+matching, negative binomial likelihood. d are the biological, b the technical covariates. With `prior=factorised` the
+prior is N(m(d, b), s(d, b)): the iVAE of Khemakhem et al. 2020 as the inVAE paper runs it.
+
+In training the encoder is told nothing of d and b for a share of the cells, so that it embeds cells of which they are
+not known: query cells without annotation, cells of a batch it has never seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cellalign.methods.base import BATCHES, COVARIATES, Dimensions, Latent, Step
+from cellalign.methods.vae import COUNT_PLAN, VAE, CountHyperparameters
+from cellalign.nn.batch import Batch
+from cellalign.nn.distributions import log_normal
+from cellalign.nn.priors import ExponentialFamilyPrior, NormalPrior
+
+
+class NFIVAE(VAE):
+    """VAE whose prior is given covariates; technical ones count like biological ones."""
+
+    name = "nf-ivae"
+    summary = "identifiable VAE whose prior depends on all covariates and need not factorise"
+    reference = "Lu et al. 2022"
+    encoder_sees = (COVARIATES, BATCHES)
+    prior_sees: ClassVar[tuple[str, ...]] = (COVARIATES, BATCHES)
+    least_variance = 1e-4
+    # the loss holds an unnormalised density: it ranks no epochs, so no cells are kept for that
+    plan_defaults: ClassVar = COUNT_PLAN | {"validation": 0.0}
+
+    class Hyperparameters(CountHyperparameters):
+        """Adds the prior."""
+
+        latent_dim: int = Field(20, ge=1, le=10_000, description="number of latent dimensions")
+        prior: Literal["non-factorised", "factorised"] = Field(
+            "non-factorised", description="whether latents may depend on each other given the covariates"
+        )
+        score_regularisation: float = Field(
+            0.0, ge=0, le=100, description="weight of squared second derivatives in score matching"
+        )
+        hide: float = Field(
+            0.5, ge=0, le=1, description="share of cells whose covariates the encoder is not told in training"
+        )
+
+    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
+        super().__init__(hyperparameters, dimensions)
+        n_context = self.n_context(self.prior_sees)
+        self.prior: NormalPrior | ExponentialFamilyPrior
+        if self.hp.prior == "factorised":
+            self.prior = NormalPrior(self.hp.latent_dim, n_context)
+        else:
+            self.prior = ExponentialFamilyPrior(self.hp.latent_dim, n_context)
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the prior is the normal one."""
+        return self.hp.prior == "factorised"
+
+    @property
+    def does_without_covariates(self) -> bool:
+        """Whether they are hidden from the encoder for some cells in training."""
+        return self.hp.hide > 0
+
+    def encoder_context(self, batch: Batch) -> Tensor:
+        """One-hot covariates; in training zeros for a share of the cells."""
+        context = super().encoder_context(batch)
+        if not self.training or self.hp.hide == 0:
+            return context
+        told = torch.rand(len(batch), 1, device=context.device) >= self.hp.hide
+        return context * told
+
+    def invariant(self, latent: Latent) -> Latent:
+        """The dimensions the prior is over: all."""
+        return latent
+
+    def kl(self, batch: Batch, latent: Latent) -> Tensor:
+        """KL of the posterior to the prior, [B]; but for a constant where the prior's normaliser is not known."""
+        latent, context = self.invariant(latent), self.context(batch, self.prior_sees)
+        if isinstance(self.prior, NormalPrior):
+            return self.prior.kl(latent.mean, latent.scale, context)
+        return self.prior.kl(latent.z, latent.scale, context)
+
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
+        """Log density of draws z [T, B, p] under the prior, [T, B], where its normaliser is known."""
+        assert isinstance(self.prior, NormalPrior)
+        return log_normal(z, *self.prior(self.context(batch, self.prior_sees)))
+
+    def penalties(self, step: Step) -> dict[str, Tensor]:
+        """Score matching, which moves the prior alone (inVAE eq. 9)."""
+        if isinstance(self.prior, NormalPrior):
+            return {}
+        z, context = self.invariant(step.latent).z, self.context(step.batch, self.prior_sees)
+        return {"score_matching": self.prior.score_matching(z, context, self.hp.score_regularisation)}

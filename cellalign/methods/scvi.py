@@ -1,0 +1,58 @@
+"""scVI, as scvi-tools trains it by default (Lopez et al. 2018).
+
+Encoder q(z | x) with learned scale, which does not see the batch; decoder p(x | z, b) that sees condition and batches
+in every layer; standard normal prior; zero-inflated negative binomial likelihood with one dispersion per gene and the
+observed library size; KL warm-up over 400 epochs, no penalty.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from cellalign.methods.base import BATCHES, CONDITION, Dimensions
+from cellalign.methods.vae import VAE
+from cellalign.nn.likelihoods import Counts, Kind
+
+# of the batch normalisation in scvi-tools
+NORM = {"momentum": 0.01, "eps": 1e-3}
+
+
+class SCVI(VAE):
+    """Variational inference of counts; the batches to remove are the condition and the technical covariates."""
+
+    name = "scvi"
+    summary = "scVI: counts, decoder told the batch; scvi-tools' defaults"
+    reference = "Lopez et al. 2018"
+    decoder_sees = (CONDITION, BATCHES)
+    encoder_shape = NORM
+    decoder_shape: ClassVar = NORM | {"deep": True, "dropout": 0.0}
+    least_variance = 1e-4
+    plan_defaults: ClassVar = {
+        "epoch_rule": "cells",
+        "batch_size": 128,
+        "lr": 1e-3,
+        "weight_decay": 1e-6,
+        "adam_eps": 0.01,
+        "schedule": "constant",
+        "warmup_epochs": 400,
+        "early_stopping": False,
+    }
+
+    class Hyperparameters(VAE.Hyperparameters):
+        """scvi-tools' defaults."""
+
+        latent_dim: int = Field(10, ge=1, le=10_000, description="number of latent dimensions")
+        hidden: tuple[int, ...] = Field((128,), min_length=1, description="encoder widths; the decoder mirrors them")
+        dropout: float = Field(0.1, ge=0, lt=1, description="share of the encoder's hidden units dropped in training")
+        negative_slope: float = Field(0.0, ge=0, le=1, description="slope of the leaky ReLU below zero")
+        likelihood: Kind = Field(
+            "zinb", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)"
+        )
+
+    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
+        super().__init__(hyperparameters, dimensions)
+        if isinstance(self.likelihood, Counts):
+            self.likelihood.log_theta.restart(torch.randn(dimensions.genes), speed=1.0)

@@ -1,0 +1,325 @@
+"""scvi, scanvi, nf-ivae and invae: what each sees, its loss from the equations, covariates that are missing."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import nbinom
+
+import cellalign
+from cellalign.engine.plan import Plan
+from cellalign.methods.base import COVARIATES, Dimensions, Target
+from cellalign.methods.registry import get
+from cellalign.nn.batch import Batch
+from cellalign.nn.penalties import total_correlation
+
+N, GENES = 12, 9
+SIZES = Dimensions(GENES, conditions=1, batches=(2,), covariates=(3,), labels=3, cells=100)
+
+
+def build(name, dimensions=SIZES, **settings):
+    torch.manual_seed(0)
+    cls = get(name)
+    method = cls(cls.Hyperparameters(**({"hidden": (16,), "latent_dim": 4} | settings)), dimensions).eval()
+    with torch.no_grad():  # away from a start where some outputs are constant
+        for value in method.parameters():
+            value += 0.1 * torch.randn_like(value)
+    return method
+
+
+def cells(n=N):
+    generator = torch.Generator().manual_seed(1)
+    counts = torch.poisson(torch.full((n, GENES), 2.0), generator=generator)
+    codes = torch.arange(n)
+    return Batch.of(
+        counts,
+        torch.zeros(n, dtype=torch.int64),
+        batches=codes[:, None] % 2,
+        covariates=codes[:, None] % 3,
+        label=codes % 3,
+    )
+
+
+def other(batch, **codes):
+    return Batch(**(vars_of(batch) | codes))
+
+
+def vars_of(batch):
+    names = ("expression", "condition", "batches", "covariates", "label", "value", "numbers")
+    return {name: getattr(batch, name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder_sees", "decoder_sees"),
+    [
+        ("scvi", set(), {"batches"}),
+        ("scanvi", set(), {"batches"}),
+        ("nf-ivae", {"batches", "covariates"}, set()),
+        ("invae", {"batches", "covariates"}, set()),
+    ],
+)
+def test_what_each_network_sees(name, encoder_sees, decoder_sees):
+    method, batch = build(name), cells()
+    z = torch.zeros(N, method.n_latent)
+    for key in ("batches", "covariates", "label"):
+        changed = other(batch, **{key: (getattr(batch, key) + 1) % 2})
+        moved = (method.encode(changed).mean - method.encode(batch).mean).abs().max()
+        assert (float(moved.detach()) > 1e-4) == (key in encoder_sees), key
+        moved = (method.predict(z, changed) - method.predict(z, batch)).abs().max()
+        assert (float(moved.detach()) > 1e-4) == (key in decoder_sees), key
+
+
+def test_scvi_has_the_defaults_of_scvi_tools():
+    cls = get("scvi")
+    hp, plan = cls.Hyperparameters(), Plan(**cls.plan_defaults)
+    assert (hp.latent_dim, hp.hidden, hp.dropout, hp.likelihood) == (10, (128,), 0.1, "zinb")
+    assert (plan.batch_size, plan.lr, plan.weight_decay, plan.adam_eps) == (128, 1e-3, 1e-6, 0.01)
+    assert [plan.resolve_epochs(n) for n in (500, 20_000, 40_000, 10**8)] == [400, 400, 200, 1]
+    method = cls(cls.Hyperparameters(hidden=(8, 8)), SIZES)
+    assert [m.p for m in method.encoder.modules() if isinstance(m, torch.nn.Dropout)] == [0.1, 0.1]
+    assert not [m for m in method.decoder.modules() if isinstance(m, torch.nn.Dropout)]
+    norms = [m for m in method.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    assert {(m.momentum, m.eps) for m in norms} == {(0.01, 1e-3)} and len(norms) == 4
+    assert method.likelihood.log_theta().std() > 0.3  # drawn, as scvi-tools draws it
+
+
+def test_the_batch_enters_every_layer_of_scvis_decoder():
+    method, batch = build("scvi", hidden=(8, 8)), cells()
+    context = method.context(batch, method.decoder_sees)
+    h = torch.randn(N, 8)
+    moved = method.decoder.go_on(h, context) - method.decoder.go_on(h, 1 - context)
+    assert float(moved.detach().abs().max()) > 1e-4
+
+
+def plain_zinb(x, mean, theta, logit) -> float:
+    """Negative log-likelihood of one count, from the definition."""
+    dropout = 1 / (1 + math.exp(-logit))
+    p = (1 - dropout) * nbinom.pmf(x, theta, theta / (theta + mean)) + dropout * (x == 0)
+    return -math.log(p)
+
+
+def test_scvis_negative_elbo_is_the_equation():
+    method, batch = build("scvi"), cells()
+    torch.manual_seed(3)
+    found = method.nelbo(batch).detach()
+    torch.manual_seed(3)
+    latent = method.encode(batch)
+    h = method.decode(latent.z, batch)
+    share = method.likelihood.to_logits(h).softmax(1).detach().double().numpy()
+    logits = method.likelihood.to_dropout(h).detach().double().numpy()
+    theta = method.likelihood.log_theta().exp().detach().double().numpy()
+    mean, scale = latent.mean.detach().double().numpy(), latent.scale.detach().double().numpy()
+    assert np.all(scale**2 > 1e-4)
+    for i in range(N):
+        x, size = batch.x[i].numpy(), float(batch.x[i].sum())
+        total = sum(plain_zinb(x[g], size * share[i, g], theta[g], logits[i, g]) for g in range(GENES))
+        total += sum(0.5 * (mean[i, k] ** 2 + scale[i, k] ** 2 - 1) - math.log(scale[i, k]) for k in range(4))
+        assert float(found[i]) == pytest.approx(total, rel=1e-4)
+
+
+def test_scanvis_loss_sums_over_labels():
+    """log q(z) + sum_y q(y | z) [-log p(z | u, y) + w KL(u)] + w KL(y), and 50 times the cross-entropy."""
+    method, batch = build("scanvi"), cells()
+    batch = other(batch, label=torch.where(torch.arange(N) < 8, batch.label, -1))
+    torch.manual_seed(4)
+    loss = method.loss(batch, warmup=0.25)
+    torch.manual_seed(4)
+    latent = method.encode(batch)
+    normal = torch.distributions.Normal
+    reconstruction = method.likelihood.nll(method.decode(latent.z, batch), batch).mean()
+    noise = torch.randn(3 * N, 4).view(3, N, 4)
+    weights = method.logits(latent.z).softmax(1)
+    total = normal(latent.mean, latent.scale).log_prob(latent.z).sum(1)
+    for y in range(3):
+        label = torch.zeros(N, 3)
+        label[:, y] = 1
+        mean, scale = method.encoder_u(latent.z, label)
+        u = mean + scale * noise[y]
+        prior = normal(*method.decoder_u(u, label)).log_prob(latent.z).sum(1)
+        kl = torch.distributions.kl_divergence(normal(mean, scale), normal(0.0, 1.0)).sum(1)
+        total = total + weights[:, y] * (-prior + 0.25 * kl)
+        total = total + 0.25 * weights[:, y] * (weights[:, y] * 3).log()
+    entropy = torch.nn.functional.cross_entropy(method.logits(latent.mean)[:8], batch.label[:8])
+    torch.testing.assert_close(loss.total, reconstruction + total.mean() + 50 * entropy, rtol=1e-4, atol=1e-4)
+
+
+def test_a_label_that_is_missing_does_not_change_scanvis_elbo():
+    method, batch = build("scanvi"), cells()
+    torch.manual_seed(1)
+    known = method.nelbo(batch)
+    torch.manual_seed(1)
+    torch.testing.assert_close(known, method.nelbo(other(batch, label=torch.full((N,), -1))))
+
+
+@pytest.mark.parametrize("name", ["scvi", "scanvi", "nf-ivae", "invae"])
+def test_the_importance_weighted_bound_is_tighter_than_the_elbo(name):
+    settings = {} if name.startswith("sc") else {"prior": "factorised"}
+    method, batch = build(name, **settings), cells()
+    with torch.inference_mode():
+        elbo = torch.stack([method.nelbo(batch) for _ in range(400)]).mean(0)
+        tight = method.importance_weighted_nll(batch, 400)
+    assert bool((tight < elbo).all()) and float((elbo - tight).max()) < 30
+
+
+def test_unknown_covariates_are_zeros_and_known_ones_are_hidden_in_training():
+    method, batch = build("invae", hide=0.5), cells(400)
+    known = method.encoder_context(batch)
+    assert torch.equal(known.sum(1), torch.full((400,), 2.0))
+    unknown = other(batch, batches=torch.full((400, 1), -1), covariates=torch.full((400, 1), -1))
+    assert float(method.encoder_context(unknown).abs().sum()) == 0
+    told = method.train().encoder_context(batch).sum(1)
+    assert set(told.tolist()) == {0.0, 2.0} and 0.4 < float((told > 0).float().mean()) < 0.6
+
+
+def test_numbers_enter_as_they_are():
+    sizes = Dimensions(GENES, covariates=(3,), numeric_batches=1, numeric_covariates=2, cells=100)
+    method, batch = build("invae", sizes), cells()
+    batch = other(batch, batches=torch.zeros(N, 0, dtype=torch.int64), numbers=torch.randn(N, 3))
+    assert torch.equal(method.context(batch, ("batches",)), batch.numbers[:, :1])
+    assert torch.equal(method.context(batch, (COVARIATES,))[:, 3:], batch.numbers[:, 1:])
+    assert bool(torch.isfinite(method.loss(batch, 1.0).total))
+
+
+def test_invaes_loss_is_the_sum_of_its_parts():
+    method, batch = build("invae", spurious_dim=2, total_correlation=0.7, beta=0.5), cells()
+    torch.manual_seed(5)
+    loss = method.loss(batch, warmup=0.5)
+    torch.manual_seed(5)
+    latent = method.encode(batch)
+    d, b = method.context(batch, (COVARIATES,)), method.context(batch, ("batches",))
+    z, scale = latent.z[:, :4], latent.scale[:, :4]
+    entropy = torch.distributions.Normal(0.0, latent.scale[:, :4]).entropy().sum(1)
+    spurious = torch.distributions.kl_divergence(
+        torch.distributions.Normal(latent.mean[:, 4:], latent.scale[:, 4:]),
+        torch.distributions.Normal(*method.spurious_prior(b)),
+    ).sum(1)
+    kl = (spurious - entropy - method.prior(z, d)).mean()
+    domain = batch.covariates[:, 0] * 2 + batch.batches[:, 0]
+    tc = total_correlation(latent.z, latent.mean, latent.scale, 4, 100, domain)
+    expected = method.likelihood.nll(method.decode(latent.z, batch), batch).mean() + 0.5 * 0.5 * kl
+    expected = expected + method.prior.score_matching(z, d) + 0.5 * 0.7 * tc
+    torch.testing.assert_close(loss.total, expected)
+    assert set(loss.parts) == {"reconstruction", "kl", "score_matching", "total_correlation"}
+
+
+def test_domains_are_the_combinations_of_all_covariates():
+    method, batch = build("invae"), cells()
+    codes = method.domains(batch)
+    pairs = [tuple(p) for p in torch.cat([batch.covariates, batch.batches], 1).tolist()]
+    for i in range(N):
+        for j in range(N):
+            assert (codes[i] == codes[j]) == (pairs[i] == pairs[j])
+
+
+def test_another_batch_moves_the_spurious_latents_to_its_prior_and_no_others():
+    method, batch = build("invae", spurious_dim=2), cells()
+    z = method.encode(batch).mean
+    moved, after = method.intervene(z, batch, Target((1,), batch=0))
+    assert torch.equal(moved[:, :4], z[:, :4]) and bool((after.batches == 1).all())
+    stays = batch.batches[:, 0] == 1
+    torch.testing.assert_close(moved[stays], z[stays])
+    prior = method.spurious_prior
+    (mean, scale), (new_mean, new_scale) = (prior(method.context(b, ("batches",))) for b in (batch, after))
+    torch.testing.assert_close((moved[:, 4:] - new_mean) / new_scale, (z[:, 4:] - mean) / scale)
+    assert float((moved - z)[~stays].detach().abs().max()) > 1e-3
+
+
+def test_injection_tells_the_decoder_the_batch_and_leaves_no_spurious_latents():
+    method, batch = build("invae", inject=True), cells()
+    assert method.n_latent == 4 and set(method.embeddings(batch)) == {""}
+    moved, after = method.intervene(method.encode(batch).mean, batch, Target((1,), batch=0))
+    change = method.predict(moved, after) - method.predict(moved, batch)
+    assert float(change[batch.batches[:, 0] == 0].detach().abs().max()) > 1e-4
+    assert set(build("invae").embeddings(batch)) == {"", "_spurious"}
+
+
+@pytest.fixture(scope="module")
+def sites():
+    """Two sites that shift every gene, three cell types, a disease that moves a fifth of the genes."""
+    made = cellalign.simulate.ifnb(
+        900, 80, n_cell_types=3, sites=2, donors=4, diseased=0.5, disease_effect=1.0, stimulated=0, seed=3
+    )
+    return cellalign.preprocess(made, n_top_genes=80)
+
+
+def accuracy(z, names) -> float:
+    from sklearn.linear_model import LogisticRegression
+
+    train, test = np.arange(0, len(z), 2), np.arange(1, len(z), 2)
+    y = np.asarray(names).astype(str)
+    return LogisticRegression(max_iter=2000).fit(z[train], y[train]).score(z[test], y[test])
+
+
+def test_invae_keeps_the_biology_in_one_block_and_the_site_in_the_other(sites):
+    model = cellalign.train(
+        sites,
+        method="invae",
+        batch=["site"],
+        covariate=["disease", "cell_type"],
+        settings={"latent_dim": 8, "spurious_dim": 3, "hidden": (32,)},
+        epochs=60,
+        batch_size=128,
+    )
+    found = model.embeddings(sites)
+    invariant, spurious = found["X_invae"], found["X_invae_spurious"]
+    assert invariant.shape == (900, 8) and spurious.shape == (900, 3)
+    assert accuracy(spurious, sites.obs["site"]) > 0.95 and accuracy(invariant, sites.obs["site"]) < 0.75
+    assert accuracy(invariant, sites.obs["disease"]) > 0.9 and accuracy(invariant, sites.obs["cell_type"]) > 0.9
+    assert accuracy(spurious, sites.obs["cell_type"]) < accuracy(invariant, sites.obs["cell_type"]) - 0.2
+    moved = model.counterfactual(sites, to="site=site2")
+    real = sites[(sites.obs["site"] == "site2")].layers["counts"].toarray().sum(0)
+    before = moved.layers["source"].toarray().sum(0)
+    predicted, truth = np.log1p(moved.X.sum(0)), np.log1p(real)
+    assert (moved.obs["site_source"] == "site1").all() and (moved.obs["site"] == "site2").all()
+    assert np.corrcoef(predicted - np.log1p(before), truth - np.log1p(before))[0, 1] > 0.8
+
+
+def test_scanvi_labels_the_cells_that_have_no_label(sites):
+    hidden = sites.copy()
+    hidden.obs["known"] = hidden.obs["cell_type"].astype(str)
+    hidden.obs.loc[hidden.obs_names[::3], "known"] = "Unknown"
+    model = cellalign.train(
+        hidden,
+        method="scanvi",
+        batch=["site"],
+        label="known",
+        unlabelled="Unknown",
+        settings={"hidden": (32,)},
+        epochs=20,
+        lr=4e-3,
+    )
+    assert "Unknown" not in model.roles.categories["known"]
+    chosen = model.label_probability(hidden).argmax(1)
+    names = np.array(model.roles.categories["known"])[chosen]
+    blank = hidden.obs["known"] == "Unknown"
+    assert (names == hidden.obs["cell_type"].astype(str))[blank].mean() > 0.85
+
+
+def test_missing_covariates_and_numeric_ones_are_trained_on(sites):
+    some = sites.copy()
+    some.obs["disease"] = some.obs["disease"].astype(object).where(np.arange(900) % 3 > 0, None)
+    some.obs["age"] = np.where(np.arange(900) % 4 > 0, np.linspace(20, 60, 900), np.nan)
+    model = cellalign.train(
+        some,
+        method="invae",
+        batch=["site"],
+        covariate=["disease", "age"],
+        numeric=["age"],
+        settings={"hidden": (16,)},
+        epochs=2,
+    )
+    assert model.roles.numeric["age"]["mean"] == pytest.approx(np.nanmean(some.obs["age"]))
+    assert model.method.dimensions.numeric_covariates == 1 and model.method.dimensions.covariates == (2,)
+    bare = some.copy()
+    bare.obs = bare.obs[["cell_type"]]
+    with pytest.raises(cellalign.errors.InputError, match="no batch column 'site'"):
+        model.embed(bare)
+    assert np.isfinite(model.embed(bare, unseen=True)).all()
+    new, siteless = some.copy(), some.copy()
+    new.obs["site"] = "site9"
+    del siteless.obs["site"]
+    with pytest.raises(cellalign.errors.InputError, match="'site9' in column 'site' was never trained on"):
+        model.embed(new)
+    np.testing.assert_array_equal(model.embed(new, unseen=True), model.embed(siteless, unseen=True))
+    assert np.abs(model.embed(new, unseen=True) - model.embed(some)).max() > 1e-3
