@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellalign import simulate
+    from cellalign.annotation import annotate
     from cellalign.api import counterfactual, embed, load, train
     from cellalign.benchmarking import benchmark
     from cellalign.data.preprocess import preprocess
@@ -34,6 +35,7 @@ _HOME = {
     "counterfactual": "api",
     "targets": "graph",
     "add_programs": "graph",
+    "annotate": "annotation",
     "transfer": "transfer_learning",
     "tune": "tuning",
     "benchmark": "benchmarking",
@@ -47,6 +49,7 @@ __all__ = [
     "Evaluation",
     "Model",
     "add_programs",
+    "annotate",
     "benchmark",
     "counterfactual",
     "embed",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cellalign.cli import (
+    annotate,
     benchmark,
     counterfactual,
     demo,
@@ -32,7 +33,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (preprocess, train, tune, embed, counterfactual, evaluate, targets, transfer, benchmark, methods, demo):
+COMMANDS = (
+    preprocess,
+    train,
+    tune,
+    embed,
+    counterfactual,
+    annotate,
+    evaluate,
+    targets,
+    transfer,
+    benchmark,
+    methods,
+    demo,
+)
+for command in COMMANDS:
     app.command(name=command.NAME, epilog=command.EXAMPLES)(command.command)
 app.add_typer(simulate.app, name="simulate")
 

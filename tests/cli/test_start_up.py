@@ -9,7 +9,8 @@ from cellalign.cli.common import key_values
 from cellalign.errors import UsageError
 
 HEAVY = {"torch", "scanpy", "anndata", "pandas", "numpy", "scipy", "sklearn", "matplotlib", "pydantic", "h5py"}
-COMMANDS = ["preprocess", "train", "embed", "counterfactual", "evaluate", "targets", "methods", "demo", "simulate ifnb"]
+COMMANDS = ["preprocess", "train", "tune", "embed", "annotate", "counterfactual", "evaluate", "targets", "transfer"]
+COMMANDS += ["benchmark", "methods", "demo", "simulate ifnb", "simulate sparse-shift"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:

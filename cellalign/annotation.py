@@ -1,0 +1,244 @@
+"""Cell types of new cells from labelled ones, through a model's embedding of both (inVAE section 5.2, table 1)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from cellalign.data.checks import column, nearest
+from cellalign.data.inputs import matrix_of
+from cellalign.data.split import held_out
+from cellalign.errors import InputError, UsageError
+from cellalign.evaluation.table import Evaluation, Row
+from cellalign.metrics import annotation as metrics
+from cellalign.model import Model
+
+log = logging.getLogger("cellalign")
+CLASSIFIERS = ("auto", "linear", "knn")
+
+
+def annotate(
+    adata: AnnData,
+    model: Model,
+    *,
+    reference: AnnData,
+    label: str | None = None,
+    classifier: str = "auto",
+    k: int = 15,
+    unknown: float = 0.01,
+    missing_genes: str = "error",
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Predict the label of cells by a classifier on the model's embedding of labelled cells.
+
+    No encoder sees a label, neither of the reference nor of the cells, also where the model was trained with it as a
+    covariate. Batches and covariates never trained on, and absent columns of theirs, count as unknown. A method that
+    learned to do without them (nf-ivae, invae) is told none, of the reference nor of the cells, so that both are
+    embedded alike.
+
+    Parameters
+    ----------
+    adata : AnnData [n_cells, n_genes]
+        Cells on the scale the model was trained on; genes are matched by name.
+    model : Model
+    reference : AnnData
+        Labelled cells, such as the training data. Those without a label or held out from training are left out.
+    label : str, optional
+        obs column of the reference; default the label the model was trained with.
+    classifier : {"auto", "linear", "knn"}
+        Multinomial logistic regression, or votes of the k nearest reference cells weighing 1 / distance; "auto" is
+        the model's own classifier of this label where it has one, else "linear".
+    k : int
+        Neighbours that vote.
+    unknown : float
+        Share of reference cells of a label that would be flagged unknown, in [0, 1).
+    missing_genes : {"error", "zero"}
+    seed : int
+        Of the reference cells drawn to settle what is unknown, where there are many.
+
+    Returns
+    -------
+    DataFrame, by the cells' names
+        <label>_predicted (categorical, all labels that could be predicted), <label>_probability (float32) of it, and
+        <label>_unknown (bool): unlike any reference cell, whatever the prediction. A new type that the embedding
+        maps among known ones is not told by it.
+
+    Raises
+    ------
+    UsageError
+        No label, an unknown classifier, or a value out of range.
+    InputError
+        The reference has no such column or one label only, or the cells or the reference do not fit the model.
+    """
+    key = _checked(label, model, classifier, k, unknown)
+    names, labels, rows = _labelled(reference, key, model)
+    options: dict[str, Any] = {"missing_genes": missing_genes, "device": device, "threads": threads, "unseen": True}
+    cells = _blind(adata, key, model)
+    z = model.embed(cells, **options)
+    own = model.label_probability(cells, **options) if classifier == "auto" and key == model.roles.label else None
+    try:
+        known = model.embed(_blind(reference, key, model, rows), **options)
+    except InputError as error:
+        raise InputError(f"reference: {error}") from error
+    known, z = metrics.whiten(known, labels, z)
+    if own is not None:
+        probability, names = _under(own, model.roles.categories[key], names)
+    elif classifier == "knn":
+        distance, nearest_rows = metrics.neighbours(known, z, k)
+        probability = metrics.votes(distance, labels[nearest_rows], len(names))
+    else:
+        probability = metrics.linear(known, labels, z, len(names))
+    predicted = probability.argmax(1)
+    columns = {
+        f"{key}_predicted": pd.Categorical.from_codes(predicted, names),
+        f"{key}_probability": probability.max(1),
+        f"{key}_unknown": metrics.unlike(known, labels, z, predicted, unknown, seed=seed),
+    }
+    return pd.DataFrame(columns, index=adata.obs_names)
+
+
+def annotation_record(model: Model, label: str, **settings: str | int | float) -> dict[str, Any]:
+    """Provenance of an annotation, for uns["cellalign"]["annotation"]."""
+    return {
+        "method": model.name,
+        "label": label,
+        **settings,
+        "version": model.spec["cellalign"],
+        "weights": model.spec.get("weights_checksum", ""),
+    }
+
+
+def score(obs: pd.DataFrame, table: pd.DataFrame, label: str, *, unlabelled: str | None = None) -> Evaluation:
+    """Score an annotation where obs has the label too (inVAE table 1), else sum it up.
+
+    Parameters
+    ----------
+    obs : DataFrame
+        Of the annotated cells.
+    table : DataFrame
+        As `annotate` returns it.
+    label : str
+    unlabelled : str, optional
+        The label's value that means there is none.
+
+    Returns
+    -------
+    Evaluation
+        Panels "accuracy over <label>" (average, minimum, maximum and median over labels, and overall), one row per
+        label in panel <label>, and labels the reference never had, with the share flagged unknown, in "not in the
+        reference". Without the label in obs: panel "predicted".
+    """
+    predicted, flagged = table[f"{label}_predicted"].cat, table[f"{label}_unknown"].to_numpy()
+    names = list(predicted.categories)
+    true = _truth(obs, label, unlabelled)
+    if true is None:
+        return Evaluation(_summed_up(table, label), notes=[f"no cell has a {label!r} to score the prediction with"])
+    lookup = {name: code for code, name in enumerate(names)}
+    codes = np.array([*(lookup.get(name, -1) for name in true.categories), -1])[true.codes]
+    result = Evaluation()
+    if (codes >= 0).any():
+        result.rows += _scored(codes, predicted.codes.to_numpy(), flagged, names, label)
+    for code, name in enumerate(true.categories):
+        if name not in lookup:
+            rows = true.codes == code
+            result.rows.append(Row("not in the reference", "all", name, "unknown", flagged[rows].mean(), rows.sum()))
+    if (true.codes < 0).any():
+        result.notes.append(f"{(true.codes < 0).sum()} cells have no {label!r} and are not scored")
+    return result
+
+
+def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: float) -> str:
+    """The label, after checking the options."""
+    if classifier not in CLASSIFIERS:
+        hint = nearest(classifier, CLASSIFIERS)
+        raise UsageError(f"unknown classifier {classifier!r}.{hint} Classifiers: {', '.join(CLASSIFIERS)}")
+    if k < 1:
+        raise UsageError(f"--k {k} is not positive")
+    if not 0 <= unknown < 1:
+        raise UsageError(f"--unknown {unknown} is not in [0, 1)")
+    key = label or model.roles.label
+    if key is None:
+        raise UsageError("--label KEY is needed: the model was trained without one")
+    return key
+
+
+def _labelled(reference: AnnData, key: str, model: Model) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names of the labels; codes and rows of the reference cells that have one and were not held out."""
+    values = column(reference.obs, key, purpose="reference label", missing=True)
+    if key == model.roles.label and model.roles.unlabelled in values.categories:
+        values = values.remove_categories([model.roles.unlabelled])
+    rows = np.flatnonzero(values.codes >= 0)
+    kept = ~held_out(reference.obs.iloc[rows], model.spec["holdout"], must_exist=False)
+    if not kept.all():
+        log.info("%d reference cells were held out from training; left out", (~kept).sum())
+    values = values[rows[kept]].remove_unused_categories()
+    if len(values.categories) < 2:
+        there = f"one label only ({values.categories[0]!r})" if len(values) else "no labelled cell"
+        raise InputError(f"the reference has {there} in {key!r}; at least two labels are needed to tell apart")
+    return list(values.categories), values.codes.astype(np.int64), rows[kept]
+
+
+def _blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None) -> AnnData:
+    """The cells, or some rows, without their label: a model that saw it would predict what it was told."""
+    matrix, hidden = model.matrix, [key]
+    if model.method.does_without_covariates:
+        hidden += [*model.roles.batches, *model.roles.covariates]
+    x, obs = matrix_of(adata, matrix), adata.obs.drop(columns=hidden, errors="ignore")
+    if rows is not None and len(rows) < len(obs):
+        x, obs = x[rows], obs.iloc[rows]
+    blind = AnnData(obs=obs, var=adata.var)
+    if matrix == "X":
+        blind.X = x
+    else:
+        blind.layers[matrix] = x
+    return blind
+
+
+def _under(own: np.ndarray, known: list[str], names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Probabilities of the model's own labels under the reference's names, followed by those it lacks."""
+    every = names + [name for name in known if name not in names]
+    probability = np.zeros((len(own), len(every)), dtype=np.float32)
+    probability[:, [every.index(name) for name in known]] = own
+    return probability, every
+
+
+def _truth(obs: pd.DataFrame, label: str, unlabelled: str | None) -> pd.Categorical | None:
+    """The cells' own labels; None where not a single one has one."""
+    if label not in obs or obs[label].isna().all():
+        return None
+    true = column(obs, label, purpose="label", missing=True)
+    true = true.remove_categories([unlabelled]) if unlabelled in true.categories else true
+    return true if (true.codes >= 0).any() else None
+
+
+def _scored(codes: np.ndarray, predicted: np.ndarray, flagged: np.ndarray, names: list[str], label: str) -> list[Row]:
+    """Rows of the panels on labels that the reference has."""
+    known = codes >= 0
+    found = metrics.scores(codes[known], predicted[known])
+    overall = {"average": found.average, "minimum": found.minimum, "maximum": found.maximum, "median": found.median}
+    overall |= {"all cells": found.accuracy, "macro F1": found.macro_f1}
+    rows = [Row(f"accuracy over {label}", "all", "all", name, v, int(known.sum())) for name, v in overall.items()]
+    for code, n, accuracy in zip(found.labels, found.n_cells, found.by_label, strict=True):
+        share = float(flagged[codes == code].mean())
+        rows += [Row(label, "all", names[code], m, float(v), int(n)) for m, v in _named(accuracy, share)]
+    return rows
+
+
+def _named(accuracy: float, unknown: float) -> tuple[tuple[str, float], ...]:
+    return ("accuracy", accuracy), ("unknown", unknown)
+
+
+def _summed_up(table: pd.DataFrame, label: str) -> list[Row]:
+    """Rows of the panel on what was predicted."""
+    rows = []
+    for name, cells in table.groupby(f"{label}_predicted", observed=True):
+        for metric in ("probability", "unknown"):
+            value = float(cells[f"{label}_{metric}"].mean())
+            rows.append(Row("predicted", "all", str(name), metric, value, len(cells)))
+    return rows
