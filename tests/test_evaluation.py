@@ -38,7 +38,7 @@ def test_baselines_on_real_cells(kang_path):
         assert result.value("r_change_de", system="mean shift", group=name) == pytest.approx(shift_change, abs=0.002)
         assert result.value("r_de", system="ceiling", group=name) == pytest.approx(ceiling, abs=0.01)
     assert any("Mk" in note for note in result.notes)
-    assert set(result.left_out) == {"mixing", "probe", "transfer", "identifiability", "likelihood"}
+    assert set(result.left_out) == {"mixing", "bio", "probe", "transfer", "identifiability", "likelihood"}
 
 
 def embedded(tiny, shift):

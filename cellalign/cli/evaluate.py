@@ -19,15 +19,19 @@ def command(
     input: Annotated[str, typer.Argument(metavar="INPUT", help="Embedded cells, or a counterfactual; - is stdin.")],
     condition: c.Condition = None,
     control: c.Control = None,
+    batch: Annotated[
+        str | None, typer.Option("--batch", metavar="KEY", help="Batches of panel bio [the condition]; it runs then.")
+    ] = None,
     label: c.Label = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="FILE", help="Real cells to compare a counterfactual with.")
     ] = None,
     embedding: Annotated[
-        str | None, typer.Option("--embedding", metavar="KEY", help="obsm key; found by itself.")
+        list[str] | None,
+        typer.Option("--embedding", metavar="KEY", help="obsm key; found by itself (repeatable: panel bio compares)."),
     ] = None,
     panel: Annotated[
-        str | None, typer.Option("--panel", metavar="NAME,NAME", help="Only these panels [all that can run].")
+        str | None, typer.Option("--panel", metavar="NAME,NAME", help="Only these panels [all that can run, but bio].")
     ] = None,
     model: Annotated[
         str | None,
@@ -64,6 +68,12 @@ def command(
             help="Draw the 10 most different genes: control, predicted, real cells (.png, .pdf, .svg), per --label.",
         ),
     ] = None,
+    scib_table: Annotated[
+        str | None,
+        typer.Option(
+            "--scib-table", metavar="FILE", help="Draw the scores of panel bio (.png, .pdf, .svg); it runs then."
+        ),
+    ] = None,
     force: c.Force = False,
     device: c.Device = "auto",
     threads: c.Threads = None,
@@ -75,8 +85,9 @@ def command(
     """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
     log = c.start(quiet, verbose, log_format)
     chosen = panel.split(",") if panel else None
-    pictures = {option: path for option, path in (("--scatter", scatter), ("--violin", violin)) if path is not None}
-    _check_pictures(pictures, against, chosen)
+    asked = {"--scatter": scatter, "--violin": violin, "--scib-table": scib_table}
+    pictures = {option: path for option, path in asked.items() if path is not None}
+    _check_pictures(pictures, against, chosen, label)
     from cellalign.data import files
     from cellalign.data.checks import parse_where, select
     from cellalign.data.inputs import MATRICES
@@ -93,8 +104,12 @@ def command(
     pick_device(device, threads)
     fitted = api.load(model) if model is not None else None
     cells = files.read(input)
-    if pictures and cells.uns.get("cellalign", {}).get("kind") != "counterfactual":
-        raise UsageError(f"{next(iter(pictures))} draws a prediction; {input} is not from cellalign counterfactual")
+    predicted = cells.uns.get("cellalign", {}).get("kind") == "counterfactual"
+    for option in pictures:
+        if predicted and option == "--scib-table":
+            raise UsageError(f"{option} draws scores of an embedding; {input} is from cellalign counterfactual")
+        if not predicted and option != "--scib-table":
+            raise UsageError(f"{option} draws a prediction; {input} is not from cellalign counterfactual")
     if where:
         cells = cells[select(cells.obs, parse_where(where))].copy()
     real = None
@@ -104,11 +119,13 @@ def command(
     result = evaluate(
         cells,
         condition=condition,
+        batch=batch,
         control=control,
         label=label,
         against=real,
         embedding=embedding,
         panels=chosen,
+        also=["bio"] if scib_table is not None else [],
         k=k,
         alpha=alpha,
         min_cells=min_cells,
@@ -131,21 +148,27 @@ def command(
         with files.atomic_path(output, force) as fresh:
             fresh.write_text(text)
     for option, path in pictures.items():
-        figure = result.scatter() if option == "--scatter" else result.violin()
+        figure = {"--scatter": result.scatter, "--violin": result.violin, "--scib-table": result.scib_table}[option]()
         with files.atomic_path(path, force) as fresh:
             figure.savefig(fresh)
 
 
-def _check_pictures(pictures: Mapping[str, str], against: str | None, panels: Sequence[str] | None) -> None:
+def _check_pictures(
+    pictures: Mapping[str, str], against: str | None, panels: Sequence[str] | None, label: str | None
+) -> None:
     """Refuse pictures, by option, that cannot be drawn, before any work: UsageError."""
     from cellalign.errors import UsageError
 
     for option, path in pictures.items():
         if Path(path).suffix.lower() not in PICTURES:
             raise UsageError(f"{option} {path} ends in none of {', '.join(PICTURES)}")
-        if against is None:
+        drawn = "bio" if option == "--scib-table" else "response"
+        if drawn == "bio" and label is None:
+            raise UsageError(f"{option} needs --label KEY, the cell types that scores of panel bio are about")
+        if drawn == "response" and against is None:
             raise UsageError(f"{option} needs --against FILE, the real cells to draw the prediction with")
-        if panels is not None and "response" not in [name.strip() for name in panels]:
-            raise UsageError(f"{option} draws panel response, which --panel leaves out; add it there")
-    if len({str(Path(path).absolute()) for path in pictures.values()}) < len(pictures):
-        raise UsageError("--scatter and --violin name the same file; choose two")
+        if panels is not None and drawn not in [name.strip() for name in panels]:
+            raise UsageError(f"{option} draws panel {drawn}, which --panel leaves out; add it there")
+        same = [other for other in pictures if Path(pictures[other]).absolute() == Path(path).absolute()]
+        if len(same) > 1:
+            raise UsageError(f"{same[0]} and {same[1]} name the same file; choose two")

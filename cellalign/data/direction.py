@@ -127,7 +127,7 @@ def _between_batches(
             raise InputError(f"batch {name!r} was never trained on.{nearest(name, known)} Known: {', '.join(known)}")
     if from_ == to:
         raise UsageError(f"--to and --from are both {to!r}; choose two batches")
-    codes, target = encode_column(obs, key, known, "batch"), known.index(to)
+    codes, target = encode_column(obs, key, known, "batch", unseen=True, missing=True), known.index(to)
     mask = codes != target if from_ is None else codes == known.index(from_)
     return target, from_ or "", mask
 

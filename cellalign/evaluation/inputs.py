@@ -23,14 +23,14 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What panels read: the cells, the embedding where there is one, the real cells of a counterfactual, the model."""
+    """What panels read: the cells, their embeddings by obsm key, the real cells of a counterfactual, the model."""
 
     adata: AnnData
     against: AnnData | None
-    condition: str
+    condition: str | None
     label: str | None
     control: str | None
-    z: np.ndarray | None
+    embeddings: dict[str, np.ndarray]
     k: int
     alpha: float
     min_cells: int | None
@@ -40,33 +40,53 @@ class Inputs:
     particles: int = 100
     device: str = "auto"
     continuous: bool = False
+    batch: str | None = None
 
     @property
     def notes(self) -> list[str]:
         """What the result says beside its scores; panels add to it."""
         return self.result.notes
 
-    def latents(self) -> np.ndarray:
-        """The embedding, or NotApplicable."""
-        if self.z is None:
+    def all_latents(self) -> dict[str, np.ndarray]:
+        """Every embedding by its obsm key, or NotApplicable where there is none."""
+        if not self.embeddings:
             raise NotApplicable("the input is a counterfactual, which has no embedding")
-        return self.z
+        return self.embeddings
+
+    def latents(self) -> np.ndarray:
+        """The embedding, or NotApplicable where there is none or several."""
+        found = list(self.all_latents().values())
+        if len(found) > 1:
+            raise NotApplicable(f"it scores one embedding, and {len(found)} were given")
+        return found[0]
 
     def column(self, key: str) -> np.ndarray:
         """A column of the cells as strings."""
         return np.asarray(column(self.adata.obs, key, purpose="evaluation")).astype(str)
 
     def categories(self) -> np.ndarray:
-        """The condition column as strings, or NotApplicable where it is a number."""
+        """The condition column as strings, or NotApplicable where there is none or it is a number."""
+        if self.condition is None:
+            raise NotApplicable("it needs --condition")
         if self.continuous:
             raise NotApplicable("the condition is a number; the probe panel tells how well it follows from the latents")
         return self.column(self.condition)
 
     def under(self, obs: pd.DataFrame, value: str) -> np.ndarray:
-        """Mask [n] of the cells of a condition."""
+        """Mask [n] of the cells of a condition, or NotApplicable where there is no condition."""
+        if self.condition is None:
+            raise NotApplicable("it needs --condition")
         if self.continuous:
             return np.isclose(numbers(obs, self.condition), float(value))
         return np.asarray(column(obs, self.condition)).astype(str) == value
+
+    def batches(self) -> np.ndarray:
+        """The batch column, by default the condition's, or NotApplicable where that is a number."""
+        if self.batch is not None:
+            return self.column(self.batch)
+        if self.continuous:
+            raise NotApplicable("it needs --batch, for the condition is a number")
+        return self.categories()
 
     def labels(self) -> np.ndarray:
         """The label column, or NotApplicable."""

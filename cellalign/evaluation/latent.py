@@ -57,6 +57,8 @@ def mixing(inputs: Inputs) -> Iterator[Row]:
 def probe(inputs: Inputs) -> Iterator[Row]:
     """How well the condition (should be the floor) and the label (should be high) follow from the latents."""
     z = inputs.latents()
+    if inputs.condition is None and inputs.label is None:
+        raise NotApplicable("it needs --condition or --label")
     for key in (inputs.condition, inputs.label):
         if key is None:
             continue

@@ -13,28 +13,34 @@ from cellalign.evaluation.causal import identifiability, likelihood
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.latent import mixing, probe, transfer
 from cellalign.evaluation.response import response
+from cellalign.evaluation.scib import bio
 from cellalign.evaluation.table import Evaluation, Row
 from cellalign.model import Model
 
 PANELS: dict[str, Callable[[Inputs], Iterator[Row]]] = {
     "mixing": mixing,
+    "bio": bio,
     "probe": probe,
     "transfer": transfer,
     "response": response,
     "identifiability": identifiability,
     "likelihood": likelihood,
 }
+# left out where nothing asks for them, with this reason
+SLOW = {"bio": "it takes a minute or more; ask for it with --panel bio or --batch KEY"}
 
 
 def evaluate(
     adata: AnnData,
     *,
     condition: str | None = None,
+    batch: str | None = None,
     label: str | None = None,
     control: str | None = None,
     against: AnnData | None = None,
-    embedding: str | None = None,
+    embedding: str | Sequence[str] | None = None,
     panels: Sequence[str] | None = None,
+    also: Sequence[str] = (),
     k: int = 100,
     alpha: float = 0.1,
     min_cells: int | None = None,
@@ -51,12 +57,18 @@ def evaluate(
         Cells with an embedding in obsm, or what `counterfactual` returned.
     condition, label, control : str
         obs columns, and the reference value of the condition.
+    batch : str, optional
+        obs column of the batches that panel bio scores; default the condition. With it no condition is needed,
+        and panels that need one are left out.
     against : AnnData, optional
         Real cells on the same scale as a counterfactual's X.
-    embedding : str, optional
-        obsm key; default the one cellalign wrote.
+    embedding : str or sequence of str, optional
+        obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
     panels : sequence of str, optional
-        Default: all that can run.
+        Default: all that can run; but bio, which takes a minute or more, only where `batch`, several embeddings
+        or `also` ask for it.
+    also : sequence of str
+        Panels to run, where they can, beside the default ones.
     k, alpha : int, float
         Neighbours and test level of the mixing panel.
     min_cells : int, optional
@@ -69,51 +81,53 @@ def evaluate(
     Returns
     -------
     Evaluation
-        Its `scatter` and `violin` draw what the response panel scored.
+        Its `scatter` and `violin` draw what the response panel scored, `scib_table` what bio did.
 
     Raises
     ------
     UsageError
-        Unknown panel, or no condition.
+        Unknown panel, or neither condition nor batch.
     InputError
         A panel asked for by name cannot run, or the inputs do not fit.
     """
     record = adata.uns.get("cellalign", {})
     chosen = list(PANELS) if panels is None else [name.strip() for name in panels]
-    for name in chosen:
+    for name in (*chosen, *also):
         if name not in PANELS:
             raise UsageError(f"unknown panel {name!r}.{nearest(name, PANELS)} Panels: {', '.join(PANELS)}")
     condition = condition or str(record.get("condition", "")) or (model.condition if model else None)
-    if condition is None:
-        raise UsageError("--condition KEY is needed: the obs column whose mixing or effect is scored")
-    continuous = condition == record.get("condition") and bool(record.get("continuous"))
-    if not continuous:
-        column(adata.obs, condition, purpose="condition")
-    if label is not None:
-        column(adata.obs, label, purpose="label")
-    is_prediction = record.get("kind") == "counterfactual"
-    z = None
-    if not is_prediction:
-        has_none = embedding is None and "key" not in record and not _embeddings(adata)
-        z = model.embed(adata, device=device) if model is not None and has_none else _embedding(adata, embedding)
+    if condition is None and batch is None:
+        raise UsageError(
+            "--condition KEY is needed: the obs column whose mixing or effect is scored; for panel bio alone --batch "
+            "KEY is enough"
+        )
+    continuous = condition is not None and condition == record.get("condition") and bool(record.get("continuous"))
+    columns = {"condition": None if continuous else condition, "batch": batch, "label": label}
+    for purpose, key in columns.items():
+        if key is not None:
+            column(adata.obs, key, purpose=purpose)
     result = Evaluation()
     inputs = Inputs(
-        adata,
-        against,
-        condition,
-        label,
-        control,
-        z,
-        k,
-        alpha,
-        min_cells,
-        seed,
-        result,
-        model,
-        particles,
-        device,
-        continuous,
+        adata=adata,
+        against=against,
+        condition=condition,
+        label=label,
+        control=control,
+        embeddings=_latents(adata, embedding, model, device),
+        k=k,
+        alpha=alpha,
+        min_cells=min_cells,
+        seed=seed,
+        result=result,
+        model=model,
+        particles=particles,
+        device=device,
+        continuous=continuous,
+        batch=batch,
     )
+    if panels is None and batch is None and len(inputs.embeddings) == 1:
+        result.left_out = {name: reason for name, reason in SLOW.items() if name not in also}
+        chosen = [name for name in chosen if name not in result.left_out]
     for name in chosen:
         try:
             result.rows += list(PANELS[name](inputs))
@@ -126,13 +140,26 @@ def evaluate(
     return result
 
 
+def _latents(
+    adata: AnnData, keys: str | Sequence[str] | None, model: Model | None, device: str
+) -> dict[str, np.ndarray]:
+    """The embeddings to score by obsm key, from the model where the cells have none; of a counterfactual none."""
+    record = adata.uns.get("cellalign", {})
+    if record.get("kind") == "counterfactual":
+        return {}
+    if model is not None and not keys and "key" not in record and not _embeddings(adata):
+        return {model.embedding_key: model.embed(adata, device=device)}
+    named: Sequence[str | None] = [keys] if isinstance(keys, str) else keys or [None]
+    return dict(_embedding(adata, key) for key in named)
+
+
 def _embeddings(adata: AnnData) -> list[str]:
     """obsm keys that may be a method's latents."""
     return [k for k in adata.obsm if k.startswith("X_") and k not in ("X_umap", "X_pca", "X_tsne")]
 
 
-def _embedding(adata: AnnData, key: str | None) -> np.ndarray:
-    """The embedding to score."""
+def _embedding(adata: AnnData, key: str | None) -> tuple[str, np.ndarray]:
+    """obsm key and latents of the embedding to score."""
     known = _embeddings(adata)
     key = key or adata.uns.get("cellalign", {}).get("key")
     if key is None:
@@ -147,4 +174,4 @@ def _embedding(adata: AnnData, key: str | None) -> np.ndarray:
     z = np.asarray(adata.obsm[key], dtype=np.float32)
     if not np.isfinite(z).all():
         raise InputError(f"embedding {key!r} holds NaN or infinite values")
-    return z
+    return key, z

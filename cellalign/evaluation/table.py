@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEAN = "mean"
+TALL = ("bio",)  # panels of more metrics than a screen has columns for
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,20 @@ class Evaluation:
 
         return violin(self._pictured())
 
+    def scib_table(self) -> Figure:
+        """The scores of panel bio as a table, one row per embedding; InputError without that panel."""
+        from cellalign.evaluation.scib import GROUPS
+        from cellalign.plots.scib import draw
+
+        scores: dict[str, dict[str, float]] = {}
+        for row in self.rows:
+            if row.panel == "bio":
+                scores.setdefault(row.system, {})[row.metric] = row.value
+        if not scores:
+            reason = self.left_out.get("bio", "panel bio was not asked for")
+            raise InputError(f"there are no scIB scores to draw: {reason}")
+        return draw(scores, GROUPS)
+
     def _pictured(self) -> list[Response]:
         if not self.responses:
             reason = self.left_out.get("response", "panel response was not asked for")
@@ -123,7 +138,7 @@ class Evaluation:
         return self.responses
 
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Tables for people: (title, columns, rows), one per panel; groups as rows where a panel has them."""
+        """Tables for people: (title, columns, rows), one per panel; groups, or the metrics of `TALL`, as rows."""
         tables = []
         for panel in dict.fromkeys(row.panel for row in self.rows):
             rows = [row for row in self.rows if row.panel == panel]
@@ -136,5 +151,8 @@ class Evaluation:
                 found = [cells.get((system, group, metric)) for metric in metrics]
                 size = max(cell.n_cells for cell in found if cell is not None)
                 table.append([name, str(size), *("" if cell is None else f"{cell.value:.3f}" for cell in found)])
-            tables.append((panel, ["", "cells", *metrics], table))
+            columns = ["", "cells", *metrics]
+            if panel in TALL:
+                columns, *table = (list(line) for line in zip(columns, *table, strict=True))
+            tables.append((panel, columns, table))
         return tables

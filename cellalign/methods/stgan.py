@@ -7,7 +7,7 @@ under the reference. Other conditions than the reference reach each other throug
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -74,7 +74,7 @@ class STGAN(Method):
     }
 
     class Hyperparameters(BaseModel):
-        """Networks of trVAE table 7; weights of the losses as in the CycleGAN paper."""
+        """Networks of trVAE table 7; the losses weigh to each other as in the CycleGAN paper, ten times as much."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -82,11 +82,14 @@ class STGAN(Method):
             (700, 100, 50, 100, 700), min_length=1, description="generator widths; the narrowest is the embedding"
         )
         judge: tuple[int, ...] = Field((700, 100), min_length=1, description="discriminator widths")
+        judge_dropout: float = Field(
+            0.5, ge=0, lt=1, description="share of the discriminators' units dropped in training, lest they win"
+        )
         batch_norm: bool = Field(True, description="batch normalisation after every hidden layer")
         dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units dropped in training")
         negative_slope: float = Field(0.2, ge=0, le=1, description="slope of the leaky ReLU below zero")
-        cycle: float = Field(10.0, ge=0, le=1e6, description="weight of there and back again")
-        identity: float = Field(5.0, ge=0, le=1e6, description="weight of leaving cells of the target alone")
+        cycle: float = Field(100.0, ge=0, le=1e6, description="weight of there and back again")
+        identity: float = Field(50.0, ge=0, le=1e6, description="weight of leaving cells of the target alone")
 
     def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
         super().__init__(hyperparameters, dimensions)
@@ -96,6 +99,7 @@ class STGAN(Method):
         self.others = [code for code in range(dimensions.conditions) if code != self.origin]
         self.leave = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **shape) for k in self.others})
         self.back = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **shape) for k in self.others})
+        shape["dropout"] = hp.judge_dropout
         self.judges = nn.ModuleList(Discriminator(n_genes, hp.judge, **shape) for _ in range(dimensions.conditions))
 
     def loss(self, batch: Batch, warmup: float) -> Loss:
@@ -139,6 +143,27 @@ class STGAN(Method):
                 + _fake(judge_home(to_home.detach()))
             ),
         }
+
+    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Batch normalisation's means and variances anew, of the cells each generator translates.
+
+        In training it also met cells made up or of its own domain; under the mixture's statistics a translation is off.
+        """
+        for generators, of_reference in ((self.leave, True), (self.back, False)):
+            norms = [m for m in generators.modules() if isinstance(m, nn.BatchNorm1d)]
+            momentum = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain average over batches
+            generators.train()
+            for batch in batches():
+                for k in self.others:
+                    rows = batch.condition == (self.origin if of_reference else k)
+                    if int(rows.sum()) > 1:
+                        generators[str(k)](batch.x[rows])
+            generators.eval()
+            for norm, was in zip(norms, momentum, strict=True):
+                norm.momentum = was
 
     def at_reference(self, batch: Batch) -> Tensor:
         """Every cell as it would be under the reference, [B, G]."""

@@ -50,10 +50,11 @@ class NormalPrior(nn.Module):
         super().__init__()
         self.n_latent, self.centred = n_latent, centred
         self.network = ContextNetwork(n_context, n_latent * (1 if centred else 2))
-        if apart and not centred:
+        if apart and n_context and not centred:
+            contexts = torch.cat([torch.zeros(1, n_context), torch.eye(n_context)])
             with torch.no_grad():
-                codes = self.network(torch.eye(n_context))[:, :n_latent]
-                self.network.last.weight[:n_latent] *= apart / codes.std(0, keepdim=True).T.clamp(min=1e-3)
+                spread = self.network(contexts)[:, :n_latent].std(0)
+                self.network.last.weight[:n_latent] *= (apart / spread.clamp(min=1e-3))[:, None]
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [B, p] under the context [B, n_context]."""

@@ -23,11 +23,16 @@ def umap(z: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def unintegrated_umap(x: Any, seed: int = 0) -> np.ndarray:
-    """UMAP [n, 2] of the first 50 principal components of expression x [n, G]; sparse input stays sparse."""
+    """UMAP [n, 2] of the first 50 principal components of expression x [n, G]."""
+    return umap(unintegrated_pca(x, seed), seed)
+
+
+def unintegrated_pca(x: Any, seed: int = 0) -> np.ndarray:
+    """First 50 principal components [n, at most 50] of expression x [n, G]; sparse input stays sparse."""
     import scanpy as sc
 
     n_comps = max(2, min(50, min(x.shape) - 1))
-    return umap(sc.pp.pca(x, n_comps=n_comps, random_state=seed), seed)
+    return sc.pp.pca(x, n_comps=n_comps, random_state=seed)
 
 
 def draw_before_after(

@@ -21,7 +21,7 @@ def test_unknown_method_names_the_nearest():
 def test_every_preset_is_valid_for_its_method(name):
     method = presets()[name]["method"]
     hyperparameters, plan = resolve_settings(get(method), [preset_settings(name, method)])
-    assert hyperparameters is not None and plan.epochs
+    assert hyperparameters is not None and plan.lr == preset_settings(name, method)["lr"]
 
 
 PUBLISHED = {  # CoMP appendix, tables 13, 16 and 19

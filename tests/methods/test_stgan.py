@@ -93,3 +93,23 @@ def test_it_learns_the_response(tiny, to):
     change = predicted.X.mean(0) - real["control" if to == "stimulated" else "stimulated"]
     true = real[to] - real["control" if to == "stimulated" else "stimulated"]
     assert np.corrcoef(change, true)[0, 1] > 0.8
+
+
+def test_after_training_a_generator_normalises_by_the_cells_it_translates():
+    """Whatever it met in training: its prediction is what training's own normalisation of those cells gives."""
+    torch.manual_seed(0)
+    cls = get("stgan")
+    method = cls(cls.Hyperparameters(hidden=(8, 4, 8), judge=(4,)), Dimensions(6, 2, control=0))
+    condition = torch.arange(4000) % 2
+    batch = Batch.of(torch.rand(4000, 6) + 3 * condition[:, None], condition)
+    home, away = batch.x[condition == 0], batch.x[condition == 1]
+    leave, back = method.leave["1"], method.back["1"]
+    expected = leave(home).detach(), back(away).detach()
+    for _ in range(5):  # what training shows it besides
+        leave(away), back(home)
+    off = (leave.eval()(home) - expected[0]).abs().max()
+    with torch.no_grad():
+        method.finish(lambda: iter([batch]))
+    torch.testing.assert_close(leave(home), expected[0], atol=0.01, rtol=0.01)
+    torch.testing.assert_close(back(away), expected[1], atol=0.01, rtol=0.01)
+    assert float(off.detach()) > 0.1

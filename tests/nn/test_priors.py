@@ -137,6 +137,13 @@ def test_normal_prior_kl_is_closed_form_and_can_be_centred():
     assert float(NormalPrior(3, 2, centred=True)(torch.rand(4, 2))[0].abs().max()) == 0
 
 
+def test_means_of_a_normal_prior_can_start_apart():
+    torch.manual_seed(0)
+    near, far = NormalPrior(4, 3), NormalPrior(4, 3, apart=2.0)
+    spread = [float(made(torch.eye(3))[0].detach().std(0).mean()) for made in (near, far)]
+    assert spread[0] < 0.5 and 1 < spread[1] < 4
+
+
 def loop_total_correlation(z, mean, scale, split, n_cells, domain) -> float:
     """inVAE eq. 10 and 11 as they stand, one cell after another."""
 

@@ -1,0 +1,218 @@
+"""Panel on embeddings: integration scored as Luecken et al. (2022, scIB) do, by the scib-metrics package.
+
+What is called, with which neighbours, and how scores are averaged is what `scib_metrics.benchmark.Benchmarker` of
+scib-metrics 0.5.10 does, so that numbers compare with those published; its silhouette of batches is BRAS
+(Rautenstrauch and Ohler 2025), no longer the classic one. The package runs on JAX and numba, which compile for a
+minute in every process: nothing of it is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from sklearn.preprocessing import normalize
+
+from cellalign.data.checks import check_log, check_matrix, is_counts
+from cellalign.data.inputs import default_matrix, matrix_of
+from cellalign.errors import InputError
+from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.table import Row
+from cellalign.plots.umap import unintegrated_pca
+
+BASELINE = "unintegrated PCA"
+BIO = ("isolated labels", "KMeans NMI", "KMeans ARI", "silhouette label", "cLISI")
+BATCH = ("BRAS", "iLISI", "kBET", "graph connectivity", "PCR comparison")
+SHARES = {"bio conservation": 0.6, "batch correction": 0.4}  # of the total
+GROUPS = {"bio conservation": BIO, "batch correction": BATCH, "aggregate": (*SHARES, "total")}
+NEIGHBOURS = 90  # of LISI
+KBET_NEIGHBOURS, GRAPH_NEIGHBOURS = 50, 15
+
+
+def bio(inputs: Inputs) -> Iterator[Row]:
+    """scIB's scores of every embedding, beside those of the unintegrated expression's principal components."""
+    embeddings, label, batch = inputs.all_latents(), inputs.labels(), inputs.batches()
+    for key, z in embeddings.items():
+        reason = unfit(z, batch, label)
+        if reason is not None:
+            raise NotApplicable(reason if len(embeddings) == 1 else f"{key}: {reason}")
+    pca = None
+    try:
+        pca = _checked_pca(inputs.adata, batch, label, inputs.seed)
+    except InputError as reason:
+        inputs.notes.append(f"bio has no {BASELINE} beside it and no PCR comparison: {reason}")
+    systems = embeddings if pca is None else embeddings | {BASELINE: pca}
+    for system, z in systems.items():
+        scores = scib_scores(z, batch, label, seed=inputs.seed, pca=pca)
+        lost = [metric for metric, value in scores.items() if not np.isfinite(value)]
+        if lost:
+            inputs.notes.append(f"bio of {system} averages without {', '.join(lost)}: not defined on these cells")
+        for metric, value in scores.items():
+            yield Row("bio", system, "all", metric, value, len(z))
+
+
+def scib_scores(
+    z: np.ndarray,
+    batch: np.ndarray,
+    label: np.ndarray,
+    *,
+    neighbours: int = NEIGHBOURS,
+    seed: int = 0,
+    pca: np.ndarray | None = None,
+) -> dict[str, float]:
+    """scIB's scores of one embedding (Luecken et al. 2022, figure 3 and Methods), by scib-metrics.
+
+    Parameters
+    ----------
+    z : array [n, p]
+        The embedding.
+    batch, label : arrays [n]
+        Of any type; compared as strings.
+    neighbours : int
+        Of LISI, the cell itself among them; kBET takes at most 50 and the graph at most 15 of them. Other values
+        than 90 do not compare with published scores.
+    seed : int
+        Of the neighbour search.
+    pca : array [n, q], optional
+        Principal components before integration; without them there is no PCR comparison.
+
+    Returns
+    -------
+    dict of str to float
+        `BIO`, `BATCH`, and their means "bio conservation" and "batch correction" with "total" = 0.4 batch
+        correction + 0.6 bio conservation. Each is at best 1 and, but for noise, at worst 0; a score that is not
+        defined is NaN, and the means leave it out.
+
+    Raises
+    ------
+    InputError
+        Too few cells, one batch or label only, or batch and label that cannot be told apart.
+    """
+    z = np.asarray(z, dtype=np.float32)
+    batch, label = np.asarray(batch).astype(str), np.asarray(label).astype(str)
+    reason = unfit(z, batch, label, neighbours)
+    if reason is not None:
+        raise InputError(f"scIB scores cannot be computed: {reason}")
+    with _quiet() as scib:
+        scores = _scores(scib, z, batch, label, neighbours, seed, pca)
+    means = {"bio conservation": _mean(scores, BIO), "batch correction": _mean(scores, BATCH)}
+    return scores | means | {"total": sum(share * means[name] for name, share in SHARES.items())}
+
+
+def unfit(z: np.ndarray, batch: np.ndarray, label: np.ndarray, neighbours: int = NEIGHBOURS) -> str | None:
+    """Why scores of z [n, p] have no meaning or cannot be computed, None where they can."""
+    if not len(z) == len(batch) == len(label):
+        return f"{len(z)} cells have {len(batch)} batches and {len(label)} labels"
+    if len(z) <= neighbours:
+        return f"{len(z)} cells are too few for {neighbours} neighbours"
+    if not np.isfinite(z).all():
+        return "the embedding holds NaN or infinite values"
+    if not np.ptp(z, axis=0).any():
+        return "the embedding is the same for all cells"
+    for what, values in (("batch", batch), ("label", label)):
+        if len(np.unique(values)) < 2:
+            return f"the cells are of one {what} only"
+    if not any(1 < len(np.unique(batch[label == name])) < (label == name).sum() for name in np.unique(label)):
+        return "no label is found in two batches, so batches and labels cannot be told apart"
+    return None
+
+
+def _scores(
+    scib: Any, z: np.ndarray, batch: np.ndarray, label: np.ndarray, neighbours: int, seed: int, pca: np.ndarray | None
+) -> dict[str, float]:
+    """The single scores, in the order of BIO and BATCH."""
+    near = scib.nearest_neighbors.pynndescent(z, n_neighbors=neighbours, random_state=seed)
+    fewer = {n: near.subset_neighbors(min(n, neighbours)) for n in (KBET_NEIGHBOURS, GRAPH_NEIGHBOURS)}
+    clusters = scib.nmi_ari_cluster_labels_kmeans(z, label)
+    found = {
+        "isolated labels": scib.isolated_labels(z, label, batch),
+        "KMeans NMI": clusters["nmi"],
+        "KMeans ARI": clusters["ari"],
+        "silhouette label": scib.silhouette_label(z, label),
+        "cLISI": scib.clisi_knn(near, label),
+        "BRAS": scib.bras(z, label, batch),
+        "iLISI": scib.ilisi_knn(near, batch),
+        "kBET": scib.kbet_per_label(fewer[KBET_NEIGHBOURS], batch, label),
+        "graph connectivity": scib.graph_connectivity(fewer[GRAPH_NEIGHBOURS], label),
+    }
+    if pca is not None:
+        found["PCR comparison"] = _pcr(scib.pcr_comparison, pca, z, batch)
+    return {metric: float(value) for metric, value in found.items()}
+
+
+def _pcr(compare: Callable[..., float], pca: np.ndarray, z: np.ndarray, batch: np.ndarray) -> float:
+    """The share of the batches' variance that integration removed; NaN where there was none."""
+    try:
+        return compare(np.asarray(pca, dtype=np.float32), z, batch, categorical=True)
+    except ZeroDivisionError:
+        return float("nan")
+
+
+def _mean(scores: dict[str, float], metrics: tuple[str, ...]) -> float:
+    """Mean of the scores that are there and defined, as scib-metrics averages."""
+    values = [scores[metric] for metric in metrics if np.isfinite(scores.get(metric, np.nan))]
+    return float(np.mean(values)) if values else float("nan")
+
+
+@contextmanager
+def _quiet() -> Iterator[Any]:
+    """The package scib_metrics, kept from speaking to the user and from changing the program's logging.
+
+    It writes notices to standard output; its logging.info gives the root logger a handler; JAX warns where it
+    finds a GPU that it cannot use.
+    """
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    root.addHandler(logging.NullHandler())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import scib_metrics
+
+            jax_log, level = logging.getLogger("jax"), logging.getLogger("jax").level
+            settings, verbosity = scib_metrics.settings, scib_metrics.settings.verbosity
+            jax_log.setLevel(logging.ERROR)
+            settings.verbosity = logging.ERROR
+            try:
+                yield scib_metrics
+            finally:
+                jax_log.setLevel(level)
+                settings.verbosity = verbosity
+    finally:
+        root.handlers[:] = handlers
+
+
+def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
+    """Principal components [n, at most 50] of the expression; obsm["X_pca"] may be of anything, and is not read.
+
+    Raises
+    ------
+    InputError
+        There is no fit expression, or its components cannot be scored.
+    """
+    x = _log_expression(adata)
+    if min(x.shape) < 3:
+        raise InputError(f"{x.shape[1]} genes are too few")
+    pca = unintegrated_pca(x, seed)
+    reason = unfit(pca, batch, label)
+    if reason is not None:
+        raise InputError(reason)
+    return pca
+
+
+def _log_expression(adata: AnnData) -> Any:
+    """X [n, G], or where that is not there or holds counts, log1p of counts at their median library size."""
+    key = "X" if adata.X is not None and not is_counts(adata.X) else default_matrix(adata, "counts")
+    x = matrix_of(adata, key)
+    check_matrix(x, f"the input's {key}")
+    if is_counts(x):
+        size = float(np.median(np.asarray(x.sum(1))))
+        # l1 normalisation keeps a sparse matrix sparse
+        return np.log1p(normalize(x, "l1") * size)
+    check_log(x, f"the input's {key}", "cellalign preprocess")
+    return x
