@@ -79,13 +79,13 @@ def test_at_the_start_it_is_the_standard_normal():
     assert float((second + 1).detach().abs().max()) < 0.2
 
 
-def fitted(z, context, steps=1500) -> ExponentialFamilyPrior:
+def fitted(z, context, steps=800) -> ExponentialFamilyPrior:
     torch.manual_seed(1)
     made = ExponentialFamilyPrior(z.shape[1], context.shape[1])
     optimiser = torch.optim.Adam(made.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, steps)
     for _ in range(steps):
-        rows = torch.randint(len(z), (512,))
+        rows = torch.randint(len(z), (256,))
         loss = made.score_matching(z[rows], context[rows])
         optimiser.zero_grad()
         loss.backward()
