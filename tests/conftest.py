@@ -7,6 +7,7 @@ set.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def _data_file(name: str) -> Path:
 def kang_path() -> Path:
     """2,000 real cells x 9,015 genes, raw counts in X, obs stim and cell_type."""
     return _data_file("kang_2k.h5ad")
+
+
+@pytest.fixture(autouse=True)
+def messages():
+    """A command run within a test leaves its handlers and level on the logger; the next test has none of it."""
+    logger = logging.getLogger("cellalign")
+    before = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = list(before[0]), before[2]
+    logger.setLevel(before[1])
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class ScGen(VAE):
         """The squared error of the paper, and its weight of the KL.
 
         Published as 0.0005 of averages over genes and latents: 0.01 of the sums here, at 2,000 genes and 100 latents.
-        With 1 most latents carry nothing, and a cell type never seen stimulated is predicted badly.
+        With 1 a cell type never seen stimulated is predicted badly (benchmarks/README.md).
         """
 
         beta: float = Field(0.01, ge=0, description="weight of the KL term")

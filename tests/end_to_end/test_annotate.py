@@ -112,7 +112,7 @@ def test_through_pipes_with_a_network_and_without_labels(workplace, cellalign):
     assert "predicted" in printed.stdout and "no cell has a 'cell_type'" in printed.stderr
 
 
-def test_mistakes_change_nothing(run, workplace):
+def test_mistakes_change_nothing(run, workplace, mistaken):
     cells = ad.read_h5ad(workplace / "reference.h5ad")
     cells[cells.obs["cell_type"] == "B"].copy().write_h5ad(workplace / "one.h5ad")
     cells[:, 3:].copy().write_h5ad(workplace / "fewer.h5ad")
@@ -135,7 +135,7 @@ def test_mistakes_change_nothing(run, workplace):
         ((*base, *out, "--k", "0"), 2, "--k"),
         ((*base, *out, "--classifier", "forest"), 2, "--classifier"),
     ):
-        done = run(*arguments)
+        done = mistaken(cwd=workplace)(*arguments)
         assert done.returncode == status, (arguments, done.stderr)
         assert says in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert done.stdout == "" and digest(workplace) == before, arguments

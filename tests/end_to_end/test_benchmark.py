@@ -24,8 +24,8 @@ def test_benchmark_goes_on_from_its_file(cellalign, kang_like, tmp_path):
     assert other["linear", "B"] != first["linear", "B"] and other["mean shift", "B"] == first["mean shift", "B"]
 
 
-def test_mistakes(cellalign, kang_like, tmp_path):
-    run = cellalign(cwd=tmp_path)
+def test_mistakes(mistaken, kang_like, tmp_path):
+    run = mistaken(cwd=tmp_path)
     base = ("benchmark", kang_like, "--condition", "stim", "--holdout-each", "cell_type")
     for arguments, status, says in (
         ((*base, "--methods", "lineer"), 2, "'linear'"),

@@ -8,7 +8,7 @@ import numpy as np
 SMALL = ("--set", "hidden=[16]", "--epochs", 2)
 
 
-def test_dose_curve(cellalign, tmp_path):
+def test_dose_curve(cellalign, mistaken, tmp_path):
     run = cellalign(cwd=tmp_path)
     made = run("simulate", "ifnb", "--cells", 300, "--genes", 80, "--doses", "-o", "raw.h5ad")
     assert made.returncode == 0, made.stderr
@@ -34,7 +34,7 @@ def test_dose_curve(cellalign, tmp_path):
         (("counterfactual", "--to", "high"), 2, "'high'"),
         (("counterfactual", "--to", 0.9, "--from", 0.123), 3, "dose=0.123"),
     ):
-        failed = run(*arguments)
+        failed = mistaken(cwd=tmp_path)(*arguments)
         assert failed.returncode == status and says in failed.stderr, failed.stderr
         assert len(failed.stderr.strip().splitlines()) == 1
 

@@ -88,8 +88,8 @@ def test_tune_keeps_the_best_and_goes_on_where_it_was_cut_off(folder, cellalign)
     assert not (folder / "tuned.tuning").exists()
 
 
-def test_mistakes(folder, cellalign):
-    run = cellalign(cwd=folder)
+def test_mistakes(folder, mistaken):
+    run = mistaken(cwd=folder)
     shifts = ad.read_h5ad(folder / "shifts.h5ad")
     fractions = shifts.copy()
     fractions.X = fractions.X / 3

@@ -4,6 +4,7 @@ import io
 import signal
 import subprocess
 import time
+from functools import partial
 
 import anndata as ad
 import numpy as np
@@ -133,7 +134,9 @@ def test_an_interrupted_training_leaves_the_old_model(kang_like, model, command,
     before = {p.name: p.read_bytes() for p in model.iterdir()}
     options = ("--condition", "stim", "-m", str(model), "--force", "--epochs", "100000")
     arguments = [str(command), "train", str(kang_like), *options]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # a shell that runs the tests in the background has its children ignore SIGINT
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert process.stderr is not None
     assert "epoch 1/" in process.stderr.readline()
     time.sleep(0.2)

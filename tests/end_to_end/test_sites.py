@@ -59,7 +59,7 @@ def test_invae_from_train_to_another_site(folder, cellalign):
         (("--method", "scvi", "--batch", "age"), 3, "batch column 'age' has 48 missing values"),
     ],
 )
-def test_roles_that_do_not_fit(folder, cellalign, arguments, status, says):
-    done = cellalign(cwd=folder)("train", "sites.h5ad", *arguments, "-m", "refused")
+def test_roles_that_do_not_fit(folder, mistaken, arguments, status, says):
+    done = mistaken(cwd=folder)("train", "sites.h5ad", *arguments, "-m", "refused")
     assert done.returncode == status and says in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not (folder / "refused").exists()

@@ -81,7 +81,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def workplace(tmp_path, kang_like, kang_raw, model, cellalign):
+def workplace(tmp_path, kang_like, kang_raw, model, mistaken):
     """A folder with the data, a model, and files that must stay as they are; and how to run a mistake in it."""
     for file in (kang_like, kang_raw):
         shutil.copy(file, tmp_path / file.name)
@@ -90,7 +90,7 @@ def workplace(tmp_path, kang_like, kang_raw, model, cellalign):
 
     def mistake(*arguments: object, status: int, says: str, env: dict[str, str] | None = None) -> None:
         before = digest(tmp_path)
-        done = cellalign(cwd=tmp_path, env=env)(*arguments)
+        done = mistaken(cwd=tmp_path, env=env)(*arguments)
         assert done.returncode == status, done.stderr
         assert says.lower() in done.stderr.lower(), done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -106,6 +106,14 @@ def test_data_that_cannot_be_trained_on(workplace, name):
     change, says = DATA_MISTAKES[name]
     edited(folder / "pp.h5ad", folder / "bad.h5ad", change)
     mistake("train", "bad.h5ad", *TRAIN, status=3, says=says)
+
+
+def test_a_mistake_in_a_process_of_its_own(workplace, cellalign, mistaken):
+    folder, _ = workplace
+    for arguments in (("train", "nothing.h5ad", *TRAIN), ("embed", "-o", "there.h5ad"), ("embed", "--nothing")):
+        apart, here = cellalign(cwd=folder)(*arguments), mistaken(cwd=folder)(*arguments)
+        assert (apart.returncode, apart.stdout, apart.stderr) == (here.returncode, here.stdout, here.stderr)
+        assert apart.returncode > 0
 
 
 def test_files_that_are_no_h5ad(workplace):
