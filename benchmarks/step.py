@@ -35,7 +35,7 @@ def main() -> None:
     x = sparse.random(n, options.genes, 0.064, format="csr", dtype=np.float32, random_state=0)
     none = torch.zeros(n, 0, dtype=torch.int64)
     condition = torch.arange(n) % options.conditions
-    cells = Cells(as_matrix(x), condition, none, none, torch.full((n,), -1), torch.zeros(n))
+    cells = Cells(as_matrix(x), condition, none, none, torch.full((n,), -1), torch.zeros(n), torch.zeros(n, 0))
     methods = {}
     for name in ("cvae", *options.methods):
         cls = get(name)

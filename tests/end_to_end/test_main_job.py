@@ -141,7 +141,10 @@ def test_an_interrupted_training_leaves_the_old_model(kang_like, model, command,
     assert "epoch 1/" in process.stderr.readline()
     time.sleep(0.2)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()  # one that did not heed the signal must not go on for days
     assert process.returncode == status and "Traceback" not in said
     assert {p.name: p.read_bytes() for p in model.iterdir()} == before
 
