@@ -92,7 +92,7 @@ def main() -> None:
             found = {"system": system, "seed": seed} | run(system, seed, cells, new, options.scib)
             done = pd.concat([done, pd.DataFrame([found])], ignore_index=True) if len(done) else pd.DataFrame([found])
             done.to_csv(options.csv, index=False)
-            print(pd.Series(found).round(3).to_dict(), flush=True)
+            print(pd.DataFrame([found]).round(3).to_dict("records")[0], flush=True)
     ours = done.drop(columns="seed").groupby("system", sort=False)
     mean, spread = ours.mean().map("{:.3f}".format), ours.std().map("({:.3f})".format)
     print("\nmean (sd over seeds)\n" + (mean + " " + spread).T.to_string())

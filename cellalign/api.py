@@ -310,6 +310,9 @@ def _dimensions(roles: Roles, n_genes: int, n_cells: int) -> dict[str, Any]:
     def sizes(keys: tuple[str, ...]) -> list[int]:
         return [len(roles.categories[key]) for key in roles.categorical(keys)]
 
+    def n_numeric(keys: tuple[str, ...]) -> int:
+        return sum(key in roles.numeric for key in keys)
+
     return {
         "genes": n_genes,
         "conditions": len(roles.categories.get(roles.condition or "", [""])),
@@ -322,8 +325,8 @@ def _dimensions(roles: Roles, n_genes: int, n_cells: int) -> dict[str, Any]:
         "cells": n_cells,
         "continuous": roles.continuous is not None,
         "unknown": roles.unknown,
-        "numeric_batches": len(roles.batches) - len(sizes(roles.batches)),
-        "numeric_covariates": len(roles.covariates) - len(sizes(roles.covariates)),
+        "numeric_batches": n_numeric(roles.batches),
+        "numeric_covariates": n_numeric(roles.covariates),
     }
 
 

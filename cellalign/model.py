@@ -174,12 +174,7 @@ class Model:
         InputError
             Genes are missing, a condition or batch was never trained on, or the matrix is not fit.
         """
-        cells = self.cells(
-            adata,
-            missing_genes=missing_genes,
-            with_condition=self.method.embedding_needs_condition,
-            unseen=unseen,
-        )
+        cells = self._to_encode(adata, missing_genes, unseen)
         found = predict.embeddings(self.method, cells, device=pick_device(device, threads), batch_size=batch_size)
         return {self.embedding_key + suffix: z for suffix, z in found.items()}
 
@@ -198,12 +193,7 @@ class Model:
         """
         if type(self.method).label_probability is Method.label_probability:
             return None
-        cells = self.cells(
-            adata,
-            missing_genes=missing_genes,
-            with_condition=self.method.embedding_needs_condition,
-            unseen=unseen,
-        )
+        cells = self._to_encode(adata, missing_genes, unseen)
         return predict.label_probability(self.method, cells, device=pick_device(device, threads))
 
     def inferred_condition(
@@ -223,7 +213,7 @@ class Model:
 
     def posterior(self, adata: AnnData, *, device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of every cell's posterior, float32 [n_cells, n_latent] each."""
-        cells = self.cells(adata, with_condition=self.method.embedding_needs_condition)
+        cells = self._to_encode(adata)
         return predict.posterior(self.method, cells, device=pick_device(device))
 
     def cells(
@@ -339,12 +329,17 @@ class Model:
         mean, std = predict.counterfactual(
             self.method,
             make_cells(source, source.X, self.roles),
-            Target(asked.codes, asked.value, asked.batch),
+            Target(asked.codes, asked.value or 0.0, asked.batch),
             device=pick_device(device, threads),
             n_samples=samples,
             seed=seed,
         )
         return self._as_counterfactual(adata, source, mean, std, asked, samples)
+
+    def _to_encode(self, adata: AnnData, missing_genes: str = "error", unseen: bool = False) -> Cells:
+        """Cells whose condition is read only where the encoder sees it."""
+        needed = self.method.embedding_needs_condition
+        return self.cells(adata, missing_genes=missing_genes, with_condition=needed, unseen=unseen)
 
     def _expression(self, adata: AnnData, missing_genes: str) -> Any:
         genes = checked_names(adata, "the input")
@@ -362,16 +357,7 @@ class Model:
         asked: Direction,
         samples: int,
     ) -> AnnData:
-        key, obs = asked.key, source.obs
-        continuous = self.roles.continuous is not None and asked.batch is None
-        if continuous:
-            obs[f"{key}_source"] = obs[key]
-            obs[key] = asked.to
-        else:
-            known = self.roles.categories[key]
-            obs[f"{key}_source"] = obs[key].astype(str).astype("category")
-            obs[key] = np.full(len(obs), asked.to)
-            obs[key] = obs[key].astype("category").cat.set_categories(list(dict.fromkeys([*known, asked.to])))
+        obs = asked.applied(source.obs, self.roles)
         if self.spec["holdout"]:
             obs["held_out"] = held_out(obs, self.spec["holdout"], must_exist=False)
         var = adata.var.reindex(self.genes)
@@ -381,8 +367,8 @@ class Model:
         result.uns["cellalign"] = {
             "kind": "counterfactual",
             "method": self.name,
-            "condition": key,
-            "continuous": continuous,
+            "condition": asked.key,
+            "continuous": asked.continuous,
             "from": asked.origin,
             "to": str(asked.to),
             "samples": samples,

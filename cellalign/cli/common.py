@@ -8,9 +8,15 @@ import sys
 import time
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from cellalign.model import Model
 
 
 class LogFormat(StrEnum):
@@ -52,6 +58,9 @@ Numeric = Annotated[
     list[str] | None, typer.Option("--numeric", metavar="KEY", help="A batch or covariate of numbers (repeatable).")
 ]
 Label = Annotated[str | None, typer.Option("--label", metavar="KEY", help="obs column of cell types.")]
+Unlabelled = Annotated[
+    str | None, typer.Option("--unlabelled", metavar="VALUE", help="The label of cells that have none.")
+]
 ModelDir = Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Model directory.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Device = Annotated[
@@ -103,6 +112,18 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {"time": round(record.created, 3), "level": record.levelname.lower()}
         return json.dumps(entry | {"message": record.getMessage()} | getattr(record, "fields", {}))
+
+
+def write_embedding(
+    fitted: Model, adata: AnnData, obsm: dict[str, Any], source: str | Path, output: str, force: bool, **options: Any
+) -> None:
+    """Write latents, their provenance and inferred conditions (options as for those) into a copy of the input."""
+    from cellalign.api import embedding_record
+    from cellalign.data.files import write_with
+
+    record, obs = {"cellalign": embedding_record(fitted)}, fitted.inferred_condition(adata, **options)
+    write_with(source, output, obsm=obsm, uns=record, obs=obs, force=force)
+    logging.getLogger("cellalign").info("%s: obsm %s of %d cells", output, ", ".join(obsm), adata.n_obs)
 
 
 class TrainingProgress:

@@ -42,7 +42,7 @@ def command(
     log_format: c.Format = c.LogFormat.text,
 ) -> None:
     """Write obsm["X_<method>"], the posterior means, into a copy of the input."""
-    log = c.start(quiet, verbose, log_format)
+    c.start(quiet, verbose, log_format)
     from cellalign import api
     from cellalign.data import files
 
@@ -70,15 +70,7 @@ def command(
                 k: _column(adata, k, fitted.roles.continuous is not None and k == fitted.condition) for k in keys
             }
             draw_before_after(before, obsm["X_umap"], colours, fresh, after=fitted.name)
-    files.write_with(
-        source,
-        output,
-        obsm=obsm,
-        uns={"cellalign": api.embedding_record(fitted)},
-        obs=fitted.inferred_condition(adata, missing_genes=missing_genes.value),
-        force=force,
-    )
-    log.info("%s: obsm %s of %d cells", output, ", ".join(obsm), adata.n_obs)
+    c.write_embedding(fitted, adata, obsm, source, output, force, missing_genes=missing_genes.value, device=device)
 
 
 def _column(adata, key, numeric):  # type: ignore[no-untyped-def]

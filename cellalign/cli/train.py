@@ -22,9 +22,7 @@ def command(
     covariate: c.Covariate = None,
     label: c.Label = None,
     numeric: c.Numeric = None,
-    unlabelled: Annotated[
-        str | None, typer.Option("--unlabelled", metavar="VALUE", help="The label of cells that have none.")
-    ] = None,
+    unlabelled: c.Unlabelled = None,
     continuous: Annotated[
         bool, typer.Option("--continuous", help="The condition is a number: a dose, a time.")
     ] = False,
@@ -123,16 +121,8 @@ def command(
     outcome = fitted.spec["outcome"]
     log.info("%s: %s, %d epochs in %.0f s", model, method, outcome["epochs"], outcome["seconds"])
     if output is not None:
-        obsm = fitted.embeddings(adata, device=device)
-        files.write_with(
-            source,
-            output,
-            obsm=obsm,
-            uns={"cellalign": api.embedding_record(fitted)},
-            obs=fitted.inferred_condition(adata, device=device),
-            force=force,
-        )
-        log.info("%s: obsm %s", output, ", ".join(obsm))
+        obsm = fitted.embeddings(adata, device=device, threads=threads)
+        c.write_embedding(fitted, adata, obsm, source, output, force, device=device)
 
 
 def _config(path: str | None) -> dict[str, Any]:

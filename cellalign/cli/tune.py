@@ -30,6 +30,8 @@ def command(
     batch: c.Batch = None,
     covariate: c.Covariate = None,
     label: c.Label = None,
+    numeric: c.Numeric = None,
+    unlabelled: c.Unlabelled = None,
     model: c.ModelDir = c.DEFAULT_MODEL,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE.csv", help="Write the ranking here.")
@@ -86,6 +88,8 @@ def command(
         batch=batch or (),
         covariate=covariate or (),
         label=label,
+        numeric=numeric or (),
+        unlabelled=unlabelled,
         layer=layer,
         preset=preset,
         holdout=holdout or (),

@@ -162,10 +162,11 @@ def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing: 
             f"{purpose} column {key!r} has {n_missing} missing values; fill them in or drop those cells{infer}"
         )
     if values.dtype.kind == "f" and values.nunique() > 50:
-        options = {"condition": "name it with --continuous, or ", "batch": "add --numeric KEY, or "}
-        mend = (options | {"covariate": options["batch"]}).get(purpose, "").replace("KEY", key) + "bin it"
+        numeric = f"add --numeric {key}, or "
+        mends = {"condition": "name it with --continuous, or ", "batch": numeric, "covariate": numeric}
         raise InputError(
-            f"{purpose} column {key!r} is continuous ({values.nunique()} different numbers); {mend} into categories"
+            f"{purpose} column {key!r} is continuous ({values.nunique()} different numbers); "
+            f"{mends.get(purpose, '')}bin it into categories"
         )
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()

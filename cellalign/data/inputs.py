@@ -12,7 +12,7 @@ from scipy import sparse
 
 from cellalign.data.batches import Cells, as_matrix
 from cellalign.data.checks import check_log, check_matrix, check_names, is_counts, numbers
-from cellalign.data.roles import Roles
+from cellalign.data.roles import Roles, standardised
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign")
@@ -132,8 +132,8 @@ def make_cells(
     if with_condition:
         condition = torch.from_numpy(roles.condition_codes(obs, ignore, unseen=unseen))
     if with_condition and roles.condition is not None and roles.continuous is not None:
-        raw = (numbers(obs, roles.condition) - roles.continuous["mean"]) / roles.continuous["sd"]
-        value = torch.from_numpy(raw.astype(np.float32))
+        doses = standardised(numbers(obs, roles.condition), roles.continuous)
+        value = torch.from_numpy(doses.astype(np.float32))
     return Cells(
         as_matrix(x),
         condition,

@@ -5,7 +5,7 @@ Settled once when a model is trained, kept in model.yaml, and applied to every l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ class Roles:
                     columns.append(np.zeros(len(obs)))
                     continue
                 raw = numbers(obs, key, purpose=role, missing=unseen or role == "covariate")
-                columns.append(np.nan_to_num((raw - self.numeric[key]["mean"]) / self.numeric[key]["sd"]))
+                columns.append(np.nan_to_num(standardised(raw, self.numeric[key])))
         return np.stack(columns, 1).astype(np.float32) if columns else np.zeros((len(obs), 0), dtype=np.float32)
 
     def label_codes(self, obs: pd.DataFrame) -> np.ndarray:
@@ -192,6 +192,11 @@ def settle_roles(
     elif control is not None:
         raise InputError(f"--control {control} needs --condition")
     return Roles(condition, control, tuple(batches), tuple(covariates), label, categories, unknown=unknown, **others)
+
+
+def standardised(values: Any, trained: Mapping[str, float]) -> Any:
+    """Values less the trained cells' mean, over their standard deviation."""
+    return (values - trained["mean"]) / trained["sd"]
 
 
 def _labels(key: str, found: list[str], unlabelled: str | None) -> list[str]:

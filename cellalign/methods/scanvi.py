@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cellalign.methods.base import Dimensions, Latent, Loss
 from cellalign.methods.scvi import SCVI
 from cellalign.nn.batch import Batch
-from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal
+from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, scale_of
 from cellalign.nn.networks import MLP
 
 
@@ -35,7 +35,7 @@ class Normal(nn.Module):
     def forward(self, z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """z [B, p], label [B, labels] -> [B, p] each."""
         h = self.body(z, label)
-        return self.to_mean(h), (self.to_log_variance(h).clamp(-20, 20).exp() + self.least_variance).sqrt()
+        return self.to_mean(h), scale_of(self.to_log_variance(h), self.least_variance)
 
 
 class SCANVI(SCVI):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cellalign.methods import base
 from cellalign.methods.base import BATCHES, CONDITION, Dimensions, Latent, Loss, Method, Step
 from cellalign.nn.batch import Batch, SparseRows
-from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal
+from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, scale_of
 from cellalign.nn.likelihoods import Kind, make_likelihood
 from cellalign.nn.networks import MLP
 
@@ -111,11 +111,7 @@ class VAE(Method):
         if self.to_log_variance is None:
             scale = mean.new_tensor(self.hp.posterior_scale)
         else:
-            # bounds far outside what training reaches: exp must not overflow on a stray cell
-            log_variance = self.to_log_variance(h).clamp(-20, 20)
-            if self.least_variance:
-                log_variance = torch.logaddexp(log_variance, mean.new_tensor(self.least_variance).log())
-            scale = (0.5 * log_variance).exp()
+            scale = scale_of(self.to_log_variance(h), self.least_variance)
         return Latent(mean, scale, sample_normal(mean, scale))
 
     def decode(self, z: Tensor, batch: Batch) -> Tensor:

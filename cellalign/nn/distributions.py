@@ -43,6 +43,15 @@ def kl_to_standard_normal(mean: Tensor, scale: Tensor) -> Tensor:
     return (0.5 * (mean.square() + scale.square() - 1) - scale.log()).sum(-1)
 
 
+def scale_of(log_variance: Tensor, least: float = 0.0) -> Tensor:
+    """Standard deviation from a log variance; `least` is added to the variance.
+
+    The bounds lie far outside what training reaches: exp must not overflow on a stray cell.
+    """
+    bounded = log_variance.clamp(-20, 20)
+    return (bounded.exp() + least).sqrt() if least else (0.5 * bounded).exp()
+
+
 def log_normal(z: Tensor, mean: Tensor | float, scale: Tensor | float) -> Tensor:
     """Log density of z [..., p] under N(mean, scale), summed over latent dimensions: [...]."""
     standard = (z - mean) / scale
