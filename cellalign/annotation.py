@@ -30,6 +30,7 @@ def annotate(
     classifier: str = "auto",
     k: int = 15,
     unknown: float = 0.01,
+    unlabelled: str | None = None,
     missing_genes: str = "error",
     device: str = "auto",
     threads: int | None = None,
@@ -58,6 +59,8 @@ def annotate(
         Neighbours that vote.
     unknown : float
         Share of reference cells of a label that would be flagged unknown, in [0, 1).
+    unlabelled : str, optional
+        The label's value that means there is none; default what the model was told of it.
     missing_genes : {"error", "zero"}
     seed : int
         Of the reference cells drawn to settle what is unknown, where there are many.
@@ -77,11 +80,11 @@ def annotate(
         The reference has no such column or one label only, or the cells or the reference do not fit the model.
     """
     key = _checked(label, model, classifier, k, unknown)
-    names, labels, rows = _labelled(reference, key, model)
+    names, labels, rows = _labelled(reference, key, model, unlabelled or no_label(model, key))
     options: dict[str, Any] = {"missing_genes": missing_genes, "device": device, "threads": threads, "unseen": True}
     cells = _blind(adata, key, model)
     z = model.embed(cells, **options)
-    own = model.label_probability(cells, **options) if classifier == "auto" and key == model.roles.label else None
+    own = model.label_probability(z, device=device) if classifier == "auto" and key == model.roles.label else None
     try:
         known = model.embed(_blind(reference, key, model, rows), **options)
     except InputError as error:
@@ -147,7 +150,8 @@ def score(obs: pd.DataFrame, table: pd.DataFrame, label: str, *, unlabelled: str
     for code, name in enumerate(true.categories):
         if name not in lookup:
             rows = true.codes == code
-            result.rows.append(Row("not in the reference", "all", name, "unknown", flagged[rows].mean(), rows.sum()))
+            share, n = float(flagged[rows].mean()), int(rows.sum())
+            result.rows.append(Row("not in the reference", "all", name, "unknown", share, n))
     if (true.codes < 0).any():
         result.notes.append(f"{(true.codes < 0).sum()} cells have no {label!r} and are not scored")
     return result
@@ -168,11 +172,16 @@ def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: 
     return key
 
 
-def _labelled(reference: AnnData, key: str, model: Model) -> tuple[list[str], np.ndarray, np.ndarray]:
+def no_label(model: Model, key: str) -> str | None:
+    """The value of a label that the model was told means none."""
+    return model.roles.unlabelled if key == model.roles.label else None
+
+
+def _labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of the labels; codes and rows of the reference cells that have one and were not held out."""
     values = column(reference.obs, key, purpose="reference label", missing=True)
-    if key == model.roles.label and model.roles.unlabelled in values.categories:
-        values = values.remove_categories([model.roles.unlabelled])
+    if none in values.categories:
+        values = values.remove_categories([none])
     rows = np.flatnonzero(values.codes >= 0)
     kept = ~held_out(reference.obs.iloc[rows], model.spec["holdout"], must_exist=False)
     if not kept.all():

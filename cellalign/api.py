@@ -203,7 +203,8 @@ def embed(adata: AnnData, model: Model, **options: Any) -> AnnData:
     """Add the latents to `adata.obsm[model.embedding_key]` and return it; options as for `Model.embeddings`."""
     adata.obsm.update(model.embeddings(adata, **options))
     adata.uns["cellalign"] = embedding_record(model)
-    for name, values in model.inferred_condition(adata).items():
+    of_both = {key: value for key, value in options.items() if key != "batch_size"}
+    for name, values in model.inferred_condition(adata, **of_both).items():
         adata.obs[name] = values
     return adata
 

@@ -178,7 +178,19 @@ class Model:
         found = predict.embeddings(self.method, cells, device=pick_device(device, threads), batch_size=batch_size)
         return {self.embedding_key + suffix: z for suffix, z in found.items()}
 
-    def label_probability(
+    def label_probability(self, z: np.ndarray, *, device: str = "auto") -> np.ndarray | None:
+        """Probability of each label by the method's own classifier at embeddings [n_cells, n_latent].
+
+        Returns
+        -------
+        float32 array [n_cells, n_labels] or None
+            Labels in the order of `roles.categories[roles.label]`; None where the method has no classifier.
+        """
+        if type(self.method).label_probability is Method.label_probability:
+            return None
+        return predict.label_probability(self.method, z, device=pick_device(device))
+
+    def inferred_condition(
         self,
         adata: AnnData,
         *,
@@ -186,28 +198,16 @@ class Model:
         unseen: bool = False,
         device: str = "auto",
         threads: int | None = None,
-    ) -> np.ndarray | None:
-        """Probability of each label by the method's own classifier, float32 [n_cells, n_labels].
-
-        None where the method has none. Labels in the order of `roles.categories[roles.label]`; errors as `embeddings`.
-        """
-        if type(self.method).label_probability is Method.label_probability:
-            return None
-        cells = self._to_encode(adata, missing_genes, unseen)
-        return predict.label_probability(self.method, cells, device=pick_device(device, threads))
-
-    def inferred_condition(
-        self, adata: AnnData, *, missing_genes: str = "error", device: str = "auto"
     ) -> dict[str, Any]:
         """The condition of every cell and its probability, as columns of obs; none where all have to be known.
 
-        Of a cell whose condition is given it is that one, with probability 1.
+        Of a cell whose condition is given it is that one, with probability 1. Options and errors as `embeddings`.
         """
         if not self.roles.unknown:
             return {}
         key, known = str(self.condition), self.roles.categories[str(self.condition)]
-        cells = self.cells(adata, missing_genes=missing_genes)
-        probability = predict.inferred_condition(self.method, cells, device=pick_device(device))
+        cells = self.cells(adata, missing_genes=missing_genes, unseen=unseen)
+        probability = predict.inferred_condition(self.method, cells, device=pick_device(device, threads))
         names = pd.Categorical.from_codes(probability.argmax(1), known)
         return {f"{key}_inferred": names, f"{key}_probability": probability.max(1)}
 
@@ -323,7 +323,9 @@ class Model:
         x = self._expression(adata, missing_genes)
         combines = self.method.combines_conditions
         asked = Direction.of(adata.obs, self.roles, str(to), from_, where, combines=combines)
-        if not (self.method.sees_batches if asked.batch is not None else self.method.sees_condition):
+        if asked.batch is not None and not self.method.sees_batches:
+            raise UsageError(f"method {self.name!r} does not see batches, so it has no counterfactual of {asked.key!r}")
+        if asked.batch is None and not self.method.sees_condition:
             log.warning("method %s does not see %r: its prediction is the reconstruction", self.name, asked.key)
         source = AnnData(X=x[asked.rows], obs=adata.obs.iloc[asked.rows].copy())
         mean, std = predict.counterfactual(

@@ -127,15 +127,14 @@ def test_a_rare_type_is_found(reference, query):
 def test_the_models_own_classifier_is_taken_where_none_is_named(pca, reference, query, monkeypatch):
     asked = []
 
-    def own(self, adata, **options):
-        asked.append(options)
-        assert "cell_type" not in adata.obs
-        return np.tile(np.array([[0.1, 0.2, 0.7]], dtype=np.float32), (adata.n_obs, 1))
+    def own(self, z, **options):
+        asked.append(z)
+        return np.tile(np.array([[0.1, 0.2, 0.7]], dtype=np.float32), (len(z), 1))
 
     monkeypatch.setattr(Model, "label_probability", own)
     table = cellalign.annotate(query, pca, reference=reference)
     assert (table["cell_type_predicted"] == "NK").all() and np.allclose(table["cell_type_probability"], 0.7)
-    assert asked[0]["unseen"] is True
+    np.testing.assert_array_equal(asked[0], pca.embed(query))
     # the reference has only some of the model's labels: the model's still go by their names
     some = reference[reference.obs["cell_type"] != "B"].copy()
     assert (cellalign.annotate(query, pca, reference=some)["cell_type_predicted"] == "NK").all()
@@ -151,7 +150,7 @@ def test_scanvi_predicts_by_itself_cells_of_a_new_batch(reference, query):
     new = query.copy()
     new.obs["donor"] = "d3"
     table = cellalign.annotate(new, model, reference=reference)
-    own = model.label_probability(new, unseen=True)
+    own = model.label_probability(model.embed(new, unseen=True))
     np.testing.assert_allclose(table["cell_type_probability"], own.max(1), rtol=1e-6)
     assert accuracy(table, new) > 0.9
     del new.obs["donor"]
@@ -178,6 +177,15 @@ def test_scores_where_the_query_has_labels_the_reference_lacks(reference, query)
     assert found == pytest.approx(flagged[kinds == "B"].mean())
     assert [row.n_cells for row in result.rows if row.panel == "not in the reference"] == [(kinds == "B").sum()]
     assert result.notes == ["10 cells have no 'cell_type' and are not scored"]
+    assert f'"n_cells": {(kinds == "B").sum()}' in result.to_json()
+
+
+def test_a_value_of_the_reference_may_mean_no_label(pca, reference, query):
+    blank = reference.copy()
+    blank.obs["known"] = blank.obs["cell_type"].astype(str).where(np.arange(300) % 4 > 0, "Unknown")
+    table = cellalign.annotate(query, pca, reference=blank, label="known", unlabelled="Unknown")
+    assert list(table["known_predicted"].cat.categories) == ["B", "CD14 Mono", "NK"]
+    assert np.mean(table["known_predicted"].astype(str) == query.obs["cell_type"].astype(str)) > 0.98
 
 
 def test_without_labels_the_prediction_is_summed_up(pca, reference, query):

@@ -11,7 +11,6 @@ import typer
 from cellalign.cli import common as c
 
 if TYPE_CHECKING:
-    from cellalign.evaluation import Evaluation
     from cellalign.model import Model
 
 NAME = "annotate"
@@ -38,6 +37,7 @@ def command(
     reference: Annotated[
         str | None, typer.Option("--reference", metavar="FILE", help="Labelled cells [the training file].")
     ] = None,
+    unlabelled: c.Unlabelled = None,
     classifier: Annotated[
         Classifier, typer.Option("--classifier", help="auto is the model's own where it has one, else linear.")
     ] = Classifier.auto,
@@ -75,6 +75,7 @@ def command(
         fitted,
         label=label,
         reference=files.read_matrix(known, fitted.matrix),
+        unlabelled=unlabelled,
         missing_genes=missing_genes.value,
         device=device,
         threads=threads,
@@ -82,7 +83,7 @@ def command(
         **settings,
     )
     key = str(label or fitted.roles.label)
-    result = annotation.score(adata.obs, table, key, unlabelled=fitted.roles.unlabelled)
+    result = annotation.score(adata.obs, table, key, unlabelled=unlabelled or annotation.no_label(fitted, key))
     record = annotation.annotation_record(fitted, key, reference=str(known), **settings)
     files.write_with(
         source,
@@ -93,7 +94,7 @@ def command(
         force=force,
     )
     if output != "-":  # standard output is the file
-        _print(result, format)
+        c.print_evaluation(result, format)
     for note in result.notes:
         log.info("%s", note)
     log.info("%s: %s of %d cells, %d unknown", output, key, len(table), table[f"{key}_unknown"].sum())
@@ -111,12 +112,3 @@ def _training_file(fitted: Model) -> Path:
 
 def _stem(path: str) -> str:
     return "stdin" if path == "-" else Path(path).stem.removesuffix(".pp")
-
-
-def _print(result: Evaluation, format: c.TableFormat) -> None:
-    """The scores on standard output."""
-    if format is c.TableFormat.table:
-        for title, columns, rows in result.summary():
-            c.print_table(title, columns, rows)
-    else:
-        typer.echo(result.to_json() if format is c.TableFormat.json else result.to_csv(), nl=False)

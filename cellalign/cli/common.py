@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from cellalign.evaluation import Evaluation
     from cellalign.model import Model
 
 
@@ -191,6 +192,15 @@ def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         import csv
 
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+
+
+def print_evaluation(result: Evaluation, format: TableFormat) -> None:
+    """The scores of an evaluation on standard output."""
+    if format is TableFormat.table:
+        for title, columns, rows in result.summary():
+            print_table(title, columns, rows)
+    else:
+        typer.echo(result.to_json() if format is TableFormat.json else result.to_csv(), nl=False)
 
 
 def key_values(items: Sequence[str] | None, option: str = "--set") -> dict[str, Any]:

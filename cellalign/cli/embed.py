@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,9 +53,13 @@ def command(
     if plot is not None:
         files.check_output(plot, force)
     adata = files.read_matrix(source, fitted.matrix)
-    obsm = fitted.embeddings(
-        adata, missing_genes=missing_genes.value, unseen=allow_unseen, device=device, threads=threads
-    )
+    options: dict[str, Any] = {
+        "missing_genes": missing_genes.value,
+        "unseen": allow_unseen,
+        "device": device,
+        "threads": threads,
+    }
+    obsm = fitted.embeddings(adata, **options)
     if umap or plot is not None:
         from cellalign.plots.umap import umap as project
 
@@ -70,7 +74,7 @@ def command(
                 k: _column(adata, k, fitted.roles.continuous is not None and k == fitted.condition) for k in keys
             }
             draw_before_after(before, obsm["X_umap"], colours, fresh, after=fitted.name)
-    c.write_embedding(fitted, adata, obsm, source, output, force, missing_genes=missing_genes.value, device=device)
+    c.write_embedding(fitted, adata, obsm, source, output, force, **options)
 
 
 def _column(adata, key, numeric):  # type: ignore[no-untyped-def]

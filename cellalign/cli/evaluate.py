@@ -134,11 +134,7 @@ def command(
         device=device,
         seed=seed,
     )
-    if format is c.TableFormat.table:
-        for title, columns, rows in result.summary():
-            c.print_table(title, columns, rows)
-    else:
-        typer.echo(result.to_json() if format is c.TableFormat.json else result.to_csv(), nl=False)
+    c.print_evaluation(result, format)
     for note in result.notes:
         log.info("%s", note)
     for name, reason in result.left_out.items():

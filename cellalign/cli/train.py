@@ -122,7 +122,7 @@ def command(
     log.info("%s: %s, %d epochs in %.0f s", model, method, outcome["epochs"], outcome["seconds"])
     if output is not None:
         obsm = fitted.embeddings(adata, device=device, threads=threads)
-        c.write_embedding(fitted, adata, obsm, source, output, force, device=device)
+        c.write_embedding(fitted, adata, obsm, source, output, force, device=device, threads=threads)
 
 
 def _config(path: str | None) -> dict[str, Any]:

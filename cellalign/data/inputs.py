@@ -131,9 +131,10 @@ def make_cells(
     condition, value = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
     if with_condition:
         condition = torch.from_numpy(roles.condition_codes(obs, ignore, unseen=unseen))
-    if with_condition and roles.condition is not None and roles.continuous is not None:
-        doses = standardised(numbers(obs, roles.condition), roles.continuous)
-        value = torch.from_numpy(doses.astype(np.float32))
+    continuous = with_condition and roles.condition is not None and not (unseen and roles.condition not in obs)
+    if continuous and roles.continuous is not None:
+        doses = standardised(numbers(obs, str(roles.condition), missing=unseen), roles.continuous)
+        value = torch.from_numpy(np.nan_to_num(doses).astype(np.float32))
     return Cells(
         as_matrix(x),
         condition,

@@ -130,8 +130,10 @@ class _Run:
         if self.best is not None:
             self.method.load_state_dict(self.best)
         self.method.eval()
+        # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
+        parts = [rows.to(self.device) for rows in shuffled(self.train, self.plan.batch_size, self.shuffler)]
         with torch.no_grad():
-            self.method.finish(lambda: (self.cells.batch(rows) for rows in self.train.split(self.plan.batch_size)))
+            self.method.finish(lambda: (self.cells.batch(rows) for rows in parts))
         return self.state
 
     def report(self) -> None:

@@ -27,12 +27,9 @@ def embeddings(method: Method, cells: Cells, *, device: torch.device, batch_size
 
 
 @torch.inference_mode()
-def label_probability(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
-    """Probability of each label for every cell, float32 [n, labels]."""
-    method = method.to(device).eval()
-    return np.concatenate(
-        [method.label_probability(b).float().cpu().numpy() for b in cells.in_order(batch_size, device)]
-    )
+def label_probability(method: Method, z: np.ndarray, *, device: torch.device) -> np.ndarray:
+    """Probability of each label at embeddings [n, p], float32 [n, labels]."""
+    return method.to(device).eval().label_probability(torch.from_numpy(z).to(device)).float().cpu().numpy()
 
 
 @torch.inference_mode()

@@ -229,9 +229,7 @@ class Method(nn.Module):
             Gives an iterator over all training cells, as often as it is called; no gradient is recorded.
         """
 
-    def means_by_condition(
-        self, batches: Callable[[], Iterator[Batch]], of: Callable[[Batch], Tensor], width: int
-    ) -> Tensor:
+    def means_by_condition(self, batches: Callable[[], Iterator[Batch]], of: Callable[[Batch], Tensor]) -> Tensor:
         """Means of `of` [B, width] by condition and cell type, over the types that all conditions share.
 
         Returns
@@ -241,14 +239,13 @@ class Method(nn.Module):
             of all cells.
         """
         k, n_labels = self.dimensions.conditions, self.dimensions.labels + 1
-        sums = sizes = torch.zeros(0)
+        added: list[tuple[Tensor, Tensor]] = []
         for batch in batches():
-            group, values = batch.condition * n_labels + batch.label + 1, of(batch)
-            if not len(sums):
-                sums, sizes = values.new_zeros(k * n_labels, width), values.new_zeros(k * n_labels)
-            sums.index_add_(0, group, values)
-            sizes.index_add_(0, group, torch.ones_like(group, dtype=sizes.dtype))
-        sums, sizes = sums.view(k, n_labels, width), sizes.view(k, n_labels, 1)
+            # a product, not an index, which adds up in an order that differs between runs
+            member = _one_hot(batch.condition * n_labels + batch.label + 1, k * n_labels)
+            added.append((member.T @ of(batch), member.sum(0)))
+        sums = torch.stack([total for total, _ in added]).sum(0).view(k, n_labels, -1)
+        sizes = torch.stack([size for _, size in added]).sum(0).view(k, n_labels, 1)
         shared = (sizes > 0).all(0)[:, 0]
         if not bool(shared.any()):
             return sums.sum(1, keepdim=True) / sizes.sum(1, keepdim=True).clamp(min=1)
@@ -324,8 +321,8 @@ class Method(nn.Module):
         """Probability of each condition for every cell [B, conditions], where `dimensions.unknown`."""
         raise NotImplementedError
 
-    def label_probability(self, batch: Batch) -> Tensor:
-        """Probability of each label for every cell [B, labels], of methods with a classifier of their own."""
+    def label_probability(self, z: Tensor) -> Tensor:
+        """Probability of each label [B, labels] at an embedding [B, p], of methods with a classifier of their own."""
         raise NotImplementedError
 
     def context(self, batch: Batch, seen: tuple[str, ...]) -> Tensor:

@@ -52,7 +52,7 @@ class Linear(PCA):
         """Components; then for every condition the mean over cell types, and for ridge its slope on their state."""
         super().finish(batches)
         k = self.dimensions.conditions
-        means = self.means_by_condition(batches, lambda batch: batch.x, self.dimensions.genes)
+        means = self.means_by_condition(batches, lambda batch: batch.x)
         self.mean.copy_(means.mean(1))
         if self.hp.change == "shift":
             return

@@ -76,6 +76,11 @@ class NFIVAE(VAE):
         told = torch.rand(len(batch), 1, device=context.device) >= self.hp.hide
         return context * told
 
+    def posterior(self, h: Tensor, batch: Batch) -> Latent:
+        """As the VAE's; the scale is one per cell and latent also where it is fixed."""
+        latent = super().posterior(h, batch)
+        return Latent(latent.mean, latent.scale.expand_as(latent.mean), latent.z)
+
     def invariant(self, latent: Latent) -> Latent:
         """The dimensions the prior is over: all."""
         return latent

@@ -45,7 +45,7 @@ class ScGen(VAE):
 
     def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Mean latent of every condition, over the cell types that all conditions share, each counting the same."""
-        self.centres.copy_(self.means_by_condition(batches, self.embedding, self.hp.latent_dim).mean(1))
+        self.centres.copy_(self.means_by_condition(batches, self.embedding).mean(1))
 
     def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
         """z + delta, delta the difference of the conditions' mean latents."""

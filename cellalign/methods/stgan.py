@@ -113,7 +113,8 @@ class STGAN(Method):
             for name, value in self.pair(k, home, away).items():
                 parts[name] = parts.get(name, torch.zeros_like(value)) + value
         if not parts:
-            return Loss(torch.zeros((), device=home.device, requires_grad=True))
+            nothing = torch.zeros((), device=home.device, requires_grad=True)
+            return Loss(nothing, dict.fromkeys(("adversarial", "cycle", "identity", "judge"), nothing.detach()))
         hp = self.hp
         total = parts["adversarial"] + parts["judge"] + hp.cycle * parts["cycle"] + hp.identity * parts["identity"]
         return Loss(total, {name: value.detach() for name, value in parts.items()})
@@ -148,22 +149,26 @@ class STGAN(Method):
         """Batch normalisation's means and variances anew, of the cells each generator translates.
 
         In training it also met cells made up or of its own domain; under the mixture's statistics a translation is off.
+        Where no batch has two of those cells, training's statistics stay.
         """
-        for generators, of_reference in ((self.leave, True), (self.back, False)):
-            norms = [m for m in generators.modules() if isinstance(m, nn.BatchNorm1d)]
-            momentum = [norm.momentum for norm in norms]
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the plain average over batches
-            generators.train()
-            for batch in batches():
-                for k in self.others:
-                    rows = batch.condition == (self.origin if of_reference else k)
-                    if int(rows.sum()) > 1:
-                        generators[str(k)](batch.x[rows])
-            generators.eval()
-            for norm, was in zip(norms, momentum, strict=True):
-                norm.momentum = was
+        for k in self.others:
+            for generator, source in ((self.leave[str(k)], self.origin), (self.back[str(k)], k)):
+                norms = [m for m in generator.modules() if isinstance(m, nn.BatchNorm1d)]
+                momentum = [norm.momentum for norm in norms]
+                fresh = False
+                for batch in batches():
+                    cells = batch.x[batch.condition == source]
+                    if len(cells) < 2:
+                        continue
+                    for norm in norms if not fresh else ():
+                        norm.reset_running_stats()
+                        norm.momentum = None  # the plain average over batches
+                        norm.train()  # and dropout stays off
+                    fresh = True
+                    generator(cells)
+                generator.eval()
+                for norm, was in zip(norms, momentum, strict=True):
+                    norm.momentum = was
 
     def at_reference(self, batch: Batch) -> Tensor:
         """Every cell as it would be under the reference, [B, G]."""

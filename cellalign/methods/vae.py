@@ -151,13 +151,19 @@ class VAE(Method):
         context = self.context(batch, self.decoder_sees)
         decoder_hidden = self.decoder.first_hidden(latent.z, context)
         reconstruction = self.likelihood.nll(self.decoder.go_on(decoder_hidden, context), batch).mean()
-        parts = {"reconstruction": reconstruction, "kl": self.kl(batch, latent).mean()}
+        fixed, annealed = (part.mean() for part in self.costs(batch, latent))
+        parts = {"reconstruction": reconstruction, "kl": fixed + annealed}
         n_genes, n_latent = (self.dimensions.genes, self.hp.latent_dim) if self.hp.averaged else (1, 1)
-        total = self.hp.eta / n_genes * reconstruction + self.hp.beta / n_latent * warmup * parts["kl"]
+        total = self.hp.eta / n_genes * reconstruction + fixed / n_latent + self.hp.beta / n_latent * warmup * annealed
         for name, value in self.penalties(Step(batch, latent, encoder_hidden, decoder_hidden, warmup)).items():
             parts[name] = value
             total = total + value
         return Loss(total, {name: value.detach() for name, value in parts.items()})
+
+    def costs(self, batch: Batch, latent: Latent) -> tuple[Tensor, Tensor]:
+        """What the latents cost, [B] each: the part that KL warm-up leaves alone, and the part it scales."""
+        kl = self.kl(batch, latent)
+        return torch.zeros_like(kl), kl
 
     def kl(self, batch: Batch, latent: Latent) -> Tensor:
         """KL of the posterior to the prior, summed over latent dimensions, [B]."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellalign.nn.distributions import LOG_2PI
+from cellalign.nn.distributions import LOG_2PI, scale_of
 
 UNIT = math.log(math.e - 1)  # softplus of it is 1
 
@@ -59,7 +59,7 @@ class NormalPrior(nn.Module):
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [B, p] under the context [B, n_context]."""
         *mean, log_variance = self.network(context).split(self.n_latent, 1)
-        scale = (log_variance.clamp(-20, 20).exp() + 1e-4).sqrt()
+        scale = scale_of(log_variance, 1e-4)
         return mean[0] if mean else torch.zeros_like(scale), scale
 
     def kl(self, mean: Tensor, scale: Tensor, context: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def draw(scores: Mapping[str, Mapping[str, float]], groups: Mapping[str, Sequenc
     columns = {name: metrics for name, metrics in columns.items() if metrics}
     last = list(columns)[-1]
     rows = sorted(scores, key=lambda system: -np.nan_to_num(scores[system].get(columns[last][-1], np.nan)))
-    names = [textwrap.shorten(system, LONGEST, placeholder=" …") for system in rows]
+    names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in rows]
     left = 2 * MARGIN + 0.1 * max(len(name) for name in names)
     width = left + sum(len(metrics) * COLUMN + GAP for metrics in columns.values()) + MARGIN
     height = HEAD + len(rows) * ROW + MARGIN

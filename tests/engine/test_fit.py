@@ -16,9 +16,9 @@ from cellalign.methods.registry import get
 CPU = torch.device("cpu")
 
 
-def cells(n=120, genes=20):
+def cells(n=120, genes=20, order=None):
     rng = np.random.default_rng(0)
-    condition = np.arange(n) % 2
+    condition = (np.arange(n) if order is None else order) % 2
     x = rng.normal(size=(n, 3)) @ rng.normal(size=(3, genes)) + condition[:, None] + 0.1 * rng.normal(size=(n, genes))
     none = torch.zeros(n, 0, dtype=torch.int64)
     label, value = torch.full((n,), -1), torch.zeros(n)
@@ -51,6 +51,17 @@ def test_loss_falls_and_history_is_complete():
     for part in ("loss", "reconstruction", "kl", "penalty"):
         expected |= {f"train_{part}", f"validation_{part}"}
     assert set(state.history[0]) == expected
+
+
+def test_what_finishes_a_method_meets_shuffled_training_cells_in_equal_parts(monkeypatch):
+    """In a file sorted by condition no batch is of one condition alone."""
+    met = []
+    monkeypatch.setattr(get("comp"), "finish", lambda self, batches: met.extend([*batches()] for _ in range(2)))
+    data = cells(order=np.argsort(np.arange(120) % 2, kind="stable"))
+    run(Plan(epochs=1, batch_size=30), data=data)
+    assert [len(batch) for batch in met[0]] == [25] * 4
+    assert all(0.2 < batch.condition.float().mean() < 0.8 for batch in met[0])
+    assert all(torch.equal(a.x, b.x) for a, b in zip(*met, strict=True))
 
 
 def test_same_seed_same_weights_and_other_seed_others():

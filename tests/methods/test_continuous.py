@@ -127,6 +127,11 @@ def test_what_cannot_be(dosed):
         cellalign.counterfactual(dosed, model, to="high")
     with pytest.raises(InputError, match="none has dose=0.5001"):
         cellalign.counterfactual(dosed, model, to=1.0, from_="0.5001")
+    bare = dosed.copy()
+    del bare.obs["dose"]
+    with pytest.raises(InputError, match="no condition column 'dose'"):
+        model.embed(bare)
+    assert np.isfinite(model.embed(bare, unseen=True)).all()
 
 
 def test_an_extrapolation_is_told(dosed, caplog):

@@ -206,6 +206,13 @@ def test_invaes_loss_is_the_sum_of_its_parts():
 
 @pytest.mark.parametrize("sizes", [Dimensions(GENES, cells=100), Dimensions(GENES, batches=(2,), cells=100)])
 @pytest.mark.parametrize("prior", ["non-factorised", "factorised"])
+@pytest.mark.parametrize("name", ["invae", "nf-ivae"])
+def test_the_posteriors_scale_may_be_fixed(name, prior):
+    method = build(name, prior=prior, posterior_scale=0.5)
+    assert bool(torch.isfinite(method.loss(cells(), 1.0).total))
+
+
+@pytest.mark.parametrize("prior", ["non-factorised", "factorised"])
 def test_invae_does_without_any_covariates(sizes, prior):
     method = build("invae", sizes, prior=prior)
     batch = other(cells(), covariates=torch.zeros(N, 0, dtype=torch.int64))
@@ -307,6 +314,9 @@ def test_sources_of_a_batch_counterfactual_are_settled_before_any_cell_is_read(s
     ):
         with pytest.raises(error, match=says):
             model.counterfactual(new, **options)
+    blind = cellalign.train(sites, method="pca", batch=["site"])
+    with pytest.raises(cellalign.errors.UsageError, match="'pca' does not see batches"):
+        blind.counterfactual(sites, to="site=site2")
 
 
 def test_scanvi_labels_the_cells_that_have_no_label(sites):
@@ -324,7 +334,7 @@ def test_scanvi_labels_the_cells_that_have_no_label(sites):
         lr=4e-3,
     )
     assert "Unknown" not in model.roles.categories["known"]
-    chosen = model.label_probability(hidden).argmax(1)
+    chosen = model.label_probability(model.embed(hidden)).argmax(1)
     names = np.array(model.roles.categories["known"])[chosen]
     blank = hidden.obs["known"] == "Unknown"
     assert (names == hidden.obs["cell_type"].astype(str))[blank].mean() > 0.85

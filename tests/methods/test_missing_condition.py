@@ -53,6 +53,17 @@ def test_cells_are_embedded_as_if_their_condition_were_known(partly, model):
     assert right.mean() > 0.9
 
 
+def test_options_of_embed_reach_the_inferred_condition(partly):
+    partly = partly.copy()
+    partly.obs["donor"] = np.where(np.arange(480) % 2, "d1", "d2")
+    options = dict(settings=SETTINGS | {"epochs": 1}, batch=["donor"])
+    model = cellalign.train(partly, condition="stim", allow_missing_condition=True, **options)
+    fewer = partly[:50, 5:].copy()
+    fewer.obs["donor"] = "d3"
+    embedded = cellalign.embed(fewer, model, missing_genes="zero", unseen=True)
+    assert embedded.obs["stim_probability"].notna().all() and np.isfinite(embedded.obsm["X_comp"]).all()
+
+
 def test_cells_of_unknown_condition_are_trained_on(partly, model):
     assert model.spec["cells"]["trained"] + model.spec["cells"]["validation"] == 480
     assert model.spec["dimensions"]["conditions"] == 2

@@ -83,6 +83,7 @@ def test_a_batch_without_a_pair_costs_nothing():
     loss = method.loss(alone, 1.0)
     loss.total.backward()
     assert float(loss.total.detach()) == 0 and all(p.grad is None for p in method.parameters())
+    assert set(loss.parts) == set(method.loss(batch, 1.0).parts)  # the engine averages parts over an epoch's batches
 
 
 @pytest.mark.parametrize("to", ["stimulated", "control"])
@@ -113,3 +114,26 @@ def test_after_training_a_generator_normalises_by_the_cells_it_translates():
     torch.testing.assert_close(leave(home), expected[0], atol=0.01, rtol=0.01)
     torch.testing.assert_close(back(away), expected[1], atol=0.01, rtol=0.01)
     assert float(off.detach()) > 0.1
+
+
+def test_statistics_are_of_cells_as_they_are_translated():
+    """Without dropout; and a condition of which no batch has two cells keeps what training gave it."""
+    batch = cells()
+    condition = batch.condition.clone()
+    condition[(condition == 2).nonzero()[1:]] = 0
+    batch = Batch.of(batch.x, condition)
+    plain, dropped = build(), build()
+    for module in dropped.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    for method in (plain, dropped):
+        torch.manual_seed(3)
+        method.back["2"](batch.x)
+    before = {k: v.clone() for k, v in plain.back["2"].state_dict().items()}
+    for method in (plain, dropped):
+        method.eval()
+        with torch.no_grad():
+            method.finish(lambda: iter([batch]))
+        assert not any(module.training for module in method.modules())
+    torch.testing.assert_close(dropped.leave["0"](batch.x), plain.leave["0"](batch.x))
+    assert all(torch.equal(v, before[k]) for k, v in plain.back["2"].state_dict().items())
