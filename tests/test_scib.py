@@ -1,6 +1,6 @@
 """The scIB panel: scores that are known beforehand, the same numbers as scib-metrics' own pipeline, the picture.
 
-scib-metrics compiles for a minute in every process, and again for every new shape: all cells here are of one shape.
+scib-metrics compiles in every process, and again for every new shape: all cells here are of one shape.
 """
 
 import logging
@@ -73,6 +73,7 @@ def check_the_aggregates(found):
 
 
 def check_the_numbers_are_those_of_scib_metrics_own_pipeline(mixed, separate, pca):
+    import scib_metrics
     from scib_metrics.benchmark import Benchmarker
 
     obs = pd.DataFrame({"batch": BATCH, "label": LABEL}, index=[str(i) for i in range(N)])
@@ -81,7 +82,10 @@ def check_the_numbers_are_those_of_scib_metrics_own_pipeline(mixed, separate, pc
         ad.AnnData(obs=obs, obsm=obsm), "batch", "label", ["mixed", "separate"],
         pre_integrated_embedding_obsm_key="pca", progress_bar=False,
     )  # fmt: skip
-    theirs.benchmark()
+    search = scib_metrics.nearest_neighbors
+    with scib.exact_neighbours(search):
+        theirs.prepare(neighbor_computer=lambda z, k: search.pynndescent(z, n_neighbors=k))
+        theirs.benchmark()
     table = theirs.get_results(min_max_scale=False)
     capitals = {metric: metric[0].upper() + metric[1:] for metric in mixed} | {"cLISI": "cLISI", "iLISI": "iLISI"}
     capitals["kBET"] = "KBET"
@@ -98,7 +102,20 @@ def check_without_components_there_is_no_pcr(mixed):
     assert found["batch correction"] == pytest.approx(np.mean([mixed[metric] for metric in rest]))
 
 
+def test_every_cell_is_its_own_nearest_neighbour():
+    from scib_metrics import nearest_neighbors
+
+    z, approximate = latents(), nearest_neighbors.pynndescent
+    with scib.exact_neighbours(nearest_neighbors):
+        near = nearest_neighbors.pynndescent(z, n_neighbors=20, random_state=0)
+    assert nearest_neighbors.pynndescent is approximate
+    distance = np.linalg.norm(z[:, None] - z[None], axis=2)
+    np.testing.assert_array_equal(near.indices, distance.argsort(1)[:, :20])
+    np.testing.assert_allclose(near.distances, np.sort(distance, 1)[:, :20], atol=1e-4)
+
+
 def test_neighbours_and_seed_reach_the_package(monkeypatch):
+    monkeypatch.setattr(scib, "EXACT_UP_TO", 100)
     import scib_metrics
 
     class Reached(Exception):

@@ -1,9 +1,10 @@
 """Panel on embeddings: integration scored as Luecken et al. (2022, scIB) do, by the scib-metrics package.
 
 What is called, with which neighbours, and how scores are averaged is what `scib_metrics.benchmark.Benchmarker` of
-scib-metrics 0.5.10 does, so that numbers compare with those published; its silhouette of batches is BRAS
-(Rautenstrauch and Ohler 2025), no longer the classic one. The package runs on JAX and numba, which compile for a
-minute in every process: nothing of it is imported before it is needed.
+scib-metrics 0.5.10 does, so that numbers compare with those published, but for neighbours, which of up to 50,000 cells
+are the exact ones; its silhouette of batches is BRAS
+(Rautenstrauch and Ohler 2025), no longer the classic one. The package runs on JAX, which compiles in every process:
+nothing of it is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cellalign.data.inputs import default_matrix, matrix_of
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.table import Row
+from cellalign.metrics import mixing
 from cellalign.plots.umap import unintegrated_pca
 
 BASELINE = "unintegrated PCA"
@@ -31,6 +33,7 @@ BATCH = ("BRAS", "iLISI", "kBET", "graph connectivity", "PCR comparison")
 SHARES = {"bio conservation": 0.6, "batch correction": 0.4}  # of the total
 GROUPS = {"bio conservation": BIO, "batch correction": BATCH, "aggregate": (*SHARES, "total")}
 NEIGHBOURS = 90  # of LISI
+EXACT_UP_TO = 50_000  # cells; above, an exact search takes longer than compiling another and searching with it
 KBET_NEIGHBOURS, GRAPH_NEIGHBOURS = 50, 15
 
 
@@ -98,7 +101,7 @@ def scib_scores(
     reason = unfit(z, batch, label, neighbours)
     if reason is not None:
         raise InputError(f"scIB scores cannot be computed: {reason}")
-    with _quiet() as scib:
+    with _quiet() as scib, exact_neighbours(scib.nearest_neighbors):
         scores = _scores(scib, z, batch, label, neighbours, seed, pca)
     means = {"bio conservation": _mean(scores, BIO), "batch correction": _mean(scores, BATCH)}
     return scores | means | {"total": sum(share * means[name] for name, share in SHARES.items())}
@@ -143,6 +146,31 @@ def _scores(
     if pca is not None:
         found["PCR comparison"] = _pcr(scib.pcr_comparison, pca, z, batch)
     return {metric: float(value) for metric, value in found.items()}
+
+
+@contextmanager
+def exact_neighbours(search: Any) -> Iterator[None]:
+    """Have scib-metrics find neighbours exactly where cells are few; kBET looks for its own, within each label.
+
+    Its approximate search compiles for a minute in every process.
+    """
+    approximate = search.pynndescent
+
+    def find(z: np.ndarray, n_neighbors: int, **options: Any) -> Any:
+        if len(z) > EXACT_UP_TO:
+            return approximate(z, n_neighbors=n_neighbors, **options)
+        others = mixing.neighbours(z, n_neighbors - 1)
+        itself = np.arange(len(z))[:, None]
+        return search.NeighborsResults(
+            indices=np.hstack([itself, others.index]),
+            distances=np.hstack([np.zeros(itself.shape), others.distance]).astype(np.float32),
+        )
+
+    search.pynndescent = find
+    try:
+        yield
+    finally:
+        search.pynndescent = approximate
 
 
 def _pcr(compare: Callable[..., float], pca: np.ndarray, z: np.ndarray, batch: np.ndarray) -> float:
