@@ -34,11 +34,11 @@ class INVAE(NFIVAE):
     class Hyperparameters(NFIVAE.Hyperparameters):
         """Adds the spurious block and the penalty.
 
-        The KL weighs a tenth: with 1 the prior, which follows the posterior by score matching, draws donors together
-        (benchmarks/README.md).
+        The KL weighs less than 1, with which the disease of a donor can be lost: the prior follows the posterior by score
+        matching and draws donors together (benchmarks/README.md).
         """
 
-        beta: float = Field(0.1, ge=0, description="weight of the KL term")
+        beta: float = Field(0.3, ge=0, description="weight of the KL term")
         latent_dim: int = Field(20, ge=1, le=10_000, description="number of invariant latents")
         spurious_dim: int = Field(5, ge=1, le=10_000, description="number of spurious latents")
         inject: bool = Field(False, description="tell the decoder the technical covariates instead of learning z_S")
