@@ -4,7 +4,7 @@
 
 Cells of 6 donors, half of them diseased, measured at 4 sites that shift every gene; one site is held back and annotated
 from the other three. Beside each method: a random forest's accuracy for site, donor and disease from its latents, the
-scIB columns of the paper's figure 4 (--scib; JAX compiles for half a minute), annotation accuracy over cell types on the
+scIB columns of the paper's figure 4 (--scib, which compiles first), annotation accuracy over cell types on the
 held-back site (table 1), seconds per epoch (table 2). Finished rows are kept in the CSV: a second run goes on from it.
 """
 

@@ -34,8 +34,8 @@ class INVAE(NFIVAE):
     class Hyperparameters(NFIVAE.Hyperparameters):
         """Adds the spurious block and the penalty.
 
-        The KL weighs less than 1, with which the disease of a donor can be lost: the prior follows the posterior by score
-        matching and draws donors together (benchmarks/README.md).
+        The KL weighs less than 1, with which the disease of a donor can be lost: the prior follows the posterior by
+        score matching and draws donors together (benchmarks/README.md).
         """
 
         beta: float = Field(0.3, ge=0, description="weight of the KL term")
