@@ -38,7 +38,7 @@ class INVAE(NFIVAE):
         score matching and draws donors together (benchmarks/README.md).
         """
 
-        beta: float = Field(0.3, ge=0, description="weight of the KL term")
+        beta: float = Field(0.6, ge=0, description="weight of the KL term")
         latent_dim: int = Field(20, ge=1, le=10_000, description="number of invariant latents")
         spurious_dim: int = Field(5, ge=1, le=10_000, description="number of spurious latents")
         inject: bool = Field(False, description="tell the decoder the technical covariates instead of learning z_S")
