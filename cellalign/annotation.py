@@ -177,11 +177,14 @@ def no_label(model: Model, key: str) -> str | None:
     return model.roles.unlabelled if key == model.roles.label else None
 
 
+def _without(labels: pd.Categorical, none: str | None) -> pd.Categorical:
+    """Labels, missing where they have the value that means none."""
+    return labels.remove_categories([none]) if none in labels.categories else labels
+
+
 def _labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of the labels; codes and rows of the reference cells that have one and were not held out."""
-    values = column(reference.obs, key, purpose="reference label", missing=True)
-    if none in values.categories:
-        values = values.remove_categories([none])
+    values = _without(column(reference.obs, key, purpose="reference label", missing=True), none)
     rows = np.flatnonzero(values.codes >= 0)
     kept = ~held_out(reference.obs.iloc[rows], model.spec["holdout"], must_exist=False)
     if not kept.all():
@@ -221,8 +224,7 @@ def _truth(obs: pd.DataFrame, label: str, unlabelled: str | None) -> pd.Categori
     """The cells' own labels; None where not a single one has one."""
     if label not in obs or obs[label].isna().all():
         return None
-    true = column(obs, label, purpose="label", missing=True)
-    true = true.remove_categories([unlabelled]) if unlabelled in true.categories else true
+    true = _without(column(obs, label, purpose="label", missing=True), unlabelled)
     return true if (true.codes >= 0).any() else None
 
 

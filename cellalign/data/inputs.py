@@ -11,8 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.batches import Cells, as_matrix
-from cellalign.data.checks import check_log, check_matrix, check_names, is_counts, numbers
-from cellalign.data.roles import Roles, standardised
+from cellalign.data.checks import check_log, check_matrix, check_names, is_counts
+from cellalign.data.roles import Roles
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign")
@@ -131,10 +131,7 @@ def make_cells(
     condition, value = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
     if with_condition:
         condition = torch.from_numpy(roles.condition_codes(obs, ignore, unseen=unseen))
-    continuous = with_condition and roles.condition is not None and not (unseen and roles.condition not in obs)
-    if continuous and roles.continuous is not None:
-        doses = standardised(numbers(obs, str(roles.condition), missing=unseen), roles.continuous)
-        value = torch.from_numpy(np.nan_to_num(doses).astype(np.float32))
+        value = torch.from_numpy(roles.condition_values(obs, unseen=unseen))
     return Cells(
         as_matrix(x),
         condition,

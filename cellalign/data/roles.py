@@ -77,6 +77,19 @@ class Roles:
         missing = self.unknown or unseen
         return encode_column(obs, key, self.categories[key], "condition", ignore, missing=missing, unseen=unseen)
 
+    def condition_values(self, obs: pd.DataFrame, *, unseen: bool = False) -> np.ndarray:
+        """The condition that is a number, standardised, float32 [n]: 0 where there is none.
+
+        Raises
+        ------
+        InputError
+            The column is absent, not numeric or has missing values, unless `unseen`.
+        """
+        if self.condition is None or self.continuous is None:
+            return np.zeros(len(obs), dtype=np.float32)
+        found = _standardised_column(obs, self.condition, "condition", self.continuous, unseen=unseen)
+        return found.astype(np.float32)
+
     def categorical(self, keys: Sequence[str]) -> list[str]:
         """Those of the batch or covariate columns that hold categories."""
         return [key for key in keys if key not in self.numeric]
@@ -111,11 +124,8 @@ class Roles:
         columns = []
         for role, keys in (("batch", self.batches), ("covariate", self.covariates)):
             for key in [key for key in keys if key in self.numeric]:
-                if unseen and key not in obs:
-                    columns.append(np.zeros(len(obs)))
-                    continue
-                raw = numbers(obs, key, purpose=role, missing=unseen or role == "covariate")
-                columns.append(np.nan_to_num(standardised(raw, self.numeric[key])))
+                missing = role == "covariate"
+                columns.append(_standardised_column(obs, key, role, self.numeric[key], missing=missing, unseen=unseen))
         return np.stack(columns, 1).astype(np.float32) if columns else np.zeros((len(obs), 0), dtype=np.float32)
 
     def label_codes(self, obs: pd.DataFrame) -> np.ndarray:
@@ -197,6 +207,15 @@ def settle_roles(
 def standardised(values: Any, trained: Mapping[str, float]) -> Any:
     """Values less the trained cells' mean, over their standard deviation."""
     return (values - trained["mean"]) / trained["sd"]
+
+
+def _standardised_column(
+    obs: pd.DataFrame, key: str, role: str, trained: Mapping[str, float], *, missing: bool = False, unseen: bool = False
+) -> np.ndarray:
+    """A numeric column [n]: 0 where a value is missing and may be, and with `unseen` where the column is absent."""
+    if unseen and key not in obs:
+        return np.zeros(len(obs))
+    return np.nan_to_num(standardised(numbers(obs, key, purpose=role, missing=missing or unseen), trained))
 
 
 def _labels(key: str, found: list[str], unlabelled: str | None) -> list[str]:

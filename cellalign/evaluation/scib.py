@@ -2,9 +2,8 @@
 
 What is called, with which neighbours, and how scores are averaged is what `scib_metrics.benchmark.Benchmarker` of
 scib-metrics 0.5.10 does, so that numbers compare with those published, but for neighbours, which of up to 50,000 cells
-are the exact ones; its silhouette of batches is BRAS
-(Rautenstrauch and Ohler 2025), no longer the classic one. The package runs on JAX, which compiles in every process:
-nothing of it is imported before it is needed.
+are the exact ones; its silhouette of batches is BRAS (Rautenstrauch and Ohler 2025), no longer the classic one. The
+package runs on JAX, which compiles in every process: nothing of it is imported before it is needed.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ under the reference. Other conditions than the reference reach each other throug
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -153,22 +154,8 @@ class STGAN(Method):
         """
         for k in self.others:
             for generator, source in ((self.leave[str(k)], self.origin), (self.back[str(k)], k)):
-                norms = [m for m in generator.modules() if isinstance(m, nn.BatchNorm1d)]
-                momentum = [norm.momentum for norm in norms]
-                fresh = False
-                for batch in batches():
-                    cells = batch.x[batch.condition == source]
-                    if len(cells) < 2:
-                        continue
-                    for norm in norms if not fresh else ():
-                        norm.reset_running_stats()
-                        norm.momentum = None  # the plain average over batches
-                        norm.train()  # and dropout stays off
-                    fresh = True
-                    generator(cells)
-                generator.eval()
-                for norm, was in zip(norms, momentum, strict=True):
-                    norm.momentum = was
+                cells = (batch.x[batch.condition == source] for batch in batches())
+                _normalise_anew(generator, (x for x in cells if len(x) > 1))
 
     def at_reference(self, batch: Batch) -> Tensor:
         """Every cell as it would be under the reference, [B, G]."""
@@ -202,6 +189,24 @@ class STGAN(Method):
             if bool(rows.any()):
                 result[rows] = generators[str(k)](x[rows])
         return result
+
+
+def _normalise_anew(generator: nn.Module, batches: Iterator[Tensor]) -> None:
+    """Set batch normalisation's statistics to those of the cells given, if any; dropout is off."""
+    first = next(batches, None)
+    generator.eval()
+    if first is None:
+        return
+    norms = [m for m in generator.modules() if isinstance(m, nn.BatchNorm1d)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over batches
+        norm.train()
+    for cells in chain([first], batches):
+        generator(cells)
+    for norm, was in zip(norms, momentum, strict=True):
+        norm.eval().momentum = was
 
 
 def _no_context(x: Tensor) -> Tensor:
