@@ -62,12 +62,16 @@ class Dense:
 
 
 def as_matrix(x: Any) -> CSR | Dense:
-    """Wrap a scipy CSR matrix or numpy array without copying; CSC is converted, and duplicates are summed, once."""
+    """Wrap a scipy CSR matrix or numpy array without copying.
+
+    CSC is converted, duplicates are summed and stored zeros dropped, once: a stored value is one that is not zero.
+    """
     if sparse.issparse(x):
         x = x.tocsr()
-        if not x.has_canonical_format:
+        if not x.has_canonical_format or np.count_nonzero(x.data) < len(x.data):
             x = x.copy()  # the user's matrix stays as it is
             x.sum_duplicates()
+            x.eliminate_zeros()
         return CSR(
             torch.from_numpy(np.asarray(x.indptr, dtype=np.int64)),
             torch.from_numpy(np.asarray(x.indices)),

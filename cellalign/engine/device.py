@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from functools import cache
 
 import torch
 
 from cellalign.errors import UsageError
+
+# glibc's mallopt: what it calls them, and the values
+_KEEP_FREED = {-3: 32 << 20, -1: 256 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 
 def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
@@ -35,8 +40,28 @@ def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
         raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or mps")
     if not has[kind]:
         raise UsageError(f"device {name!r} is not there; use --device auto or cpu")
+    if kind == "cpu":
+        keep_freed_memory()
     if kind == "cuda":
         # the same seed, input and device give the same file
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     return torch.device(name)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have the C library keep up to 256 MiB that were freed: the next training step needs the same megabytes again.
+
+    By default glibc may hand them back at the end of every step, and each page is then mapped anew: 2 to 4 of 20 ms of
+    a step of scVI (benchmarks/README.md). Where the user has set MALLOC_ variables, or there is no glibc, nothing is
+    done.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter, value in _KEEP_FREED.items():
+        mallopt(parameter, value)

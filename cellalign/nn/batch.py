@@ -24,7 +24,7 @@ class SparseRows:
         Where each row's values begin; the last is their number.
     column : Tensor [nnz], int64
     value : Tensor [nnz], float32
-        What is stored: normally the values that are not zero.
+        What is stored: the values that are not zero.
     n_columns : int
         G.
     """

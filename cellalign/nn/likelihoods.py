@@ -82,10 +82,10 @@ class Counts(nn.Module):
 
     def nll(self, h: Tensor, batch: Batch) -> Tensor:
         """Negative log-likelihood [B] of the batch's counts, summed over genes."""
-        log_mean = self.log_mean(h, batch)
+        logits, library = self.to_logits(h), batch.library_size.clamp(min=1)
         if self.to_dropout is not None:
-            return zero_inflated_nll(batch.nonzeros, log_mean, self.log_theta(), self.to_dropout(h))
-        return negative_binomial_nll(batch.nonzeros, log_mean, self.log_theta())
+            return zero_inflated_nll(batch.nonzeros, logits, library, self.log_theta(), self.to_dropout(h))
+        return negative_binomial_nll(batch.nonzeros, logits, library, self.log_theta())
 
     def particles_nll(self, h: Tensor, batch: Batch) -> Tensor:
         """The same for T draws at once, h [T, B, H] -> [T, B]; what does not depend on h is computed once."""

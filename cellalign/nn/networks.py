@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cellalign.nn.batch import SparseRows
 
-# where the product with the stored values alone is faster than the dense one (measured: benchmarks/README.md)
-SPARSE_BELOW, SPARSE_WIDTH = 0.25, 256
+# densities below which the stored values alone are faster: in the product, and in its gradient where the layer is wide
+# (measured: benchmarks/README.md)
+SPARSE_BELOW = 0.25
+SPARSE_GRADIENT_BELOW, SPARSE_WIDTH = 0.04, 256
 
 
 class ContextLinear(nn.Module):
@@ -43,16 +47,34 @@ class ContextLinear(nn.Module):
 
     def forward(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
         """x [B, n_in], context [B, n_context] -> [B, n_out]."""
-        if isinstance(x, SparseRows) and (x.density > SPARSE_BELOW or self.weight.shape[1] < SPARSE_WIDTH):
+        if isinstance(x, SparseRows) and x.density > SPARSE_BELOW:
             x = x.dense()
         if isinstance(x, SparseRows):
-            y = self.bias + F.embedding_bag(
-                x.column, self.weight, x.start, per_sample_weights=x.value, mode="sum", include_last_offset=True
-            )
+            wide = self.weight.shape[1] >= SPARSE_WIDTH and x.density < SPARSE_GRADIENT_BELOW
+            y = self.bias + (_bag(x, self.weight) if wide else _SparseProduct.apply(self.weight, x))
         else:
             y = torch.addmm(self.bias, x, self.weight)
         # one-hot codes in a product, not an index, whose gradient adds up in an order that differs between runs
         return y if self.context is None else torch.addmm(y, context, self.context)
+
+
+def _bag(x: SparseRows, weight: Tensor) -> Tensor:
+    """x [B, n] times weight [n, m], reading the rows of the stored values alone."""
+    return F.embedding_bag(x.column, weight, x.start, per_sample_weights=x.value, mode="sum", include_last_offset=True)
+
+
+class _SparseProduct(torch.autograd.Function):
+    """The same, with a dense product for the gradient: adding to single rows of it takes longer."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, x: SparseRows) -> Tensor:
+        ctx.x = x
+        return _bag(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.x.dense().T @ grad, None
 
 
 class Fast(nn.Module):
@@ -81,6 +103,17 @@ class Fast(nn.Module):
     def set(self, value: Tensor, rows: slice = slice(None)) -> None:
         """Replace the value, or some rows of it."""
         self.slow[rows] = torch.as_tensor(value, dtype=self.slow.dtype, device=self.slow.device) / self.speed
+
+
+class Dropout(nn.Dropout):
+    """Dropout in half the time on a CPU, where torch's Bernoulli numbers take four times as long as its integers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, each value zero with probability p and else x / (1 - p); x itself outside training."""
+        if not self.training or x.device.type != "cpu":
+            return super().forward(x)
+        kept = torch.empty(x.shape, dtype=torch.int32).random_() < min(round((1 - self.p) * 2**31), 2**31 - 1)
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
 
 
 class MLP(nn.Module):
@@ -116,7 +149,7 @@ class MLP(nn.Module):
                 layers.append(nn.BatchNorm1d(width, eps, momentum))
             layers.append(nn.LeakyReLU(negative_slope, inplace=True))
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             blocks.append(nn.Sequential(*layers))
         self.after_first, self.rest = blocks[0], nn.Sequential(*blocks[1:])
         self.linears = nn.ModuleList(linears)

@@ -46,6 +46,14 @@ def test_duplicate_entries_are_summed_and_the_users_matrix_stays():
     assert x.nnz == 3
 
 
+def test_stored_zeros_are_dropped_and_the_users_matrix_stays():
+    x = sparse.csr_matrix((np.array([1, 0, 2], np.float32), np.array([0, 1, 1]), np.array([0, 2, 3])), shape=(2, 3))
+    rows = as_matrix(x).rows(torch.tensor([0, 1]))
+    assert rows.value.tolist() == [1, 2]
+    assert rows.dense().tolist() == [[1, 0, 0], [0, 2, 0]]
+    assert x.nnz == 3
+
+
 def test_csr_is_not_copied():
     x = sparse.random(50, 20, 0.2, format="csr", dtype=np.float32, random_state=0)
     matrix = as_matrix(x)

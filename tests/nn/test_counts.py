@@ -45,6 +45,8 @@ def cells():
     x = torch.poisson(torch.rand(6, 25) * torch.tensor([0.0, 0.5, 4.0])[torch.randint(0, 3, (6, 25))])
     x[2] = 0  # a cell without a count
     x[:, 3] = 0  # a gene without a count
+    x[0, :3] = torch.tensor([15.0, 16.0, 40.0])  # the last that is looked up, and others that are not
+    x[1, :2] = torch.tensor([2.5, 0.3])  # counts corrected for ambient RNA
     return x, torch.randn(6, 25), torch.randn(25), torch.randn(6, 25)
 
 
@@ -54,15 +56,28 @@ def path(request, monkeypatch):
     monkeypatch.setattr(module, "DENSE_FROM", request.param)
 
 
+def library_of(logits):
+    """The library size with which softmax(logits) stands for means of exp(logits)."""
+    return logits.detach().logsumexp(1, keepdim=True).exp()
+
+
+def nb(sparse, log_mean, log_theta):
+    return negative_binomial_nll(sparse, log_mean, library_of(log_mean), log_theta)
+
+
+def zinb(sparse, log_mean, log_theta, dropout):
+    return zero_inflated_nll(sparse, log_mean, library_of(log_mean), log_theta, dropout)
+
+
 @pytest.mark.usefixtures("path")
 def test_values_are_those_of_the_equation(cells):
     x, log_mean, log_theta, dropout = cells
     sparse = SparseRows.of(x)
     torch.testing.assert_close(
-        negative_binomial_nll(sparse, log_mean, log_theta).double(), loop(x, log_mean, log_theta), rtol=1e-6, atol=1e-5
+        nb(sparse, log_mean, log_theta).double(), loop(x, log_mean, log_theta), rtol=1e-6, atol=1e-5
     )
     torch.testing.assert_close(
-        zero_inflated_nll(sparse, log_mean, log_theta, dropout).double(),
+        zinb(sparse, log_mean, log_theta, dropout).double(),
         loop(x, log_mean, log_theta, dropout),
         rtol=1e-6,
         atol=1e-5,
@@ -72,10 +87,12 @@ def test_values_are_those_of_the_equation(cells):
 @pytest.mark.usefixtures("path")
 def test_gradients_are_numerical_ones(cells):
     x, *parameters = (value.double() for value in cells)
-    sparse = SparseRows.of(x)
-    log_mean, log_theta, dropout = (p.clone().requires_grad_() for p in parameters)
-    assert torch.autograd.gradcheck(lambda m, t: negative_binomial_nll(sparse, m, t), (log_mean, log_theta))
-    assert torch.autograd.gradcheck(lambda m, t, h: zero_inflated_nll(sparse, m, t, h), (log_mean, log_theta, dropout))
+    sparse, library = SparseRows.of(x), x.sum(1, keepdim=True).clamp(min=1)
+    logits, log_theta, dropout = (p.clone().requires_grad_() for p in parameters)
+    assert torch.autograd.gradcheck(lambda r, t: negative_binomial_nll(sparse, r, library, t), (logits, log_theta))
+    assert torch.autograd.gradcheck(
+        lambda r, t, h: zero_inflated_nll(sparse, r, library, t, h), (logits, log_theta, dropout)
+    )
 
 
 @pytest.mark.usefixtures("path")
@@ -86,38 +103,79 @@ def test_extremes_stay_exact_in_float32(theta, x, mean):
     import mpmath
 
     mpmath.mp.dps = 50
-    log_mean = torch.tensor([[math.log(mean)]], requires_grad=True)
-    log_theta = torch.tensor([math.log(theta)], requires_grad=True)
-    found = negative_binomial_nll(SparseRows.of(torch.tensor([[x]])), log_mean, log_theta)
-    by_mean, by_theta = torch.autograd.grad(found.sum(), (log_mean, log_theta))
-    # the very numbers the float32 tensors hold
-    m, t, v = mpmath.exp(log_mean.item()), mpmath.exp(log_theta.item()), mpmath.mpf(x)
+    # a second gene of the same mean, count 2 and theta 1, so that the share of the first has a gradient
+    logits = torch.tensor([[math.log(mean)] * 2], requires_grad=True)
+    log_theta = torch.tensor([math.log(theta), 0.0], requires_grad=True)
+    library = library_of(logits)
+    found = negative_binomial_nll(SparseRows.of(torch.tensor([[x, 2.0]])), logits, library, log_theta)
+    by_logits, by_theta = torch.autograd.grad(found.sum(), (logits, log_theta))
+    counts = [mpmath.mpf(x), mpmath.mpf(2)]
 
-    def nll(log_m, log_t):
-        m, t = mpmath.exp(log_m), mpmath.exp(log_t)
-        rising = mpmath.loggamma(v + t) - mpmath.loggamma(t) - mpmath.loggamma(v + 1)
-        return -(rising + t * mpmath.log(t / (t + m)) + v * mpmath.log(m / (t + m)))
+    def nll(logit, log_t):
+        # with the very numbers the float32 tensors hold
+        shares = [mpmath.exp(value) for value in (logit, mpmath.mpf(logits[0, 1].item()))]
+        total = 0
+        for v, share, t in zip(counts, shares, (mpmath.exp(log_t), mpmath.mpf(1)), strict=True):
+            m = mpmath.mpf(library.item()) * share / sum(shares)
+            total -= mpmath.loggamma(v + t) - mpmath.loggamma(t) - mpmath.loggamma(v + 1)
+            total -= t * mpmath.log(t / (t + m)) + v * mpmath.log(m / (t + m))
+        return total
 
-    a, b = mpmath.log(m), mpmath.log(t)
-    assert found.item() == pytest.approx(float(nll(a, b)), rel=1e-5, abs=1e-5)
-    assert by_mean.item() == pytest.approx(float(mpmath.diff(nll, (a, b), (1, 0))), rel=1e-4, abs=1e-4)
-    assert by_theta.item() == pytest.approx(float(mpmath.diff(nll, (a, b), (0, 1))), rel=1e-4, abs=1e-3)
+    at = (mpmath.mpf(logits[0, 0].item()), mpmath.mpf(log_theta[0].item()))
+    assert found.item() == pytest.approx(float(nll(*at)), rel=1e-5, abs=1e-5)
+    rounding = 3e-7 * min(x, mean)  # of a mean in float32, where the gradient is what mean and count differ by
+    assert by_logits[0, 0].item() == pytest.approx(float(mpmath.diff(nll, at, (1, 0))), rel=1e-4, abs=1e-4 + rounding)
+    assert by_theta[0].item() == pytest.approx(float(mpmath.diff(nll, at, (0, 1))), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("logit", [-60.0, -5.0, 0.0, 5.0, 100.0])
+@pytest.mark.parametrize("mean", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("x", [0.0, 3.0])
+def test_dropout_stays_exact_in_float32(logit, mean, x):
+    import mpmath
+
+    mpmath.mp.dps = 50
+    log_mean, theta = torch.tensor([[math.log(mean)]]), 50.0
+    h = torch.tensor([[logit]], requires_grad=True)
+    found = zinb(SparseRows.of(torch.tensor([[x]])), log_mean, torch.tensor([math.log(theta)]), h)
+    (by_dropout,) = torch.autograd.grad(found.sum(), h)
+
+    def nll(h):
+        t, m, v = mpmath.mpf(theta), mpmath.exp(mpmath.mpf(log_mean.item())), mpmath.mpf(x)
+        p = 1 / (1 + mpmath.exp(-h))
+        nb = mpmath.exp(
+            mpmath.loggamma(v + t)
+            - mpmath.loggamma(t)
+            - mpmath.loggamma(v + 1)
+            + t * mpmath.log(t / (t + m))
+            + v * mpmath.log(m / (t + m))
+        )
+        return -mpmath.log((1 - p) * nb + (p if x == 0 else 0))
+
+    assert found.item() == pytest.approx(float(nll(mpmath.mpf(logit))), rel=1e-5, abs=1e-5)
+    assert by_dropout.item() == pytest.approx(float(mpmath.diff(nll, mpmath.mpf(logit))), rel=1e-4, abs=1e-5)
+
+
+def test_shares_too_small_for_float32_still_have_a_finite_cost_and_a_gradient():
+    logits = torch.tensor([[0.0, -200.0, 0.0, 0.0]], requires_grad=True)
+    counts = SparseRows.of(torch.tensor([[5.0, 3.0, 0.0, 0.0]]))
+    cost = negative_binomial_nll(counts, logits, torch.tensor([[8.0]]), torch.tensor([0.0, 0.0, 0.0, -200.0]))
+    cost.sum().backward()
+    assert cost.isfinite().all()
+    assert logits.grad[0, 1] < -1  # up
 
 
 def test_each_cell_weighs_its_own_gradient(cells):
-    x, log_mean, log_theta, _ = cells
-    log_mean, weight = log_mean.requires_grad_(), torch.rand(6)
-    (negative_binomial_nll(SparseRows.of(x), log_mean, log_theta) * weight).sum().backward()
-    weighted = log_mean.grad.clone()
-    log_mean.grad = None
-    negative_binomial_nll(SparseRows.of(x), log_mean, log_theta).sum().backward()
-    torch.testing.assert_close(weighted, log_mean.grad * weight[:, None])
+    x, logits, log_theta, _ = cells
+    logits, weight = logits.requires_grad_(), torch.rand(6)
+    (nb(SparseRows.of(x), logits, log_theta) * weight).sum().backward()
+    weighted = logits.grad.clone()
+    logits.grad = None
+    nb(SparseRows.of(x), logits, log_theta).sum().backward()
+    torch.testing.assert_close(weighted, logits.grad * weight[:, None])
 
 
 def test_explicit_zeros_change_nothing(cells):
-    x, log_mean, log_theta, dropout = cells
+    x, log_mean, log_theta, _ = cells
     everywhere = SparseRows(torch.arange(0, 151, 25), torch.arange(25).repeat(6), x.flatten(), 25)
-    torch.testing.assert_close(
-        negative_binomial_nll(everywhere, log_mean, log_theta),
-        negative_binomial_nll(SparseRows.of(x), log_mean, log_theta),
-    )
+    torch.testing.assert_close(nb(everywhere, log_mean, log_theta), nb(SparseRows.of(x), log_mean, log_theta))

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from cellalign.nn.batch import SparseRows
-from cellalign.nn.networks import MLP, ContextLinear
+from cellalign.nn.networks import MLP, ContextLinear, Dropout
 
 
 def test_equals_linear_on_both():
@@ -17,10 +17,11 @@ def test_equals_linear_on_both():
 
 
 @pytest.mark.parametrize("width", [8, 300])
-def test_stored_values_give_what_the_dense_matrix_gives(width):
+@pytest.mark.parametrize("density", [0.02, 0.1])
+def test_stored_values_give_what_the_dense_matrix_gives(width, density):
     torch.manual_seed(0)
     layer = ContextLinear(40, width, 3)
-    x = torch.poisson(torch.full((7, 40), 0.1))
+    x = torch.poisson(torch.full((7, 40), density))
     x[3] = 0
     context = F.one_hot(torch.randint(3, (7,)), 3).float()
     sparse, dense = layer(SparseRows.of(x), context), layer(x, context)
@@ -34,6 +35,19 @@ def test_stored_values_give_what_the_dense_matrix_gives(width):
 def test_initial_weights_count_the_context_in_the_fan_in():
     layer = ContextLinear(10, 50, 6)
     assert all(float(p.detach().abs().max()) <= 1 / 4 for p in layer.parameters())
+
+
+@pytest.mark.parametrize("p", [1e-12, 0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    layer, x = Dropout(p), torch.ones(400, 500, requires_grad=True)
+    y = layer(x)
+    assert (y == 0).float().mean().item() == pytest.approx(p, abs=0.005)
+    kept = y[y != 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)))
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], y)  # the same were dropped, for x is 1
+    assert p < 1e-9 or not torch.equal(layer(x), y)
+    assert layer.eval()(x) is x
 
 
 def test_widths_dropout_and_no_context():
