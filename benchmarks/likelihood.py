@@ -1,4 +1,4 @@
-"""The negative binomial likelihood with its gradient: stored nonzeros against the dense formula through autograd.
+"""The count likelihoods with their gradients: stored nonzeros against the dense formulas through autograd.
 
     python benchmarks/likelihood.py
 
@@ -16,17 +16,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cellalign.nn.batch import SparseRows
-from cellalign.nn.counts import negative_binomial_nll
+from cellalign.nn.counts import negative_binomial_nll, zero_inflated_nll
 
 GENES, PAIRS = 2000, 30
 
 
-def dense(x: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
-    """The formula of the paper as written."""
+def dense_nb(x: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor) -> Tensor:
+    """The negative binomial as papers print it, [B, G]."""
+    log_mean = F.log_softmax(logits, -1) + library.log()
     mean, theta = log_mean.exp(), log_theta.exp()
     both = (theta + mean).log()
     log_p = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-    return -(log_p + theta * (log_theta - both) + x * (log_mean - both)).sum(1)
+    return -(log_p + theta * (log_theta - both) + x * (log_mean - both))
+
+
+def dense_zinb(x: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor) -> Tensor:
+    """Zero-inflated, [B, G]."""
+    nb = -dense_nb(x, logits, library, log_theta)
+    zero = torch.logaddexp(F.logsigmoid(dropout), nb + F.logsigmoid(-dropout))
+    return -torch.where(x == 0, zero, nb + F.logsigmoid(-dropout))
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -39,28 +47,33 @@ def seconds(function: Callable[[], object]) -> float:
 def main() -> None:
     """Print milliseconds and ratios by batch size and density."""
     torch.manual_seed(0)
-    print("batch  density  dense ms  stored ms  ratio  cells/s")
+    print("likelihood  batch  density  dense ms  stored ms  ratio  cells/s")
     for size in (128, 512):
         for rate in (0.05, 0.07, 0.11, 1.5):
             x = torch.poisson(torch.rand(size, GENES) * 2 * rate)
-            sparse = SparseRows.of(x)
-            logits = torch.randn(size, GENES, requires_grad=True)
-            log_theta = torch.randn(GENES, requires_grad=True)
-            library = x.sum(1, keepdim=True).log()
+            sparse, library = SparseRows.of(x), x.sum(1, keepdim=True)
+            leaves = [torch.randn(size, GENES), torch.randn(GENES), torch.randn(size, GENES)]
+            logits, log_theta, dropout = (leaf.requires_grad_() for leaf in leaves)
+            for name, plain, stored, more in (
+                ("nb", dense_nb, negative_binomial_nll, ()),
+                ("zinb", dense_zinb, zero_inflated_nll, (dropout,)),
+            ):
 
-            def run(nll: Callable[..., Tensor], counts: object) -> None:
-                logits.grad = log_theta.grad = None  # noqa: B023
-                nll(counts, F.log_softmax(logits, -1) + library, log_theta).mean().backward()  # noqa: B023
+                def run(nll: Callable[..., Tensor], counts: object) -> None:
+                    for leaf in leaves:  # noqa: B023
+                        leaf.grad = None
+                    nll(counts, logits, library, log_theta, *more).sum().backward()  # noqa: B023
 
-            pairs = []
-            for _ in range(PAIRS + 3):
-                a, b = seconds(lambda: run(dense, x)), seconds(lambda: run(negative_binomial_nll, sparse))  # noqa: B023
-                pairs.append((a, b))
-            slow, fast = (statistics.median(pair[i] for pair in pairs[3:]) for i in (0, 1))
-            ratio = statistics.median(a / b for a, b in pairs[3:])
-            print(
-                f"{size:5d} {sparse.density:8.3f} {1e3 * slow:9.1f} {1e3 * fast:10.1f} {ratio:6.2f} {size / fast:8.0f}"
-            )
+                pairs = [
+                    (seconds(lambda: run(plain, x)), seconds(lambda: run(stored, sparse)))  # noqa: B023
+                    for _ in range(PAIRS + 3)
+                ][3:]
+                slow, fast = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
+                ratio = statistics.median(a / b for a, b in pairs)
+                print(
+                    f"{name:10s} {size:6d} {sparse.density:8.3f} {1e3 * slow:9.1f} {1e3 * fast:10.1f} {ratio:6.2f} "
+                    f"{size / fast:8.0f}"
+                )
     print(f"{torch.get_num_threads()} threads")
 
 

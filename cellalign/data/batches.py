@@ -67,9 +67,9 @@ def as_matrix(x: Any) -> CSR | Dense:
     CSC is converted, duplicates are summed and stored zeros dropped, once: a stored value is one that is not zero.
     """
     if sparse.issparse(x):
-        x = x.tocsr()
+        given, x = x, x.tocsr()
         if not x.has_canonical_format or np.count_nonzero(x.data) < len(x.data):
-            x = x.copy()  # the user's matrix stays as it is
+            x = x.copy() if x is given else x  # the user's matrix stays as it is
             x.sum_duplicates()
             x.eliminate_zeros()
         return CSR(

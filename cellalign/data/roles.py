@@ -83,7 +83,7 @@ class Roles:
         Raises
         ------
         InputError
-            The column is absent, not numeric or has missing values, unless `unseen`.
+            The column is not numeric; or, unless `unseen`, it is absent or has missing values.
         """
         if self.condition is None or self.continuous is None:
             return np.zeros(len(obs), dtype=np.float32)

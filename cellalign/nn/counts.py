@@ -4,14 +4,14 @@ With mean m, inverse dispersion t and u = log m - log t, the negative log-likeli
 
     t softplus(u) + x softplus(-u) - [lgamma(x + t) - lgamma(t)] + lgamma(x + 1)
 
-and of a zero just t softplus(u). So the dense work is one softplus per gene (and one sigmoid for the gradient).
-lgamma and digamma are computed for few nonzeros, in float64: at t = 1e6 and x = 1e7 their differences would have no
-correct digit in float32. Counts below 16, nearly all, are looked up in a table per gene: the same is
+and of a zero just t softplus(u). So the dense work is one softplus per gene. The same is
 
     (t + x) softplus(u) - x log m + log x! - sum over k < x of log(1 + k / t)
 
-where nothing large cancels. Forward and gradient are written out: autograd would keep ten B x G intermediates where
-four suffice.
+where nothing large cancels: counts below 16, nearly all, are looked up in a table per gene. Of the others lgamma and
+digamma are computed, in float64: at t = 1e6 and x = 1e7 their differences would have no correct digit in float32.
+Forward and gradient are written out: autograd would keep ten B x G intermediates where three suffice, or five with
+dropout.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 from cellalign.nn.batch import SparseRows
 
-DENSE_FROM = 0.5  # density above which gathering the nonzeros costs more than it saves
 TABLED = 16  # counts below are looked up: 95 % of those stored of PBMCs; a larger table costs more than it saves
-# near the least of float32, and beyond what data can tell: chance of a dropout e^-80, inverse dispersion e^-40
-LEAST_LOGIT, LEAST_LOG_THETA = -80.0, -40.0
+# What no data can tell apart is cut off, lest float32 overflow: chances of a dropout under e^-80, inverse dispersions
+# under e^-40 or over e^20 (a Poisson). Gradients ignore the cuts, so that what lies beyond can come back.
+LEAST_LOGIT, LEAST_LOG_THETA, MOST_LOG_THETA = -80.0, -40.0, 20.0
 
 
 def negative_binomial_nll(counts: SparseRows, logits: Tensor, library: Tensor, log_theta: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def negative_binomial_nll(counts: SparseRows, logits: Tensor, library: Tensor, l
     logits : Tensor [B, G]
         Their softmax over genes is rho, the expected share of each gene (sVAE+ section 3.2).
     library : Tensor [B, 1]
-        l, the counts per cell: observed, so it gets no gradient.
+        l, the counts per cell, at least 1: observed, so it gets no gradient.
     log_theta : Tensor [G]
         log of the inverse dispersion: variance = mean + mean^2 / theta.
 
@@ -50,8 +50,6 @@ def negative_binomial_nll(counts: SparseRows, logits: Tensor, library: Tensor, l
     -------
     Tensor [B]
     """
-    if counts.density > DENSE_FROM:
-        return _DenseNLL.apply(F.log_softmax(logits, 1) + library.log(), log_theta, counts)
     return _SparseNLL.apply(logits, library, log_theta, None, counts)
 
 
@@ -67,8 +65,8 @@ def zero_inflated_nll(
     counts : SparseRows [B, G]
         Zeros are not stored.
     logits, dropout_logits : Tensor [B, G]
-    library : Tensor [B, 1]
-    log_theta : Tensor [G]
+    library, log_theta : Tensor [B, 1], Tensor [G]
+        As above.
 
     Returns
     -------
@@ -78,7 +76,7 @@ def zero_inflated_nll(
 
 
 class _Terms(NamedTuple):
-    """What value and gradient of single counts need; of the nonzeros [nnz], or of all values [B, G]."""
+    """What value and gradient of single counts need, [n] each."""
 
     x: Tensor
     t: Tensor
@@ -101,26 +99,14 @@ class _Terms(NamedTuple):
         return (self.t + self.x) * s - self.x, by_log_t
 
 
-def _exact(log_theta: Tensor) -> Tensor:
-    """In the precision that single counts need; MPS has no float64."""
-    return log_theta.to(torch.float32 if log_theta.device.type == "mps" else torch.float64)
+def _at(values: Tensor, place: Tensor) -> Tensor:
+    """What lies at these places of the flattened values: `take`, which MPS lacks."""
+    return values.view(-1).index_select(0, place)
 
 
-class _DenseNLL(torch.autograd.Function):
-    """NB of data with few zeros: all values in full precision, nothing gathered."""
-
-    @staticmethod
-    def forward(ctx: Any, log_mean: Tensor, log_theta: Tensor, counts: SparseRows) -> Tensor:
-        log_t = _exact(log_theta)
-        ctx.terms, ctx.log_t = _Terms.of(counts.dense(), log_mean.to(log_t.dtype) - log_t, log_t), log_t
-        return ctx.terms.nll(torch.lgamma(log_t.exp())).sum(1).to(log_mean.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        by_mean, by_theta = ctx.terms.gradient(torch.digamma(ctx.log_t.exp()))
-        weight = grad.to(by_mean.dtype)
-        return (by_mean * weight[:, None]).to(grad.dtype), (weight @ by_theta).to(grad.dtype), None
+def exact(values: Tensor) -> Tensor:
+    """In the precision that large counts need; MPS has no float64."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
 class _Table(NamedTuple):
@@ -138,56 +124,56 @@ class _Table(NamedTuple):
         return cls(((k + 1) * share).log_() @ below, (1 - share) @ below)
 
 
+def _waits(device: torch.device) -> bool:
+    """Whether finding out how many values are of a kind holds up a GPU."""
+    return device.type != "cpu"
+
+
 class _Stored:
-    """Value and gradient of the nonzeros: looked up, but for those `rare` ones that no table has."""
+    """Value and gradient of the nonzeros [nnz]: looked up, but for those `rare` ones that no table has."""
 
     def __init__(self, counts: SparseRows, ratio: Tensor, log_theta: Tensor, theta: Tensor, softplus: Tensor) -> None:
         self.counts, self.x = counts, counts.value.to(ratio.dtype)
-        self.log_ratio = ratio.take(counts.flat).clamp_(min=torch.finfo(ratio.dtype).tiny).log_()
-        # on a GPU all are rare: to find out which would make it wait
-        self.table: _Table | None = None
-        self.rare: slice | Tensor = slice(None)
-        if self.x.device.type == "cpu":
-            self.table = _Table.of(log_theta)
-            self.t, self.log_t = theta.take(counts.column), log_theta.take(counts.column)
-            self.softplus = softplus.take(counts.flat)
-            tabled = self.x.clamp(max=TABLED - 1).trunc_()
-            self.place = tabled.long().add_(counts.column, alpha=TABLED)
-            self.rare = (self.x != tabled).nonzero().squeeze(1)
-        self.column = counts.column[self.rare]
-        self.of_gene = _exact(log_theta)
-        log_t = self.of_gene[self.column]
-        self.exact = _Terms.of(self.x[self.rare], self.log_ratio[self.rare].to(log_t.dtype), log_t)
+        self.t, self.softplus = _at(theta, counts.column), _at(softplus, counts.flat)
+        log_ratio = _at(ratio, counts.flat).clamp_(min=torch.finfo(ratio.dtype).tiny).log_()
+        self.log_mean = log_ratio + _at(log_theta, counts.column)
+        self.table = _Table.of(log_theta)
+        nearest = self.x.clamp(max=TABLED - 1).trunc_()
+        self.place = nearest.long().add_(counts.column, alpha=TABLED)
+        self.tabled = self.x == nearest
+        # where that would wait, all are computed exactly too
+        self.rare = slice(None) if _waits(ratio.device) else (~self.tabled).nonzero().squeeze(1)
+        self.column, self.log_t_of_gene = counts.column[self.rare], exact(log_theta)
+        log_t = self.log_t_of_gene[self.column]
+        self.exact = _Terms.of(self.x[self.rare], log_ratio[self.rare].to(log_t.dtype), log_t)
 
     def nll(self) -> Tensor:
-        """Negative log-likelihood [nnz] under NB."""
-        exact = self.exact.nll(self._of_gene(torch.lgamma)).to(self.x.dtype)
-        if self.table is None:
-            return exact
-        log_mean = self.log_ratio + self.log_t
-        nll = (self.t + self.x).mul_(self.softplus).addcmul_(self.x, log_mean, value=-1)
-        nll += self.table.value.take(self.place)
-        nll[self.rare] = exact
-        return nll
+        """Negative log-likelihood under NB."""
+        looked_up = (self.t + self.x).mul_(self.softplus).addcmul_(self.x, self.log_mean, value=-1)
+        looked_up += _at(self.table.value, self.place)
+        return self.merge(looked_up, self.exact.nll(self.of_t(torch.lgamma)))
 
     def gradient(self, sigmoid: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives [nnz] with respect to log m and log t; sigmoid(u) [B, G]."""
-        exact = (part.to(self.x.dtype) for part in self.exact.gradient(self._of_gene(torch.digamma)))
-        if self.table is None:
-            by_mean, by_theta = exact
-            return by_mean, by_theta
-        s = sigmoid.take(self.counts.flat)
-        by_mean = (self.t + self.x).mul_(s).sub_(self.x)
-        by_theta = (self.softplus - s).mul_(self.t).addcmul_(self.x, s, value=-1)
-        by_theta += self.table.by_log_t.take(self.place)
-        by_mean[self.rare], by_theta[self.rare] = exact
-        return by_mean, by_theta
+        """Derivatives with respect to log m and log t; sigmoid(u) [B, G]."""
+        by_log_m, by_log_t = self.exact.gradient(self.of_t(torch.digamma))
+        s = _at(sigmoid, self.counts.flat)
+        looked_up = (self.softplus - s).mul_(self.t).addcmul_(self.x, s, value=-1)
+        looked_up += _at(self.table.by_log_t, self.place)
+        return self.merge((self.t + self.x).mul_(s).sub_(self.x), by_log_m), self.merge(looked_up, by_log_t)
 
-    def _of_gene(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """A function of t, computed per gene or per rare value, whichever are fewer."""
-        if len(self.column) < len(self.of_gene):
+    def merge(self, looked_up: Tensor, exact: Tensor) -> Tensor:
+        """The exact values where no table has them."""
+        exact = exact.to(looked_up.dtype)
+        if isinstance(self.rare, slice):
+            return torch.where(self.tabled, looked_up, exact)
+        looked_up[self.rare] = exact
+        return looked_up
+
+    def of_t(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of the rare ones' t, computed per gene or per value, whichever are fewer."""
+        if len(self.column) < len(self.log_t_of_gene):
             return function(self.exact.t)
-        return function(self.of_gene.exp())[self.column]
+        return function(self.log_t_of_gene.exp())[self.column]
 
 
 class _SparseNLL(torch.autograd.Function):
@@ -200,7 +186,7 @@ class _SparseNLL(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor | None, counts: SparseRows
     ) -> Tensor:
-        log_theta = log_theta.clamp(min=LEAST_LOG_THETA)
+        log_theta = log_theta.clamp(LEAST_LOG_THETA, MOST_LOG_THETA)
         theta = log_theta.exp()
         rho = torch.softmax(logits, 1)
         ratio = (rho * library).mul_((-log_theta).exp())  # m / t
@@ -212,11 +198,11 @@ class _SparseNLL(torch.autograd.Function):
         else:
             # of a zero -log(p + (1 - p) NB(0)), p = sigmoid(h) = slope, is log(inflated) - log(slope), where
             # inflated = p / (p + (1 - p) NB(0)) = sigmoid(h + t softplus(u)) is the chance that it is a dropout
-            h = dropout.clamp(min=LEAST_LOGIT)
+            h = dropout.clamp(min=LEAST_LOGIT).contiguous()
             slope = h.sigmoid()
             inflated = torch.addcmul(h, softplus, theta).sigmoid_()
             cost = (inflated / slope).log_()
-            nonzeros += F.softplus(h.take(counts.flat))
+            nonzeros += F.softplus(_at(h, counts.flat))
         cost.view(-1).scatter_(0, counts.flat, nonzeros)
         ctx.save_for_backward(theta, rho, ratio, softplus, slope, inflated)
         ctx.counts, ctx.stored = counts, stored
@@ -233,7 +219,7 @@ class _SparseNLL(torch.autograd.Function):
         by_mean *= theta
         if inflated is not None:
             by_dropout = slope - inflated
-            by_dropout.view(-1).scatter_(0, flat, slope.take(flat))
+            by_dropout.view(-1).scatter_(0, flat, _at(slope, flat))
             by_dropout *= grad[:, None]
             counted = 1 - inflated
             by_theta *= counted

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cellalign.nn.batch import Batch
-from cellalign.nn.counts import negative_binomial_nll, zero_inflated_nll
+from cellalign.nn.counts import exact, negative_binomial_nll, zero_inflated_nll
 from cellalign.nn.distributions import gaussian_nll
 from cellalign.nn.networks import Fast
 
@@ -91,11 +91,10 @@ class Counts(nn.Module):
         """The same for T draws at once, h [T, B, H] -> [T, B]; what does not depend on h is computed once."""
         if self.to_dropout is not None:
             return torch.stack([self.nll(draw, batch) for draw in h])
-        exact = torch.float32 if h.device.type == "mps" else torch.float64
-        log_t = self.log_theta().to(exact)
-        t, x = log_t.exp(), batch.x.to(exact)
+        log_t = exact(self.log_theta())
+        t, x = log_t.exp(), exact(batch.x)
         constant = (torch.lgamma(x + t) - torch.lgamma(t) - torch.lgamma(x + 1)).sum(-1)
-        u = self.log_mean(h, batch).to(exact) - log_t
+        u = exact(self.log_mean(h, batch)) - log_t
         # t softplus(u) + x softplus(-u) = (t + x) softplus(u) - x u
         return (torch.einsum("tbg,bg->tb", F.softplus(u), t + x) - torch.einsum("tbg,bg->tb", u, x) - constant).to(
             h.dtype

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from cellalign.nn.batch import SparseRows
 
-# densities below which the stored values alone are faster: in the product, and in its gradient where the layer is wide
-# (measured: benchmarks/README.md)
+# densities below which the stored values alone are faster on a CPU: in the product, and in its gradient where the layer
+# is wide (measured: benchmarks/README.md)
 SPARSE_BELOW = 0.25
 SPARSE_GRADIENT_BELOW, SPARSE_WIDTH = 0.04, 256
 
@@ -47,7 +47,8 @@ class ContextLinear(nn.Module):
 
     def forward(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
         """x [B, n_in], context [B, n_context] -> [B, n_out]."""
-        if isinstance(x, SparseRows) and x.density > SPARSE_BELOW:
+        # embedding_bag is young on MPS
+        if isinstance(x, SparseRows) and (x.density > SPARSE_BELOW or x.value.device.type == "mps"):
             x = x.dense()
         if isinstance(x, SparseRows):
             wide = self.weight.shape[1] >= SPARSE_WIDTH and x.density < SPARSE_GRADIENT_BELOW
@@ -112,7 +113,8 @@ class Dropout(nn.Dropout):
         """x, each value zero with probability p and else x / (1 - p); x itself outside training."""
         if not self.training or x.device.type != "cpu":
             return super().forward(x)
-        kept = torch.empty(x.shape, dtype=torch.int32).random_() < min(round((1 - self.p) * 2**31), 2**31 - 1)
+        # random_ draws from 0 to 2^31 - 1, the largest int32
+        kept = torch.empty_like(x, dtype=torch.int32).random_() < min(round((1 - self.p) * 2**31), 2**31 - 1)
         return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
 
 

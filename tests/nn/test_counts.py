@@ -50,10 +50,10 @@ def cells():
     return x, torch.randn(6, 25), torch.randn(25), torch.randn(6, 25)
 
 
-@pytest.fixture(params=[0.0, 0.5, 1.0], ids=["dense", "by density", "sparse"])
-def path(request, monkeypatch):
-    """Both ways of computing the same, whatever the density."""
-    monkeypatch.setattr(module, "DENSE_FROM", request.param)
+@pytest.fixture(params=[False, True], ids=["on a CPU", "as on a GPU"])
+def device(request, monkeypatch):
+    """Both ways to put the counts that no table has among the others."""
+    monkeypatch.setattr(module, "_waits", lambda _: request.param)
 
 
 def library_of(logits):
@@ -69,7 +69,7 @@ def zinb(sparse, log_mean, log_theta, dropout):
     return zero_inflated_nll(sparse, log_mean, library_of(log_mean), log_theta, dropout)
 
 
-@pytest.mark.usefixtures("path")
+@pytest.mark.usefixtures("device")
 def test_values_are_those_of_the_equation(cells):
     x, log_mean, log_theta, dropout = cells
     sparse = SparseRows.of(x)
@@ -84,7 +84,7 @@ def test_values_are_those_of_the_equation(cells):
     )
 
 
-@pytest.mark.usefixtures("path")
+@pytest.mark.usefixtures("device")
 def test_gradients_are_numerical_ones(cells):
     x, *parameters = (value.double() for value in cells)
     sparse, library = SparseRows.of(x), x.sum(1, keepdim=True).clamp(min=1)
@@ -95,7 +95,7 @@ def test_gradients_are_numerical_ones(cells):
     )
 
 
-@pytest.mark.usefixtures("path")
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("theta", [1e-4, 1.0, 1e6])
 @pytest.mark.parametrize("x", [0.0, 1.0, 1e3, 1e7])
 @pytest.mark.parametrize("mean", [1e-3, 1.0, 1e7])
@@ -154,6 +154,26 @@ def test_dropout_stays_exact_in_float32(logit, mean, x):
 
     assert found.item() == pytest.approx(float(nll(mpmath.mpf(logit))), rel=1e-5, abs=1e-5)
     assert by_dropout.item() == pytest.approx(float(mpmath.diff(nll, mpmath.mpf(logit))), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("log_theta", [-100.0, -45.0, 25.0, 100.0])
+def test_absurd_dispersions_give_finite_values_and_gradients(log_theta):
+    counts = SparseRows.of(torch.tensor([[0.0, 2.0, 40.0], [0.0, 0.0, 3.0]]))
+    leaves = [torch.randn(2, 3), torch.full((3,), log_theta), torch.randn(2, 3)]
+    logits, theta, dropout = (leaf.requires_grad_() for leaf in leaves)
+    library = torch.tensor([[42.0], [3.0]])
+    for cost in (
+        negative_binomial_nll(counts, logits, library, theta),
+        zero_inflated_nll(counts, logits, library, theta, dropout),
+    ):
+        assert cost.isfinite().all()
+        assert all(g.isfinite().all() for g in torch.autograd.grad(cost.sum(), (logits, theta)))
+
+
+def test_dropout_logits_may_lie_in_any_order(cells):
+    x, logits, log_theta, dropout = cells
+    sparse, turned = SparseRows.of(x), dropout.t().contiguous().t()
+    torch.testing.assert_close(zinb(sparse, logits, log_theta, turned), zinb(sparse, logits, log_theta, dropout))
 
 
 def test_shares_too_small_for_float32_still_have_a_finite_cost_and_a_gradient():
