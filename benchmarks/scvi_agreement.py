@@ -4,8 +4,8 @@
 
 Both train on the same 90 % of the cells with scvi-tools' defaults and are asked for the evidence lower bound of the
 same other cells and for the latents of all. Batches are equal, of at most 128 cells: scvi-tools by itself ends every
-epoch with a smaller one (of 8, with 1,800 cells), and its scores fall. `--method scanvi` compares scANVI, told the types of half of the cells.
-It prints one line per tool and seed.
+epoch with a smaller one (of 8, with 1,800 cells), and its scores fall. `--method scanvi` compares scANVI, told the
+types of half of the cells. It prints one line per tool and seed.
 """
 
 from __future__ import annotations
