@@ -134,45 +134,56 @@ class _Stored:
 
     def __init__(self, counts: SparseRows, ratio: Tensor, log_theta: Tensor, theta: Tensor, softplus: Tensor) -> None:
         self.counts, self.x = counts, counts.value.to(ratio.dtype)
-        self.t, self.softplus = _at(theta, counts.column), _at(softplus, counts.flat)
         log_ratio = _at(ratio, counts.flat).clamp_(min=torch.finfo(ratio.dtype).tiny).log_()
-        self.log_mean = log_ratio + _at(log_theta, counts.column)
-        self.table = _Table.of(log_theta)
         nearest = self.x.clamp(max=TABLED - 1).trunc_()
-        self.place = nearest.long().add_(counts.column, alpha=TABLED)
         self.tabled = self.x == nearest
-        # where that would wait, all are computed exactly too
-        self.rare = slice(None) if _waits(ratio.device) else (~self.tabled).nonzero().squeeze(1)
+        # where finding the rare ones would wait, all are computed exactly too; where most are rare, only so
+        self.rare: slice | Tensor = slice(None)
+        self.table: _Table | None = None
+        looks_up = True
+        if not _waits(ratio.device):
+            rare = (~self.tabled).nonzero().squeeze(1)
+            looks_up = 2 * len(rare) < len(self.x)
+            self.rare = rare if looks_up else self.rare
+        if looks_up:
+            self.table = _Table.of(log_theta)
+            self.place = nearest.long().add_(counts.column, alpha=TABLED)
+            self.t, self.softplus = _at(theta, counts.column), _at(softplus, counts.flat)
+            self.log_mean = log_ratio + _at(log_theta, counts.column)
         self.column, self.log_t_of_gene = counts.column[self.rare], exact(log_theta)
         log_t = self.log_t_of_gene[self.column]
-        self.exact = _Terms.of(self.x[self.rare], log_ratio[self.rare].to(log_t.dtype), log_t)
+        self.terms = _Terms.of(self.x[self.rare], log_ratio[self.rare].to(log_t.dtype), log_t)
 
     def nll(self) -> Tensor:
         """Negative log-likelihood under NB."""
+        rare = self.terms.nll(self.of_t(torch.lgamma)).to(self.x.dtype)
+        if self.table is None:
+            return rare
         looked_up = (self.t + self.x).mul_(self.softplus).addcmul_(self.x, self.log_mean, value=-1)
         looked_up += _at(self.table.value, self.place)
-        return self.merge(looked_up, self.exact.nll(self.of_t(torch.lgamma)))
+        return self.merge(looked_up, rare)
 
     def gradient(self, sigmoid: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives with respect to log m and log t; sigmoid(u) [B, G]."""
-        by_log_m, by_log_t = self.exact.gradient(self.of_t(torch.digamma))
+        by_log_m, by_log_t = (part.to(self.x.dtype) for part in self.terms.gradient(self.of_t(torch.digamma)))
+        if self.table is None:
+            return by_log_m, by_log_t
         s = _at(sigmoid, self.counts.flat)
         looked_up = (self.softplus - s).mul_(self.t).addcmul_(self.x, s, value=-1)
         looked_up += _at(self.table.by_log_t, self.place)
         return self.merge((self.t + self.x).mul_(s).sub_(self.x), by_log_m), self.merge(looked_up, by_log_t)
 
-    def merge(self, looked_up: Tensor, exact: Tensor) -> Tensor:
-        """The exact values where no table has them."""
-        exact = exact.to(looked_up.dtype)
+    def merge(self, looked_up: Tensor, rare: Tensor) -> Tensor:
+        """What was looked up, but for the rare ones."""
         if isinstance(self.rare, slice):
-            return torch.where(self.tabled, looked_up, exact)
-        looked_up[self.rare] = exact
+            return torch.where(self.tabled, looked_up, rare)
+        looked_up[self.rare] = rare
         return looked_up
 
     def of_t(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """A function of the rare ones' t, computed per gene or per value, whichever are fewer."""
         if len(self.column) < len(self.log_t_of_gene):
-            return function(self.exact.t)
+            return function(self.terms.t)
         return function(self.log_t_of_gene.exp())[self.column]
 
 
@@ -213,19 +224,19 @@ class _SparseNLL(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor | None, None]:
         theta, rho, ratio, softplus, slope, inflated = ctx.saved_tensors
         flat, by_dropout = ctx.counts.flat, None
-        by_mean = (1 + ratio).reciprocal_().mul_(ratio)  # sigmoid(u)
-        nonzero_mean, nonzero_theta = ctx.stored.gradient(by_mean)
-        by_theta = (softplus - by_mean).mul_(theta)
-        by_mean *= theta
+        by_log_m = (1 + ratio).reciprocal_().mul_(ratio)  # sigmoid(u)
+        nonzero_by_log_m, nonzero_by_log_t = ctx.stored.gradient(by_log_m)
+        by_log_t = (softplus - by_log_m).mul_(theta)
+        by_log_m *= theta
         if inflated is not None:
             by_dropout = slope - inflated
             by_dropout.view(-1).scatter_(0, flat, _at(slope, flat))
             by_dropout *= grad[:, None]
             counted = 1 - inflated
-            by_theta *= counted
-            by_mean *= counted
-        by_theta.view(-1).scatter_(0, flat, nonzero_theta)
-        by_mean.view(-1).scatter_(0, flat, nonzero_mean)
-        by_mean *= grad[:, None]
-        by_logits = by_mean.addcmul_(rho, by_mean.sum(1, keepdim=True), value=-1)
-        return by_logits, None, grad @ by_theta, by_dropout, None
+            by_log_t *= counted
+            by_log_m *= counted
+        by_log_t.view(-1).scatter_(0, flat, nonzero_by_log_t)
+        by_log_m.view(-1).scatter_(0, flat, nonzero_by_log_m)
+        by_log_m *= grad[:, None]
+        by_logits = by_log_m.addcmul_(rho, by_log_m.sum(1, keepdim=True), value=-1)
+        return by_logits, None, grad @ by_log_t, by_dropout, None

@@ -71,9 +71,14 @@ class Counts(nn.Module):
         self.log_theta = Fast(torch.zeros(n_genes))
         self.to_dropout = nn.Linear(n_hidden, n_genes) if zero_inflated else None
 
+    @staticmethod
+    def library(batch: Batch) -> Tensor:
+        """l [B, 1]; a cell without a single count is taken to have one."""
+        return batch.library_size.clamp(min=1)
+
     def log_mean(self, h: Tensor, batch: Batch) -> Tensor:
-        """log(l rho) [..., B, G]; a cell without a single count is taken to have one."""
-        return F.log_softmax(self.to_logits(h), -1) + batch.library_size.clamp(min=1).log()
+        """log(l rho) [..., B, G]."""
+        return F.log_softmax(self.to_logits(h), -1) + self.library(batch).log()
 
     def mean(self, h: Tensor, batch: Batch) -> Tensor:
         """Expected counts [..., B, G] at the cells' own library size."""
@@ -82,7 +87,7 @@ class Counts(nn.Module):
 
     def nll(self, h: Tensor, batch: Batch) -> Tensor:
         """Negative log-likelihood [B] of the batch's counts, summed over genes."""
-        logits, library = self.to_logits(h), batch.library_size.clamp(min=1)
+        logits, library = self.to_logits(h), self.library(batch)
         if self.to_dropout is not None:
             return zero_inflated_nll(batch.nonzeros, logits, library, self.log_theta(), self.to_dropout(h))
         return negative_binomial_nll(batch.nonzeros, logits, library, self.log_theta())

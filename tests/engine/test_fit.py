@@ -1,10 +1,13 @@
 """The training loop: reproducible, resumable, stops on divergence, keeps the best weights."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from cellalign.data.batches import Cells, as_matrix
+from cellalign.engine import device
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.device import pick_device
 from cellalign.engine.fit import fit
@@ -147,3 +150,20 @@ def test_devices():
         pick_device("tpu")
     with pytest.raises(UsageError, match="at least 1"):
         pick_device("cpu", threads=0)
+
+
+@pytest.mark.parametrize("variable", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+def test_what_the_user_set_of_malloc_stays(monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: pytest.fail("mallopt was called"))
+    device.keep_freed_memory.__wrapped__()
+
+
+def test_machines_without_glibc_train_all_the_same(monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    for variable in [name for name in os.environ if name.startswith("MALLOC_")] + ["GLIBC_TUNABLES"]:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(device.ctypes, "CDLL", missing)
+    device.keep_freed_memory.__wrapped__()
