@@ -27,7 +27,7 @@ PANELS: dict[str, Callable[[Inputs], Iterator[Row]]] = {
     "likelihood": likelihood,
 }
 # left out where nothing asks for them, with this reason
-SLOW = {"bio": "it takes a minute or more; ask for it with --panel bio or --batch KEY"}
+SLOW = {"bio": "it compiles for half a minute; ask for it with --panel bio or --batch KEY"}
 
 
 def evaluate(
@@ -65,7 +65,7 @@ def evaluate(
     embedding : str or sequence of str, optional
         obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
     panels : sequence of str, optional
-        Default: all that can run; but bio, which takes a minute or more, only where `batch`, several embeddings
+        Default: all that can run; but bio, which compiles for half a minute, only where `batch`, several embeddings
         or `also` ask for it.
     also : sequence of str
         Panels to run, where they can, beside the default ones.

@@ -337,11 +337,15 @@ class Method(nn.Module):
             columns.append(_one_hot(batch.condition, d.conditions))
         if BATCHES in seen:
             columns += [_one_hot(batch.batches[:, i], n) for i, n in enumerate(d.batches)]
-            columns.append(batch.numbers[:, : d.numeric_batches])
+            if d.numeric_batches:
+                columns.append(batch.numbers[:, : d.numeric_batches])
         if COVARIATES in seen:
             columns += [_one_hot(batch.covariates[:, i], n) for i, n in enumerate(d.covariates)]
-            columns.append(batch.numbers[:, d.numeric_batches :])
-        return torch.cat([batch.value.new_empty(len(batch), 0), *columns], 1)
+            if d.numeric_covariates:
+                columns.append(batch.numbers[:, d.numeric_batches :])
+        if len(columns) == 1:
+            return columns[0]
+        return torch.cat(columns, 1) if columns else batch.value.new_empty(len(batch), 0)
 
     def n_context(self, seen: tuple[str, ...]) -> int:
         """Width of `context`."""

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,14 @@ class SparseRows:
         """The place of every stored value in the dense matrix laid out row by row, [nnz]."""
         return self.row * self.n_columns + self.column
 
-    def sums(self, values: Tensor | None = None) -> Tensor:
-        """Sum over each row of `values` [nnz], by default of what is stored: [B]."""
-        values = self.value if values is None else values
-        return values.new_zeros(len(self)).index_add_(0, self.row, values)
+    def sums(self) -> Tensor:
+        """Sum of each row: [B]."""
+        if self.value.device.type == "mps":  # where embedding_bag is young
+            return self.value.new_zeros(len(self)).index_add_(0, self.row, self.value)
+        ones = self.value.new_ones(self.n_columns, 1)
+        return F.embedding_bag(
+            self.column, ones, self.start, per_sample_weights=self.value, mode="sum", include_last_offset=True
+        ).squeeze(1)
 
     def dense(self) -> Tensor:
         """Dense [B, G]."""

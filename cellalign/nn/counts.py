@@ -8,17 +8,18 @@ and of a zero just t softplus(u). So the dense work is one softplus per gene. Th
 
     (t + x) softplus(u) - x log m + log x! - sum over k < x of log(1 + k / t)
 
-where nothing large cancels: counts below 16, nearly all, are looked up in a table per gene. Of the others lgamma and
-digamma are computed, in float64: at t = 1e6 and x = 1e7 their differences would have no correct digit in float32.
-Forward and gradient are written out: autograd would keep ten B x G intermediates where three suffice, or five with
-dropout.
+where nothing large cancels while x is small: counts below 16, nearly all, can be looked up in a table per gene. Of
+large ones lgamma and digamma are computed, in float64: at t = 1e6 and x = 1e7 their differences would have no correct
+digit in float32. Forward and gradient are written out, as tensor operations here, and in `kernels` compiled: that
+takes a third of the time on a CPU, while most counts are small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 
 from cellalign.nn.batch import SparseRows
 
-TABLED = 16  # counts below are looked up: 95 % of those stored of PBMCs; a larger table costs more than it saves
+TABLED = 16  # counts below are small: 95 % of those stored of PBMCs; a larger table costs more than it saves
 # What no data can tell apart is cut off, lest float32 overflow: chances of a dropout under e^-80, inverse dispersions
 # under e^-40 or over e^20 (a Poisson). Gradients ignore the cuts, so that what lies beyond can come back.
 LEAST_LOGIT, LEAST_LOG_THETA, MOST_LOG_THETA = -80.0, -40.0, 20.0
@@ -50,7 +51,7 @@ def negative_binomial_nll(counts: SparseRows, logits: Tensor, library: Tensor, l
     -------
     Tensor [B]
     """
-    return _SparseNLL.apply(logits, library, log_theta, None, counts)
+    return _form(logits, counts).apply(logits, library, log_theta, None, counts)
 
 
 def zero_inflated_nll(
@@ -72,31 +73,16 @@ def zero_inflated_nll(
     -------
     Tensor [B]
     """
-    return _SparseNLL.apply(logits, library, log_theta, dropout_logits, counts)
+    return _form(logits, counts).apply(logits, library, log_theta, dropout_logits, counts)
 
 
-class _Terms(NamedTuple):
-    """What value and gradient of single counts need, [n] each."""
+def exact(values: Tensor) -> Tensor:
+    """In the precision that large counts need; MPS has no float64."""
+    return values.to(torch.float64 if _has_float64(values.device) else torch.float32)
 
-    x: Tensor
-    t: Tensor
-    u: Tensor
-    softplus: Tensor
 
-    @classmethod
-    def of(cls, x: Tensor, u: Tensor, log_t: Tensor) -> _Terms:
-        return cls(x.to(log_t.dtype), log_t.exp(), u, F.softplus(u))
-
-    def nll(self, lgamma_t: Tensor) -> Tensor:
-        """t softplus(u) + x softplus(-u) and the lgamma terms; softplus(-u) = softplus(u) - u."""
-        dense = (self.t + self.x) * self.softplus - self.x * self.u
-        return dense - torch.lgamma(self.x + self.t) + lgamma_t + torch.lgamma(self.x + 1)
-
-    def gradient(self, digamma_t: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives with respect to log m and log t."""
-        s = torch.sigmoid(self.u)
-        by_log_t = self.t * (self.softplus - s + digamma_t - torch.digamma(self.x + self.t)) + self.x * (1 - s)
-        return (self.t + self.x) * s - self.x, by_log_t
+def _has_float64(device: torch.device) -> bool:
+    return device.type != "mps"
 
 
 def _at(values: Tensor, place: Tensor) -> Tensor:
@@ -104,91 +90,109 @@ def _at(values: Tensor, place: Tensor) -> Tensor:
     return values.view(-1).index_select(0, place)
 
 
-def exact(values: Tensor) -> Tensor:
-    """In the precision that large counts need; MPS has no float64."""
-    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+def _form(logits: Tensor, counts: SparseRows) -> type[torch.autograd.Function]:
+    """Compiled where that runs and is faster: it takes large counts one by one."""
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+        return _TensorNLL
+    large = int((counts.value >= TABLED).sum())
+    return _TensorNLL if 2 * large > len(counts.value) else _CompiledNLL
 
 
-class _Table(NamedTuple):
-    """What counts x < TABLED of the genes add, [G, TABLED]."""
+class _CompiledNLL(torch.autograd.Function):
+    """Value and gradient at once; backward only weighs the cells."""
 
-    value: Tensor
-    by_log_t: Tensor
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor | None, counts: SparseRows
+    ) -> Tensor:
+        from cellalign.nn.kernels.likelihood import likelihood  # numba takes half a second to import
 
-    @classmethod
-    def of(cls, log_theta: Tensor) -> _Table:
-        """log x! - sum over k < x of log(1 + k / t), and its derivative by log t: the sum of k / (t + k)."""
-        k = torch.arange(TABLED - 1, dtype=log_theta.dtype, device=log_theta.device)
-        share = (1 + k * (-log_theta).exp_()[:, None]).reciprocal_()  # t / (t + k)
-        below = k.new_ones(TABLED - 1, TABLED).triu(1)  # adds up over k < x
-        return cls(((k + 1) * share).log_() @ below, (1 - share) @ below)
+        log_theta = log_theta.clamp(LEAST_LOG_THETA, MOST_LOG_THETA)
+        cost, by_logits, by_log_t = (logits.new_empty(shape) for shape in (len(logits), logits.shape, logits.shape))
+        by_dropout = None if dropout is None else logits.new_empty(logits.shape)
+        given = (logits, library.view(-1), log_theta, dropout, counts.start, counts.column, counts.value)
+        likelihood(*(_array(part) for part in (*given, cost, by_logits, by_log_t, by_dropout)))
+        ctx.save_for_backward(by_logits, by_log_t, by_dropout)
+        return cost
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor | None, None]:
+        by_logits, by_log_t, by_dropout = ctx.saved_tensors
+        weight = grad[:, None]
+        return by_logits * weight, None, grad @ by_log_t, None if by_dropout is None else by_dropout * weight, None
 
 
-def _waits(device: torch.device) -> bool:
-    """Whether finding out how many values are of a kind holds up a GPU."""
-    return device.type != "cpu"
+def _array(values: Tensor | None) -> np.ndarray | None:
+    return None if values is None else values.detach().contiguous().numpy()
 
 
 class _Stored:
-    """Value and gradient of the nonzeros [nnz]: looked up, but for those `rare` ones that no table has."""
+    """Value and gradient of the nonzeros [nnz]: exact in float64; on a device without it small ones are looked up."""
 
     def __init__(self, counts: SparseRows, ratio: Tensor, log_theta: Tensor, theta: Tensor, softplus: Tensor) -> None:
-        self.counts, self.x = counts, counts.value.to(ratio.dtype)
         log_ratio = _at(ratio, counts.flat).clamp_(min=torch.finfo(ratio.dtype).tiny).log_()
-        nearest = self.x.clamp(max=TABLED - 1).trunc_()
-        self.tabled = self.x == nearest
-        # where finding the rare ones would wait, all are computed exactly too; where most are rare, only so
-        self.rare: slice | Tensor = slice(None)
-        self.table: _Table | None = None
-        looks_up = True
-        if not _waits(ratio.device):
-            rare = (~self.tabled).nonzero().squeeze(1)
-            looks_up = 2 * len(rare) < len(self.x)
-            self.rare = rare if looks_up else self.rare
-        if looks_up:
-            self.table = _Table.of(log_theta)
-            self.place = nearest.long().add_(counts.column, alpha=TABLED)
-            self.t, self.softplus = _at(theta, counts.column), _at(softplus, counts.flat)
-            self.log_mean = log_ratio + _at(log_theta, counts.column)
-        self.column, self.log_t_of_gene = counts.column[self.rare], exact(log_theta)
-        log_t = self.log_t_of_gene[self.column]
-        self.terms = _Terms.of(self.x[self.rare], log_ratio[self.rare].to(log_t.dtype), log_t)
+        self.column, self.log_t_of_gene, self.dtype = counts.column, exact(log_theta), ratio.dtype
+        self.u, self.x = exact(log_ratio), exact(counts.value)
+        self.t, self.softplus = self.of_t(torch.exp), F.softplus(self.u)
+        self.small: _Small | None = None
+        if not _has_float64(ratio.device):
+            log_mean = log_ratio + _at(log_theta, counts.column)
+            self.small = _Small(counts, log_mean, log_theta, theta, softplus)
+
+    def of_t(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of log t, computed per gene."""
+        return function(self.log_t_of_gene)[self.column]
 
     def nll(self) -> Tensor:
-        """Negative log-likelihood under NB."""
-        rare = self.terms.nll(self.of_t(torch.lgamma)).to(self.x.dtype)
-        if self.table is None:
-            return rare
-        looked_up = (self.t + self.x).mul_(self.softplus).addcmul_(self.x, self.log_mean, value=-1)
-        looked_up += _at(self.table.value, self.place)
-        return self.merge(looked_up, rare)
+        """Negative log-likelihood under NB; softplus(-u) = softplus(u) - u."""
+        nll = (self.t + self.x) * self.softplus - self.x * self.u + torch.lgamma(self.x + 1)
+        nll += self.of_t(lambda log_t: torch.lgamma(log_t.exp())) - torch.lgamma(self.x + self.t)
+        nll = nll.to(self.dtype)
+        return nll if self.small is None else torch.where(self.small.tabled, self.small.nll(), nll)
 
     def gradient(self, sigmoid: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives with respect to log m and log t; sigmoid(u) [B, G]."""
-        by_log_m, by_log_t = (part.to(self.x.dtype) for part in self.terms.gradient(self.of_t(torch.digamma)))
-        if self.table is None:
+        s = torch.sigmoid(self.u)
+        rising = torch.digamma(self.x + self.t) - self.of_t(lambda log_t: torch.digamma(log_t.exp()))
+        by_log_t = (self.t * (self.softplus - s - rising) + self.x * (1 - s)).to(self.dtype)
+        by_log_m = ((self.t + self.x) * s - self.x).to(self.dtype)
+        if self.small is None:
             return by_log_m, by_log_t
-        s = _at(sigmoid, self.counts.flat)
-        looked_up = (self.softplus - s).mul_(self.t).addcmul_(self.x, s, value=-1)
-        looked_up += _at(self.table.by_log_t, self.place)
-        return self.merge((self.t + self.x).mul_(s).sub_(self.x), by_log_m), self.merge(looked_up, by_log_t)
-
-    def merge(self, looked_up: Tensor, rare: Tensor) -> Tensor:
-        """What was looked up, but for the rare ones."""
-        if isinstance(self.rare, slice):
-            return torch.where(self.tabled, looked_up, rare)
-        looked_up[self.rare] = rare
-        return looked_up
-
-    def of_t(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """A function of the rare ones' t, computed per gene or per value, whichever are fewer."""
-        if len(self.column) < len(self.log_t_of_gene):
-            return function(self.terms.t)
-        return function(self.log_t_of_gene.exp())[self.column]
+        small_m, small_t = self.small.gradient(sigmoid)
+        return torch.where(self.small.tabled, small_m, by_log_m), torch.where(self.small.tabled, small_t, by_log_t)
 
 
-class _SparseNLL(torch.autograd.Function):
-    """NB, or with dropout_logits [B, G] zero-inflated NB, of data with many zeros.
+class _Small:
+    """The same for counts below TABLED, by a table per gene, so that float32 suffices; of others it is nonsense."""
+
+    def __init__(self, counts: SparseRows, log_mean: Tensor, log_theta: Tensor, theta: Tensor, softplus: Tensor):
+        nearest = counts.value.clamp(max=TABLED - 1).trunc_()
+        self.x, self.tabled, self.log_mean = counts.value, counts.value == nearest, log_mean
+        self.flat, self.place = counts.flat, nearest.long().add_(counts.column, alpha=TABLED)
+        self.t, self.softplus = _at(theta, counts.column), _at(softplus, counts.flat)
+        self.value, self.by_log_t = self.table(log_theta)
+
+    @staticmethod
+    def table(log_theta: Tensor) -> tuple[Tensor, Tensor]:
+        """log x! - sum over k < x of log(1 + k / t), and its derivative by log t, the sum of k / (t + k)."""
+        k = torch.arange(TABLED - 1, dtype=log_theta.dtype, device=log_theta.device)
+        share = (1 + k * (-log_theta).exp_()[:, None]).reciprocal_()  # t / (t + k)
+        below = k.new_ones(TABLED - 1, TABLED).triu(1)  # adds up over k < x
+        return ((k + 1) * share).log_() @ below, (1 - share) @ below
+
+    def nll(self) -> Tensor:
+        looked_up = (self.t + self.x).mul_(self.softplus).addcmul_(self.x, self.log_mean, value=-1)
+        return looked_up.add_(_at(self.value, self.place))
+
+    def gradient(self, sigmoid: Tensor) -> tuple[Tensor, Tensor]:
+        s = _at(sigmoid, self.flat)
+        by_log_t = (self.softplus - s).mul_(self.t).addcmul_(self.x, s, value=-1)
+        return (self.t + self.x).mul_(s).sub_(self.x), by_log_t.add_(_at(self.by_log_t, self.place))
+
+
+class _TensorNLL(torch.autograd.Function):
+    """NB, or with dropout_logits [B, G] zero-inflated NB, on any device and in any precision.
 
     The softmax is taken here: its exponential is that of softplus(u) = log(1 + m / t) too.
     """

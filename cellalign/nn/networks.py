@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,9 @@ from torch.nn import functional as F
 
 from cellalign.nn.batch import SparseRows
 
-# densities below which the stored values alone are faster on a CPU: in the product, and in its gradient where the layer
-# is wide (measured: benchmarks/README.md)
-SPARSE_BELOW = 0.25
-SPARSE_GRADIENT_BELOW, SPARSE_WIDTH = 0.04, 256
+# densities below which the stored values alone are faster: in the product, and on a CPU in its gradient (measured:
+# benchmarks/README.md)
+SPARSE_BELOW, SPARSE_GRADIENT_BELOW = 0.25, 0.1
 
 
 class ContextLinear(nn.Module):
@@ -51,31 +50,35 @@ class ContextLinear(nn.Module):
         if isinstance(x, SparseRows) and (x.density > SPARSE_BELOW or x.value.device.type == "mps"):
             x = x.dense()
         if isinstance(x, SparseRows):
-            wide = self.weight.shape[1] >= SPARSE_WIDTH and x.density < SPARSE_GRADIENT_BELOW
-            y = self.bias + (_bag(x, self.weight) if wide else _SparseProduct.apply(self.weight, x))
+            y = self.bias + _SparseProduct.apply(self.weight, x)
         else:
             y = torch.addmm(self.bias, x, self.weight)
         # one-hot codes in a product, not an index, whose gradient adds up in an order that differs between runs
         return y if self.context is None else torch.addmm(y, context, self.context)
 
 
-def _bag(x: SparseRows, weight: Tensor) -> Tensor:
-    """x [B, n] times weight [n, m], reading the rows of the stored values alone."""
-    return F.embedding_bag(x.column, weight, x.start, per_sample_weights=x.value, mode="sum", include_last_offset=True)
-
-
 class _SparseProduct(torch.autograd.Function):
-    """The same, with a dense product for the gradient: adding to single rows of it takes longer."""
+    """x [B, n] times weight [n, m], reading the rows of the stored values alone."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, x: SparseRows) -> Tensor:
         ctx.x = x
-        return _bag(x, weight)
+        return F.embedding_bag(
+            x.column, weight, x.start, per_sample_weights=x.value, mode="sum", include_last_offset=True
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.x.dense().T @ grad, None
+        x: SparseRows = ctx.x
+        if grad.device.type != "cpu" or grad.dtype != torch.float32 or x.density > SPARSE_GRADIENT_BELOW:
+            return x.dense().T @ grad, None
+        from cellalign.nn.kernels.product import transposed_product  # numba takes half a second to import
+
+        by_weight = grad.new_empty(x.n_columns, grad.shape[1])
+        order = (x.start, x.column, x.value, grad.contiguous(), by_weight)
+        transposed_product(*(tensor.numpy() for tensor in order))
+        return by_weight, None
 
 
 class Fast(nn.Module):
@@ -106,16 +109,67 @@ class Fast(nn.Module):
         self.slow[rows] = torch.as_tensor(value, dtype=self.slow.dtype, device=self.slow.device) / self.speed
 
 
-class Dropout(nn.Dropout):
-    """Dropout in half the time on a CPU, where torch's Bernoulli numbers take four times as long as its integers."""
+class Block(nn.Sequential):
+    """A hidden layer: linear or not, batch norm or not, leaky ReLU, dropout or not.
+
+    What follows the linear layer is compiled where it can be, in training on a CPU, which takes a fifth of the time.
+    """
+
+    def __init__(
+        self, linear: nn.Linear | None, norm: nn.BatchNorm1d | None, relu: nn.LeakyReLU, dropout: nn.Dropout
+    ) -> None:
+        parts = linear, norm, relu, dropout if dropout.p else None
+        super().__init__(*(layer for layer in parts if layer is not None))
+        self.parts = parts  # a tuple, so they are not registered again
 
     def forward(self, x: Tensor) -> Tensor:
-        """x, each value zero with probability p and else x / (1 - p); x itself outside training."""
-        if not self.training or x.device.type != "cpu":
+        """x [B, before] -> [B, width]."""
+        linear, norm, relu, dropout = self.parts
+        if norm is None or norm.momentum is None or not norm.training:
             return super().forward(x)
-        # random_ draws from 0 to 2^31 - 1, the largest int32
-        kept = torch.empty_like(x, dtype=torch.int32).random_() < min(round((1 - self.p) * 2**31), 2**31 - 1)
-        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
+        if not x.is_cpu or x.dtype is not torch.float32 or len(x) < 2:
+            return super().forward(x)
+        if linear is not None:
+            x = linear(x)
+        return _CompiledBlock.apply(x, norm.weight, norm.bias, norm, relu, dropout)
+
+
+class _CompiledBlock(torch.autograd.Function):
+    """Batch norm, leaky ReLU and dropout."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        norm: nn.BatchNorm1d,
+        relu: nn.LeakyReLU,
+        dropout: nn.Dropout | None,
+    ) -> Tensor:
+        from cellalign.nn.kernels.block import forward  # numba takes half a second to import
+
+        share = dropout.p if dropout is not None and dropout.training else 0.0
+        # from torch's generator, so that seeds and checkpoints hold for it too
+        key = int(torch.empty(1, dtype=torch.int64).random_()) if share else 0
+        filled = x.new_empty(3 * len(x) + 1, x.shape[1])
+        tensors = (x.contiguous(), weight, bias, norm.running_mean, norm.running_var, filled)
+        arrays = [cast(Tensor, tensor).detach().numpy() for tensor in tensors]
+        forward(*arrays, norm.momentum, norm.eps, relu.negative_slope, share, key)
+        ctx.save_for_backward(weight, filled)
+        return filled[: len(x)]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from cellalign.nn.kernels.block import backward
+
+        weight, filled = ctx.saved_tensors
+        n = len(grad)
+        derivatives = grad.new_empty(n + 2, grad.shape[1])
+        order = (grad.contiguous(), weight, filled, derivatives)
+        backward(*(tensor.detach().numpy() for tensor in order))
+        return derivatives[:n], derivatives[n], derivatives[n + 1], None, None, None
 
 
 class MLP(nn.Module):
@@ -142,17 +196,13 @@ class MLP(nn.Module):
         self.first = ContextLinear(n_in, hidden[0], n_context)
         blocks, linears = [], []
         for width, before in zip(hidden, [None, *hidden], strict=False):
-            layers: list[nn.Module] = []
+            linear = None
             if before is not None and self.deep:
                 linears.append(ContextLinear(before, width, n_context))
             elif before is not None:
-                layers.append(nn.Linear(before, width))
-            if batch_norm:
-                layers.append(nn.BatchNorm1d(width, eps, momentum))
-            layers.append(nn.LeakyReLU(negative_slope, inplace=True))
-            if dropout:
-                layers.append(Dropout(dropout))
-            blocks.append(nn.Sequential(*layers))
+                linear = nn.Linear(before, width)
+            norm = nn.BatchNorm1d(width, eps, momentum) if batch_norm else None
+            blocks.append(Block(linear, norm, nn.LeakyReLU(negative_slope, inplace=True), nn.Dropout(dropout)))
         self.after_first, self.rest = blocks[0], nn.Sequential(*blocks[1:])
         self.linears = nn.ModuleList(linears)
         self.n_out = hidden[-1]

@@ -51,10 +51,16 @@ def cells():
     return x, torch.randn(6, 25), torch.randn(25), torch.randn(6, 25)
 
 
-@pytest.fixture(params=[False, True], ids=["on a CPU", "as on a GPU"])
-def device(request, monkeypatch):
-    """Both ways to put the counts that no table has among the others."""
-    monkeypatch.setattr(module, "_waits", lambda _: request.param)
+@pytest.fixture(params=["compiled", "tensors", "tensors without float64"])
+def form(request, monkeypatch):
+    """As on a CPU while most counts are small; else, or on a GPU; on MPS."""
+    chosen = module._CompiledNLL if request.param == "compiled" else module._TensorNLL
+    monkeypatch.setattr(module, "_form", lambda *_: chosen)
+    # all the same in float64, or the numbers would not do for the tests of large counts
+    monkeypatch.setattr(module, "_has_float64", lambda _: "without" not in request.param)
+    if "without" in request.param:
+        monkeypatch.setattr(module, "exact", torch.Tensor.double)
+    return request.param
 
 
 def library_of(logits):
@@ -70,7 +76,7 @@ def zinb(sparse, log_mean, log_theta, dropout):
     return zero_inflated_nll(sparse, log_mean, library_of(log_mean), log_theta, dropout)
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("form")
 def test_values_are_those_of_the_equation(cells):
     x, log_mean, log_theta, dropout = cells
     sparse = SparseRows.of(x)
@@ -85,7 +91,6 @@ def test_values_are_those_of_the_equation(cells):
     )
 
 
-@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("more", [0.0, 20.0], ids=["small counts", "large counts"])
 def test_gradients_are_numerical_ones(cells, more):
     x, *parameters = (value.double() for value in cells)
@@ -98,13 +103,63 @@ def test_gradients_are_numerical_ones(cells, more):
     )
 
 
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("inflated", [False, True], ids=["nb", "zinb"])
+def test_gradients_in_float32_are_those_of_float64(cells, inflated):
+    x, *parameters = cells
+    library = x.sum(1, keepdim=True).clamp(min=1)
+    found, expected = [], []
+    for nll, dtype, gradients in ((likelihood, torch.float32, found), (in_plain_float64, torch.float64, expected)):
+        logits, log_theta, dropout = leaves = [p.to(dtype).requires_grad_() for p in parameters]
+        cost = nll(x, logits, library, log_theta, dropout if inflated else None)
+        leaves = leaves if inflated else leaves[:2]
+        gradients += [cost.double(), *torch.autograd.grad((cost * torch.arange(1.0, 7)).sum(), leaves)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+
+
+def likelihood(x, logits, library, log_theta, dropout):
+    sparse = SparseRows.of(x)
+    if dropout is None:
+        return negative_binomial_nll(sparse, logits, library, log_theta)
+    return zero_inflated_nll(sparse, logits, library, log_theta, dropout)
+
+
+def in_plain_float64(x, logits, library, log_theta, dropout):
+    """The equations as autograd takes them."""
+    x, mean, t = x.double(), logits.softmax(1) * library, log_theta.exp()
+    nll = torch.lgamma(t) + torch.lgamma(x + 1) - torch.lgamma(x + t)
+    nll = nll - t * torch.log(t / (t + mean)) - x * torch.log(mean / (t + mean))
+    if dropout is not None:
+        zero = -torch.log(dropout.sigmoid() + (1 - dropout.sigmoid()) * torch.exp(-nll))
+        nll = torch.where(x == 0, zero, nll - torch.log(1 - dropout.sigmoid()))
+    return nll.sum(1)
+
+
+def test_what_is_not_a_number_shows(cells):
+    x, logits, log_theta, dropout = cells
+    logits[3, 7] = torch.nan
+    cost = likelihood(x, logits, torch.ones(6, 1), log_theta, dropout)
+    assert cost.isnan().tolist() == [False, False, False, True, False, False]
+    log_theta[0] = torch.nan
+    assert likelihood(x, logits, torch.ones(6, 1), log_theta, None).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_compiled_form_is_for_small_counts_in_float32(dtype):
+    small, large = SparseRows.of(torch.tensor([[1.0, 15.0, 16.0]])), SparseRows.of(torch.tensor([[1.0, 16.0, 90.0]]))
+    forms = [module._form(torch.zeros(1, 3, dtype=dtype), counts) for counts in (small, large)]
+    compiled = dtype == torch.float32
+    assert forms == [module._CompiledNLL if compiled else module._TensorNLL, module._TensorNLL]
+
+
 def many_digits_log_nb(x, mean, theta):
     """log NB(x; mean, inverse dispersion theta) of mpmath's numbers."""
     rising = mpmath.loggamma(x + theta) - mpmath.loggamma(theta) - mpmath.loggamma(x + 1)
     return rising + theta * mpmath.log(theta / (theta + mean)) + x * mpmath.log(mean / (theta + mean))
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("theta", [1e-4, 1.0, 1e6])
 @pytest.mark.parametrize("x", [0.0, 1.0, 1e3, 1e7])
 @pytest.mark.parametrize("mean", [1e-3, 1.0, 1e7])
@@ -134,6 +189,7 @@ def test_extremes_stay_exact_in_float32(theta, x, mean):
     assert by_theta[0].item() == pytest.approx(float(mpmath.diff(nll, at, (0, 1))), rel=1e-4, abs=1e-3)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("logit", [-60.0, -5.0, 0.0, 5.0, 100.0])
 @pytest.mark.parametrize("mean", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("x", [0.0, 3.0])
@@ -153,6 +209,7 @@ def test_dropout_stays_exact_in_float32(logit, mean, x):
     assert by_dropout.item() == pytest.approx(float(mpmath.diff(nll, mpmath.mpf(logit))), rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("log_theta", [-100.0, -45.0, 25.0, 100.0])
 def test_absurd_dispersions_give_finite_values_and_gradients(log_theta):
     counts = SparseRows.of(torch.tensor([[0.0, 2.0, 40.0], [0.0, 0.0, 3.0]]))
@@ -173,6 +230,7 @@ def test_dropout_logits_may_lie_in_any_order(cells):
     torch.testing.assert_close(zinb(sparse, logits, log_theta, turned), zinb(sparse, logits, log_theta, dropout))
 
 
+@pytest.mark.usefixtures("form")
 def test_shares_too_small_for_float32_still_have_a_finite_cost_and_a_gradient():
     logits = torch.tensor([[0.0, -200.0, 0.0, 0.0]], requires_grad=True)
     counts = SparseRows.of(torch.tensor([[5.0, 3.0, 0.0, 0.0]]))
@@ -182,6 +240,7 @@ def test_shares_too_small_for_float32_still_have_a_finite_cost_and_a_gradient():
     assert logits.grad[0, 1] < -1  # up
 
 
+@pytest.mark.usefixtures("form")
 def test_each_cell_weighs_its_own_gradient(cells):
     x, logits, log_theta, _ = cells
     logits, weight = logits.requires_grad_(), torch.rand(6)
@@ -192,6 +251,7 @@ def test_each_cell_weighs_its_own_gradient(cells):
     torch.testing.assert_close(weighted, logits.grad * weight[:, None])
 
 
+@pytest.mark.usefixtures("form")
 def test_explicit_zeros_change_nothing(cells):
     x, log_mean, log_theta, _ = cells
     everywhere = SparseRows(torch.arange(0, 151, 25), torch.arange(25).repeat(6), x.flatten(), 25)

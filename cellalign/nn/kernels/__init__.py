@@ -1,0 +1,40 @@
+"""Loops compiled for CPUs by numba, each beside the tensor operations that other devices run.
+
+They are imported where they first run: numba takes half a second. What is compiled is kept beside the package, or
+where that is not writable in the user's cache (NUMBA_CACHE_DIR), so only the first training ever takes the seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+F, D = np.float32, np.float64
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compiled; a call from Python compiles it anew in every process."""
+    # no leave to assume that nothing is NaN: a diverged training must show
+    flags = {"contract", "nsz", "arcp"} | options.pop("further", set())
+    return numba.njit(function, fastmath=flags, error_model="numpy", **options)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled as part of its callers: a call would keep their loops from becoming vector instructions."""
+    return compiled(function, forceinline=True)
+
+
+def reducing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled so that values may be taken together in any order; what is NaN shows elsewhere."""
+    return compiled(function, further={"reassoc", "nnan"})
+
+
+def kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled and kept on disk, for calls from Python."""
+    try:
+        return compiled(function, cache=True, nogil=True)
+    except RuntimeError:  # nowhere to keep it
+        return compiled(function, nogil=True)

@@ -1,0 +1,91 @@
+"""What the compiled loops are made of, against numpy and scipy in float64."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+from scipy.special import digamma, gammaln, logsumexp
+
+from cellalign.nn import kernels
+from cellalign.nn.kernels import likelihood
+from cellalign.nn.kernels.product import transposed_product
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def each(function, values):
+    """The function of every value."""
+
+    @numba.njit
+    def loop(values, out):
+        for i in range(len(values)):
+            out[i] = function(values[i])
+
+    out = np.empty_like(values)
+    loop(values, out)
+    return out
+
+
+def test_exp_is_right_to_an_ulp_and_cut(rng):
+    x = rng.uniform(-86, 87, 100_000).astype(np.float32)
+    expected = np.exp(x.astype(np.float64))
+    np.testing.assert_allclose(each(likelihood._exp, x), expected, rtol=1.2e-7)
+    outside = each(likelihood._exp, np.array([-np.inf, -1e4, 1e4, np.inf, np.nan], np.float32))
+    np.testing.assert_allclose(outside[:4], np.exp([-87.0, -87.0, 88.0, 88.0]), rtol=1e-6)
+    assert np.isnan(outside[4])
+
+
+def test_log_is_right_to_an_ulp(rng):
+    x = np.exp(rng.uniform(-87, 87, 100_000)).astype(np.float32)
+    np.testing.assert_allclose(each(likelihood._log, x), np.log(x.astype(np.float64)), rtol=2.5e-7, atol=1e-7)
+    near_one = (1 + rng.uniform(-0.1, 0.1, 100_000)).astype(np.float32)
+    np.testing.assert_allclose(each(likelihood._log, near_one), np.log(near_one.astype(np.float64)), rtol=2.5e-7)
+
+
+def test_log1p_keeps_what_adding_one_rounds_away(rng):
+    x = np.exp(rng.uniform(-60, 30, 100_000)).astype(np.float32)
+
+    @numba.njit
+    def log1p(value):
+        return likelihood._log1p(value, np.float32(1) + value)
+
+    np.testing.assert_allclose(each(log1p, x), np.log1p(x.astype(np.float64)), rtol=4e-7)
+
+
+def test_gammas_are_scipys(rng):
+    y = np.exp(rng.uniform(-40, 40, 20_000))
+    found = np.array([likelihood._gammas(value) for value in y])
+    np.testing.assert_allclose(found[:, 0], gammaln(y), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(found[:, 1], digamma(y), rtol=1e-13, atol=1e-13)
+
+
+def test_shares_are_a_softmax(rng):
+    logits, rho = rng.normal(0, 5, 3001).astype(np.float32), np.empty(3001, np.float32)
+    normaliser = logsumexp(logits.astype(np.float64))
+    assert likelihood._shares(logits, rho) == pytest.approx(normaliser, abs=1e-7)
+    np.testing.assert_allclose(rho, np.exp(logits - normaliser), rtol=3e-7)
+
+
+def test_a_transposed_product_is_that_of_the_dense_matrix(rng):
+    x = rng.poisson(0.3, (7, 11)).astype(np.float32)
+    row, column = x.nonzero()
+    start, grad = np.searchsorted(row, np.arange(8)), rng.normal(size=(7, 5)).astype(np.float32)
+    filled = np.full((11, 5), np.nan, np.float32)
+    transposed_product(start, column, x[row, column], grad, filled)
+    np.testing.assert_allclose(filled, x.T @ grad, rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_kept_is_compiled_in_every_process(monkeypatch):
+    njit = numba.njit
+
+    def nowhere(function, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'f': no locator available")
+        return njit(function, **options)
+
+    monkeypatch.setattr(kernels.numba, "njit", nowhere)
+    assert kernels.kept(lambda x: x + 1)(2) == 3
