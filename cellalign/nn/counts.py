@@ -11,7 +11,7 @@ and of a zero just t softplus(u). So the dense work is one softplus per gene. Th
 where nothing large cancels while x is small: counts below 16, nearly all, can be looked up in a table per gene. Of
 large ones lgamma and digamma are computed, in float64: at t = 1e6 and x = 1e7 their differences would have no correct
 digit in float32. Forward and gradient are written out, as tensor operations here, and in `kernels` compiled: that
-takes a third of the time on a CPU, while most counts are small.
+takes a third of the time on two cores, while most counts are small.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from cellalign.nn.batch import SparseRows
 
 TABLED = 16  # counts below are small: 95 % of those stored of PBMCs; a larger table costs more than it saves
+FEW_THREADS = 8  # up to which one compiled loop should beat tensor operations on all of them (extrapolated from two)
 # What no data can tell apart is cut off, lest float32 overflow: chances of a dropout under e^-80, inverse dispersions
 # under e^-40 or over e^20 (a Poisson). Gradients ignore the cuts, so that what lies beyond can come back.
 LEAST_LOGIT, LEAST_LOG_THETA, MOST_LOG_THETA = -80.0, -40.0, 20.0
@@ -92,7 +93,7 @@ def _at(values: Tensor, place: Tensor) -> Tensor:
 
 def _form(logits: Tensor, counts: SparseRows) -> type[torch.autograd.Function]:
     """Compiled where that runs and is faster: it takes large counts one by one."""
-    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+    if logits.device.type != "cpu" or logits.dtype != torch.float32 or torch.get_num_threads() > FEW_THREADS:
         return _TensorNLL
     large = int((counts.value >= TABLED).sum())
     return _TensorNLL if 2 * large > len(counts.value) else _CompiledNLL
@@ -107,11 +108,24 @@ class _CompiledNLL(torch.autograd.Function):
     ) -> Tensor:
         from cellalign.nn.kernels.likelihood import likelihood  # numba takes half a second to import
 
+        n, n_genes = len(counts), counts.n_columns
+        expected = ((n, n_genes), (n, 1), (n_genes,), (n, n_genes))
+        given = (logits, library, log_theta, logits if dropout is None else dropout)
+        if tuple(tuple(values.shape) for values in given) != expected:
+            # compiled loops do not look where they write
+            raise ValueError(f"logits, library, log theta and dropout logits must be {expected}")
         log_theta = log_theta.clamp(LEAST_LOG_THETA, MOST_LOG_THETA)
-        cost, by_logits, by_log_t = (logits.new_empty(shape) for shape in (len(logits), logits.shape, logits.shape))
-        by_dropout = None if dropout is None else logits.new_empty(logits.shape)
-        given = (logits, library.view(-1), log_theta, dropout, counts.start, counts.column, counts.value)
-        likelihood(*(_array(part) for part in (*given, cost, by_logits, by_log_t, by_dropout)))
+        none = logits.new_empty(0, 0)
+        cost, by_logits, by_log_t = (logits.new_empty(shape) for shape in (n, logits.shape, logits.shape))
+        by_dropout = none if dropout is None else logits.new_empty(logits.shape)
+        parameters = (logits, library.view(-1), log_theta, none if dropout is None else dropout)
+        likelihood(
+            *(_array(values, logits.dtype) for values in parameters),
+            np.float32(LEAST_LOGIT),
+            TABLED,
+            *(values.numpy() for values in (counts.start, counts.column, counts.value)),
+            *(values.numpy() for values in (cost, by_logits, by_log_t, by_dropout)),
+        )
         ctx.save_for_backward(by_logits, by_log_t, by_dropout)
         return cost
 
@@ -120,11 +134,11 @@ class _CompiledNLL(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor | None, None]:
         by_logits, by_log_t, by_dropout = ctx.saved_tensors
         weight = grad[:, None]
-        return by_logits * weight, None, grad @ by_log_t, None if by_dropout is None else by_dropout * weight, None
+        return by_logits * weight, None, grad @ by_log_t, by_dropout * weight if len(by_dropout) else None, None
 
 
-def _array(values: Tensor | None) -> np.ndarray | None:
-    return None if values is None else values.detach().contiguous().numpy()
+def _array(values: Tensor, dtype: torch.dtype) -> np.ndarray:
+    return values.detach().to(dtype).contiguous().numpy()
 
 
 class _Stored:
@@ -134,7 +148,7 @@ class _Stored:
         log_ratio = _at(ratio, counts.flat).clamp_(min=torch.finfo(ratio.dtype).tiny).log_()
         self.column, self.log_t_of_gene, self.dtype = counts.column, exact(log_theta), ratio.dtype
         self.u, self.x = exact(log_ratio), exact(counts.value)
-        self.t, self.softplus = self.of_t(torch.exp), F.softplus(self.u)
+        self.t, self.softplus = self.of_t(torch.exp), F.softplus(self.u, threshold=40)
         self.small: _Small | None = None
         if not _has_float64(ratio.device):
             log_mean = log_ratio + _at(log_theta, counts.column)

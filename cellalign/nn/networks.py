@@ -77,7 +77,7 @@ class _SparseProduct(torch.autograd.Function):
 
         by_weight = grad.new_empty(x.n_columns, grad.shape[1])
         order = (x.start, x.column, x.value, grad.contiguous(), by_weight)
-        transposed_product(*(tensor.numpy() for tensor in order))
+        transposed_product(*(tensor.detach().numpy() for tensor in order))
         return by_weight, None
 
 
@@ -113,6 +113,7 @@ class Block(nn.Sequential):
     """A hidden layer: linear or not, batch norm or not, leaky ReLU, dropout or not.
 
     What follows the linear layer is compiled where it can be, in training on a CPU, which takes a fifth of the time.
+    Its layers must not be replaced. num_batches_tracked, of use where the momentum is None alone, then stays behind.
     """
 
     def __init__(
@@ -131,6 +132,9 @@ class Block(nn.Sequential):
             return super().forward(x)
         if linear is not None:
             x = linear(x)
+        if x.shape[1:] != norm.weight.shape:
+            # compiled loops do not look where they write
+            raise ValueError(f"expected [B, {len(norm.weight)}], got {tuple(x.shape)}")
         return _CompiledBlock.apply(x, norm.weight, norm.bias, norm, relu, dropout)
 
 

@@ -8,7 +8,7 @@ import pytest
 from cellalign.cli.common import key_values
 from cellalign.errors import UsageError
 
-HEAVY = {"torch", "scanpy", "anndata", "pandas", "numpy", "scipy", "sklearn", "matplotlib", "pydantic", "h5py"}
+HEAVY = {"torch", "scanpy", "anndata", "pandas", "numpy", "numba", "scipy", "sklearn", "matplotlib", "pydantic", "h5py"}
 COMMANDS = ["preprocess", "train", "tune", "embed", "annotate", "counterfactual", "evaluate", "targets", "transfer"]
 COMMANDS += ["benchmark", "methods", "demo", "simulate ifnb", "simulate sparse-shift"]
 

@@ -145,12 +145,50 @@ def test_what_is_not_a_number_shows(cells):
     assert likelihood(x, logits, torch.ones(6, 1), log_theta, None).isnan().all()
 
 
+@pytest.mark.usefixtures("form")
+def test_a_zeros_dropout_logit_that_is_not_a_number_shows():
+    dropout = torch.tensor([[0.0, torch.nan]])
+    cost = likelihood(torch.tensor([[2.0, 0.0]]), torch.zeros(1, 2), torch.ones(1, 1), torch.zeros(2), dropout)
+    assert cost.isnan().all()
+    empty = likelihood(torch.zeros(1, 2), dropout, torch.ones(1, 1), torch.zeros(2), torch.zeros(1, 2))
+    assert empty.isnan().all()
+
+
+@pytest.mark.usefixtures("form")
+def test_other_precisions_of_library_and_dispersion_change_nothing(cells):
+    x, logits, log_theta, _ = cells
+    library = torch.tensor([[1e-7], [1.0], [3.0], [40.0], [5.0], [6.0]])
+    for more in (None, torch.zeros(6, 25)):
+        expected = likelihood(x, logits, library, log_theta, more)
+        torch.testing.assert_close(
+            likelihood(x, logits, library.double(), log_theta.double(), more).to(expected.dtype), expected
+        )
+
+
+@pytest.mark.parametrize("change", ["genes", "cells", "library", "theta", "dropout"])
+def test_compiled_loops_refuse_what_does_not_fit(cells, change):
+    x, logits, log_theta, dropout = cells
+    library = torch.ones(6, 1)
+    given = {
+        "genes": (x[:, :-1], logits, library, log_theta, dropout),
+        "cells": (x[:-1], logits, library, log_theta, dropout),
+        "library": (x, logits, library[:1], log_theta, dropout),
+        "theta": (x, logits, library, log_theta[:-1], dropout),
+        "dropout": (x, logits, library, log_theta, dropout[:, :-1]),
+    }
+    with pytest.raises(ValueError, match="must be"):
+        likelihood(*given[change])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_compiled_form_is_for_small_counts_in_float32(dtype):
+def test_the_compiled_form_is_for_small_counts_in_float32(dtype, monkeypatch):
     small, large = SparseRows.of(torch.tensor([[1.0, 15.0, 16.0]])), SparseRows.of(torch.tensor([[1.0, 16.0, 90.0]]))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     forms = [module._form(torch.zeros(1, 3, dtype=dtype), counts) for counts in (small, large)]
     compiled = dtype == torch.float32
     assert forms == [module._CompiledNLL if compiled else module._TensorNLL, module._TensorNLL]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert module._form(torch.zeros(1, 3), small) is module._TensorNLL
 
 
 def many_digits_log_nb(x, mean, theta):

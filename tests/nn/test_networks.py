@@ -117,6 +117,11 @@ def test_a_single_cell_has_no_batch_statistics():
         block()(torch.randn(1, 6))
 
 
+def test_a_block_refuses_another_width():
+    with pytest.raises(ValueError, match="expected"):
+        block(6)(torch.randn(4, 7))
+
+
 def test_momentum_none_averages_over_batches():
     layer = block()
     layer.parts[1].momentum = None

@@ -1,12 +1,14 @@
 """Loops compiled for CPUs by numba, each beside the tensor operations that other devices run.
 
 They are imported where they first run: numba takes half a second. What is compiled is kept beside the package, or
-where that is not writable in the user's cache (NUMBA_CACHE_DIR), so only the first training ever takes the seconds.
+where that is not writable in the user's cache, or where NUMBA_CACHE_DIR says, so only the first training ever takes the
+seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numba
@@ -28,13 +30,32 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def reducing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled so that values may be taken together in any order; what is NaN shows elsewhere."""
+    """Compiled so that values may be added up in any order."""
+    return compiled(function, further={"reassoc"})
+
+
+def finding(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled so that values may be compared in any order; of those that are NaN nothing is known."""
     return compiled(function, further={"reassoc", "nnan"})
 
 
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled and kept on disk, for calls from Python."""
+    """Compiled and kept on disk, for calls from Python.
+
+    numba takes what is kept for current while the function's own file is: no constant of another file may go into it.
+    It keeps different signatures in one file, unlocked: there should be one.
+    """
+    anew = compiled(function, nogil=True)
     try:
-        return compiled(function, cache=True, nogil=True)
+        from_disk = compiled(function, cache=True, nogil=True)
     except RuntimeError:  # nowhere to keep it
-        return compiled(function, nogil=True)
+        return anew
+
+    @wraps(function)
+    def call(*arguments: Any) -> None:
+        try:
+            from_disk(*arguments)
+        except OSError:  # raised before anything ran: the disk is full
+            anew(*arguments)
+
+    return call

@@ -11,10 +11,8 @@ import math
 
 import numpy as np
 
-from cellalign.nn.counts import LEAST_LOGIT, TABLED
-from cellalign.nn.kernels import D, F, compiled, inlined, kept, reducing
+from cellalign.nn.kernels import D, F, compiled, finding, inlined, kept, reducing
 
-LEAST, TINY = F(LEAST_LOGIT), np.finfo(F).tiny
 INT = np.int32
 
 # log 2 in two parts, of which whole multiples of the first are exact
@@ -40,14 +38,14 @@ def _exp(x):
 
 @inlined
 def _log(x):
-    """Of normal numbers."""
+    """Of normal numbers; NaN of what is NaN or infinite."""
     bits = F(x).view(INT)
     k = INT(bits - SQRT_HALF) >> MANTISSA
     f = INT(bits - INT(k << MANTISSA)).view(F) - F(1)
     s = f / (F(2) + f)
     z = s * s
     p = (((L9 * z + L7) * z + L5) * z + L3) * z + F(2)
-    return F(k) * LOG2_HIGH + (p * s + F(k) * LOG2_LOW)
+    return F(k) * LOG2_HIGH + (p * s + F(k) * LOG2_LOW) + (x - x)
 
 
 @inlined
@@ -64,7 +62,7 @@ def _sum(values):
     return total
 
 
-@reducing
+@finding
 def _most(values):
     most = values[0]
     for j in range(len(values)):
@@ -87,12 +85,12 @@ def _shares(logits, rho):
 
 @compiled
 def _tables(over_theta, value, by_log_t):
-    """What counts x < TABLED of the genes add: log x! - sum over k < x of log(1 + k / t), and its derivative by log t.
+    """What small counts x of the genes add: log x! - sum over k < x of log(1 + k / t), and its derivative by log t.
 
-    The derivative is the sum of k / (t + k); both are [TABLED, G].
+    The derivative is the sum of k / (t + k); a row of both is for one count.
     """
     value[0], by_log_t[0] = F(0), F(0)
-    for k in range(TABLED - 1):
+    for k in range(len(value) - 1):
         for j in range(len(over_theta)):
             share = F(1) / (F(1) + F(k) * over_theta[j])  # t / (t + k)
             value[k + 1, j] = value[k, j] + _log(F(k + 1) * share)
@@ -103,7 +101,7 @@ def _tables(over_theta, value, by_log_t):
 def _gammas(y):
     """Log gamma and digamma of y > 0, in float64: Stirling's series, from 16 on."""
     product, below = 1.0, 0.0
-    while y < 16:
+    while 0 < y < 16:
         product *= y
         below += 1 / y
         y += 1
@@ -132,7 +130,7 @@ def _nonzeros(
     """NB of the genes of a cell that have a count, in place of what stands there."""
     for i in range(len(column)):
         j, x = column[i], value[i]
-        k = int(x) if x < TABLED else 0
+        k = int(x) if 0 <= x < tables.shape[1] else 0
         if F(k) == x:
             t, s = theta[j], sigmoid[j]
             cost[j] = (t + x) * softplus[j] - x * F(logits[j] + to_log_m) + tables[0, k, j]
@@ -157,13 +155,13 @@ def _exact(x, log_m, log_t, gammas_t):
 
 
 @compiled
-def _inflate(logits, cost, by_log_m, by_log_t, by_logit, counted_cost, counted_by_logit):
+def _inflate(logits, least, cost, by_log_m, by_log_t, by_logit, counted_cost, counted_by_logit):
     """-log(p + (1 - p) NB(0)) with p = sigmoid(h), of zeros whose cost under NB is given; of counts -log(1 - p).
 
     The chance that a zero is a dropout is sigmoid(h - log NB(0)).
     """
     for j in range(len(logits)):
-        h = LEAST if logits[j] < LEAST else logits[j]
+        h = least if logits[j] < least else logits[j]
         over_p, against = F(1) + _exp(-h), _exp(-(h + cost[j]))
         inflated = F(1) / (F(1) + against)
         counted = against * inflated
@@ -175,21 +173,28 @@ def _inflate(logits, cost, by_log_m, by_log_t, by_logit, counted_cost, counted_b
         by_logit[j] = counted_by_logit[j] - inflated
 
 
-def _likelihood(logits, library, log_theta, dropout, start, column, value, cost, by_logits, by_log_t, by_dropout):
+def _likelihood(
+    logits, library, log_theta, dropout, least_logit, tabled, start, column, value,
+    cost, by_logits, by_log_t, by_dropout,
+):  # fmt: skip
     """Fill `cost` [B] and its derivatives [B, G] by logits, log theta and dropout logits.
 
     Parameters
     ----------
     logits, dropout : float32 arrays [B, G]
-        dropout may be None, and then by_dropout.
+        dropout and by_dropout are empty for the NB.
     library : float32 array [B]
     log_theta : float32 array [G]
+    least_logit : float32
+        Dropout logits below count as this.
+    tabled : int
+        Counts below are looked up.
     start, column, value : arrays [B + 1], [nnz], [nnz]
         Of the counts, as in SparseRows.
     """
     n_genes = len(log_theta)
     theta, over_theta = np.exp(log_theta), np.exp(-log_theta)
-    tables, gammas = np.empty((2, TABLED, n_genes), F), np.full((2, n_genes), np.nan)
+    tables, gammas = np.empty((2, tabled, n_genes), F), np.full((2, n_genes), np.nan)
     _tables(over_theta, tables[0], tables[1])
     rho, softplus, sigmoid = np.empty(n_genes, F), np.empty(n_genes, F), np.empty(n_genes, F)
     costs, counted_cost, counted_by_dropout = np.empty(n_genes, F), np.empty(n_genes, F), np.empty(n_genes, F)
@@ -197,15 +202,16 @@ def _likelihood(logits, library, log_theta, dropout, start, column, value, cost,
         own = slice(start[b], start[b + 1])
         to_log_m = math.log(D(library[b])) - _shares(logits[b], rho)
         _zeros(rho, library[b], theta, over_theta, softplus, sigmoid, costs, by_logits[b], by_log_t[b])
-        if dropout is not None:
+        if len(dropout):
             _inflate(
-                dropout[b], costs, by_logits[b], by_log_t[b], by_dropout[b], counted_cost, counted_by_dropout
+                dropout[b], least_logit, costs, by_logits[b], by_log_t[b], by_dropout[b],
+                counted_cost, counted_by_dropout,
             )  # fmt: skip
         _nonzeros(
             column[own], value[own], logits[b], to_log_m, log_theta, theta, tables, gammas,
             softplus, sigmoid, costs, by_logits[b], by_log_t[b],
         )  # fmt: skip
-        if dropout is not None:
+        if len(dropout):
             for j in column[own]:
                 costs[j] += counted_cost[j]
                 by_dropout[b, j] = counted_by_dropout[j]
