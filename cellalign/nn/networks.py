@@ -76,8 +76,8 @@ class _SparseProduct(torch.autograd.Function):
         from cellalign.nn.kernels.product import transposed_product  # numba takes half a second to import
 
         by_weight = grad.new_empty(x.n_columns, grad.shape[1])
-        order = (x.start, x.column, x.value, grad.contiguous(), by_weight)
-        transposed_product(*(tensor.detach().numpy() for tensor in order))
+        order = (x.start, x.column, x.value, grad.detach().contiguous(), by_weight)
+        transposed_product(*(tensor.numpy() for tensor in order))
         return by_weight, None
 
 
@@ -157,8 +157,8 @@ class _CompiledBlock(torch.autograd.Function):
         # from torch's generator, so that seeds and checkpoints hold for it too
         key = int(torch.empty(1, dtype=torch.int64).random_()) if share else 0
         filled = x.new_empty(3 * len(x) + 1, x.shape[1])
-        tensors = (x.contiguous(), weight, bias, norm.running_mean, norm.running_var, filled)
-        arrays = [cast(Tensor, tensor).detach().numpy() for tensor in tensors]
+        tensors = (x.detach().contiguous(), weight.detach(), bias.detach(), norm.running_mean, norm.running_var, filled)
+        arrays = [cast(Tensor, tensor).numpy() for tensor in tensors]
         forward(*arrays, norm.momentum, norm.eps, relu.negative_slope, share, key)
         ctx.save_for_backward(weight, filled)
         return filled[: len(x)]
@@ -171,8 +171,8 @@ class _CompiledBlock(torch.autograd.Function):
         weight, filled = ctx.saved_tensors
         n = len(grad)
         derivatives = grad.new_empty(n + 2, grad.shape[1])
-        order = (grad.contiguous(), weight, filled, derivatives)
-        backward(*(tensor.detach().numpy() for tensor in order))
+        order = (grad.detach().contiguous(), weight.detach(), filled, derivatives)
+        backward(*(tensor.numpy() for tensor in order))
         return derivatives[:n], derivatives[n], derivatives[n + 1], None, None, None
 
 
