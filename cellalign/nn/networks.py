@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from cellalign.nn.batch import SparseRows
 
-# densities below which the stored values alone are faster: in the product, and on a CPU in its gradient (measured:
-# benchmarks/README.md)
-SPARSE_BELOW, SPARSE_GRADIENT_BELOW = 0.25, 0.1
+# densities below which the stored values alone are faster: in the product, and on a CPU in its gradient, which a cache
+# holds up to so many values of (measured: benchmarks/README.md)
+SPARSE_BELOW = 0.25
+SPARSE_GRADIENT_BELOW, SPARSE_LARGE_GRADIENT_BELOW, CACHED = 0.1, 0.03, 2**21
 
 
 class ContextLinear(nn.Module):
@@ -71,7 +72,9 @@ class _SparseProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x: SparseRows = ctx.x
-        if grad.device.type != "cpu" or grad.dtype != torch.float32 or x.density > SPARSE_GRADIENT_BELOW:
+        fits = x.n_columns * grad.shape[1] <= CACHED
+        threshold = SPARSE_GRADIENT_BELOW if fits else SPARSE_LARGE_GRADIENT_BELOW
+        if grad.device.type != "cpu" or grad.dtype != torch.float32 or x.density > threshold:
             return x.dense().T @ grad, None
         from cellalign.nn.kernels.product import transposed_product  # numba takes half a second to import
 
@@ -109,71 +112,16 @@ class Fast(nn.Module):
         self.slow[rows] = torch.as_tensor(value, dtype=self.slow.dtype, device=self.slow.device) / self.speed
 
 
-class Block(nn.Sequential):
-    """A hidden layer: linear or not, batch norm or not, leaky ReLU, dropout or not.
-
-    What follows the linear layer is compiled where it can be, in training on a CPU, which takes a fifth of the time.
-    Its layers must not be replaced. num_batches_tracked, of use where the momentum is None alone, then stays behind.
-    """
-
-    def __init__(
-        self, linear: nn.Linear | None, norm: nn.BatchNorm1d | None, relu: nn.LeakyReLU, dropout: nn.Dropout
-    ) -> None:
-        parts = linear, norm, relu, dropout if dropout.p else None
-        super().__init__(*(layer for layer in parts if layer is not None))
-        self.parts = parts  # a tuple, so they are not registered again
+class Dropout(nn.Dropout):
+    """Dropout in half the time on a CPU, where torch's Bernoulli numbers take four times as long as its integers."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, before] -> [B, width]."""
-        linear, norm, relu, dropout = self.parts
-        if norm is None or norm.momentum is None or not norm.training:
+        """x, each value zero with probability p and else x / (1 - p); x itself outside training."""
+        if not self.training or x.device.type != "cpu":
             return super().forward(x)
-        if not x.is_cpu or x.dtype is not torch.float32 or len(x) < 2:
-            return super().forward(x)
-        if linear is not None:
-            x = linear(x)
-        if x.shape[1:] != norm.weight.shape:
-            # compiled loops do not look where they write
-            raise ValueError(f"expected [B, {len(norm.weight)}], got {tuple(x.shape)}")
-        return _CompiledBlock.apply(x, norm.weight, norm.bias, norm, relu, dropout)
-
-
-class _CompiledBlock(torch.autograd.Function):
-    """Batch norm, leaky ReLU and dropout."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        norm: nn.BatchNorm1d,
-        relu: nn.LeakyReLU,
-        dropout: nn.Dropout | None,
-    ) -> Tensor:
-        from cellalign.nn.kernels.block import forward  # numba takes half a second to import
-
-        share = dropout.p if dropout is not None and dropout.training else 0.0
-        # from torch's generator, so that seeds and checkpoints hold for it too
-        key = int(torch.empty(1, dtype=torch.int64).random_()) if share else 0
-        filled = x.new_empty(3 * len(x) + 1, x.shape[1])
-        tensors = (x.detach().contiguous(), weight.detach(), bias.detach(), norm.running_mean, norm.running_var, filled)
-        arrays = [cast(Tensor, tensor).numpy() for tensor in tensors]
-        forward(*arrays, norm.momentum, norm.eps, relu.negative_slope, share, key)
-        ctx.save_for_backward(weight, filled)
-        return filled[: len(x)]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        from cellalign.nn.kernels.block import backward
-
-        weight, filled = ctx.saved_tensors
-        n = len(grad)
-        derivatives = grad.new_empty(n + 2, grad.shape[1])
-        order = (grad.detach().contiguous(), weight.detach(), filled, derivatives)
-        backward(*(tensor.numpy() for tensor in order))
-        return derivatives[:n], derivatives[n], derivatives[n + 1], None, None, None
+        # random_ draws from 0 to 2^31 - 1, the largest int32
+        kept = torch.empty_like(x, dtype=torch.int32).random_() < min(round((1 - self.p) * 2**31), 2**31 - 1)
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
 
 
 class MLP(nn.Module):
@@ -200,13 +148,17 @@ class MLP(nn.Module):
         self.first = ContextLinear(n_in, hidden[0], n_context)
         blocks, linears = [], []
         for width, before in zip(hidden, [None, *hidden], strict=False):
-            linear = None
+            layers: list[nn.Module] = []
             if before is not None and self.deep:
                 linears.append(ContextLinear(before, width, n_context))
             elif before is not None:
-                linear = nn.Linear(before, width)
-            norm = nn.BatchNorm1d(width, eps, momentum) if batch_norm else None
-            blocks.append(Block(linear, norm, nn.LeakyReLU(negative_slope, inplace=True), nn.Dropout(dropout)))
+                layers.append(nn.Linear(before, width))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(width, eps, momentum))
+            layers.append(nn.LeakyReLU(negative_slope, inplace=True))
+            if dropout:
+                layers.append(Dropout(dropout))
+            blocks.append(nn.Sequential(*layers))
         self.after_first, self.rest = blocks[0], nn.Sequential(*blocks[1:])
         self.linears = nn.ModuleList(linears)
         self.n_out = hidden[-1]

@@ -1,0 +1,51 @@
+"""The first layer with its gradient, of sparse cells: the gradient by a compiled loop against a dense product.
+
+    python benchmarks/layers.py
+
+Ratios are of runs side by side, median of pairs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from cellalign.nn import networks
+from cellalign.nn.batch import SparseRows
+from cellalign.nn.networks import ContextLinear
+
+PAIRS = 60
+
+
+def milliseconds(layer: ContextLinear, stored: SparseRows, grad: torch.Tensor, threshold: float) -> float:
+    """Of product and gradient, dense above the threshold."""
+    networks.SPARSE_GRADIENT_BELOW = networks.SPARSE_LARGE_GRADIENT_BELOW = threshold
+    layer.weight.grad = None
+    fresh = SparseRows(stored.start, stored.column, stored.value, stored.n_columns)
+    start = time.perf_counter()
+    layer(fresh, grad.new_empty(len(grad), 0)).backward(grad)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Print milliseconds and ratios by batch, genes, width and share of stored values."""
+    torch.manual_seed(0)
+    print("batch x genes x width  nonzero  dense  compiled  ratio")
+    for size, genes, width in ((128, 2000, 128), (512, 2000, 512), (128, 10_000, 512)):
+        layer, grad = ContextLinear(genes, width), torch.randn(size, width)
+        for share in (0.03, 0.06, 0.1, 0.15):
+            dense = torch.rand(size, genes)
+            stored = SparseRows.of(dense * (dense < share))
+            pairs = [
+                [milliseconds(layer, stored, grad, threshold) for threshold in (0.0, 1.0)] for _ in range(PAIRS + 5)
+            ]
+            plain, compiled = (statistics.median(pair[i] for pair in pairs[5:]) for i in (0, 1))
+            ratio = statistics.median(a / b for a, b in pairs[5:])
+            print(f"{size} x {genes} x {width:<8} {share:7} {plain:9.2f} {compiled:8.2f} {ratio:6.1f}")
+    print(f"{torch.get_num_threads()} threads")
+
+
+if __name__ == "__main__":
+    main()
