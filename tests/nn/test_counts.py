@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import mpmath
@@ -197,18 +198,11 @@ def many_digits_log_nb(x, mean, theta):
     return rising + theta * mpmath.log(theta / (theta + mean)) + x * mpmath.log(mean / (theta + mean))
 
 
-@pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("theta", [1e-4, 1.0, 1e6])
-@pytest.mark.parametrize("x", [0.0, 1.0, 1e3, 1e7])
-@pytest.mark.parametrize("mean", [1e-3, 1.0, 1e7])
-def test_extremes_stay_exact_in_float32(theta, x, mean):
+@functools.cache
+def many_digits(theta, x, mean):
+    """The next test's value and gradients; computed once for all forms."""
     mpmath.mp.dps = 50
-    # a second gene of the same mean, count 2 and theta 1, so that the share of the first has a gradient
-    logits = torch.tensor([[math.log(mean)] * 2], requires_grad=True)
-    log_theta = torch.tensor([math.log(theta), 0.0], requires_grad=True)
-    library = library_of(logits)
-    found = negative_binomial_nll(SparseRows.of(torch.tensor([[x, 2.0]])), logits, library, log_theta)
-    by_logits, by_theta = torch.autograd.grad(found.sum(), (logits, log_theta))
+    logits, log_theta, library = extreme(theta, mean)
     counts = [mpmath.mpf(x), mpmath.mpf(2)]
 
     def nll(logit, log_t):
@@ -221,10 +215,29 @@ def test_extremes_stay_exact_in_float32(theta, x, mean):
         return total
 
     at = (mpmath.mpf(logits[0, 0].item()), mpmath.mpf(log_theta[0].item()))
-    assert found.item() == pytest.approx(float(nll(*at)), rel=1e-5, abs=1e-5)
+    return float(nll(*at)), float(mpmath.diff(nll, at, (1, 0))), float(mpmath.diff(nll, at, (0, 1)))
+
+
+def extreme(theta, mean):
+    """Logits and log theta of two genes of the same mean, the second of theta 1, and the library size."""
+    logits = torch.tensor([[math.log(mean)] * 2], requires_grad=True)
+    return logits, torch.tensor([math.log(theta), 0.0], requires_grad=True), library_of(logits)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("theta", [1e-4, 1.0, 1e6])
+@pytest.mark.parametrize("x", [0.0, 1.0, 1e3, 1e7])
+@pytest.mark.parametrize("mean", [1e-3, 1.0, 1e7])
+def test_extremes_stay_exact_in_float32(theta, x, mean):
+    # a second gene of count 2, so that the share of the first has a gradient
+    logits, log_theta, library = extreme(theta, mean)
+    found = negative_binomial_nll(SparseRows.of(torch.tensor([[x, 2.0]])), logits, library, log_theta)
+    by_logits, by_theta = torch.autograd.grad(found.sum(), (logits, log_theta))
+    value, expected_by_logit, expected_by_theta = many_digits(theta, x, mean)
+    assert found.item() == pytest.approx(value, rel=1e-5, abs=1e-5)
     rounding = 3e-7 * min(x, mean)  # of a mean in float32, where the gradient is what mean and count differ by
-    assert by_logits[0, 0].item() == pytest.approx(float(mpmath.diff(nll, at, (1, 0))), rel=1e-4, abs=1e-4 + rounding)
-    assert by_theta[0].item() == pytest.approx(float(mpmath.diff(nll, at, (0, 1))), rel=1e-4, abs=1e-3)
+    assert by_logits[0, 0].item() == pytest.approx(expected_by_logit, rel=1e-4, abs=1e-4 + rounding)
+    assert by_theta[0].item() == pytest.approx(expected_by_theta, rel=1e-4, abs=1e-3)
 
 
 @pytest.mark.usefixtures("form")
