@@ -66,10 +66,13 @@ class SparseRows:
         """Sum of each row: [B]."""
         if self.value.device.type == "mps":  # where embedding_bag is young
             return self.value.new_zeros(len(self)).index_add_(0, self.row, self.value)
-        ones = self.value.new_ones(self.n_columns, 1)
+        return self.times(self.value.new_ones(self.n_columns, 1)).squeeze(1)
+
+    def times(self, matrix: Tensor) -> Tensor:
+        """Product with a matrix [G, m], of which the rows of the stored values alone are read: [B, m]."""
         return F.embedding_bag(
-            self.column, ones, self.start, per_sample_weights=self.value, mode="sum", include_last_offset=True
-        ).squeeze(1)
+            self.column, matrix, self.start, per_sample_weights=self.value, mode="sum", include_last_offset=True
+        )
 
     def dense(self) -> Tensor:
         """Dense [B, G]."""

@@ -7,7 +7,7 @@ seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import wraps
 from typing import Any
 
@@ -17,11 +17,11 @@ import numpy as np
 F, D = np.float32, np.float64
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Compiled; a call from Python compiles it anew in every process."""
+def compiled(function: Callable[..., Any], further: Set[str] = frozenset(), **options: Any) -> Callable[..., Any]:
+    """Compiled, with `further` licences for its arithmetic; a call from Python compiles it anew in every process."""
     # no leave to assume that nothing is NaN: a diverged training must show
-    flags = {"contract", "nsz", "arcp"} | options.pop("further", set())
-    return numba.njit(function, fastmath=flags, error_model="numpy", **options)
+    flags = {"contract", "nsz", "arcp"}
+    return numba.njit(function, fastmath=flags | further, error_model="numpy", **options)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,9 +45,9 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
     numba takes what is kept for current while the function's own file is: no constant of another file may go into it.
     It keeps different signatures in one file, unlocked: there should be one.
     """
-    anew = compiled(function, nogil=True)
+    anew = compiled(function)
     try:
-        from_disk = compiled(function, cache=True, nogil=True)
+        from_disk = compiled(function, cache=True)
     except RuntimeError:  # nowhere to keep it
         return anew
 
