@@ -7,7 +7,7 @@ arrays once, and a batch is made dense where it is used, if at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from scipy import sparse
 from torch import Tensor
 
 from cellalign.nn.batch import Batch, SparseRows
+
+TOGETHER = 1024  # cells cut out at once: of 128, a dozen operations and a wait for the GPU cost as much as the cells
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,13 @@ class Cells:
             self.value[rows],
             self.numbers[rows],
         )
+
+    def cut(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        """A mini-batch of each part's rows, which may lie on another device; small ones are cut out together."""
+        n = max(1, TOGETHER // max([1, *map(len, parts)]))
+        for group in (parts[i : i + n] for i in range(0, len(parts), n)):
+            rows = torch.cat(tuple(group)).to(self.condition.device, non_blocking=True)
+            yield from self.batch(rows).split([len(part) for part in group])
 
     def to(self, device: torch.device) -> Cells:
         """The same cells on another device."""

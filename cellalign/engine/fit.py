@@ -20,6 +20,7 @@ from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.plan import Plan
 from cellalign.errors import TrainingError
 from cellalign.methods.base import Method
+from cellalign.nn.batch import Batch
 
 LOOK_EVERY = 50
 CHECKPOINT_SECONDS = 60
@@ -131,9 +132,9 @@ class _Run:
             self.method.load_state_dict(self.best)
         self.method.eval()
         # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
-        parts = [rows.to(self.device) for rows in shuffled(self.train, self.plan.batch_size, self.shuffler)]
+        parts = shuffled(self.train, self.plan.batch_size, self.shuffler)
         with torch.no_grad():
-            self.method.finish(lambda: (self.cells.batch(rows) for rows in parts))
+            self.method.finish(lambda: self.cells.cut(parts))
         return self.state
 
     def report(self) -> None:
@@ -163,8 +164,8 @@ class _Run:
         self.method.before_epoch(state.epoch / self.epochs, 1 / self.epochs)
         warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
         losses: list[dict[str, Tensor]] = []
-        for rows in self.batches():
-            losses.append(self.step(rows.to(self.device, non_blocking=True), warmup))
+        for batch in self.cells.cut(self.parts()):
+            losses.append(self.step(batch, warmup))
             if len(losses) % LOOK_EVERY == 0:
                 self.look(losses[-LOOK_EVERY:])
         self.look(losses[-(len(losses) % LOOK_EVERY or LOOK_EVERY) :])
@@ -176,18 +177,18 @@ class _Run:
             self.keep_best(row["validation_loss"])
         return row
 
-    def batches(self) -> list[Tensor]:
+    def parts(self) -> list[Tensor]:
         """Row numbers of one epoch's batches."""
         if self.condition is None:
             return shuffled(self.train, self.plan.batch_size, self.shuffler)
         return balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
 
-    def step(self, rows: Tensor, warmup: float) -> dict[str, Tensor]:
+    def step(self, batch: Batch, warmup: float) -> dict[str, Tensor]:
         """One optimisation step; returns the loss and its parts, still on the device."""
         rate = self.plan.learning_rate(self.state.step, self.epochs * self.steps_per_epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss = self.method.loss(self.cells.batch(rows), warmup)
+        loss = self.method.loss(batch, warmup)
         for parameter in self.parameters:  # as zero_grad does, in a third of the time
             parameter.grad = None
         loss.total.backward()
@@ -216,12 +217,11 @@ class _Run:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.seed)
-            for rows in torch.tensor_split(
-                self.validation, max(1, math.ceil(len(self.validation) / self.plan.batch_size))
-            ):
-                loss = self.method.loss(self.cells.batch(rows), 1.0)
+            n = max(1, math.ceil(len(self.validation) / self.plan.batch_size))
+            for batch in self.cells.cut(torch.tensor_split(self.validation, n)):
+                loss = self.method.loss(batch, 1.0)
                 for key, value in {"loss": loss.total, **loss.parts}.items():
-                    totals[key] = totals.get(key, 0.0) + float(value) * len(rows)
+                    totals[key] = totals.get(key, 0.0) + float(value) * len(batch)
         return {key: value / len(self.validation) for key, value in totals.items()}
 
     def keep_best(self, loss: float) -> None:

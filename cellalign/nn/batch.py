@@ -6,9 +6,10 @@ stored values alone (5 to 10 % of a single-cell matrix).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -79,6 +80,20 @@ class SparseRows:
         out = torch.zeros(len(self), self.n_columns, dtype=self.value.dtype, device=self.value.device)
         out.view(-1)[self.flat] = self.value
         return out
+
+    def split(self, sizes: Sequence[int]) -> list[SparseRows]:
+        """Runs of rows, of these lengths."""
+        ends = list(accumulate(sizes))
+        stored = [0, *self.start[ends].tolist()]
+        return [
+            SparseRows(
+                self.start[end - size : end + 1] - first,
+                self.column[first:last],
+                self.value[first:last],
+                self.n_columns,
+            )
+            for size, end, first, last in zip(sizes, ends, stored, stored[1:], strict=False)
+        ]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> SparseRows:
         """The same places with other values; `function` must keep zero at zero."""
@@ -151,6 +166,12 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def split(self, sizes: Sequence[int]) -> list[Batch]:
+        """Runs of cells, of these numbers, that share memory."""
+        return [
+            Batch(*parts) for parts in zip(*(getattr(self, f.name).split(sizes) for f in fields(self)), strict=True)
+        ]
 
     def with_condition(self, code: int) -> Batch:
         """The same cells under another condition (the action of a counterfactual)."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -28,7 +27,7 @@ from torch.nn import functional as F
 from cellalign.nn.batch import SparseRows
 
 TABLED = 16  # counts below are small: 95 % of those stored of PBMCs; a larger table costs more than it saves
-FEW_THREADS = 8  # up to which one compiled loop should beat tensor operations on all of them (extrapolated from two)
+FEW_THREADS = 16  # up to which compiled loops should beat tensor operations (extrapolated from two)
 # What no data can tell apart is cut off, lest float32 overflow: chances of a dropout under e^-80, inverse dispersions
 # under e^-40 or over e^20 (a Poisson). Gradients ignore the cuts, so that what lies beyond can come back.
 LEAST_LOGIT, LEAST_LOG_THETA, MOST_LOG_THETA = -80.0, -40.0, 20.0
@@ -100,45 +99,40 @@ def _form(logits: Tensor, counts: SparseRows) -> type[torch.autograd.Function]:
 
 
 class _CompiledNLL(torch.autograd.Function):
-    """Value and gradient at once; backward only weighs the cells."""
+    """Value and gradient at once: the gradient of the mean over cells, which training asks for."""
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor | None, counts: SparseRows
     ) -> Tensor:
-        from cellalign.nn.kernels.likelihood import likelihood  # numba takes half a second to import
-
-        n, n_genes = len(counts), counts.n_columns
-        expected = ((n, n_genes), (n, 1), (n_genes,), (n, n_genes))
-        given = (logits, library, log_theta, logits if dropout is None else dropout)
-        if tuple(tuple(values.shape) for values in given) != expected:
-            # compiled loops do not look where they write
-            raise ValueError(f"logits, library, log theta and dropout logits must be {expected}")
         log_theta = log_theta.clamp(LEAST_LOG_THETA, MOST_LOG_THETA)
-        none = logits.new_empty(0, 0)
-        cost, by_logits, by_log_t = (logits.new_empty(shape) for shape in (n, logits.shape, logits.shape))
-        by_dropout = none if dropout is None else logits.new_empty(logits.shape)
-        parameters = (logits, library.view(-1), log_theta, none if dropout is None else dropout)
-        likelihood(
-            *(_array(values, logits.dtype) for values in parameters),
-            np.float32(LEAST_LOGIT),
-            TABLED,
-            *(values.numpy() for values in (counts.start, counts.column, counts.value)),
-            *(values.numpy() for values in (cost, by_logits, by_log_t, by_dropout)),
-        )
-        ctx.save_for_backward(by_logits, by_log_t, by_dropout)
+        n = len(counts)
+        cost, *gradient = _compiled(counts, logits, library, log_theta, dropout, logits.new_full((n,), 1 / max(1, n)))
+        ctx.save_for_backward(logits, library, log_theta, dropout, *gradient)
+        ctx.counts = counts
         return cost
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor | None, None]:
-        by_logits, by_log_t, by_dropout = ctx.saved_tensors
-        weight = grad[:, None]
-        return by_logits * weight, None, grad @ by_log_t, by_dropout * weight if len(by_dropout) else None, None
+        logits, library, log_theta, dropout, by_logits, by_log_t, by_dropout = ctx.saved_tensors
+        weight = grad.numpy()
+        scale = float(weight[0]) * len(grad) if len(grad) else 1.0
+        if not (weight == weight[:1]).all():
+            _, by_logits, by_log_t, by_dropout = _compiled(ctx.counts, logits, library, log_theta, dropout, grad)
+        elif scale != 1:
+            by_logits, by_log_t = by_logits * scale, by_log_t * scale
+            by_dropout = None if by_dropout is None else by_dropout * scale
+        return by_logits, None, by_log_t, by_dropout, None
 
 
-def _array(values: Tensor, dtype: torch.dtype) -> np.ndarray:
-    return values.detach().to(dtype).contiguous().numpy()
+def _compiled(
+    counts: SparseRows, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor | None, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Cost of each cell, and the derivatives of their weighted sum by logits, log theta and dropout logits."""
+    from cellalign.nn.kernels.likelihood import likelihood  # numba takes half a second to import
+
+    return likelihood(counts, logits, library, log_theta, dropout, weight, least_logit=int(LEAST_LOGIT), tabled=TABLED)
 
 
 class _Stored:

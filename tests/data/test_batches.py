@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from cellalign.data.batches import CSR, as_matrix, balanced, shuffled
+from cellalign.data import batches
+from cellalign.data.batches import CSR, Cells, as_matrix, balanced, shuffled
 from cellalign.data.split import stratified_split
 from cellalign.nn.batch import SparseRows
 
@@ -52,6 +53,25 @@ def test_stored_zeros_are_dropped_and_the_users_matrix_stays():
     assert rows.value.tolist() == [1, 2]
     assert rows.dense().tolist() == [[1, 0, 0], [0, 2, 0]]
     assert x.nnz == 3
+
+
+@pytest.mark.parametrize("together", [1, 7, 1024])
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, np.asarray])
+def test_cells_cut_out_together_are_those_of_each_batch(layout, together, monkeypatch):
+    monkeypatch.setattr(batches, "TOGETHER", together)
+    x = np.random.default_rng(0).poisson(0.5, (40, 9)).astype(np.float32)
+    x[3] = 0
+    codes, numbers = torch.arange(40), torch.arange(80.0).view(40, 2)
+    cells = Cells(as_matrix(layout(x)), codes, codes[:, None], codes[:, None] + 1, codes + 2, codes / 2, numbers)
+    parts = [torch.tensor([3, 39, 3]), torch.tensor([0]), torch.tensor([7, 8, 9, 10]), torch.tensor([3])]
+    found = list(cells.cut(parts))
+    assert [len(batch) for batch in found] == [3, 1, 4, 1]
+    for batch, part in zip(found, parts, strict=True):
+        one = cells.batch(part)
+        for name in ("x", "condition", "batches", "covariates", "label", "value", "numbers", "library_size"):
+            torch.testing.assert_close(getattr(batch, name), getattr(one, name), rtol=0, atol=0)
+        torch.testing.assert_close(batch.nonzeros.start, one.nonzeros.start)
+    assert list(cells.cut([])) == []
 
 
 def test_csr_is_not_copied():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numba
 import numpy as np
 import pytest
+import torch
 from scipy.special import digamma, gammaln, logsumexp
 
 from cellalign.nn import kernels
-from cellalign.nn.kernels import likelihood
+from cellalign.nn.batch import SparseRows
+from cellalign.nn.kernels import likelihood, team
 from cellalign.nn.kernels.product import transposed_product
 
 
@@ -108,3 +110,88 @@ def test_a_full_disk_stops_no_training(monkeypatch):
 
 def full(*_):
     raise OSError(28, "No space left on device")
+
+
+def test_a_task_that_cannot_be_kept_is_compiled_in_every_process(monkeypatch):
+    cfunc = numba.cfunc
+
+    def nowhere(signature, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'f': no locator available")
+        return cfunc(signature, **options)
+
+    monkeypatch.setattr(kernels.numba, "cfunc", nowhere)
+    assert numbered(kernels.task(number_parts), 3) == [1, 2, 3]
+    monkeypatch.setattr(kernels.numba, "cfunc", cfunc)
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    assert numbered(kernels.task(number_parts), 3) == [1, 2, 3]
+
+
+NUMBERS = team.order_of("filled")
+
+
+def number_parts(address):
+    order = numba.carray(address, 1, NUMBERS)[0]
+    filled = numba.carray(team.at(order.filled), order.parts, np.int64)
+    part = team.next_part(address)
+    while part < order.parts:
+        filled[part] += part + 1
+        part = team.next_part(address)
+
+
+def numbered(task, parts):
+    filled = torch.zeros(parts, dtype=torch.int64)
+    team.carry_out(task, NUMBERS, parts, filled=filled)
+    return filled.tolist()
+
+
+@pytest.fixture
+def threads():
+    """Sets how many threads torch has."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_every_part_of_an_order_is_done_once(threads, n_threads):
+    threads(n_threads)
+    task = kernels.task(number_parts)
+    for parts in (1, 2, 7, 100):
+        assert numbered(task, parts) == list(range(1, parts + 1))
+    assert team.parts_of(100, 30) == min(n_threads, 3)
+    assert team.parts_of(0, 30) == team.parts_of(29, 30) == 1
+
+
+@pytest.fixture
+def cells(rng):
+    x = torch.from_numpy(rng.poisson(0.4, (50, 30)).astype(np.float32))
+    logits, dropout = (torch.from_numpy(rng.normal(size=(50, 30)).astype(np.float32)) for _ in range(2))
+    log_theta, weight = torch.linspace(-2, 2, 30), torch.linspace(0, 1, 50)
+    return SparseRows.of(x), logits, x.sum(1, keepdim=True) + 1, log_theta, dropout, weight
+
+
+def test_parts_and_whole_are_the_same(cells, threads, monkeypatch):
+    monkeypatch.setattr(likelihood, "LEAST_CELLS", 1)
+    found = {}
+    for n_threads in (1, 3):
+        threads(n_threads)
+        assert team.parts_of(50, 1) == n_threads
+        found[n_threads] = likelihood.likelihood(*cells, least_logit=-80, tabled=16)
+    monkeypatch.setattr(team, "_on_every_thread", lambda: None)  # as on macOS
+    assert team.parts_of(50, 1) == 1
+    found["no team"] = likelihood.likelihood(*cells, least_logit=-80, tabled=16)
+    for others in (found[3], found["no team"]):
+        for one, other in zip(found[1], others, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[1][0], found[3][0], rtol=0, atol=0)  # every cell is on its own
+
+
+def test_a_likelihood_of_other_shapes_or_layouts(cells):
+    counts, logits, library, log_theta, dropout, weight = cells
+    expected = likelihood.likelihood(*cells, least_logit=-80, tabled=16)
+    turned = (logits.T.contiguous().T, library.double(), log_theta.double(), dropout.T.contiguous().T, weight.double())
+    for one, other in zip(expected, likelihood.likelihood(counts, *turned, least_logit=-80, tabled=16), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="must be"):
+        likelihood.likelihood(counts, logits, library, log_theta, dropout[:, 1:], weight, least_logit=-80, tabled=16)

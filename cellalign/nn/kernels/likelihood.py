@@ -10,10 +10,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
+from numba import carray
+from torch import Tensor
 
-from cellalign.nn.kernels import D, F, compiled, finding, inlined, kept, reducing
+from cellalign.nn.batch import SparseRows
+from cellalign.nn.kernels import D, F, compiled, finding, inlined, reducing, task
+from cellalign.nn.kernels.team import at, carry_out, next_part, order_of, parts_of
 
 INT = np.int32
+LEAST_CELLS = 16  # that a thread takes: the tables per gene cost it as much as two
 
 # log 2 in two parts, of which whole multiples of the first are exact
 LOG2_HIGH = F(0.693359375)
@@ -68,6 +74,13 @@ def _most(values):
     for j in range(len(values)):
         most = values[j] if values[j] > most else most
     return most
+
+
+@compiled
+def _add(values, weight, to, weight_to):
+    """values * weight + to * weight_to, in place of `to`, which is another array."""
+    for j in range(len(values)):
+        to[j] = values[j] * weight + to[j] * weight_to
 
 
 @compiled
@@ -158,12 +171,13 @@ def _exact(x, log_m, log_t, gammas_t):
 
 @compiled
 def _inflate(
-    logits, least, cost, by_log_m, by_log_t, by_logit, counted_cost, counted_by_logit, over_p, against
+    logits, least, weight, cost, by_log_m, by_log_t, by_logit, counted_cost, counted_by_logit, over_p, against
 ):  # fmt: skip
     """-log(p + (1 - p) NB(0)) with p = sigmoid(h), of zeros whose cost under NB is given; of counts -log(1 - p).
 
-    The chance that a zero is a dropout is sigmoid(h - log NB(0)). Several short loops, of which a CPU has more steps
-    under way at once than of a long one: two thirds of the time. The last two arguments are room for them.
+    The chance that a zero is a dropout is sigmoid(h - log NB(0)). Derivatives by the logits are weighted. Several
+    short loops, of which a CPU has more steps under way at once than of a long one: two thirds of the time. The last
+    two arguments are room for them.
     """
     for j in range(len(logits)):
         h = least if logits[j] < least else logits[j]
@@ -180,60 +194,154 @@ def _inflate(
         cost[j] = over_p[j] * inflated
         by_log_m[j] *= counted
         by_log_t[j] *= counted
-        counted_by_logit[j] = F(1) / over_p[j]
-        by_logit[j] = counted_by_logit[j] - inflated
+        p = F(1) / over_p[j]
+        counted_by_logit[j] = weight * p
+        by_logit[j] = weight * (p - inflated)
     for j in range(len(logits)):
         cost[j] = _log(cost[j])
 
 
-def _likelihood(
-    logits, library, log_theta, dropout, least_logit, tabled, start, column, value,
+@compiled
+def _cells(
+    logits, library, log_theta, dropout, least_logit, tabled, start, column, value, weight,
     cost, by_logits, by_log_t, by_dropout,
 ):  # fmt: skip
-    """Fill `cost` [B] and its derivatives [B, G] by logits, log theta and dropout logits.
-
-    Parameters
-    ----------
-    logits, dropout : float32 arrays [B, G]
-        dropout and by_dropout are empty for the NB.
-    library : float32 array [B]
-    log_theta : float32 array [G]
-    least_logit : float32
-        Dropout logits below count as this.
-    tabled : int
-        Counts below are looked up.
-    start, column, value : arrays [B + 1], [nnz], [nnz]
-        Of the counts, as in SparseRows.
-    """
+    """What `likelihood` says, of some cells; by_log_t [G] is filled too."""
     n_genes = len(log_theta)
-    theta, over_theta = np.exp(log_theta), np.exp(-log_theta)
+    theta, over_theta = np.empty(n_genes, F), np.empty(n_genes, F)
+    for j in range(n_genes):
+        theta[j], over_theta[j] = _exp(log_theta[j]), _exp(-log_theta[j])
     tables, gammas = np.empty((2, tabled, n_genes), F), np.full((2, n_genes), np.nan)
     _tables(over_theta, tables[0], tables[1])
     rho, softplus, sigmoid = np.empty(n_genes, F), np.empty(n_genes, F), np.empty(n_genes, F)
-    costs, counted_cost, counted_by_dropout = np.empty(n_genes, F), np.empty(n_genes, F), np.empty(n_genes, F)
+    costs, slopes_t = np.empty(n_genes, F), np.empty(n_genes, F)
+    counted_cost, counted_by_dropout = np.empty(n_genes, F), np.empty(n_genes, F)
     over_p, against = np.empty(n_genes, F), np.empty(n_genes, F)
+    by_log_t[:] = F(0)
     for b in range(len(logits)):
         own = slice(start[b], start[b + 1])
+        slopes, w = by_logits[b], weight[b]
         to_log_m = math.log(D(library[b])) - _shares(logits[b], rho)
-        _zeros(rho, library[b], theta, over_theta, softplus, sigmoid, costs, by_logits[b], by_log_t[b])
+        _zeros(rho, library[b], theta, over_theta, softplus, sigmoid, costs, slopes, slopes_t)
         if len(dropout):
             _inflate(
-                dropout[b], least_logit, costs, by_logits[b], by_log_t[b], by_dropout[b],
+                dropout[b], least_logit, w, costs, slopes, slopes_t, by_dropout[b],
                 counted_cost, counted_by_dropout, over_p, against,
             )  # fmt: skip
         _nonzeros(
             column[own], value[own], logits[b], to_log_m, log_theta, theta, tables, gammas,
-            softplus, sigmoid, costs, by_logits[b], by_log_t[b],
+            softplus, sigmoid, costs, slopes, slopes_t,
         )  # fmt: skip
         if len(dropout):
             for j in column[own]:
                 costs[j] += counted_cost[j]
                 by_dropout[b, j] = counted_by_dropout[j]
         cost[b] = _sum(costs)
+        _add(slopes_t, w, by_log_t, F(1))
         # so far by log m; rho is a softmax of the logits
-        drift = F(_sum(by_logits[b]))
-        for j in range(n_genes):
-            by_logits[b, j] -= rho[j] * drift
+        _add(rho, -F(_sum(slopes)) * w, slopes, w)
 
 
-likelihood = kept(_likelihood)
+ORDER = order_of(
+    "n_cells", "n_genes", "n_stored", "tabled", "start", "column", "value", "logits", "library", "log_theta",
+    "has_dropout", "dropout", "least_logit", "weight", "cost", "by_logits", "by_log_t", "by_dropout",
+)  # fmt: skip
+
+
+@task
+def _task(address):
+    order = carray(address, 1, ORDER)[0]
+    n, n_genes, inflated = order.n_cells, order.n_genes, order.n_cells * order.has_dropout
+    start, column = carray(at(order.start), n + 1, np.int64), carray(at(order.column), order.n_stored, np.int64)
+    value, log_theta = carray(at(order.value), order.n_stored, F), carray(at(order.log_theta), n_genes, F)
+    library, weight = carray(at(order.library), n, F), carray(at(order.weight), n, F)
+    logits, dropout = carray(at(order.logits), (n, n_genes), F), carray(at(order.dropout), (inflated, n_genes), F)
+    cost, by_log_t = carray(at(order.cost), n, F), carray(at(order.by_log_t), (order.parts, n_genes), F)
+    by_logits = carray(at(order.by_logits), (n, n_genes), F)
+    by_dropout = carray(at(order.by_dropout), (inflated, n_genes), F)
+    part = next_part(address)
+    while part < order.parts:
+        first, last = n * part // order.parts, n * (part + 1) // order.parts
+        _cells(
+            logits[first:last], library[first:last], log_theta, dropout[first:last], F(order.least_logit), order.tabled,
+            start[first : last + 1], column, value, weight[first:last],
+            cost[first:last], by_logits[first:last], by_log_t[part], by_dropout[first:last],
+        )  # fmt: skip
+        part = next_part(address)
+
+
+def likelihood(
+    counts: SparseRows,
+    logits: Tensor,
+    library: Tensor,
+    log_theta: Tensor,
+    dropout: Tensor | None,
+    weight: Tensor,
+    *,
+    least_logit: int,
+    tabled: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Negative log-likelihood of each cell, and the derivatives of its weighted sum.
+
+    Parameters
+    ----------
+    counts : SparseRows [B, G]
+    logits, dropout : Tensor [B, G]
+        Dropout logits are None for the NB.
+    library : Tensor [B, 1]
+    log_theta : Tensor [G]
+    weight : Tensor [B]
+    least_logit : int
+        Dropout logits below count as this.
+    tabled : int
+        Counts below are looked up.
+
+    Returns
+    -------
+    Tensor [B]
+        weight @ it is what the others are derivatives of:
+    Tensor [B, G], Tensor [G], Tensor [B, G] or None
+        by logits, log theta and dropout logits.
+
+    Raises
+    ------
+    ValueError
+        If a shape is another: compiled loops do not look where they write.
+    """
+    n, n_genes = len(counts), counts.n_columns
+    expected = ((n, n_genes), (n, 1), (n_genes,), (n, n_genes), (n,))
+    given = (logits, library, log_theta, logits if dropout is None else dropout, weight)
+    if tuple(tuple(values.shape) for values in given) != expected:
+        raise ValueError(f"logits, library, log theta, dropout logits and weight must be {expected}")
+    parts = parts_of(n, LEAST_CELLS)
+    logits, library, log_theta, dropout_or_not, weight = (_float32(values) for values in given)
+    cost, by_log_t = logits.new_empty(n), logits.new_empty(parts, n_genes)
+    by_logits, by_dropout = torch.empty_like(logits), None if dropout is None else torch.empty_like(logits)
+    carry_out(
+        _task,
+        ORDER,
+        parts,
+        n_cells=n,
+        n_genes=n_genes,
+        n_stored=len(counts.value),
+        tabled=tabled,
+        start=counts.start.contiguous(),
+        column=counts.column.contiguous(),
+        value=_float32(counts.value),
+        logits=logits,
+        library=library,
+        log_theta=log_theta,
+        has_dropout=int(by_dropout is not None),
+        dropout=dropout_or_not,
+        least_logit=least_logit,
+        weight=weight,
+        cost=cost,
+        by_logits=by_logits,
+        by_log_t=by_log_t,
+        by_dropout=by_logits if by_dropout is None else by_dropout,
+    )
+    return cost, by_logits, by_log_t.sum(0), by_dropout
+
+
+def _float32(values: Tensor) -> Tensor:
+    return values.detach().to(torch.float32).contiguous()
