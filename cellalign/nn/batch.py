@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class SparseRows:
-    """B rows of a CSR matrix [B, G], each column at most once per row.
+    """B rows of a CSR matrix [B, G], the columns of a row in ascending order, each at most once.
 
     Attributes
     ----------

@@ -17,10 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from cellalign.nn.batch import SparseRows
 
-# densities below which the stored values alone are faster: in the product, and on a CPU in its gradient, which a cache
-# holds up to so many values of (measured: benchmarks/README.md)
+# density below which the stored values alone are faster (measured: benchmarks/README.md)
 SPARSE_BELOW = 0.25
-SPARSE_GRADIENT_BELOW, SPARSE_LARGE_GRADIENT_BELOW, CACHED = 0.1, 0.03, 2**21
 
 
 class ContextLinear(nn.Module):
@@ -69,16 +67,11 @@ class _SparseProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x: SparseRows = ctx.x
-        fits = x.n_columns * grad.shape[1] <= CACHED
-        threshold = SPARSE_GRADIENT_BELOW if fits else SPARSE_LARGE_GRADIENT_BELOW
-        if grad.device.type != "cpu" or grad.dtype != torch.float32 or x.density > threshold:
+        if grad.device.type != "cpu" or grad.dtype != torch.float32:
             return x.dense().T @ grad, None
         from cellalign.nn.kernels.product import transposed_product  # numba takes half a second to import
 
-        by_weight = grad.new_empty(x.n_columns, grad.shape[1])
-        order = (x.start, x.column, x.value, grad.detach().contiguous(), by_weight)
-        transposed_product(*(tensor.numpy() for tensor in order))
-        return by_weight, None
+        return transposed_product(x, grad), None
 
 
 class Fast(nn.Module):

@@ -10,8 +10,7 @@ from scipy.special import digamma, gammaln, logsumexp
 
 from cellalign.nn import kernels
 from cellalign.nn.batch import SparseRows
-from cellalign.nn.kernels import likelihood, team
-from cellalign.nn.kernels.product import transposed_product
+from cellalign.nn.kernels import likelihood, product, team
 
 
 @pytest.fixture
@@ -73,43 +72,19 @@ def test_shares_are_a_softmax(rng):
     np.testing.assert_allclose(rho, np.exp(logits - normaliser), rtol=3e-6)  # of logits up to 20
 
 
-def test_a_transposed_product_is_that_of_the_dense_matrix(rng):
-    x = rng.poisson(0.3, (7, 11)).astype(np.float32)
-    row, column = x.nonzero()
-    start, grad = np.searchsorted(row, np.arange(8)), rng.normal(size=(7, 5)).astype(np.float32)
-    filled = np.full((11, 5), np.nan, np.float32)
-    transposed_product(start, column, x[row, column], grad, filled)
-    np.testing.assert_allclose(filled, x.T @ grad, rtol=1e-5, atol=1e-6)
-
-
-def test_what_cannot_be_kept_is_compiled_in_every_process(monkeypatch):
-    njit = numba.njit
-
-    def nowhere(function, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function 'f': no locator available")
-        return njit(function, **options)
-
-    monkeypatch.setattr(kernels.numba, "njit", nowhere)
-    filled = np.zeros(1)
-    kernels.kept(one_more)(filled)
-    assert filled[0] == 1
-
-
-def one_more(values):
-    values += 1
-
-
-def test_a_full_disk_stops_no_training(monkeypatch):
-    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
-    filled, call = np.zeros(1), kernels.kept(one_more)
-    for _ in range(2):
-        call(filled)
-    assert filled[0] == 2
-
-
-def full(*_):
-    raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("cached", [1, 20, 2**15])
+def test_a_transposed_product_is_that_of_the_dense_matrix(rng, threads, monkeypatch, n_threads, cached):
+    threads(n_threads)
+    monkeypatch.setattr(product, "LEAST_COLUMNS", 1)
+    monkeypatch.setattr(product, "CACHED", cached)
+    x = torch.from_numpy(rng.poisson(0.3, (7, 11)).astype(np.float32))
+    x[2] = 0
+    grad = torch.from_numpy(rng.normal(size=(7, 10)).astype(np.float32))
+    for given in (grad[:, :5], grad[:, :0], grad):
+        torch.testing.assert_close(product.transposed_product(SparseRows.of(x), given), x.T @ given)
+    with pytest.raises(ValueError, match="7 rows"):
+        product.transposed_product(SparseRows.of(x), grad[1:])
 
 
 def test_a_task_that_cannot_be_kept_is_compiled_in_every_process(monkeypatch):
@@ -125,6 +100,10 @@ def test_a_task_that_cannot_be_kept_is_compiled_in_every_process(monkeypatch):
     monkeypatch.setattr(kernels.numba, "cfunc", cfunc)
     monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
     assert numbered(kernels.task(number_parts), 3) == [1, 2, 3]
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")
 
 
 NUMBERS = team.order_of("filled")

@@ -8,7 +8,6 @@ seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Set
-from functools import wraps
 from typing import Any
 
 import numba
@@ -18,7 +17,7 @@ F, D = np.float32, np.float64
 
 
 def compiled(function: Callable[..., Any], further: Set[str] = frozenset(), **options: Any) -> Callable[..., Any]:
-    """Compiled, with `further` licences for its arithmetic; a call from Python compiles it anew in every process."""
+    """Compiled as part of a task, with `further` licences for its arithmetic."""
     # no leave to assume that nothing is NaN: a diverged training must show
     flags = {"contract", "nsz", "arcp"}
     return numba.njit(function, fastmath=flags | further, error_model="numpy", **options)
@@ -39,30 +38,11 @@ def finding(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled(function, further={"reassoc", "nnan"})
 
 
-def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled and kept on disk, for calls from Python.
+def task(function: Callable[..., Any]) -> Any:
+    """Compiled and kept on disk, for `team.carry_out`, which gives it the address of an order.
 
     numba takes what is kept for current while the function's own file is: no constant of another file may go into it.
-    It keeps different signatures in one file, unlocked: there should be one.
     """
-    anew = compiled(function)
-    try:
-        from_disk = compiled(function, cache=True)
-    except RuntimeError:  # nowhere to keep it
-        return anew
-
-    @wraps(function)
-    def call(*arguments: Any) -> None:
-        try:
-            from_disk(*arguments)
-        except OSError:  # raised before anything ran: the disk is full
-            anew(*arguments)
-
-    return call
-
-
-def task(function: Callable[..., Any]) -> Any:
-    """Compiled and kept on disk, for `team.carry_out`, which gives it the address of an order."""
 
     def compile_it(**options: Any) -> Any:
         return numba.cfunc(numba.void(numba.types.voidptr), error_model="numpy", **options)(function)
