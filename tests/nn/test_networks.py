@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cellalign.nn import networks
 from cellalign.nn.batch import SparseRows
 from cellalign.nn.networks import MLP, ContextLinear, Dropout
 
@@ -18,16 +17,15 @@ def test_equals_linear_on_both():
 
 
 @pytest.mark.parametrize("width", [8, 300])
-@pytest.mark.parametrize("stored", [1, 4, 15])  # a cell, of 40: each side of all thresholds
-@pytest.mark.parametrize("cached", [0, networks.CACHED])
-def test_stored_values_give_what_the_dense_matrix_gives(width, stored, cached, monkeypatch):
+@pytest.mark.parametrize("stored", [1, 9, 15])  # a cell, of 40: each side of SPARSE_BELOW
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stored_values_give_what_the_dense_matrix_gives(width, stored, dtype):
     torch.manual_seed(0)
-    monkeypatch.setattr(networks, "CACHED", cached)
-    layer = ContextLinear(40, width, 3)
-    x = torch.rand(7, 40)
+    layer = ContextLinear(40, width, 3).to(dtype)
+    x = torch.rand(7, 40, dtype=dtype)
     x = x * (x >= x.sort(1).values[:, -stored, None])
     x[3] = 0
-    context = F.one_hot(torch.randint(3, (7,)), 3).float()
+    context = F.one_hot(torch.randint(3, (7,)), 3).to(dtype)
     sparse, dense = layer(SparseRows.of(x), context), layer(x, context)
     torch.testing.assert_close(sparse, dense)
     weight = torch.randn_like(dense)
