@@ -132,8 +132,10 @@ class Cells:
         """A mini-batch of each part's rows, which may lie on another device; small ones are cut out together."""
         n = max(1, TOGETHER // max([1, *map(len, parts)]))
         for group in (parts[i : i + n] for i in range(0, len(parts), n)):
-            rows = torch.cat(tuple(group)).to(self.condition.device, non_blocking=True)
-            yield from self.batch(rows).split([len(part) for part in group])
+            rows = torch.cat(tuple(group)).to(self.condition.device)
+            batches = self.batch(rows).split([len(part) for part in group])[::-1]
+            while batches:  # none is held, with what was made of it, while the next is used
+                yield batches.pop()
 
     def to(self, device: torch.device) -> Cells:
         """The same cells on another device."""

@@ -11,7 +11,7 @@ and of a zero just t softplus(u). So the dense work is one softplus per gene. Th
 where nothing large cancels while x is small: counts below 16, nearly all, can be looked up in a table per gene. Of
 large ones lgamma and digamma are computed, in float64: at t = 1e6 and x = 1e7 their differences would have no correct
 digit in float32. Forward and gradient are written out, as tensor operations here, and in `kernels` compiled: that
-takes a third of the time on two cores, while most counts are small.
+takes a quarter of the time on two cores, while most counts are small.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -27,7 +28,8 @@ from torch.nn import functional as F
 from cellalign.nn.batch import SparseRows
 
 TABLED = 16  # counts below are small: 95 % of those stored of PBMCs; a larger table costs more than it saves
-FEW_THREADS = 16  # up to which compiled loops should beat tensor operations (extrapolated from two)
+A_CORE = 4  # as many threads' tensor operations it beats with compiled loops (6.3 beside 2.5 ms on two, extrapolated)
+LEAST_CELLS = 16  # worth a core: what is computed per gene takes as long as two
 # What no data can tell apart is cut off, lest float32 overflow: chances of a dropout under e^-80, inverse dispersions
 # under e^-40 or over e^20 (a Poisson). Gradients ignore the cuts, so that what lies beyond can come back.
 LEAST_LOGIT, LEAST_LOG_THETA, MOST_LOG_THETA = -80.0, -40.0, 20.0
@@ -92,10 +94,14 @@ def _at(values: Tensor, place: Tensor) -> Tensor:
 
 def _form(logits: Tensor, counts: SparseRows) -> type[torch.autograd.Function]:
     """Compiled where that runs and is faster: it takes large counts one by one."""
-    if logits.device.type != "cpu" or logits.dtype != torch.float32 or torch.get_num_threads() > FEW_THREADS:
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
         return _TensorNLL
-    large = int((counts.value >= TABLED).sum())
-    return _TensorNLL if 2 * large > len(counts.value) else _CompiledNLL
+    if 2 * int((counts.value >= TABLED).sum()) > len(counts.value):
+        return _TensorNLL
+    from cellalign.nn.kernels.team import parts_of  # numba takes half a second to import
+
+    cores = parts_of(len(counts), LEAST_CELLS)
+    return _TensorNLL if torch.get_num_threads() > A_CORE * cores else _CompiledNLL
 
 
 class _CompiledNLL(torch.autograd.Function):
@@ -107,7 +113,7 @@ class _CompiledNLL(torch.autograd.Function):
     ) -> Tensor:
         log_theta = log_theta.clamp(LEAST_LOG_THETA, MOST_LOG_THETA)
         n = len(counts)
-        cost, *gradient = _compiled(counts, logits, library, log_theta, dropout, logits.new_full((n,), 1 / max(1, n)))
+        cost, *gradient = _compiled(counts, logits, library, log_theta, dropout, logits.new_full((n,), _share(n)))
         ctx.save_for_backward(logits, library, log_theta, dropout, *gradient)
         ctx.counts = counts
         return cost
@@ -116,8 +122,8 @@ class _CompiledNLL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor | None, None]:
         logits, library, log_theta, dropout, by_logits, by_log_t, by_dropout = ctx.saved_tensors
-        weight = grad.numpy()
-        scale = float(weight[0]) * len(grad) if len(grad) else 1.0
+        weight = grad.detach().numpy()
+        scale = float(weight[0]) / _share(len(grad)) if len(grad) else 1.0
         if not (weight == weight[:1]).all():
             _, by_logits, by_log_t, by_dropout = _compiled(ctx.counts, logits, library, log_theta, dropout, grad)
         elif scale != 1:
@@ -126,13 +132,19 @@ class _CompiledNLL(torch.autograd.Function):
         return by_logits, None, by_log_t, by_dropout, None
 
 
+def _share(n: int) -> float:
+    """The weight of one of n cells in their mean, to the bit."""
+    return float(np.float32(1) / np.float32(max(1, n)))
+
+
 def _compiled(
     counts: SparseRows, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Cost of each cell, and the derivatives of their weighted sum by logits, log theta and dropout logits."""
     from cellalign.nn.kernels.likelihood import likelihood  # numba takes half a second to import
 
-    return likelihood(counts, logits, library, log_theta, dropout, weight, least_logit=int(LEAST_LOGIT), tabled=TABLED)
+    settings = {"least_logit": int(LEAST_LOGIT), "tabled": TABLED, "least_cells": LEAST_CELLS}
+    return likelihood(counts, logits, library, log_theta, dropout, weight, **settings)
 
 
 class _Stored:

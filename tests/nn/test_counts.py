@@ -192,6 +192,47 @@ def test_the_compiled_form_is_for_small_counts_in_float32(dtype, monkeypatch):
     assert module._form(torch.zeros(1, 3), small) is module._TensorNLL
 
 
+REDUCTIONS = {
+    "mean": (torch.mean, 1),  # as it is kept
+    "thrice the sum": (lambda cost: 3 * cost.sum(), 1),  # scaled
+    "weights": (lambda cost: cost @ torch.linspace(0, 1, len(cost)), 2),  # computed again
+}
+
+
+@pytest.mark.parametrize("n", [7, 8])
+@pytest.mark.parametrize("inflated", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_compiled_gradient_of_any_weights(n, inflated, reduction, monkeypatch):
+    torch.manual_seed(0)
+    counts = SparseRows.of(torch.poisson(torch.rand(n, 9)))
+    library = torch.rand(n, 1) + 5
+    given = [torch.randn(*shape, requires_grad=True) for shape in ((n, 9), (9,), (n, 9))]
+    reduce, runs = REDUCTIONS[reduction]
+    real, calls, gradients = module._compiled, [], {}
+    monkeypatch.setattr(module, "_compiled", lambda *args: calls.append(1) or real(*args))
+    for form in (module._CompiledNLL, module._TensorNLL):
+        monkeypatch.setattr(module, "_form", lambda *_, form=form: form)
+        logits, log_theta, dropout = given
+        parameters = given if inflated else given[:2]
+        cost = zero_inflated_nll(counts, logits, library, log_theta, dropout) if inflated else (
+            negative_binomial_nll(counts, logits, library, log_theta)
+        )  # fmt: skip
+        first = torch.autograd.grad(reduce(cost), parameters, retain_graph=True)
+        gradients[form] = torch.autograd.grad(reduce(cost), parameters)
+        for one, other in zip(first, gradients[form], strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert len(calls) == 2 * runs - 1  # backward ran twice
+    for one, other in zip(*gradients.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-6)
+
+
+def test_a_cells_share_of_the_mean_is_torchs():
+    for n in range(1, 600):
+        cost = torch.zeros(n, requires_grad=True)
+        cost.mean().backward()
+        assert (cost.grad == module._share(n)).all()
+
+
 def many_digits_log_nb(x, mean, theta):
     """log NB(x; mean, inverse dispersion theta) of mpmath's numbers."""
     rising = mpmath.loggamma(x + theta) - mpmath.loggamma(theta) - mpmath.loggamma(x + 1)

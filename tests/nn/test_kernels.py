@@ -106,7 +106,7 @@ def full(*_):
     raise OSError(28, "No space left on device")
 
 
-NUMBERS = team.order_of("filled")
+NUMBERS = np.dtype([(name, np.int64) for name in ("next", "done", "parts", "filled")])
 
 
 def number_parts(address):
@@ -115,6 +115,7 @@ def number_parts(address):
     part = team.next_part(address)
     while part < order.parts:
         filled[part] += part + 1
+        team.done(address)
         part = team.next_part(address)
 
 
@@ -138,8 +139,21 @@ def test_every_part_of_an_order_is_done_once(threads, n_threads):
     task = kernels.task(number_parts)
     for parts in (1, 2, 7, 100):
         assert numbered(task, parts) == list(range(1, parts + 1))
-    assert team.parts_of(100, 30) == min(n_threads, 3)
+    assert team.parts_of(100, 30) == min(team.threads(), 3)
     assert team.parts_of(0, 30) == team.parts_of(29, 30) == 1
+
+
+def test_a_part_left_undone_is_an_error():
+    with pytest.raises(MemoryError):
+        numbered(kernels.task(forget_parts), 3)
+
+
+def forget_parts(address):
+    while team.next_part(address) < 3:
+        pass
+
+
+SETTINGS = {"least_logit": -80, "tabled": 16, "least_cells": 1}
 
 
 @pytest.fixture
@@ -151,15 +165,14 @@ def cells(rng):
 
 
 def test_parts_and_whole_are_the_same(cells, threads, monkeypatch):
-    monkeypatch.setattr(likelihood, "LEAST_CELLS", 1)
     found = {}
     for n_threads in (1, 3):
         threads(n_threads)
-        assert team.parts_of(50, 1) == n_threads
-        found[n_threads] = likelihood.likelihood(*cells, least_logit=-80, tabled=16)
+        assert team.parts_of(50, 1) == team.threads()
+        found[n_threads] = likelihood.likelihood(*cells, **SETTINGS)
     monkeypatch.setattr(team, "_on_every_thread", lambda: None)  # as on macOS
     assert team.parts_of(50, 1) == 1
-    found["no team"] = likelihood.likelihood(*cells, least_logit=-80, tabled=16)
+    found["no team"] = likelihood.likelihood(*cells, **SETTINGS)
     for others in (found[3], found["no team"]):
         for one, other in zip(found[1], others, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -168,9 +181,9 @@ def test_parts_and_whole_are_the_same(cells, threads, monkeypatch):
 
 def test_a_likelihood_of_other_shapes_or_layouts(cells):
     counts, logits, library, log_theta, dropout, weight = cells
-    expected = likelihood.likelihood(*cells, least_logit=-80, tabled=16)
+    expected = likelihood.likelihood(*cells, **SETTINGS)
     turned = (logits.T.contiguous().T, library.double(), log_theta.double(), dropout.T.contiguous().T, weight.double())
-    for one, other in zip(expected, likelihood.likelihood(counts, *turned, least_logit=-80, tabled=16), strict=True):
+    for one, other in zip(expected, likelihood.likelihood(counts, *turned, **SETTINGS), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     with pytest.raises(ValueError, match="must be"):
-        likelihood.likelihood(counts, logits, library, log_theta, dropout[:, 1:], weight, least_logit=-80, tabled=16)
+        likelihood.likelihood(counts, logits, library, log_theta, dropout[:, 1:], weight, **SETTINGS)

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from cellalign.nn.batch import SparseRows
 from cellalign.nn.kernels import D, F, compiled, finding, inlined, reducing, task
-from cellalign.nn.kernels.team import at, carry_out, next_part, order_of, parts_of
+from cellalign.nn.kernels.team import at, carry_out, done, floats, indices, next_part, parts_of
 
 INT = np.int32
-LEAST_CELLS = 16  # that a thread takes: the tables per gene cost it as much as two
 
 # log 2 in two parts, of which whole multiples of the first are exact
 LOG2_HIGH = F(0.693359375)
@@ -242,9 +241,15 @@ def _cells(
         _add(rho, -F(_sum(slopes)) * w, slopes, w)
 
 
-ORDER = order_of(
-    "n_cells", "n_genes", "n_stored", "tabled", "start", "column", "value", "logits", "library", "log_theta",
-    "has_dropout", "dropout", "least_logit", "weight", "cost", "by_logits", "by_log_t", "by_dropout",
+ORDER = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "next", "done", "parts", "n_cells", "n_genes", "n_stored", "tabled", "start", "column", "value",
+            "logits", "library", "log_theta", "has_dropout", "dropout", "least_logit", "weight",
+            "cost", "by_logits", "by_log_t", "by_dropout",
+        )
+    ]
 )  # fmt: skip
 
 
@@ -267,6 +272,7 @@ def _task(address):
             start[first : last + 1], column, value, weight[first:last],
             cost[first:last], by_logits[first:last], by_log_t[part], by_dropout[first:last],
         )  # fmt: skip
+        done(address)
         part = next_part(address)
 
 
@@ -280,6 +286,7 @@ def likelihood(
     *,
     least_logit: int,
     tabled: int,
+    least_cells: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Negative log-likelihood of each cell, and the derivatives of its weighted sum.
 
@@ -295,6 +302,8 @@ def likelihood(
         Dropout logits below count as this.
     tabled : int
         Counts below are looked up.
+    least_cells : int
+        That are worth a thread.
 
     Returns
     -------
@@ -313,8 +322,8 @@ def likelihood(
     given = (logits, library, log_theta, logits if dropout is None else dropout, weight)
     if tuple(tuple(values.shape) for values in given) != expected:
         raise ValueError(f"logits, library, log theta, dropout logits and weight must be {expected}")
-    parts = parts_of(n, LEAST_CELLS)
-    logits, library, log_theta, dropout_or_not, weight = (_float32(values) for values in given)
+    parts = parts_of(n, least_cells)
+    logits, library, log_theta, dropout_or_not, weight = (floats(values) for values in given)
     cost, by_log_t = logits.new_empty(n), logits.new_empty(parts, n_genes)
     by_logits, by_dropout = torch.empty_like(logits), None if dropout is None else torch.empty_like(logits)
     carry_out(
@@ -325,9 +334,9 @@ def likelihood(
         n_genes=n_genes,
         n_stored=len(counts.value),
         tabled=tabled,
-        start=counts.start.contiguous(),
-        column=counts.column.contiguous(),
-        value=_float32(counts.value),
+        start=indices(counts.start),
+        column=indices(counts.column),
+        value=floats(counts.value),
         logits=logits,
         library=library,
         log_theta=log_theta,
@@ -341,7 +350,3 @@ def likelihood(
         by_dropout=by_logits if by_dropout is None else by_dropout,
     )
     return cost, by_logits, by_log_t.sum(0), by_dropout
-
-
-def _float32(values: Tensor) -> Tensor:
-    return values.detach().to(torch.float32).contiguous()

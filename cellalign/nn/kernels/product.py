@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numba import carray
 from torch import Tensor
 
 from cellalign.nn.batch import SparseRows
 from cellalign.nn.kernels import F, compiled, task
-from cellalign.nn.kernels.team import at, carry_out, next_part, order_of, parts_of
+from cellalign.nn.kernels.team import at, carry_out, done, floats, indices, next_part, parts_of
 
 LEAST_COLUMNS = 64  # worth a thread
 CACHED = 2**15  # values that a core's cache holds
@@ -33,7 +34,15 @@ def _columns(start, column, value, grad, first, last, at_once, filled):
             following[i] = k
 
 
-ORDER = order_of("n_rows", "n_columns", "width", "n_stored", "at_once", "start", "column", "value", "grad", "filled")
+ORDER = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "next", "done", "parts", "n_rows", "n_columns", "width", "n_stored", "at_once",
+            "start", "column", "value", "grad", "filled",
+        )
+    ]
+)  # fmt: skip
 
 
 @task
@@ -47,11 +56,12 @@ def _task(address):
     while part < order.parts:
         first, last = order.n_columns * part // order.parts, order.n_columns * (part + 1) // order.parts
         _columns(start, column, value, grad, first, last, order.at_once, filled)
+        done(address)
         part = next_part(address)
 
 
 def transposed_product(x: SparseRows, grad: Tensor) -> Tensor:
-    """x^T grad, of x [B, G] and float32 grad [B, m]: [G, m].
+    """x^T grad, of x [B, G] and grad [B, m]: float32 [G, m].
 
     Raises
     ------
@@ -60,7 +70,7 @@ def transposed_product(x: SparseRows, grad: Tensor) -> Tensor:
     """
     if len(grad) != len(x):
         raise ValueError(f"grad must have {len(x)} rows, not {len(grad)}")
-    filled, grad = grad.new_empty(x.n_columns, grad.shape[1]), grad.detach().contiguous()
+    filled = grad.new_empty(x.n_columns, grad.shape[1], dtype=torch.float32)
     carry_out(
         _task,
         ORDER,
@@ -70,10 +80,10 @@ def transposed_product(x: SparseRows, grad: Tensor) -> Tensor:
         width=grad.shape[1],
         n_stored=len(x.value),
         at_once=max(1, CACHED // max(1, grad.shape[1])),
-        start=x.start.contiguous(),
-        column=x.column.contiguous(),
-        value=x.value.to(grad.dtype).contiguous(),
-        grad=grad,
+        start=indices(x.start),
+        column=indices(x.column),
+        value=floats(x.value),
+        grad=floats(grad),
         filled=filled,
     )
     return filled
