@@ -11,9 +11,11 @@ import logging
 import os
 from pathlib import Path
 
-# Workers of pytest-xdist share the cores; this has to be said before numpy and torch are imported.
+# Workers of pytest-xdist share the cores; this has to be said before numpy and torch are imported. numba's parallel
+# loops, scanpy's, set the number of threads of the OpenMP library that torch uses too.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import anndata as ad
 import numpy as np

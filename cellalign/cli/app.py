@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated, Any, NoReturn
@@ -83,6 +84,10 @@ def main() -> NoReturn:
         raise _Terminated
 
     signal.signal(signal.SIGTERM, terminate)
+    # numba, with which scanpy computes, would raise the number of torch's threads to that of the cores
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads):
+        os.environ.setdefault("NUMBA_NUM_THREADS", threads)
     sys.exit(_run())
 
 

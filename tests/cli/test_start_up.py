@@ -1,10 +1,12 @@
 """The command line answers at once: nothing heavy is imported before a command needs it."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from cellalign.cli import app
 from cellalign.cli.common import key_values
 from cellalign.errors import UsageError
 
@@ -45,3 +47,15 @@ def test_settings_are_read_as_yaml():
     }  # fmt: skip
     with pytest.raises(UsageError, match="not KEY=VALUE"):
         key_values(["a"])
+
+
+@pytest.mark.parametrize(("given", "expected"), [("3", "3"), ("4,2", None), ("0", None), ("", None)])
+def test_numba_takes_as_many_threads_as_torch_is_given(monkeypatch, given, expected):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "")  # so that it is put back
+    monkeypatch.delenv("NUMBA_NUM_THREADS")
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(app, "_run", lambda: 0)
+    with pytest.raises(SystemExit):
+        app.main()
+    assert os.environ.get("NUMBA_NUM_THREADS") == expected
