@@ -1,8 +1,8 @@
 """Compiled loops on the threads that torch computes with.
 
-Threads of one's own beside them, numba's or Python's, gain nothing: torch's wait for their next task busily, so there
-would be two for every core. And they must not need the interpreter: waking up for its lock takes a tenth of a
-millisecond.
+Others beside them, of Python for instance, gain nothing: torch's wait for their next task busily, so there would be two
+for every core. numba's own parallel loops run on whatever OpenMP library they find and set its number of threads. And a
+loop must not need the interpreter: waking up for its lock takes a tenth of a millisecond.
 """
 
 from __future__ import annotations
