@@ -167,9 +167,7 @@ class VAE(Method):
 
     def kl(self, batch: Batch, latent: Latent) -> Tensor:
         """KL of the posterior to the prior, summed over latent dimensions, [B]."""
-        prior = self.prior_mean(batch)
-        mean = latent.mean - prior if isinstance(prior, Tensor) or prior else latent.mean
-        return kl_to_standard_normal(mean, latent.scale.expand_as(mean))
+        return kl_to_standard_normal(latent.mean - self.prior_mean(batch), latent.scale.expand_as(latent.mean))
 
     def nelbo(self, batch: Batch) -> Tensor:
         """Negative evidence lower bound of each cell with one posterior draw, [B], in nats."""

@@ -106,7 +106,7 @@ def full(*_):
     raise OSError(28, "No space left on device")
 
 
-NUMBERS = np.dtype([(name, np.int64) for name in ("next", "done", "parts", "filled")])
+NUMBERS = team.order_of("next", "done", "parts", "filled")
 
 
 def number_parts(address):

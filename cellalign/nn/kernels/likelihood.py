@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cellalign.nn.batch import SparseRows
 from cellalign.nn.kernels import D, F, compiled, finding, inlined, reducing, task
-from cellalign.nn.kernels.team import at, carry_out, done, floats, indices, next_part, parts_of
+from cellalign.nn.kernels.team import at, carry_out, done, floats, indices, next_part, order_of, parts_of
 
 INT = np.int32
 
@@ -241,15 +241,10 @@ def _cells(
         _add(rho, -F(_sum(slopes)) * w, slopes, w)
 
 
-ORDER = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "next", "done", "parts", "n_cells", "n_genes", "n_stored", "tabled", "start", "column", "value",
-            "logits", "library", "log_theta", "has_dropout", "dropout", "least_logit", "weight",
-            "cost", "by_logits", "by_log_t", "by_dropout",
-        )
-    ]
+ORDER = order_of(
+    "next", "done", "parts", "n_cells", "n_genes", "n_stored", "tabled", "start", "column", "value",
+    "logits", "library", "log_theta", "has_dropout", "dropout", "least_logit", "weight",
+    "cost", "by_logits", "by_log_t", "by_dropout",
 )  # fmt: skip
 
 

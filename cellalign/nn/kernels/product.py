@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cellalign.nn.batch import SparseRows
 from cellalign.nn.kernels import F, compiled, task
-from cellalign.nn.kernels.team import at, carry_out, done, floats, indices, next_part, parts_of
+from cellalign.nn.kernels.team import at, carry_out, done, floats, indices, next_part, order_of, parts_of
 
 LEAST_COLUMNS = 64  # worth a thread
 CACHED = 2**15  # values that a core's cache holds
@@ -34,14 +34,9 @@ def _columns(start, column, value, grad, first, last, at_once, filled):
             following[i] = k
 
 
-ORDER = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "next", "done", "parts", "n_rows", "n_columns", "width", "n_stored", "at_once",
-            "start", "column", "value", "grad", "filled",
-        )
-    ]
+ORDER = order_of(
+    "next", "done", "parts", "n_rows", "n_columns", "width", "n_stored", "at_once",
+    "start", "column", "value", "grad", "filled",
 )  # fmt: skip
 
 

@@ -45,6 +45,14 @@ def parts_of(n: int, least: int) -> int:
     return max(1, min(threads(), n // least))
 
 
+def order_of(*names: str) -> np.dtype:
+    """An order: numbers and addresses of these names, the first of them next, done and parts.
+
+    A task names them all itself, so that numba sees when they change.
+    """
+    return np.dtype([(name, np.int64) for name in names])
+
+
 def carry_out(task: Any, order: np.dtype, parts: int, **given: Tensor | int) -> None:
     """Have all threads do the parts of an order.
 
@@ -53,7 +61,7 @@ def carry_out(task: Any, order: np.dtype, parts: int, **given: Tensor | int) -> 
     task : numba.cfunc
         Is given the address of the order, and does the `next_part`, and says that it is `done`, while there is one.
     order : dtype
-        Of int64, the first three named next, done and parts.
+        As of `order_of`.
     parts : int
     given : tensors and ints
         What else the order names. Of tensors the address: the task trusts them to be of the type it reads, and in one
