@@ -10,12 +10,14 @@ import pandas as pd
 from anndata import AnnData
 
 from cellalign.data.checks import column, nearest
-from cellalign.data.inputs import matrix_of
+from cellalign.data.source import matrix_of
 from cellalign.data.split import held_out
 from cellalign.errors import InputError, UsageError
 from cellalign.evaluation.table import Evaluation, Row
 from cellalign.metrics import annotation as metrics
 from cellalign.model import Model
+from cellalign.nn.minibatch import BATCH, COVARIATE
+from cellalign.records import Annotation
 
 log = logging.getLogger("cellalign")
 CLASSIFIERS = ("auto", "linear", "knn")
@@ -84,14 +86,14 @@ def annotate(
     options: dict[str, Any] = {"missing_genes": missing_genes, "device": device, "threads": threads, "unseen": True}
     cells = _blind(adata, key, model)
     z = model.embed(cells, **options)
-    own = model.label_probability(z, device=device) if classifier == "auto" and key == model.roles.label else None
+    own = model.label_probability(z, device=device) if classifier == "auto" and key == model.label else None
     try:
         known = model.embed(_blind(reference, key, model, rows), **options)
     except InputError as error:
         raise InputError(f"reference: {error}") from error
     known, z = metrics.whiten(known, labels, z)
     if own is not None:
-        probability, names = _under(own, model.roles.categories[key], names)
+        probability, names = _under(own, model.labels, names)
     elif classifier == "knn":
         distance, nearest_rows = metrics.neighbours(known, z, k)
         probability = metrics.votes(distance, labels[nearest_rows], len(names))
@@ -106,15 +108,10 @@ def annotate(
     return pd.DataFrame(columns, index=adata.obs_names)
 
 
-def annotation_record(model: Model, label: str, **settings: str | int | float) -> dict[str, Any]:
-    """Provenance of an annotation, for uns["cellalign"]["annotation"]."""
-    return {
-        "method": model.name,
-        "label": label,
-        **settings,
-        "version": model.spec["cellalign"],
-        "weights": model.spec.get("weights_checksum", ""),
-    }
+def annotation_record(model: Model, label: str, **settings: Any) -> Annotation:
+    """Provenance of an annotation."""
+    version, weights = model.record.cellalign, model.record.weights_checksum
+    return Annotation(method=model.name, label=label, version=version, weights=weights, **settings)
 
 
 def score(obs: pd.DataFrame, table: pd.DataFrame, label: str, *, unlabelled: str | None = None) -> Evaluation:
@@ -166,7 +163,7 @@ def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: 
         raise UsageError(f"--k {k} is not positive")
     if not 0 <= unknown < 1:
         raise UsageError(f"--unknown {unknown} is not in [0, 1)")
-    key = label or model.roles.label
+    key = label or model.label
     if key is None:
         raise UsageError("--label KEY is needed: the model was trained without one")
     return key
@@ -174,7 +171,7 @@ def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: 
 
 def no_label(model: Model, key: str) -> str | None:
     """The value of a label that the model was told means none."""
-    return model.roles.unlabelled if key == model.roles.label else None
+    return model.missing_label if key == model.label else None
 
 
 def _without(labels: pd.Categorical, none: str | None) -> pd.Categorical:
@@ -186,7 +183,7 @@ def _labelled(reference: AnnData, key: str, model: Model, none: str | None) -> t
     """Names of the labels; codes and rows of the reference cells that have one and were not held out."""
     values = _without(column(reference.obs, key, purpose="reference label", missing=True), none)
     rows = np.flatnonzero(values.codes >= 0)
-    kept = ~held_out(reference.obs.iloc[rows], model.spec["holdout"], must_exist=False)
+    kept = ~held_out(reference.obs.iloc[rows], model.record.holdout, must_exist=False)
     if not kept.all():
         log.info("%d reference cells were held out from training; left out", (~kept).sum())
     values = values[rows[kept]].remove_unused_categories()
@@ -199,12 +196,14 @@ def _labelled(reference: AnnData, key: str, model: Model, none: str | None) -> t
 def _blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None) -> AnnData:
     """The cells, or some rows, without their label: a model that saw it would predict what it was told."""
     matrix, hidden = model.matrix, [key]
-    if model.method.does_without_covariates:
-        hidden += [*model.roles.batches, *model.roles.covariates]
+    if model.method.embeds_without_covariates:
+        hidden += [field.name for field in model.fields if field.role in (BATCH, COVARIATE)]
     x, obs = matrix_of(adata, matrix), adata.obs.drop(columns=hidden, errors="ignore")
     if rows is not None and len(rows) < len(obs):
         x, obs = x[rows], obs.iloc[rows]
-    blind = AnnData(obs=obs, var=adata.var)
+    kept = slice(None) if rows is None else rows
+    obsm = {name: adata.obsm[name][kept] for name in model.obsm if name in adata.obsm}
+    blind = AnnData(obs=obs, var=adata.var, obsm=obsm)
     if matrix == "X":
         blind.X = x
     else:

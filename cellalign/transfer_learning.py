@@ -9,11 +9,13 @@ from anndata import AnnData
 
 from cellalign.api import FEW_CELLS
 from cellalign.data.checks import column
+from cellalign.data.fields import field_records
 from cellalign.engine import predict
 from cellalign.engine.device import pick_device
 from cellalign.errors import InputError, ModelError
-from cellalign.methods.base import Dimensions
-from cellalign.model import Model, dimensions_of
+from cellalign.methods.base import CONDITION, Extends, Fields
+from cellalign.methods.registry import lacks
+from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
 
@@ -49,13 +51,10 @@ def transfer(
     InputError
         Not a single new intervention, or the matrix is not fit.
     """
-    if not hasattr(model.method, "with_conditions"):
-        raise ModelError(
-            f"method {model.name!r} learns no embedding per intervention, so there is nothing to transfer; "
-            "`evaluate --model` scores it on new cells as it is"
-        )
+    if not isinstance(model.method, Extends):
+        raise ModelError(f"{lacks(model.name, Extends)}; `evaluate --model` scores it on new cells as it is")
     key = str(model.condition)
-    known = model.roles.categories[key]
+    known = model.conditions
     names = np.asarray(column(adata.obs, key, purpose="condition")).astype(str)
     new = [name for name in dict.fromkeys(column(adata.obs, key).categories) if name not in known]
     if not new:
@@ -68,18 +67,16 @@ def transfer(
     if few:
         log.warning("%d new interventions have fewer than %d cells: %s", len(few), FEW_CELLS, ", ".join(few[:10]))
 
-    spec = dict(model.spec)
-    genes = spec.pop("genes")
-    sizes = spec["dimensions"] | {"conditions": len(known) + len(new)}
-    roles = model.roles.as_dict()
-    roles["categories"] = roles["categories"] | {key: [*known, *new]}
-    spec |= {
-        "roles": roles,
-        "dimensions": sizes,
-        "transferred": [*model.transferred, *new],
-        "transferred_from": spec.pop("weights_checksum", None),
-        "genes": genes,
-    }
-    spec.pop("format_version", None)
-    dimensions: Dimensions = dimensions_of(sizes)
-    return Model(model.method.with_conditions(dimensions, shifts), spec, model.history)  # type: ignore[operator]
+    wider = [
+        field.model_copy(update={"categories": (*known, *new)}) if field.role == CONDITION else field
+        for field in model.fields
+    ]
+    record = model.record.model_copy(
+        update={
+            "fields": field_records(wider),
+            "transferred": [*model.transferred, *new],
+            "transferred_from": model.record.weights_checksum,
+            "weights_checksum": None,
+        }
+    )
+    return Model(model.method.with_conditions(Fields(wider), shifts), record, model.history)

@@ -62,6 +62,8 @@ def command(
     log = c.start(quiet, verbose, log_format)
     from cellalign import annotation, api
     from cellalign.data import files
+    from cellalign.records import Provenance
+    from cellalign.records.provenance import KEY
 
     fitted = api.load(model)
     known = reference or _training_file(fitted)
@@ -82,14 +84,14 @@ def command(
         seed=seed,
         **settings,
     )
-    key = str(label or fitted.roles.label)
+    key = str(label or fitted.label)
     result = annotation.score(adata.obs, table, key, unlabelled=unlabelled or annotation.no_label(fitted, key))
     record = annotation.annotation_record(fitted, key, reference=str(known), **settings)
     files.write_with(
         source,
         output,
         # what the file's own record says of its embedding or counterfactual stays true
-        uns={"cellalign": dict(adata.uns.get("cellalign", {})) | {"annotation": record}},
+        uns={KEY: Provenance.of(adata.uns).with_steps(record).plain()},
         obs={name: table[name].array for name in table},
         force=force,
     )

@@ -57,7 +57,7 @@ def command(
     from cellalign import api
     from cellalign.benchmarking import benchmark, summary
     from cellalign.data import files
-    from cellalign.data.inputs import MATRICES
+    from cellalign.data.source import MATRICES
     from cellalign.methods import registry
 
     files.check_output(output, True, [input])

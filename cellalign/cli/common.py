@@ -119,11 +119,13 @@ def write_embedding(
     fitted: Model, adata: AnnData, obsm: dict[str, Any], source: str | Path, output: str, force: bool, **options: Any
 ) -> None:
     """Write latents, their provenance and inferred conditions (options as for those) into a copy of the input."""
-    from cellalign.api import embedding_record
     from cellalign.data.files import write_with
+    from cellalign.records import Provenance
+    from cellalign.records.provenance import KEY
 
-    record, obs = {"cellalign": embedding_record(fitted)}, fitted.inferred_condition(adata, **options)
-    write_with(source, output, obsm=obsm, uns=record, obs=obs, force=force)
+    provenance = Provenance.of(adata.uns).with_steps(fitted.embedding_record())
+    obs = fitted.inferred_condition(adata, **options)
+    write_with(source, output, obsm=obsm, uns={KEY: provenance.plain()}, obs=obs, force=force)
     logging.getLogger("cellalign").info("%s: obsm %s of %d cells", output, ", ".join(obsm), adata.n_obs)
 
 

@@ -68,11 +68,9 @@ def command(
         from cellalign.plots.umap import draw_before_after, unintegrated_umap
 
         before = unintegrated_umap(adata.X if fitted.matrix == "X" else adata.layers[fitted.matrix], seed)
-        keys = color or [k for k in (fitted.condition, fitted.roles.label or "cell_type") if k and k in adata.obs]
+        keys = color or [k for k in (fitted.condition, fitted.label or "cell_type") if k and k in adata.obs]
         with files.atomic_path(plot, force) as fresh:
-            colours = {
-                k: _column(adata, k, fitted.roles.continuous is not None and k == fitted.condition) for k in keys
-            }
+            colours = {k: _column(adata, k, fitted.continuous and k == fitted.condition) for k in keys}
             draw_before_after(before, obsm["X_umap"], colours, fresh, after=fitted.name)
     c.write_embedding(fitted, adata, obsm, source, output, force, **options)
 

@@ -90,9 +90,10 @@ def command(
     _check_pictures(pictures, against, chosen, label)
     from cellalign.data import files
     from cellalign.data.checks import parse_where, select
-    from cellalign.data.inputs import MATRICES
+    from cellalign.data.source import MATRICES
     from cellalign.errors import UsageError
     from cellalign.evaluation import evaluate
+    from cellalign.records import Provenance
 
     if output is not None:
         files.check_output(output, force, [input])
@@ -104,7 +105,8 @@ def command(
     pick_device(device, threads)
     fitted = api.load(model) if model is not None else None
     cells = files.read(input)
-    predicted = cells.uns.get("cellalign", {}).get("kind") == "counterfactual"
+    prediction = Provenance.of(cells.uns).counterfactual
+    predicted = prediction is not None
     for option in pictures:
         if predicted and option == "--scib-table":
             raise UsageError(f"{option} draws scores of an embedding; {input} is from cellalign counterfactual")
@@ -114,7 +116,7 @@ def command(
         cells = cells[select(cells.obs, parse_where(where))].copy()
     real = None
     if against is not None:
-        counted = cells.uns.get("cellalign", {}).get("scale") == "counts"
+        counted = prediction is not None and prediction.expression == "counts"
         real = files.read_matrix(against, MATRICES["counts" if counted else "log"])
     result = evaluate(
         cells,

@@ -77,7 +77,7 @@ def command(
         files.check_output(output, force, [input])
     settings, configured = c.key_values(set_), _config(config)
     from cellalign import api
-    from cellalign.data.inputs import MATRICES
+    from cellalign.data.source import MATRICES
     from cellalign.methods import registry
 
     cls = registry.get(method)
@@ -118,8 +118,9 @@ def command(
         )
     fitted.save(model, force=force)
     api.discard_checkpoint(model)
-    outcome = fitted.spec["outcome"]
-    log.info("%s: %s, %d epochs in %.0f s", model, method, outcome["epochs"], outcome["seconds"])
+    outcome = fitted.record.outcome
+    assert outcome is not None
+    log.info("%s: %s, %d epochs in %.0f s", model, method, outcome.epochs, outcome.seconds)
     if output is not None:
         obsm = fitted.embeddings(adata, device=device, threads=threads)
         c.write_embedding(fitted, adata, obsm, source, output, force, device=device, threads=threads)

@@ -42,4 +42,4 @@ def command(
     )
     wider.save(output, force=force)
     new = len(wider.transferred) - len(fitted.transferred)
-    log.info("%s: %d new interventions beside %d", output, new, len(fitted.roles.categories[str(fitted.condition)]))
+    log.info("%s: %d new interventions beside %d", output, new, len(fitted.conditions))

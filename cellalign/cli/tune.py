@@ -67,7 +67,7 @@ def command(
     values = c.key_values(grid, option="--grid")
     settings = c.key_values(set_)
     from cellalign import api
-    from cellalign.data.inputs import MATRICES
+    from cellalign.data.source import MATRICES
     from cellalign.methods import registry
     from cellalign.tuning import tune
 
