@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -167,25 +167,48 @@ class TrainingProgress:
             self.logger.info(said, extra={"fields": {k: v for k, v in row.items()}})
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for people on standard output; the first column is text, the others are numbers."""
+# for an output that cannot hold arrows, as the boxes that rich draws are replaced there
+ASCII_ARROWS = str.maketrans({"↑": "^", "↓": "v", "→": "->"})
+UNCUT = 10_000  # a pipe or log has no width of its own: never cut a column there
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, prose: bool = False) -> None:
+    """A table for people on standard output; the first column is text, the others are numbers, or prose that wraps."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    # names of cell types may hold brackets and colons: no markup
+    console = Console(width=None if sys.stdout.isatty() else UNCUT, markup=False, emoji=False, highlight=False)
+
+    def said(text: str) -> str:
+        return text if console.encoding.startswith("utf") else text.translate(ASCII_ARROWS)
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if i == 0 or prose else "right"
+        table.add_column(said(name), justify=justify, no_wrap=i == 0 or not prose)
     for row in rows:
-        table.add_row(*row)
-    # a pipe or log has no width of its own: never cut a column there
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+        table.add_row(*(said(cell) for cell in row))
+    console.print(said(title), style="bold")  # not the table's own, which wraps where the table is narrow
+    console.print(table)
 
 
-def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], format: TableFormat) -> None:
-    """Rows on standard output: a table for people, or JSON or CSV for programs."""
+def print_rows(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    format: TableFormat,
+    *,
+    headings: Sequence[str] | None = None,
+    prose: bool = False,
+) -> None:
+    """Rows on standard output: a table for people, or JSON or CSV for programs.
+
+    `headings` are what people see above the columns; programs read `columns`.
+    """
     if format is TableFormat.table:
-        print_table(title, columns, rows)
+        print_table(title, headings or columns, rows, prose=prose)
     elif format is TableFormat.json:
         typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
     else:

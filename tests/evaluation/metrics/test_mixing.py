@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cellalign.metrics.mixing import by_label, kbet, local_silhouette, neighbours
+from cellalign.evaluation.metrics.mixing import by_label, kbet, local_silhouette, neighbours
 
 
 def by_loop(z, condition, k, alpha):

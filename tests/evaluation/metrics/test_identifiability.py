@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
-from cellalign.metrics import identifiability as ident
+from cellalign.evaluation.metrics import identifiability as ident
 
 
 def test_correlations_are_scipys():

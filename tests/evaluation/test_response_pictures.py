@@ -8,7 +8,7 @@ from scipy.stats import ranksums
 
 import cellalign
 from cellalign.errors import InputError
-from cellalign.evaluation import response as panel
+from cellalign.evaluation.panels import response as panel
 from cellalign.plots.names import place
 from cellalign.plots.palette import PALETTE
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cellalign.metrics import annotation
+from cellalign.evaluation.metrics import annotation
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ import pytest
 
 import cellalign
 from cellalign.errors import InputError, UsageError
-from cellalign.evaluation import run, scib, scib_scores
+from cellalign.evaluation import run, scib_scores
+from cellalign.evaluation.metrics import scib
+from cellalign.evaluation.panels import bio
 from cellalign.plots.scib import draw
 
 N = 240
@@ -170,7 +172,7 @@ def scored(monkeypatch):
         calls.append({"z": z, "batch": batch, "label": label, "seed": seed, "pca": pca})
         return {"iLISI": 0.5, "kBET": np.nan, "total": 0.5}
 
-    monkeypatch.setattr(scib, "scib_scores", record)
+    monkeypatch.setattr(bio, "scib_scores", record)
     return calls
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scanpy as sc
 
-from cellalign.metrics import response as res
+from cellalign.evaluation.metrics import response as res
 
 
 def test_de_genes_equal_scanpys_ranking(kang_path):

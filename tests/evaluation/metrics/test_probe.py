@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cellalign.metrics.probe import probes, regressions
+from cellalign.evaluation.metrics.probe import probes, regressions
 
 
 @pytest.fixture
