@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from rich.table import Table as RichTable
 
     from cellalign.evaluation import Evaluation
     from cellalign.model import Model
@@ -173,25 +174,48 @@ UNCUT = 10_000  # a pipe or log has no width of its own: never cut a column ther
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, prose: bool = False) -> None:
-    """A table for people on standard output; the first column is text, the others are numbers, or prose that wraps."""
-    from rich.box import SIMPLE_HEAD
+    """A table for people on standard output; the first column is text, the others are numbers, or prose that wraps.
+
+    On a terminal too narrow for all columns of numbers they follow one another in several tables.
+    """
     from rich.console import Console
-    from rich.table import Table
 
     # names of cell types may hold brackets and colons: no markup
     console = Console(width=None if sys.stdout.isatty() else UNCUT, markup=False, emoji=False, highlight=False)
+    lines = [[title], columns, *rows]
+    if not console.encoding.startswith("utf"):
+        lines = [[cell.translate(ASCII_ARROWS) for cell in line] for line in lines]
+    [title], columns, *rows = lines
+    console.print(title, style="bold")  # not the table's own, which wraps where the table is narrow
+    everything = list(range(len(columns)))
+    for band in [everything] if prose else _bands(columns, rows, console.width):
+        console.print(_table([columns[i] for i in band], [[row[i] for i in band] for row in rows], prose))
 
-    def said(text: str) -> str:
-        return text if console.encoding.startswith("utf") else text.translate(ASCII_ARROWS)
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool) -> RichTable:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        justify: Literal["left", "right"] = "left" if i == 0 or prose else "right"
-        table.add_column(said(name), justify=justify, no_wrap=i == 0 or not prose)
+        table.add_column(name, justify="left" if i == 0 or prose else "right", no_wrap=i == 0 or not prose)
     for row in rows:
-        table.add_row(*(said(cell) for cell in row))
-    console.print(said(title), style="bold")  # not the table's own, which wraps where the table is narrow
-    console.print(table)
+        table.add_row(*row)
+    return table
+
+
+def _bands(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Indices of columns that fit beside each other, the first in every band."""
+    from rich.cells import cell_len
+
+    widths = [max(cell_len(line[i]) for line in (columns, *rows)) for i in range(len(columns))]
+    gap, edges = 3, 2
+    bands: list[list[int]] = []
+    for i in range(1, len(columns)):
+        if not bands or sum(widths[j] + gap for j in (*bands[-1], i)) - gap + edges > width:
+            bands.append([0])
+        bands[-1].append(i)
+    return bands or [[0]]
 
 
 def print_rows(

@@ -38,7 +38,7 @@ def _list(format: c.TableFormat) -> None:
         [info.name, info.summary, info.reference, info.package, ", ".join(info.presets) or "-"]
         for info in available().values()
     ]
-    c.print_rows("methods", ["method", "what it is", "reference", "package", "presets"], rows, format)
+    c.print_rows("methods", ["method", "what it is", "reference", "package", "presets"], rows, format, prose=True)
 
 
 def _settings(name: str, format: c.TableFormat) -> None:
@@ -51,12 +51,12 @@ def _settings(name: str, format: c.TableFormat) -> None:
         for key, field in model.model_fields.items():
             default = cls.plan_defaults.get(key, field.default)
             rows.append([key, str(default), _range(field), field.description or ""])
-    c.print_rows(f"settings of {name}", ["setting", "default", "range", "what it is"], rows, format)
+    c.print_rows(f"settings of {name}", ["setting", "default", "range", "what it is"], rows, format, prose=True)
 
 
 def _metrics(method: str | None, format: c.TableFormat) -> None:
     from cellalign.errors import UsageError
-    from cellalign.evaluation.catalogue import catalogue
+    from cellalign.evaluation.catalogue import about, catalogue
 
     if method is not None:
         raise UsageError(f"{method} and --metrics ask for two lists; leave out one")
@@ -67,7 +67,7 @@ def _metrics(method: str | None, format: c.TableFormat) -> None:
         return
     for panel in dict.fromkeys(where for where, _ in found):
         rows = [[each.heading, each.meaning, each.null] for where, each in found if where == panel]
-        c.print_rows(panel, ["metric", "meaning", "without any signal"], rows, format, prose=True)
+        c.print_rows(about(panel), ["metric", "meaning", "without any signal"], rows, format, prose=True)
 
 
 def _range(field: Any) -> str:

@@ -10,6 +10,11 @@ from cellalign.evaluation.panels import PANELS
 OTHERS: dict[str, tuple[Metric, ...]] = {"annotate": annotation.METRICS, "tune": selection.METRICS}
 
 
+def about(where: str) -> str:
+    """What is scored there, in one line: `where` is a panel, or a command where there is none."""
+    return f"{where}: {PANELS[where].summary}" if where in PANELS else f"{where}: printed by `cellalign {where}`."
+
+
 def catalogue() -> list[tuple[str, Metric]]:
     """Panel, or command where there is none, and metric, in the order of the panels."""
     panels = {name: cls.metrics for name, cls in PANELS.items()} | OTHERS

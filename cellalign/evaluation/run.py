@@ -106,18 +106,23 @@ def evaluate(
         unasked = {panel.name: panel.asked_only for panel in chosen if panel.asked_only and panel.name not in also}
         chosen = [panel for panel in chosen if panel.name not in unasked]
         result.left_out |= unasked
-    for panel in chosen:
-        try:
-            result.rows += list(panel.run(inputs))
-        except NotApplicable as reason:
-            if panels is not None:
-                raise InputError(f"panel {panel.name} cannot run: {reason}") from reason
-            result.left_out[panel.name] = str(reason)
-        if panel.tall:
-            result.tall.add(panel.name)
+    _run(chosen, inputs, required=panels is not None)
     if not result.rows:
         raise InputError("no panel can run: " + "; ".join(f"{k}: {v}" for k, v in result.left_out.items()))
     return result
+
+
+def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
+    """Add every panel's rows to the result, or the reason why there are none; InputError where it was required."""
+    for panel in panels:
+        try:
+            inputs.result.rows += list(panel.run(inputs))
+        except NotApplicable as reason:
+            if required:
+                raise InputError(f"panel {panel.name} cannot run: {reason}") from reason
+            inputs.result.left_out[panel.name] = str(reason)
+        if panel.tall:
+            inputs.result.tall.add(panel.name)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -19,6 +20,34 @@ def test_no_column_is_cut_in_a_pipe(capsys, monkeypatch):
     common.print_table("wide", columns, [["row", *("0.125" for _ in columns[1:])]])
     said = capsys.readouterr().out
     assert all(name in said for name in columns) and "…" not in said and said.count("0.125") == 30
+
+
+def test_on_a_narrow_terminal_columns_follow_one_another(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    columns = ["", *(f"metric{i} ↑" for i in range(30))]
+    common.print_table("wide", columns, [["prediction / CD14 Mono", *(f"{i}.125" for i in range(30))]])
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80 and not any("…" in line for line in lines)
+    headings = [line.split("   ") for line in lines if "metric" in line]
+    assert [name.strip() for line in headings for name in line if name.strip()] == columns[1:]
+    values = [line.split()[4:] for line in lines if "CD14 Mono" in line]
+    assert [value for line in values for value in line] == [f"{i}.125" for i in range(30)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("length", [1, 9, 30])
+def test_what_just_fits_is_one_table(capsys, monkeypatch, n, length):
+    """Exactly as wide as needed, and one column less."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    columns = ["", *("x" * length for _ in range(n))]
+    needed = 4 + n * (length + 3) + 2
+    for width, tables in ((needed, 1), (needed - 1, 1 if n == 1 else 2)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        common.print_table("t", columns, [["name", *("1" for _ in range(n))]])
+        said = capsys.readouterr().out
+        assert said.count("name") == tables
+        assert "…" not in said or (n, width) == (1, needed - 1)
 
 
 def test_a_title_is_one_line_and_names_are_no_markup(capsys):
@@ -59,6 +88,7 @@ def test_every_metric_is_listed(capsys):
     assert list(csv.DictReader(io.StringIO(capsys.readouterr().out))) == listed
     methods.command(metrics=True)
     said = capsys.readouterr().out
+    assert "transfer: Whether a classifier" in said and "tune: printed by `cellalign tune`." in said
     for where, metric in catalogue():
         assert where in said and metric.heading in said and metric.meaning in said and metric.null in said
     with pytest.raises(UsageError, match="comp and --metrics ask for two lists"):

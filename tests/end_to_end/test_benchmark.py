@@ -20,7 +20,8 @@ def test_benchmark_goes_on_from_its_file(cellalign, kang_like, tmp_path):
     assert again.returncode == 0 and "seed 0" not in again.stderr and "linear" in again.stdout
     errors = run("benchmark", kang_like, "--methods", "linear", *arguments, "--metric", "mse_de")
     assert errors.stdout.lstrip().startswith("mse_de ↓ (lower is better), cell_type held out")
-    means = [float(line.split()[-1]) for line in errors.stdout.splitlines() if line and line.split()[-1][0].isdigit()]
+    words = [line.split() for line in errors.stdout.splitlines() if line.strip()]
+    means = [float(line[-1]) for line in words if line[-1][0].isdigit()]
     assert len(means) == 4 and means == sorted(means)
     ridge = ("--set", "linear.change=ridge", "-o", "ridge.csv")
     assert run("benchmark", kang_like, "--methods", "linear", *arguments, *ridge).returncode == 0

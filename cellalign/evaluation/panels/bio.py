@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from sklearn.preprocessing import normalize
 
 from cellalign.data.checks import check_log, check_matrix, is_counts
 from cellalign.data.inputs import default_matrix, matrix_of
@@ -77,6 +76,8 @@ def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int
 
 def _log_expression(adata: AnnData) -> Any:
     """X [n, G], or where that is not there or holds counts, log1p of counts at their median library size."""
+    from sklearn.preprocessing import normalize
+
     key = "X" if adata.X is not None and not is_counts(adata.X) else default_matrix(adata, "counts")
     x = matrix_of(adata, key)
     check_matrix(x, f"the input's {key}")

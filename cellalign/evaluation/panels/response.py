@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from sklearn.preprocessing import normalize
 
 from cellalign.data.checks import column, is_counts
 from cellalign.data.inputs import default_matrix, matrix_of
@@ -151,6 +150,8 @@ def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
 
 def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
     """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
+    from sklearn.preprocessing import normalize
+
     if predicted.uns["cellalign"].get("scale") != "counts":
         return predicted.X, matrix_of(real, "X", "--against")[:, columns]
     x = matrix_of(real, default_matrix(real, "counts"), "--against")[:, columns]
