@@ -49,8 +49,8 @@ def evaluate(
     embedding : str or sequence of str, optional
         obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
     panels : sequence of str or Panel, optional
-        By name, or with options of its own: `Mixing(k=50)`. Default: all that can run; but bio, which compiles for
-        half a minute, only where `batch`, several embeddings or `also` ask for it.
+        By name, or with options of its own: `evaluation.panels.mixing.Mixing(k=50)`. Default: all that can run; but
+        bio, which compiles for half a minute, only where `batch`, several embeddings or `also` ask for it.
     also : sequence of str
         Panels to run, where they can, beside the default ones.
     model : Model, optional

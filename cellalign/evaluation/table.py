@@ -195,7 +195,7 @@ def _table(panel: str, rows: Sequence[Row], tall: bool) -> tuple[str, list[str],
         own = dict.fromkeys(cell.declared.better.arrow for cell in there if cell.metric in mixed)
         size = max(cell.n_cells for cell in there)
         numbers = ["" if cell is None else f"{cell.value:.3f}" for cell in found]
-        table.append([" ".join((name, *own)).rstrip(), str(size), *numbers])
+        table.append([" ".join((name, *filter(None, own))), str(size), *numbers])
     columns = ["", "cells", *headings]
     if tall:
         columns, *table = (list(line) for line in zip(columns, *table, strict=True))

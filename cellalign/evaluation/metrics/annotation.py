@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cellalign.evaluation.metrics.metric import NEITHER, UP, Metric, by_name, towards
+from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric, by_name
 
 FLATTEST = 0.01  # variance within a label below this share of the largest counts as this share
 NEIGHBOUR = 5  # the distance to it tells how near the reference is
@@ -219,7 +219,7 @@ ACCURACY = Metric(
 FALSE_ALARM = Metric(
     "unknown",
     "Share of a known label's cells that are flagged as unlike any reference cell: false alarms.",
-    towards("--unknown"),
+    DOWN,
     "--unknown, the share asked for (0.01 by default)",
 )
 DETECTED = Metric(
