@@ -13,12 +13,13 @@ import pandas as pd
 from anndata import AnnData
 
 from cellalign.api import settings_of, train
-from cellalign.data.checks import column
+from cellalign.data.checks import column, nearest
 from cellalign.data.fields import fit_fields
 from cellalign.data.files import atomic_path
 from cellalign.errors import InputError, TrainingError, UsageError
-from cellalign.evaluation import evaluate
-from cellalign.evaluation.response import LEAST_CELLS
+from cellalign.evaluation import Metric, evaluate
+from cellalign.evaluation.metrics.metric import by_name
+from cellalign.evaluation.panels.response import LEAST_CELLS, PredictedResponse
 from cellalign.methods.registry import get
 
 log = logging.getLogger("cellalign")
@@ -177,9 +178,34 @@ def _add(done: pd.DataFrame, scores: pd.DataFrame, method: str, seed: int, group
     return fresh if done.empty else pd.concat([done, fresh], ignore_index=True)
 
 
+def metric_of(name: str) -> Metric:
+    """The metric of that name among those a benchmark has.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    known = by_name(PredictedResponse.metrics)
+    if name not in known:
+        raise UsageError(
+            f"unknown metric {name!r}.{nearest(name, known)} Metrics of panel {PredictedResponse.name}: "
+            f"{', '.join(known)}"
+        )
+    return known[name]
+
+
 def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One metric: methods as rows (best mean first), held-out groups as columns, and their mean."""
-    wide = table.pivot_table(index="method", columns="held_out", values=metric, aggfunc="mean")
+    """One metric: methods as rows (best mean first, whichever way is better), held-out groups as columns, their mean.
+
+    Raises
+    ------
+    UsageError
+        There is no such metric.
+    """
+    better = metric_of(metric).better
+    values = table.reindex(columns=[*KEYS, metric])
+    wide = values.pivot_table(index="method", columns="held_out", values=metric, aggfunc="mean", dropna=False)
     wide = wide.reindex(table["method"].unique())  # no change has no change to correlate, but its row
     wide["mean"] = wide.mean(axis=1)
-    return wide.sort_values("mean", ascending=False)
+    return wide.sort_values("mean", key=better.loss, kind="stable")

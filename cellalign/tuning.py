@@ -24,8 +24,8 @@ from cellalign.api import discard_checkpoint, load, settings_of, train
 from cellalign.data.files import checksum
 from cellalign.engine.plan import Plan
 from cellalign.errors import ModelError, TrainingError, UsageError
+from cellalign.evaluation.metrics.identifiability import udr
 from cellalign.methods.registry import get
-from cellalign.metrics.identifiability import udr
 from cellalign.model import Model
 
 log = logging.getLogger("cellalign")

@@ -26,7 +26,7 @@ def command(
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each.")] = 1,
     metric: Annotated[
-        str, typer.Option("--metric", metavar="NAME", help="Metric of the printed table.")
+        str, typer.Option("--metric", metavar="NAME", help="Metric of the printed table (cellalign methods --metrics).")
     ] = "r_change_de",
     set_: Annotated[
         list[str] | None,
@@ -55,11 +55,12 @@ def command(
     names = [name.strip() for name in methods.split(",") if name.strip()]
     settings = _by_method(c.key_values(set_), names)
     from cellalign import api
-    from cellalign.benchmarking import benchmark, summary
+    from cellalign.benchmarking import benchmark, metric_of, summary
     from cellalign.data import files
     from cellalign.data.source import MATRICES
     from cellalign.methods import registry
 
+    declared = metric_of(metric)
     files.check_output(output, True, [input])
     scales = {(cls := registry.get(name)).reads(api.settings_of(cls, settings=settings.get(name))[0]) for name in names}
     source = files.spool(input)
@@ -81,15 +82,17 @@ def command(
         device=device,
         threads=threads,
     )
-    if metric not in table:
-        known = [name for name in table.columns if name not in ("method", "seed", "held_out", "to")]
-        raise UsageError(f"unknown metric {metric!r}; metrics: {', '.join(known)}")
     wide = summary(table, metric)
     rows = [
         [str(name), *("-" if value != value else f"{value:.3f}" for value in row)]
         for name, row in zip(wide.index, wide.values, strict=True)
     ]
-    c.print_rows(f"{metric}, {holdout_each} held out", ["method", *wide.columns], rows, format)
+    columns = ["method", *(str(name) for name in wide.columns)]
+    if format is not c.TableFormat.table:  # people read both in the title
+        columns += ["metric", "better"]
+        rows = [[*row, metric, str(declared.better)] for row in rows]
+    title = f"{declared.heading} ({declared.better.in_words}), {holdout_each} held out"
+    c.print_rows(title, columns, rows, format)
     log.info("%s: %d rows", output, len(table))
 
 

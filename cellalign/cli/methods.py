@@ -1,4 +1,4 @@
-"""cellalign methods: what can be trained, with which presets and settings."""
+"""cellalign methods: what can be trained, with which presets and settings, and what the scores mean."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ EXAMPLES = "Example: cellalign methods comp"
 
 def command(
     method: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Show the settings of this one.")] = None,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="List the scores that commands print: meaning, and which way is better.")
+    ] = False,
     format: Annotated[
         c.TableFormat, typer.Option("--format", help="For people, or for programs.")
     ] = c.TableFormat.table,
 ) -> None:
-    """List methods and presets, or the settings of one method with defaults and ranges."""
+    """List methods and presets, or the settings of one method with defaults and ranges, or all metrics."""
     c.start()
-    if method is None:
+    if metrics:
+        _metrics(method, format)
+    elif method is None:
         _list(format)
     else:
         _settings(method, format)
@@ -33,7 +38,7 @@ def _list(format: c.TableFormat) -> None:
         [info.name, info.summary, info.reference, info.package, ", ".join(info.presets) or "-"]
         for info in available().values()
     ]
-    c.print_rows("methods", ["method", "what it is", "reference", "package", "presets"], rows, format)
+    c.print_rows("methods", ["method", "what it is", "reference", "package", "presets"], rows, format, prose=True)
 
 
 def _settings(name: str, format: c.TableFormat) -> None:
@@ -46,7 +51,23 @@ def _settings(name: str, format: c.TableFormat) -> None:
         for key, field in model.model_fields.items():
             default = cls.plan_defaults.get(key, field.default)
             rows.append([key, str(default), _range(field), field.description or ""])
-    c.print_rows(f"settings of {name}", ["setting", "default", "range", "what it is"], rows, format)
+    c.print_rows(f"settings of {name}", ["setting", "default", "range", "what it is"], rows, format, prose=True)
+
+
+def _metrics(method: str | None, format: c.TableFormat) -> None:
+    from cellalign.errors import UsageError
+    from cellalign.evaluation.catalogue import about, catalogue
+
+    if method is not None:
+        raise UsageError(f"{method} and --metrics ask for two lists; leave out one")
+    found = catalogue()
+    if format is not c.TableFormat.table:
+        rows = [[each.name, where, str(each.better), each.null, each.meaning] for where, each in found]
+        c.print_rows("metrics", ["metric", "panel", "better", "null", "meaning"], rows, format)
+        return
+    for panel in dict.fromkeys(where for where, _ in found):
+        rows = [[each.heading, each.meaning, each.null] for where, each in found if where == panel]
+        c.print_rows(about(panel), ["metric", "meaning", "without any signal"], rows, format, prose=True)
 
 
 def _range(field: Any) -> str:

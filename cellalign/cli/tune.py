@@ -68,6 +68,7 @@ def command(
     settings = c.key_values(set_)
     from cellalign import api
     from cellalign.data.source import MATRICES
+    from cellalign.evaluation.metrics.selection import METRICS
     from cellalign.methods import registry
     from cellalign.tuning import tune
 
@@ -103,5 +104,8 @@ def command(
         with files.atomic_path(output, force) as fresh:
             table.to_csv(fresh, index=False)
     shutil.rmtree(runs)
-    c.print_rows("tuning", list(table.columns), table.round(4).astype(str).values.tolist(), format)
+    columns = [str(name) for name in table.columns]
+    arrows = {metric.name: metric.heading for metric in METRICS}
+    rows = table.round(4).astype(str).values.tolist()
+    c.print_rows("tuning", columns, rows, format, headings=[arrows.get(name, name) for name in columns])
     log.info("%s: the best of %d runs", model, len(table))
