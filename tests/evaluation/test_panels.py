@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from support import counterfactual_record
 
 import cellalign
 from cellalign.errors import UsageError
@@ -15,6 +16,7 @@ from cellalign.evaluation.metrics.metric import UP
 from cellalign.evaluation.panels import bio
 from cellalign.evaluation.panels.likelihood import Likelihood
 from cellalign.evaluation.panels.mixing import Mixing
+from cellalign.records import Embedding, Provenance
 
 NAMES = ["mixing", "bio", "probe", "transfer", "response", "identifiability", "likelihood"]
 
@@ -32,7 +34,7 @@ def predicted(tiny):
     """Control cells with the response of others added, as a prediction of stimulated ones."""
     source = tiny[tiny.obs["stim"] == "control"].copy()
     source.X = source.X.toarray() + np.linspace(0, 0.5, source.n_vars)
-    source.uns["cellalign"] = {"kind": "counterfactual", "condition": "stim", "from": "control", "to": "stimulated"}
+    source.uns["cellalign"] = counterfactual_record()
     return source
 
 
@@ -43,7 +45,8 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
     monkeypatch.setattr(bio, "scib_scores", lambda *_, **__: dict.fromkeys(declared, 0.5))  # which compile long
     dosed = integrated.copy()
     dosed.obs["dose"] = np.linspace(0, 1, dosed.n_obs)
-    dosed.uns["cellalign"] = {"kind": "embedding", "key": "X_any", "condition": "dose", "continuous": True}
+    record = Embedding(method="any", key="X_any", condition="dose", continuous=True)
+    dosed.uns["cellalign"] = Provenance().with_steps(record).plain()
     simulated = shifts[::4].copy()
     results = [
         cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, also=["bio"]),
