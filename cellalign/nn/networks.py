@@ -68,7 +68,8 @@ class _SparseProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return transposed_product(SparseRows(*ctx.saved_tensors, ctx.n), grad), None, None, None
+        start, column, value = ctx.saved_tensors
+        return transposed_product(SparseRows(start, column, value, ctx.n), grad), None, None, None
 
 
 class Fast(nn.Module):

@@ -180,7 +180,8 @@ rng = np.random.default_rng(0)
 adata = anndata.AnnData(rng.poisson(0.5, (200, 60)).astype("float32"))
 adata.layers["counts"] = adata.X.copy()
 adata.obs["batch"] = np.where(np.arange(200) % 2, "a", "b")
-model = cellalign.train(adata, method="scvi", batch=["batch"], epochs=3, layer="counts", seed=0, device="cpu", threads=2)
+options = {"method": "scvi", "batch": ["batch"], "layer": "counts", "device": "cpu", "threads": 2}
+model = cellalign.train(adata, epochs=3, seed=0, **options)
 print(json.dumps([row["train_loss"] for row in model.history]))
 """
 

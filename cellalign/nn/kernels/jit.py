@@ -110,7 +110,7 @@ class RangeKernel:
 
     def threads(self) -> int:
         """How many threads run it: those of torch, where it can have several."""
-        wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         return wanted if wanted > 1 and not _forked and self.threaded else 1
 
     def parts(self, n: int, least: int) -> int:

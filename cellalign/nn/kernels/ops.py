@@ -1,7 +1,7 @@
-"""The operations, registered with torch under `cellalign`, so that `torch.compile` can trace and a GPU kernel join them.
+"""The operations, registered with torch as `cellalign::...`: `torch.compile` traces them, a GPU kernel can join them.
 
-Each has a form of tensor operations, for any device and precision, and a compiled one for float32 on CPUs. What numba
-cannot compile, or is told not to by CELLALIGN_COMPILED=0, is left to the first.
+Each has a form of tensor operations, for any device and precision, and a compiled one for float32 on CPUs. Where numba
+cannot compile, or CELLALIGN_COMPILED=0 turns compiled loops off, the first runs on CPUs too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def unavailable() -> str:
     try:
         import numba  # half a second
 
-        if numba.config.DISABLE_JIT:
+        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
             return "NUMBA_DISABLE_JIT is set"
         from cellalign.nn.kernels import likelihood, product
 
@@ -81,8 +81,8 @@ def count_nll(
 
     The operation `cellalign::count_nll` computes value and gradient at once. It returns the cost [B] and, multiplied by
     `weight`, its derivatives by logits, log theta and dropout logits, cell by cell: [B, G] each, or [0, G] where there
-    are no dropout logits or no `gradient` is asked for. On a CPU the weight is that of a cell in the mean, which training
-    asks for, so that nothing is left to do backwards.
+    are no dropout logits or no `gradient` is asked for. On a CPU the weight is that of a cell in the mean: training
+    asks for that one, and nothing is left to do backwards.
 
     Parameters
     ----------
