@@ -252,7 +252,8 @@ def _keep_rows(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return None, None, None, SparseRows(*ctx.saved_tensors, ctx.n_columns).times(grad), None
+    start, column, value = ctx.saved_tensors
+    return None, None, None, SparseRows(start, column, value, ctx.n_columns).times(grad), None
 
 
 _PRODUCT.register_autograd(_product_backward, setup_context=_keep_rows)
