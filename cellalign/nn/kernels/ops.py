@@ -193,7 +193,7 @@ _NLL.register_autograd(_nll_backward, setup_context=_keep_gradient)
 
 
 class _Likelihood(torch.autograd.Function):
-    """The same in half the time around the loops, where nothing is traced (benchmarks/README.md)."""
+    """The same with less around the loops, where nothing is traced (benchmarks/README.md)."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
