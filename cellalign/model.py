@@ -19,11 +19,12 @@ from cellalign.data.inputs import align_genes, check_expression, checked_names, 
 from cellalign.data.roles import Roles
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
-from cellalign.engine.device import pick_device
-from cellalign.errors import InputError, ModelError, UsageError
+from cellalign.engine.device import computing
+from cellalign.errors import InputError, ModelError, UsageError, option, spoken
 from cellalign.methods.base import Dimensions, Method, Target
 from cellalign.methods.registry import get
 from cellalign.model_directory import read_history, read_spec, read_weights, write_model
+from cellalign.model_summary import summary
 
 log = logging.getLogger("cellalign")
 
@@ -45,6 +46,9 @@ class Model:
     def __init__(self, method: Method, spec: dict[str, Any], history: list[dict[str, float]]) -> None:
         self.method, self.spec, self.history = method, spec, history
         self.roles = Roles.from_dict(spec["roles"])
+
+    def __repr__(self) -> str:
+        return f"<cellalign.Model {summary(self)}>"
 
     @property
     def name(self) -> str:
@@ -99,16 +103,16 @@ class Model:
         InputError
             It is unknown, gone or changed.
         """
-        source = self.spec["source"]
+        source, other = self.spec["source"], spoken(python="give the cells", command="name an INPUT")
         if source["path"] is None:
-            raise InputError("the model does not know a training file (it was trained from a pipe); name an INPUT")
+            raise InputError(f"the model knows no training file (it was trained on cells in memory or a pipe); {other}")
         path = Path(source["path"])
         if not path.is_file():
-            raise InputError(f"the training file {path} is gone; name an INPUT")
+            raise InputError(f"the training file {path} is gone; {other}")
         stat = path.stat()
         same = (stat.st_size, stat.st_mtime_ns) == (source["size"], source["modified_ns"])
         if not same and checksum(path) != source["checksum"]:
-            raise InputError(f"the training file {path} has changed since training; name an INPUT")
+            raise InputError(f"the training file {path} has changed since training; {other}")
         return path
 
     def save(self, directory: str | Path, *, force: bool = False) -> None:
@@ -126,7 +130,8 @@ class Model:
         """
         spec = read_spec(directory)
         try:
-            method = build(spec)
+            with computing("cpu"):  # fresh weights are drawn before they are filled in
+                method = build(spec)
             roles_ok = Roles.from_dict(spec["roles"])
         except UsageError as error:
             raise ModelError(f"{directory}: {error}; install the package that provides it") from error
@@ -175,7 +180,8 @@ class Model:
             Genes are missing, a condition or batch was never trained on, or the matrix is not fit.
         """
         cells = self._to_encode(adata, missing_genes, unseen)
-        found = predict.embeddings(self.method, cells, device=pick_device(device, threads), batch_size=batch_size)
+        with computing(device, threads) as torch_device:
+            found = predict.embeddings(self.method, cells, device=torch_device, batch_size=batch_size)
         return {self.embedding_key + suffix: z for suffix, z in found.items()}
 
     def label_probability(self, z: np.ndarray, *, device: str = "auto") -> np.ndarray | None:
@@ -188,7 +194,8 @@ class Model:
         """
         if type(self.method).label_probability is Method.label_probability:
             return None
-        return predict.label_probability(self.method, z, device=pick_device(device))
+        with computing(device) as torch_device:
+            return predict.label_probability(self.method, z, device=torch_device)
 
     def inferred_condition(
         self,
@@ -207,14 +214,16 @@ class Model:
             return {}
         key, known = str(self.condition), self.roles.categories[str(self.condition)]
         cells = self.cells(adata, missing_genes=missing_genes, unseen=unseen)
-        probability = predict.inferred_condition(self.method, cells, device=pick_device(device, threads))
+        with computing(device, threads) as torch_device:
+            probability = predict.inferred_condition(self.method, cells, device=torch_device)
         names = pd.Categorical.from_codes(probability.argmax(1), known)
         return {f"{key}_inferred": names, f"{key}_probability": probability.max(1)}
 
     def posterior(self, adata: AnnData, *, device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of every cell's posterior, float32 [n_cells, n_latent] each."""
         cells = self._to_encode(adata)
-        return predict.posterior(self.method, cells, device=pick_device(device))
+        with computing(device) as torch_device:
+            return predict.posterior(self.method, cells, device=torch_device)
 
     def cells(
         self, adata: AnnData, *, missing_genes: str = "error", with_condition: bool = True, unseen: bool = False
@@ -246,7 +255,8 @@ class Model:
     def nelbo(self, adata: AnnData, *, seed: int = 0, device: str = "auto", threads: int | None = None) -> np.ndarray:
         """Negative evidence lower bound of every cell, [n_cells], in nats, with one posterior draw."""
         cells = self.cells(adata, with_condition=self.method.sees_condition)
-        return predict.nelbo(self.method, cells, device=pick_device(device, threads), seed=seed)
+        with computing(device, threads) as torch_device:
+            return predict.nelbo(self.method, cells, device=torch_device, seed=seed)
 
     def nll(
         self,
@@ -270,11 +280,10 @@ class Model:
             particles is not positive.
         """
         if particles < 1:
-            raise UsageError(f"--particles {particles} is not positive")
+            raise UsageError(f"{option('particles', particles)} is not positive")
         cells = self.cells(adata, with_condition=self.method.sees_condition)
-        return predict.importance_weighted_nll(
-            self.method, cells, particles, device=pick_device(device, threads), seed=seed
-        )
+        with computing(device, threads) as torch_device:
+            return predict.importance_weighted_nll(self.method, cells, particles, device=torch_device, seed=seed)
 
     def counterfactual(
         self,
@@ -319,7 +328,7 @@ class Model:
             `to` equals `from_`.
         """
         if samples < 0:
-            raise UsageError(f"--samples must not be negative, got {samples}")
+            raise UsageError(f"{option('samples')} must not be negative, got {samples}")
         x = self._expression(adata, missing_genes)
         combines = self.method.combines_conditions
         asked = Direction.of(adata.obs, self.roles, str(to), from_, where, combines=combines)
@@ -328,14 +337,11 @@ class Model:
         if asked.batch is None and not self.method.sees_condition:
             log.warning("method %s does not see %r: its prediction is the reconstruction", self.name, asked.key)
         source = AnnData(X=x[asked.rows], obs=adata.obs.iloc[asked.rows].copy())
-        mean, std = predict.counterfactual(
-            self.method,
-            make_cells(source, source.X, self.roles),
-            Target(asked.codes, asked.value or 0.0, asked.batch),
-            device=pick_device(device, threads),
-            n_samples=samples,
-            seed=seed,
-        )
+        cells, target = make_cells(source, source.X, self.roles), Target(asked.codes, asked.value or 0.0, asked.batch)
+        with computing(device, threads) as torch_device:
+            mean, std = predict.counterfactual(
+                self.method, cells, target, device=torch_device, n_samples=samples, seed=seed
+            )
         return self._as_counterfactual(adata, source, mean, std, asked, samples)
 
     def _to_encode(self, adata: AnnData, missing_genes: str = "error", unseen: bool = False) -> Cells:
@@ -346,9 +352,14 @@ class Model:
     def _expression(self, adata: AnnData, missing_genes: str) -> Any:
         genes = checked_names(adata, "the input")
         x = matrix_of(adata, self.matrix)
-        hint = self.spec["command_hint"]
+        hint = spoken(python="cellalign.preprocess(adata)", command=self._preprocess_command())
         check_expression(x, self.scale, "the input", hint)
         return align_genes(x, genes, self.genes, missing=missing_genes)
+
+    def _preprocess_command(self) -> str:
+        """The command that makes a file like the training file; a model trained in Python knows none."""
+        stored = str(self.spec["command_hint"])
+        return stored if stored.startswith("cellalign preprocess") else "cellalign preprocess"
 
     def _as_counterfactual(
         self,
@@ -379,6 +390,11 @@ class Model:
             "weights": self.spec.get("weights_checksum", ""),
         }
         return result
+
+
+def load(directory: str | os.PathLike[str]) -> Model:
+    """Read a model directory; ModelError where it is absent, damaged or of a newer version."""
+    return Model.load(Path(directory))
 
 
 def build(spec: Mapping[str, Any]) -> Method:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cellalign.data.files import atomic_directory, checksum
-from cellalign.errors import ModelError
+from cellalign.errors import ModelError, spoken
 
 FORMAT_VERSION = 1
 SPEC, WEIGHTS, HISTORY = "model.yaml", "weights.safetensors", "history.csv"
@@ -56,7 +56,11 @@ def read_spec(directory: str | Path) -> dict[str, Any]:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise ModelError(f"no model directory {directory}; train one with: cellalign train FILE -m {directory}")
+        how = spoken(
+            python=f"cellalign.train(adata, model_path={str(directory)!r})",
+            command=f"cellalign train FILE -m {directory}",
+        )
+        raise ModelError(f"no model directory {directory}; train one with: {how}")
     if not (directory / SPEC).is_file():
         raise ModelError(f"{directory} is no model directory: it holds no {SPEC}")
     try:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cellalign.data.checks import nearest, numbers, select
 from cellalign.data.roles import Roles, encode_column, standardised
-from cellalign.errors import InputError, ModelError, UsageError
+from cellalign.errors import InputError, ModelError, UsageError, option
 
 log = logging.getLogger("cellalign")
 
@@ -78,11 +78,11 @@ class Direction:
         in_condition = roles.condition is not None and to in roles.categories.get(roles.condition, ())
         to_batch = batch != "" and key in batches and not in_condition
         if from_ == (batch if to_batch else to):
-            raise UsageError(f"--to and --from are both {from_!r}; choose two")
+            raise UsageError(f"{option('to')} and {option('from_')} are both {from_!r}; choose two")
         if to_batch:
             found = _to_batch(obs, roles, key, batch, from_)
         elif roles.condition is None:
-            how = f"; predict a batch with --to {batches[0]}=VALUE" if batches else ""
+            how = f"; predict a batch with {option('to', f'{batches[0]}=VALUE')}" if batches else ""
             raise ModelError(f"the model was trained without a condition, so it has no counterfactual of one{how}")
         elif roles.continuous is not None:
             found = _to_value(obs, roles.condition, roles.continuous, to, from_)
@@ -92,7 +92,7 @@ class Direction:
             found = replace(found, rows=found.rows[select(obs, where)[found.rows]])
         if not len(found.rows):
             source = found.origin or ("any value" if found.continuous else f"other than {found.to}")
-            raise InputError(f"no source cell is left: none has {found.key}={source} and what --where asks")
+            raise InputError(f"no source cell is left: none has {found.key}={source} and what {option('where')} asks")
         return found
 
     def applied(self, obs: pd.DataFrame, roles: Roles) -> pd.DataFrame:
@@ -132,11 +132,11 @@ def _to_batch(obs: pd.DataFrame, roles: Roles, key: str, to: str, from_: str | N
 
 def _to_value(obs: pd.DataFrame, key: str, trained: Mapping[str, float], to: str, from_: str | None) -> Direction:
     """Sources are the cells of one value, or all."""
-    target, found = _number(to, "--to"), numbers(obs, key)
+    target, found = _number(to, "to"), numbers(obs, key)
     low, high = trained["low"], trained["high"]
     if abs(target - (low + high) / 2) > 0.51 * (high - low):  # a hundredth of the range beyond its end is no matter
         log.warning("%s=%g lies outside what was trained on (%g to %g): an extrapolation", key, target, low, high)
-    mask = np.ones(len(obs), dtype=bool) if from_ is None else np.isclose(found, _number(from_, "--from"))
+    mask = np.ones(len(obs), dtype=bool) if from_ is None else np.isclose(found, _number(from_, "from_"))
     return Direction(target, from_ or "", np.flatnonzero(mask), key, value=standardised(target, trained))
 
 
@@ -146,8 +146,8 @@ def _check_known(role: str, names: Iterable[str | None], known: list[str]) -> No
             raise InputError(f"{role} {name!r} was never trained on.{nearest(name, known)} Known: {', '.join(known)}")
 
 
-def _number(text: str, option: str) -> float:
+def _number(text: str, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"{option} {text!r} is no number, but the model's condition is one") from None
+        raise UsageError(f"{option(name, text)} is no number, but the model's condition is one") from None

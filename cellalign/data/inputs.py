@@ -13,7 +13,7 @@ from scipy import sparse
 from cellalign.data.batches import Cells, as_matrix
 from cellalign.data.checks import check_log, check_matrix, check_names, is_counts
 from cellalign.data.roles import Roles
-from cellalign.errors import InputError
+from cellalign.errors import InputError, option, spoken
 
 log = logging.getLogger("cellalign")
 
@@ -45,7 +45,7 @@ def matrix_of(adata: AnnData, key: str, where: str = "the input") -> Any:
     return adata.layers[key]
 
 
-def check_expression(x: Any, scale: str, where: str, command_hint: str = "cellalign preprocess") -> None:
+def check_expression(x: Any, scale: str, where: str, command_hint: str | None = None) -> None:
     """Check a matrix once, at the door: finite, not negative, and on the scale the method reads.
 
     Raises
@@ -55,6 +55,7 @@ def check_expression(x: Any, scale: str, where: str, command_hint: str = "cellal
         to one that reads counts.
     """
     check_matrix(x, where)
+    command_hint = command_hint or spoken(python="cellalign.preprocess(adata)", command="cellalign preprocess")
     if scale == "log":
         check_log(x, where, command_hint)
     elif not is_counts(x):
@@ -85,7 +86,7 @@ def align_genes(x: Any, have: list[str], need: list[str], *, missing: str = "err
         named = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
         raise InputError(
             f"{where} lacks {len(absent)} of the model's {len(need)} genes: {named}; "
-            "use a file that has them, or --missing-genes zero"
+            f"use a file that has them, or {option('missing_genes', 'zero')}"
         )
     if not absent:
         return x[:, [position[gene] for gene in need]]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.data.checks import column, find_control, nearest, numbers
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, UsageError, option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +166,7 @@ def settle_roles(
     """
     for key in numeric:
         if key not in (*batches, *covariates):
-            raise UsageError(f"--numeric {key} is neither a --batch nor a --covariate")
+            raise UsageError(f"{option('numeric', [key])} is neither a {option('batch')} nor a {option('covariate')}")
     named = [("condition", None if continuous else condition), ("label", label)]
     named += [("batch", b) for b in batches if b not in numeric]
     named += [("covariate", c) for c in covariates if c not in numeric]
@@ -184,7 +184,8 @@ def settle_roles(
     }
     if continuous and condition is not None:
         if control is not None or unknown:
-            raise InputError("a --continuous condition has no --control, and none of its values may be missing")
+            asked = f"a {option('condition')} with {option('continuous', True)}"
+            raise InputError(f"{asked} has no {option('control')}, and none of its values may be missing")
         found = _range(obs, condition)
         return Roles(condition, None, tuple(batches), tuple(covariates), label, categories, found, **others)
     if condition is not None:
@@ -200,7 +201,7 @@ def settle_roles(
                 f"control {control!r} is no value of {condition!r}.{nearest(control, known)} Values: {', '.join(known)}"
             )
     elif control is not None:
-        raise InputError(f"--control {control} needs --condition")
+        raise InputError(f"{option('control', control)} needs {option('condition')}")
     return Roles(condition, control, tuple(batches), tuple(covariates), label, categories, unknown=unknown, **others)
 
 

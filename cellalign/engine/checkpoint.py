@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cellalign.errors import InputError, ModelError
+from cellalign.errors import InputError, ModelError, option
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Checkpoint:
         if differing:
             raise ModelError(
                 f"the checkpoint {self.path} was left by a run with another {differing[0]}; "
-                "use the same options, or train without --resume"
+                f"use the same options, or train without {option('resume')}"
             )
         return tensors, content["state"]
 

@@ -26,9 +26,9 @@ def model(partly):
 
 
 def test_missing_conditions_are_refused_unless_allowed(partly):
-    with pytest.raises(InputError, match="160 missing values; .*--allow-missing-condition"):
+    with pytest.raises(InputError, match="160 missing values; .*allow_missing_condition=True"):
         cellalign.train(partly, condition="stim")
-    with pytest.raises(UsageError, match="'scgen' has no --allow-missing-condition; these have: cvae"):
+    with pytest.raises(UsageError, match="'scgen' has no allow_missing_condition; these have: cvae"):
         cellalign.train(partly, method="scgen", condition="stim", allow_missing_condition=True)
 
 

@@ -1,19 +1,20 @@
-"""Transfer of a trained model to interventions it has never seen (sVAE+ section 3.4 and appendix C)."""
+"""transfer: a model that also knows new interventions (sVAE+ section 3.4 and appendix C)."""
 
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-from anndata import AnnData
+from cellalign.errors import InputError, ModelError, spoken
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Argument, Call, Option, command_of
+from cellalign.tasks.train import FEW_CELLS
 
-from cellalign.api import FEW_CELLS
-from cellalign.data.checks import column
-from cellalign.engine import predict
-from cellalign.engine.device import pick_device
-from cellalign.errors import InputError, ModelError
-from cellalign.methods.base import Dimensions
-from cellalign.model import Model, dimensions_of
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from cellalign.methods.base import Dimensions
+    from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
 
@@ -22,9 +23,9 @@ def transfer(
     adata: AnnData,
     model: Model,
     *,
-    missing_genes: str = "error",
-    device: str = "auto",
-    threads: int | None = None,
+    missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
+    device: Annotated[str, o.DEVICE] = "auto",
+    threads: Annotated[int | None, o.THREADS] = None,
 ) -> Model:
     """Fit the embeddings of new interventions; encoder, decoder and dispersion stay as they are.
 
@@ -49,10 +50,18 @@ def transfer(
     InputError
         Not a single new intervention, or the matrix is not fit.
     """
+    import numpy as np
+
+    from cellalign.data.checks import column
+    from cellalign.engine import predict
+    from cellalign.engine.device import computing
+    from cellalign.model import Model, dimensions_of
+
     if not hasattr(model.method, "with_conditions"):
+        how = spoken(python="cellalign.evaluate(adata, model=model)", command="`evaluate --model`")
         raise ModelError(
             f"method {model.name!r} learns no embedding per intervention, so there is nothing to transfer; "
-            "`evaluate --model` scores it on new cells as it is"
+            f"{how} scores it on new cells as it is"
         )
     key = str(model.condition)
     known = model.roles.categories[key]
@@ -62,7 +71,8 @@ def transfer(
         raise InputError(f"not a single new intervention in {key!r}: the model knows all {len(set(names))} of them")
     rows = np.flatnonzero(np.isin(names, new))
     cells = model.cells(adata[rows], missing_genes=missing_genes, with_condition=False)
-    z = predict.embed(model.method, cells, device=pick_device(device, threads))
+    with computing(device, threads) as torch_device:
+        z = predict.embed(model.method, cells, device=torch_device)
     shifts = np.stack([z[names[rows] == name].mean(0) for name in new])
     few = [name for name in new if (names == name).sum() < FEW_CELLS]
     if few:
@@ -82,4 +92,27 @@ def transfer(
     }
     spec.pop("format_version", None)
     dimensions: Dimensions = dimensions_of(sizes)
-    return Model(model.method.with_conditions(dimensions, shifts), spec, model.history)  # type: ignore[operator]
+    with computing(device, threads):  # fresh weights are drawn before they are filled in
+        wider = model.method.with_conditions(dimensions, shifts)  # type: ignore[operator]
+    return Model(wider, spec, model.history)
+
+
+@command_of(transfer, example="cellalign transfer new.h5ad -m svae-model -o svae-model-new")
+def command(
+    call: Call,
+    input: Annotated[str, Argument("Cells under new interventions; - is standard input.", metavar="INPUT")],
+    output: Annotated[str, Option("The new model directory.", ("--output", "-o"), metavar="DIR")],
+    model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
+    force: Annotated[bool, o.FORCE] = False,
+) -> None:
+    """Fit the embeddings of new interventions; encoder, decoder and dispersion stay as they are."""
+    from cellalign.data import files
+    from cellalign.model import load
+
+    files.check_output(output, force)
+    fitted = load(model)
+    wider = transfer(files.read_matrix(files.spool(input), fitted.matrix), fitted, **call.options)
+    wider.save(output, force=force)
+    new = len(wider.transferred) - len(fitted.transferred)
+    known = len(fitted.roles.categories[str(fitted.condition)])
+    call.log.info("%s: %d new interventions beside %d", output, new, known)

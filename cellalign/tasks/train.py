@@ -1,8 +1,4 @@
-"""The Python API: what every command does, as a function of AnnData.
-
-`cellalign.train(adata, method="comp", condition="stim")` is `cellalign train`; so are the others. The commands
-are thin callers of these.
-"""
+"""train: fit a method to cells; from the command line, write the model directory."""
 
 from __future__ import annotations
 
@@ -13,25 +9,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
-from anndata import AnnData
-from pydantic import BaseModel, ValidationError
+from cellalign.errors import InputError, UsageError, option, spoken
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Call, Option, command_of
 
-from cellalign.data.checks import nearest
-from cellalign.data.inputs import check_expression, checked_names, default_matrix, make_cells, matrix_of
-from cellalign.data.roles import Roles, settle_roles
-from cellalign.data.split import held_out, stratified_split
-from cellalign.engine.checkpoint import Checkpoint
-from cellalign.engine.device import pick_device
-from cellalign.engine.fit import Progress, State, fit
-from cellalign.engine.plan import Plan
-from cellalign.errors import InputError, UsageError
-from cellalign.methods.base import Method
-from cellalign.methods.registry import get, names, preset_settings
-from cellalign.model import Model, build, source_record
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from cellalign.data.roles import Roles
+    from cellalign.engine.checkpoint import Checkpoint
+    from cellalign.engine.fit import Progress, State
+    from cellalign.methods.base import Method
+    from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
 LEAST_CELLS = 4
@@ -41,34 +33,41 @@ FEW_CELLS = 10  # of an intervention
 def train(
     adata: AnnData,
     *,
-    method: str = "comp",
-    condition: str | None = None,
-    control: str | None = None,
-    batch: Sequence[str] = (),
-    covariate: Sequence[str] = (),
-    label: str | None = None,
-    numeric: Sequence[str] = (),
-    unlabelled: str | None = None,
-    continuous: bool = False,
-    allow_missing_condition: bool = False,
-    layer: str | None = None,
-    preset: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    latent_dim: int | None = None,
-    holdout: Sequence[str] = (),
-    validation: float | None = None,
-    early_stopping: bool | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
+    method: Annotated[str, o.METHOD] = "comp",
+    condition: Annotated[str | None, o.CONDITION] = None,
+    control: Annotated[str | None, o.CONTROL] = None,
+    batch: Annotated[Sequence[str], o.BATCH] = (),
+    covariate: Annotated[Sequence[str], o.COVARIATE] = (),
+    label: Annotated[str | None, o.LABEL] = None,
+    numeric: Annotated[Sequence[str], o.NUMERIC] = (),
+    unlabelled: Annotated[str | None, o.UNLABELLED] = None,
+    continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
+    allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
+    layer: Annotated[str | None, o.LAYER] = None,
+    preset: Annotated[str | None, o.PRESET] = None,
+    config: Annotated[
+        Mapping[str, Any] | None,
+        Option("Settings from a file.", metavar="FILE.yaml", panel=o.TUNING, text=str | None, read=o.settings_file),
+    ] = None,
+    settings: Annotated[Mapping[str, Any] | None, o.SETTINGS] = None,
+    epochs: Annotated[int | None, o.EPOCHS] = None,
+    batch_size: Annotated[int | None, Option("Cells per step.", panel=o.TUNING)] = None,
+    lr: Annotated[float | None, Option("Peak learning rate.", panel=o.TUNING)] = None,
+    latent_dim: Annotated[int | None, Option("Latent dimensions.", panel=o.TUNING)] = None,
+    holdout: Annotated[Sequence[str], o.HOLDOUT] = (),
+    validation: Annotated[float | None, Option("Share of cells to validate on [0.1].", panel=o.TUNING)] = None,
+    early_stopping: Annotated[
+        bool | None,
+        Option("Stop when validation loss stops falling.", ("--early-stopping/--no-early-stopping",)),
+    ] = None,
+    seed: Annotated[int, o.SEED] = 0,
+    device: Annotated[str, o.DEVICE] = "auto",
+    threads: Annotated[int | None, o.THREADS] = None,
     progress: Progress | None = None,
     source: str | os.PathLike[str] | None = None,
     model_path: str | os.PathLike[str] | None = None,
-    resume: bool = False,
+    resume: Annotated[bool, Option("Go on from the checkpoint of an interrupted run.")] = False,
+    force: Annotated[bool, o.FORCE] = False,
 ) -> Model:
     """Train a method on cells.
 
@@ -99,9 +98,12 @@ def train(
     source : path, optional
         The file the data came from, recorded in the model.
     model_path : path, optional
-        Where the model will be saved: a checkpoint is left beside it while training runs.
+        Where the model is saved when it is trained. While training runs a checkpoint lies beside it, which is
+        removed once the directory is complete.
     resume : bool
         Go on from that checkpoint.
+    force : bool
+        Replace a model that is there already.
 
     Returns
     -------
@@ -110,29 +112,48 @@ def train(
     Raises
     ------
     UsageError
-        Unknown method, preset or setting, or a value out of range.
+        Unknown method, preset or setting, a value out of range, or `model_path` exists and `force` is not set.
     InputError
-        The data is not fit for the method.
+        The data is not fit for the method, or the model cannot be saved.
     TrainingError
         Training diverged or memory ran out.
     """
+    import numpy as np
+    import torch
+
+    from cellalign.data.files import check_output
+    from cellalign.data.inputs import check_expression, checked_names, default_matrix, make_cells, matrix_of
+    from cellalign.data.roles import settle_roles
+    from cellalign.data.split import held_out
+    from cellalign.engine.device import computing, pick_device
+    from cellalign.engine.fit import fit
+    from cellalign.engine.settings import settings_of
+    from cellalign.methods.registry import get
+    from cellalign.model import Model, build, source_record
+
     cls = get(method)
     if cls.needs_condition and condition is None:
-        raise UsageError(f"method {method!r} needs --condition KEY, the obs column whose effect is modelled")
+        raise UsageError(
+            f"method {method!r} needs {option('condition', hint='KEY')}, the obs column whose effect is modelled"
+        )
     if cls.needs_label and label is None:
-        raise UsageError(f"method {method!r} needs --label KEY, the obs column of cell types; some may be missing")
+        asked = option("label", hint="KEY")
+        raise UsageError(f"method {method!r} needs {asked}, the obs column of cell types; some may be missing")
     named = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
     named |= {"validation": validation, "early_stopping": early_stopping}
     hyperparameters, plan = settings_of(cls, preset, config, settings, named)
     _check_condition(cls, condition, continuous, allow_missing_condition)
-    torch_device = pick_device(device, threads)
+    pick_device(device, threads)
+    if model_path is not None:
+        check_output(model_path, force)
 
     genes = checked_names(adata, "the input")
     scale = cls.reads(hyperparameters)
     key = layer or default_matrix(adata, scale)
     hint = _preprocess_command(source)
+    advice = spoken(python="cellalign.preprocess(adata)", command=hint)
     x = matrix_of(adata, key)
-    check_expression(x, scale, f"the input's {key}", hint)
+    check_expression(x, scale, f"the input's {key}", advice)
     trained_on = ~held_out(adata.obs, holdout)
     if trained_on.sum() < LEAST_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {LEAST_CELLS} are needed")
@@ -173,115 +194,99 @@ def train(
         "genes": genes,
     }
     checkpoint = _checkpoint(model_path, spec, resume)
-    torch.manual_seed(seed)
-    module = build(spec)
-    state = fit(
-        module,
-        cells,
-        torch.from_numpy(train_rows),
-        torch.from_numpy(validation_rows),
-        plan,
-        device=torch_device,
-        seed=seed,
-        progress=progress,
-        checkpoint=checkpoint,
-    )
-    return Model(module, _with_outcome(spec, state), state.history)
+    with computing(device, threads) as torch_device:
+        torch.manual_seed(seed)
+        module = build(spec)
+        state = fit(
+            module,
+            cells,
+            torch.from_numpy(train_rows),
+            torch.from_numpy(validation_rows),
+            plan,
+            device=torch_device,
+            seed=seed,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
+    model = Model(module, _with_outcome(spec, state), state.history)
+    if model_path is not None and checkpoint is not None:
+        model.save(Path(model_path), force=force)
+        checkpoint.remove()  # not before: a run that is killed here has the one or the other
+    return model
 
 
-def discard_checkpoint(model_path: str | os.PathLike[str]) -> None:
-    """Delete the checkpoint beside a model directory: the model is saved, nothing is left to resume."""
-    Checkpoint.beside(model_path, {}).remove()
-
-
-def load(directory: str | os.PathLike[str]) -> Model:
-    """Read a model directory; ModelError where it is absent, damaged or of a newer version."""
-    return Model.load(Path(directory))
-
-
-def embed(adata: AnnData, model: Model, **options: Any) -> AnnData:
-    """Add the latents to `adata.obsm[model.embedding_key]` and return it; options as for `Model.embeddings`."""
-    adata.obsm.update(model.embeddings(adata, **options))
-    adata.uns["cellalign"] = embedding_record(model)
-    of_both = {key: value for key, value in options.items() if key != "batch_size"}
-    for name, values in model.inferred_condition(adata, **of_both).items():
-        adata.obs[name] = values
-    return adata
-
-
-def embedding_record(model: Model) -> dict[str, str | bool]:
-    """Provenance of an embedding, for uns["cellalign"]."""
-    return {
-        "kind": "embedding",
-        "method": model.name,
-        "key": model.embedding_key,
-        "condition": model.condition or "",
-        "continuous": model.roles.continuous is not None,
-        "version": model.spec["cellalign"],
-        "weights": model.spec.get("weights_checksum", ""),
-    }
-
-
-def counterfactual(adata: AnnData, model: Model, *, to: str, **options: Any) -> AnnData:
-    """Predicted expression under another condition; options as for `Model.counterfactual`."""
-    return model.counterfactual(adata, to=to, **options)
-
-
-def settings_of(
-    cls: type[Method],
+def matrix_for(
+    method: str,
+    *,
     preset: str | None = None,
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    named: Mapping[str, Any] | None = None,
-) -> tuple[Any, Plan]:
-    """Hyperparameters and plan of a method: preset, then config, then settings, then named arguments not None.
+    layer: str | None = None,
+) -> tuple[str, ...]:
+    """Names of the matrices that `train` with these options reads, of which the first that is there counts.
+
+    Returns
+    -------
+    tuple of str
+        "X" or a layer's name: what has to be loaded of a file.
 
     Raises
     ------
     UsageError
-        An unknown preset or key, or a value out of range.
+        Unknown method, preset or setting.
     """
-    published = preset_settings(preset, cls.name) if preset else {}
-    given = {key: value for key, value in (named or {}).items() if value is not None}
-    return resolve_settings(cls, [published, config or {}, settings or {}, given])
+    if layer is not None:
+        return (layer,)
+    from cellalign.data.inputs import MATRICES
+    from cellalign.engine.settings import settings_of
+    from cellalign.methods.registry import get
+
+    cls = get(method)
+    return MATRICES[cls.reads(settings_of(cls, preset, config, settings)[0])]
 
 
-def resolve_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> tuple[BaseModel, Plan]:
-    """Merge settings, later ones winning, into a method's hyperparameters and the training plan.
+@command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
+def command(
+    call: Call,
+    input: Annotated[str, o.PREPROCESSED],
+    model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
+    output: Annotated[
+        str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE")
+    ] = None,
+) -> None:
+    """Train a method on cells and write the model directory."""
+    from cellalign.data import files
+    from cellalign.tasks.embed import embed, write_embedding
 
-    Raises
-    ------
-    UsageError
-        An unknown key (the nearest known one is named), or a value out of range.
-    """
-    merged: dict[str, Any] = dict(cls.plan_defaults)
-    for layer in layers:
-        merged.update(layer)
-    own, plan = cls.Hyperparameters.model_fields, Plan.model_fields
-    unknown = [key for key in merged if key not in own and key not in plan]
-    if unknown:
-        known = sorted([*own, *plan])
-        raise UsageError(f"unknown setting {unknown[0]!r}.{nearest(unknown[0], known)} Settings: {', '.join(known)}")
-    try:
-        hyperparameters = cls.Hyperparameters(**{k: v for k, v in merged.items() if k in own})
-        return hyperparameters, Plan(**{k: v for k, v in merged.items() if k in plan})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else "settings"
-        raise UsageError(f"{key}={first['input']!r} is out of range: {first['msg'].lower()}") from error
+    asked = call.options
+    files.check_output(model, asked["force"])
+    if output is not None:
+        files.check_output(output, asked["force"], [input])
+    reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "config", "settings", "layer")})
+    source = files.spool(input)
+    adata = files.read_matrix(source, reads)
+    with call.training_progress() as progress:
+        fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
+    outcome = fitted.spec["outcome"]
+    call.log.info("%s: %s, %d epochs in %.0f s", model, fitted.name, outcome["epochs"], outcome["seconds"])
+    if output is not None:
+        embed(adata, fitted, device=asked["device"], threads=asked["threads"])
+        write_embedding(adata, fitted, source, output, force=asked["force"])
 
 
 def _check_condition(cls: type[Method], condition: str | None, continuous: bool, unknown: bool) -> None:
     """Refuse an option about the condition that the method has no answer to."""
-    for asked, able, option in (
-        (continuous, "takes_continuous", "--continuous"),
-        (unknown, "takes_unknown", "--allow-missing-condition"),
+    from cellalign.methods.registry import get, names
+
+    for asked, able, name in (
+        (continuous, "takes_continuous", "continuous"),
+        (unknown, "takes_unknown", "allow_missing_condition"),
     ):
         if asked and condition is None:
-            raise UsageError(f"{option} needs --condition KEY")
+            raise UsageError(f"{option(name)} needs {option('condition', hint='KEY')}")
         if asked and not getattr(cls, able):
-            able_ones = [name for name in names() if getattr(get(name), able)]
-            raise UsageError(f"method {cls.name!r} has no {option}; these have: {', '.join(able_ones)}")
+            able_ones = [other for other in names() if getattr(get(other), able)]
+            raise UsageError(f"method {cls.name!r} has no {option(name)}; these have: {', '.join(able_ones)}")
 
 
 def package_version() -> str:
@@ -299,6 +304,8 @@ def _library_versions() -> dict[str, str]:
 
 def _warn_of_few_cells(codes: np.ndarray, roles: Roles) -> None:
     """Tell of interventions whose targets a handful of cells can hardly show."""
+    import numpy as np
+
     known = roles.categories[str(roles.condition)]
     sizes = np.bincount(codes, minlength=len(known))
     few = [f"{name} ({n})" for name, n in zip(known, sizes, strict=True) if n < FEW_CELLS and name != roles.control]
@@ -333,19 +340,23 @@ def _dimensions(roles: Roles, n_genes: int, n_cells: int) -> dict[str, Any]:
 
 def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation rows among those kept."""
+    from cellalign.data.split import stratified_split
+
     train_rows, validation_rows = stratified_split(condition[kept], fraction, seed)
     return kept[train_rows], kept[validation_rows]
 
 
 def _checkpoint(model_path: str | os.PathLike[str] | None, spec: Mapping[str, Any], resume: bool) -> Checkpoint | None:
+    from cellalign.engine.checkpoint import Checkpoint
+
     if model_path is None:
         if resume:
-            raise UsageError("--resume needs the model directory's path")
+            raise UsageError(f"{option('resume', True)} needs model_path, the model directory's path")
         return None
     keys = ("method", "hyperparameters", "training", "roles", "holdout", "seed", "cells", "genes")
     checkpoint = Checkpoint.beside(model_path, {key: spec[key] for key in keys})
     if resume and not checkpoint.exists():
-        raise UsageError(f"nothing to resume: there is no {checkpoint.path}; train without --resume")
+        raise UsageError(f"nothing to resume: there is no {checkpoint.path}; train without {option('resume')}")
     if not resume:
         checkpoint.remove()
     return checkpoint
@@ -361,6 +372,5 @@ def _with_outcome(spec: dict[str, Any], state: State) -> dict[str, Any]:
 
 def _preprocess_command(source: str | os.PathLike[str] | None) -> str:
     if source is None:
-        return "cellalign.preprocess(adata)"
-    path = Path(source)
-    return shlex.join(["cellalign", "preprocess", str(source), "-o", f"{path.stem}.pp.h5ad"])
+        return "cellalign preprocess"
+    return shlex.join(["cellalign", "preprocess", str(source), "-o", f"{Path(source).stem}.pp.h5ad"])
