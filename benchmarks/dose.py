@@ -30,7 +30,7 @@ def run(cells: AnnData, method: str, seed: int) -> dict[str, float]:
     condition = {} if method == "vae" else {"condition": "dose", "continuous": True}
     model = cellalign.train(cells, method=method, seed=seed, **condition)
     embedded = cellalign.embed(cells.copy(), model)
-    embedded.uns["cellalign"] |= {"condition": "dose", "continuous": True}
+    embedded.uns["cellalign"]["embedding"][model.embedding_key] |= {"condition": "dose", "continuous": True}
     scored = cellalign.evaluate(embedded, condition="dose", label="cell_type", panels=["probe"], seed=seed)
     row = {
         f"dose from z, {kind}": scored.value(f"{kind} R2", system="dose")

@@ -69,8 +69,8 @@ def run(system: str, seed: int, cells: anndata.AnnData, new: anndata.AnnData, sc
         found = score(new.obs, table, "cell_type")
         for name in ("all cells", "average", "minimum", "maximum", "median"):
             row[f"annotation {name}, {classifier}"] = found.value(name)
-    outcome = model.spec["outcome"]
-    return row | {"epochs": outcome["epochs"], "s/epoch": outcome["seconds"] / max(1, outcome["epochs"])}
+    outcome = model.record.outcome
+    return row | {"epochs": outcome.epochs, "s/epoch": outcome.seconds / max(1, outcome.epochs)}
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from cellalign.nn.batch import SparseRows
 from cellalign.nn.networks import ContextLinear
+from cellalign.nn.sparse import SparseRows
 
 PAIRS = 60
 

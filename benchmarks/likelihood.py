@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cellalign.nn.batch import SparseRows
 from cellalign.nn.counts import negative_binomial_nll, zero_inflated_nll
+from cellalign.nn.sparse import SparseRows
 
 GENES, PAIRS = 2000, 30
 

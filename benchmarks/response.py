@@ -36,7 +36,7 @@ def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[
         "cell type 15-NN": mixed.value("15-nearest-neighbour", system="cell_type"),
         "condition 15-NN": mixed.value("15-nearest-neighbour", system="stim"),
         **{m: response.value(m, system="prediction", group="mean") for m in ("r_all", "r_de", "r_change_de")},
-        "seconds": model.spec["outcome"]["seconds"],
+        "seconds": model.record.outcome.seconds,
     }
 
 

@@ -43,7 +43,7 @@ def run(method: str, latents: int, seed: int, options: argparse.Namespace) -> di
     result = {row.system + " " + row.metric: row.value for row in scored.rows}
     if options.particles:
         result["interventional nll"] = float(wider.nll(heldout, particles=options.particles).mean())
-    return result | {"seconds": model.spec["outcome"]["seconds"]}
+    return result | {"seconds": model.record.outcome.seconds}
 
 
 def main() -> None:

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from cellalign.data.batches import Cells, as_matrix
-from cellalign.methods.base import Dimensions
+from cellalign.data.fields import Categorical
+from cellalign.data.loader import Cells
+from cellalign.data.source import as_matrix
+from cellalign.methods.base import CONDITION, Fields, Layout
 from cellalign.methods.registry import get
 
 
@@ -33,13 +35,13 @@ def main() -> None:
     torch.manual_seed(0)
     n = 4 * options.batch_size
     x = sparse.random(n, options.genes, 0.064, format="csr", dtype=np.float32, random_state=0)
-    none = torch.zeros(n, 0, dtype=torch.int64)
-    condition = torch.arange(n) % options.conditions
-    cells = Cells(as_matrix(x), condition, none, none, torch.full((n,), -1), torch.zeros(n), torch.zeros(n, 0))
+    names = tuple(str(code) for code in range(options.conditions))
+    fields = Fields([Categorical(name="stim", role=CONDITION, categories=names)])
+    cells = Cells(as_matrix(x), fields, (torch.arange(n) % options.conditions,), n)
     methods = {}
     for name in ("cvae", *options.methods):
         cls = get(name)
-        method = cls(cls.Hyperparameters(), Dimensions(options.genes, options.conditions)).train()
+        method = cls(cls.Hyperparameters(), Layout(options.genes, fields, n)).train()
         methods[name] = method, torch.optim.AdamW(method.parameters(), fused=True)
     seconds: dict[str, list[float]] = {name: [] for name in (*methods, "batch")}
     for _ in range(options.rounds + 3):
@@ -50,7 +52,7 @@ def main() -> None:
         for name, (method, optimiser) in methods.items():
             started = time.perf_counter()
             optimiser.zero_grad(set_to_none=True)
-            method.loss(batch, 1.0).total.backward()
+            method(batch, 1.0).total.backward()
             optimiser.step()
             seconds[name].append(time.perf_counter() - started)
     medians = {name: 1e3 * statistics.median(found[3:]) for name, found in seconds.items()}

@@ -9,12 +9,13 @@ import pandas as pd
 from anndata import AnnData
 
 from cellalign.data.checks import column
-from cellalign.data.inputs import matrix_of
+from cellalign.data.source import matrix_of
 from cellalign.data.split import held_out
 from cellalign.errors import InputError
 from cellalign.evaluation.table import Evaluation, Row
 from cellalign.metrics import annotation as metrics
 from cellalign.model import Model
+from cellalign.nn.minibatch import BATCH, COVARIATE
 
 log = logging.getLogger("cellalign")
 
@@ -61,7 +62,7 @@ def score(obs: pd.DataFrame, table: pd.DataFrame, label: str, *, unlabelled: str
 
 def no_label(model: Model, key: str) -> str | None:
     """The value of a label that the model was told means none."""
-    return model.roles.unlabelled if key == model.roles.label else None
+    return model.missing_label if key == model.label else None
 
 
 def _without(labels: pd.Categorical, none: str | None) -> pd.Categorical:
@@ -73,7 +74,7 @@ def labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tu
     """Names of the labels; codes and rows of the reference cells that have one and were not held out."""
     values = _without(column(reference.obs, key, purpose="reference label", missing=True), none)
     rows = np.flatnonzero(values.codes >= 0)
-    kept = ~held_out(reference.obs.iloc[rows], model.spec["holdout"], must_exist=False)
+    kept = ~held_out(reference.obs.iloc[rows], model.record.holdout, must_exist=False)
     if not kept.all():
         log.info("%d reference cells were held out from training; left out", (~kept).sum())
     values = values[rows[kept]].remove_unused_categories()
@@ -86,12 +87,14 @@ def labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tu
 def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None) -> AnnData:
     """The cells, or some rows, without their label: a model that saw it would predict what it was told."""
     matrix, hidden = model.matrix, [key]
-    if model.method.does_without_covariates:
-        hidden += [*model.roles.batches, *model.roles.covariates]
+    if model.method.embeds_without_covariates:
+        hidden += [field.name for field in model.fields if field.role in (BATCH, COVARIATE)]
     x, obs = matrix_of(adata, matrix), adata.obs.drop(columns=hidden, errors="ignore")
     if rows is not None and len(rows) < len(obs):
         x, obs = x[rows], obs.iloc[rows]
-    blind = AnnData(obs=obs, var=adata.var)
+    kept = slice(None) if rows is None else rows
+    obsm = {name: adata.obsm[name][kept] for name in model.obsm if name in adata.obsm}
+    blind = AnnData(obs=obs, var=adata.var, obsm=obsm)
     if matrix == "X":
         blind.X = x
     else:

@@ -10,8 +10,11 @@ from anndata import AnnData
 
 from cellalign.engine import predict
 from cellalign.engine.device import computing
-from cellalign.errors import ModelError, UsageError, option
+from cellalign.errors import UsageError, option
+from cellalign.methods.base import LearnsGraph
 from cellalign.model import Model
+from cellalign.records import Provenance, Targets
+from cellalign.records.provenance import KEY
 
 
 def targets(model: Model, *, threshold: float = 0.5) -> AnnData:
@@ -37,16 +40,12 @@ def targets(model: Model, *, threshold: float = 0.5) -> AnnData:
     UsageError
         The threshold is not between 0 and 1.
     """
-    if not model.method.has_graph:
-        raise ModelError(
-            f"method {model.name!r} learns no graph from perturbations to latents, so it has no targets; "
-            "svae+, svae and ivae do"
-        )
+    method = model.needs(LearnsGraph)
     if not 0 <= threshold < 1:
         raise UsageError(f"{option('threshold', threshold)} is not between 0 and 1")
-    known = model.roles.categories[str(model.condition)]
-    rows = [i for i, name in enumerate(known) if name != model.roles.control]
-    graph = model.method.graph()
+    known = model.conditions
+    rows = [i for i, name in enumerate(known) if name != model.control]
+    graph = method.graph()
     probability, effect = graph.probability.numpy()[rows], graph.effect.numpy()[rows]
     edge = probability > threshold
     latents = [f"z{i}" for i in range(edge.shape[1])]
@@ -65,14 +64,14 @@ def targets(model: Model, *, threshold: float = 0.5) -> AnnData:
         var=pd.DataFrame({"n_perturbations": edge.sum(0)}, index=latents),
         layers={"probability": probability, "edge": edge},
     )
-    result.uns["cellalign"] = {
-        "kind": "targets",
-        "method": model.name,
-        "condition": str(model.condition),
-        "threshold": threshold,
-        "version": model.spec["cellalign"],
-        "weights": model.spec.get("weights_checksum", ""),
-    }
+    record = Targets(
+        method=model.name,
+        condition=str(model.condition),
+        threshold=threshold,
+        version=model.record.cellalign,
+        weights=model.record.weights_checksum,
+    )
+    result.uns[KEY] = Provenance().with_steps(record).plain()
     return result
 
 
@@ -113,8 +112,8 @@ def add_programs(graph: AnnData, model: Model, adata: AnnData, n: int, **options
         raise UsageError(f"{option('programs', n)} is not positive")
     cells = model.cells(adata, missing_genes=options.get("missing_genes", "error"), with_condition=False)
     reference = np.arange(len(cells))
-    if model.roles.control is not None and model.condition in adata.obs:
-        control = np.flatnonzero(adata.obs[model.condition].astype(str) == model.roles.control)
+    if model.control is not None and model.condition in adata.obs:
+        control = np.flatnonzero(adata.obs[model.condition].astype(str) == model.control)
         reference = control if len(control) else reference
     rng = np.random.default_rng(options.get("seed", 0))
     chosen = np.sort(rng.permutation(len(cells))[:1000])

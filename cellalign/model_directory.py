@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
-from typing import Any
 
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cellalign.data.fields import read_fields
 from cellalign.data.files import atomic_directory, checksum
 from cellalign.errors import ModelError, spoken
+from cellalign.methods.base import Layout, Method
+from cellalign.methods.registry import get
+from cellalign.records import ModelRecord, RecordError, SourceRecord
 
-FORMAT_VERSION = 1
 SPEC, WEIGHTS, HISTORY = "model.yaml", "weights.safetensors", "history.csv"
 
 
 def write_model(
     directory: str | Path,
-    spec: dict[str, Any],
+    record: ModelRecord,
     weights: dict[str, Tensor],
     history: list[dict[str, float]],
     *,
     force: bool = False,
-) -> None:
+) -> ModelRecord:
     """Write the directory; it appears under its name only when complete.
+
+    Returns
+    -------
+    ModelRecord
+        With the checksum of the weights.
 
     Raises
     ------
@@ -37,17 +45,18 @@ def write_model(
     """
     with atomic_directory(directory, force) as fresh:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, fresh / WEIGHTS)
-        head = {"format_version": FORMAT_VERSION, "weights_checksum": checksum(fresh / WEIGHTS)}
-        (fresh / SPEC).write_text(yaml.safe_dump(head | spec, sort_keys=False, allow_unicode=True))
+        record = record.model_copy(update={"weights_checksum": checksum(fresh / WEIGHTS)})
+        (fresh / SPEC).write_text(yaml.safe_dump(record.plain(), sort_keys=False, allow_unicode=True))
         columns = list(dict.fromkeys(key for row in history for key in row))
         with open(fresh / HISTORY, "w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(history)
+    return record
 
 
-def read_spec(directory: str | Path) -> dict[str, Any]:
-    """Read model.yaml.
+def read_record(directory: str | Path) -> ModelRecord:
+    """Read model.yaml, also of an older version.
 
     Raises
     ------
@@ -64,21 +73,17 @@ def read_spec(directory: str | Path) -> dict[str, Any]:
     if not (directory / SPEC).is_file():
         raise ModelError(f"{directory} is no model directory: it holds no {SPEC}")
     try:
-        spec = yaml.load((directory / SPEC).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        plain = yaml.load((directory / SPEC).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ModelError(f"{directory / SPEC} is damaged: {str(error).splitlines()[0]}") from error
-    version = spec.get("format_version") if isinstance(spec, dict) else None
-    if not isinstance(version, int):
-        raise ModelError(f"{directory / SPEC} is damaged: it has no format_version")
-    if version > FORMAT_VERSION:
-        raise ModelError(
-            f"{directory} was written by a newer cellalign ({spec.get('cellalign', 'unknown')}, format {version}; "
-            f"this one reads up to {FORMAT_VERSION}); upgrade cellalign"
-        )
-    return spec
+    try:
+        return ModelRecord.read(plain)
+    except RecordError as error:
+        kind = "cannot be read" if "newer cellalign" in str(error) else "is damaged"
+        raise ModelError(f"{directory / SPEC} {kind}: {error}") from error
 
 
-def read_weights(directory: str | Path, spec: dict[str, Any]) -> dict[str, Tensor]:
+def read_weights(directory: str | Path, record: ModelRecord) -> dict[str, Tensor]:
     """Read the weights and check them against the checksum in model.yaml.
 
     Raises
@@ -89,7 +94,7 @@ def read_weights(directory: str | Path, spec: dict[str, Any]) -> dict[str, Tenso
     file = Path(directory) / WEIGHTS
     if not file.is_file():
         raise ModelError(f"{directory} is incomplete: {WEIGHTS} is missing; restore it or train again")
-    if checksum(file) != spec.get("weights_checksum"):
+    if checksum(file) != record.weights_checksum:
         raise ModelError(f"{file} is damaged: its checksum is not the one in {SPEC}; restore it or train again")
     try:
         return load_file(file)
@@ -104,3 +109,20 @@ def read_history(directory: str | Path) -> list[dict[str, float]]:
         return []
     with open(file, newline="") as handle:
         return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(handle)]
+
+
+def build(record: ModelRecord) -> Method:
+    """A method with fresh weights from what model.yaml says of it; settings may have the names of older versions."""
+    cls = get(record.method)
+    settings = {cls.renamed_settings.get(key, key): value for key, value in record.hyperparameters.items()}
+    layout = Layout(len(record.genes), read_fields(record.fields), record.cells.trained)
+    return cls(cls.Hyperparameters(**settings), layout)
+
+
+def source_record(path: str | os.PathLike[str] | None) -> SourceRecord:
+    """What model.yaml keeps of the training file."""
+    if path is None:
+        return SourceRecord()
+    file = Path(path).resolve()
+    stat = file.stat()
+    return SourceRecord(path=str(file), checksum=checksum(file), size=stat.st_size, modified_ns=stat.st_mtime_ns)

@@ -3,6 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+from support import counterfactual_record
 
 import cellalign
 from cellalign.errors import InputError, UsageError
@@ -24,7 +25,7 @@ def unchanged(cells: ad.AnnData) -> ad.AnnData:
     """The control cells given out as a prediction of stimulated ones."""
     source = cells[cells.obs["stim"] == "control"].copy()
     source.obs["stim"] = "stimulated"
-    source.uns["cellalign"] = {"kind": "counterfactual", "condition": "stim", "from": "control", "to": "stimulated"}
+    source.uns["cellalign"] = counterfactual_record()
     return source
 
 

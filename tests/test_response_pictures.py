@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import ranksums
+from support import counterfactual_record
 
 import cellalign
 from cellalign.errors import InputError
@@ -23,7 +24,7 @@ def predicted(cells):
     source.X = source.X.toarray() + noise + 0.5 * source.var_names.isin(RESPONDING)
     source.obs["stim"] = "stimulated"
     source.obs["held_out"] = source.obs["cell_type"] == "NK"
-    source.uns["cellalign"] = {"kind": "counterfactual", "condition": "stim", "from": "control", "to": "stimulated"}
+    source.uns["cellalign"] = counterfactual_record()
     return source
 
 

@@ -11,11 +11,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from support import counterfactual_record
 
 import cellalign
 from cellalign.errors import InputError, UsageError
 from cellalign.evaluation import run, scib, scib_scores
 from cellalign.plots.scib import draw
+from cellalign.records import Embedding, Provenance
 
 N = 240
 BATCH = np.array(["first", "second"])[np.arange(N) // 3 % 2]
@@ -243,12 +245,13 @@ def test_the_components_are_of_log_expression(tiny, scored):
 def test_a_counterfactual_and_a_number_for_a_condition(tiny, scored):
     cells = embedded(tiny)
     cells.obs["dose"] = np.linspace(0, 1, N)
-    cells.uns["cellalign"] = {"kind": "embedding", "key": "X_any", "condition": "dose", "continuous": True}
+    record = Embedding(method="vae", key="X_any", condition="dose", continuous=True)
+    cells.uns["cellalign"] = Provenance().with_steps(record).plain()
     found = cellalign.evaluate(cells, label="label", also=["bio"])
     assert found.left_out["bio"] == "it needs --batch, for the condition is a number"
     numbered = cellalign.evaluate(cells, label="label", batch="batch", panels=["bio"])
     assert {row.panel for row in numbered.rows} == {"bio"}
-    cells.uns["cellalign"] = {"kind": "counterfactual", "condition": "stim", "from": "control", "to": "stimulated"}
+    cells.uns["cellalign"] = counterfactual_record()
     found = cellalign.evaluate(cells, against=tiny, label="label")
     assert found.left_out["bio"] == "the input is a counterfactual, which has no embedding"
 

@@ -27,6 +27,7 @@ from anndata.io import read_elem, write_elem
 from cellalign.errors import InputError, UsageError, option
 
 PathLike = str | os.PathLike[str]
+CHUNK_VALUES = 2**18  # of a dense matrix, compressed together: a megabyte
 
 
 def spool(path: PathLike) -> Path:
@@ -51,7 +52,7 @@ def read(path: PathLike) -> AnnData:
         return ad.read_h5ad(file)
 
 
-def read_matrix(path: PathLike, matrix: str | Sequence[str] | None) -> AnnData:
+def read_matrix(path: PathLike, matrix: str | Sequence[str] | None, obsm: Sequence[str] = ()) -> AnnData:
     """Read obs, var and one matrix, and nothing else: what a model needs, in half the memory or less.
 
     Parameters
@@ -60,6 +61,8 @@ def read_matrix(path: PathLike, matrix: str | Sequence[str] | None) -> AnnData:
     matrix : {"X", a layer's name, None} or a sequence of names
         It keeps its place in the result: in X or in the layer. Of several the first that is there is read; None
         reads none.
+    obsm : sequence of str
+        Keys to read besides, where they are there.
 
     Raises
     ------
@@ -73,6 +76,9 @@ def read_matrix(path: PathLike, matrix: str | Sequence[str] | None) -> AnnData:
         result = AnnData(obs=read_elem(handle["obs"]), var=read_elem(handle["var"]))
         if "cellalign" in handle.get("uns", {}):
             result.uns["cellalign"] = read_elem(handle["uns/cellalign"])
+        for key in obsm:
+            if key in handle.get("obsm", {}):
+                result.obsm[key] = read_elem(handle["obsm"][key])
         if matrix is None:
             return result
         there = (["X"] if "X" in handle else []) + list(layers)
@@ -257,6 +263,62 @@ def write_with(
         return
     with atomic_path(path, force) as fresh:
         fill(fresh)
+
+
+def write_batches(
+    bare: AnnData, batches: Iterator[dict[str, np.ndarray]], path: PathLike, *, copies: int = 1, force: bool = False
+) -> None:
+    """Write an h5ad file whose X and layers come batch by batch: no more than one batch of them is in memory.
+
+    Parameters
+    ----------
+    bare : AnnData [copies * n, G]
+        What is known beforehand: obs, var, uns and sparse layers.
+    batches : iterator of dict of float32 arrays
+        The next cells' "X" and layers, [B, G]; an array [copies, B, G] holds them several times, which are written
+        one after the other, and an array [B, G] is then repeated.
+    path : path
+        The output, "-" for standard output.
+    copies : int
+
+    Raises
+    ------
+    UsageError, InputError
+        As `atomic_path`.
+    """
+
+    def fill(target: Path) -> None:
+        bare.write_h5ad(target, compression="gzip")
+        with h5py.File(target, "r+") as handle:
+            handle.pop("X", None)
+            handle.require_group("layers")
+            start, n = 0, bare.n_obs // copies
+            for batch in batches:
+                stop = start + batch["X"].shape[-2]
+                for name, values in batch.items():
+                    place = _dense_dataset(handle, name if name == "X" else f"layers/{name}", bare.shape)
+                    for copy in range(copies):
+                        own = values[copy] if values.ndim == 3 else values
+                        place[copy * n + start : copy * n + stop] = own
+                start = stop
+
+    if str(path) == "-":
+        with tempfile.TemporaryDirectory(prefix="cellalign-") as folder:
+            fill(Path(folder) / "out.h5ad")
+            _to_stdout(Path(folder) / "out.h5ad")
+        return
+    with atomic_path(path, force) as fresh:
+        fill(fresh)
+
+
+def _dense_dataset(handle: h5py.File, name: str, shape: tuple[int, int]) -> Any:
+    """The dataset of that name, made on first use, as anndata lays out a dense array."""
+    if name in handle:
+        return handle[name]
+    rows = max(1, min(shape[0], CHUNK_VALUES // max(1, shape[1])))
+    place = handle.create_dataset(name, shape, np.float32, chunks=(rows, shape[1]), compression="gzip")
+    place.attrs["encoding-type"], place.attrs["encoding-version"] = "array", "0.2.0"
+    return place
 
 
 def _to_stdout(file: Path) -> None:

@@ -10,6 +10,8 @@ from scipy import sparse
 
 from cellalign.data.checks import check_matrix, check_names, column, find_counts
 from cellalign.errors import InputError, UsageError, option
+from cellalign.records import Preprocessing, Provenance
+from cellalign.records.provenance import KEY
 
 log = logging.getLogger("cellalign")
 
@@ -98,13 +100,13 @@ def preprocess(
         result = result[:, result.var["highly_variable"].to_numpy()].copy()
     elif n_top_genes > result.n_vars:
         log.warning("%d highly variable genes asked for, but there are %d genes; all kept", n_top_genes, result.n_vars)
-    result.uns["cellalign"] = {
-        "kind": "preprocess",
-        "counts_from": key,
-        "n_top_genes": n_top_genes,
-        "target_sum": float(target_sum or np.median(n_counts[cells])),
-        "batch": batch or "",
-    }
+    record = Preprocessing(
+        counts_from=key,
+        n_top_genes=n_top_genes,
+        target_sum=float(target_sum or np.median(n_counts[cells])),
+        batch=batch,
+    )
+    result.uns[KEY] = Provenance.of(adata.uns).with_steps(record).plain()
     return result
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cellalign.errors import InputError, ModelError, option
+from cellalign.records import CheckpointRecord, RecordError
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Checkpoint:
         """Replace the state on disk."""
         self.path.mkdir(parents=True, exist_ok=True)
         target, fresh = self.path / "state.safetensors", self.path / "state.safetensors.tmp"
-        content = json.dumps({"settings": self.settings, "state": state})
+        record = CheckpointRecord(format_version=CheckpointRecord.FORMAT, settings=self.settings, state=state)
+        content = json.dumps(record.model_dump())  # pydantic's JSON has no infinity, which a best loss begins with
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, fresh, {"cellalign": content})
             os.replace(fresh, target)
@@ -61,18 +63,22 @@ class Checkpoint:
             with safe_open(file, "pt") as handle:
                 content = json.loads(handle.metadata()["cellalign"])
                 tensors = {key: handle.get_tensor(key) for key in handle.keys()}
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"the checkpoint {file} is damaged ({error}); delete {self.path} and train anew"
             ) from error
-        ours = json.loads(json.dumps(self.settings))
-        differing = [k for k in ours if ours[k] != content["settings"].get(k)]
-        if differing:
+        try:
+            record = CheckpointRecord.read({"format_version": 1, **content} if isinstance(content, dict) else content)
+        except RecordError as error:
+            how = f"train without {option('resume')}"
+            raise ModelError(f"the checkpoint {self.path} is not read: {error}; {how}") from error
+        differing = record.differing(json.loads(json.dumps(self.settings)))
+        if differing is not None:
             raise ModelError(
-                f"the checkpoint {self.path} was left by a run with another {differing[0]}; "
+                f"the checkpoint {self.path} was left by a run with another {differing}; "
                 f"use the same options, or train without {option('resume')}"
             )
-        return tensors, content["state"]
+        return tensors, record.state
 
     def remove(self) -> None:
         """Delete the state: the run is complete, or is started anew."""

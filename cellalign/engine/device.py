@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from cellalign.errors import UsageError, option
 
 # glibc's mallopt: what it calls them, and the values
 _KEEP_FREED = {-3: 32 << 20, -1: 256 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+T = TypeVar("T")
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
@@ -85,6 +87,16 @@ def computing(name: str = "auto", threads: int | None = None) -> Iterator[torch.
             torch.cuda.set_rng_state_all(gpu_streams)
         if mps_stream is not None:
             torch.mps.set_rng_state(mps_stream)
+
+
+def computed(parts: Iterator[T], name: str = "auto", threads: int | None = None) -> Iterator[T]:
+    """The parts of a computation, torch set up as `computing` does while each is computed and not between them."""
+    while True:
+        with computing(name, threads):
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
 
 
 def own_process(name: str = "auto", threads: int | None = None) -> None:

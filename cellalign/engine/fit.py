@@ -1,28 +1,30 @@
 """The training loop: any method, one device, read from top to bottom.
 
-Notable: the schedule is a pure function of the step; losses are looked at every 50 steps, not every step, so
+Notable: the schedule is a pure function of the step; losses are checked every 50 steps, not every step, so
 that a GPU never waits for the CPU; the best weights by validation loss are kept; a checkpoint with everything
-needed to go on is left every minute, between two epochs, so that a resumed run ends in the same weights.
+needed to go on is left every minute, between two epochs, so that a resumed run ends in the same weights. A method with
+several players has an optimiser for each.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from cellalign.data.batches import Cells, balanced, shuffled
+from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.plan import Plan
 from cellalign.errors import TrainingError, option
-from cellalign.methods.base import Method
-from cellalign.nn.batch import Batch
+from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player, Trains
+from cellalign.nn.minibatch import Minibatch
 
-LOOK_EVERY = 50
+CHECK_EVERY = 50
 CHECKPOINT_SECONDS = 60
 
 
@@ -75,7 +77,7 @@ def fit(
         The loss became non-finite (the step is named), or memory ran out.
     """
     try:
-        return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint).go()
+        return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint).run()
     except torch.OutOfMemoryError as error:
         smaller = option("batch_size", max(2, plan.batch_size // 2))
         raise TrainingError(f"out of memory on {device}; try {smaller}") from error
@@ -101,16 +103,9 @@ class _Run:
         self.method, self.plan, self.device, self.seed = method.to(device), plan, device, seed
         self.cells, self.train, self.validation = cells.to(device), train, validation.to(device)
         self.progress, self.checkpoint = progress, checkpoint
-        self.parameters = list(method.parameters())
-        self.optimiser = torch.optim.AdamW(
-            self.parameters or [torch.zeros(0, device=device)],
-            lr=plan.lr,
-            weight_decay=plan.weight_decay,
-            eps=plan.adam_eps,
-            fused=True,
-        )
-        # a method without parameters is fitted in closed form, by its `finish`
-        self.epochs = plan.resolve_epochs(len(train)) if self.parameters else 0
+        self.players = _players(self.method)
+        self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
+        self.epochs = plan.resolve_epochs(len(train)) if self.players else 0
         self.steps_per_epoch = max(1, math.ceil(len(train) / plan.batch_size))
         self.shuffler = torch.Generator().manual_seed(seed)
         self.condition = cells.condition[train].cpu() if plan.balanced else None
@@ -118,7 +113,15 @@ class _Run:
         self.saved = 0.0
         self.best: dict[str, Tensor] | None = None
 
-    def go(self) -> State:
+    def optimiser(self, player: Player) -> torch.optim.Optimizer:
+        """AdamW of a player's parameters."""
+        plan = self.plan
+        rate = plan.lr * player.lr
+        return torch.optim.AdamW(
+            player.parameters, lr=rate, weight_decay=plan.weight_decay, eps=plan.adam_eps, fused=True
+        )
+
+    def run(self) -> State:
         """All epochs, or as many as early stopping lets run."""
         if self.checkpoint is not None and self.checkpoint.exists():
             self.restore(self.checkpoint)
@@ -132,10 +135,11 @@ class _Run:
         if self.best is not None:
             self.method.load_state_dict(self.best)
         self.method.eval()
-        # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
-        parts = shuffled(self.train, self.plan.batch_size, self.shuffler)
-        with torch.no_grad():
-            self.method.finish(lambda: self.cells.cut(parts))
+        if isinstance(self.method, FitsInClosedForm):
+            # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
+            rows = shuffled(self.train, self.plan.batch_size, self.shuffler)
+            with torch.no_grad():
+                self.method.fit_closed_form(lambda: self.cells.batches(rows))
         return self.state
 
     def report(self) -> None:
@@ -162,42 +166,61 @@ class _Run:
         """One pass over the training cells, then the validation loss."""
         state = self.state
         self.method.train()
-        self.method.before_epoch(state.epoch / self.epochs, 1 / self.epochs)
+        self.method.on_epoch_start(state.epoch / self.epochs, 1 / self.epochs)
         warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
         losses: list[dict[str, Tensor]] = []
-        for batch in self.cells.cut(self.parts()):
+        for batch in self.cells.batches(self.rows_of_batches()):
             losses.append(self.step(batch, warmup))
-            if len(losses) % LOOK_EVERY == 0:
-                self.look(losses[-LOOK_EVERY:])
-        self.look(losses[-(len(losses) % LOOK_EVERY or LOOK_EVERY) :])
+            if len(losses) % CHECK_EVERY == 0:
+                self.check_finite(losses[-CHECK_EVERY:])
+        self.check_finite(losses[-(len(losses) % CHECK_EVERY or CHECK_EVERY) :])
         state.epoch += 1
-        row: dict[str, float] = {"epoch": state.epoch, "step": state.step, "lr": self.optimiser.param_groups[0]["lr"]}
+        row: dict[str, float] = {"epoch": state.epoch, "step": state.step, "lr": self.rate()}
         row |= {f"train_{k}": float(torch.stack([loss[k] for loss in losses]).mean()) for k in losses[0]}
         if len(self.validation):
             row |= {f"validation_{k}": v for k, v in self.validate().items()}
             self.keep_best(row["validation_loss"])
         return row
 
-    def parts(self) -> list[Tensor]:
+    def rows_of_batches(self) -> list[Tensor]:
         """Row numbers of one epoch's batches."""
         if self.condition is None:
             return shuffled(self.train, self.plan.batch_size, self.shuffler)
         return balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
 
-    def step(self, batch: Batch, warmup: float) -> dict[str, Tensor]:
-        """One optimisation step; returns the loss and its parts, still on the device."""
+    def rate(self) -> float:
+        """The learning rate of the step that was taken last."""
+        return self.plan.learning_rate(max(0, self.state.step - 1), self.epochs * self.steps_per_epoch)
+
+    def step(self, batch: Minibatch, warmup: float) -> dict[str, Tensor]:
+        """One optimisation step of every player; returns the loss and its parts, still on the device."""
         rate = self.plan.learning_rate(self.state.step, self.epochs * self.steps_per_epoch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        loss = self.method.loss(batch, warmup)
-        for parameter in self.parameters:  # as zero_grad does, in a third of the time
-            parameter.grad = None
-        loss.total.backward()
-        self.optimiser.step()
+        loss: Loss = self.method(batch, warmup)
+        self.differentiate(loss)
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = rate * self.players[name].lr
+            optimiser.step()
         self.state.step += 1
         return {"loss": loss.total.detach(), **loss.parts}
 
-    def look(self, losses: list[dict[str, Tensor]]) -> None:
+    def differentiate(self, loss: Loss) -> None:
+        """Leave in each parameter the gradient of what its player minimises."""
+        for player in self.players.values():
+            for parameter in player.parameters:  # as zero_grad does, in a third of the time
+                parameter.grad = None
+        if not isinstance(self.method, HasPlayers):
+            loss.total.backward()
+            return
+        left = [name for name in self.players if name in loss.by_player]
+        for name in left:
+            parameters = list(self.players[name].parameters)
+            kept = name != left[-1]
+            found = torch.autograd.grad(loss.by_player[name], parameters, retain_graph=kept, allow_unused=True)
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.grad = gradient
+
+    def check_finite(self, losses: list[dict[str, Tensor]]) -> None:
         """Stop where a loss is not finite; name the first such step and the part to blame."""
         finite = torch.stack([loss["loss"] for loss in losses]).isfinite()
         if bool(finite.all()):
@@ -218,8 +241,8 @@ class _Run:
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.seed)
             n = max(1, math.ceil(len(self.validation) / self.plan.batch_size))
-            for batch in self.cells.cut(torch.tensor_split(self.validation, n)):
-                loss = self.method.loss(batch, 1.0)
+            for batch in self.cells.batches(torch.tensor_split(self.validation, n)):
+                loss = self.method(batch, 1.0)
                 for key, value in {"loss": loss.total, **loss.parts}.items():
                     totals[key] = totals.get(key, 0.0) + float(value) * len(batch)
         return {key: value / len(self.validation) for key, value in totals.items()}
@@ -240,8 +263,9 @@ class _Run:
         """Leave everything needed to go on at the end of this epoch."""
         tensors = {f"weights.{k}": v for k, v in self.method.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
-        for i, slots in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+        for name, optimiser in self.optimisers.items():
+            for i, slots in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{name}.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
         tensors |= {"rng.torch": torch.get_rng_state(), "rng.shuffle": self.shuffler.get_state()}
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -252,16 +276,25 @@ class _Run:
         tensors, state = checkpoint.load()
         self.method.load_state_dict(_under("weights.", tensors))
         self.best = _under("best.", tensors) or None
-        slots: dict[int, dict[str, Any]] = {}
-        for key, value in _under("optimiser.", tensors).items():
-            index, _, slot = key.partition(".")
-            slots.setdefault(int(index), {})[slot] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": slots})
+        for name, optimiser in self.optimisers.items():
+            slots: dict[int, dict[str, Any]] = {}
+            for key, value in _under(f"optimiser.{name}.", tensors).items():
+                index, _, slot = key.partition(".")
+                slots.setdefault(int(index), {})[slot] = value
+            optimiser.load_state_dict(optimiser.state_dict() | {"state": slots})
         torch.set_rng_state(tensors["rng.torch"])
         self.shuffler.set_state(tensors["rng.shuffle"])
         if "rng.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
         self.state = State(**state)
+
+
+def _players(method: Method) -> Mapping[str, Player]:
+    """Those of the method, or one of all parameters; none where there is nothing to learn by gradient steps."""
+    if isinstance(method, HasPlayers):
+        return method.players()
+    parameters = list(method.parameters())
+    return {"all": Player(parameters)} if parameters and isinstance(method, Trains) else {}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,102 +1,221 @@
-"""Embedding, counterfactuals, likelihoods and attributions in batches, for any method."""
+"""Embeddings, predictions, likelihoods and attributions in batches, for any method of the capability."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cellalign.data.batches import Cells
-from cellalign.methods.base import Method, Target
+from cellalign.data.loader import Cells
+from cellalign.methods.base import HasLikelihood, InfersCondition, Labels, Method, Minibatch, Predicts
+
+NEIGHBOURS = 15  # among which a draw looks for what the model does not explain of a cell
 
 
 @torch.inference_mode()
-def embed(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
-    """Posterior means [n, p], float32, in the order of the cells."""
-    return embeddings(method, cells, device=device, batch_size=batch_size)[""]
+def in_batches(
+    method: Any, cells: Cells, of: Callable[[Minibatch], Tensor], *, device: torch.device, batch_size: int = 4096
+) -> np.ndarray:
+    """`of` every batch of cells in file order, float32 [n, ...]; the method is on the device and not in training."""
+    method.to(device).eval()
+    return np.concatenate([of(batch).float().cpu().numpy() for batch in cells.in_order(batch_size, device)])
 
 
 @torch.inference_mode()
 def embeddings(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> dict[str, np.ndarray]:
-    """All that the method embeds, [n, p] each, by suffix (see `Method.embeddings`), in the order of the cells."""
+    """All that the method embeds, float32 [n, p] each, by suffix (see `Method.embeddings`), in the cells' order."""
     method = method.to(device).eval()
     parts = [method.embeddings(b) for b in cells.in_order(batch_size, device)]
     return {key: torch.cat([part[key] for part in parts]).float().cpu().numpy() for key in parts[0]}
 
 
+def embed(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
+    """Posterior means float32 [n, p], in the order of the cells."""
+    return embeddings(method, cells, device=device, batch_size=batch_size)[""]
+
+
 @torch.inference_mode()
-def label_probability(method: Method, z: np.ndarray, *, device: torch.device) -> np.ndarray:
+def label_probability(method: Labels, z: np.ndarray, *, device: torch.device) -> np.ndarray:
     """Probability of each label at embeddings [n, p], float32 [n, labels]."""
-    return method.to(device).eval().label_probability(torch.from_numpy(z).to(device)).float().cpu().numpy()
+    assert isinstance(method, Method)
+    method.to(device).eval()
+    return method.label_probability(torch.from_numpy(z).to(device)).float().cpu().numpy()
 
 
-@torch.inference_mode()
 def posterior(
     method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior means and standard deviations [n, p], float32, in the order of the cells."""
-    method = method.to(device).eval()
-    latents = [method.encode(b) for b in cells.in_order(batch_size, device)]
-    mean = torch.cat([latent.mean for latent in latents])
-    scale = torch.cat([latent.scale.expand_as(latent.mean) for latent in latents])
-    return mean.float().cpu().numpy(), scale.float().cpu().numpy()
+    """Posterior means and standard deviations float32 [n, p], in the order of the cells."""
+
+    def both(batch: Minibatch) -> Tensor:
+        latent = method.encode(batch)
+        return torch.stack([latent.mean, latent.sd.expand_as(latent.mean)], 1)
+
+    mean, sd = in_batches(method, cells, both, device=device, batch_size=batch_size).swapaxes(0, 1)
+    return mean, sd
 
 
-@torch.inference_mode()
-def counterfactual(
-    method: Method,
+def inferred_condition(
+    method: InfersCondition, cells: Cells, *, device: torch.device, batch_size: int = 4096
+) -> np.ndarray:
+    """Probability of each condition for every cell, float32 [n, conditions]."""
+    return in_batches(method, cells, method.inferred_condition, device=device, batch_size=batch_size)
+
+
+def nelbo(
+    method: HasLikelihood, cells: Cells, *, device: torch.device, seed: int = 0, batch_size: int = 4096
+) -> np.ndarray:
+    """Negative ELBO [n] of every cell with one posterior draw."""
+    torch.manual_seed(seed)
+    return in_batches(method, cells, method.nelbo, device=device, batch_size=batch_size)
+
+
+def importance_weighted_nll(
+    method: HasLikelihood,
     cells: Cells,
-    to: Target,
+    particles: int,
     *,
     device: torch.device,
-    n_samples: int = 0,
     seed: int = 0,
-    batch_size: int = 4096,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Predicted expression [n, G] under `to`, and with samples its standard deviation."""
-    method = method.to(device).eval()
-    torch.manual_seed(seed)
-    mean = np.empty((len(cells), method.dimensions.genes), dtype=np.float32)
-    std = np.empty_like(mean) if n_samples else None
-    start = 0
-    for batch in cells.in_order(batch_size, device):
-        stop = start + len(batch)
-        predicted, spread = method.counterfactual(batch, to, n_samples)
-        mean[start:stop] = predicted.float().cpu().numpy()
-        if std is not None and spread is not None:
-            std[start:stop] = spread.float().cpu().numpy()
-        start = stop
-    return mean, std
-
-
-@torch.inference_mode()
-def inferred_condition(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
-    """Probability of each condition for every cell, float32 [n, conditions]."""
-    method = method.to(device).eval()
-    return np.concatenate(
-        [method.inferred_condition(b).float().cpu().numpy() for b in cells.in_order(batch_size, device)]
-    )
-
-
-@torch.inference_mode()
-def nelbo(method: Method, cells: Cells, *, device: torch.device, seed: int = 0, batch_size: int = 4096) -> np.ndarray:
-    """Negative ELBO [n] of every cell with one posterior draw."""
-    method = method.to(device).eval()
-    torch.manual_seed(seed)
-    return np.concatenate([method.nelbo(b).float().cpu().numpy() for b in cells.in_order(batch_size, device)])
-
-
-@torch.inference_mode()
-def importance_weighted_nll(
-    method: Method, cells: Cells, particles: int, *, device: torch.device, seed: int = 0, batch_size: int = 256
+    batch_size: int = 256,
 ) -> np.ndarray:
     """Negative importance-weighted ELBO [n] of every cell; the method bounds what it decodes at once."""
-    method = method.to(device).eval()
     torch.manual_seed(seed)
-    parts = [method.importance_weighted_nll(b, particles) for b in cells.in_order(batch_size, device)]
-    return np.concatenate([part.float().cpu().numpy() for part in parts])
+
+    def of(batch: Minibatch) -> Tensor:
+        return method.importance_weighted_nll(batch, particles)
+
+    return in_batches(method, cells, of, device=device, batch_size=batch_size)
+
+
+def predictions(
+    method: Predicts,
+    cells: Cells,
+    do: Mapping[str, Any],
+    *,
+    device: torch.device,
+    residual: bool = False,
+    at_least: float | None = None,
+    samples: int = 0,
+    draws: int = 0,
+    seed: int = 0,
+    batch_size: int = 4096,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Expression of cells under an intervention, batch by batch in the cells' order.
+
+    Parameters
+    ----------
+    method, cells, do
+        What is done to which cells.
+    residual : bool
+        Residual transfer: the observed cell plus the predicted change, so that it keeps what the model does not
+        explain of it; otherwise the decoded mean.
+    at_least : float, optional
+        Lower values become this: there is no log expression below zero.
+    samples : int
+        0 predicts from the mean of each cell's posterior; n > 0 averages over n of its draws.
+    draws : int
+        0 predicts the mean; n > 0 n cells of each, drawn from the prediction.
+    seed : int
+
+    Yields
+    ------
+    dict of float32 arrays [B, G]
+        "X"; with draws "X" is [draws, B, G]. With samples or draws "sd", the standard deviation of a cell's expression
+        under the prediction, where the method has a likelihood; with samples "sd_of_mean", the part of it that comes
+        from not knowing a cell's latents.
+    """
+    assert isinstance(method, Method)
+    method = method.to(device).eval()
+    for number, batch in enumerate(cells.in_order(batch_size, device)):
+        # whoever reads a batch does so under their own random stream and with gradients
+        yield _predicted(method, batch, do, residual, at_least, samples, draws, 1_000_003 * seed + number)
+
+
+def _predicted(
+    method: Any,
+    batch: Minibatch,
+    do: Mapping[str, Any],
+    residual: bool,
+    at_least: float | None,
+    samples: int,
+    draws: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """What `predictions` yields of one batch."""
+    with torch.inference_mode(), torch.random.fork_rng(_gpus(batch)):
+        torch.manual_seed(seed)
+        found = _moments(method, batch, do, residual, samples)
+        if not (samples or draws):
+            found.pop("sd", None)
+        if draws:
+            found["X"] = torch.stack([_draw(method, batch, do, residual, at_least) for _ in range(draws)])
+        if at_least is not None:
+            found["X"] = found["X"].clamp(min=at_least)
+        return {key: value.float().cpu().numpy() for key, value in found.items()}
+
+
+def _gpus(batch: Minibatch) -> list[torch.device]:
+    """Devices whose random streams a computation on the batch uses, besides the CPU's."""
+    return [batch.device] if batch.device.type == "cuda" else []
+
+
+def _moments(
+    method: Predicts, batch: Minibatch, do: Mapping[str, Any], residual: bool, samples: int
+) -> dict[str, Tensor]:
+    """Mean, standard deviation, and with samples the part of it that comes from the latents."""
+    n = max(1, samples)
+    mean = squares = variance = torch.zeros_like(batch.x)
+    for i in range(1, n + 1):  # Welford's update: the draws are never kept
+        with torch.random.fork_rng(_gpus(batch)):  # the same draw of the latents for both
+            own = method.predict(batch, {}, draw=samples > 0).mean if residual else None
+        target = method.predict(batch, do, draw=samples > 0)
+        location = target.mean if own is None else batch.x + (target.mean - own)
+        change = location - mean
+        mean = mean + change / i
+        squares = squares + change * (location - mean)
+        variance = variance + target.variance / n
+    between = squares / max(n - 1, 1)
+    found = {"X": mean}
+    if target.has_spread:
+        found["sd"] = (variance + between).sqrt()
+    return found | ({"sd_of_mean": between.sqrt()} if samples else {})
+
+
+def _draw(method: Predicts, batch: Minibatch, do: Mapping[str, Any], residual: bool, at_least: float | None) -> Tensor:
+    """One draw of every cell [B, G].
+
+    From the likelihood, or with residual transfer: a cell like it, whose expression goes from what is decoded of that
+    cell as it is to what is decoded of this one at a draw of its latents. A normal likelihood has one spread for all
+    genes of a cell; real cells differ by gene, so what the model leaves unexplained is taken from them. Where a gene
+    falls and there is nothing below zero, a part of the cells loses it, as counts do, and the mean is the one decoded.
+    """
+    target = method.predict(batch, do, draw=True)
+    if not residual:
+        return target.sample()
+    assert isinstance(method, Method)
+    alike = _cells_alike(method.embedding(batch))
+    cell, before, after = batch.x[alike], method.predict(batch, {}).mean[alike], target.mean
+    if at_least != 0:
+        return cell + (after - before)
+    before, after = before.clamp(min=0), after.clamp(min=0)
+    kept = cell * (torch.rand_like(cell) * before < after)
+    return torch.where(after < before, kept, cell + (after - before))
+
+
+def _cells_alike(z: Tensor) -> Tensor:
+    """For each of the cells [B, p] another one drawn among its nearest; itself where it is alone."""
+    k = min(NEIGHBOURS, len(z) - 1)
+    if k < 1:
+        return torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    distance = torch.cdist(z, z)
+    distance.fill_diagonal_(torch.inf)
+    near = distance.topk(k, largest=False).indices
+    return near.gather(1, torch.randint(k, (len(z), 1), device=z.device))[:, 0]
 
 
 def integrated_gradients(
@@ -128,7 +247,7 @@ def integrated_gradients(
     """
     method = method.to(device).eval()
     counts = method.reads(method.hp) == "counts"
-    start = torch.zeros(method.dimensions.genes, device=device)
+    start = torch.zeros(method.layout.n_genes, device=device)
     for part in torch.from_numpy(reference).split(4096):
         x = cells.batch(part).to(device).x
         start += (x.log1p() if counts else x).sum(0) / len(reference)

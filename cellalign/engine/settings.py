@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ from pydantic import BaseModel, ValidationError
 from cellalign.data.checks import nearest
 from cellalign.engine.plan import Plan
 from cellalign.errors import UsageError
-from cellalign.methods.base import Method
+from cellalign.methods.base import Method, old_names
 from cellalign.methods.registry import preset_settings
+
+log = logging.getLogger("cellalign")
 
 
 def settings_of(
@@ -43,6 +46,9 @@ def resolve_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> 
     """
     merged: dict[str, Any] = dict(cls.plan_defaults)
     for layer in layers:
+        for old, new in old_names(cls.renamed_settings, layer).items():
+            log.info("setting %r is called %r now", old, new)
+            layer = {new if key == old else key: value for key, value in layer.items()}
         merged.update(layer)
     own, plan = cls.Hyperparameters.model_fields, Plan.model_fields
     unknown = [key for key in merged if key not in own and key not in plan]

@@ -11,7 +11,9 @@ from cellalign.data.checks import column
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.table import Row
 from cellalign.graph import targets
+from cellalign.methods.base import LearnsGraph
 from cellalign.metrics import identifiability as ident
+from cellalign.model import sees_condition
 
 
 def identifiability(inputs: Inputs) -> Iterator[Row]:
@@ -28,7 +30,7 @@ def identifiability(inputs: Inputs) -> Iterator[Row]:
     for kind in ("pearson", "spearman"):
         yield Row("identifiability", "latents", "all", f"{kind}_mcc", ident.mcc(true, z, kind), n)
     yield Row("identifiability", "latents", "all", "r2", ident.linear_r2(true, z), n)
-    if inputs.model is None or not inputs.model.method.has_graph:
+    if inputs.model is None or not isinstance(inputs.model.method, LearnsGraph):
         inputs.notes.append("the graph is scored where --model has one")
         return
     graph = targets(inputs.model)
@@ -54,11 +56,11 @@ def likelihood(inputs: Inputs) -> Iterator[Row]:
         raise NotApplicable(f"method {model.name!r} has no likelihood")
     groups: dict[str, np.ndarray] = {}
     everything = np.ones(inputs.adata.n_obs, dtype=bool)
-    by_name = model.roles.continuous is None and not model.roles.unknown
-    if model.condition is not None and model.method.sees_condition and by_name:
+    by_name = not model.continuous and not model.condition_may_be_missing
+    if model.condition is not None and sees_condition(model.method) and by_name:
         names = np.asarray(column(inputs.adata.obs, model.condition, purpose="condition")).astype(str)
         transferred = np.isin(names, model.transferred)
-        known = np.isin(names, model.roles.categories[model.condition])
+        known = np.isin(names, model.conditions)
         groups = {"trained interventions": known & ~transferred, "transferred interventions": transferred}
         if not known.all():
             inputs.notes.append(

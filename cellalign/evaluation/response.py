@@ -11,11 +11,12 @@ from anndata import AnnData
 from sklearn.preprocessing import normalize
 
 from cellalign.data.checks import column, is_counts
-from cellalign.data.inputs import default_matrix, matrix_of
+from cellalign.data.source import default_matrix, matrix_of
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.table import MEAN, Response, Row
 from cellalign.metrics import response as res
+from cellalign.records import Provenance
 
 LEAST_CELLS = 5  # of a cell type, under each condition, for its response to be scored
 PICTURED_GENES = 10  # DE genes of which the pictures show single cells
@@ -24,12 +25,12 @@ PICTURED_CELLS = 2000  # of one cell type and kind: more would not change the ou
 
 def response(inputs: Inputs) -> Iterator[Row]:
     """Predicted against real expression per cell type, beside no change, mean shift and the split-half ceiling."""
-    record = inputs.adata.uns.get("cellalign", {})
-    if record.get("kind") != "counterfactual":
+    record = Provenance.of(inputs.adata.uns).counterfactual
+    if record is None:
         raise NotApplicable("the input is no counterfactual")
     if inputs.against is None:
         raise NotApplicable("it needs --against FILE, the real cells")
-    origin, to = str(record["from"]) or inputs.control or "", str(record["to"])
+    origin, to = record.from_ or inputs.control or "", record.to
     groups = _Groups.of(inputs, origin, to)
     held = _held_out(inputs, groups.names)
     if held:
@@ -137,7 +138,8 @@ def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
 
 def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
     """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
-    if predicted.uns["cellalign"].get("scale") != "counts":
+    record = Provenance.of(predicted.uns).counterfactual
+    if record is None or record.expression != "counts":
         return predicted.X, matrix_of(real, "X", "--against")[:, columns]
     x = matrix_of(real, default_matrix(real, "counts"), "--against")[:, columns]
     if not is_counts(x):

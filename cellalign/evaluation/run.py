@@ -16,6 +16,7 @@ from cellalign.evaluation.response import response
 from cellalign.evaluation.scib import bio
 from cellalign.evaluation.table import Evaluation, Row
 from cellalign.model import Model
+from cellalign.records import Provenance, find_obsm_key
 
 PANELS: dict[str, Callable[[Inputs], Iterator[Row]]] = {
     "mixing": mixing,
@@ -90,18 +91,18 @@ def evaluate(
     InputError
         A panel asked for by name cannot run, or the inputs do not fit.
     """
-    record = adata.uns.get("cellalign", {})
+    record = Provenance.of(adata.uns).latest
     chosen = list(PANELS) if panels is None else [name.strip() for name in panels]
     for name in (*chosen, *also):
         if name not in PANELS:
             raise UsageError(f"unknown panel {name!r}.{nearest(name, PANELS)} Panels: {', '.join(PANELS)}")
-    condition = condition or str(record.get("condition", "")) or (model.condition if model else None)
+    condition = condition or (record.condition if record else None) or (model.condition if model else None)
     if condition is None and batch is None:
         raise UsageError(
             "--condition KEY is needed: the obs column whose mixing or effect is scored; for panel bio alone --batch "
             "KEY is enough"
         )
-    continuous = condition is not None and condition == record.get("condition") and bool(record.get("continuous"))
+    continuous = record is not None and condition is not None and condition == record.condition and record.continuous
     columns = {"condition": None if continuous else condition, "batch": batch, "label": label}
     for purpose, key in columns.items():
         if key is not None:
@@ -144,10 +145,10 @@ def _latents(
     adata: AnnData, keys: str | Sequence[str] | None, model: Model | None, device: str
 ) -> dict[str, np.ndarray]:
     """The embeddings to score by obsm key, from the model where the cells have none; of a counterfactual none."""
-    record = adata.uns.get("cellalign", {})
-    if record.get("kind") == "counterfactual":
+    provenance = Provenance.of(adata.uns)
+    if provenance.counterfactual is not None and not provenance.embedding:
         return {}
-    if model is not None and not keys and "key" not in record and not _embeddings(adata):
+    if model is not None and not keys and not provenance.embedding and not _embeddings(adata):
         return {model.embedding_key: model.embed(adata, device=device)}
     named: Sequence[str | None] = [keys] if isinstance(keys, str) else keys or [None]
     return dict(_embedding(adata, key) for key in named)
@@ -160,8 +161,8 @@ def _embeddings(adata: AnnData) -> list[str]:
 
 def _embedding(adata: AnnData, key: str | None) -> tuple[str, np.ndarray]:
     """obsm key and latents of the embedding to score."""
-    known = _embeddings(adata)
-    key = key or adata.uns.get("cellalign", {}).get("key")
+    known, written = _embeddings(adata), Provenance.of(adata.uns).latest_embedding
+    key = key or (written.key if written is not None else None)
     if key is None:
         if len(known) != 1:
             found = ", ".join(known) or "none"
@@ -169,9 +170,10 @@ def _embedding(adata: AnnData, key: str | None) -> tuple[str, np.ndarray]:
                 f"no single embedding X_* in obsm (found: {found}); run cellalign embed or give --embedding"
             )
         key = known[0]
-    if key not in adata.obsm:
+    there = find_obsm_key(key, adata.obsm)
+    if there is None:
         raise InputError(f"no embedding {key!r} in obsm.{nearest(key, adata.obsm)} There: {', '.join(adata.obsm)}")
-    z = np.asarray(adata.obsm[key], dtype=np.float32)
+    z = np.asarray(adata.obsm[there], dtype=np.float32)
     if not np.isfinite(z).all():
         raise InputError(f"embedding {key!r} holds NaN or infinite values")
     return key, z

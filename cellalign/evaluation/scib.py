@@ -19,7 +19,7 @@ from anndata import AnnData
 from sklearn.preprocessing import normalize
 
 from cellalign.data.checks import check_log, check_matrix, is_counts
-from cellalign.data.inputs import default_matrix, matrix_of
+from cellalign.data.source import default_matrix, matrix_of
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.table import Row

@@ -9,15 +9,17 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from cellalign.methods.vae import COUNT_PLAN, VAE, CountHyperparameters
+from cellalign.methods.autoencoder import VariationalAutoencoder
+from cellalign.methods.vae import COUNT_PLAN, CountHyperparameters
 
 
-class BetaVAE(VAE):
+class BetaVAE(VariationalAutoencoder):
     """VAE with beta > 1; knows no condition."""
 
     name = "beta-vae"
     summary = "VAE with a heavier KL term; knows no condition"
     reference = "Higgins et al. 2017"
+    needs_condition = False
     disentangles = True
     plan_defaults: ClassVar = COUNT_PLAN
 

@@ -21,7 +21,7 @@ It departs from the published method and its code in these points:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +31,9 @@ from pydantic import Field
 from torch import Tensor
 
 from cellalign.errors import UsageError
-from cellalign.methods.base import Dimensions, Latent, Target
+from cellalign.methods.base import CONDITION, Distribution, Latent, Layout, Minibatch, Point, Role
+from cellalign.methods.capabilities import Batches
 from cellalign.methods.pca import OVERSAMPLING, PCA, leading_subspace
-from cellalign.nn.batch import Batch
 
 MOST_CLUSTERS = 100  # where their number follows from the cells
 NEAREST = 5  # anchors whose distance sets the kernel's width
@@ -76,17 +76,17 @@ class Celligner(PCA):
     places: Tensor  # [A, p] where the smoothed way leads
     limits: Tensor  # [K + 1] where each condition's anchors begin; the last is their number
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
-        k, genes, p = dimensions.conditions, dimensions.genes, self.components.shape[1]
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
+        k, genes, p = layout.n_conditions, layout.n_genes, self.components.shape[1]
         removed = self.hp.contrastive * (k - 1)
         if removed >= genes:
             raise UsageError(
                 f"contrastive={self.hp.contrastive} for each of {k - 1} conditions leaves nothing of {genes} genes; "
                 f"lower it, to {(genes - 1) // (k - 1)} at most"
             )
-        self.base = dimensions.control or 0  # the condition that stays
-        most = min((k - 1) * self.hp.max_anchors, dimensions.cells)
+        self.base = layout.control or 0  # the condition that stays
+        most = min((k - 1) * self.hp.max_anchors, layout.n_cells)
         self.register_buffer("mean", torch.zeros(genes))
         self.register_buffer("directions", torch.zeros(genes, removed))
         self.register_buffer("anchors", torch.zeros(most, p))
@@ -94,10 +94,10 @@ class Celligner(PCA):
         self.register_buffer("places", torch.zeros(most, p))
         self.register_buffer("limits", torch.zeros(k + 1, dtype=torch.int64))
 
-    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    def fit_closed_form(self, batches: Batches) -> None:
         """All of it, in some 25 passes; the batches must come in the same order each time."""
 
-        def cells() -> Iterator[Batch]:
+        def cells() -> Iterator[Minibatch]:
             return (self.residual(batch) for batch in batches())
 
         def coordinates() -> Tensor:
@@ -108,12 +108,12 @@ class Celligner(PCA):
         self.directions.zero_()
         self.mean.copy_(torch.stack([batch.x.sum(0) for batch in batches()]).sum(0) / len(condition))
         if self.directions.shape[1]:
-            super().finish(cells)
+            super().fit_closed_form(cells)
             found = self.contrast(cells, coordinates(), condition)
             self.directions[:, : found.shape[1]] = found
             if stays.any():  # a cell rebuilt from its components has the reference's mean along the directions
                 self.mean += self.directions @ coordinates()[stays, self.components.shape[1] :].mean(0)
-        super().finish(cells)
+        super().fit_closed_form(cells)
         self.align(coordinates(), condition)
 
     @property
@@ -121,12 +121,12 @@ class Celligner(PCA):
         """What the coordinates are of, [G, p + D]."""
         return torch.cat([self.components, self.directions], 1)
 
-    def residual(self, batch: Batch) -> Batch:
+    def residual(self, batch: Minibatch) -> Minibatch:
         """The cells less the mean, without the contrastive directions."""
         x = batch.x - self.mean
         return replace(batch, expression=x - x @ self.directions @ self.directions.T)
 
-    def coordinates(self, batch: Batch) -> Tensor:
+    def coordinates(self, batch: Minibatch) -> Tensor:
         """Scores on the components and on the contrastive directions, [B, p + D]."""
         return torch.cat([super().encode(self.residual(batch)).mean, (batch.x - self.mean) @ self.directions], 1)
 
@@ -145,13 +145,13 @@ class Celligner(PCA):
             first += wanted
         return cluster
 
-    def contrast(self, cells: Callable[[], Iterator[Batch]], y: Tensor, condition: Tensor) -> Tensor:
+    def contrast(self, cells: Batches, y: Tensor, condition: Tensor) -> Tensor:
         """Contrastive directions [G, at most contrastive * (K - 1)] of all conditions, orthonormal or zero.
 
         Those of a condition are the eigenvectors, by size of eigenvalue, of its covariance within clusters less the
         reference's. Neither matrix is formed.
         """
-        cluster, k = self.clustered(y, condition), self.dimensions.conditions
+        cluster, k = self.clustered(y, condition), self.layout.n_conditions
         sizes = torch.bincount(cluster)
         owner = torch.zeros_like(sizes).index_copy_(0, cluster, condition)[sizes > 0]
         freedom = torch.bincount(condition, minlength=k) - torch.bincount(owner, minlength=k)
@@ -188,7 +188,7 @@ class Celligner(PCA):
         """The anchors of every condition but the reference."""
         self.limits.zero_()
         target, stop = y[condition == self.base], 0
-        for code in range(self.dimensions.conditions):
+        for code in range(self.layout.n_conditions):
             moved = own = y[condition == code]
             if code != self.base and len(own) and len(target):
                 for _ in range(self.hp.rounds):
@@ -232,22 +232,24 @@ class Celligner(PCA):
             t = y - self.correction(t, condition, self.anchors)
         return t
 
-    def encode(self, batch: Batch) -> Latent:
+    def encode(self, batch: Minibatch) -> Latent:
         """Scores on the components, moved onto the reference; no spread."""
         z = self.moved(self.coordinates(batch), batch.condition)[:, : self.components.shape[1]]
-        return Latent.without_spread(z)
+        return Latent.point(z)
 
-    def predict(self, z: Tensor, batch: Batch) -> Tensor:
-        """The cell rebuilt from its components under its condition."""
-        y = torch.cat([z, z.new_zeros(len(z), self.directions.shape[1])], 1)
-        return self.moved_back(y, batch.condition) @ self.basis.T + self.mean + self.centre
+    @property
+    def responds_to(self) -> frozenset[Role]:
+        """The condition."""
+        return frozenset({CONDITION})
 
-    def counterfactual(self, batch: Batch, to: Target, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
-        """The cell with its coordinates moved; without draws, the spread is zero."""
+    def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
+        """The cell with its coordinates moved; what they do not hold stays as it is."""
+        targets = self.layout.targets(do)
+        if not targets:
+            return Point(batch.x)
         y = self.coordinates(batch)
-        t = self.moved_back(self.moved(y, batch.condition), batch.with_condition(to.codes[0]).condition)
-        change = (t - y) @ self.basis.T
-        return batch.x + change, torch.zeros_like(change) if n_samples else None
+        t = self.moved_back(self.moved(y, batch.condition), torch.full_like(batch.condition, targets[0]))
+        return Point(batch.x + (t - y) @ self.basis.T)
 
 
 def mutual_neighbours(own: np.ndarray, target: np.ndarray, k_own: int, k_target: int) -> Any:

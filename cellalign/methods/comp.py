@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import Step
+from cellalign.methods.autoencoder import Step
 from cellalign.methods.cvae import CVAE
 from cellalign.nn.penalties import misalignment
 
@@ -40,15 +40,16 @@ class CoMP(CVAE):
             5.0, ge=0, description="least a cell counts is minus this, in nats; null is the published penalty"
         )
 
-    def penalty(self, step: Step) -> Tensor:
+    def penalties(self, step: Step) -> dict[str, Tensor]:
         """gamma times the misalignment penalty (eq. 4), own and other weighed by a kernel over continuous values."""
         latent, batch = step.latent, step.batch
-        return self.hp.gamma * misalignment(
+        value = misalignment(
             latent.z,
             latent.mean,
-            latent.scale,
-            batch.value if self.dimensions.continuous else batch.condition,
+            latent.sd,
+            batch.condition,
             kernel_width=self.hp.kernel_width,
             include_self=self.hp.include_self,
             floor=self.hp.floor,
         )
+        return {"penalty": self.hp.gamma * value}

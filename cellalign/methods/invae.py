@@ -8,6 +8,8 @@ nothing in z_S and much in z_I, whose prior does not know it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +17,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from cellalign.methods.base import BATCHES, COVARIATES, Dimensions, Latent, Step, Target
+from cellalign.methods.autoencoder import Step
+from cellalign.methods.base import BATCH, COVARIATE, Latent, Layout, Minibatch, Role
 from cellalign.methods.nf_ivae import NFIVAE
-from cellalign.nn.batch import Batch
 from cellalign.nn.distributions import log_normal
 from cellalign.nn.penalties import total_correlation
 from cellalign.nn.priors import NormalPrior
@@ -29,7 +31,7 @@ class INVAE(NFIVAE):
     name = "invae"
     summary = "invariant VAE: biology in z_I, technical effects in z_S"
     reference = "Aliee et al. 2023"
-    prior_sees = (COVARIATES,)
+    prior_sees = (COVARIATE,)
 
     class Hyperparameters(NFIVAE.Hyperparameters):
         """Adds the spurious block and the penalty.
@@ -52,11 +54,11 @@ class INVAE(NFIVAE):
             True, description="total correlation among cells of the same d and b (eq. 11); false: of the whole batch"
         )
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
         self.spurious_prior = None
         if not self.hp.inject:
-            n_context = self.n_context((BATCHES,))
+            n_context = layout.fields.width((BATCH,))
             self.spurious_prior = NormalPrior(
                 self.hp.spurious_dim, n_context, centred=not self.hp.spurious_mean, apart=2.0
             )
@@ -67,46 +69,46 @@ class INVAE(NFIVAE):
         return self.hp.latent_dim + (0 if self.hp.inject else self.hp.spurious_dim)
 
     @property
-    def decoder_sees(self) -> tuple[str, ...]:  # type: ignore[override]
+    def decoder_sees(self) -> tuple[Role, ...]:  # type: ignore[override]
         """z alone, or with it the technical covariates."""
-        return (BATCHES,) if self.hp.inject else ()
+        return (BATCH,) if self.hp.inject else ()
 
     @property
-    def sees_batches(self) -> bool:
+    def responds_to(self) -> frozenset[Role]:
         """Another batch is another z_S, or told to the decoder."""
-        return True
+        return frozenset({BATCH})
 
     def invariant(self, latent: Latent) -> Latent:
         """z_I: [B, latent_dim]."""
         keep = slice(None, self.hp.latent_dim)
-        return Latent(latent.mean[:, keep], latent.scale[:, keep], latent.z[:, keep])
+        return Latent(latent.mean[:, keep], latent.sd[:, keep], latent.z[:, keep])
 
-    def posterior(self, h: Tensor, batch: Batch) -> Latent:
+    def encode(self, batch: Minibatch) -> Latent:
         """q(z_I, z_S | x, d, b), z_S as a difference from its prior's mean.
 
         What b explains is then in z_S from the first step on, at no cost, and z_I need not learn it first.
         """
-        latent = super().posterior(h, batch)
+        latent = super().encode(batch)
         if self.spurious_prior is None or not self.hp.spurious_mean:
             return latent
-        centre = F.pad(self.spurious_prior(self.context(batch, (BATCHES,)))[0], (self.hp.latent_dim, 0))
-        return Latent(latent.mean + centre, latent.scale, latent.z + centre)
+        centre = F.pad(self.spurious_prior(batch.context((BATCH,)))[0], (self.hp.latent_dim, 0))
+        return replace(latent, mean=latent.mean + centre, z=latent.z + centre)
 
-    def kl(self, batch: Batch, latent: Latent) -> Tensor:
+    def kl(self, batch: Minibatch, latent: Latent) -> Tensor:
         """KL of both blocks to their priors, [B]; but for a constant where z_I's prior does not factorise."""
         kl = super().kl(batch, latent)
         if self.spurious_prior is None:
             return kl
-        spurious, p = self.context(batch, (BATCHES,)), self.hp.latent_dim
-        return kl + self.spurious_prior.kl(latent.mean[:, p:], latent.scale[:, p:], spurious)
+        spurious, p = batch.context((BATCH,)), self.hp.latent_dim
+        return kl + self.spurious_prior.kl(latent.mean[:, p:], latent.sd[:, p:], spurious)
 
-    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
+    def log_prior(self, z: Tensor, batch: Minibatch) -> Tensor:
         """Log density of draws of both blocks [T, B, p] under their priors, [T, B]."""
         invariant, spurious = z.tensor_split([self.hp.latent_dim], -1)
         found = super().log_prior(invariant, batch)
         if self.spurious_prior is None:
             return found
-        return found + log_normal(spurious, *self.spurious_prior(self.context(batch, (BATCHES,))))
+        return found + log_normal(spurious, *self.spurious_prior(batch.context((BATCH,))))
 
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """Score matching, and the total correlation, which sets in as the KL does."""
@@ -116,32 +118,28 @@ class INVAE(NFIVAE):
             return found
         latent, p = step.latent, self.hp.latent_dim
         domain = self.domains(step.batch) if self.hp.within_domain else None
-        value = total_correlation(latent.z, latent.mean, latent.scale, p, self.dimensions.cells, domain)
+        value = total_correlation(latent.z, latent.mean, latent.sd, p, self.layout.n_cells, domain)
         return found | {"total_correlation": weight * value}
 
-    def domains(self, batch: Batch) -> Tensor:
+    def domains(self, batch: Minibatch) -> Tensor:
         """Codes [B] of the combinations of all categorical covariates."""
-        code = torch.zeros_like(batch.condition)
-        sizes = (*self.dimensions.covariates, *self.dimensions.batches)
-        for n, column in zip(sizes, torch.cat([batch.covariates, batch.batches], 1).T, strict=True):
-            code = code * (n + 1) + column + 1
+        code = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
+        for field, column in [*batch.of(COVARIATE), *batch.of(BATCH)]:
+            if field.kind == "categorical":
+                code = code * (len(field.categories) + 1) + column + 1
         return code
 
-    def embedding(self, batch: Batch) -> Tensor:
-        """Posterior mean of z_I, [B, latent_dim]."""
-        return self.encode(batch).mean[:, : self.hp.latent_dim]
-
-    def embeddings(self, batch: Batch) -> dict[str, Tensor]:
+    def embeddings(self, batch: Minibatch) -> dict[str, Tensor]:
         """z_I, and z_S as X_invae_spurious."""
         invariant, spurious = self.encode(batch).mean.tensor_split([self.hp.latent_dim], 1)
         return {"": invariant} if self.hp.inject else {"": invariant, "_spurious": spurious}
 
-    def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
+    def intervene(self, z: Tensor, batch: Minibatch, do: Mapping[str, Any]) -> tuple[Tensor, Minibatch]:
         """Another batch: z_S at the same quantile of that batch's prior; z_I stays."""
-        _, moved = super().intervene(z, batch, to)
-        if self.spurious_prior is None or to.batch is None:
+        _, moved = super().intervene(z, batch, do)
+        if self.spurious_prior is None:
             return z, moved
         invariant, spurious = z.tensor_split([self.hp.latent_dim], 1)
-        mean, scale = self.spurious_prior(self.context(batch, (BATCHES,)))
-        new_mean, new_scale = self.spurious_prior(self.context(moved, (BATCHES,)))
-        return torch.cat([invariant, new_mean + new_scale * (spurious - mean) / scale], 1), moved
+        mean, sd = self.spurious_prior(batch.context((BATCH,)))
+        new_mean, new_sd = self.spurious_prior(moved.context((BATCH,)))
+        return torch.cat([invariant, new_mean + new_sd * (spurious - mean) / sd], 1), moved

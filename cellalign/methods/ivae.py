@@ -6,6 +6,7 @@ penalty. Neither network sees the intervention a: a decoder that did could carry
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,34 +14,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cellalign.methods.base import Dimensions, Graph, Target
-from cellalign.methods.vae import COUNT_PLAN, VAE, CountHyperparameters
-from cellalign.nn.batch import Batch
-from cellalign.nn.networks import Fast
+from cellalign.methods.autoencoder import VariationalAutoencoder
+from cellalign.methods.base import CombinesConditions, Extends, Fields, Graph, Layout, LearnsGraph, Minibatch
+from cellalign.methods.vae import COUNT_PLAN, CountHyperparameters
+from cellalign.nn.networks import ScaledParameter
 
 
-class IVAE(VAE):
+class IVAE(CombinesConditions, Extends, LearnsGraph, VariationalAutoencoder):
     """VAE whose prior is shifted by the intervention; the conditions are the interventions."""
 
     name = "ivae"
     summary = "identifiable VAE: each intervention shifts the prior of z"
     reference = "Khemakhem et al. 2020"
-    needs_condition = True
-    has_graph = True
     disentangles = True
-    combines_conditions = True
     plan_defaults: ClassVar = COUNT_PLAN
 
     class Hyperparameters(CountHyperparameters):
         """The sVAE+ paper's."""
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
         # the control's row is never used: control cells have mu = 0
-        self.shift = Fast(torch.zeros(dimensions.conditions, self.hp.latent_dim))
-        acts = torch.ones(dimensions.conditions, 1)
-        if dimensions.control is not None:
-            acts[dimensions.control] = 0
+        self.shift = ScaledParameter(torch.zeros(layout.n_conditions, self.hp.latent_dim))
+        acts = torch.ones(layout.n_conditions, 1)
+        if layout.control is not None:
+            acts[layout.control] = 0
         self.acts: Tensor
         self.register_buffer("acts", acts, persistent=False)
 
@@ -48,35 +46,30 @@ class IVAE(VAE):
         """Which latents the interventions [B] move: 1, or [B, p] of zeros and ones in a subclass."""
         return 1.0
 
-    def prior_mean(self, batch: Batch) -> Tensor:
+    def prior_mean(self, batch: Minibatch) -> Tensor:
         """mu_a of every cell's intervention, [B, p]; zero for control cells."""
         # F.embedding, not indexing: its gradient adds up in the same order in every run
         codes = batch.condition
         return F.embedding(codes, self.shift()) * self.mask(codes) * self.acts[codes]
 
-    def effects(self) -> Tensor:
+    def shifts(self) -> Tensor:
         """The shift each condition makes by itself, [conditions, p]."""
         return self.shift() * self.acts
 
-    def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
-        """z - mu_a + mu_a': the shifts of several interventions add up."""
-        effects = self.effects()
-        return z - effects[batch.condition] + effects[list(to.codes)].sum(0), batch
-
     def graph(self) -> Graph:
         """Latents whose shift an outlier detector flags (minimum covariance determinant; sVAE+ appendix C)."""
-        effects = self.effects().detach().cpu()
+        effects = self.shifts().detach().cpu()
         flagged = np.stack([outliers(row) for row in effects.double().numpy()])
         return Graph(effects, torch.from_numpy(flagged).float() * self.acts.cpu())
 
-    def with_conditions(self, dimensions: Dimensions, shifts: np.ndarray) -> IVAE:
+    def with_conditions(self, fields: Fields, shifts: np.ndarray) -> IVAE:
         """The same networks for the conditions known plus new ones, whose shifts are `shifts` [n_new, p].
 
         Their masks are 1 (sVAE+ appendix C: sparsity must not hold back the fit to unseen interventions).
         """
-        wider = type(self)(self.hp, dimensions)
+        wider = type(self)(self.hp, replace(self.layout, fields=fields))
         state = wider.state_dict()
-        known = self.dimensions.conditions
+        known = self.layout.n_conditions
         for key, value in self.state_dict().items():
             if state[key].shape == value.shape:
                 state[key] = value

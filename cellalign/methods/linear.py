@@ -6,16 +6,16 @@ principal components, by ridge regression over the cell types seen under both co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import Dimensions, Target
+from cellalign.methods.base import CONDITION, Distribution, Layout, Minibatch, Point, Role
+from cellalign.methods.capabilities import Batches, means_by_condition
 from cellalign.methods.pca import PCA
-from cellalign.nn.batch import Batch
 
 
 class Linear(PCA):
@@ -32,27 +32,27 @@ class Linear(PCA):
         change: Literal["shift", "ridge"] = Field("shift", description="mean change, or a change by cell state")
         ridge: float = Field(1.0, gt=0, le=1e6, description="shrinkage, relative to the spread of cell types")
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
-        k, p = dimensions.conditions, self.components.shape[1]
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
+        k, p = layout.n_conditions, self.components.shape[1]
         self.mean: Tensor
         self.state: Tensor
         self.slope: Tensor
-        self.register_buffer("mean", torch.zeros(k, dimensions.genes))  # over cell types, by condition
+        self.register_buffer("mean", torch.zeros(k, layout.n_genes))  # over cell types, by condition
         self.register_buffer("state", torch.zeros(k, p))  # its components
         pairs = k if self.hp.change == "ridge" else 0
-        self.register_buffer("slope", torch.zeros(pairs, pairs, p, dimensions.genes))  # from, to
+        self.register_buffer("slope", torch.zeros(pairs, pairs, p, layout.n_genes))  # from, to
 
     @property
     def embedding_needs_condition(self) -> bool:
         """Components do not depend on the condition."""
         return False
 
-    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    def fit_closed_form(self, batches: Batches) -> None:
         """Components; then for every condition the mean over cell types, and for ridge its slope on their state."""
-        super().finish(batches)
-        k = self.dimensions.conditions
-        means = self.means_by_condition(batches, lambda batch: batch.x)
+        super().fit_closed_form(batches)
+        k = self.layout.n_conditions
+        means = means_by_condition(batches, lambda batch: batch.x, k, self.layout.n_labels)
         self.mean.copy_(means.mean(1))
         if self.hp.change == "shift":
             return
@@ -68,12 +68,22 @@ class Linear(PCA):
                 change = (means[to] - means[source]) - (self.mean[to] - self.mean[source])
                 self.slope[source, to] = dual.T @ change
 
-    def counterfactual(self, batch: Batch, to: Target, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
-        """The cell plus the predicted change; a linear prediction has no draws, so their spread is zero."""
-        change = self.mean[to.codes[0]] - self.mean[batch.condition]
+    @property
+    def responds_to(self) -> frozenset[Role]:
+        """The condition."""
+        return frozenset({CONDITION})
+
+    def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
+        """The cell plus the predicted change."""
+        targets = self.layout.targets(do)
+        return Point(batch.x + self.change(batch, targets[0]) if targets else batch.x)
+
+    def change(self, batch: Minibatch, target: int) -> Tensor:
+        """From each cell's condition to the target's, [B, G]."""
+        change = self.mean[target] - self.mean[batch.condition]
         if self.hp.change == "ridge":
             z = self.embedding(batch)
             for source in batch.condition.unique():
                 rows = batch.condition == source
-                change[rows] += (z[rows] - self.state[source]) @ self.slope[source, to.codes[0]]
-        return batch.x + change, torch.zeros_like(change) if n_samples else None
+                change[rows] += (z[rows] - self.state[source]) @ self.slope[source, target]
+        return change

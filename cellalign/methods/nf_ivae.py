@@ -16,24 +16,26 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import BATCHES, COVARIATES, Dimensions, Latent, Step
-from cellalign.methods.vae import COUNT_PLAN, VAE, CountHyperparameters
-from cellalign.nn.batch import Batch
+from cellalign.methods.autoencoder import Step, VariationalAutoencoder
+from cellalign.methods.base import BATCH, COVARIATE, Latent, Layout, Minibatch, Role
+from cellalign.methods.vae import COUNT_PLAN, CountHyperparameters
 from cellalign.nn.distributions import log_normal
 from cellalign.nn.priors import ExponentialFamilyPrior, NormalPrior
 
 
-class NFIVAE(VAE):
+class NFIVAE(VariationalAutoencoder):
     """VAE whose prior is given covariates; technical ones count like biological ones."""
 
     name = "nf-ivae"
     summary = "identifiable VAE whose prior depends on all covariates and need not factorise"
     reference = "Lu et al. 2022"
-    encoder_sees = (COVARIATES, BATCHES)
-    prior_sees: ClassVar[tuple[str, ...]] = (COVARIATES, BATCHES)
+    needs_condition = False
+    encoder_sees = (COVARIATE, BATCH)
+    prior_sees: ClassVar[tuple[Role, ...]] = (COVARIATE, BATCH)
     least_variance = 1e-4
     # the loss holds an unnormalised density: it ranks no epochs, so no cells are kept for that
     plan_defaults: ClassVar = COUNT_PLAN | {"validation": 0.0}
+    renamed_settings: ClassVar = {"hide": "covariate_dropout"}
 
     class Hyperparameters(CountHyperparameters):
         """Adds the prior."""
@@ -45,13 +47,13 @@ class NFIVAE(VAE):
         score_regularisation: float = Field(
             0.0, ge=0, le=100, description="weight of squared second derivatives in score matching"
         )
-        hide: float = Field(
+        covariate_dropout: float = Field(
             0.5, ge=0, le=1, description="share of cells whose covariates the encoder is not told in training"
         )
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
-        n_context = self.n_context(self.prior_sees)
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
+        n_context = layout.fields.width(self.prior_sees)
         self.prior: NormalPrior | ExponentialFamilyPrior
         if self.hp.prior == "factorised":
             self.prior = NormalPrior(self.hp.latent_dim, n_context)
@@ -59,47 +61,46 @@ class NFIVAE(VAE):
             self.prior = ExponentialFamilyPrior(self.hp.latent_dim, n_context)
 
     @property
-    def normalised(self) -> bool:
+    def comparable(self) -> bool:
         """Whether the prior is the normal one."""
         return self.hp.prior == "factorised"
 
     @property
-    def does_without_covariates(self) -> bool:
+    def embeds_without_covariates(self) -> bool:
         """Whether they are hidden from the encoder for some cells in training."""
-        return self.hp.hide > 0
+        return self.hp.covariate_dropout > 0
 
-    def encoder_context(self, batch: Batch) -> Tensor:
+    def encoder_context(self, batch: Minibatch) -> Tensor:
         """One-hot covariates; in training zeros for a share of the cells."""
         context = super().encoder_context(batch)
-        if not self.training or self.hp.hide == 0:
+        if not self.training or self.hp.covariate_dropout == 0:
             return context
-        told = torch.rand(len(batch), 1, device=context.device) >= self.hp.hide
+        told = torch.rand(len(batch), 1, device=context.device) >= self.hp.covariate_dropout
         return context * told
 
-    def posterior(self, h: Tensor, batch: Batch) -> Latent:
-        """As the VAE's; the scale is one per cell and latent also where it is fixed."""
-        latent = super().posterior(h, batch)
-        return Latent(latent.mean, latent.scale.expand_as(latent.mean), latent.z)
+    def posterior_sd(self, mean: Tensor, last: Tensor) -> Tensor:
+        """One per cell and latent, [B, p], also where it is fixed."""
+        return super().posterior_sd(mean, last).expand_as(mean)
 
     def invariant(self, latent: Latent) -> Latent:
         """The dimensions the prior is over: all."""
         return latent
 
-    def kl(self, batch: Batch, latent: Latent) -> Tensor:
+    def kl(self, batch: Minibatch, latent: Latent) -> Tensor:
         """KL of the posterior to the prior, [B]; but for a constant where the prior's normaliser is not known."""
-        latent, context = self.invariant(latent), self.context(batch, self.prior_sees)
+        latent, context = self.invariant(latent), batch.context(self.prior_sees)
         if isinstance(self.prior, NormalPrior):
-            return self.prior.kl(latent.mean, latent.scale, context)
-        return self.prior.kl(latent.z, latent.scale, context)
+            return self.prior.kl(latent.mean, latent.sd, context)
+        return self.prior.kl(latent.z, latent.sd, context)
 
-    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
+    def log_prior(self, z: Tensor, batch: Minibatch) -> Tensor:
         """Log density of draws z [T, B, p] under the prior, [T, B], where its normaliser is known."""
         assert isinstance(self.prior, NormalPrior)
-        return log_normal(z, *self.prior(self.context(batch, self.prior_sees)))
+        return log_normal(z, *self.prior(batch.context(self.prior_sees)))
 
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """Score matching, which moves the prior alone (inVAE eq. 9)."""
         if isinstance(self.prior, NormalPrior):
             return {}
-        z, context = self.invariant(step.latent).z, self.context(step.batch, self.prior_sees)
+        z, context = self.invariant(step.latent).z, step.batch.context(self.prior_sees)
         return {"score_matching": self.prior.score_matching(z, context, self.hp.score_regularisation)}

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from cellalign.methods.base import Dimensions, Latent, Method
-from cellalign.nn.batch import Batch
+from cellalign.methods.base import (
+    Distribution,
+    FitsInClosedForm,
+    Latent,
+    Layout,
+    Method,
+    Minibatch,
+    Point,
+    Predicts,
+    Role,
+)
+from cellalign.methods.capabilities import Batches
 
 PASSES, OVERSAMPLING = 6, 10
 
@@ -36,7 +46,7 @@ def leading_subspace(product: Callable[[Tensor], Tensor], start: Tensor) -> Tens
     return basis
 
 
-class PCA(Method):
+class PCA(FitsInClosedForm, Predicts, Method):
     """Principal components by randomised subspace iteration (Halko, Martinsson & Tropp 2011)."""
 
     name = "pca"
@@ -51,14 +61,14 @@ class PCA(Method):
 
         latent_dim: int = Field(40, ge=1, le=10_000, description="number of components")
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
         self.centre: Tensor
         self.components: Tensor
-        self.register_buffer("centre", torch.zeros(dimensions.genes))
-        self.register_buffer("components", torch.zeros(dimensions.genes, min(self.hp.latent_dim, dimensions.genes)))
+        self.register_buffer("centre", torch.zeros(layout.n_genes))
+        self.register_buffer("components", torch.zeros(layout.n_genes, min(self.hp.latent_dim, layout.n_genes)))
 
-    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    def fit_closed_form(self, batches: Batches) -> None:
         """Centre and components; the largest weight of every component is positive."""
         n, total = 0, torch.zeros_like(self.centre)
         for batch in batches():
@@ -84,11 +94,19 @@ class PCA(Method):
         signs = torch.sign(components.gather(0, components.abs().argmax(0, keepdim=True)))
         self.components.copy_(components * signs)
 
-    def encode(self, batch: Batch) -> Latent:
+    def encode(self, batch: Minibatch) -> Latent:
         """Scores on the components; no spread."""
-        z = (batch.x - self.centre) @ self.components
-        return Latent.without_spread(z)
+        return Latent.point((batch.x - self.centre) @ self.components)
 
-    def predict(self, z: Tensor, batch: Batch) -> Tensor:
-        """The cell rebuilt from its components."""
+    def rebuilt(self, z: Tensor) -> Tensor:
+        """Cells [B, G] from their scores [B, p]."""
         return z @ self.components.T + self.centre
+
+    @property
+    def responds_to(self) -> frozenset[Role]:
+        """Nothing: a cell is rebuilt as it is."""
+        return frozenset()
+
+    def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
+        """The cell rebuilt from its components."""
+        return Point(self.rebuilt(self.encode(batch).mean))

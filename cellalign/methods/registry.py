@@ -2,11 +2,14 @@
 
 A package adds a method without touching this one: an entry point in the group `cellalign.methods` whose name
 is the method's and whose object is a subclass of `cellalign.methods.base.Method`. Nothing is imported until a
-method is asked for.
+method is asked for. A class is checked when it is loaded: what it declares it must also implement.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -21,6 +24,9 @@ from cellalign.errors import UsageError
 
 if TYPE_CHECKING:
     from cellalign.methods.base import Method
+    from cellalign.methods.capabilities import Capability
+
+log = logging.getLogger("cellalign")
 
 GROUP = "cellalign.methods"
 BUILT_IN = {
@@ -54,7 +60,7 @@ class MethodInfo:
     summary: str
     reference: str
     needs_condition: bool
-    scale: str
+    expression: str
     package: str
     presets: list[str] = field(default_factory=list)
 
@@ -70,7 +76,7 @@ def get(name: str) -> type[Method]:
     Raises
     ------
     UsageError
-        No such method, or another package's method that cannot be loaded.
+        No such method, or another package's method that cannot be loaded or does not keep the contract.
     """
     if name in BUILT_IN:
         module, attribute = BUILT_IN[name].split(":")
@@ -85,25 +91,83 @@ def get(name: str) -> type[Method]:
         method = entry.load()
     except Exception as error:  # another package's code may fail in any way
         raise UsageError(f"method {name!r} of {entry.value} cannot be loaded: {error}") from error
-    if getattr(method, "name", None) != name:
-        raise UsageError(f"{entry.value} is registered as {name!r} but its name is {getattr(method, 'name', None)!r}")
+    faults = list(faults_of(method, name))
+    if faults:
+        raise UsageError(f"method {name!r} of {entry.value} does not keep the contract: {'; '.join(faults)}")
     return method
 
 
-def available() -> dict[str, MethodInfo]:
-    """Every method with its summary, reference and presets. A package that fails to load is left out."""
-    found = {}
+def faults_of(cls: Any, name: str) -> Iterable[str]:
+    """What keeps a class from being a method of that name: empty where nothing does."""
+    from pydantic import BaseModel
+
+    from cellalign.methods.base import Method
+    from cellalign.methods.capabilities import Capability, FitsInClosedForm, Trains
+
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        yield "it is no subclass of cellalign.methods.base.Method"
+        return
+    if getattr(cls, "name", None) != name:
+        yield f"its name is {getattr(cls, 'name', None)!r}"
+    if not isinstance(getattr(cls, "summary", None), str) or not cls.summary:
+        yield "it has no summary"
+    if not (isinstance(cls.Hyperparameters, type) and issubclass(cls.Hyperparameters, BaseModel)):
+        yield "its Hyperparameters are no pydantic model"
+    if not issubclass(cls, (Trains, FitsInClosedForm)):
+        yield "it inherits neither Trains nor FitsInClosedForm, so it cannot be fitted"
+    for base in cls.__mro__:
+        if base is Method or (issubclass(base, Capability) and base is not cls):
+            for missing in _unimplemented(cls, base):
+                yield f"it lacks {missing}, which {base.__name__} asks for"
+
+
+def _unimplemented(cls: type, base: type) -> Iterable[str]:
+    """Abstract methods of a base that the class leaves as they are, or hides behind torch's own."""
+    from torch import nn
+
+    for name, value in vars(base).items():
+        if getattr(value, "__isabstractmethod__", False):
+            owner = next(c for c in cls.__mro__ if name in vars(c))
+            if owner is nn.Module or getattr(inspect.getattr_static(cls, name), "__isabstractmethod__", False):
+                yield name
+
+
+def able(capability: type[Capability]) -> list[str]:
+    """Names of the methods of a capability; packages whose methods cannot be loaded are left out."""
+    return [name for name, cls in loadable() if issubclass(cls, capability)]
+
+
+def lacks(name: str, capability: type[Capability]) -> str:
+    """A sentence for a method without a capability, with the names of those that have it."""
+    return f"method {name!r} is none that {capability.does}; these are: {', '.join(able(capability))}"
+
+
+def loadable() -> list[tuple[str, type[Method]]]:
+    """Every method that can be loaded; one warning for each that cannot."""
+    found = []
     for name in names():
         try:
-            method = get(name)
-        except UsageError:
+            found.append((name, get(name)))
+        except UsageError as error:
             if name in BUILT_IN:
                 raise
-            continue
+            _warn_once(str(error))
+    return found
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
+
+
+def available() -> dict[str, MethodInfo]:
+    """Every method with its summary, reference and presets; one warning for each that cannot be loaded."""
+    found = {}
+    for name, method in loadable():
         owned = sorted(p for p, content in presets().items() if content["method"] == name)
         package = method.__module__.partition(".")[0]
         found[name] = MethodInfo(
-            name, method.summary, method.reference, method.needs_condition, method.scale, package, owned
+            name, method.summary, method.reference, method.needs_condition, method.expression, package, owned
         )
     return found
 

@@ -6,28 +6,27 @@ network sees the condition; a counterfactual adds the difference of two conditio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import Dimensions, Target
-from cellalign.methods.vae import VAE
-from cellalign.nn.batch import Batch
-from cellalign.nn.likelihoods import Kind
+from cellalign.methods.autoencoder import VariationalAutoencoder
+from cellalign.methods.base import FitsInClosedForm, Layout, Minibatch
+from cellalign.methods.capabilities import Batches, means_by_condition
+from cellalign.nn.likelihoods import LikelihoodName
 
 
-class ScGen(VAE):
+class ScGen(FitsInClosedForm, VariationalAutoencoder):
     """VAE that predicts by z + mean z(target) - mean z(source), cell types weighing the same where labels are given."""
 
     name = "scgen"
     summary = "VAE with latent vector arithmetic; --label weighs cell types alike"
     reference = "Lotfollahi et al. 2019"
-    needs_condition = True
 
-    class Hyperparameters(VAE.Hyperparameters):
+    class Hyperparameters(VariationalAutoencoder.Hyperparameters):
         """The squared error of the paper, and its weight of the KL.
 
         Published as 0.0005 of averages over genes and latents: 0.01 of the sums here, at 2,000 genes and 100 latents.
@@ -36,17 +35,22 @@ class ScGen(VAE):
 
         beta: float = Field(0.01, ge=0, description="weight of the KL term")
 
-        likelihood: Kind = Field("mse", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)")
+        likelihood: LikelihoodName = Field(
+            "mse", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)"
+        )
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
         self.centres: Tensor
-        self.register_buffer("centres", torch.zeros(dimensions.conditions, self.hp.latent_dim))
+        self.register_buffer("centres", torch.zeros(layout.n_conditions, self.hp.latent_dim))
 
-    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    def fit_closed_form(self, batches: Batches) -> None:
         """Mean latent of every condition, over the cell types that all conditions share, each counting the same."""
-        self.centres.copy_(self.means_by_condition(batches, self.embedding).mean(1))
+        means = means_by_condition(batches, self.embedding, self.layout.n_conditions, self.layout.n_labels)
+        self.centres.copy_(means.mean(1))
 
-    def intervene(self, z: Tensor, batch: Batch, to: Target) -> tuple[Tensor, Batch]:
+    def intervene(self, z: Tensor, batch: Minibatch, do: Mapping[str, Any]) -> tuple[Tensor, Minibatch]:
         """z + delta, delta the difference of the conditions' mean latents."""
-        return z + self.centres[to.codes[0]] - self.centres[batch.condition], batch
+        for target in self.layout.targets(do):
+            z = z + self.centres[target] - self.centres[batch.condition]
+        return z, batch

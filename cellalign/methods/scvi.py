@@ -12,21 +12,22 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from cellalign.methods.base import BATCHES, CONDITION, Dimensions
-from cellalign.methods.vae import VAE
-from cellalign.nn.likelihoods import Counts, Kind
+from cellalign.methods.autoencoder import VariationalAutoencoder
+from cellalign.methods.base import BATCH, CONDITION, Layout
+from cellalign.nn.likelihoods import Counts, LikelihoodName
 
 # of the batch normalisation in scvi-tools
 NORM = {"momentum": 0.01, "eps": 1e-3}
 
 
-class SCVI(VAE):
+class SCVI(VariationalAutoencoder):
     """Variational inference of counts; the batches to remove are the condition and the technical covariates."""
 
     name = "scvi"
     summary = "scVI: counts, decoder told the batch; scvi-tools' defaults"
     reference = "Lopez et al. 2018"
-    decoder_sees = (CONDITION, BATCHES)
+    needs_condition = False
+    decoder_sees = (CONDITION, BATCH)
     encoder_shape = NORM
     decoder_shape: ClassVar = NORM | {"deep": True, "dropout": 0.0}
     least_variance = 1e-4
@@ -41,18 +42,18 @@ class SCVI(VAE):
         "early_stopping": False,
     }
 
-    class Hyperparameters(VAE.Hyperparameters):
+    class Hyperparameters(VariationalAutoencoder.Hyperparameters):
         """scvi-tools' defaults."""
 
         latent_dim: int = Field(10, ge=1, le=10_000, description="number of latent dimensions")
         hidden: tuple[int, ...] = Field((128,), min_length=1, description="encoder widths; the decoder mirrors them")
         dropout: float = Field(0.1, ge=0, lt=1, description="share of the encoder's hidden units dropped in training")
         negative_slope: float = Field(0.0, ge=0, le=1, description="slope of the leaky ReLU below zero")
-        likelihood: Kind = Field(
+        likelihood: LikelihoodName = Field(
             "zinb", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)"
         )
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
         if isinstance(self.likelihood, Counts):
-            self.likelihood.log_theta.restart(torch.randn(dimensions.genes), speed=1.0)
+            self.likelihood.log_theta.restart(torch.randn(layout.n_genes), factor=1.0)

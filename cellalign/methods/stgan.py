@@ -7,7 +7,7 @@ under the reference. Other conditions than the reference reach each other throug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -16,8 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellalign.methods.base import Dimensions, Latent, Loss, Method, Target
-from cellalign.nn.batch import Batch
+from cellalign.methods.base import (
+    CONDITION,
+    Distribution,
+    FitsInClosedForm,
+    HasPlayers,
+    Latent,
+    Layout,
+    Loss,
+    Method,
+    Minibatch,
+    Player,
+    Point,
+    Predicts,
+    Role,
+)
+from cellalign.methods.capabilities import Batches
 from cellalign.nn.networks import MLP
 
 
@@ -53,13 +67,8 @@ class Discriminator(nn.Module):
         """Logits."""
         return self.out(self.body(x, _no_context(x)))[:, 0]
 
-    def frozen(self, x: Tensor) -> Tensor:
-        """The same logit; the gradient reaches x and not the weights."""
-        weights = {name: value.detach() for name, value in self.named_parameters()}
-        return torch.func.functional_call(self, weights, (x,))
 
-
-class STGAN(Method):
+class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
     """Translates between the reference condition and each other one by adversarial training."""
 
     name = "stgan"
@@ -73,6 +82,7 @@ class STGAN(Method):
         "early_stopping": False,
         "weight_decay": 0.0,
     }
+    renamed_settings: ClassVar = {"judge": "discriminator_hidden", "judge_dropout": "discriminator_dropout"}
 
     class Hyperparameters(BaseModel):
         """Networks of trVAE table 7; the losses weigh to each other as in the CycleGAN paper, ten times as much."""
@@ -82,104 +92,116 @@ class STGAN(Method):
         hidden: tuple[int, ...] = Field(
             (700, 100, 50, 100, 700), min_length=1, description="generator widths; the narrowest is the embedding"
         )
-        judge: tuple[int, ...] = Field((700, 100), min_length=1, description="discriminator widths")
-        judge_dropout: float = Field(
+        discriminator_hidden: tuple[int, ...] = Field((700, 100), min_length=1, description="discriminator widths")
+        discriminator_dropout: float = Field(
             0.5, ge=0, lt=1, description="share of the discriminators' units dropped in training, lest they win"
         )
         batch_norm: bool = Field(True, description="batch normalisation after every hidden layer")
         dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units dropped in training")
         negative_slope: float = Field(0.2, ge=0, le=1, description="slope of the leaky ReLU below zero")
+        discriminator_lr: float = Field(1.0, gt=0, le=100, description="their learning rate, times the generators'")
         cycle: float = Field(100.0, ge=0, le=1e6, description="weight of there and back again")
         identity: float = Field(50.0, ge=0, le=1e6, description="weight of leaving cells of the target alone")
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
-        hp, n_genes = self.hp, dimensions.genes
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
+        hp, n_genes = self.hp, layout.n_genes
         shape = dict(batch_norm=hp.batch_norm, dropout=hp.dropout, negative_slope=hp.negative_slope)
-        self.origin = dimensions.control or 0
-        self.others = [code for code in range(dimensions.conditions) if code != self.origin]
-        self.leave = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **shape) for k in self.others})
-        self.back = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **shape) for k in self.others})
-        shape["dropout"] = hp.judge_dropout
-        self.judges = nn.ModuleList(Discriminator(n_genes, hp.judge, **shape) for _ in range(dimensions.conditions))
+        self.reference_code = layout.control or 0
+        self.others = [code for code in range(layout.n_conditions) if code != self.reference_code]
+        self.to_condition = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **shape) for k in self.others})
+        self.to_reference = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **shape) for k in self.others})
+        shape["dropout"] = hp.discriminator_dropout
+        self.discriminators = nn.ModuleList(
+            Discriminator(n_genes, hp.discriminator_hidden, **shape) for _ in range(layout.n_conditions)
+        )
+        self.register_load_state_dict_pre_hook(_rename_networks)
 
-    def loss(self, batch: Batch, warmup: float) -> Loss:
-        """Both players at once: each sees the other's weights as given, so one gradient step moves both."""
-        home = batch.x[batch.condition == self.origin]
+    def players(self) -> Mapping[str, Player]:
+        """Generators and discriminators."""
+        generators = [*self.to_condition.parameters(), *self.to_reference.parameters()]
+        return {
+            "generators": Player(generators),
+            "discriminators": Player(list(self.discriminators.parameters()), self.hp.discriminator_lr),
+        }
+
+    def forward(self, batch: Minibatch, warmup: float = 1.0) -> Loss:
+        """A loss for each player, who takes the other's weights as given."""
+        reference = batch.x[batch.condition == self.reference_code]
         parts: dict[str, Tensor] = {}
         for k in self.others:
-            away = batch.x[batch.condition == k]
-            if min(len(home), len(away)) < 2:  # batch normalisation needs two
+            other = batch.x[batch.condition == k]
+            if min(len(reference), len(other)) < 2:  # batch normalisation needs two
                 continue
-            for name, value in self.pair(k, home, away).items():
+            for name, value in self.pair(k, reference, other).items():
                 parts[name] = parts.get(name, torch.zeros_like(value)) + value
         if not parts:
-            nothing = torch.zeros((), device=home.device, requires_grad=True)
-            return Loss(nothing, dict.fromkeys(("adversarial", "cycle", "identity", "judge"), nothing.detach()))
+            nothing = torch.zeros((), device=reference.device)
+            return Loss(nothing, dict.fromkeys(("adversarial", "cycle", "identity", "discrimination"), nothing))
         hp = self.hp
-        total = parts["adversarial"] + parts["judge"] + hp.cycle * parts["cycle"] + hp.identity * parts["identity"]
-        return Loss(total, {name: value.detach() for name, value in parts.items()})
+        generators = parts["adversarial"] + hp.cycle * parts["cycle"] + hp.identity * parts["identity"]
+        by_player = {"generators": generators, "discriminators": parts["discrimination"]}
+        detached = {name: value.detach() for name, value in parts.items()}
+        return Loss(generators + parts["discrimination"], detached, by_player)
 
-    def pair(self, k: int, home: Tensor, away: Tensor) -> dict[str, Tensor]:
+    def pair(self, k: int, reference: Tensor, other: Tensor) -> dict[str, Tensor]:
         """Losses of the two generators and two discriminators between the reference and condition k.
 
         Parameters
         ----------
-        home, away : Tensor [n, G], [m, G]
+        reference, other : Tensor [n, G], [m, G]
             Real cells of the reference and of condition k.
         """
-        leave, back = self.leave[str(k)], self.back[str(k)]
-        judge_home, judge_away = self.judges[self.origin], self.judges[k]
-        assert isinstance(judge_home, Discriminator) and isinstance(judge_away, Discriminator)
-        to_away, to_home = leave(home), back(away)
+        forth, back = self.to_condition[str(k)], self.to_reference[str(k)]
+        of_reference, of_other = self.discriminators[self.reference_code], self.discriminators[k]
+        as_other, as_reference = forth(reference), back(other)
         return {
-            "adversarial": _real(judge_away.frozen(to_away)) + _real(judge_home.frozen(to_home)),
+            "adversarial": _real(of_other(as_other)) + _real(of_reference(as_reference)),
             # squared, not absolute as for images: the median of nearly every gene is zero
-            "cycle": F.mse_loss(back(to_away), home) + F.mse_loss(leave(to_home), away),
-            "identity": F.mse_loss(leave(away), away) + F.mse_loss(back(home), home),
-            "judge": 0.5
+            "cycle": F.mse_loss(back(as_other), reference) + F.mse_loss(forth(as_reference), other),
+            "identity": F.mse_loss(forth(other), other) + F.mse_loss(back(reference), reference),
+            "discrimination": 0.5
             * (
-                _real(judge_away(away))
-                + _real(judge_home(home))
-                + _fake(judge_away(to_away.detach()))
-                + _fake(judge_home(to_home.detach()))
+                _real(of_other(other))
+                + _real(of_reference(reference))
+                + _fake(of_other(as_other.detach()))
+                + _fake(of_reference(as_reference.detach()))
             ),
         }
 
-    def finish(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    def fit_closed_form(self, batches: Batches) -> None:
         """Batch normalisation's means and variances anew, of the cells each generator translates.
 
         In training it also met cells made up or of its own domain; under the mixture's statistics a translation is off.
         Where no batch has two of those cells, training's statistics stay.
         """
         for k in self.others:
-            for generator, source in ((self.leave[str(k)], self.origin), (self.back[str(k)], k)):
+            for generator, source in ((self.to_condition[str(k)], self.reference_code), (self.to_reference[str(k)], k)):
                 cells = (batch.x[batch.condition == source] for batch in batches())
                 _normalise_anew(generator, (x for x in cells if len(x) > 1))
 
-    def at_reference(self, batch: Batch) -> Tensor:
+    def at_reference(self, batch: Minibatch) -> Tensor:
         """Every cell as it would be under the reference, [B, G]."""
-        return self._translate(batch.x, batch.condition, self.back)
+        return self._translate(batch.x, batch.condition, self.to_reference)
 
-    def encode(self, batch: Batch) -> Latent:
-        """What a counterfactual keeps of a cell: its expression under the reference, [B, G], without spread."""
-        z = self.at_reference(batch)
-        return Latent.without_spread(z)
+    def encode(self, batch: Minibatch) -> Latent:
+        """Bottleneck of the first generator from the reference, [B, min(hidden)]: all cells enter it as reference."""
+        forth = self.to_condition[str(self.others[0])]
+        assert isinstance(forth, Generator)
+        return Latent.point(forth.bottleneck(self.at_reference(batch)))
 
-    def predict(self, z: Tensor, batch: Batch) -> Tensor:
-        """Cells [B, G] under the reference, taken to the batch's condition."""
-        return self._translate(z, batch.condition, self.leave)
+    @property
+    def responds_to(self) -> frozenset[Role]:
+        """The condition."""
+        return frozenset({CONDITION})
 
-    def embedding(self, batch: Batch) -> Tensor:
-        """Bottleneck of the generator that leaves the reference, [B, min(hidden)]: all cells enter it as reference."""
-        leave = self.leave[str(self.others[0])]
-        assert isinstance(leave, Generator)
-        return leave.bottleneck(self.at_reference(batch))
-
-    def counterfactual(self, batch: Batch, to: Target, n_samples: int = 0) -> tuple[Tensor, Tensor | None]:
-        """To the reference, and from there to the target; generators draw nothing, so the spread is zero."""
-        mean = self.predict(self.at_reference(batch), batch.with_condition(to.codes[0]))
-        return mean, torch.zeros_like(mean) if n_samples else None
+    def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
+        """To the reference, and from there to the target; cells that nothing is done to stay as they are."""
+        targets = self.layout.targets(do)
+        if not targets:
+            return Point(batch.x)
+        condition = torch.full_like(batch.condition, targets[0])
+        return Point(self._translate(self.at_reference(batch), condition, self.to_condition))
 
     def _translate(self, x: Tensor, condition: Tensor, generators: nn.ModuleDict) -> Tensor:
         """Cells by the generator of their condition; those of the reference stay as they are."""
@@ -189,6 +211,14 @@ class STGAN(Method):
             if bool(rows.any()):
                 result[rows] = generators[str(k)](x[rows])
         return result
+
+
+def _rename_networks(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Models of format 1 call them leave, back and judges."""
+    renamed = {"leave.": "to_condition.", "back.": "to_reference.", "judges.": "discriminators."}
+    for old, new in renamed.items():
+        for key in [key for key in weights if key.startswith(prefix + old)]:
+            weights[prefix + new + key.removeprefix(prefix + old)] = weights.pop(key)
 
 
 def _normalise_anew(generator: nn.Module, batches: Iterator[Tensor]) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellalign.methods.base import Dimensions, Graph, Step
+from cellalign.methods.autoencoder import Step
+from cellalign.methods.base import Fields, Graph, Layout
 from cellalign.methods.ivae import IVAE
 from cellalign.nn.distributions import gumbel_sigmoid
-from cellalign.nn.networks import Fast
+from cellalign.nn.networks import ScaledParameter
 from cellalign.nn.rotation import sparsest_rotation
 
 OPEN = 20.0  # logit of a mask that is as good as 1
@@ -45,10 +46,10 @@ class SVAE(IVAE):
         )
         threshold: float = Field(0.5, gt=0, lt=1, description="probability from which an edge counts")
 
-    def __init__(self, hyperparameters: Any, dimensions: Dimensions) -> None:
-        super().__init__(hyperparameters, dimensions)
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
         self.sparsity = 1.0
-        self.mask_logits = Fast(torch.full_like(self.shift(), self.hp.mask_start))
+        self.mask_logits = ScaledParameter(torch.full_like(self.shift(), self.hp.mask_start))
 
     @property
     def alpha(self) -> float:
@@ -59,21 +60,22 @@ class SVAE(IVAE):
         """One draw of zeros and ones per cell and latent, [B, p]; its gradient passes straight through."""
         return gumbel_sigmoid(F.embedding(codes, self.mask_logits()))
 
-    def penalty(self, step: Step) -> Tensor:
+    def penalties(self, step: Step) -> dict[str, Tensor]:
         """The sparsity term; in training it sets in at `sparsity_from`, in validation it always counts."""
-        return step.warmup * (self.sparsity if self.training else 1.0) * self.sparsity_term()
+        weight = step.warmup * (self.sparsity if self.training else 1.0)
+        return {"penalty": weight * self.sparsity_term()}
 
     def sparsity_term(self) -> Tensor:
         """alpha times the mean edge probability of the interventions (Lachapelle et al. 2022)."""
         probability = torch.sigmoid(self.mask_logits()) * self.acts
         return self.alpha * probability.sum() / (self.acts.sum() * self.hp.latent_dim)
 
-    def before_epoch(self, done: float, step: float) -> None:
+    def on_epoch_start(self, progress: float, epoch_share: float) -> None:
         """Let sparsity set in, once the shifts are learned; turn the latent space when its time has come."""
         start = self.hp.sparsity_from
-        self.sparsity = 1.0 if start == 0 else min(1.0, max(0.0, (done - start) / (start / 2)))
-        if any(done - step < part <= done for part in self.hp.rotate_at):
-            self.rotate(sparsest_rotation(self.effects().detach().cpu().double().numpy()))
+        self.sparsity = 1.0 if start == 0 else min(1.0, max(0.0, (progress - start) / (start / 2)))
+        if any(progress - epoch_share < part <= progress for part in self.hp.rotate_at):
+            self.rotate(sparsest_rotation(self.shifts().detach().cpu().double().numpy()))
 
     @torch.no_grad()
     def rotate(self, rotation: np.ndarray) -> None:
@@ -81,19 +83,19 @@ class SVAE(IVAE):
 
         A diagonal covariance does not stay one; its log variances are mixed with the squares of R as weights.
         """
-        r = torch.as_tensor(rotation, dtype=self.shift.slow.dtype, device=self.shift.slow.device)
-        self.shift.set(self.effects() @ r)
+        r = torch.as_tensor(rotation, dtype=self.shift.raw.dtype, device=self.shift.raw.device)
+        self.shift.set(self.shifts() @ r)
         self.decoder.first.weight.copy_(r.T @ self.decoder.first.weight)
         self.to_mean.weight.copy_(r.T @ self.to_mean.weight)
         self.to_mean.bias.copy_(r.T @ self.to_mean.bias)
-        if self.to_log_variance is not None:
+        if isinstance(self.to_log_variance, nn.Linear):
             mixing = r.T.square()
             self.to_log_variance.weight.copy_(mixing @ self.to_log_variance.weight)
             self.to_log_variance.bias.copy_(mixing @ self.to_log_variance.bias)
 
-    def effects(self) -> Tensor:
+    def shifts(self) -> Tensor:
         """Shifts along the edges of the graph, zero elsewhere, [conditions, p]."""
-        return super().effects() * (torch.sigmoid(self.mask_logits()) > self.hp.threshold)
+        return super().shifts() * (torch.sigmoid(self.mask_logits()) > self.hp.threshold)
 
     def graph(self) -> Graph:
         """Edge probability pi and effect mu, masked by the graph (sVAE+ section 3.4)."""
@@ -101,9 +103,9 @@ class SVAE(IVAE):
             (self.shift() * self.acts).detach().cpu(), (torch.sigmoid(self.mask_logits()) * self.acts).detach().cpu()
         )
 
-    def with_conditions(self, dimensions: Dimensions, shifts: np.ndarray) -> IVAE:
+    def with_conditions(self, fields: Fields, shifts: np.ndarray) -> IVAE:
         """As iVAE's; the masks of the new conditions are 1."""
-        wider = super().with_conditions(dimensions, shifts)
+        wider = super().with_conditions(fields, shifts)
         assert isinstance(wider, SVAE)
-        wider.mask_logits.set(torch.tensor(OPEN), slice(self.dimensions.conditions, None))
+        wider.mask_logits.set(torch.tensor(OPEN), slice(self.layout.n_conditions, None))
         return wider

@@ -34,4 +34,4 @@ class SVAEPlus(SVAE):
         """- sum log Beta(pi; 1, alpha) over all edges, per training cell (eq. 13)."""
         # log Beta(pi; 1, alpha) = log alpha + (alpha - 1) log(1 - pi), and -log(1 - sigmoid(L)) = softplus(L)
         log_prior = (math.log(max(self.alpha, 1e-30)) - (self.alpha - 1) * F.softplus(self.mask_logits())) * self.acts
-        return -log_prior.sum() / self.dimensions.cells
+        return -log_prior.sum() / self.layout.n_cells

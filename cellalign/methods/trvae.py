@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import Step
+from cellalign.methods.autoencoder import Step
 from cellalign.methods.cvae import CVAE
 from cellalign.nn.penalties import mmd
 
@@ -25,7 +25,7 @@ class TrVAE(CVAE):
     summary = "transfer VAE: MMD on the decoder's first hidden layer"
     reference = "Lotfollahi et al. 2020"
     plan_defaults: ClassVar[Mapping[str, Any]] = {"balanced": True}
-    takes_continuous = False  # MMD compares groups of cells
+    condition_kinds = ("categorical",)  # MMD compares groups of cells
 
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""
@@ -33,6 +33,7 @@ class TrVAE(CVAE):
         gamma: float = Field(35.0, ge=0, le=1e6, description="weight of the MMD penalty, per gene")
         unbiased: bool = Field(True, description="MMD without each cell's kernel with itself; false is the published")
 
-    def penalty(self, step: Step) -> Tensor:
+    def penalties(self, step: Step) -> dict[str, Tensor]:
         """The weighted MMD of the decoder's first hidden layer over all pairs of conditions (eq. 8)."""
-        return self.per_gene(self.hp.gamma) * mmd(step.decoder_hidden, step.batch.condition, unbiased=self.hp.unbiased)
+        distance = mmd(step.decoded.hidden, step.batch.condition, unbiased=self.hp.unbiased)
+        return {"penalty": self.per_gene(self.hp.gamma) * distance}

@@ -6,13 +6,14 @@ and MMD between the conditions' latents, or between the units of the encoder's f
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import Step
+from cellalign.methods.autoencoder import Step
 from cellalign.methods.cvae import CVAE
+from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.penalties import MULTI_SCALE, mmd
 
 
@@ -22,7 +23,7 @@ class VFAE(CVAE):
     name = "vfae"
     summary = "CVAE with an MMD penalty on the latent space"
     reference = "Louizos et al. 2016"
-    takes_continuous = False  # MMD compares groups of cells
+    condition_kinds = ("categorical",)  # MMD compares groups of cells
 
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""
@@ -33,8 +34,14 @@ class VFAE(CVAE):
         kernel_length: float = Field(2.0, gt=0, description="length of the rbf kernel")
         penalty_on: Literal["z", "encoder"] = Field("z", description="what is aligned: z, or the first encoder layer")
 
-    def penalty(self, step: Step) -> Tensor:
+    def penalties(self, step: Step) -> dict[str, Tensor]:
         """The weighted MMD over all pairs of conditions."""
-        aligned = step.latent.z if self.hp.penalty_on == "z" else step.encoder_hidden
-        sigmas = MULTI_SCALE if self.hp.kernel == "multi-scale" else (self.hp.kernel_length**2,)
-        return self.per_gene(self.hp.gamma) * mmd(aligned, step.batch.condition, sigmas, unbiased=self.hp.unbiased)
+        aligned = step.latent.z if self.hp.penalty_on == "z" else step.latent.hidden
+        return {"penalty": self.per_gene(self.hp.gamma) * alignment(self.hp, aligned, step.batch)}
+
+
+def alignment(hp: Any, aligned: Tensor | None, batch: Minibatch) -> Tensor:
+    """MMD between the conditions' units [B, H], by the kernel that the hyperparameters name."""
+    assert aligned is not None
+    sigmas = MULTI_SCALE if hp.kernel == "multi-scale" else (hp.kernel_length**2,)
+    return mmd(aligned, batch.condition, sigmas, unbiased=hp.unbiased)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from cellalign.nn.batch import SparseRows
+from cellalign.nn.sparse import SparseRows
 
 TABLED = 16  # counts below are small: 95 % of those stored of PBMCs; a larger table costs more than it saves
 A_CORE = 4  # a core's compiled loops beat as many threads' tensor operations (2.5 beside 6.3 ms on two; extrapolated)

@@ -1,67 +1,79 @@
-"""Posteriors and likelihoods as small functions on tensors; sums run over the last dimension."""
+"""Distributions of latents and of expression: densities, draws, and what a decoder predicts.
+
+Small functions on tensors, whose sums run over the last dimension, and the distributions of expression p(x | z) that
+loss, bounds and predictions share: `Normal`, `NegativeBinomial`, `ZeroInflatedNegativeBinomial`, and `Point` where
+there is no spread.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from cellalign.nn.counts import exact, negative_binomial_nll, zero_inflated_nll
+from cellalign.nn.minibatch import Minibatch
 
 LOG_2PI = math.log(2 * math.pi)
 
 
-def gaussian_nll(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Negative log-likelihood of x under N(mean, scale), one scale per cell, summed over genes.
+def gaussian_nll(x: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    """Negative log-likelihood of x under N(mean, sd), one sd per cell, summed over genes.
 
     Parameters
     ----------
     x, mean : Tensor [B, G]
-    scale : Tensor [B, 1]
+    sd : Tensor [B, 1]
         Standard deviation.
 
     Returns
     -------
     Tensor [B]
-        CoMP eq. 5, reconstruction term (CoMP appendix D: one scale per cell).
+        CoMP eq. 5, reconstruction term (CoMP appendix D: one sd per cell).
     """
     squared = (x - mean).square().sum(-1)
-    scale = scale.squeeze(-1)
-    return 0.5 * squared / scale.square() + x.shape[-1] * (scale.log() + 0.5 * LOG_2PI)
+    sd = sd.squeeze(-1)
+    return 0.5 * squared / sd.square() + x.shape[-1] * (sd.log() + 0.5 * LOG_2PI)
 
 
-def kl_to_standard_normal(mean: Tensor, scale: Tensor) -> Tensor:
-    """KL(N(mean, scale) || N(0, 1)) summed over latent dimensions, in closed form.
+def kl_to_standard_normal(mean: Tensor, sd: Tensor) -> Tensor:
+    """KL(N(mean, sd) || N(0, 1)) summed over latent dimensions, in closed form.
 
     Parameters
     ----------
-    mean, scale : Tensor [B, p]
+    mean, sd : Tensor [B, p]
 
     Returns
     -------
     Tensor [B]
     """
-    return _NormalKL.apply(mean, scale)
+    return _NormalKL.apply(mean, sd)
 
 
 class _NormalKL(torch.autograd.Function):
     """Written out: of batches this small, the operations cost more than what they compute."""
 
     @staticmethod
-    def forward(ctx: Any, mean: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(mean, scale)
-        return mean.square().addcmul_(scale, scale).sub_(1).mul_(0.5).sub_(scale.log()).sum(-1)
+    def forward(ctx: Any, mean: Tensor, sd: Tensor) -> Tensor:
+        ctx.save_for_backward(mean, sd)
+        return mean.square().addcmul_(sd, sd).sub_(1).mul_(0.5).sub_(sd.log()).sum(-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        mean, scale = ctx.saved_tensors
+        mean, sd = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
-        return mean * grad, (scale - scale.reciprocal()).mul_(grad)
+        return mean * grad, (sd - sd.reciprocal()).mul_(grad)
 
 
-def scale_of(log_variance: Tensor, least: float = 0.0) -> Tensor:
+def sd_of(log_variance: Tensor, least: float = 0.0) -> Tensor:
     """Standard deviation from a log variance; `least` is added to the variance.
 
     The bounds lie far outside what training reaches: exp must not overflow on a stray cell.
@@ -70,16 +82,16 @@ def scale_of(log_variance: Tensor, least: float = 0.0) -> Tensor:
     return (bounded.exp() + least).sqrt() if least else (0.5 * bounded).exp()
 
 
-def log_normal(z: Tensor, mean: Tensor | float, scale: Tensor | float) -> Tensor:
-    """Log density of z [..., p] under N(mean, scale), summed over latent dimensions: [...]."""
-    standard = (z - mean) / scale
-    normaliser = torch.as_tensor(scale, dtype=z.dtype, device=z.device).log().expand_as(z).sum(-1)
+def log_normal(z: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:
+    """Log density of z [..., p] under N(mean, sd), summed over latent dimensions: [...]."""
+    standard = (z - mean) / sd
+    normaliser = torch.as_tensor(sd, dtype=z.dtype, device=z.device).log().expand_as(z).sum(-1)
     return -0.5 * (standard.square().sum(-1) + z.shape[-1] * LOG_2PI) - normaliser
 
 
-def sample_normal(mean: Tensor, scale: Tensor) -> Tensor:
-    """A reparameterised draw from N(mean, scale), of mean's shape."""
-    return torch.addcmul(mean, scale, torch.randn_like(mean))
+def sample_normal(mean: Tensor, sd: Tensor) -> Tensor:
+    """A reparameterised draw from N(mean, sd), of mean's shape."""
+    return torch.addcmul(mean, sd, torch.randn_like(mean))
 
 
 def gumbel_sigmoid(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -91,3 +103,171 @@ def gumbel_sigmoid(logits: Tensor, temperature: float = 1.0) -> Tensor:
     uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
     soft = torch.sigmoid((logits + uniform.log() - torch.log1p(-uniform)) / temperature)
     return (soft > 0.5).to(soft.dtype) + soft - soft.detach()
+
+
+class Distribution(ABC):
+    """Of the expression [..., B, G] of a mini-batch's cells given their latents.
+
+    Attributes
+    ----------
+    has_spread : bool
+        Whether it says how cells vary around the mean.
+    """
+
+    has_spread: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """Expected expression [..., B, G]."""
+
+    @property
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Of each gene [..., B, G]."""
+
+    @abstractmethod
+    def nll(self, batch: Minibatch) -> Tensor:
+        """Negative log-likelihood [..., B] of the batch's expression, summed over genes."""
+
+    @abstractmethod
+    def sample(self) -> Tensor:
+        """One draw of every cell [..., B, G]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Point(Distribution):
+    """A mean without a spread; its `nll` is half the squared error, that of N(mean, 1) but for a constant.
+
+    The reconstruction of trVAE and scGen is of this kind: its 1 is a convention, no estimate of how cells vary.
+    """
+
+    has_spread: ClassVar[bool] = False
+    location: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The location."""
+        return self.location
+
+    @property
+    def variance(self) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(self.mean)
+
+    def nll(self, batch: Minibatch) -> Tensor:
+        """Half the squared error [..., B]."""
+        return 0.5 * (batch.x - self.mean).square().sum(-1)
+
+    def sample(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+
+@dataclass(frozen=True, eq=False)
+class Normal(Distribution):
+    """N(location [..., B, G], sd [..., B, 1])."""
+
+    location: Tensor
+    sd: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The location."""
+        return self.location
+
+    @property
+    def variance(self) -> Tensor:
+        """The same for every gene of a cell."""
+        return self.sd.square().expand_as(self.mean)
+
+    def nll(self, batch: Minibatch) -> Tensor:
+        """As `gaussian_nll`."""
+        return gaussian_nll(batch.x, self.mean, self.sd)
+
+    def sample(self) -> Tensor:
+        """Mean plus noise."""
+        return sample_normal(self.mean, self.sd)
+
+
+@dataclass(frozen=True, eq=False)
+class NegativeBinomial(Distribution):
+    """NB of mean l rho and inverse dispersion theta: variance = mean + mean^2 / theta.
+
+    Attributes
+    ----------
+    logits : Tensor [..., B, G]
+        Their softmax over genes is rho.
+    library : Tensor [B, 1]
+        l, at least 1.
+    log_theta : Tensor [G]
+    """
+
+    logits: Tensor
+    library: Tensor
+    log_theta: Tensor
+
+    @cached_property
+    def log_mean(self) -> Tensor:
+        """log(l rho) [..., B, G]."""
+        return F.log_softmax(self.logits, -1) + self.library.log()
+
+    @cached_property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        """Expected counts [..., B, G] at the cells' own library size."""
+        return self.log_mean.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """mean + mean^2 / theta."""
+        return self.mean + self.mean.square() * (-self.log_theta).exp()
+
+    def nll(self, batch: Minibatch) -> Tensor:
+        """As `negative_binomial_nll`; of several draws at once, what does not depend on them is computed once."""
+        if self.logits.dim() == 2:
+            return negative_binomial_nll(batch.nonzeros, self.logits, self.library, self.log_theta)
+        log_t = exact(self.log_theta)
+        t, x = log_t.exp(), exact(batch.x)
+        constant = (torch.lgamma(x + t) - torch.lgamma(t) - torch.lgamma(x + 1)).sum(-1)
+        u = exact(self.log_mean) - log_t
+        # t softplus(u) + x softplus(-u) = (t + x) softplus(u) - x u
+        nll = torch.einsum("tbg,bg->tb", F.softplus(u), t + x) - torch.einsum("tbg,bg->tb", u, x) - constant
+        return nll.to(self.logits.dtype)
+
+    def sample(self) -> Tensor:
+        """Integers: a Poisson of a gamma draw."""
+        theta = self.log_theta.exp().expand_as(self.logits)
+        return torch.poisson(torch._standard_gamma(theta) * (self.mean / theta))
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroInflatedNegativeBinomial(Distribution):
+    """Zero with probability sigmoid(dropout_logits [..., B, G]), and else as `counts` (Lopez et al. 2018)."""
+
+    counts: NegativeBinomial
+    dropout_logits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected counts [..., B, G]."""
+        return self.counts.mean * torch.sigmoid(-self.dropout_logits)
+
+    @property
+    def variance(self) -> Tensor:
+        """(1 - p) (v + p m^2), of the dropouts' chance p and the counts' mean m and variance v."""
+        kept = torch.sigmoid(-self.dropout_logits)
+        return kept * (self.counts.variance + (1 - kept) * self.counts.mean.square())
+
+    def nll(self, batch: Minibatch) -> Tensor:
+        """As `zero_inflated_nll`."""
+        given = self.counts
+        if given.logits.dim() > 2:
+            each = zip(given.logits, self.dropout_logits, strict=True)
+            return torch.stack(
+                [zero_inflated_nll(batch.nonzeros, x, given.library, given.log_theta, d) for x, d in each]
+            )
+        return zero_inflated_nll(batch.nonzeros, given.logits, given.library, given.log_theta, self.dropout_logits)
+
+    def sample(self) -> Tensor:
+        """Integers."""
+        return self.counts.sample() * (torch.rand_like(self.dropout_logits) >= torch.sigmoid(self.dropout_logits))

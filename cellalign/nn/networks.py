@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cellalign.nn.batch import SparseRows
+from cellalign.nn.sparse import SparseRows
 
 # density below which the stored values alone are faster (measured: benchmarks/README.md)
 SPARSE_BELOW = 0.25
@@ -74,32 +74,39 @@ class _SparseProduct(torch.autograd.Function):
         return transposed_product(x, grad), None
 
 
-class Fast(nn.Module):
-    """A parameter `speed` times the tensor that is optimised, for values with a long way to go.
+class ScaledParameter(nn.Module):
+    """A parameter `factor` times the tensor that is optimised, for values with a long way to go.
 
     Adam moves every tensor by about the learning rate a step. That suits weights, of which many act together; a
     dispersion of 1,000 (log 7), a shift of 5 or a logit from 5 to -5 would take thousands of steps.
     """
 
-    def __init__(self, start: Tensor, speed: float = 10.0) -> None:
+    def __init__(self, start: Tensor, factor: float = 10.0) -> None:
         super().__init__()
-        self.speed = speed
-        self.slow = nn.Parameter(start / speed)
+        self.factor = factor
+        self.raw = nn.Parameter(start / factor)
+        self.register_load_state_dict_pre_hook(_rename_raw)
 
     def forward(self) -> Tensor:
         """The value."""
-        return self.speed * self.slow
+        return self.factor * self.raw
 
     @torch.no_grad()
-    def restart(self, start: Tensor, speed: float) -> None:
-        """Begin elsewhere, at another speed."""
-        self.speed = speed
+    def restart(self, start: Tensor, factor: float) -> None:
+        """Begin elsewhere, with another factor."""
+        self.factor = factor
         self.set(start)
 
     @torch.no_grad()
     def set(self, value: Tensor, rows: slice = slice(None)) -> None:
         """Replace the value, or some rows of it."""
-        self.slow[rows] = torch.as_tensor(value, dtype=self.slow.dtype, device=self.slow.device) / self.speed
+        self.raw[rows] = torch.as_tensor(value, dtype=self.raw.dtype, device=self.raw.device) / self.factor
+
+
+def _rename_raw(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Models of format 1 call it `slow`."""
+    if f"{prefix}slow" in weights:
+        weights[f"{prefix}raw"] = weights.pop(f"{prefix}slow")
 
 
 class Dropout(nn.Dropout):
@@ -153,21 +160,18 @@ class MLP(nn.Module):
         self.linears = nn.ModuleList(linears)
         self.n_out = hidden[-1]
 
-    def first_hidden(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
-        """Units of the first hidden layer, x [B, n_in], context [B, n_context] -> [B, hidden[0]]."""
-        return self.after_first(self.first(x, context))
-
-    def go_on(self, h: Tensor, context: Tensor) -> Tensor:
-        """Units of the last hidden layer from those of the first."""
+    def layers(self, x: Tensor | SparseRows, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Units of the first hidden layer and of the last, x [B, n_in], context [B, n_context] -> [B, width] each."""
+        first = h = self.after_first(self.first(x, context))
         if not self.deep:
-            return self.rest(h)
+            return first, self.rest(h)
         for linear, block in zip(self.linears, self.rest, strict=True):
             h = block(linear(h, context))
-        return h
+        return first, h
 
     def forward(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
-        """Units of the last hidden layer, x [B, n_in], context [B, n_context] -> [B, hidden[-1]]."""
-        return self.go_on(self.first_hidden(x, context), context)
+        """Units of the last hidden layer."""
+        return self.layers(x, context)[1]
 
 
 class Classifier(nn.Module):

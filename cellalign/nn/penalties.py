@@ -13,7 +13,7 @@ MULTI_SCALE = (*(10.0**i for i in range(-6, 0)), 1, 5, 10, 15, 20, 25, 30, 35, 1
 NARROW, NEGLIGIBLE = 1.0, 40.0  # kernels of a smaller sigma are narrow; exp(-40) is nothing beside 1
 
 
-def pairwise_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+def pairwise_log_density(z: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     """log q(z_i | x_j) for all pairs, up to the constant -p/2 log(2 pi) that cancels between two mixtures.
 
     The square is expanded so that the work is matrix products of [B, p] by [p, B]: memory B^2, never B^2 p.
@@ -22,7 +22,7 @@ def pairwise_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     ----------
     z, mean : Tensor [B, p]
         Posterior draws and posterior means.
-    scale : Tensor [] or [B, p]
+    sd : Tensor [] or [B, p]
         Posterior standard deviation: one number shared by all cells, or one per cell and dimension.
 
     Returns
@@ -33,17 +33,17 @@ def pairwise_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     # Distances do not change when everything is shifted; centring keeps the expanded square exact in float32.
     centre = mean.detach().mean(0)
     z, mean = z - centre, mean - centre
-    if scale.dim() == 0:
+    if sd.dim() == 0:
         squared = z.square().sum(1, keepdim=True) - 2 * (z @ mean.T) + mean.square().sum(1)
-        return squared / (-2 * scale.square())
-    precision = scale.square().reciprocal()
+        return squared / (-2 * sd.square())
+    precision = sd.square().reciprocal()
     weighted = mean * precision
     squared = z.square() @ precision.T - 2 * (z @ weighted.T) + (mean * weighted).sum(1)
-    return -0.5 * squared - scale.log().sum(1)
+    return -0.5 * squared - sd.log().sum(1)
 
 
 def total_correlation(
-    z: Tensor, mean: Tensor, scale: Tensor, split: int, n_cells: int, domain: Tensor | None = None
+    z: Tensor, mean: Tensor, sd: Tensor, split: int, n_cells: int, domain: Tensor | None = None
 ) -> Tensor:
     """Dependence between two blocks of latents, KL(q(z) || q(z_I) q(z_S)), by minibatch-weighted sampling.
 
@@ -52,7 +52,7 @@ def total_correlation(
 
     Parameters
     ----------
-    z, mean, scale : Tensor [B, p]
+    z, mean, sd : Tensor [B, p]
         Posterior draws, means and standard deviations.
     split : int
         z_I are the first `split` dimensions.
@@ -67,7 +67,7 @@ def total_correlation(
         Mean over the batch, in nats.
     """
     blocks = slice(None, split), slice(split, None)
-    invariant, spurious = (pairwise_log_density(z[:, b], mean[:, b], scale[:, b]) for b in blocks)
+    invariant, spurious = (pairwise_log_density(z[:, b], mean[:, b], sd[:, b]) for b in blocks)
     size = z.new_full((len(z),), len(z))
     if domain is not None:
         same = domain[:, None] == domain
@@ -81,7 +81,7 @@ def total_correlation(
 def misalignment(
     z: Tensor,
     mean: Tensor,
-    scale: Tensor,
+    sd: Tensor,
     condition: Tensor,
     *,
     include_self: bool = True,
@@ -104,8 +104,8 @@ def misalignment(
     ----------
     z, mean : Tensor [B, p]
         Posterior draws and posterior means.
-    scale : Tensor [] or [B, p]
-        Posterior standard deviation; a scalar is the fixed scale of the paper.
+    sd : Tensor [] or [B, p]
+        Posterior standard deviation; a scalar is the fixed one of the paper.
     condition : Tensor [B]
         int64: codes, any number of conditions. Floating point: values of a continuous condition.
     include_self : bool
@@ -123,7 +123,7 @@ def misalignment(
     Tensor []
         Mean over the batch.
     """
-    log_q = pairwise_log_density(z, mean, scale)
+    log_q = pairwise_log_density(z, mean, sd)
     own = _kinship(condition, kernel_width)
     other = ~own if own.dtype is torch.bool else 1 - own
     if not include_self:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellalign.nn.distributions import LOG_2PI, scale_of
+from cellalign.nn.distributions import LOG_2PI, sd_of
 
 UNIT = math.log(math.e - 1)  # softplus of it is 1
 
@@ -36,7 +36,7 @@ class ContextNetwork(nn.Module):
 
 
 class NormalPrior(nn.Module):
-    """N(m(d), s(d)), one scale per latent.
+    """N(m(d), s(d)), one sd per latent.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ class NormalPrior(nn.Module):
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [B, p] under the context [B, n_context]."""
         *mean, log_variance = self.network(context).split(self.n_latent, 1)
-        scale = scale_of(log_variance, 1e-4)
-        return mean[0] if mean else torch.zeros_like(scale), scale
+        sd = sd_of(log_variance, 1e-4)
+        return mean[0] if mean else torch.zeros_like(sd), sd
 
-    def kl(self, mean: Tensor, scale: Tensor, context: Tensor) -> Tensor:
-        """KL of N(mean, scale) [B, p] to the prior, summed over latents: [B]."""
+    def kl(self, mean: Tensor, sd: Tensor, context: Tensor) -> Tensor:
+        """KL of N(mean, sd) [B, p] to the prior, summed over latents: [B]."""
         centre, width = self(context)
-        ratio = scale / width
+        ratio = sd / width
         return (0.5 * (((mean - centre) / width).square() + ratio.square() - 1) - ratio.log()).sum(1)
 
 
@@ -139,16 +139,16 @@ class ExponentialFamilyPrior(nn.Module):
         first, second = self.derivatives(z.detach(), context)
         return (second + 0.5 * first.square() + regularisation * second.square()).sum(1).mean()
 
-    def kl(self, z: Tensor, scale: Tensor, context: Tensor) -> Tensor:
+    def kl(self, z: Tensor, sd: Tensor, context: Tensor) -> Tensor:
         """E log q - log p~(z | d) but for the log normaliser, [B], this prior's parameters held fixed.
 
         Parameters
         ----------
-        z, scale : Tensor [B, p]
+        z, sd : Tensor [B, p]
             A draw of the posterior, and its standard deviation.
         """
         frozen = {name: value.detach() for name, value in self.named_parameters()}
-        entropy = (scale.log() + 0.5 * (1 + LOG_2PI)).sum(1)
+        entropy = (sd.log() + 0.5 * (1 + LOG_2PI)).sum(1)
         return -entropy - torch.func.functional_call(self, frozen, (z, context))
 
     def _natural(self, context: Tensor) -> tuple[Tensor, Tensor]:

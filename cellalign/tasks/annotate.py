@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
-from cellalign.tasks.paths import beside
+from cellalign.tasks.paths import beside, cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
     from cellalign.model import Model
+    from cellalign.records import Annotation
 
 CLASSIFIERS = ("auto", "linear", "knn")
 
@@ -89,14 +90,14 @@ def annotate(
     options: dict[str, Any] = {"missing_genes": missing_genes, "device": device, "threads": threads, "unseen": True}
     cells = blind(adata, key, model)
     z = model.embed(cells, **options)
-    own = model.label_probability(z, device=device) if classifier == "auto" and key == model.roles.label else None
+    own = model.label_probability(z, device=device) if classifier == "auto" and key == model.label else None
     try:
         known = model.embed(blind(reference, key, model, rows), **options)
     except InputError as error:
         raise InputError(f"reference: {error}") from error
     known, z = metrics.whiten(known, labels, z)
     if own is not None:
-        probability, names = under_names(own, model.roles.categories[key], names)
+        probability, names = under_names(own, model.labels, names)
     elif classifier == "knn":
         distance, nearest_rows = metrics.neighbours(known, z, k)
         probability = metrics.votes(distance, labels[nearest_rows], len(names))
@@ -111,15 +112,12 @@ def annotate(
     return pd.DataFrame(columns, index=adata.obs_names)
 
 
-def annotation_record(model: Model, label: str, **settings: str | int | float) -> dict[str, Any]:
-    """Provenance of an annotation, for uns["cellalign"]["annotation"]."""
-    return {
-        "method": model.name,
-        "label": label,
-        **settings,
-        "version": model.spec["cellalign"],
-        "weights": model.spec.get("weights_checksum", ""),
-    }
+def annotation_record(model: Model, label: str, **settings: Any) -> Annotation:
+    """Provenance of an annotation."""
+    from cellalign.records import Annotation
+
+    version, weights = model.record.cellalign, model.record.weights_checksum
+    return Annotation(method=model.name, label=label, version=version, weights=weights, **settings)
 
 
 @command_of(annotate, example="cellalign annotate new.h5ad --label cell_type -o new.annotated.h5ad")
@@ -139,15 +137,17 @@ def command(
     from cellalign.annotation import no_label, score
     from cellalign.data import files
     from cellalign.model import load
+    from cellalign.records import Provenance
+    from cellalign.records.provenance import KEY
 
     fitted, asked = load(model), call.options
     known = reference or _training_file(fitted)
     source = files.spool(input)
     output = output or beside(input, "annotated")
     files.check_output(output, force, [source, known])
-    adata = files.read_matrix(source, fitted.matrix)
-    table = annotate(adata, fitted, reference=files.read_matrix(known, fitted.matrix), **asked)
-    key = str(asked["label"] or fitted.roles.label)
+    adata = cells_of(source, fitted)
+    table = annotate(adata, fitted, reference=cells_of(known, fitted), **asked)
+    key = str(asked["label"] or fitted.label)
     result = score(adata.obs, table, key, unlabelled=asked["unlabelled"] or no_label(fitted, key))
     settings = {name: asked[name] for name in ("classifier", "k", "unknown")}
     record = annotation_record(fitted, key, reference=str(known), **settings)
@@ -155,7 +155,7 @@ def command(
         source,
         output,
         # what the file's own record says of its embedding or counterfactual stays true
-        uns={"cellalign": dict(adata.uns.get("cellalign", {})) | {"annotation": record}},
+        uns={KEY: Provenance.of(adata.uns).with_steps(record).plain()},
         obs={name: table[name].array for name in table},
         force=force,
     )
@@ -175,7 +175,7 @@ def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: 
         raise UsageError(f"{option('k', k)} is not positive")
     if not 0 <= unknown < 1:
         raise UsageError(f"{option('unknown', unknown)} is not in [0, 1)")
-    key = label or model.roles.label
+    key = label or model.label
     if key is None:
         raise UsageError(f"{option('label', hint='KEY')} is needed: the model was trained without one")
     return key

@@ -98,20 +98,20 @@ def benchmark(
     InputError
         No group can be held out, or the data is not fit.
     """
+    from cellalign.data.fields import fit_fields
     from cellalign.data.files import atomic_path
-    from cellalign.data.roles import settle_roles
     from cellalign.evaluation import evaluate
 
     options |= {"epochs": epochs, "device": device, "threads": threads}
-    roles = settle_roles(adata.obs, condition=condition, control=control)
-    if roles.control is None:
+    field = fit_fields(adata, condition=condition, control=control)[0]
+    if field.reference is None:
         raise UsageError(f"{option('control', hint='VALUE')} is needed: the condition that predictions start from")
     label = label or holdout_each
     for method in [*methods, *(settings or {})]:
         if method not in methods:
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
         matrix_for(method, settings=(settings or {}).get(method))
-    cases = _cases(adata, condition, roles.control, holdout_each, groups)
+    cases = _cases(adata, condition, field.reference, holdout_each, groups)
     done = _finished(results)
     for seed in seeds:
         for group, to in cases:
@@ -126,7 +126,7 @@ def benchmark(
                         adata,
                         method=method,
                         condition=condition,
-                        control=roles.control,
+                        control=field.reference,
                         label=label,
                         settings=own,
                         holdout=[f"{holdout_each}={group},{condition}={to}"],
@@ -136,7 +136,7 @@ def benchmark(
                 except TrainingError as error:
                     log.warning("%s, seed %d, %s: %s; left out", method, seed, group, error)
                     continue
-                predicted = model.counterfactual(adata, to=to, from_=roles.control, where={holdout_each: group})
+                predicted = model.counterfactual(adata, to=to, from_=field.reference, where={holdout_each: group})
                 scored = evaluate(
                     predicted,
                     against=adata,

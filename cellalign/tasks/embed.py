@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.paths import beside, source_of
+from cellalign.tasks.paths import beside, cells_of, source_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,12 +63,15 @@ def embed(
     InputError
         Genes are missing, a condition or batch was never trained on, or the matrix is not fit.
     """
+    from cellalign.records import Provenance
+    from cellalign.records.provenance import KEY
+
     machine: dict[str, Any] = {"device": device, "threads": threads}
     found = model.embeddings(adata, missing_genes=missing_genes, unseen=unseen, batch_size=batch_size, **machine)
     adata.obsm.update(found)
     if umap:
         adata.obsm["X_umap"] = _umap(found[model.embedding_key], seed)
-    adata.uns["cellalign"] = embedding_record(model)
+    adata.uns[KEY] = Provenance.of(adata.uns).with_steps(model.embedding_record()).plain()
     for name, values in model.inferred_condition(adata, missing_genes=missing_genes, unseen=unseen, **machine).items():
         adata.obs[name] = values
     return adata
@@ -95,7 +98,7 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
         No such column, or the cells are not embedded.
     """
     from cellalign.data.checks import column, numbers
-    from cellalign.data.inputs import matrix_of
+    from cellalign.data.source import matrix_of
     from cellalign.engine.threads import threads_kept
     from cellalign.errors import InputError
     from cellalign.plots.umap import before_after, unintegrated_umap
@@ -104,36 +107,26 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
         raise InputError(f"the cells have no embedding {model.embedding_key!r}; run: cellalign.embed(adata, model)")
     if "X_umap" not in adata.obsm:
         adata.obsm["X_umap"] = _umap(adata.obsm[model.embedding_key], seed)
-    usual = (model.condition, model.roles.label or "cell_type")
+    usual = (model.condition, model.label or "cell_type")
     keys = color or [key for key in usual if key and key in adata.obs]
-    number = model.condition if model.roles.continuous is not None else None
+    number = model.condition if model.continuous else None
     colours = {k: numbers(adata.obs, k) if k == number else column(adata.obs, k, purpose="colour") for k in keys}
     with threads_kept():
         before = unintegrated_umap(matrix_of(adata, model.matrix), seed)
     return before_after(before, adata.obsm["X_umap"], colours, after=model.name)
 
 
-def embedding_record(model: Model) -> dict[str, str | bool]:
-    """Provenance of an embedding, for uns["cellalign"]."""
-    return {
-        "kind": "embedding",
-        "method": model.name,
-        "key": model.embedding_key,
-        "condition": model.condition or "",
-        "continuous": model.roles.continuous is not None,
-        "version": model.spec["cellalign"],
-        "weights": model.spec.get("weights_checksum", ""),
-    }
-
-
 def write_embedding(adata: AnnData, model: Model, source: str | Path, output: str, *, force: bool = False) -> None:
     """Write what `embed` added to the cells of a file into a copy of that file."""
     from cellalign.data.files import write_with
+    from cellalign.records.provenance import KEY
 
-    key, known = model.condition, model.roles.unknown
-    obs = {name: adata.obs[name].array for name in (f"{key}_inferred", f"{key}_probability") if known}
-    write_with(source, output, obsm=dict(adata.obsm), uns={"cellalign": adata.uns["cellalign"]}, obs=obs, force=force)
-    log.info("%s: obsm %s of %d cells", output, ", ".join(adata.obsm), adata.n_obs)
+    found = [key for key in adata.obsm if key not in model.obsm]  # what the model reads is in the file already
+    inferred = (f"{model.condition}_inferred", f"{model.condition}_probability")
+    obs = {name: adata.obs[name].array for name in inferred if model.condition_may_be_missing}
+    obsm = {key: adata.obsm[key] for key in found}
+    write_with(source, output, obsm=obsm, uns={KEY: adata.uns[KEY]}, obs=obs, force=force)
+    log.info("%s: obsm %s of %d cells", output, ", ".join(found), adata.n_obs)
 
 
 @command_of(embed, example="cellalign embed -o kang.emb.h5ad --umap --plot umap.png")
@@ -157,7 +150,7 @@ def command(
     if plot is not None:
         files.check_output(plot, force)
     adata = embed(
-        files.read_matrix(source, fitted.matrix),
+        cells_of(source, fitted),
         fitted,
         **call.options | {"umap": call.options["umap"] or plot is not None},
     )

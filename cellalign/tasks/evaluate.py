@@ -224,8 +224,9 @@ def command(
     """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
     from cellalign.data import files
     from cellalign.data.checks import select
-    from cellalign.data.inputs import MATRICES
+    from cellalign.data.source import MATRICES
     from cellalign.model import load
+    from cellalign.records import Provenance
 
     asked = call.options
     named = {"scatter": scatter, "violin": violin, "scib_table": scib_table}
@@ -237,12 +238,12 @@ def command(
         files.check_output(path, force)
     fitted = load(model) if model is not None else None
     cells = files.read(input)
-    record = cells.uns.get("cellalign", {})
-    _check_kind(pictures, record.get("kind") == "counterfactual", input)
+    prediction = Provenance.of(cells.uns).counterfactual
+    _check_kind(pictures, prediction is not None, input)
     if where:
         cells = cells[select(cells.obs, where)].copy()
-    scale = "counts" if record.get("scale") == "counts" else "log"
-    real = files.read_matrix(against, MATRICES[scale]) if against is not None else None
+    expression = prediction.expression if prediction is not None else "log"
+    real = files.read_matrix(against, MATRICES[expression]) if against is not None else None
     also = ["bio"] if scib_table is not None else []
     result = evaluate(cells, against=real, model=fitted, also=also, **asked)
     call.print_evaluation(result, format)

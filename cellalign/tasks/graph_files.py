@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellalign.records import Provenance
+
 
 def edges(graph: AnnData) -> pd.DataFrame:
     """The edge list: perturbation, latent, probability, effect, and the latent's program where it is known."""
@@ -35,7 +37,7 @@ def as_json(graph: AnnData) -> dict[str, Any]:
     columns = ["latent", "probability", "effect"]
     empty = found.iloc[:0]
     return {
-        "model": dict(graph.uns["cellalign"]),
+        "model": Provenance.of(graph.uns).plain().get("targets", {}),
         "perturbations": [
             {
                 "name": name,

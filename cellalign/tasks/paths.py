@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from cellalign.model import Model
 
 
@@ -14,6 +16,13 @@ def source_of(input: str | None, model: Model) -> Path:
     from cellalign.data.files import spool
 
     return model.check_source() if input is None else spool(input)
+
+
+def cells_of(source: str | Path, model: Model) -> AnnData:
+    """Of a file what a model reads: obs, var, its matrix, and the vectors it was told; errors as `read_matrix`."""
+    from cellalign.data.files import read_matrix
+
+    return read_matrix(source, model.matrix, model.obsm)
 
 
 def beside(source: str | Path, ending: str) -> str:

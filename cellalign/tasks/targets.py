@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
+from cellalign.tasks.paths import cells_of, source_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -113,13 +114,12 @@ def command(
     """Write which latent processes each perturbation targets, for methods that learn such a graph."""
     from cellalign.data import files
     from cellalign.model import load
-    from cellalign.tasks.paths import source_of
 
     check_ending(output)
     files.check_output(output, force)
     fitted, cells = load(model), None
     if call.options["programs"] is not None:
-        cells = files.read_matrix(source_of(input, fitted), fitted.matrix)
+        cells = cells_of(source_of(input, fitted), fitted)
     found = targets(fitted, cells, **call.options)
     write_targets(found, output, force=force)
     edges = int(found.layers["edge"].sum())

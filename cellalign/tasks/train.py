@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-    from cellalign.data.roles import Roles
     from cellalign.engine.checkpoint import Checkpoint
     from cellalign.engine.fit import Progress, State
     from cellalign.methods.base import Method
     from cellalign.model import Model
+    from cellalign.records import ModelRecord, Outcome
 
 log = logging.getLogger("cellalign")
 LEAST_CELLS = 4
@@ -41,6 +41,7 @@ def train(
     label: Annotated[str | None, o.LABEL] = None,
     numeric: Annotated[Sequence[str], o.NUMERIC] = (),
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
+    kinds: Mapping[str, str] | None = None,
     continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
     allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
     layer: Annotated[str | None, o.LAYER] = None,
@@ -84,6 +85,9 @@ def train(
         Those of the batches and covariates that are numbers.
     unlabelled : str, optional
         The label's value that means there is none.
+    kinds : mapping of column to kind, optional
+        Of batches and covariates that are not categories: "number" (as `numeric`), "vector" (several numbers from
+        obsm), "multi-label" (several categories at once, joined by +).
     continuous : bool
         The condition is a number (a dose, a time).
     allow_missing_condition : bool
@@ -121,15 +125,19 @@ def train(
     import numpy as np
     import torch
 
+    from cellalign.data.fields import field_records, fit_fields
     from cellalign.data.files import check_output
-    from cellalign.data.inputs import check_expression, checked_names, default_matrix, make_cells, matrix_of
-    from cellalign.data.roles import settle_roles
+    from cellalign.data.loader import make_cells
+    from cellalign.data.source import check_expression, checked_names, default_matrix, matrix_of
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
     from cellalign.engine.settings import settings_of
+    from cellalign.methods.base import CONDITION, LearnsGraph
     from cellalign.methods.registry import get
-    from cellalign.model import Model, build, source_record
+    from cellalign.model import Model
+    from cellalign.model_directory import build, source_record
+    from cellalign.records import CellNumbers, ModelRecord
 
     cls = get(method)
     if cls.needs_condition and condition is None:
@@ -142,61 +150,61 @@ def train(
     named = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
     named |= {"validation": validation, "early_stopping": early_stopping}
     hyperparameters, plan = settings_of(cls, preset, config, settings, named)
-    _check_condition(cls, condition, continuous, allow_missing_condition)
+    kinds = _kinds(condition, continuous, numeric, kinds)
+    _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
     pick_device(device, threads)
     if model_path is not None:
         check_output(model_path, force)
 
     genes = checked_names(adata, "the input")
-    scale = cls.reads(hyperparameters)
-    key = layer or default_matrix(adata, scale)
+    expression = cls.reads(hyperparameters)
+    key = layer or default_matrix(adata, expression)
     hint = _preprocess_command(source)
     advice = spoken(python="cellalign.preprocess(adata)", command=hint)
     x = matrix_of(adata, key)
-    check_expression(x, scale, f"the input's {key}", advice)
+    check_expression(x, expression, f"the input's {key}", advice)
     trained_on = ~held_out(adata.obs, holdout)
     if trained_on.sum() < LEAST_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {LEAST_CELLS} are needed")
-    roles = settle_roles(
-        adata.obs[trained_on],
+    fields = fit_fields(
+        adata[trained_on],
         condition=condition,
         control=control,
         batches=batch,
         covariates=covariate,
         label=label,
-        continuous=continuous,
-        unknown=allow_missing_condition,
-        numeric=numeric,
+        kinds=kinds,
+        condition_may_be_missing=allow_missing_condition,
         unlabelled=unlabelled,
     )
-    cells = make_cells(adata, x, roles, ignore=~trained_on)
+    cells = make_cells(adata, x, fields, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
     train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
-    if cls.has_graph:
-        _warn_of_few_cells(cells.condition.numpy()[kept], roles)
+    if issubclass(cls, LearnsGraph):
+        _warn_of_few_cells(cells.condition.numpy()[kept], fields.one(CONDITION))
 
-    spec = {
-        "cellalign": package_version(),
-        "method": method,
-        "hyperparameters": hyperparameters.model_dump(mode="json"),
-        "training": plan.model_dump(mode="json"),
-        "preset": preset,
-        "matrix": key,
-        "roles": roles.as_dict(),
-        "dimensions": _dimensions(roles, len(genes), len(train_rows)),
-        "holdout": list(holdout),
-        "seed": seed,
-        "cells": {"all": adata.n_obs, "trained": len(train_rows), "validation": len(validation_rows)},
-        "source": source_record(source),
-        "command": shlex.join(sys.argv) if source is not None else None,
-        "command_hint": hint,
-        "versions": _library_versions(),
-        "genes": genes,
-    }
-    checkpoint = _checkpoint(model_path, spec, resume)
+    record = ModelRecord(
+        format_version=ModelRecord.FORMAT,
+        cellalign=package_version(),
+        method=method,
+        hyperparameters=hyperparameters.model_dump(mode="json"),
+        training=plan.model_dump(mode="json"),
+        preset=preset,
+        matrix=key,
+        fields=field_records(fields),
+        holdout=list(holdout),
+        seed=seed,
+        cells=CellNumbers(all=adata.n_obs, trained=len(train_rows), validation=len(validation_rows)),
+        source=source_record(source),
+        command=shlex.join(sys.argv) if source is not None else None,
+        command_hint=hint,
+        versions=_library_versions(),
+        genes=genes,
+    )
+    checkpoint = _checkpoint(model_path, record, resume)
     with computing(device, threads) as torch_device:
         torch.manual_seed(seed)
-        module = build(spec)
+        module = build(record)
         state = fit(
             module,
             cells,
@@ -208,7 +216,7 @@ def train(
             progress=progress,
             checkpoint=checkpoint,
         )
-    model = Model(module, _with_outcome(spec, state), state.history)
+    model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
     if model_path is not None and checkpoint is not None:
         model.save(Path(model_path), force=force)
         checkpoint.remove()  # not before: a run that is killed here has the one or the other
@@ -237,7 +245,7 @@ def matrix_for(
     """
     if layer is not None:
         return (layer,)
-    from cellalign.data.inputs import MATRICES
+    from cellalign.data.source import MATRICES
     from cellalign.engine.settings import settings_of
     from cellalign.methods.registry import get
 
@@ -267,26 +275,40 @@ def command(
     adata = files.read_matrix(source, reads)
     with call.training_progress() as progress:
         fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
-    outcome = fitted.spec["outcome"]
-    call.log.info("%s: %s, %d epochs in %.0f s", model, fitted.name, outcome["epochs"], outcome["seconds"])
+    outcome = fitted.record.outcome
+    assert outcome is not None
+    call.log.info("%s: %s, %d epochs in %.0f s", model, fitted.name, outcome.epochs, outcome.seconds)
     if output is not None:
         embed(adata, fitted, device=asked["device"], threads=asked["threads"])
         write_embedding(adata, fitted, source, output, force=asked["force"])
 
 
-def _check_condition(cls: type[Method], condition: str | None, continuous: bool, unknown: bool) -> None:
+def _check_condition(
+    cls: type[Method], condition: str | None, kinds: Mapping[str, str], continuous: bool, may_be_missing: bool
+) -> None:
     """Refuse an option about the condition that the method has no answer to."""
-    from cellalign.methods.registry import get, names
+    from cellalign.methods.base import InfersCondition
+    from cellalign.methods.registry import lacks, loadable
 
-    for asked, able, name in (
-        (continuous, "takes_continuous", "continuous"),
-        (unknown, "takes_unknown", "allow_missing_condition"),
-    ):
+    missing = "allow_missing_condition"
+    for asked, name in ((continuous, "continuous"), (may_be_missing, missing)):
         if asked and condition is None:
             raise UsageError(f"{option(name)} needs {option('condition', hint='KEY')}")
-        if asked and not getattr(cls, able):
-            able_ones = [other for other in names() if getattr(get(other), able)]
-            raise UsageError(f"method {cls.name!r} has no {option(name)}; these have: {', '.join(able_ones)}")
+    kind = kinds.get(condition or "", "categorical")
+    if kind not in cls.condition_kinds:
+        able = ", ".join(name for name, other in loadable() if kind in other.condition_kinds) or "none"
+        said = option("continuous") if kind == "number" else f"condition of the kind {kind!r}"
+        raise UsageError(f"method {cls.name!r} has no {said}; these have: {able}")
+    if may_be_missing and not issubclass(cls, InfersCondition):
+        raise UsageError(f"{lacks(cls.name, InfersCondition)} ({option(missing, True)})")
+
+
+def _kinds(
+    condition: str | None, continuous: bool, numeric: Sequence[str], kinds: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Kinds of the columns that are not categories."""
+    found = {key: "number" for key in numeric} | dict(kinds or {})
+    return found | ({condition: "number"} if continuous and condition is not None else {})
 
 
 def package_version() -> str:
@@ -302,40 +324,17 @@ def _library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
 
 
-def _warn_of_few_cells(codes: np.ndarray, roles: Roles) -> None:
+def _warn_of_few_cells(codes: np.ndarray, condition: Any) -> None:
     """Tell of interventions whose targets a handful of cells can hardly show."""
     import numpy as np
 
-    known = roles.categories[str(roles.condition)]
+    known = condition.categories
     sizes = np.bincount(codes, minlength=len(known))
-    few = [f"{name} ({n})" for name, n in zip(known, sizes, strict=True) if n < FEW_CELLS and name != roles.control]
+    named = zip(known, sizes, strict=True)
+    few = [f"{name} ({n})" for name, n in named if n < FEW_CELLS and name != condition.reference]
     if few:
-        named = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
-        log.warning("%d of %r have fewer than %d cells; kept: %s", len(few), roles.condition, FEW_CELLS, named)
-
-
-def _dimensions(roles: Roles, n_genes: int, n_cells: int) -> dict[str, Any]:
-    def sizes(keys: tuple[str, ...]) -> list[int]:
-        return [len(roles.categories[key]) for key in roles.categorical(keys)]
-
-    def n_numeric(keys: tuple[str, ...]) -> int:
-        return sum(key in roles.numeric for key in keys)
-
-    return {
-        "genes": n_genes,
-        "conditions": len(roles.categories.get(roles.condition or "", [""])),
-        "batches": sizes(roles.batches),
-        "covariates": sizes(roles.covariates),
-        "labels": len(roles.categories[roles.label]) if roles.label else 0,
-        "control": roles.categories[roles.condition].index(roles.control)
-        if roles.condition is not None and roles.control is not None
-        else None,
-        "cells": n_cells,
-        "continuous": roles.continuous is not None,
-        "unknown": roles.unknown,
-        "numeric_batches": n_numeric(roles.batches),
-        "numeric_covariates": n_numeric(roles.covariates),
-    }
+        listed = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
+        log.warning("%d of %r have fewer than %d cells; kept: %s", len(few), condition.name, FEW_CELLS, listed)
 
 
 def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -346,15 +345,16 @@ def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) 
     return kept[train_rows], kept[validation_rows]
 
 
-def _checkpoint(model_path: str | os.PathLike[str] | None, spec: Mapping[str, Any], resume: bool) -> Checkpoint | None:
+def _checkpoint(model_path: str | os.PathLike[str] | None, record: ModelRecord, resume: bool) -> Checkpoint | None:
     from cellalign.engine.checkpoint import Checkpoint
+    from cellalign.records import CheckpointRecord
 
     if model_path is None:
         if resume:
             raise UsageError(f"{option('resume', True)} needs model_path, the model directory's path")
         return None
-    keys = ("method", "hyperparameters", "training", "roles", "holdout", "seed", "cells", "genes")
-    checkpoint = Checkpoint.beside(model_path, {key: spec[key] for key in keys})
+    settings = record.model_dump(mode="json", include=set(CheckpointRecord.COMPARED))
+    checkpoint = Checkpoint.beside(model_path, settings)
     if resume and not checkpoint.exists():
         raise UsageError(f"nothing to resume: there is no {checkpoint.path}; train without {option('resume')}")
     if not resume:
@@ -362,12 +362,17 @@ def _checkpoint(model_path: str | os.PathLike[str] | None, spec: Mapping[str, An
     return checkpoint
 
 
-def _with_outcome(spec: dict[str, Any], state: State) -> dict[str, Any]:
-    genes = spec.pop("genes")  # last in the file: a reader of model.yaml wants the outcome before 2,000 names
-    outcome = {"epochs": state.epoch, "steps": state.step, "seconds": round(state.seconds, 2)}
-    if state.best_epoch:
-        outcome |= {"best_epoch": state.best_epoch, "validation_loss": round(state.best_loss, 6)}
-    return spec | {"outcome": outcome, "genes": genes}
+def _outcome(state: State) -> Outcome:
+    from cellalign.records import Outcome
+
+    best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
+    return Outcome(
+        epochs=state.epoch,
+        steps=state.step,
+        seconds=round(state.seconds, 2),
+        best_epoch=best[0],
+        validation_loss=best[1],
+    )
 
 
 def _preprocess_command(source: str | os.PathLike[str] | None) -> str:

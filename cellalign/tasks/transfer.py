@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 from cellalign.errors import InputError, ModelError, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
+from cellalign.tasks.paths import cells_of
 from cellalign.tasks.train import FEW_CELLS
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from cellalign.methods.base import Dimensions
     from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
@@ -53,18 +53,18 @@ def transfer(
     import numpy as np
 
     from cellalign.data.checks import column
+    from cellalign.data.fields import field_records
     from cellalign.engine import predict
     from cellalign.engine.device import computing
-    from cellalign.model import Model, dimensions_of
+    from cellalign.methods.base import CONDITION, Extends, Fields
+    from cellalign.methods.registry import lacks
+    from cellalign.model import Model
 
-    if not hasattr(model.method, "with_conditions"):
+    if not isinstance(model.method, Extends):
         how = spoken(python="cellalign.evaluate(adata, model=model)", command="`evaluate --model`")
-        raise ModelError(
-            f"method {model.name!r} learns no embedding per intervention, so there is nothing to transfer; "
-            f"{how} scores it on new cells as it is"
-        )
+        raise ModelError(f"{lacks(model.name, Extends)}; {how} scores it on new cells as it is")
     key = str(model.condition)
-    known = model.roles.categories[key]
+    known = model.conditions
     names = np.asarray(column(adata.obs, key, purpose="condition")).astype(str)
     new = [name for name in dict.fromkeys(column(adata.obs, key).categories) if name not in known]
     if not new:
@@ -78,23 +78,21 @@ def transfer(
     if few:
         log.warning("%d new interventions have fewer than %d cells: %s", len(few), FEW_CELLS, ", ".join(few[:10]))
 
-    spec = dict(model.spec)
-    genes = spec.pop("genes")
-    sizes = spec["dimensions"] | {"conditions": len(known) + len(new)}
-    roles = model.roles.as_dict()
-    roles["categories"] = roles["categories"] | {key: [*known, *new]}
-    spec |= {
-        "roles": roles,
-        "dimensions": sizes,
-        "transferred": [*model.transferred, *new],
-        "transferred_from": spec.pop("weights_checksum", None),
-        "genes": genes,
-    }
-    spec.pop("format_version", None)
-    dimensions: Dimensions = dimensions_of(sizes)
+    wider = [
+        field.model_copy(update={"categories": (*known, *new)}) if field.role == CONDITION else field
+        for field in model.fields
+    ]
+    record = model.record.model_copy(
+        update={
+            "fields": field_records(wider),
+            "transferred": [*model.transferred, *new],
+            "transferred_from": model.record.weights_checksum,
+            "weights_checksum": None,
+        }
+    )
     with computing(device, threads):  # fresh weights are drawn before they are filled in
-        wider = model.method.with_conditions(dimensions, shifts)  # type: ignore[operator]
-    return Model(wider, spec, model.history)
+        method = model.method.with_conditions(Fields(wider), shifts)
+    return Model(method, record, model.history)
 
 
 @command_of(transfer, example="cellalign transfer new.h5ad -m svae-model -o svae-model-new")
@@ -111,8 +109,7 @@ def command(
 
     files.check_output(output, force)
     fitted = load(model)
-    wider = transfer(files.read_matrix(files.spool(input), fitted.matrix), fitted, **call.options)
+    wider = transfer(cells_of(files.spool(input), fitted), fitted, **call.options)
     wider.save(output, force=force)
     new = len(wider.transferred) - len(fitted.transferred)
-    known = len(fitted.roles.categories[str(fitted.condition)])
-    call.log.info("%s: %d new interventions beside %d", output, new, known)
+    call.log.info("%s: %d new interventions beside %d", output, new, len(fitted.conditions))

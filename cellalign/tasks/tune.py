@@ -131,9 +131,15 @@ def tune(
         except TrainingError as error:
             log.warning("%s, seed %d: %s; left out", _said(combination), seed, error)
             continue
-        outcome = model.spec["outcome"]
-        loss = outcome.get("validation_loss", np.nan)
-        log.info("%s, seed %d: validation loss %.4g, %.0f s", _said(combination), seed, loss, outcome["seconds"])
+        outcome = model.record.outcome
+        loss = np.nan if outcome is None or outcome.validation_loss is None else outcome.validation_loss
+        log.info(
+            "%s, seed %d: validation loss %.4g, %.0f s",
+            _said(combination),
+            seed,
+            loss,
+            outcome.seconds if outcome else 0,
+        )
         records.append(combination | {"seed": seed, "validation_loss": loss})
         models.append(model)
     if not models:
@@ -220,15 +226,15 @@ def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any
     """Whether a finished run is what would be trained now."""
     from cellalign.data.files import checksum
 
-    spec, source = model.spec, options.get("source")
+    record, source = model.record, options.get("source")
     hyperparameters, plan = _settled(method, settings, options)
     return (
-        (spec["method"], spec["hyperparameters"], spec["training"])
+        (record.method, record.hyperparameters, record.training)
         == (method, hyperparameters.model_dump(mode="json"), plan.model_dump(mode="json"))
-        and (model.condition, list(spec["holdout"])) == (options.get("condition"), list(options.get("holdout", ())))
+        and (model.condition, record.holdout) == (options.get("condition"), list(options.get("holdout", ())))
         and model.genes == [str(gene) for gene in adata.var_names]
-        and spec["cells"]["all"] == adata.n_obs
-        and (source is None or spec["source"]["checksum"] == checksum(source))
+        and record.cells.all == adata.n_obs
+        and (source is None or record.source.checksum == checksum(source))
     )
 
 

@@ -4,21 +4,24 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from support import columns, layout
 
-from cellalign.data import batches
-from cellalign.data.batches import CSR, Cells, as_matrix, balanced, shuffled
+from cellalign.data import loader
+from cellalign.data.loader import Cells, balanced, shuffled
+from cellalign.data.source import CSR, as_matrix
 from cellalign.data.split import stratified_split
-from cellalign.nn.batch import SparseRows
+from cellalign.methods.base import BATCH, COVARIATE
+from cellalign.nn.sparse import SparseRows
 
 
-@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64, np.uint16])
-def test_rows_equal_the_dense_matrix(layout, dtype):
+def test_rows_equal_the_dense_matrix(kind, dtype):
     rng = np.random.default_rng(0)
     dense = (rng.poisson(0.3, (30, 17))).astype(dtype)
     dense[4] = 0  # a cell without any count
     rows = torch.tensor([4, 0, 29, 4, 11])
-    got = as_matrix(layout(dense)).rows(rows)
+    got = as_matrix(kind(dense)).rows(rows)
     got = got.dense() if isinstance(got, SparseRows) else got
     assert got.dtype == torch.float32
     np.testing.assert_array_equal(got.numpy(), dense[rows.numpy()].astype(np.float32))
@@ -56,22 +59,28 @@ def test_stored_zeros_are_dropped_and_the_users_matrix_stays():
 
 
 @pytest.mark.parametrize("together", [1, 7, 1024])
-@pytest.mark.parametrize("layout", [sparse.csr_matrix, np.asarray])
-def test_cells_cut_out_together_are_those_of_each_batch(layout, together, monkeypatch):
-    monkeypatch.setattr(batches, "TOGETHER", together)
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, np.asarray])
+def test_cells_read_together_are_those_of_each_batch(kind, together, monkeypatch):
+    monkeypatch.setattr(loader, "READ_TOGETHER", together)
     x = np.random.default_rng(0).poisson(0.5, (40, 9)).astype(np.float32)
     x[3] = 0
     codes, numbers = torch.arange(40), torch.arange(80.0).view(40, 2)
-    cells = Cells(as_matrix(layout(x)), codes, codes[:, None], codes[:, None] + 1, codes + 2, codes / 2, numbers)
+    sizes = layout(9, 40, (40,), (41,), 42, numeric_batches=1, numeric_covariates=1)
+    told = (codes, codes, numbers[:, 0], codes + 1, numbers[:, 1], codes + 2)
+    cells = Cells(as_matrix(kind(x)), sizes.fields, told, 40)
     parts = [torch.tensor([3, 39, 3]), torch.tensor([0]), torch.tensor([7, 8, 9, 10]), torch.tensor([3])]
-    found = list(cells.cut(parts))
+    found = list(cells.batches(parts))
     assert [len(batch) for batch in found] == [3, 1, 4, 1]
     for batch, part in zip(found, parts, strict=True):
         one = cells.batch(part)
-        for name in ("x", "condition", "batches", "covariates", "label", "value", "numbers", "library_size"):
+        for name in ("x", "condition", "label", "library_size"):
             torch.testing.assert_close(getattr(batch, name), getattr(one, name), rtol=0, atol=0)
+        for role in (BATCH, COVARIATE):
+            torch.testing.assert_close(columns(batch, role), columns(one, role), rtol=0, atol=0)
+        for found_column, column in zip(batch.columns, told, strict=True):
+            torch.testing.assert_close(found_column, column[part], rtol=0, atol=0)
         torch.testing.assert_close(batch.nonzeros.start, one.nonzeros.start)
-    assert list(cells.cut([])) == []
+    assert list(cells.batches([])) == []
 
 
 def test_csr_is_not_copied():

@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data import checks
-from cellalign.data.inputs import align_genes
-from cellalign.data.roles import encode_column, settle_roles
+from cellalign.data.fields import Categorical, field_records, fit_fields, read_fields
+from cellalign.data.source import align_genes
 from cellalign.errors import InputError, UsageError
 
 
@@ -86,11 +87,13 @@ def test_genes_are_matched_by_name():
         align_genes(x, list("abcd"), list("yz"), missing="zero")
 
 
-def test_roles_keep_their_categories():
-    obs = pd.DataFrame({"stim": ["b", "ctrl", "b"], "site": [1, 2, 1]})
-    roles = settle_roles(obs, condition="stim", batches=["site"])
-    assert roles.control == "ctrl" and roles.categories == {"stim": ["b", "ctrl"], "site": ["1", "2"]}
-    assert type(roles).from_dict(roles.as_dict()) == roles
-    assert encode_column(obs, "stim", ["ctrl", "b"], "condition").tolist() == [1, 0, 1]
+def test_fields_keep_their_categories():
+    cells = AnnData(obs=pd.DataFrame({"stim": ["b", "ctrl", "b"], "site": [1, 2, 1]}, index=list("xyz")))
+    fields = fit_fields(cells, condition="stim", batches=["site"])
+    assert fields.one("condition").reference == "ctrl"
+    assert {field.name: field.categories for field in fields} == {"stim": ("b", "ctrl"), "site": ("1", "2")}
+    assert read_fields(field_records(fields)) == fields
+    stim = Categorical(name="stim", role="condition", categories=("ctrl", "b"))
+    assert stim.encode(cells).tolist() == [1, 0, 1]
     with pytest.raises(InputError, match="'ctrl' in column 'stim' was never trained on.*Known: b"):
-        encode_column(obs, "stim", ["b"], "condition")
+        Categorical(name="stim", role="condition", categories=("b",)).encode(cells)

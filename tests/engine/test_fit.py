@@ -5,34 +5,32 @@ import os
 import numpy as np
 import pytest
 import torch
+from support import layout
 
-from cellalign.data.batches import Cells, as_matrix
+from cellalign.data.loader import Cells, as_matrix
 from cellalign.engine import device
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.device import pick_device
 from cellalign.engine.fit import fit
 from cellalign.engine.plan import Plan
 from cellalign.errors import ModelError, TrainingError, UsageError
-from cellalign.methods.base import Dimensions
 from cellalign.methods.registry import get
 
 CPU = torch.device("cpu")
+SIZES = layout(20)
 
 
 def cells(n=120, genes=20, order=None):
     rng = np.random.default_rng(0)
     condition = (np.arange(n) if order is None else order) % 2
     x = rng.normal(size=(n, 3)) @ rng.normal(size=(3, genes)) + condition[:, None] + 0.1 * rng.normal(size=(n, genes))
-    none = torch.zeros(n, 0, dtype=torch.int64)
-    label, value = torch.full((n,), -1), torch.zeros(n)
-    matrix = as_matrix(x.astype(np.float32))
-    return Cells(matrix, torch.from_numpy(condition), none, none, label, value, torch.zeros(n, 0))
+    return Cells(as_matrix(x.astype(np.float32)), SIZES.fields, (torch.from_numpy(condition),), n)
 
 
 def run(plan=None, *, seed=0, method="comp", checkpoint=None, progress=None, data=None):
     torch.manual_seed(seed)
     cls = get(method)
-    module = cls(cls.Hyperparameters(hidden=(16,), latent_dim=2), Dimensions(20, 2))
+    module = cls(cls.Hyperparameters(hidden=(16,), latent_dim=2), SIZES)
     rows = torch.arange(120)
     plan = plan or Plan(epochs=6, batch_size=32)
     state = fit(
@@ -59,9 +57,13 @@ def test_loss_falls_and_history_is_complete():
 def test_what_finishes_a_method_meets_shuffled_training_cells_in_equal_parts(monkeypatch):
     """In a file sorted by condition no batch is of one condition alone."""
     met = []
-    monkeypatch.setattr(get("comp"), "finish", lambda self, batches: met.extend([*batches()] for _ in range(2)))
+
+    def remember(self, batches):
+        met.extend([*batches()] for _ in range(2))
+
+    monkeypatch.setattr(get("scgen"), "fit_closed_form", remember)
     data = cells(order=np.argsort(np.arange(120) % 2, kind="stable"))
-    run(Plan(epochs=1, batch_size=30), data=data)
+    run(Plan(epochs=1, batch_size=30), method="scgen", data=data)
     assert [len(batch) for batch in met[0]] == [25] * 4
     assert all(0.2 < batch.condition.float().mean() < 0.8 for batch in met[0])
     assert all(torch.equal(a.x, b.x) for a, b in zip(*met, strict=True))
@@ -117,7 +119,7 @@ def test_best_weights_are_kept():
     module.eval()
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        again = float(module.loss(cells().batch(torch.arange(100, 120)), 1.0).total)
+        again = float(module(cells().batch(torch.arange(100, 120)), 1.0).total)
     assert again == pytest.approx(state.best_loss, rel=1e-5)
 
 

@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import nbinom
+from support import changed, columns, layout, minibatch
 
 import cellalign
 import cellalign.errors
 from cellalign.engine.plan import Plan
-from cellalign.methods.base import COVARIATES, Dimensions, Target
+from cellalign.methods.base import BATCH, COVARIATE, LABEL
 from cellalign.methods.registry import get
-from cellalign.nn.batch import Batch
 from cellalign.nn.penalties import total_correlation
 
 N, GENES = 12, 9
-SIZES = Dimensions(GENES, conditions=1, batches=(2,), covariates=(3,), labels=3, cells=100)
+SIZES = layout(GENES, conditions=1, batches=(2,), covariates=(3,), labels=3, cells=100)
 
 
-def build(name, dimensions=SIZES, **settings):
+def build(name, sizes=SIZES, **settings):
     torch.manual_seed(0)
     cls = get(name)
-    method = cls(cls.Hyperparameters(**({"hidden": (16,), "latent_dim": 4} | settings)), dimensions).eval()
+    method = cls(cls.Hyperparameters(**({"hidden": (16,), "latent_dim": 4} | settings)), sizes).eval()
     with torch.no_grad():  # away from a start where some outputs are constant
         for value in method.parameters():
             value += 0.1 * torch.randn_like(value)
@@ -33,41 +33,30 @@ def cells(n=N):
     generator = torch.Generator().manual_seed(1)
     counts = torch.poisson(torch.full((n, GENES), 2.0), generator=generator)
     codes = torch.arange(n)
-    return Batch.of(
-        counts,
-        torch.zeros(n, dtype=torch.int64),
-        batches=codes[:, None] % 2,
-        covariates=codes[:, None] % 3,
-        label=codes % 3,
-    )
+    return minibatch(counts, SIZES, batches=[codes % 2], covariates=[codes % 3], label=codes % 3)
 
 
-def other(batch, **codes):
-    return Batch(**(vars_of(batch) | codes))
-
-
-def vars_of(batch):
-    names = ("expression", "condition", "batches", "covariates", "label", "value", "numbers")
-    return {name: getattr(batch, name) for name in names}
+def decoded(method, z, batch):
+    return method.decode(z, batch).distribution.mean
 
 
 @pytest.mark.parametrize(
     ("name", "encoder_sees", "decoder_sees"),
     [
-        ("scvi", set(), {"batches"}),
-        ("scanvi", set(), {"batches"}),
-        ("nf-ivae", {"batches", "covariates"}, set()),
-        ("invae", {"batches", "covariates"}, set()),
+        ("scvi", set(), {BATCH}),
+        ("scanvi", set(), {BATCH}),
+        ("nf-ivae", {BATCH, COVARIATE}, set()),
+        ("invae", {BATCH, COVARIATE}, set()),
     ],
 )
 def test_what_each_network_sees(name, encoder_sees, decoder_sees):
     method, batch = build(name), cells()
     z = torch.zeros(N, method.n_latent)
-    for key in ("batches", "covariates", "label"):
-        changed = other(batch, **{key: (getattr(batch, key) + 1) % 2})
-        moved = (method.encode(changed).mean - method.encode(batch).mean).abs().max()
+    for key in (BATCH, COVARIATE, LABEL):
+        other = changed(batch, key, (columns(batch, key)[0] + 1) % 2)
+        moved = (method.encode(other).mean - method.encode(batch).mean).abs().max()
         assert (float(moved.detach()) > 1e-4) == (key in encoder_sees), key
-        moved = (method.predict(z, changed) - method.predict(z, batch)).abs().max()
+        moved = (decoded(method, z, other) - decoded(method, z, batch)).abs().max()
         assert (float(moved.detach()) > 1e-4) == (key in decoder_sees), key
 
 
@@ -87,9 +76,12 @@ def test_scvi_has_the_defaults_of_scvi_tools():
 
 def test_the_batch_enters_every_layer_of_scvis_decoder():
     method, batch = build("scvi", hidden=(8, 8)), cells()
-    context = method.context(batch, method.decoder_sees)
-    h = torch.randn(N, 8)
-    moved = method.decoder.go_on(h, context) - method.decoder.go_on(h, 1 - context)
+    context, z = batch.context(method.decoder_sees), torch.randn(N, 4)
+    with torch.no_grad():
+        method.decoder.first.context.zero_()  # what is left enters after the first layer
+    (first, last), (other_first, other_last) = (method.decoder.layers(z, c) for c in (context, 1 - context))
+    assert torch.equal(first, other_first)
+    moved = last - other_last
     assert float(moved.detach().abs().max()) > 1e-4
 
 
@@ -106,11 +98,11 @@ def test_scvis_negative_elbo_is_the_equation():
     found = method.nelbo(batch).detach()
     torch.manual_seed(3)
     latent = method.encode(batch)
-    h = method.decode(latent.z, batch)
+    h = method.decoder(latent.z, batch.context(method.decoder_sees))
     share = method.likelihood.to_logits(h).softmax(1).detach().double().numpy()
     logits = method.likelihood.to_dropout(h).detach().double().numpy()
     theta = method.likelihood.log_theta().exp().detach().double().numpy()
-    mean, scale = latent.mean.detach().double().numpy(), latent.scale.detach().double().numpy()
+    mean, scale = latent.mean.detach().double().numpy(), latent.sd.detach().double().numpy()
     assert np.all(scale**2 > 1e-4)
     for i in range(N):
         x, size = batch.x[i].numpy(), float(batch.x[i].sum())
@@ -122,16 +114,16 @@ def test_scvis_negative_elbo_is_the_equation():
 def test_scanvis_loss_sums_over_labels():
     """log q(z) + sum_y q(y | z) [-log p(z | u, y) + w KL(u)] + w KL(y), and 50 times the cross-entropy."""
     method, batch = build("scanvi"), cells()
-    batch = other(batch, label=torch.where(torch.arange(N) < 8, batch.label, -1))
+    batch = changed(batch, LABEL, torch.where(torch.arange(N) < 8, batch.label, -1))
     torch.manual_seed(4)
-    loss = method.loss(batch, warmup=0.25)
+    loss = method(batch, warmup=0.25)
     torch.manual_seed(4)
     latent = method.encode(batch)
     normal = torch.distributions.Normal
-    reconstruction = method.likelihood.nll(method.decode(latent.z, batch), batch).mean()
+    reconstruction = method.decode(latent.z, batch).distribution.nll(batch).mean()
     noise = torch.randn(3 * N, 4).view(3, N, 4)
     weights = method.logits(latent.z).softmax(1)
-    total = normal(latent.mean, latent.scale).log_prob(latent.z).sum(1)
+    total = normal(latent.mean, latent.sd).log_prob(latent.z).sum(1)
     for y in range(3):
         label = torch.zeros(N, 3)
         label[:, y] = 1
@@ -150,7 +142,7 @@ def test_a_label_that_is_missing_does_not_change_scanvis_elbo():
     torch.manual_seed(1)
     known = method.nelbo(batch)
     torch.manual_seed(1)
-    torch.testing.assert_close(known, method.nelbo(other(batch, label=torch.full((N,), -1))))
+    torch.testing.assert_close(known, method.nelbo(changed(batch, LABEL, torch.full((N,), -1))))
 
 
 @pytest.mark.parametrize("name", ["scvi", "scanvi", "nf-ivae", "invae"])
@@ -164,41 +156,42 @@ def test_the_importance_weighted_bound_is_tighter_than_the_elbo(name):
 
 
 def test_unknown_covariates_are_zeros_and_known_ones_are_hidden_in_training():
-    method, batch = build("invae", hide=0.5), cells(400)
+    method, batch = build("invae", covariate_dropout=0.5), cells(400)
     known = method.encoder_context(batch)
     assert torch.equal(known.sum(1), torch.full((400,), 2.0))
-    unknown = other(batch, batches=torch.full((400, 1), -1), covariates=torch.full((400, 1), -1))
+    unknown = changed(changed(batch, BATCH, torch.full((400,), -1)), COVARIATE, torch.full((400,), -1))
     assert float(method.encoder_context(unknown).abs().sum()) == 0
     told = method.train().encoder_context(batch).sum(1)
     assert set(told.tolist()) == {0.0, 2.0} and 0.4 < float((told > 0).float().mean()) < 0.6
 
 
 def test_numbers_enter_as_they_are():
-    sizes = Dimensions(GENES, covariates=(3,), numeric_batches=1, numeric_covariates=2, cells=100)
-    method, batch = build("invae", sizes), cells()
-    batch = other(batch, batches=torch.zeros(N, 0, dtype=torch.int64), numbers=torch.randn(N, 3))
-    assert torch.equal(method.context(batch, ("batches",)), batch.numbers[:, :1])
-    assert torch.equal(method.context(batch, (COVARIATES,))[:, 3:], batch.numbers[:, 1:])
-    assert bool(torch.isfinite(method.loss(batch, 1.0).total))
+    sizes = layout(GENES, 1, covariates=(3,), numeric_batches=1, numeric_covariates=2, cells=100)
+    method, numbers = build("invae", sizes), torch.randn(N, 3)
+    first, *others = numbers.T
+    batch = minibatch(cells().x, sizes, batches=[first], covariates=[torch.arange(N) % 3, *others])
+    assert torch.equal(batch.context((BATCH,)), numbers[:, :1])
+    assert torch.equal(batch.context((COVARIATE,))[:, 3:], numbers[:, 1:])
+    assert bool(torch.isfinite(method(batch, 1.0).total))
 
 
 def test_invaes_loss_is_the_sum_of_its_parts():
     method, batch = build("invae", spurious_dim=2, total_correlation=0.7, beta=0.5), cells()
     torch.manual_seed(5)
-    loss = method.loss(batch, warmup=0.5)
+    loss = method(batch, warmup=0.5)
     torch.manual_seed(5)
     latent = method.encode(batch)
-    d, b = method.context(batch, (COVARIATES,)), method.context(batch, ("batches",))
+    d, b = batch.context((COVARIATE,)), batch.context((BATCH,))
     z = latent.z[:, :4]
-    entropy = torch.distributions.Normal(0.0, latent.scale[:, :4]).entropy().sum(1)
+    entropy = torch.distributions.Normal(0.0, latent.sd[:, :4]).entropy().sum(1)
     spurious = torch.distributions.kl_divergence(
-        torch.distributions.Normal(latent.mean[:, 4:], latent.scale[:, 4:]),
+        torch.distributions.Normal(latent.mean[:, 4:], latent.sd[:, 4:]),
         torch.distributions.Normal(*method.spurious_prior(b)),
     ).sum(1)
     kl = (spurious - entropy - method.prior(z, d)).mean()
-    domain = batch.covariates[:, 0] * 2 + batch.batches[:, 0]
-    tc = total_correlation(latent.z, latent.mean, latent.scale, 4, 100, domain)
-    expected = method.likelihood.nll(method.decode(latent.z, batch), batch).mean() + 0.5 * 0.5 * kl
+    domain = columns(batch, COVARIATE)[0] * 2 + columns(batch, BATCH)[0]
+    tc = total_correlation(latent.z, latent.mean, latent.sd, 4, 100, domain)
+    expected = method.decode(latent.z, batch).distribution.nll(batch).mean() + 0.5 * 0.5 * kl
     expected = expected + method.prior.score_matching(z, d) + 0.5 * 0.7 * tc
     torch.testing.assert_close(loss.total, expected)
     assert set(loss.parts) == {"reconstruction", "kl", "score_matching", "total_correlation"}
@@ -208,16 +201,15 @@ def test_invaes_loss_is_the_sum_of_its_parts():
 @pytest.mark.parametrize("name", ["invae", "nf-ivae"])
 def test_the_posteriors_scale_may_be_fixed(name, prior):
     method = build(name, prior=prior, posterior_scale=0.5)
-    assert bool(torch.isfinite(method.loss(cells(), 1.0).total))
+    assert bool(torch.isfinite(method(cells(), 1.0).total))
 
 
-@pytest.mark.parametrize("sizes", [Dimensions(GENES, cells=100), Dimensions(GENES, batches=(2,), cells=100)])
+@pytest.mark.parametrize("sizes", [layout(GENES, 1, cells=100), layout(GENES, 1, batches=(2,), cells=100)])
 @pytest.mark.parametrize("prior", ["non-factorised", "factorised"])
 def test_invae_does_without_any_covariates(sizes, prior):
     method = build("invae", sizes, prior=prior)
-    batch = other(cells(), covariates=torch.zeros(N, 0, dtype=torch.int64))
-    batch = batch if sizes.batches else other(batch, batches=torch.zeros(N, 0, dtype=torch.int64))
-    loss = method.loss(batch, 1.0)
+    batch = minibatch(cells().x, sizes, batches=[torch.arange(N) % 2] if len(sizes.fields) else [])
+    loss = method(batch, 1.0)
     loss.total.backward()
     assert bool(torch.isfinite(loss.total))
     assert all(bool(p.grad.isfinite().all()) for p in method.parameters() if p.grad is not None)
@@ -226,7 +218,7 @@ def test_invae_does_without_any_covariates(sizes, prior):
 def test_domains_are_the_combinations_of_all_covariates():
     method, batch = build("invae"), cells()
     codes = method.domains(batch)
-    pairs = [tuple(p) for p in torch.cat([batch.covariates, batch.batches], 1).tolist()]
+    pairs = [tuple(p) for p in torch.stack([*columns(batch, COVARIATE), *columns(batch, BATCH)], 1).tolist()]
     for i in range(N):
         for j in range(N):
             assert (codes[i] == codes[j]) == (pairs[i] == pairs[j])
@@ -235,12 +227,12 @@ def test_domains_are_the_combinations_of_all_covariates():
 def test_another_batch_moves_the_spurious_latents_to_its_prior_and_no_others():
     method, batch = build("invae", spurious_dim=2), cells()
     z = method.encode(batch).mean
-    moved, after = method.intervene(z, batch, Target((1,), batch=0))
-    assert torch.equal(moved[:, :4], z[:, :4]) and bool((after.batches == 1).all())
-    stays = batch.batches[:, 0] == 1
+    moved, after = method.intervene(z, batch, {"batch0": "b1"})
+    assert torch.equal(moved[:, :4], z[:, :4]) and bool((columns(after, BATCH)[0] == 1).all())
+    stays = columns(batch, BATCH)[0] == 1
     torch.testing.assert_close(moved[stays], z[stays])
     prior = method.spurious_prior
-    (mean, scale), (new_mean, new_scale) = (prior(method.context(b, ("batches",))) for b in (batch, after))
+    (mean, scale), (new_mean, new_scale) = (prior(b.context((BATCH,))) for b in (batch, after))
     torch.testing.assert_close((moved[:, 4:] - new_mean) / new_scale, (z[:, 4:] - mean) / scale)
     assert float((moved - z)[~stays].detach().abs().max()) > 1e-3
 
@@ -248,9 +240,9 @@ def test_another_batch_moves_the_spurious_latents_to_its_prior_and_no_others():
 def test_injection_tells_the_decoder_the_batch_and_leaves_no_spurious_latents():
     method, batch = build("invae", inject=True), cells()
     assert method.n_latent == 4 and set(method.embeddings(batch)) == {""}
-    moved, after = method.intervene(method.encode(batch).mean, batch, Target((1,), batch=0))
-    change = method.predict(moved, after) - method.predict(moved, batch)
-    assert float(change[batch.batches[:, 0] == 0].detach().abs().max()) > 1e-4
+    moved, after = method.intervene(method.encode(batch).mean, batch, {"batch0": "b1"})
+    change = decoded(method, moved, after) - decoded(method, moved, batch)
+    assert float(change[columns(batch, BATCH)[0] == 0].detach().abs().max()) > 1e-4
     assert set(build("invae").embeddings(batch)) == {"", "_spurious"}
 
 
@@ -305,12 +297,13 @@ def test_sources_of_a_batch_counterfactual_are_settled_before_any_cell_is_read(s
     new.obs["site"] = new.obs["site"].astype(str).where(np.arange(1200) % 2 > 0, "site9")
     moved = model.counterfactual(new, to="site=site2", from_="site1")
     assert set(moved.obs["site_source"]) == {"site1"} and moved.n_obs == (new.obs["site"] == "site1").sum()
-    assert moved.uns["cellalign"]["condition"] == "site" and moved.uns["cellalign"]["to"] == "site2"
+    done = moved.uns["cellalign"]["counterfactual"]
+    assert done["condition"] == "site" and done["to"] == "site2"
     for options, error, says in (
         (dict(to="site=site2"), cellalign.errors.InputError, "'site9' in column 'site' was never trained on"),
-        (dict(to="site=site5"), cellalign.errors.InputError, "'site5' was never trained on"),
+        (dict(to="site=site5"), cellalign.errors.InputError, "'site5' in column 'site' was never trained on"),
         (dict(to="site=site2", from_="site2"), cellalign.errors.UsageError, "both 'site2'"),
-        (dict(to="stimulated"), cellalign.errors.ModelError, "predict a batch with --to site=VALUE"),
+        (dict(to="stimulated"), cellalign.errors.ModelError, "predict a batch with to=.site=VALUE"),
     ):
         with pytest.raises(error, match=says):
             model.counterfactual(new, **options)
@@ -333,9 +326,9 @@ def test_scanvi_labels_the_cells_that_have_no_label(sites):
         epochs=20,
         lr=4e-3,
     )
-    assert "Unknown" not in model.roles.categories["known"]
+    assert "Unknown" not in model.labels
     chosen = model.label_probability(model.embed(hidden)).argmax(1)
-    names = np.array(model.roles.categories["known"])[chosen]
+    names = np.array(model.labels)[chosen]
     blank = hidden.obs["known"] == "Unknown"
     assert (names == hidden.obs["cell_type"].astype(str))[blank].mean() > 0.85
 
@@ -353,8 +346,9 @@ def test_missing_covariates_and_numeric_ones_are_trained_on(sites):
         settings={"hidden": (16,)},
         epochs=2,
     )
-    assert model.roles.numeric["age"]["mean"] == pytest.approx(np.nanmean(some.obs["age"]))
-    assert model.method.dimensions.numeric_covariates == 1 and model.method.dimensions.covariates == (2,)
+    disease, age = model.fields.of(COVARIATE)
+    assert age.mean == pytest.approx(np.nanmean(some.obs["age"]))
+    assert age.kind == "number" and disease.kind == "categorical" and len(disease.categories) == 2
     bare = some.copy()
     bare.obs = bare.obs[["cell_type"]]
     with pytest.raises(cellalign.errors.InputError, match="no batch column 'site'"):

@@ -28,7 +28,8 @@ def model(partly):
 def test_missing_conditions_are_refused_unless_allowed(partly):
     with pytest.raises(InputError, match="160 missing values; .*allow_missing_condition=True"):
         cellalign.train(partly, condition="stim")
-    with pytest.raises(UsageError, match="'scgen' has no allow_missing_condition; these have: cvae"):
+    said = "'scgen' is none that takes cells whose condition is missing; these are: cvae"
+    with pytest.raises(UsageError, match=said):
         cellalign.train(partly, method="scgen", condition="stim", allow_missing_condition=True)
 
 
@@ -65,8 +66,8 @@ def test_options_of_embed_reach_the_inferred_condition(partly):
 
 
 def test_cells_of_unknown_condition_are_trained_on(partly, model):
-    assert model.spec["cells"]["trained"] + model.spec["cells"]["validation"] == 480
-    assert model.spec["dimensions"]["conditions"] == 2
+    assert model.record.cells.trained + model.record.cells.validation == 480
+    assert model.conditions == ["control", "stimulated"] and model.method.layout.n_conditions == 2
     # of all cells, those without a condition mix like the others
     z = model.embed(partly)
     assert np.isfinite(z).all() and np.isfinite([row["train_loss"] for row in model.history]).all()

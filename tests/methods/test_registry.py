@@ -53,6 +53,11 @@ def test_settings_name_the_nearest_key_and_the_range():
         resolve_settings(get("comp"), [{"gamma": -1}])
 
 
+def test_settings_of_earlier_versions_are_still_understood():
+    assert resolve_settings(get("stgan"), [{"judge": [32]}])[0].discriminator_hidden == (32,)
+    assert resolve_settings(get("invae"), [{"hide": 0.25}])[0].covariate_dropout == 0.25
+
+
 def test_later_settings_win():
     hyperparameters, plan = resolve_settings(get("comp"), [{"gamma": 1, "lr": 0.1}, {"gamma": 2}, {"gamma": 3}])
     assert (hyperparameters.gamma, plan.lr) == (3, 0.1)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cellalign.nn import counts as module
-from cellalign.nn.batch import SparseRows
 from cellalign.nn.counts import negative_binomial_nll, zero_inflated_nll
+from cellalign.nn.sparse import SparseRows
 
 
 def log_nb(x: float, mean: float, theta: float) -> float:

@@ -9,8 +9,8 @@ import torch
 from scipy.special import digamma, gammaln, logsumexp
 
 from cellalign.nn import kernels
-from cellalign.nn.batch import SparseRows
 from cellalign.nn.kernels import likelihood, product, team
+from cellalign.nn.sparse import SparseRows
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cellalign.nn.batch import SparseRows
 from cellalign.nn.networks import MLP, ContextLinear, Dropout
+from cellalign.nn.sparse import SparseRows
 
 
 def test_equals_linear_on_both():

@@ -18,7 +18,7 @@ def test_umap_and_picture(tiny, model, tmp_path):
         cellalign.plot_umap(tiny, model)
     done = cellalign.embed(tiny, model, umap=True, seed=1)
     assert done is tiny and tiny.obsm["X_umap"].shape == (240, 2) and tiny.obsm["X_cvae"].shape == (240, 3)
-    assert tiny.uns["cellalign"]["kind"] == "embedding"
+    assert list(tiny.uns["cellalign"]["embedding"]) == ["X_cvae"]
     figure = cellalign.plot_umap(tiny, model)
     titles = [axis.get_legend().get_title().get_text() for axis in figure.axes if axis.get_legend()]
     assert titles == ["stim", "cell_type"]

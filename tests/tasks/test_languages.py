@@ -47,7 +47,7 @@ def mistakes(tiny, model):
         ("train", lambda: train(tiny, **TRAIN, device="cuda:9"), "device='auto'", "--device auto"),
         ("train", lambda: train(tiny, **TRAIN, resume=True), "resume=True needs model_path", "--resume needs"),
         ("train", lambda: train(tiny, **TRAIN, holdout=["cell_type=B,stim=x"]), "", ""),
-        ("train", lambda: train(tiny, **TRAIN, numeric=["age"]), "numeric=['age'] is neither", "--numeric age is"),
+        ("train", lambda: train(tiny, **TRAIN, numeric=["age"]), "neither a batch nor a cov", "a --batch nor a"),
         ("train", lambda: train(counts, **TRAIN), "run: cellalign.preprocess(adata)", "run: cellalign preprocess"),
         ("train", lambda: train(missing, **TRAIN), "allow_missing_condition=True", "--allow-missing-condition"),
         ("train", lambda: train(dose, **TRAIN), "continuous=True", "name it with --continuous,"),

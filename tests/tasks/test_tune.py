@@ -11,9 +11,9 @@ FAST = {"settings": {"hidden": [16], "epochs": 15, "latent_dim": 3}, "condition"
 
 def test_ranks_by_validation_loss(tiny):
     best, table = cellalign.tune(tiny, method="cvae", grid={"lr": [1e-6, 1e-2]}, seeds=2, **FAST)
-    assert best.spec["training"]["lr"] == 1e-2
+    assert best.record.training["lr"] == 1e-2
     assert table["lr"].tolist() == [1e-2, 1e-2, 1e-6, 1e-6] and table["rank"].tolist() == [1, 1, 2, 2]
-    assert best.spec["outcome"]["validation_loss"] == pytest.approx(table["validation_loss"].iloc[:2].min())
+    assert best.record.outcome.validation_loss == pytest.approx(table["validation_loss"].iloc[:2].min())
     assert table["udr"].isna().all()
 
 
@@ -29,7 +29,7 @@ def test_ranks_by_udr_where_latents_should_mean_one_thing(shifts):
         condition="perturbation",
     )
     # models whose latents were turned to the same axes agree; the others do not
-    assert best.spec["hyperparameters"]["rotate_at"] == [0.25, 0.5]
+    assert best.record.hyperparameters["rotate_at"] == [0.25, 0.5]
     assert table["udr"].iloc[0] > table["udr"].iloc[-1] and ((table["udr"] > 0) & (table["udr"] <= 1)).all()
 
 

@@ -14,9 +14,9 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from cellalign.nn.batch import SparseRows
 from cellalign.nn.kernels import D, F, compiled, finding, inlined, reducing, task
 from cellalign.nn.kernels.team import at, carry_out, done, floats, indices, next_part, order_of, parts_of
+from cellalign.nn.sparse import SparseRows
 
 INT = np.int32
 

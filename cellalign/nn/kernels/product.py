@@ -7,9 +7,9 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from cellalign.nn.batch import SparseRows
 from cellalign.nn.kernels import F, compiled, task
 from cellalign.nn.kernels.team import at, carry_out, done, floats, indices, next_part, order_of, parts_of
+from cellalign.nn.sparse import SparseRows
 
 LEAST_COLUMNS = 64  # worth a thread
 CACHED = 2**15  # values that a core's cache holds

@@ -1,0 +1,102 @@
+"""Several categories at once: a cell with two guides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cellalign.data.checks import column, nearest
+from cellalign.data.fields.categorical import Categorical
+from cellalign.data.fields.column import Column
+from cellalign.errors import InputError
+from cellalign.nn.minibatch import Role
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+
+class MultiLabel(Column):
+    """Several categories at once, joined by + ("a+b"), told as zeros and ones.
+
+    Attributes
+    ----------
+    categories : tuple of str
+        The single ones.
+    """
+
+    kind: Literal["multi-label"] = "multi-label"  # type: ignore[assignment]
+    categories: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> str | None:
+        """None: there is no category to compare others with."""
+        return None
+
+    @property
+    def width(self) -> int:
+        """One for each category."""
+        return len(self.categories)
+
+    @classmethod
+    def fit(cls, cells: AnnData, name: str, role: Role, *, may_be_missing: bool) -> Self:
+        """The single categories, sorted."""
+        found = column(cells.obs, name, purpose=role, missing=may_be_missing)
+        single = sorted({part for value in found.categories for part in str(value).split("+")})
+        return cls(name=name, role=role, categories=tuple(single), may_be_missing=may_be_missing)
+
+    def encode(self, cells: AnnData, *, ignore: np.ndarray | None = None, unseen: bool = False) -> np.ndarray:
+        """Float32 [n, width], zeros where unknown."""
+        if unseen and self.name not in cells.obs:
+            return np.zeros((cells.n_obs, self.width), dtype=np.float32)
+        values = column(cells.obs, self.name, purpose=self.role, missing=unseen or self.may_be_missing)
+        used = np.unique(values.codes if ignore is None else values.codes[~ignore])
+        table = np.zeros((len(values.categories) + 1, self.width), dtype=np.float32)  # the last row is for code -1
+        for code, value in enumerate(values.categories):
+            parts = str(value).split("+")
+            known = [part for part in parts if part in self.categories]
+            if len(known) < len(parts) and code in used and not unseen:
+                new = next(part for part in parts if part not in known)
+                raise InputError(
+                    f"{self.role} {new!r} in column {self.name!r} was never trained on."
+                    f"{nearest(new, self.categories)} Known: {', '.join(self.categories)}"
+                )
+            table[code, [self.categories.index(part) for part in known]] = 1
+        return table[values.codes]
+
+    def context(self, column: Tensor) -> Tensor:
+        """As it is."""
+        return column
+
+    def parsed(self, text: str) -> tuple[str, ...]:
+        """The single categories."""
+        parts = tuple(text.split("+"))
+        Categorical(name=self.name, role=self.role, categories=self.categories).check_known(parts)
+        return parts
+
+    def filled(self, column: Tensor, value: Any) -> Tensor:
+        """Ones for these categories in every row."""
+        row = torch.zeros(self.width, dtype=column.dtype, device=column.device)
+        for part in value:
+            row[self.categories.index(part)] = 1
+        return row.expand_as(column).clone()
+
+    def blank(self, n: int) -> Tensor:
+        """Zeros: none of them."""
+        return torch.zeros(n, self.width)
+
+    def sources(self, cells: AnnData, value: Any, origin: str | None) -> tuple[np.ndarray, str]:
+        """The cells of one value, or all that have another."""
+        if origin is None:
+            return ~(self.encode(cells, unseen=True) == self._row(value)).all(1), ""
+        return (self.encode(cells, unseen=True) == self._row(self.parsed(origin))).all(1), origin
+
+    def _row(self, value: Any) -> np.ndarray:
+        return np.isin(self.categories, value).astype(np.float32)
+
+    def replaced(self, obs: pd.DataFrame, value: Any) -> Any:
+        """The categories joined by +."""
+        return ["+".join(value)] * len(obs)

@@ -1,0 +1,162 @@
+"""What a counterfactual asks: which columns are set to which values, and of which cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellalign.data.checks import select
+from cellalign.data.fields import Column
+from cellalign.errors import InputError, ModelError, UsageError, option
+from cellalign.nn.minibatch import BATCH, CONDITION, Fields
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """An intervention on some cells.
+
+    Attributes
+    ----------
+    fields : tuple of Column
+        What is set; the first decides which cells are meant.
+    values : tuple
+        To what: a category, several at once as a tuple, or a number.
+    said : tuple of str
+        The values as they were asked for.
+    origin : str
+        The value of the first field that the source cells have, empty where they have several.
+    rows : int array
+        The source cells.
+    """
+
+    fields: tuple[Column, ...]
+    values: tuple[Any, ...]
+    said: tuple[str, ...]
+    origin: str
+    rows: np.ndarray
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """By column name, as `Minibatch.do` takes them."""
+        return {field.name: value for field, value in zip(self.fields, self.values, strict=True)}
+
+    @property
+    def roles(self) -> set[str]:
+        """Of the columns that are set."""
+        return {field.role for field in self.fields}
+
+    def applied(self, obs: pd.DataFrame) -> pd.DataFrame:
+        """`obs` of the source cells with the columns set; what they were is kept as `<column>_source`."""
+        changed: dict[str, Any] = {}
+        for field, value in zip(self.fields, self.values, strict=True):
+            if field.name in obs:
+                before = obs[field.name]
+                changed[f"{field.name}_source"] = (
+                    before if field.kind == "number" else before.astype(str).astype("category")
+                )
+            changed[field.name] = field.replaced(obs, value)
+        return obs.assign(**changed)
+
+
+def intervention(
+    cells: AnnData,
+    fields: Fields,
+    to: str | float | Mapping[str, Any],
+    *,
+    from_: str | None = None,
+    where: Mapping[str, str] | None = None,
+) -> Intervention:
+    """What is asked of these cells.
+
+    Parameters
+    ----------
+    to : str, number or mapping
+        A value of the condition; "key=value" of a batch; several of these separated by commas; or a mapping of
+        columns to values.
+    from_ : str, optional
+        The source cells' value of the first column that is set; default the control, or every other one.
+    where : mapping, optional
+        Further restricts the source cells.
+
+    Raises
+    ------
+    InputError
+        Unknown value, or no source cell is left.
+    UsageError
+        `to` equals `from_`, or is no number where the column holds numbers.
+    ModelError
+        The model was trained without a condition, and `to` is no batch.
+    """
+    asked = _asked(fields, to)
+    chosen = tuple(field for field, _ in asked)
+    if len({field.name for field in chosen}) < len(chosen):
+        raise UsageError(f"{option('to', to)} sets a column twice")
+    said = tuple(text for _, text in asked)
+    if from_ == said[0]:
+        raise UsageError(f"{option('to')} and {option('from_')} are both {from_!r}; choose two")
+    values = tuple(field.parsed(text) for field, text in asked)
+    mask, origin = chosen[0].sources(cells, values[0], from_)
+    if where:
+        mask = mask & select(cells.obs, where)
+    if not mask.any():
+        source = origin or ("any value" if chosen[0].kind == "number" else f"other than {said[0]}")
+        raise InputError(f"no source cell is left: none has {chosen[0].name}={source} and what {option('where')} asks")
+    return Intervention(chosen, values, said, origin, np.flatnonzero(mask))
+
+
+def _asked(fields: Fields, to: str | float | Mapping[str, Any]) -> list[tuple[Column, str]]:
+    """Fields and the values asked for, as text."""
+    by_name: dict[str, Column] = {f.name: f for f in reversed(fields) if f.role in (CONDITION, BATCH)}  # type: ignore[misc]
+    condition: Any = fields.one(CONDITION)
+    if not isinstance(to, Mapping):
+        return [_term(term, by_name, condition) for term in _terms(str(to), by_name, condition)]
+    asked = []
+    for name, value in to.items():
+        field = condition if name == CONDITION and name not in by_name else by_name.get(str(name))
+        if field is None:
+            raise UsageError(f"{name!r} is neither the condition nor a batch; these are: {', '.join(by_name)}")
+        asked.append((field, _text(value)))
+    if not asked:
+        raise UsageError(f"{option('to')} names no value")
+    return asked
+
+
+def _text(value: Any) -> str:
+    """A value as a user would type it: a vector is numbers separated by semicolons, several categories are joined."""
+    if isinstance(value, (str, int, float)) or not hasattr(value, "__iter__"):
+        return str(value)
+    parts = list(value)
+    return ("+" if parts and isinstance(parts[0], str) else ";").join(map(str, parts))
+
+
+def _terms(text: str, by_name: Mapping[str, Column], condition: Any) -> list[str]:
+    """The terms of "a,key=value": all of known columns, but for one at most, which is the condition's."""
+    terms = text.split(",")
+    whole = condition is not None and text in condition.categories
+    others = [term for term in terms if not _names_column(term, by_name, condition)]
+    return [text] if whole or len(others) > 1 else terms
+
+
+def _names_column(term: str, by_name: Mapping[str, Column], condition: Any) -> bool:
+    """Whether it is KEY=VALUE of a known column, and not a condition that looks like one."""
+    key, _, value = term.partition("=")
+    return bool(value) and key in by_name and not (condition is not None and term in condition.categories)
+
+
+def _term(term: str, by_name: Mapping[str, Column], condition: Any) -> tuple[Column, str]:
+    """The field that a term is about, and the value."""
+    if _names_column(term, by_name, condition):
+        key, _, value = term.partition("=")
+        return by_name[key], value
+    if condition is None:
+        batches = [name for name, field in by_name.items() if field.role == BATCH]
+        how = f"; predict a batch with {option('to', f'{batches[0]}=VALUE')}" if batches else ""
+        raise ModelError(f"the model was trained without a condition, so it has no counterfactual of one{how}")
+    return condition, term

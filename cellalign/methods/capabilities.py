@@ -1,0 +1,236 @@
+"""What only some methods can do: small classes of abstract methods, which a method's class inherits.
+
+Commands ask `isinstance(method, LearnsGraph)` and nothing else; the registry checks when it loads a class that what it
+inherits it also implements, and messages list the able methods from there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cellalign.nn.distributions import Distribution
+from cellalign.nn.minibatch import Fields, Minibatch, Role
+
+if TYPE_CHECKING:
+    from cellalign.methods.base import Method
+
+Batches = Callable[[], Iterator[Minibatch]]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The scalar to minimise, and its named parts for history.csv (detached scalars).
+
+    Attributes
+    ----------
+    by_player : dict of str to Tensor
+        Of a method with several players (`HasPlayers`) what each of them minimises; `total` is then for the record.
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    by_player: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Player:
+    """Parameters with an optimiser of their own.
+
+    Attributes
+    ----------
+    parameters : sequence of Parameter
+    lr : float
+        Times the plan's learning rate.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    lr: float = 1.0
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Which latents each condition targets: `effect` and `probability`, [conditions, p] each."""
+
+    effect: Tensor
+    probability: Tensor
+
+
+class Capability(ABC):
+    """Base of all capabilities.
+
+    Attributes
+    ----------
+    does : str
+        What a method of it does, as it ends a sentence: "method 'vae' ...".
+    """
+
+    does: ClassVar[str]
+
+
+class Trains(Capability):
+    """Learns by gradient steps on a loss."""
+
+    does = "trains by gradient steps"
+
+    @abstractmethod
+    def forward(self, batch: Minibatch, warmup: float = 1.0) -> Loss:
+        """The objective on one batch; `warmup` in [0, 1] scales the KL term and rises over the first epochs."""
+
+
+class HasPlayers(Trains):
+    """Has players with an optimiser and a loss each, such as generators and discriminators."""
+
+    does = "trains several players against each other"
+
+    @abstractmethod
+    def players(self) -> Mapping[str, Player]:
+        """Every parameter, in exactly one of them; `Loss.by_player` has a loss for each name."""
+
+
+class FitsInClosedForm(Capability):
+    """Computes something from the trained cells at once: all of it, or what follows from trained networks."""
+
+    does = "fits in closed form"
+
+    @abstractmethod
+    def fit_closed_form(self, batches: Batches) -> None:
+        """Called by the engine after training, or in its place where there is no `Trains`; no gradient is recorded.
+
+        Parameters
+        ----------
+        batches : callable
+            Gives an iterator over all training cells, as often as it is called, in the same order each time.
+        """
+
+
+class Predicts(Capability):
+    """Predicts the expression of cells under an intervention."""
+
+    does = "predicts expression"
+
+    @property
+    @abstractmethod
+    def responds_to(self) -> frozenset[Role]:
+        """Roles of the fields whose change changes a prediction."""
+
+    @abstractmethod
+    def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
+        """Expression [B, G] of the batch's cells under an intervention.
+
+        Parameters
+        ----------
+        batch : Minibatch
+            Cells under their own condition.
+        do : mapping of column to value
+            As `Minibatch.do` takes it; empty: as they are.
+        draw : bool
+            From a draw of each cell's posterior in place of its mean.
+        """
+
+
+class CombinesConditions(Predicts):
+    """Predicts several conditions at once: their effects on the latents add up."""
+
+    does = "predicts several conditions at once"
+
+    @abstractmethod
+    def shifts(self) -> Tensor:
+        """What each condition adds to the latents, [conditions, p]; zeros for the control."""
+
+
+class HasLikelihood(Capability):
+    """Gives cells a likelihood."""
+
+    does = "has a likelihood"
+
+    @property
+    @abstractmethod
+    def comparable(self) -> bool:
+        """Whether it can be compared between models: the prior's normaliser is known."""
+
+    @abstractmethod
+    def nelbo(self, batch: Minibatch) -> Tensor:
+        """Negative evidence lower bound of each cell with one posterior draw, [B], in nats."""
+
+    @abstractmethod
+    def importance_weighted_nll(self, batch: Minibatch, particles: int) -> Tensor:
+        """Negative importance-weighted ELBO of each cell, [B], in nats (sVAE+ eq. 18)."""
+
+
+class LearnsGraph(Capability):
+    """Learns which latents each condition targets."""
+
+    does = "learns a graph from perturbations to latents"
+
+    @abstractmethod
+    def graph(self) -> Graph:
+        """Effect and probability of every edge, on the CPU."""
+
+
+class Extends(Capability):
+    """Can be told of conditions it was not trained on."""
+
+    does = "learns an embedding per intervention, which transfer extends"
+
+    @abstractmethod
+    def with_conditions(self, fields: Fields, shifts: np.ndarray) -> Method:
+        """The same model for more conditions.
+
+        Parameters
+        ----------
+        fields : Fields
+            The model's, the condition's categories followed by new ones.
+        shifts : array [n_new, p]
+            Mean latents of the new ones.
+        """
+
+
+class Labels(Capability):
+    """Predicts labels by a classifier of its own."""
+
+    does = "predicts labels by itself"
+
+    @abstractmethod
+    def label_probability(self, z: Tensor) -> Tensor:
+        """Probability of each label [B, labels] at an embedding [B, p]."""
+
+
+class InfersCondition(Capability):
+    """Infers the condition of cells where it is missing."""
+
+    does = "takes cells whose condition is missing"
+
+    @abstractmethod
+    def inferred_condition(self, batch: Minibatch) -> Tensor:
+        """Probability of each condition for every cell [B, conditions]; 1 for the condition of a cell that has one."""
+
+
+def means_by_condition(batches: Batches, of: Callable[[Minibatch], Tensor], n_conditions: int, n_labels: int) -> Tensor:
+    """Means of `of` [B, width] by condition and cell type, over the types that all conditions share.
+
+    Returns
+    -------
+    Tensor [conditions, types, width]
+        Cells without a label are a type of their own. Where no type is under every condition there is one type, of
+        all cells.
+    """
+    types = n_labels + 1
+    added: list[tuple[Tensor, Tensor]] = []
+    for batch in batches():
+        # a product, not an index, which adds up in an order that differs between runs
+        groups = torch.arange(n_conditions * types, device=batch.device)
+        member = ((batch.condition * types + batch.label + 1)[:, None] == groups).float()
+        added.append((member.T @ of(batch), member.sum(0)))
+    sums = torch.stack([total for total, _ in added]).sum(0).view(n_conditions, types, -1)
+    sizes = torch.stack([size for _, size in added]).sum(0).view(n_conditions, types, 1)
+    shared = (sizes > 0).all(0)[:, 0]
+    if not bool(shared.any()):
+        return sums.sum(1, keepdim=True) / sizes.sum(1, keepdim=True).clamp(min=1)
+    return sums[:, shared] / sizes[:, shared]

@@ -1,0 +1,219 @@
+"""What cells would look like under another condition: settled at once, computed batch by batch when it is read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from cellalign.data.interventions import Intervention, intervention
+from cellalign.data.loader import make_cells
+from cellalign.data.split import held_out
+from cellalign.engine.device import computed, pick_device
+from cellalign.engine.predict import predictions
+from cellalign.errors import UsageError, option
+from cellalign.methods.base import BATCH, CombinesConditions, Predicts
+from cellalign.records import Counterfactual, Provenance
+from cellalign.records.provenance import KEY
+
+if TYPE_CHECKING:
+    from cellalign.model import Model
+
+log = logging.getLogger("cellalign")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Cells under an intervention, computed batch by batch when `batches` is read.
+
+    Attributes
+    ----------
+    obs : DataFrame
+        Of the source cells, with what was set and, as `<column>_source`, what it was; of several draws all cells of the
+        first, then of the second.
+    var : DataFrame
+    source : matrix [n_source, G]
+        The observed expression.
+    record : Counterfactual
+    draws : int
+        Cells predicted of each source cell; 0 for their mean.
+    """
+
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    source: Any
+    record: Counterfactual
+    provenance: Provenance
+    draws: int
+    parts: Callable[[], Iterator[dict[str, np.ndarray]]]
+
+    def batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """Arrays by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]."""
+        return self.parts()
+
+    @property
+    def uns(self) -> dict[str, Any]:
+        """Provenance."""
+        return {KEY: self.provenance.with_steps(self.record).plain()}
+
+    def bare(self) -> AnnData:
+        """All that is known before anything is computed: obs, var, uns and the observed cells as layers["source"]."""
+        source = _repeated(self.source, max(1, self.draws))
+        return AnnData(obs=self.obs, var=self.var, layers={"source": source}, uns=self.uns)
+
+    def to_adata(self) -> AnnData:
+        """All of it in memory."""
+        found: dict[str, list[np.ndarray]] = {}
+        for batch in self.batches():
+            for name, values in batch.items():
+                found.setdefault(name, []).append(values)
+        x = np.concatenate(found.pop("X"), axis=-2)
+        if self.draws:
+            x = x.reshape(-1, x.shape[-1])
+        result = self.bare()
+        result.X = x
+        for name, parts in found.items():
+            result.layers[name] = _repeated(np.concatenate(parts), max(1, self.draws))
+        return result
+
+
+def predict(
+    model: Model,
+    adata: AnnData,
+    *,
+    to: str | float | Mapping[str, Any],
+    from_: str | None = None,
+    where: Mapping[str, str] | None = None,
+    decoded: bool = False,
+    draws: int = 0,
+    samples: int = 0,
+    missing_genes: str = "error",
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Prediction:
+    """What cells would look like under another condition (CoMP eq. 1), computed when it is read.
+
+    Parameters
+    ----------
+    adata : AnnData
+    to : str, float or mapping
+        The condition to predict; "a+b" of two known ones where the method adds up their shifts; a number where
+        the condition is continuous; "key=value" of a batch column: the cells as if measured in that batch; several
+        of these, separated by commas or as a mapping of columns to values.
+    from_ : str, optional
+        Condition of the source cells; default the control, or every condition but `to`; of a continuous condition
+        all cells.
+    where : mapping, optional
+        obs column to value; further restricts the source cells.
+    decoded : bool
+        X is the decoded mean. By default, of methods of log expression, it is the residual transfer: the observed
+        cell plus the change from what is decoded of it as it is, so that it keeps what the model does not explain.
+        Counts are always decoded.
+    draws : int
+        0 predicts the mean; n writes n cells of each, drawn from the prediction: counts are integers, log
+        expression keeps the noise of real cells.
+    samples : int
+        0 predicts from the posterior mean; n averages n posterior draws.
+
+    Raises
+    ------
+    InputError
+        Unknown condition, or no source cell is left.
+    UsageError
+        `to` equals `from_`, or a number is negative.
+    ModelError
+        The method does not predict, or does not combine conditions.
+    """
+    for name, number in (("samples", samples), ("draws", draws)):
+        if number < 0:
+            raise UsageError(f"{option(name)} must not be negative, got {number}")
+    method = model.needs(Predicts)
+    x = model.expression_of(adata, missing_genes)
+    asked = intervention(adata, model.fields, to, from_=from_, where=where)
+    _check(model, asked)
+    source = AnnData(
+        obs=adata.obs.iloc[asked.rows], obsm={k: adata.obsm[k][asked.rows] for k in model.obsm if k in adata.obsm}
+    )
+    observed = x[asked.rows]
+    cells = make_cells(source, observed, model.fields)
+    log_scale = model.expression == "log"
+    residual = log_scale and not decoded
+
+    def parts() -> Iterator[dict[str, np.ndarray]]:
+        found = predictions(
+            method,
+            cells,
+            asked.changes,
+            device=pick_device(device, threads),
+            residual=residual,
+            at_least=0.0 if log_scale else None,
+            samples=samples,
+            draws=draws,
+            seed=seed,
+        )
+        return computed(found, device, threads)
+
+    written = "draw" if draws else "residual transfer" if residual else "decoded"
+    record = Counterfactual(
+        method=model.name,
+        condition=asked.fields[0].name,
+        continuous=asked.fields[0].kind == "number",
+        from_=asked.origin,
+        to=asked.said[0],
+        changes={field.name: said for field, said in zip(asked.fields, asked.said, strict=True)},
+        expression=model.expression,
+        written=written,
+        samples=samples,
+        draws=draws,
+        version=model.record.cellalign,
+        weights=model.record.weights_checksum,
+    )
+    provenance = Provenance(preprocess=Provenance.of(adata.uns).preprocess)
+    obs = _predicted_obs(source.obs, asked, model.record.holdout, draws)
+    var = adata.var.reindex(model.genes)
+    return Prediction(obs, var, observed, record, provenance, draws, parts)
+
+
+def _check(model: Model, asked: Intervention) -> None:
+    """Refuse what the method would answer with something else; say where it will answer with no change."""
+    method = model.needs(Predicts)
+    both = zip(asked.fields, asked.values, strict=True)
+    if any(isinstance(value, tuple) and field.kind == "categorical" for field, value in both):
+        model.needs(CombinesConditions)
+    for field in asked.fields:
+        if field.role in method.responds_to:
+            continue
+        if field.role == BATCH:
+            raise UsageError(
+                f"method {model.name!r} does not see batches, so it has no counterfactual of {field.name!r}"
+            )
+        log.warning("method %s does not see %r: its prediction is the cells as they are", model.name, field.name)
+
+
+def _predicted_obs(obs: pd.DataFrame, asked: Intervention, holdout: list[str], draws: int) -> pd.DataFrame:
+    obs = asked.applied(obs)
+    if holdout:
+        obs["held_out"] = held_out(obs, holdout, must_exist=False)
+    if draws < 2:
+        return obs
+    number = np.repeat(np.arange(1, draws + 1), len(obs))
+    drawn = pd.concat([obs] * draws).assign(draw=number)
+    drawn.index = [f"{name}-draw{i}" for name, i in zip(drawn.index, number, strict=True)]
+    return drawn
+
+
+def _repeated(x: Any, times: int) -> Any:
+    """The rows of a matrix, all of them several times."""
+    if times == 1:
+        return x
+    if hasattr(x, "tocsr"):
+        from scipy import sparse
+
+        return sparse.vstack([x] * times, format="csr")
+    return np.concatenate([x] * times)

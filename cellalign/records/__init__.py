@@ -1,0 +1,41 @@
+"""What is written down: models, checkpoints, provenance, benchmark rows. Checked when read, versioned, migrated.
+
+A record is a pydantic model. Each format has a version; files of older versions are brought up to date by a function
+per version, files of newer ones are refused. Nothing else in the package spells the keys of these formats.
+"""
+
+from cellalign.records.base import Record, RecordError, VersionedRecord
+from cellalign.records.benchmark import BenchmarkRow
+from cellalign.records.checkpoint import CheckpointRecord
+from cellalign.records.model import CellNumbers, FieldRecord, ModelRecord, Outcome, SourceRecord
+from cellalign.records.provenance import (
+    Annotation,
+    Counterfactual,
+    Embedding,
+    Preprocessing,
+    Provenance,
+    Targets,
+    find_obsm_key,
+    obsm_key,
+)
+
+__all__ = [
+    "Annotation",
+    "BenchmarkRow",
+    "CellNumbers",
+    "CheckpointRecord",
+    "Counterfactual",
+    "Embedding",
+    "FieldRecord",
+    "ModelRecord",
+    "Outcome",
+    "Preprocessing",
+    "Provenance",
+    "Record",
+    "RecordError",
+    "SourceRecord",
+    "Targets",
+    "VersionedRecord",
+    "find_obsm_key",
+    "obsm_key",
+]

@@ -1,0 +1,70 @@
+"""One row of a benchmark's table: what was predicted by which method, and its scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from cellalign.records.base import RecordError, VersionedRecord
+
+
+def _from_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Tables of format 1 had no version; their columns are the same."""
+    return old
+
+
+class BenchmarkRow(VersionedRecord):
+    """A method's, or a baseline's, scores on one held-out group under one condition.
+
+    Attributes
+    ----------
+    method : str
+        A method, or a baseline such as "mean shift".
+    seed : int
+    held_out, to : str
+        The group that was left out, and the condition it was predicted under.
+    scores : dict of str to float
+        By metric of the response panel.
+    """
+
+    FORMAT: ClassVar[int] = 2
+    MIGRATIONS: ClassVar = {1: _from_1}
+    KEYS: ClassVar[tuple[str, ...]] = ("method", "seed", "held_out", "to")
+
+    format_version: int = FORMAT
+    method: str
+    seed: int
+    held_out: str
+    to: str
+    scores: dict[str, float]
+
+    @property
+    def key(self) -> tuple[str, int, str, str]:
+        """What tells rows apart."""
+        return self.method, self.seed, self.held_out, self.to
+
+    def flat(self) -> dict[str, Any]:
+        """As a row of CSV: a column per key and metric."""
+        return {key: getattr(self, key) for key in ("format_version", *self.KEYS)} | self.scores
+
+    @classmethod
+    def of_flat(cls, row: Mapping[str, Any]) -> Self:
+        """The inverse of `flat`; rows without a version are of format 1. Scores that are missing are left out.
+
+        Raises
+        ------
+        RecordError
+            A column is missing or of the wrong kind.
+        """
+        known = {key: row[key] for key in cls.KEYS if key in row}
+        known |= {key: str(known[key]) for key in ("method", "held_out", "to") if key in known}
+        others = {k: v for k, v in row.items() if k not in (*cls.KEYS, "format_version")}
+        try:
+            scores = {k: float(v) for k, v in others.items() if v is not None}
+            version = row.get("format_version")
+            version = 1 if version is None or math.isnan(float(version)) else int(version)
+        except (TypeError, ValueError) as error:
+            raise RecordError(str(error)) from error
+        scores = {k: v for k, v in scores.items() if not math.isnan(v)}
+        return cls.read({"format_version": version, **known, "scores": scores})

@@ -1,0 +1,43 @@
+"""What a checkpoint says of the run it belongs to, and where that run was."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from cellalign.records.base import RecordError, VersionedRecord
+
+
+def _from_1(old: dict[str, Any]) -> dict[str, Any]:
+    raise RecordError("it was left by an older cellalign, whose runs this one cannot go on with")
+
+
+class CheckpointRecord(VersionedRecord):
+    """The settings that a resumed run must share, and the state of the loop.
+
+    Attributes
+    ----------
+    settings : dict
+        The parts of the model's record that decide what training does.
+    state : dict
+        Epoch, step, best loss and history, as the engine keeps them.
+    """
+
+    FORMAT: ClassVar[int] = 2
+    MIGRATIONS: ClassVar = {1: _from_1}
+    COMPARED: ClassVar[tuple[str, ...]] = (
+        "method",
+        "hyperparameters",
+        "training",
+        "fields",
+        "holdout",
+        "seed",
+        "cells",
+        "genes",
+    )
+
+    settings: dict[str, Any]
+    state: dict[str, Any]
+
+    def differing(self, settings: dict[str, Any]) -> str | None:
+        """The first setting that is not as here; None where all are."""
+        return next((key for key, value in settings.items() if self.settings.get(key) != value), None)

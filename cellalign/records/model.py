@@ -1,0 +1,136 @@
+"""model.yaml: everything needed to apply a model to new cells, and what was done to make it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from cellalign.records.base import Record, VersionedRecord
+
+
+class FieldRecord(Record):
+    """A column that a model was told, as its class (`data.fields`) keeps it: `kind` names the class."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str
+    name: str
+    role: str
+
+
+class CellNumbers(Record):
+    """How many cells the training file had, and how many of them were trained and validated on."""
+
+    all: int
+    trained: int
+    validation: int
+
+
+class SourceRecord(Record):
+    """The training file; all None where the cells came from memory or standard input."""
+
+    path: str | None = None
+    checksum: str | None = None
+    size: int | None = None
+    modified_ns: int | None = None
+
+
+class Outcome(Record):
+    """How training ended."""
+
+    epochs: int
+    steps: int
+    seconds: float
+    best_epoch: int | None = None
+    validation_loss: float | None = None
+
+
+class ModelRecord(VersionedRecord):
+    """What model.yaml holds.
+
+    Attributes
+    ----------
+    cellalign : str
+        Version that trained the model.
+    method, preset : str
+    hyperparameters, training : dict
+        Every setting of the method, and of the training plan.
+    matrix : str
+        What was read: "X" or a layer.
+    fields : list of FieldRecord
+        Columns by role, with their categories or mean and standard deviation, in the order a network is given them.
+    holdout : list of str
+        Items "key=value,key=value" of cells that were not trained on.
+    command, command_hint : str, optional
+        The command line that trained the model, and the one that would prepare its input.
+    transferred : list of str
+        Conditions added by `transfer`, which started from the model with the checksum `transferred_from`.
+    genes : list of str
+        In the order the model reads them.
+    """
+
+    FORMAT: ClassVar[int] = 2
+    MIGRATIONS: ClassVar = {}  # set below
+
+    weights_checksum: str | None = None
+    cellalign: str
+    method: str
+    hyperparameters: dict[str, Any]
+    training: dict[str, Any]
+    preset: str | None = None
+    matrix: str
+    fields: list[FieldRecord]
+    holdout: list[str]
+    seed: int
+    cells: CellNumbers
+    source: SourceRecord
+    command: str | None = None
+    command_hint: str
+    versions: dict[str, str] = Field(default_factory=dict)
+    outcome: Outcome | None = None
+    transferred: list[str] = Field(default_factory=list)
+    transferred_from: str | None = None
+    genes: list[str]  # last in the file: a reader wants the outcome before 2,000 names
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written to model.yaml: without what is not set."""
+        unset = {k for k in ("outcome", "transferred", "transferred_from") if not getattr(self, k)}
+        return self.model_dump(mode="json", exclude=unset)
+
+
+def _fields_of_roles(roles: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Fields of the roles of format 1, in the order its networks were given them."""
+    categories, numeric = roles["categories"], roles.get("numeric") or {}
+    fields: list[dict[str, Any]] = []
+    condition = roles["condition"]
+    if condition is not None and roles.get("continuous"):
+        fields.append({"kind": "number", "name": condition, "role": "condition", **roles["continuous"]})
+    elif condition is not None:
+        field = {"kind": "categorical", "name": condition, "role": "condition", "categories": categories[condition]}
+        fields.append(field | {"reference": roles["control"], "may_be_missing": bool(roles.get("unknown"))})
+    for role, keys in (("batch", roles["batches"]), ("covariate", roles["covariates"])):
+        optional = {"may_be_missing": role == "covariate"}
+        for key in keys:
+            if key not in numeric:
+                fields.append(
+                    {"kind": "categorical", "name": key, "role": role, "categories": categories[key]} | optional
+                )
+        for key in keys:
+            if key in numeric:
+                fields.append({"kind": "number", "name": key, "role": role, **numeric[key]} | optional)
+    label = roles["label"]
+    if label is not None:
+        field = {"kind": "categorical", "name": label, "role": "label", "categories": categories[label]}
+        fields.append(field | {"may_be_missing": True, "missing_value": roles.get("unlabelled")})
+    return fields
+
+
+def _from_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Roles and dimensions became fields; a setting that got a better name is renamed by its method."""
+    kept = {key: value for key, value in old.items() if key not in ("roles", "dimensions")}
+    return kept | {"fields": _fields_of_roles(old["roles"])}
+
+
+ModelRecord.MIGRATIONS = {1: _from_1}

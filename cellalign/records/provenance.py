@@ -1,0 +1,243 @@
+"""uns["cellalign"]: what was done to the cells of a file, one record for each step and key.
+
+Version 2 keeps what earlier steps wrote: `embed` by a second method adds a record, and none erases another. What is
+written is plain enough for every reader of HDF5: strings, numbers, booleans and groups of these; what is not set is
+left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import ConfigDict, Field, field_serializer, field_validator
+
+from cellalign.records.base import Record, RecordError, VersionedRecord
+
+log = logging.getLogger("cellalign")
+KEY = "cellalign"  # of uns
+
+
+class Step(Record):
+    """What every step says.
+
+    Attributes
+    ----------
+    step : int
+        Its place among all steps of the file, from 1; 0 where it is not known.
+    version : str
+        Of cellalign, at the step; of a model's steps the version that trained the model.
+    """
+
+    step: int = 0
+    version: str = ""
+
+
+class Preprocessing(Step):
+    """Of `preprocess`: where the counts were, and what X was normalised to."""
+
+    counts_from: str
+    n_top_genes: int
+    target_sum: float
+    batch: str | None = None
+
+
+class ModelStep(Step):
+    """What a step by a model says: its method, and the checksum of its weights."""
+
+    method: str
+    weights: str | None = None
+
+
+class Embedding(ModelStep):
+    """Of `embed`: obsm[key] holds the latents; `condition` is the column that was modelled."""
+
+    key: str
+    condition: str | None = None
+    continuous: bool = False
+
+
+class Counterfactual(ModelStep):
+    """Of `counterfactual`: what X predicts.
+
+    Attributes
+    ----------
+    condition : str
+        The obs column that was changed (the first of them).
+    from_, to : str
+        Its value of the source cells, empty where they have several, and what was predicted.
+    changes : dict of str to str
+        Every column that was changed, and to what.
+    continuous : bool
+        The column holds numbers.
+    expression : {"log", "counts"}
+        The scale of X.
+    written : {"residual transfer", "decoded", "draw"}
+        What X is: the observed cell plus the predicted change; the decoded mean; a draw.
+    samples, draws : int
+        Posterior draws averaged; draws written of each cell.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    condition: str
+    from_: str = Field("", alias="from")
+    to: str
+    changes: dict[str, str] = Field(default_factory=dict)  # JSON in a file: a column's name may hold a slash
+    continuous: bool = False
+    expression: str = "log"
+    written: str = "decoded"
+    samples: int = 0
+    draws: int = 0
+
+    @field_validator("changes", mode="before")
+    @classmethod
+    def _read_changes(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_serializer("changes")
+    def _write_changes(self, value: dict[str, str]) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+
+class Annotation(ModelStep):
+    """Of `annotate`: obs["<label>_predicted"], by a classifier that learned from the reference."""
+
+    label: str
+    reference: str = ""
+    classifier: str = "auto"
+    k: int = 15
+    unknown: float = 0.01
+
+
+class Targets(ModelStep):
+    """Of `targets`: the file is a graph from the conditions of this column to latents."""
+
+    condition: str
+    threshold: float
+
+
+def _from_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 kept one record, told apart by `kind`, and beside it one of an annotation."""
+    new: dict[str, Any] = {}
+    if "annotation" in old:
+        annotation = dict(old["annotation"])
+        new["annotation"] = {_safe(annotation["label"]): annotation | {"step": 2}}
+    kind = old.get("kind")
+    record = {k: v for k, v in old.items() if k not in ("kind", "annotation", "format_version")} | {"step": 1}
+    for key in ("condition", "batch", "weights"):
+        if record.get(key) == "":
+            del record[key]
+    if kind == "embedding":
+        new["embedding"] = {record["key"]: record}
+    elif kind == "counterfactual":
+        record["expression"] = record.pop("scale", "log")
+        new["counterfactual"] = record
+    elif kind in ("preprocess", "targets"):
+        new[kind] = record
+    return new
+
+
+class Provenance(VersionedRecord):
+    """All that cellalign did to the cells of a file."""
+
+    FORMAT: ClassVar[int] = 2
+    MIGRATIONS: ClassVar = {1: _from_1}
+
+    format_version: int = FORMAT
+    preprocess: Preprocessing | None = None
+    embedding: dict[str, Embedding] = Field(default_factory=dict)
+    counterfactual: Counterfactual | None = None
+    annotation: dict[str, Annotation] = Field(default_factory=dict)
+    targets: Targets | None = None
+
+    @classmethod
+    def of(cls, uns: Mapping[str, Any]) -> Self:
+        """What is written in an AnnData's `uns`; nothing where there is no record or none that can be read."""
+        plain = uns.get(KEY)
+        if plain is None:
+            return cls()
+        plain = _plain(plain)
+        if isinstance(plain, dict) and "format_version" not in plain:
+            plain = {"format_version": 1, **plain}
+        try:
+            return cls.read(plain)
+        except RecordError as error:
+            log.warning('uns["%s"] is not read: %s', KEY, error)
+            return cls()
+
+    def with_steps(self, *records: Step) -> Self:
+        """These steps added after all others; one of the same kind and key is replaced."""
+        changed: dict[str, Any] = {}
+        number = max((step.step for step in self.steps()), default=0)
+        for given in records:
+            number += 1
+            record = given.model_copy(update={"step": number})
+            if isinstance(record, Preprocessing):
+                changed["preprocess"] = record
+            elif isinstance(record, Embedding):
+                changed["embedding"] = {**self.embedding, **changed.get("embedding", {}), record.key: record}
+            elif isinstance(record, Counterfactual):
+                changed["counterfactual"] = record
+            elif isinstance(record, Annotation):
+                kept = changed.get("annotation", self.annotation)
+                changed["annotation"] = {**kept, _safe(record.label): record}
+            elif isinstance(record, Targets):
+                changed["targets"] = record
+        return self.model_copy(update=changed)
+
+    def steps(self) -> Iterable[Step]:
+        """Every step, in no order."""
+        single = (self.preprocess, self.counterfactual, self.targets)
+        return [step for step in (*single, *self.embedding.values(), *self.annotation.values()) if step is not None]
+
+    @property
+    def latest_embedding(self) -> Embedding | None:
+        """The embedding that was written last."""
+        return max(self.embedding.values(), key=lambda e: e.step, default=None)
+
+    @property
+    def latest(self) -> Embedding | Counterfactual | None:
+        """What was written last of an embedding and a counterfactual."""
+        both = [step for step in (self.counterfactual, self.latest_embedding) if step is not None]
+        return max(both, key=lambda step: step.step, default=None)
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written into `uns`."""
+        return _without_none(self.model_dump(mode="json", by_alias=True))
+
+
+def obsm_key(method: str, suffix: str = "") -> str:
+    """Where a method's latents are put: X_<method>, of the characters that every reader of obsm takes.
+
+    cellxgene wants `^[a-zA-Z][a-zA-Z0-9_.-]*$`.
+    """
+    return _safe(f"X_{method}{suffix}")
+
+
+def find_obsm_key(key: str, there: Iterable[str]) -> str | None:
+    """The key among those there, also where one of them is spelt as an older version did (X_svae+)."""
+    keys = list(there)
+    if key in keys:
+        return key
+    return next((other for other in keys if _safe(other) == _safe(key)), None)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_.-]", "_", name.replace("+", "_plus"))
+
+
+def _plain(value: Any) -> Any:
+    """Without numpy's types, which come out of HDF5."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None and v != {}}
+    return value

@@ -1,0 +1,403 @@
+"""What a class declares it also implements: checked when it is loaded, and messages name the methods that are able.
+
+Plugins are built here and offered through a false entry point; one comes from a folder with metadata of its own.
+"""
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+import anndata as ad
+import pytest
+import torch
+
+import cellalign
+from cellalign.errors import ModelError, UsageError
+from cellalign.methods import capabilities, registry
+from cellalign.methods.autoencoder import Autoencoder, VariationalAutoencoder
+from cellalign.methods.base import (
+    CombinesConditions,
+    Extends,
+    FitsInClosedForm,
+    HasLikelihood,
+    HasPlayers,
+    InfersCondition,
+    Labels,
+    Latent,
+    LearnsGraph,
+    Loss,
+    Method,
+    Predicts,
+    Trains,
+)
+from cellalign.methods.capabilities import Capability
+from cellalign.methods.cvae import CVAE
+from cellalign.methods.vae import VAE
+
+OLD = Path(__file__).parent.parent / "fixtures" / "format1"
+ABLE = {
+    CombinesConditions: {"ivae", "svae", "svae+"},
+    LearnsGraph: {"ivae", "svae", "svae+"},
+    Extends: {"ivae", "svae", "svae+"},
+    Labels: {"scanvi"},
+    HasPlayers: {"stgan"},
+    InfersCondition: {"cvae", "comp", "vfae", "trvae", "mmd-ae"},
+    FitsInClosedForm: {"pca", "linear", "celligner", "scgen", "stgan"},
+}
+
+
+class Plain(Trains, Method):
+    """The least that is a method."""
+
+    name, summary = "plain", "the least"
+    needs_condition = False
+
+    def encode(self, batch):
+        return Latent.point(batch.x[:, :2])
+
+    def forward(self, batch, warmup=1.0):
+        return Loss(batch.x.sum())
+
+
+def without(name, *bases, **attributes):
+    return type("Plugin", bases, {"name": name, "summary": "a plugin", "__module__": "plugin"} | attributes)
+
+
+class NoSummary(VAE):
+    name = "odd"
+    summary = ""
+
+
+class Unsaid(Trains, Method):
+    name = "odd"
+    encode, forward = Plain.encode, Plain.forward
+
+
+class NoEncode(Trains, Method):
+    name, summary = "odd", "a plugin"
+    forward = Plain.forward
+
+
+class NoShifts(CombinesConditions, VAE):
+    name, summary = "odd", "a plugin"
+
+
+class TrainsLast(Method, Trains):
+    name, summary = "odd", "a plugin"
+    encode = Plain.encode
+
+
+class TrainsFirst(Trains, Method):
+    name, summary = "odd", "a plugin"
+    encode = Plain.encode
+
+
+class NeitherWay(Method):
+    name, summary = "odd", "a plugin"
+    encode = Plain.encode
+
+
+class NoPlayers(HasPlayers, Method):
+    name, summary = "odd", "a plugin"
+    encode, forward = Plain.encode, Plain.forward
+
+
+class NoGraph(LearnsGraph, VAE):
+    name, summary = "odd", "a plugin"
+
+
+class NoPredict(Predicts, Plain):
+    name, summary = "odd", "a plugin"
+    responds_to = frozenset()
+
+
+class NoFit(FitsInClosedForm, Method):
+    name, summary = "odd", "a plugin"
+    encode = Plain.encode
+
+
+class NotAMethod:
+    name, summary = "odd", "a plugin"
+
+
+class OtherName(VAE):
+    name, summary = "other", "a plugin"
+
+
+class OddSettings(VAE):
+    name, summary = "odd", "a plugin"
+    Hyperparameters = dict
+
+
+class Unnamed(Trains, Method):
+    summary = "a plugin"
+    encode, forward = Plain.encode, Plain.forward
+
+
+FAULTS = [
+    (NoSummary, "summary"),
+    (Unsaid, "summary"),
+    (NoEncode, "encode"),
+    (NoShifts, "shifts"),
+    (TrainsLast, "forward"),
+    (TrainsFirst, "forward"),
+    (NeitherWay, "Trains"),
+    (NoPlayers, "players"),
+    (NoGraph, "graph"),
+    (NoPredict, "predict"),
+    (NoFit, "fit_closed_form"),
+    (NotAMethod, "no subclass"),
+    (VAE(VAE.Hyperparameters(hidden=(2,)), cellalign.methods.base.Layout(3)), "no subclass"),
+    (3, "no subclass"),
+    (OtherName, "'other'"),
+    (Unnamed, "None"),
+    (OddSettings, "pydantic"),
+]
+
+
+@pytest.fixture
+def offer(monkeypatch):
+    """Offers objects, or functions that fail, as methods of another package."""
+
+    def offered(**plugins):
+        points = [
+            SimpleNamespace(
+                name=name, value=f"other.{name}:Plugin", load=thing if inspect.isfunction(thing) else lambda t=thing: t
+            )
+            for name, thing in plugins.items()
+        ]
+        monkeypatch.setattr(
+            registry, "entry_points", lambda *, group, name=None: [p for p in points if name in (None, p.name)]
+        )
+        registry._warn_once.cache_clear()
+
+    return offered
+
+
+def fail():
+    raise RuntimeError("no such library: libodd.so")
+
+
+def all_capabilities():
+    found = [c for c in vars(capabilities).values() if inspect.isclass(c) and issubclass(c, Capability)]
+    return [c for c in found if c is not Capability]
+
+
+@pytest.mark.parametrize("name", list(registry.BUILT_IN))
+def test_every_method_keeps_the_contract(name):
+    assert list(registry.faults_of(registry.get(name), name)) == []
+
+
+@pytest.mark.parametrize("capability", all_capabilities(), ids=lambda c: c.__name__)
+def test_the_registry_names_the_methods_that_are_able(capability):
+    able = registry.able(capability)
+    for name in registry.names():
+        assert (name in able) == issubclass(registry.get(name), capability)
+    assert able and (capability not in ABLE or set(able) == ABLE[capability])
+    said = registry.lacks("odd", capability)
+    assert said.startswith("method 'odd' is none that ") and said.endswith(", ".join(able)) and "\n" not in said
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in OLD.glob("*/model.yaml")))
+def test_a_model_is_an_instance_of_what_the_registry_says(name):
+    model = cellalign.load(OLD / name)
+    for capability in all_capabilities():
+        assert isinstance(model.method, capability) == (model.name in registry.able(capability)), capability
+
+
+def test_an_autoencoder_without_a_spread_has_no_likelihood():
+    cls = registry.get("mmd-ae")
+    assert issubclass(cls, Autoencoder) and not issubclass(cls, (HasLikelihood, VariationalAutoencoder))
+    assert not hasattr(cls, "nelbo") and not hasattr(cls, "importance_weighted_nll")
+    model = cellalign.load(OLD / "mmd-ae")
+    assert not model.has_likelihood
+    for score in (model.nelbo, model.nll):
+        with pytest.raises(ModelError, match="method 'mmd-ae' is none that has a likelihood; these are: vae, "):
+            score(ad.read_h5ad(OLD / "cells.h5ad"))
+
+
+def test_nothing_inherited_is_taken_back():
+    """What a method inherits from a capability it does: none raises NotImplementedError or is None."""
+    for name in registry.names():
+        cls = registry.get(name)
+        for capability in [c for c in all_capabilities() if issubclass(cls, c)]:
+            for member in capability.__abstractmethods__:
+                found = inspect.getattr_static(cls, member)
+                function = found.fget if isinstance(found, property) else found
+                assert "NotImplementedError" not in inspect.getsource(function), (name, member)
+
+
+@pytest.mark.parametrize(
+    "plugin, lacks", FAULTS, ids=lambda x: x if isinstance(x, str) else getattr(x, "__name__", "thing")
+)
+def test_a_plugin_that_breaks_the_contract_is_one_warning(offer, caplog, plugin, lacks):
+    offer(odd=lambda: plugin, good=without("good", VAE))
+    with caplog.at_level("WARNING", logger="cellalign"):
+        listed = registry.available()
+        registry.available()
+        registry.able(Predicts)
+    assert list(listed) == [*registry.BUILT_IN, "good"]
+    assert len(caplog.records) == 1
+    said = caplog.records[0].getMessage()
+    assert "'odd'" in said and "other.odd:Plugin" in said and lacks in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "plugin, lacks", FAULTS, ids=lambda x: x if isinstance(x, str) else getattr(x, "__name__", "thing")
+)
+def test_asking_for_it_is_a_usage_error_that_says_the_same(offer, plugin, lacks):
+    offer(odd=lambda: plugin)
+    with pytest.raises(UsageError, match=lacks) as caught:
+        registry.get("odd")
+    assert caught.value.exit_status == 2
+
+
+def test_a_plugin_that_cannot_be_imported_is_one_warning(offer, caplog):
+    offer(odd=fail, good=without("good", VAE))
+    with caplog.at_level("WARNING", logger="cellalign"):
+        assert list(registry.available()) == [*registry.BUILT_IN, "good"]
+        registry.able(HasLikelihood)
+    assert len(caplog.records) == 1 and "'odd'" in caplog.text and "libodd.so" in caplog.text
+    with pytest.raises(UsageError, match="cannot be loaded: no such library"):
+        registry.get("odd")
+
+
+def test_two_bad_plugins_are_a_warning_each(offer, caplog):
+    offer(odd=lambda: NoEncode, other=fail)
+    with caplog.at_level("WARNING", logger="cellalign"):
+        assert list(registry.available()) == list(registry.BUILT_IN)
+    assert ["'odd'" in r.getMessage() for r in caplog.records] == [True, False] and len(caplog.records) == 2
+
+
+def test_no_training_starts_with_a_bad_plugin(offer, tiny):
+    offer(odd=lambda: NoEncode)
+    with pytest.raises(UsageError, match="lacks encode, which Method asks for"):
+        cellalign.train(tiny, method="odd")
+
+
+def test_a_plugin_of_a_folder_with_metadata_of_its_own(tmp_path, monkeypatch, caplog):
+    (tmp_path / "strange.py").write_text("import cellalign.no_such_module\n")
+    (tmp_path / "fine.py").write_text(
+        "from cellalign.methods.vae import VAE\nclass Fine(VAE):\n    name, summary = 'fine', 'a plugin'\n"
+    )
+    info = tmp_path / "strange-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cellalign.methods]\nstrange = strange:Strange\nfine = fine:Fine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._warn_once.cache_clear()
+    with caplog.at_level("WARNING", logger="cellalign"):
+        listed = registry.available()
+    assert list(listed) == [*registry.BUILT_IN, "fine"] and listed["fine"].package == "fine"
+    assert [("'strange'" in r.getMessage(), "no_such_module" in r.getMessage()) for r in caplog.records] == [
+        (True, True)
+    ]
+
+
+def test_a_good_plugin_trains_embeds_and_is_saved_and_read(offer, tiny, tmp_path):
+    class Means(FitsInClosedForm, Method):
+        """Library size and one gene."""
+
+        name, summary, needs_condition = "means", "two numbers of a cell", False
+
+        def __init__(self, hyperparameters, layout):
+            super().__init__(hyperparameters, layout)
+            self.register_buffer("centre", torch.zeros(layout.n_genes))
+
+        def fit_closed_form(self, batches):
+            x = torch.cat([batch.x for batch in batches()])
+            self.centre.copy_(x.mean(0))
+
+        def encode(self, batch):
+            return Latent.point((batch.x - self.centre)[:, :2])
+
+    offer(means=Means)
+    assert "means" in registry.able(FitsInClosedForm) and "means" not in registry.able(Predicts)
+    model = cellalign.train(tiny, method="means")
+    model.save(tmp_path / "model")
+    again = cellalign.load(tmp_path / "model")
+    assert (again.embed(tiny) == model.embed(tiny)).all() and abs(model.embed(tiny).mean()) < 0.1
+    with pytest.raises(ModelError, match="method 'means' is none that predicts expression; these are: vae, "):
+        model.counterfactual(tiny, to="stimulated")
+
+
+def test_a_method_without_a_graph_has_no_targets():
+    with pytest.raises(
+        ModelError, match="method 'comp' is none that learns a graph .*; these are: ivae, svae, svae\\+$"
+    ):
+        cellalign.targets(cellalign.load(OLD / "comp"))
+
+
+@pytest.fixture(scope="module")
+def guides():
+    """The old cells with the guide as their condition."""
+    return ad.read_h5ad(OLD / "cells.h5ad")
+
+
+@pytest.mark.parametrize("method", ["comp", "cvae", "vfae", "trvae", "scgen", "linear", "celligner", "stgan", "mmd-ae"])
+def test_several_conditions_at_once_are_refused_where_effects_do_not_add_up(guides, method):
+    fast = {"latent_dim": 2, "hidden": [4], "epochs": 1} if method != "stgan" else {"hidden": [4], "epochs": 1}
+    fast = {"latent_dim": 2} if method in ("linear", "celligner") else fast
+    model = cellalign.train(guides, method=method, condition="guide", control="ctrl", settings=fast)
+    for to in ("g1+g2", "g2+g1", {"guide": "g1+g2"}):
+        with pytest.raises(ModelError, match="several conditions at once; these are: ivae, svae, svae\\+$"):
+            model.counterfactual(guides, to=to)
+    assert set(model.counterfactual(guides, to="g1").obs["guide"]) == {"g1"}
+
+
+def test_an_old_flag_does_not_make_a_plugin_able(offer, guides):
+    offer(flagged=without("flagged", CVAE, combines_conditions=True))
+    small = {"latent_dim": 2, "hidden": [4], "epochs": 1}
+    model = cellalign.train(guides, method="flagged", condition="guide", control="ctrl", settings=small)
+    with pytest.raises(ModelError, match="several conditions at once"):
+        model.counterfactual(guides, to="g1+g2")
+
+
+def test_two_shifts_add_up_where_they_do(guides):
+    model = cellalign.load(OLD / "svae+")
+    with torch.no_grad():  # an old model of three epochs has no edge yet
+        model.method.mask_logits.set(torch.tensor(5.0))
+        model.method.shift.set(torch.randn(4, 3))
+    both = {to: model.counterfactual(guides, to=to) for to in ("g1", "g2", "g1+g2", "g2+g1")}
+    assert set(both["g1+g2"].obs["guide"]) == {"g1+g2"}
+    assert (both["g1+g2"].X == both["g2+g1"].X).all()
+    assert abs(both["g1+g2"].X - both["g1"].X).max() > 0.1 and abs(both["g1+g2"].X - both["g2"].X).max() > 0.1
+
+
+def test_a_condition_that_may_be_missing_is_refused_where_none_infers_it(tiny):
+    with pytest.raises(UsageError, match="takes cells whose condition is missing; these are: cvae, .*comp") as caught:
+        cellalign.train(tiny, method="scgen", condition="stim", allow_missing_condition=True)
+    assert all(name in str(caught.value) for name in ABLE[InfersCondition])
+
+
+@pytest.mark.parametrize("kind", ["number", "vector", "multi-label"])
+def test_a_condition_of_a_kind_the_method_has_no_answer_to_is_refused(guides, kind):
+    cells = guides.copy()
+    cells.obsm["drug"] = torch.rand(cells.n_obs, 3).numpy()
+    name = {"number": "dose", "vector": "drug", "multi-label": "guide"}[kind]
+    with pytest.raises(UsageError, match="scgen"):
+        cellalign.train(
+            cells, method="scgen", condition=name, kinds={name: kind}, settings={"hidden": [4], "epochs": 1}
+        )
+
+
+def test_a_plugin_that_says_what_conditions_add_has_them_added_up(offer, guides):
+    """The base class applies the shifts: nothing but `shifts` has to be written."""
+    shift = torch.arange(8.0).view(4, 2)
+    offer(half=without("half", CombinesConditions, VAE, shifts=lambda self: shift))
+    small = {"latent_dim": 2, "hidden": [4], "epochs": 1}
+    model = cellalign.train(guides, method="half", condition="guide", control="ctrl", settings=small)
+    both = model.counterfactual(guides, to="g1+g2", decoded=True).X
+    known = model.conditions
+    batch = next(model.cells(guides[guides.obs["guide"] == "ctrl"]).in_order(1000))
+    added = shift[known.index("g1")] + shift[known.index("g2")] - shift[known.index("ctrl")]
+    with torch.no_grad():
+        expected = model.method.decode(model.method.encode(batch).mean + added, batch).distribution.mean
+    torch.testing.assert_close(torch.from_numpy(both), expected.clamp(min=0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_likelihood_whose_normaliser_is_not_known_is_refused_in_words():
+    model = cellalign.load(OLD / "invae")
+    assert not model.has_likelihood
+    with pytest.raises(ModelError, match="invae"):
+        model.nll(ad.read_h5ad(OLD / "cells.h5ad"), particles=2)
