@@ -12,8 +12,8 @@ from cellalign.data.checks import column
 from cellalign.data.source import matrix_of
 from cellalign.data.split import held_out
 from cellalign.errors import InputError
+from cellalign.evaluation.metrics import annotation as metrics
 from cellalign.evaluation.table import Evaluation, Row
-from cellalign.metrics import annotation as metrics
 from cellalign.model import Model
 from cellalign.nn.minibatch import BATCH, COVARIATE
 
@@ -54,7 +54,7 @@ def score(obs: pd.DataFrame, table: pd.DataFrame, label: str, *, unlabelled: str
         if name not in lookup:
             rows = true.codes == code
             share, n = float(flagged[rows].mean()), int(rows.sum())
-            result.rows.append(Row("not in the reference", "all", name, "unknown", share, n))
+            result.rows.append(Row("not in the reference", "all", name, metrics.DETECTED, share, n))
     if (true.codes < 0).any():
         result.notes.append(f"{(true.codes < 0).sum()} cells have no {label!r} and are not scored")
     return result
@@ -124,22 +124,20 @@ def _scored(codes: np.ndarray, predicted: np.ndarray, flagged: np.ndarray, names
     found = metrics.scores(codes[known], predicted[known])
     overall = {"average": found.average, "minimum": found.minimum, "maximum": found.maximum, "median": found.median}
     overall |= {"all cells": found.accuracy, "macro F1": found.macro_f1}
-    rows = [Row(f"accuracy over {label}", "all", "all", name, v, int(known.sum())) for name, v in overall.items()]
+    panel, n_known = f"accuracy over {label}", int(known.sum())
+    rows = [Row(panel, "all", "all", metrics.OVERALL[name], value, n_known) for name, value in overall.items()]
     for code, n, accuracy in zip(found.labels, found.n_cells, found.by_label, strict=True):
         share = float(flagged[codes == code].mean())
-        rows += [Row(label, "all", names[code], m, float(v), int(n)) for m, v in _named(accuracy, share)]
+        rows.append(Row(label, "all", names[code], metrics.ACCURACY, float(accuracy), int(n)))
+        rows.append(Row(label, "all", names[code], metrics.FALSE_ALARM, share, int(n)))
     return rows
-
-
-def _named(accuracy: float, unknown: float) -> tuple[tuple[str, float], ...]:
-    return ("accuracy", accuracy), ("unknown", unknown)
 
 
 def _summed_up(table: pd.DataFrame, label: str) -> list[Row]:
     """Rows of the panel on what was predicted."""
     rows = []
     for name, cells in table.groupby(f"{label}_predicted", observed=True):
-        for metric in ("probability", "unknown"):
-            value = float(cells[f"{label}_{metric}"].mean())
+        for metric in (metrics.PROBABILITY, metrics.FLAGGED):
+            value = float(cells[f"{label}_{metric.name}"].mean())
             rows.append(Row("predicted", "all", str(name), metric, value, len(cells)))
     return rows

@@ -23,7 +23,26 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What panels read: the cells, their embeddings by obsm key, the real cells of a counterfactual, the model."""
+    """What all panels share; what one alone is told are its own options.
+
+    Attributes
+    ----------
+    adata : AnnData
+        The cells.
+    against : AnnData or None
+        Real cells to compare a counterfactual with.
+    condition, label, control, batch : str or None
+        obs columns, and the reference value of the condition.
+    embeddings : dict of str to array [n, p]
+        By obsm key; empty for a counterfactual.
+    result : Evaluation
+        Where panels leave notes and what pictures show.
+    seed : int
+    model : Model or None
+    device : str
+    continuous : bool
+        Whether the condition is a number.
+    """
 
     adata: AnnData
     against: AnnData | None
@@ -31,13 +50,9 @@ class Inputs:
     label: str | None
     control: str | None
     embeddings: dict[str, np.ndarray]
-    k: int
-    alpha: float
-    min_cells: int | None
     seed: int
     result: Evaluation
     model: Model | None = None
-    particles: int = 100
     device: str = "auto"
     continuous: bool = False
     batch: str | None = None

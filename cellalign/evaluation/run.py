@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 
 from cellalign.data.checks import column, nearest
 from cellalign.errors import InputError, UsageError
-from cellalign.evaluation.causal import identifiability, likelihood
 from cellalign.evaluation.inputs import Inputs, NotApplicable
-from cellalign.evaluation.latent import mixing, probe, transfer
-from cellalign.evaluation.response import response
-from cellalign.evaluation.scib import bio
-from cellalign.evaluation.table import Evaluation, Row
+from cellalign.evaluation.panel import Panel
+from cellalign.evaluation.panels import PANELS
+from cellalign.evaluation.table import Evaluation
 from cellalign.model import Model
 from cellalign.records import Provenance, find_obsm_key
-
-PANELS: dict[str, Callable[[Inputs], Iterator[Row]]] = {
-    "mixing": mixing,
-    "bio": bio,
-    "probe": probe,
-    "transfer": transfer,
-    "response": response,
-    "identifiability": identifiability,
-    "likelihood": likelihood,
-}
-# left out where nothing asks for them, with this reason
-SLOW = {"bio": "it compiles for half a minute; ask for it with --panel bio or --batch KEY"}
 
 
 def evaluate(
@@ -40,15 +27,12 @@ def evaluate(
     control: str | None = None,
     against: AnnData | None = None,
     embedding: str | Sequence[str] | None = None,
-    panels: Sequence[str] | None = None,
+    panels: Sequence[str | Panel] | None = None,
     also: Sequence[str] = (),
-    k: int = 100,
-    alpha: float = 0.1,
-    min_cells: int | None = None,
     model: Model | None = None,
-    particles: int = 100,
     device: str = "auto",
     seed: int = 0,
+    **options: Any,
 ) -> Evaluation:
     """Score embedded cells, or a counterfactual against real cells.
 
@@ -65,19 +49,17 @@ def evaluate(
         Real cells on the same scale as a counterfactual's X.
     embedding : str or sequence of str, optional
         obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
-    panels : sequence of str, optional
-        Default: all that can run; but bio, which compiles for half a minute, only where `batch`, several embeddings
-        or `also` ask for it.
+    panels : sequence of str or Panel, optional
+        By name, or with options of its own: `evaluation.panels.mixing.Mixing(k=50)`. Default: all that can run; but
+        bio, which compiles for half a minute, only where `batch`, several embeddings or `also` ask for it.
     also : sequence of str
         Panels to run, where they can, beside the default ones.
-    k, alpha : int, float
-        Neighbours and test level of the mixing panel.
-    min_cells : int, optional
-        Smallest cell type for m-kBET and m-s; default 4 k.
     model : Model, optional
         For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
-    particles : int
-        Posterior draws per cell of the importance-weighted likelihood (the sVAE+ paper takes 5,000).
+    device : str
+    seed : int
+    **options
+        Those of the panels' classes: k, alpha and min_cells of mixing, particles of likelihood.
 
     Returns
     -------
@@ -87,15 +69,14 @@ def evaluate(
     Raises
     ------
     UsageError
-        Unknown panel, or neither condition nor batch.
+        Unknown panel or option, or neither condition nor batch.
     InputError
         A panel asked for by name cannot run, or the inputs do not fit.
     """
     record = Provenance.of(adata.uns).latest
-    chosen = list(PANELS) if panels is None else [name.strip() for name in panels]
-    for name in (*chosen, *also):
-        if name not in PANELS:
-            raise UsageError(f"unknown panel {name!r}.{nearest(name, PANELS)} Panels: {', '.join(PANELS)}")
+    _check_options(options)
+    chosen = _settled(PANELS if panels is None else panels, options)
+    _settled(also, options)  # an unknown name is refused also where all panels run
     condition = condition or (record.condition if record else None) or (model.condition if model else None)
     if condition is None and batch is None:
         raise UsageError(
@@ -115,30 +96,56 @@ def evaluate(
         label=label,
         control=control,
         embeddings=_latents(adata, embedding, model, device),
-        k=k,
-        alpha=alpha,
-        min_cells=min_cells,
         seed=seed,
         result=result,
         model=model,
-        particles=particles,
         device=device,
         continuous=continuous,
         batch=batch,
     )
     if panels is None and batch is None and len(inputs.embeddings) == 1:
-        result.left_out = {name: reason for name, reason in SLOW.items() if name not in also}
-        chosen = [name for name in chosen if name not in result.left_out]
-    for name in chosen:
-        try:
-            result.rows += list(PANELS[name](inputs))
-        except NotApplicable as reason:
-            if panels is not None:
-                raise InputError(f"panel {name} cannot run: {reason}") from reason
-            result.left_out[name] = str(reason)
+        unasked = {panel.name: panel.asked_only for panel in chosen if panel.asked_only and panel.name not in also}
+        chosen = [panel for panel in chosen if panel.name not in unasked]
+        result.left_out |= unasked
+    _run(chosen, inputs, required=panels is not None)
     if not result.rows:
         raise InputError("no panel can run: " + "; ".join(f"{k}: {v}" for k, v in result.left_out.items()))
     return result
+
+
+def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
+    """Add every panel's rows to the result, or the reason why there are none; InputError where it was required."""
+    for panel in panels:
+        try:
+            inputs.result.rows += list(panel.run(inputs))
+        except NotApplicable as reason:
+            if required:
+                raise InputError(f"panel {panel.name} cannot run: {reason}") from reason
+            inputs.result.left_out[panel.name] = str(reason)
+        if panel.tall:
+            inputs.result.tall.add(panel.name)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse an option that no panel has: UsageError."""
+    known = [name for cls in PANELS.values() for name in cls.options()]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"unknown option {name!r}.{nearest(name, known)} Options of panels: {', '.join(known)}")
+
+
+def _settled(panels: Iterable[str | Panel], options: Mapping[str, Any]) -> list[Panel]:
+    """The panels, those given by name with what of the options is theirs; UsageError of an unknown name."""
+    settled = []
+    for panel in panels:
+        if isinstance(panel, str):
+            name = panel.strip()
+            if name not in PANELS:
+                raise UsageError(f"unknown panel {name!r}.{nearest(name, PANELS)} Panels: {', '.join(PANELS)}")
+            cls = PANELS[name]
+            panel = cls(**{option: options[option] for option in cls.options() if option in options})
+        settled.append(panel)
+    return settled
 
 
 def _latents(

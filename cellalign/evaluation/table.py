@@ -3,31 +3,63 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cellalign.errors import InputError
+from cellalign.evaluation.metrics.metric import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 MEAN = "mean"
-TALL = ("bio",)  # panels of more metrics than a screen has columns for
 
 
 @dataclass(frozen=True)
 class Row:
-    """One score: of which panel, of what (prediction, a baseline, ...), for which group of cells."""
+    """One score: of which panel, of what (prediction, a baseline, ...), for which group of cells.
+
+    Attributes
+    ----------
+    panel, system, group : str
+    declared : Metric
+        What the value is of.
+    value : float
+    n_cells : int
+    """
 
     panel: str
     system: str
     group: str
-    metric: str
+    declared: Metric
     value: float
     n_cells: int
+
+    @property
+    def metric(self) -> str:
+        """The metric's name."""
+        return self.declared.name
+
+    @property
+    def better(self) -> str:
+        """Which way is better: "up", "down", "towards 0", "none"."""
+        return str(self.declared.better)
+
+    def record(self) -> dict[str, Any]:
+        """As it is written: a number or text by column."""
+        return {
+            "panel": self.panel,
+            "system": self.system,
+            "group": self.group,
+            "metric": self.metric,
+            "value": self.value,
+            "n_cells": self.n_cells,
+            "better": self.better,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +106,25 @@ class Response:
 class Evaluation:
     """All scores, the panels left out with the reason, and notes such as skipped cell types.
 
-    `responses` holds what the response panel scored, one per cell type, for pictures.
+    `responses` holds what the response panel scored, one per cell type, for pictures; `tall` names the panels that
+    are printed with metrics as rows.
     """
 
     rows: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
+    tall: set[str] = field(default_factory=set)
 
     def frame(self) -> pd.DataFrame:
         """The scores as a table, one row each."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        return pd.DataFrame([row.record() for row in self.rows])
 
     def to_json(self) -> str:
         """Scores, left-out panels and notes."""
-        rows = [{k: None if v != v else v for k, v in asdict(row).items()} for row in self.rows]
+        rows = [{k: None if v != v else v for k, v in row.record().items()} for row in self.rows]
         return json.dumps({"scores": rows, "left_out": self.left_out, "notes": self.notes}, indent=1) + "\n"
 
     def to_csv(self) -> str:
@@ -119,7 +153,7 @@ class Evaluation:
 
     def scib_table(self) -> Figure:
         """The scores of panel bio as a table, one row per embedding; InputError without that panel."""
-        from cellalign.evaluation.scib import GROUPS
+        from cellalign.evaluation.metrics.scib import GROUPS
         from cellalign.plots.scib import draw
 
         scores: dict[str, dict[str, float]] = {}
@@ -138,21 +172,31 @@ class Evaluation:
         return self.responses
 
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Tables for people: (title, columns, rows), one per panel; groups, or the metrics of `TALL`, as rows."""
-        tables = []
-        for panel in dict.fromkeys(row.panel for row in self.rows):
-            rows = [row for row in self.rows if row.panel == panel]
-            metrics = list(dict.fromkeys(row.metric for row in rows))
-            keys = list(dict.fromkeys((row.system, row.group) for row in rows))
-            cells = {(row.system, row.group, row.metric): row for row in rows}
-            table = []
-            for system, group in keys:
-                name = " / ".join(part for part in (system, group) if part != "all") or "all cells"
-                found = [cells.get((system, group, metric)) for metric in metrics]
-                size = max(cell.n_cells for cell in found if cell is not None)
-                table.append([name, str(size), *("" if cell is None else f"{cell.value:.3f}" for cell in found)])
-            columns = ["", "cells", *metrics]
-            if panel in TALL:
-                columns, *table = (list(line) for line in zip(columns, *table, strict=True))
-            tables.append((panel, columns, table))
-        return tables
+        """Tables for people: (title, columns, rows), one per panel; groups, or the metrics of `tall` panels, as rows.
+
+        An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored.
+        """
+        return [_table(panel, self.rows, panel in self.tall) for panel in dict.fromkeys(row.panel for row in self.rows)]
+
+
+def _table(panel: str, rows: Sequence[Row], tall: bool) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows of one panel."""
+    rows = [row for row in rows if row.panel == panel]
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    arrows = {m: {row.declared.better.arrow for row in rows if row.metric == m} for m in metrics}
+    mixed = [m for m in metrics if len(arrows[m]) > 1]
+    headings = [m if m in mixed else f"{m} {next(iter(arrows[m]))}".rstrip() for m in metrics]
+    cells = {(row.system, row.group, row.metric): row for row in rows}
+    table = []
+    for system, group in dict.fromkeys((row.system, row.group) for row in rows):
+        name = " / ".join(part for part in (system, group) if part != "all") or "all cells"
+        found = [cells.get((system, group, metric)) for metric in metrics]
+        there = [cell for cell in found if cell is not None]
+        own = dict.fromkeys(cell.declared.better.arrow for cell in there if cell.metric in mixed)
+        size = max(cell.n_cells for cell in there)
+        numbers = ["" if cell is None else f"{cell.value:.3f}" for cell in found]
+        table.append([" ".join((name, *filter(None, own))), str(size), *numbers])
+    columns = ["", "cells", *headings]
+    if tall:
+        columns, *table = (list(line) for line in zip(columns, *table, strict=True))
+    return panel, columns, table

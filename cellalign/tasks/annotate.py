@@ -83,7 +83,7 @@ def annotate(
     import pandas as pd
 
     from cellalign.annotation import blind, labelled, no_label, under_names
-    from cellalign.metrics import annotation as metrics
+    from cellalign.evaluation.metrics import annotation as metrics
 
     key = _checked(label, model, classifier, k, unknown)
     names, labels, rows = labelled(reference, key, model, unlabelled or no_label(model, key))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from cellalign.evaluation import Metric
+
 log = logging.getLogger("cellalign")
 KEYS = ["method", "seed", "held_out", "to"]
 BASELINES = {"no change", "mean shift", "ceiling"}
@@ -161,7 +163,7 @@ def _cases(
     import pandas as pd
 
     from cellalign.data.checks import column
-    from cellalign.evaluation.response import LEAST_CELLS
+    from cellalign.evaluation.panels.response import LEAST_CELLS
 
     kind = np.asarray(column(adata.obs, holdout_each, purpose="group")).astype(str)
     under = np.asarray(column(adata.obs, condition, purpose="condition")).astype(str)
@@ -217,12 +219,41 @@ def _add(done: pd.DataFrame, scores: pd.DataFrame, method: str, seed: int, group
     return fresh if done.empty else pd.concat([done, fresh], ignore_index=True)
 
 
+def metric_of(name: str) -> Metric:
+    """The metric of that name among those a benchmark has.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    from cellalign.data.checks import nearest
+    from cellalign.evaluation.metrics.metric import by_name
+    from cellalign.evaluation.panels.response import PredictedResponse
+
+    known = by_name(PredictedResponse.metrics)
+    if name not in known:
+        raise UsageError(
+            f"unknown metric {name!r}.{nearest(name, known)} Metrics of panel {PredictedResponse.name}: "
+            f"{', '.join(known)}"
+        )
+    return known[name]
+
+
 def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One metric: methods as rows (best mean first), held-out groups as columns, and their mean."""
-    wide = table.pivot_table(index="method", columns="held_out", values=metric, aggfunc="mean")
+    """One metric: methods as rows (best mean first, whichever way is better), held-out groups as columns, their mean.
+
+    Raises
+    ------
+    UsageError
+        There is no such metric.
+    """
+    better = metric_of(metric).better
+    values = table.reindex(columns=[*KEYS, metric])
+    wide = values.pivot_table(index="method", columns="held_out", values=metric, aggfunc="mean", dropna=False)
     wide = wide.reindex(table["method"].unique())  # no change has no change to correlate, but its row
     wide["mean"] = wide.mean(axis=1)
-    return wide.sort_values("mean", ascending=False)
+    return wide.sort_values("mean", key=better.loss, kind="stable")
 
 
 @command_of(
@@ -233,7 +264,9 @@ def command(
     call: Call,
     input: Annotated[str, o.PREPROCESSED],
     runs: Annotated[int, Option("Runs of each.", ("--seeds",), low=1)] = 1,
-    metric: Annotated[str, Option("Metric of the printed table.", metavar="NAME")] = "r_change_de",
+    metric: Annotated[
+        str, Option("Metric of the printed table (cellalign methods --metrics).", metavar="NAME")
+    ] = "r_change_de",
     output: Annotated[
         str, Option("All scores; a run that was cut off goes on.", ("--output", "-o"), metavar="FILE.csv")
     ] = "benchmark.csv",
@@ -245,20 +278,22 @@ def command(
     """
     from cellalign.data import files
 
-    asked = call.options
+    asked, declared = call.options, metric_of(metric)
     files.check_output(output, True, [input])
     read = {matrix_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed
     adata = files.read_matrix(source, read.pop()) if len(read) == 1 else files.read(source)
     table = benchmark(adata, seeds=range(runs), results=output, progress=call.log.info, **asked)
-    if metric not in table:
-        known = [name for name in table.columns if name not in KEYS]
-        raise UsageError(f"unknown metric {metric!r}; metrics: {', '.join(known)}")
     wide = summary(table, metric)
     rows = [
         [str(name), *("-" if value != value else f"{value:.3f}" for value in row)]
         for name, row in zip(wide.index, wide.values, strict=True)
     ]
-    call.print_rows(f"{metric}, {asked['holdout_each']} held out", ["method", *wide.columns], rows, format)
+    columns = ["method", *(str(name) for name in wide.columns)]
+    if format != "table":  # people read both in the title
+        columns += ["metric", "better"]
+        rows = [[*row, metric, str(declared.better)] for row in rows]
+    title = f"{declared.heading} ({declared.better.in_words}), {asked['holdout_each']} held out"
+    call.print_rows(title, columns, rows, format)
     call.log.info("%s: %d rows", output, len(table))

@@ -117,8 +117,17 @@ class Call(Protocol):
     options: dict[str, Any]
     log: logging.Logger
 
-    def print_rows(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], format: str) -> None:
-        """Print a table on standard output, for people or as JSON or CSV."""
+    def print_rows(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        format: str,
+        *,
+        headings: Sequence[str] | None = None,
+        prose: bool = False,
+    ) -> None:
+        """Print a table on standard output, for people (under `headings`, prose wrapped) or as JSON or CSV."""
 
     def print_evaluation(self, result: Evaluation, format: str) -> None:
         """Print scores on standard output, and their notes on standard error."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
@@ -34,7 +34,7 @@ def evaluate(
         Option("obsm key; found by itself (repeatable: panel bio compares).", metavar="KEY", text=list[str] | None),
     ] = None,
     panels: Annotated[
-        Sequence[str] | None,
+        Sequence[Any] | None,
         Option(
             "Only these panels [all that can run, but bio].",
             ("--panel",),
@@ -52,6 +52,7 @@ def evaluate(
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
     seed: Annotated[int, o.SEED] = 0,
+    **options: Any,
 ) -> Evaluation:
     """Score embedded cells, or a counterfactual against real cells.
 
@@ -68,9 +69,9 @@ def evaluate(
         Real cells on the same scale as a counterfactual's X.
     embedding : str or sequence of str, optional
         obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
-    panels : sequence of str, optional
-        Default: all that can run; but bio, which compiles for half a minute, only where `batch`, several embeddings
-        or `also` ask for it.
+    panels : sequence of str or Panel, optional
+        By name, or with options of its own: `evaluation.panels.mixing.Mixing(k=50)`. Default: all that can run; but
+        bio, which compiles for half a minute, only where `batch`, several embeddings or `also` ask for it.
     also : sequence of str
         Panels to run, where they can, beside the default ones.
     k, alpha : int, float
@@ -81,6 +82,8 @@ def evaluate(
         For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
     particles : int
         Posterior draws per cell of the importance-weighted likelihood (the sVAE+ paper takes 5,000).
+    options
+        Others of the panels' classes.
 
     Returns
     -------
@@ -108,13 +111,14 @@ def evaluate(
             embedding=embedding,
             panels=panels,
             also=also,
+            model=model,
+            device=device,
+            seed=seed,
             k=k,
             alpha=alpha,
             min_cells=min_cells,
-            model=model,
             particles=particles,
-            device=device,
-            seed=seed,
+            **options,
         )
 
 

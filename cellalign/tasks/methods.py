@@ -1,11 +1,12 @@
-"""methods: what can be trained, with which presets and settings."""
+"""methods: what can be trained, with which presets and settings, and what the scores mean."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
-from cellalign.tasks.declaration import Argument, Call, command_of
+from cellalign.tasks.declaration import Argument, Call, Option, command_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,12 +39,31 @@ def list_methods(method: str | None = None) -> pd.DataFrame:
 def command(
     call: Call,
     method: Annotated[str | None, Argument("Show the settings of this one.", metavar="[METHOD]")] = None,
+    metrics: Annotated[bool, Option("List the scores that commands print: meaning, and which way is better.")] = False,
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
 ) -> None:
-    """List methods and presets, or the settings of one method with defaults and ranges."""
+    """List methods and presets, or the settings of one method with defaults and ranges, or all metrics."""
+    if metrics:
+        _print_metrics(call, method, format)
+        return
     rows = _methods() if method is None else _settings(method)
     title = "methods" if method is None else f"settings of {method}"
-    call.print_rows(title, list(rows[0]), [list(row.values()) for row in rows], format)
+    call.print_rows(title, list(rows[0]), [list(row.values()) for row in rows], format, prose=True)
+
+
+def _print_metrics(call: Call, method: str | None, format: str) -> None:
+    from cellalign.evaluation.catalogue import about, catalogue
+
+    if method is not None:
+        raise UsageError(f"{method} and {option('metrics', True)} ask for two lists; leave out one")
+    found = catalogue()
+    if format != "table":
+        rows = [[each.name, where, str(each.better), each.null, each.meaning] for where, each in found]
+        call.print_rows("metrics", ["metric", "panel", "better", "null", "meaning"], rows, format)
+        return
+    for panel in dict.fromkeys(where for where, _ in found):
+        rows = [[each.heading, each.meaning, each.null] for where, each in found if where == panel]
+        call.print_rows(about(panel), ["metric", "meaning", "without any signal"], rows, format, prose=True)
 
 
 def _methods() -> list[dict[str, str]]:

@@ -253,7 +253,7 @@ def _udr(adata: AnnData, models: Sequence[Model], combination_of: pd.Series, by:
     """UDR of every model among those of its combination; NaN where it is not asked for."""
     import numpy as np
 
-    from cellalign.metrics.identifiability import udr
+    from cellalign.evaluation.metrics.identifiability import udr
 
     scores = np.full(len(models), np.nan)
     if by != "udr":
@@ -287,6 +287,7 @@ def command(
     Finished runs are kept in MODEL.tuning until all are done, so that a run that was cut off goes on from there.
     """
     from cellalign.data import files
+    from cellalign.evaluation.metrics.selection import METRICS
 
     files.check_output(model, force)
     if output is not None:
@@ -301,5 +302,7 @@ def command(
         with files.atomic_path(output, force) as fresh:
             table.to_csv(fresh, index=False)
     shutil.rmtree(runs)
-    call.print_rows("tuning", list(table.columns), table.round(4).astype(str).values.tolist(), format)
+    columns, arrows = [str(name) for name in table.columns], {metric.name: metric.heading for metric in METRICS}
+    rows = table.round(4).astype(str).values.tolist()
+    call.print_rows("tuning", columns, rows, format, headings=[arrows.get(name, name) for name in columns])
     call.log.info("%s: the best of %d runs", model, len(table))

@@ -85,9 +85,16 @@ def test_messages_name_the_flags_that_the_command_has():
 )
 def test_a_function_that_only_hands_on_has_the_defaults_of_the_one_it_calls(thin, full):
     theirs = inspect.signature(full).parameters
+    own = {"k", "alpha", "min_cells", "particles"} if thin is evaluate.evaluate else set()  # of panels, below
     for parameter in parameters(thin):
-        if parameter.name != "threads":
+        if parameter.name not in {"threads"} | own:
             assert theirs[parameter.name].default == parameter.default, parameter.name
+
+
+def test_options_of_panels_have_the_defaults_of_their_classes():
+    defaults = {option: getattr(panel, option) for panel in evaluation.PANELS.values() for option in panel.options()}
+    found = {p.name: p.default for p in parameters(evaluate.evaluate) if p.name in defaults}
+    assert found == defaults
 
 
 def test_python_functions_have_a_docstring_and_required_options_no_default():

@@ -59,7 +59,7 @@ def test_a_copy_with_three_columns_and_a_table(run, workplace):
     record = after.uns["cellalign"]
     assert record["kind"] == "preprocess" and record["annotation"]["classifier"] == "auto"
     assert record["annotation"]["reference"].endswith("reference.h5ad") and record["annotation"]["method"] == "pca"
-    for word in ("average", "minimum", "maximum", "median", "all cells", "macro F1", "CD14 Mono"):
+    for word in ("average ↑", "minimum", "maximum", "median", "all cells", "macro F1 ↑", "unknown ↓", "CD14 Mono"):
         assert word in done.stdout
     assert "200 cells" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 

@@ -13,10 +13,16 @@ def test_benchmark_goes_on_from_its_file(cellalign, kang_like, tmp_path):
     rows = {row["method"]: row for row in json.loads(done.stdout)}
     assert set(rows) == {"linear", "pca", "no change", "mean shift", "ceiling"}
     assert float(rows["ceiling"]["mean"]) > float(rows["linear"]["mean"]) > 0.3
+    assert {(row["metric"], row["better"]) for row in rows.values()} == {("r_change_de", "up")}
     table = pd.read_csv(tmp_path / "benchmark.csv")
     assert len(table) == 10 and set(table["held_out"]) == {"B", "CD4 T"}
     again = run("benchmark", kang_like, "--methods", "linear", *arguments)
     assert again.returncode == 0 and "seed 0" not in again.stderr and "linear" in again.stdout
+    errors = run("benchmark", kang_like, "--methods", "linear", *arguments, "--metric", "mse_de")
+    assert errors.stdout.lstrip().startswith("mse_de ↓ (lower is better), cell_type held out")
+    words = [line.split() for line in errors.stdout.splitlines() if line.strip()]
+    means = [float(line[-1]) for line in words if line[-1][0].isdigit()]
+    assert len(means) == 4 and means == sorted(means)
     ridge = ("--set", "linear.change=ridge", "-o", "ridge.csv")
     assert run("benchmark", kang_like, "--methods", "linear", *arguments, *ridge).returncode == 0
     other = pd.read_csv(tmp_path / "ridge.csv").set_index(["method", "held_out"])["r_change_de"]
@@ -33,6 +39,8 @@ def test_mistakes(mistaken, kang_like, tmp_path):
         ((*base, "--methods", "linear", "--group", "Nk"), 3, "'Nk'"),
         ((*base[:2], "--holdout-each", "cell_type", "--methods", "linear"), 2, "--condition"),
         (("benchmark", "nothing.h5ad", *base[2:], "--methods", "linear"), 3, "nothing.h5ad"),
+        # before any cell is read, and with it before anything is trained
+        (("benchmark", "nothing.h5ad", *base[2:], "--methods", "linear", "--metric", "mse_dee"), 2, "'mse_de'?"),
     ):
         done = run(*arguments)
         assert done.returncode == status, done.stderr

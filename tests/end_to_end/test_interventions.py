@@ -82,7 +82,8 @@ def test_tune_keeps_the_best_and_goes_on_where_it_was_cut_off(folder, cellalign)
     done = run("tune", "shifts.h5ad", *SVAE[:4], *SMALL[:4], "--set", "latent_dim=4", "--epochs", 4, *grid)
     assert done.returncode == 0, done.stderr
     ranking = pd.read_csv(folder / "ranking.csv")
-    assert len(ranking) == 4 and ranking["udr"].notna().all() and "udr" in done.stdout
+    assert len(ranking) == 4 and ranking["udr"].notna().all() and "udr ↑" in done.stdout
+    assert "validation_loss ↓" in done.stdout
     best = yaml.safe_load((folder / "tuned" / "model.yaml").read_text())
     assert best["hyperparameters"]["alpha"] == ranking["alpha"].iloc[0]
     assert not (folder / "tuned.tuning").exists()

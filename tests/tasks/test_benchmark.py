@@ -8,7 +8,7 @@ from scipy import sparse
 import cellalign
 from cellalign.errors import InputError, UsageError
 from cellalign.tasks import benchmark as benchmarking
-from cellalign.tasks.benchmark import benchmark, summary
+from cellalign.tasks.benchmark import benchmark, metric_of, summary
 
 OPTIONS = {"condition": "stim", "holdout_each": "cell_type", "validation": 0}
 
@@ -22,6 +22,38 @@ def test_linear_shift_is_the_mean_shift_baseline(tiny):
     # both add the mean change of the other two cell types
     np.testing.assert_allclose(wide.loc["linear"].astype(float), wide.loc["mean shift"].astype(float), atol=1e-4)
     assert wide["mean"].dropna().is_monotonic_decreasing
+
+
+def scored(**values):
+    """A benchmark of one held-out group per column of values, one method per place."""
+    methods = [f"method{i}" for i in range(len(next(iter(values.values()))))]
+    rows = [
+        {"method": method, "seed": 0, "held_out": group, "to": "stimulated", "mse_de": value, "r_de": value}
+        for i, method in enumerate(methods)
+        for group, value in ((group, of[i]) for group, of in values.items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_best_method_stands_first_whichever_way_is_better():
+    table = scored(B=[0.3, 0.1, np.nan, 0.2], NK=[0.5, 0.3, np.nan, 0.1])
+    errors, correlations = summary(table, "mse_de"), summary(table, "r_de")
+    assert list(errors.index) == ["method3", "method1", "method0", "method2"]
+    np.testing.assert_allclose(errors["mean"], [0.15, 0.2, 0.4, np.nan])
+    assert list(correlations.index) == ["method0", "method1", "method3", "method2"]
+    np.testing.assert_allclose(correlations.loc["method0"], [0.3, 0.5, 0.4])
+
+
+def test_a_metric_that_the_table_lacks_is_empty_and_one_that_is_not_there_is_refused():
+    table = scored(B=[0.3, 0.1])
+    wide = summary(table, "r_change_de")
+    assert list(wide.index) == ["method0", "method1"] and wide.isna().all().all()
+    assert metric_of("energy").better.in_words == "lower is better"
+    for wrong in ("mse_dee", "kBET"):
+        with pytest.raises(UsageError, match=f"unknown metric '{wrong}'.*panel response: r_all, r_de, mse_all, mse_de"):
+            summary(table, wrong)
+    with pytest.raises(UsageError, match="Did you mean 'mse_de'"):
+        metric_of("mse_dee")
 
 
 def test_what_is_held_out_is_not_seen(tiny):

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from cellalign.metrics.probe import probes, regressions
+from cellalign.evaluation.metrics.probe import (
+    CLASSIFIERS,
+    OF_CONDITION,
+    OF_LABEL,
+    OF_NUMBER,
+    REGRESSIONS,
+    probes,
+    regressions,
+)
 
 
 @pytest.fixture
@@ -32,3 +40,14 @@ def test_numbers(latents):
     assert scores["linear regression R2"] == pytest.approx(0.89, abs=0.02)
     assert min(scores.values()) > 0.8
     assert max(regressions(z[:, 2:], dose).values()) < 0.05
+
+
+def test_what_is_computed_is_what_is_declared(latents):
+    z, (kind, dose) = latents
+    assert list(probes(z, kind)) == [*CLASSIFIERS, "majority"] == [metric.name for metric in OF_CONDITION]
+    assert [metric.name for metric in OF_LABEL] == list(probes(z, kind))
+    assert list(regressions(z, dose)) == list(REGRESSIONS) == [metric.name for metric in OF_NUMBER]
+    # the same classifier is read the other way round where it is asked for the condition
+    assert {str(metric.better) for metric in OF_CONDITION} == {"towards majority", "none"}
+    assert {str(metric.better) for metric in OF_LABEL} == {"up", "none"}
+    assert {str(metric.better) for metric in OF_NUMBER} == {"towards 0"}

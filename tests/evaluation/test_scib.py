@@ -15,7 +15,9 @@ from support import counterfactual_record
 
 import cellalign
 from cellalign.errors import InputError, UsageError
-from cellalign.evaluation import run, scib, scib_scores
+from cellalign.evaluation import run, scib_scores
+from cellalign.evaluation.metrics import scib
+from cellalign.evaluation.panels import bio
 from cellalign.plots.scib import draw
 from cellalign.records import Embedding, Provenance
 
@@ -64,6 +66,9 @@ def check_shuffled_labels_are_seen_by_bio_conservation(mixed, pca):
     shuffled = scib_scores(latents(), BATCH, np.random.default_rng(1).permutation(LABEL), pca=pca)
     assert shuffled["KMeans NMI"] < 0.05 and abs(shuffled["KMeans ARI"]) < 0.05 and shuffled["cLISI"] < 0.2
     assert shuffled["bio conservation"] < 0.3
+    nulls = {metric.name: metric.null_value for metric in scib.BIO_METRICS if metric.null_value is not None}
+    assert list(nulls) == ["isolated labels", "KMeans NMI", "KMeans ARI", "silhouette label"]
+    assert {name: shuffled[name] for name in nulls} == pytest.approx(nulls, abs=0.05)
     assert shuffled["iLISI"] == mixed["iLISI"], "which knows no labels"
 
 
@@ -172,7 +177,7 @@ def scored(monkeypatch):
         calls.append({"z": z, "batch": batch, "label": label, "seed": seed, "pca": pca})
         return {"iLISI": 0.5, "kBET": np.nan, "total": 0.5}
 
-    monkeypatch.setattr(scib, "scib_scores", record)
+    monkeypatch.setattr(bio, "scib_scores", record)
     return calls
 
 

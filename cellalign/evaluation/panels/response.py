@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from sklearn.preprocessing import normalize
 
 from cellalign.data.checks import column, is_counts
 from cellalign.data.source import default_matrix, matrix_of
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.metrics import response as res
+from cellalign.evaluation.metrics.metric import by_name
+from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import MEAN, Response, Row
-from cellalign.metrics import response as res
 from cellalign.records import Provenance
 
 LEAST_CELLS = 5  # of a cell type, under each condition, for its response to be scored
@@ -23,45 +24,57 @@ PICTURED_GENES = 10  # DE genes of which the pictures show single cells
 PICTURED_CELLS = 2000  # of one cell type and kind: more would not change the outline of a violin
 
 
-def response(inputs: Inputs) -> Iterator[Row]:
+@dataclass(frozen=True)
+class PredictedResponse(Panel):
     """Predicted against real expression per cell type, beside no change, mean shift and the split-half ceiling."""
-    record = Provenance.of(inputs.adata.uns).counterfactual
-    if record is None:
-        raise NotApplicable("the input is no counterfactual")
-    if inputs.against is None:
-        raise NotApplicable("it needs --against FILE, the real cells")
-    origin, to = record.from_ or inputs.control or "", record.to
-    groups = _Groups.of(inputs, origin, to)
-    held = _held_out(inputs, groups.names)
-    if held:
-        inputs.notes.append(f"held out in training: {', '.join(held)}")
-    genes = np.asarray(inputs.adata.var_names, dtype=str)
-    per_system: dict[str, list[dict[str, float]]] = {}
-    for name in groups.names:
-        de = res.de_genes(groups.control[name], groups.real[name])
-        found = _score_group(groups, name, de, inputs.seed)
-        inputs.result.responses.append(
-            Response(
-                group=name,
-                origin=origin,
-                to=to,
-                held_out=name in held,
-                genes=genes,
-                de=de,
-                r2_all=found["prediction"]["r_all"] ** 2,
-                r2_de=found["prediction"]["r_de"] ** 2,
-                **groups.pictured(name, de[:PICTURED_GENES], inputs.seed),
+
+    name = "response"
+    summary = "Whether predicted expression is the real one, per cell type, beside baselines and the ceiling."
+    metrics = res.METRICS
+    order = 50
+
+    def run(self, inputs: Inputs) -> Iterator[Row]:
+        """Every cell type and their mean; NotApplicable where the cells are no prediction or none can be compared."""
+        record = Provenance.of(inputs.adata.uns).counterfactual
+        if record is None:
+            raise NotApplicable("the input is no counterfactual")
+        if inputs.against is None:
+            raise NotApplicable("it needs --against FILE, the real cells")
+        origin, to = record.from_ or inputs.control or "", record.to
+        groups = _Groups.of(inputs, origin, to)
+        held = _held_out(inputs, groups.names)
+        if held:
+            inputs.notes.append(f"held out in training: {', '.join(held)}")
+        genes = np.asarray(inputs.adata.var_names, dtype=str)
+        per_system: dict[str, list[dict[str, float]]] = {}
+        for name in groups.names:
+            de = res.de_genes(groups.control[name], groups.real[name])
+            found = _score_group(groups, name, de, inputs.seed)
+            inputs.result.responses.append(
+                Response(
+                    group=name,
+                    origin=origin,
+                    to=to,
+                    held_out=name in held,
+                    genes=genes,
+                    de=de,
+                    r2_all=found["prediction"]["r_all"] ** 2,
+                    r2_de=found["prediction"]["r_de"] ** 2,
+                    **groups.pictured(name, de[:PICTURED_GENES], inputs.seed),
+                )
             )
-        )
-        for system, scores in found.items():
-            per_system.setdefault(system, []).append(scores)
-            for metric, value in scores.items():
-                yield Row("response", system, name, metric, value, groups.size(name))
-    total = sum(groups.size(name) for name in groups.names)
-    for system, all_scores in per_system.items():
-        for metric in all_scores[0]:
-            values = [scores[metric] for scores in all_scores if metric in scores]
-            yield Row("response", system, MEAN, metric, float(np.nanmean(values)), total)
+            for system, scores in found.items():
+                per_system.setdefault(system, []).append(scores)
+                yield from self._rows(system, name, scores, groups.size(name))
+        total = sum(groups.size(name) for name in groups.names)
+        for system, all_scores in per_system.items():
+            means = {m: float(np.nanmean([s[m] for s in all_scores if m in s])) for m in all_scores[0]}
+            yield from self._rows(system, MEAN, means, total)
+
+    def _rows(self, system: str, group: str, scores: dict[str, float], n_cells: int) -> Iterator[Row]:
+        declared = by_name(self.metrics)
+        for name, value in scores.items():
+            yield self.row(system, group, declared[name], value, n_cells)
 
 
 @dataclass(frozen=True)
@@ -138,6 +151,8 @@ def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
 
 def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
     """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
+    from sklearn.preprocessing import normalize
+
     record = Provenance.of(predicted.uns).counterfactual
     if record is None or record.expression != "counts":
         return predicted.X, matrix_of(real, "X", "--against")[:, columns]

@@ -4,7 +4,64 @@ from __future__ import annotations
 
 import numpy as np
 
+from cellalign.evaluation.metrics.metric import NEITHER, UP, Metric, towards
+
 FOLDS = 3
+CLASSIFIERS = ("logistic regression", "random forest", "15-nearest-neighbour")
+REGRESSIONS = ("linear regression R2", "random forest R2", "15-nearest-neighbour R2")
+_FLOOR = "the majority rate"
+
+MAJORITY = Metric(
+    "majority",
+    "Share of cells in the largest class: the accuracy of always guessing it, the floor of the probes beside it.",
+    NEITHER,
+    "is itself the value without signal",
+)
+# One classifier, two questions: of the condition nothing should be left in the latents, of the label everything.
+OF_CONDITION = (
+    *(
+        Metric(
+            name,
+            f"Accuracy on held-out cells of a {name} classifier that reads the condition from the latents.",
+            towards("majority"),
+            _FLOOR,
+        )
+        for name in CLASSIFIERS
+    ),
+    MAJORITY,
+)
+OF_LABEL = (
+    *(
+        Metric(
+            name,
+            f"Accuracy on held-out cells of a {name} classifier that reads the label from the latents.",
+            UP,
+            _FLOOR,
+        )
+        for name in CLASSIFIERS
+    ),
+    MAJORITY,
+)
+OF_NUMBER = tuple(
+    Metric(
+        name,
+        f"R2 on held-out cells of a {name.removesuffix(' R2').removesuffix(' regression')} regression that reads a "
+        "condition that is a number (a dose, a time) from the latents.",
+        towards(0),
+        "0, or a little below: no better than guessing the mean",
+        0,
+    )
+    for name in REGRESSIONS
+)
+METRICS = (*OF_CONDITION, *OF_LABEL[:-1], *OF_NUMBER)
+
+ACCURACY = Metric(
+    "accuracy",
+    "Share of a condition's cells whose label a random forest trained on another condition's latents tells.",
+    UP,
+    "the share of the largest label",
+)
+TRANSFER = (ACCURACY,)
 
 
 def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
@@ -19,8 +76,8 @@ def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
     Returns
     -------
     dict
-        "logistic regression" and "random forest" (3-fold, stratified), "15-nearest-neighbour", and "majority":
-        the accuracy of always guessing the largest class, the floor. Empty with one class.
+        `CLASSIFIERS` (3-fold, stratified), and "majority": the accuracy of always guessing the largest class, the
+        floor. Empty with one class.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
@@ -34,14 +91,17 @@ def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
     z, codes = z[kept], codes[kept]
     if len(np.unique(codes)) < 2:
         return {}
-    models = {
-        "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
-        "random forest": RandomForestClassifier(100, random_state=seed, n_jobs=-1),
-        "15-nearest-neighbour": KNeighborsClassifier(min(15, len(z) // 2)),
-    }
+    models = (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
+        RandomForestClassifier(100, random_state=seed, n_jobs=-1),
+        KNeighborsClassifier(min(15, len(z) // 2)),
+    )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    scores = {name: float(cross_val_score(model, z, codes, cv=folds).mean()) for name, model in models.items()}
-    return scores | {"majority": float(np.bincount(codes).max() / len(codes))}
+    scores = {
+        name: float(cross_val_score(model, z, codes, cv=folds).mean())
+        for name, model in zip(CLASSIFIERS, models, strict=True)
+    }
+    return scores | {MAJORITY.name: float(np.bincount(codes).max() / len(codes))}
 
 
 def regressions(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
@@ -50,20 +110,22 @@ def regressions(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]
     Returns
     -------
     dict
-        "linear regression R2", "random forest R2" and "15-nearest-neighbour R2" (3-fold).
+        `REGRESSIONS` (3-fold).
     """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.linear_model import LinearRegression
     from sklearn.model_selection import KFold, cross_val_predict
     from sklearn.neighbors import KNeighborsRegressor
 
-    models = {
-        "linear regression R2": LinearRegression(),
-        "random forest R2": RandomForestRegressor(100, random_state=seed, n_jobs=-1),
-        "15-nearest-neighbour R2": KNeighborsRegressor(min(15, len(z) // 2)),
-    }
+    models = (
+        LinearRegression(),
+        RandomForestRegressor(100, random_state=seed, n_jobs=-1),
+        KNeighborsRegressor(min(15, len(z) // 2)),
+    )
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
-    error = {name: y - cross_val_predict(model, z, y, cv=folds) for name, model in models.items()}
+    error = {
+        name: y - cross_val_predict(model, z, y, cv=folds) for name, model in zip(REGRESSIONS, models, strict=True)
+    }
     return {name: float(1 - np.mean(e**2) / np.var(y)) for name, e in error.items()}
 
 

@@ -9,7 +9,7 @@ from support import counterfactual_record
 
 import cellalign
 from cellalign.errors import InputError
-from cellalign.evaluation import response as panel
+from cellalign.evaluation.panels import response as panel
 from cellalign.plots.names import place
 from cellalign.plots.palette import PALETTE
 

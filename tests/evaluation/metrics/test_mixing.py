@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cellalign.metrics.mixing import by_label, kbet, local_silhouette, neighbours
+from cellalign.evaluation.metrics.mixing import by_label, kbet, local_silhouette, neighbours, silhouette
 
 
 def by_loop(z, condition, k, alpha):
@@ -37,6 +37,16 @@ def test_equal_the_definitions(conditions, shift):
     rejection, silhouettes = by_loop(z, condition, 12, 0.1)
     assert kbet(near, condition, 0.1) == pytest.approx(rejection)
     np.testing.assert_allclose(local_silhouette(near, condition), silhouettes, atol=1e-10)
+    assert silhouette(near, condition) == pytest.approx(np.mean(silhouettes))
+
+
+def test_the_declared_null_is_that_of_conditions_independent_of_the_latents():
+    """kBET is then near its level, not 0; s is 0."""
+    rng = np.random.default_rng(0)
+    z, condition = rng.normal(size=(1500, 5)), rng.integers(0, 2, 1500)
+    near = neighbours(z, 100)
+    assert 0.07 < kbet(near, condition, 0.1) < 0.12 and 0.03 < kbet(near, condition, 0.05) < 0.07
+    assert silhouette(near, condition) == pytest.approx(silhouette.null_value, abs=0.01)
 
 
 def test_neighbours_exclude_the_cell_even_among_duplicates():

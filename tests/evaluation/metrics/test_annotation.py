@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cellalign.metrics import annotation
+from cellalign.evaluation.metrics import annotation
 
 
 @pytest.fixture
@@ -155,3 +155,15 @@ def test_scores_by_hand():
     assert (found.minimum, found.maximum) == (0.5, 0.75)
     # F1 of 0: 2*3/(4+4), of 2: 2*1/(2+2), of 3: 2*2/(4+2); label 1 has no cell
     assert found.macro_f1 == pytest.approx((0.75 + 0.5 + 2 / 3) / 3)
+
+
+def test_the_declared_nulls_are_those_of_one_label_always_predicted():
+    true = np.repeat([0, 1, 2, 3], [50, 30, 15, 5])
+    found = annotation.scores(true, np.zeros(100, dtype=int))
+    largest, n = 0.5, 4
+    assert (found.accuracy, found.average) == (largest, 1 / n)
+    assert found.macro_f1 == pytest.approx(2 * largest / (1 + largest) / n)
+    declared = {name: metric.null_value for name, metric in annotation.OVERALL.items()}
+    assert (found.minimum, found.maximum) == (declared["minimum"], declared["maximum"]) and found.median == 0
+    unknown = [str(m.better) for m in (annotation.FALSE_ALARM, annotation.DETECTED, annotation.FLAGGED)]
+    assert unknown == ["down", "up", "none"], "one name, three questions"

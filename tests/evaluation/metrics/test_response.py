@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scanpy as sc
 
-from cellalign.metrics import response as res
+from cellalign.evaluation.metrics import response as res
 
 
 def test_de_genes_equal_scanpys_ranking(kang_path):
@@ -42,6 +42,40 @@ def test_scores_of_means_by_hand():
     assert scores["r_change_de"] == pytest.approx(np.corrcoef([0.5, 1, -2], [1, 2, -1])[0, 1])
     assert scores["direction_de"] == 1
     assert "r_change_all" not in res.score_means(control, real, control, de)
+
+
+def test_each_metric_as_a_plain_loop_computes_it():
+    rng = np.random.default_rng(1)
+    means = res.Means(*rng.normal(size=(3, 40)), rng.permutation(40)[:12])
+    predicted, real, control = means.predicted.tolist(), means.real.tolist(), means.control.tolist()
+    for genes, level, change, error in (
+        (range(40), res.r_all, res.r_change_all, res.mse_all),
+        (means.de.tolist(), res.r_de, res.r_change_de, res.mse_de),
+    ):
+        a, b, c = ([of[g] for g in genes] for of in (predicted, real, control))
+        n = len(a)
+
+        def correlation(x, y):
+            x, y = ([v - sum(of) / len(of) for v in of] for of in (x, y))
+            products = [sum(p * q for p, q in zip(*pair, strict=True)) for pair in ((x, y), (x, x), (y, y))]
+            return products[0] / (products[1] * products[2]) ** 0.5
+
+        moved = [[v - w for v, w in zip(of, c, strict=True)] for of in (a, b)]
+        assert level(means) == pytest.approx(correlation(a, b))
+        assert change(means) == pytest.approx(correlation(*moved))
+        assert error(means) == pytest.approx(sum((v - w) ** 2 for v, w in zip(a, b, strict=True)) / n)
+    right = sum((predicted[g] > control[g]) == (real[g] > control[g]) for g in means.de)
+    assert res.direction_de(means) == pytest.approx(right / 12)
+    scores = res.score_means(means.predicted, means.real, means.control, means.de)
+    assert list(scores) == [metric.name for metric in (*res.LEVEL, *res.CHANGE)]
+
+
+def test_the_declared_null_is_that_of_an_unrelated_change():
+    rng = np.random.default_rng(2)
+    control = rng.normal(size=20_000)
+    means = res.Means(*(control + rng.normal(size=(2, 20_000))), control, np.arange(10_000))
+    for metric in res.CHANGE:
+        assert metric(means) == pytest.approx(metric.null_value, abs=0.03), metric.name
 
 
 def test_subsampled_r2_of_the_same_cells_is_high_and_of_others_is_not():

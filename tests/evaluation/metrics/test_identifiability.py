@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
-from cellalign.metrics import identifiability as ident
+from cellalign.evaluation.metrics import identifiability as ident
 
 
 def test_correlations_are_scipys():
@@ -34,7 +34,10 @@ def test_linear_r2_sees_through_a_rotation_and_mcc_does_not():
     turned = truth @ np.linalg.qr(rng.normal(size=(5, 5)))[0] + 3
     assert ident.linear_r2(truth, turned) == pytest.approx(1)
     assert ident.mcc(truth, turned) < 0.9
-    assert ident.linear_r2(truth, rng.normal(size=(2000, 5))) < 0.02
+    unrelated = rng.normal(size=(2000, 5))
+    assert ident.linear_r2(truth, unrelated) == pytest.approx(ident.linear_r2.null_value, abs=0.02)
+    for metric, kind in ((ident.pearson_mcc, "pearson"), (ident.spearman_mcc, "spearman")):
+        assert metric(truth, turned) == ident.mcc(truth, turned, kind) and metric.name == f"{kind}_mcc"
 
 
 def test_graph_scores_by_hand_and_the_signed_matching_errs():
@@ -42,6 +45,7 @@ def test_graph_scores_by_hand_and_the_signed_matching_errs():
     estimate = np.array([[0, 1, 1], [1, 0, 0]], dtype=bool)  # true latent 0 is estimated latent 1, 1 is 0, 2 is 2
     scores = ident.graph_scores(truth, estimate, (np.arange(3), np.array([1, 0, 2])))
     assert scores == {"precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3), "f1": pytest.approx(2 / 3)}
+    assert list(scores) == [metric.name for metric in ident.GRAPH]
     nothing = ident.graph_scores(truth, np.zeros_like(truth), (np.arange(3), np.arange(3)))
     assert nothing == {"precision": 0, "recall": 0, "f1": 0}
     flipped = -np.eye(3) + 0.1  # found with the wrong sign

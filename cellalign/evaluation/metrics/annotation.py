@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric, by_name
+
 FLATTEST = 0.01  # variance within a label below this share of the largest counts as this share
 NEIGHBOUR = 5  # the distance to it tells how near the reference is
 MOST = 2000  # reference cells per label whose own distances settle the limit
@@ -172,6 +174,73 @@ def _quantile(values: np.ndarray, weights: np.ndarray, q: float) -> float:
     order = np.argsort(values)
     reached = np.cumsum(weights[order]) / weights.sum()
     return float(values[order[min(int(np.searchsorted(reached, q)), len(values) - 1)]])
+
+
+_LARGEST = "the share of the largest label, were it always predicted"
+_ONE_RIGHT = "1 / the number of labels, were one always predicted"
+OVERALL = by_name(
+    (
+        Metric("average", "Mean over labels of the share of their cells that are right.", UP, _ONE_RIGHT),
+        Metric(
+            "minimum",
+            "Share of right cells of the label that is predicted worst.",
+            UP,
+            "0, were one label always predicted",
+            0,
+        ),
+        Metric(
+            "maximum",
+            "Share of right cells of the label that is predicted best.",
+            UP,
+            "1, were one label always predicted: of no use alone",
+            1,
+        ),
+        Metric(
+            "median",
+            "Median over labels of the share of their cells that are right.",
+            UP,
+            "0, were one of three labels or more always predicted",
+        ),
+        Metric("all cells", "Share of all cells whose predicted label is right.", UP, _LARGEST),
+        Metric(
+            "macro F1",
+            "Mean over labels of the harmonic mean of precision and recall.",
+            UP,
+            "2 p / (1 + p) / the number of labels, p the share of the largest label, were it always predicted",
+        ),
+    )
+)
+ACCURACY = Metric(
+    "accuracy",
+    "Share of a label's cells that are predicted to have it.",
+    UP,
+    "the label's share of all cells, were labels guessed as often as they are",
+)
+FALSE_ALARM = Metric(
+    "unknown",
+    "Share of a known label's cells that are flagged as unlike any reference cell: false alarms.",
+    DOWN,
+    "--unknown, the share asked for (0.01 by default)",
+)
+DETECTED = Metric(
+    "unknown",
+    "Share of the cells of a label that the reference lacks that are flagged as unlike any reference cell.",
+    UP,
+    "--unknown, the share of known cells that are flagged (0.01 by default)",
+)
+FLAGGED = Metric(
+    "unknown",
+    "Share of the cells predicted to have a label that are flagged as unlike any reference cell.",
+    NEITHER,
+    "--unknown, the share of known cells that are flagged (0.01 by default)",
+)
+PROBABILITY = Metric(
+    "probability",
+    "Mean probability that the classifier gives its own prediction: how sure it is, not how right.",
+    NEITHER,
+    "1 / the number of labels",
+)
+METRICS = (*OVERALL.values(), ACCURACY, FALSE_ALARM, DETECTED, FLAGGED, PROBABILITY)
 
 
 @dataclass(frozen=True)

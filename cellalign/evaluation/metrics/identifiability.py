@@ -8,6 +8,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 
+from cellalign.evaluation.metrics.metric import UP, Metric, metric
+
 Kind = Literal["pearson", "spearman"]
 
 
@@ -37,12 +39,66 @@ def mcc(truth: np.ndarray, estimate: np.ndarray, kind: Kind = "pearson") -> floa
     return float(absolute[match(absolute)].mean())
 
 
+CHANCE = "above 0: the largest correlations that chance gives, less the more cells there are"
+
+
+@metric(
+    "pearson_mcc",
+    "Mean absolute Pearson correlation of true and found latents, matched one to one; 1 where each is found.",
+    better=UP,
+    null=CHANCE,
+)
+def pearson_mcc(truth: np.ndarray, estimate: np.ndarray) -> float:
+    """`mcc` of values."""
+    return mcc(truth, estimate, "pearson")
+
+
+@metric(
+    "spearman_mcc",
+    "Mean absolute Spearman correlation of true and found latents, matched one to one; blind to monotone distortion.",
+    better=UP,
+    null=CHANCE,
+)
+def spearman_mcc(truth: np.ndarray, estimate: np.ndarray) -> float:
+    """`mcc` of ranks."""
+    return mcc(truth, estimate, "spearman")
+
+
+@metric(
+    "r2",
+    "Share of the true latents' variance that a linear map of the found latents explains, mean over true latents.",
+    better=UP,
+    null="about 0: the number of found latents / the number of cells",
+    null_value=0,
+)
 def linear_r2(truth: np.ndarray, estimate: np.ndarray) -> float:
     """R^2 of the best linear map from the estimated to the true latents, mean over the true ones."""
     design = np.column_stack([np.asarray(estimate, dtype=np.float64), np.ones(len(estimate))])
     truth = np.asarray(truth, dtype=np.float64)
     residual = truth - design @ np.linalg.lstsq(design, truth, rcond=None)[0]
     return float((1 - residual.var(0) / truth.var(0)).mean())
+
+
+GRAPH = (
+    Metric(
+        "precision",
+        "Share of the found edges from perturbations to latents that are true ones.",
+        UP,
+        "share of all possible edges that are true",
+    ),
+    Metric(
+        "recall",
+        "Share of the true edges from perturbations to latents that are found.",
+        UP,
+        "share of all possible edges that the model draws",
+    ),
+    Metric(
+        "f1",
+        "Harmonic mean of the precision and the recall of the edges.",
+        UP,
+        "about the share of edges that are true, where as many are drawn",
+    ),
+)
 
 
 def graph_scores(truth: np.ndarray, estimate: np.ndarray, matching: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
@@ -53,6 +109,11 @@ def graph_scores(truth: np.ndarray, estimate: np.ndarray, matching: tuple[np.nda
     truth, estimate : bool arrays [interventions, p], [interventions, q]
     matching : index arrays
         As `match` returns: true and estimated latents.
+
+    Returns
+    -------
+    dict
+        The metrics `GRAPH` by name.
     """
     true, guess = truth[:, matching[0]].astype(bool), estimate[:, matching[1]].astype(bool)
     hits = int((true & guess).sum())
@@ -62,6 +123,15 @@ def graph_scores(truth: np.ndarray, estimate: np.ndarray, matching: tuple[np.nda
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
+METRICS = (pearson_mcc, spearman_mcc, linear_r2, *GRAPH)
+
+
+@metric(
+    "udr",
+    "How far each informative latent of a model has one counterpart in models that differ by seed alone, from 0 to 1.",
+    better=UP,
+    null="near 0: correlations that chance gives, less the more cells and informative latents there are",
+)
 def udr(latents: list[np.ndarray], informative: list[np.ndarray]) -> np.ndarray:
     """Unsupervised disentanglement ranking (Duan et al. 2020, eq. 2 and 3) of models that differ by seed.
 

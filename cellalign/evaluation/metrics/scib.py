@@ -1,4 +1,4 @@
-"""Panel on embeddings: integration scored as Luecken et al. (2022, scIB) do, by the scib-metrics package.
+"""Integration scored as Luecken et al. (2022, scIB) do, by the scib-metrics package.
 
 What is called, with which neighbours, and how scores are averaged is what `scib_metrics.benchmark.Benchmarker` of
 scib-metrics 0.5.10 does, so that numbers compare with those published, but for neighbours, which of up to 50,000 cells
@@ -15,47 +15,108 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from anndata import AnnData
-from sklearn.preprocessing import normalize
 
-from cellalign.data.checks import check_log, check_matrix, is_counts
-from cellalign.data.source import default_matrix, matrix_of
 from cellalign.errors import InputError
-from cellalign.evaluation.inputs import Inputs, NotApplicable
-from cellalign.evaluation.table import Row
-from cellalign.metrics import mixing
-from cellalign.plots.umap import unintegrated_pca
+from cellalign.evaluation.metrics import mixing
+from cellalign.evaluation.metrics.metric import UP, Metric, by_name
 
-BASELINE = "unintegrated PCA"
-BIO = ("isolated labels", "KMeans NMI", "KMeans ARI", "silhouette label", "cLISI")
-BATCH = ("BRAS", "iLISI", "kBET", "graph connectivity", "PCR comparison")
+BIO_METRICS = (
+    Metric(
+        "isolated labels",
+        "Mean silhouette, scaled to 0 to 1, of the labels that are found in the fewest batches.",
+        UP,
+        "about 0.5 where labels are independent of the embedding",
+        0.5,
+    ),
+    Metric(
+        "KMeans NMI",
+        "Normalised mutual information of the labels and as many k-means clusters.",
+        UP,
+        "a little above 0, the more so the more labels and the fewer cells",
+        0,
+    ),
+    Metric(
+        "KMeans ARI",
+        "Adjusted Rand index of the labels and as many k-means clusters.",
+        UP,
+        "0 where labels are independent of the embedding",
+        0,
+    ),
+    Metric(
+        "silhouette label",
+        "Mean silhouette of the labels, scaled to 0 to 1.",
+        UP,
+        "about 0.5 where labels are independent of the embedding",
+        0.5,
+    ),
+    Metric(
+        "cLISI",
+        "Scaled so that 1 is one label, and 0 all labels evenly, in effect among a cell's neighbours.",
+        UP,
+        "about 0 where labels are equally frequent and independent of the embedding, above it where they are not",
+    ),
+)
+BATCH_METRICS = (
+    Metric(
+        "BRAS",
+        "Batch-removal adapted silhouette: how well each label's cells of one batch lie among those of the others.",
+        UP,
+        "near 1 where batches are independent of the embedding: mixing is what would be there without batch effect",
+    ),
+    Metric(
+        "iLISI",
+        "Scaled so that 1 is all batches evenly, and 0 one batch, in effect among a cell's neighbours.",
+        UP,
+        "near 1 where equally large batches are independent of the embedding, below it where sizes differ",
+    ),
+    Metric(
+        "kBET",
+        "Share of cells, mean over labels, whose neighbours' batches pass for a random draw: 1 minus a rejection rate, "
+        "the other way round from kBET of panel mixing.",
+        UP,
+        "near 1 where batches are independent of the embedding",
+    ),
+    Metric(
+        "graph connectivity",
+        "Share of a label's cells in the largest connected part of its neighbour graph, mean over labels.",
+        UP,
+        "no constant: lower where labels are independent of the embedding, the rarer the label the more so",
+    ),
+    Metric(
+        "PCR comparison",
+        "Share of the batches' part of the variance that integration removed.",
+        UP,
+        "0 where nothing was removed, as for unintegrated components",
+        0,
+    ),
+)
+AGGREGATES = (
+    Metric(
+        "bio conservation",
+        "Mean of the scores of labels: isolated labels, KMeans NMI and ARI, silhouette label, cLISI.",
+        UP,
+        "the mean of theirs; read it beside unintegrated PCA",
+    ),
+    Metric(
+        "batch correction",
+        "Mean of the scores of batches: BRAS, iLISI, kBET, graph connectivity, PCR comparison.",
+        UP,
+        "the mean of theirs; read it beside unintegrated PCA",
+    ),
+    Metric(
+        "total",
+        "0.4 batch correction + 0.6 bio conservation (Luecken et al. 2022).",
+        UP,
+        "the mean of theirs; read it beside unintegrated PCA",
+    ),
+)
+METRICS = (*BIO_METRICS, *BATCH_METRICS, *AGGREGATES)
+BIO, BATCH = tuple(by_name(BIO_METRICS)), tuple(by_name(BATCH_METRICS))
 SHARES = {"bio conservation": 0.6, "batch correction": 0.4}  # of the total
 GROUPS = {"bio conservation": BIO, "batch correction": BATCH, "aggregate": (*SHARES, "total")}
 NEIGHBOURS = 90  # of LISI
 EXACT_UP_TO = 50_000  # cells; above, an exact search takes longer than compiling another and searching with it
 KBET_NEIGHBOURS, GRAPH_NEIGHBOURS = 50, 15
-
-
-def bio(inputs: Inputs) -> Iterator[Row]:
-    """scIB's scores of every embedding, beside those of the unintegrated expression's principal components."""
-    embeddings, label, batch = inputs.all_latents(), inputs.labels(), inputs.batches()
-    for key, z in embeddings.items():
-        reason = unfit(z, batch, label)
-        if reason is not None:
-            raise NotApplicable(reason if len(embeddings) == 1 else f"{key}: {reason}")
-    pca = None
-    try:
-        pca = _checked_pca(inputs.adata, batch, label, inputs.seed)
-    except InputError as reason:
-        inputs.notes.append(f"bio has no {BASELINE} beside it and no PCR comparison: {reason}")
-    systems = embeddings if pca is None else embeddings | {BASELINE: pca}
-    for system, z in systems.items():
-        scores = scib_scores(z, batch, label, seed=inputs.seed, pca=pca)
-        lost = [metric for metric, value in scores.items() if not np.isfinite(value)]
-        if lost:
-            inputs.notes.append(f"bio of {system} averages without {', '.join(lost)}: not defined on these cells")
-        for metric, value in scores.items():
-            yield Row("bio", system, "all", metric, value, len(z))
 
 
 def scib_scores(
@@ -212,34 +273,3 @@ def _quiet() -> Iterator[Any]:
                 settings.verbosity = verbosity
     finally:
         root.handlers[:] = handlers
-
-
-def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
-    """Principal components [n, at most 50] of the expression; obsm["X_pca"] may be of anything, and is not read.
-
-    Raises
-    ------
-    InputError
-        There is no fit expression, or its components cannot be scored.
-    """
-    x = _log_expression(adata)
-    if min(x.shape) < 3:
-        raise InputError(f"{x.shape[1]} genes are too few")
-    pca = unintegrated_pca(x, seed)
-    reason = unfit(pca, batch, label)
-    if reason is not None:
-        raise InputError(reason)
-    return pca
-
-
-def _log_expression(adata: AnnData) -> Any:
-    """X [n, G], or where that is not there or holds counts, log1p of counts at their median library size."""
-    key = "X" if adata.X is not None and not is_counts(adata.X) else default_matrix(adata, "counts")
-    x = matrix_of(adata, key)
-    check_matrix(x, f"the input's {key}")
-    if is_counts(x):
-        size = float(np.median(np.asarray(x.sum(1))))
-        # l1 normalisation keeps a sparse matrix sparse
-        return np.log1p(normalize(x, "l1") * size)
-    check_log(x, f"the input's {key}", "cellalign preprocess")
-    return x

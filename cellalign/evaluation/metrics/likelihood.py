@@ -1,0 +1,21 @@
+"""Likelihoods, which the models themselves compute: here is what they mean."""
+
+from __future__ import annotations
+
+from cellalign.evaluation.metrics.metric import DOWN, Metric
+
+_NO_ZERO = "none of its own: compare models on the same cells and genes only"
+
+NELBO = Metric(
+    "nelbo",
+    "Negative evidence lower bound of a cell's expression in nats, mean over cells: an upper bound of nll.",
+    DOWN,
+    _NO_ZERO,
+)
+NLL = Metric(
+    "nll",
+    "Negative log-likelihood of a cell's expression in nats, by importance-weighted posterior draws, mean over cells.",
+    DOWN,
+    _NO_ZERO,
+)
+METRICS = (NELBO, NLL)

@@ -1,0 +1,83 @@
+"""What a panel is: a class with its own options, the metrics it declares, and the rows it yields.
+
+A module of `cellalign/evaluation/panels/` that defines a subclass adds it to the evaluation, to
+`cellalign evaluate --panel` and to `cellalign methods --metrics`; no other file has to know of it:
+
+    @dataclass(frozen=True)
+    class Spread(Panel):
+        name = "spread"
+        summary = "How far cells lie from their mean."
+        metrics = (spread,)                      # declared with @metric
+
+        scale: float = 1.0                       # an option: evaluate(..., scale=2), or panels=[Spread(scale=2)]
+
+        def run(self, inputs):
+            z = inputs.latents()                 # NotApplicable, with the reason, where there are none
+            yield self.row("all", "all", spread, spread(z, self.scale), len(z))
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from cellalign.evaluation.inputs import Inputs
+from cellalign.evaluation.metrics.metric import Metric
+from cellalign.evaluation.table import Row
+
+
+@dataclass(frozen=True)
+class Panel(ABC):
+    """Scores that belong together; a subclass is a frozen dataclass whose fields are its options.
+
+    Attributes
+    ----------
+    name : str
+        As `--panel` takes it.
+    summary : str
+        One sentence.
+    metrics : tuple of Metric
+        Everything a row may be of.
+    asked_only : str
+        Why the panel runs only where something asks for it; empty where it always does.
+    tall : bool
+        Whether it has more metrics than a screen has columns for, so that they are printed as rows.
+    order : int
+        Its place among the panels, which run and are printed by order and then name.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+    asked_only: ClassVar[str] = ""
+    tall: ClassVar[bool] = False
+    order: ClassVar[int] = 100
+
+    @abstractmethod
+    def run(self, inputs: Inputs) -> Iterator[Row]:
+        """The panel's scores.
+
+        Raises
+        ------
+        NotApplicable
+            The panel cannot run on these inputs; the message is the reason.
+        """
+
+    @classmethod
+    def options(cls) -> list[str]:
+        """Names of the panel's own options."""
+        return [option.name for option in fields(cls)]
+
+    def row(self, system: str, group: str, metric: Metric, value: float, n_cells: int) -> Row:
+        """One score of this panel.
+
+        Raises
+        ------
+        ValueError
+            The panel does not declare such a metric.
+        """
+        if metric.name not in {declared.name for declared in self.metrics}:
+            raise ValueError(f"panel {self.name} yields {metric.name!r}, which is not among its metrics")
+        return Row(self.name, system, group, metric, value, n_cells)

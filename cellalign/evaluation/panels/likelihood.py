@@ -1,0 +1,79 @@
+"""Panel likelihood: how probable the model finds the cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cellalign.data.checks import column
+from cellalign.errors import UsageError
+from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.metrics import likelihood as metrics
+from cellalign.evaluation.panel import Panel
+from cellalign.evaluation.table import Row
+from cellalign.model import Model, sees_condition
+
+
+@dataclass(frozen=True)
+class Likelihood(Panel):
+    """Negative ELBO and importance-weighted negative log-likelihood per cell, in nats.
+
+    Attributes
+    ----------
+    particles : int
+        Posterior draws per cell of the importance-weighted likelihood (the sVAE+ paper takes 5,000).
+    """
+
+    name = "likelihood"
+    summary = "How probable the model finds validation cells, and those of trained and transferred interventions."
+    metrics = metrics.METRICS
+    order = 70
+
+    particles: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range: UsageError."""
+        if self.particles < 1:
+            raise UsageError(f"--particles {self.particles} is below 1: the likelihood takes that many draws per cell")
+
+    def run(self, inputs: Inputs) -> Iterator[Row]:
+        """Validation cells, and the cells by intervention; NotApplicable where the model has no likelihood."""
+        model = inputs.model
+        if model is None:
+            raise NotApplicable("it needs --model DIR")
+        if not model.has_likelihood:
+            raise NotApplicable(f"method {model.name!r} has no likelihood")
+        groups = _groups(inputs, model)
+        options: dict[str, Any] = {"seed": inputs.seed, "device": inputs.device}
+        validation = model.validation_rows(inputs.adata)
+        if validation is not None and len(validation):
+            value = float(model.nelbo(inputs.adata[validation], **options).mean())
+            yield self.row("validation cells", "all", metrics.NELBO, value, len(validation))
+        for name, mask in groups.items():
+            if not mask.any():
+                continue
+            cells, n = inputs.adata[np.flatnonzero(mask)], int(mask.sum())
+            yield self.row(name, "all", metrics.NELBO, float(model.nelbo(cells, **options).mean()), n)
+            nll = model.nll(cells, particles=self.particles, **options)
+            yield self.row(name, "all", metrics.NLL, float(nll.mean()), n)
+        if not any(mask.any() for mask in groups.values()):
+            raise NotApplicable("the model knows none of the interventions")
+
+
+def _groups(inputs: Inputs, model: Model) -> dict[str, np.ndarray]:
+    """Masks [n] of the cells that are scored together: by intervention where the model has names of them."""
+    by_name = not model.continuous and not model.condition_may_be_missing
+    if model.condition is None or not sees_condition(model.method) or not by_name:
+        return {"all": np.ones(inputs.adata.n_obs, dtype=bool)}
+    names = np.asarray(column(inputs.adata.obs, model.condition, purpose="condition")).astype(str)
+    transferred = np.isin(names, model.transferred)
+    known = np.isin(names, model.conditions)
+    if not known.all():
+        inputs.notes.append(
+            f"likelihood leaves out {int((~known).sum())} cells of interventions the model does not know; "
+            "transfer it to them first"
+        )
+    return {"trained interventions": known & ~transferred, "transferred interventions": transferred}

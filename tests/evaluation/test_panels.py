@@ -1,0 +1,134 @@
+"""Every panel: what it declares is what it prints, and its options are its own."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from support import counterfactual_record
+
+import cellalign
+from cellalign.errors import UsageError
+from cellalign.evaluation import PANELS, Metric, Panel, run
+from cellalign.evaluation.catalogue import OTHERS, catalogue
+from cellalign.evaluation.metrics import scib
+from cellalign.evaluation.metrics.metric import UP
+from cellalign.evaluation.panels import bio
+from cellalign.evaluation.panels.likelihood import Likelihood
+from cellalign.evaluation.panels.mixing import Mixing
+from cellalign.records import Embedding, Provenance
+
+NAMES = ["mixing", "bio", "probe", "transfer", "response", "identifiability", "likelihood"]
+
+
+@pytest.fixture
+def integrated(tiny):
+    """The 240 tiny cells with an embedding of their types."""
+    kind = tiny.obs["cell_type"].cat.codes.to_numpy()
+    tiny.obsm["X_any"] = np.random.default_rng(0).normal(size=(tiny.n_obs, 3)) + 8 * np.eye(3)[kind]
+    return tiny
+
+
+@pytest.fixture
+def predicted(tiny):
+    """Control cells with the response of others added, as a prediction of stimulated ones."""
+    source = tiny[tiny.obs["stim"] == "control"].copy()
+    source.X = source.X.toarray() + np.linspace(0, 0.5, source.n_vars)
+    source.uns["cellalign"] = counterfactual_record()
+    return source
+
+
+def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
+    integrated, predicted, shifts, svae_model, monkeypatch
+):
+    declared = [each.name for each in scib.METRICS]
+    monkeypatch.setattr(bio, "scib_scores", lambda *_, **__: dict.fromkeys(declared, 0.5))  # which compile long
+    dosed = integrated.copy()
+    dosed.obs["dose"] = np.linspace(0, 1, dosed.n_obs)
+    record = Embedding(method="any", key="X_any", condition="dose", continuous=True)
+    dosed.uns["cellalign"] = Provenance().with_steps(record).plain()
+    simulated = shifts[::4].copy()
+    results = [
+        cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, also=["bio"]),
+        cellalign.evaluate(dosed, label="cell_type", panels=["probe"]),
+        cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim"),
+        cellalign.evaluate(simulated, model=svae_model, panels=["identifiability", "likelihood"], particles=2),
+    ]
+    rows = [row for result in results for row in result.rows]
+    for name, panel in PANELS.items():
+        printed = {row.metric for row in rows if row.panel == name}
+        assert printed == {each.name for each in panel.metrics}, name
+    mixing = next(row for row in rows if row.metric == "kBET" and row.panel == "mixing")
+    assert mixing.better == "towards 0.1"
+    probes = {(row.system, row.better) for row in rows if row.metric == "random forest"}
+    assert probes == {("stim", "towards majority"), ("cell_type", "up")}
+    assert {row.better for row in rows if row.metric == "random forest R2"} == {"towards 0"}
+
+
+def test_panels_are_found_in_their_package_in_order():
+    assert list(PANELS) == NAMES
+    for name, panel in PANELS.items():
+        assert panel.name == name and panel.summary.endswith(".") and issubclass(panel, Panel)
+    assert [name for name, panel in PANELS.items() if panel.asked_only] == ["bio"]
+    options = Counter(option for panel in PANELS.values() for option in panel.options())
+    assert set(options.values()) == {1}, "evaluate takes the options of all panels by name"
+    assert set(options) == {"k", "alpha", "min_cells", "particles"}
+
+
+@pytest.mark.parametrize(("where", "metric"), catalogue(), ids=lambda each: getattr(each, "name", each))
+def test_every_metric_says_what_it_means(where, metric):
+    assert where in [*PANELS, *OTHERS]
+    assert metric.meaning[0].isupper() or metric.meaning[0].isdigit()
+    assert metric.meaning.endswith(".") and metric.null and not metric.null.endswith(".")
+    assert len(metric.meaning) < 180
+    if metric.better.way == "towards" and isinstance(metric.better.target, (int, float)):
+        assert metric.null_value == metric.better.target, "what carries no information of the condition is best"
+
+
+def test_a_panel_may_not_print_what_it_has_not_declared():
+    other = Metric("kBETT", "Not declared.", UP, "0")
+    with pytest.raises(ValueError, match="panel mixing yields 'kBETT', which is not among its metrics"):
+        Mixing().row("all", "all", other, 1.0, 10)
+
+
+def test_a_panel_takes_its_own_options(integrated):
+    named = cellalign.evaluate(integrated, condition="stim", panels=["mixing"], k=15, alpha=0.2)
+    given = cellalign.evaluate(integrated, condition="stim", panels=[Mixing(k=15, alpha=0.2)])
+    assert named.rows == given.rows and named.rows[0].better == "towards 0.2"
+    default = cellalign.evaluate(integrated, condition="stim", panels=["mixing"])
+    assert default.rows == cellalign.evaluate(integrated, condition="stim", panels=[Mixing(k=100)]).rows
+
+
+def test_options_that_are_wrong(integrated):
+    with pytest.raises(UsageError, match="unknown option 'alfa'. Did you mean 'alpha'.*k, alpha, min_cells, particles"):
+        cellalign.evaluate(integrated, condition="stim", alfa=0.2)
+    for panel, options, says in (
+        (Mixing, {"k": 1}, "--k 1 is below 2"),
+        (Mixing, {"alpha": 1.5}, r"--alpha 1.5 is not in \[0, 1\]"),
+        (Likelihood, {"particles": 0}, "--particles 0 is below 1"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            panel(**options)
+
+
+def test_a_panel_of_one_class_is_run_and_listed(integrated, monkeypatch):
+    """As panel.py's docstring promises: nothing else has to know of it."""
+    metric = Metric("spread", "Standard deviation of the latents.", UP, "0", 0)
+
+    @dataclass(frozen=True)
+    class Spread(Panel):
+        name = "spread"
+        summary = "How far cells lie apart."
+        metrics = (metric,)
+
+        scale: float = 1.0
+
+        def run(self, inputs):
+            z = inputs.latents()
+            yield self.row("all", "all", metric, self.scale * float(z.std()), len(z))
+
+    monkeypatch.setitem(run.PANELS, "spread", Spread)
+    found = cellalign.evaluate(integrated, condition="stim", k=15, scale=2.0)
+    z = integrated.obsm["X_any"].astype(np.float32)
+    assert found.value("spread") == pytest.approx(2 * z.std()) and "spread" in [row.panel for row in found.rows]
+    assert ("spread", metric) in catalogue()
