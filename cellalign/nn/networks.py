@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cellalign.nn.kernels.ops import transposed_product
 from cellalign.nn.sparse import SparseRows
 
 # density below which the stored values alone are faster (measured: benchmarks/README.md)
@@ -48,7 +49,7 @@ class ContextLinear(nn.Module):
         if isinstance(x, SparseRows) and (x.density > SPARSE_BELOW or x.value.device.type == "mps"):
             x = x.dense()
         if isinstance(x, SparseRows):
-            y = self.bias + _SparseProduct.apply(self.weight, x)
+            y = self.bias + _SparseProduct.apply(self.weight, x.start, x.column, x.value)
         else:
             y = torch.addmm(self.bias, x, self.weight)
         # one-hot codes in a product, not an index, whose gradient adds up in an order that differs between runs
@@ -56,22 +57,19 @@ class ContextLinear(nn.Module):
 
 
 class _SparseProduct(torch.autograd.Function):
-    """x [B, n] times weight [n, m], with a gradient of its own."""
+    """Sparse rows [B, n] times weight [n, m], with a gradient of its own."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, x: SparseRows) -> Tensor:
-        ctx.x = x
-        return x.times(weight)
+    def forward(ctx: Any, weight: Tensor, start: Tensor, column: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(start, column, value)
+        ctx.n = len(weight)
+        return SparseRows(start, column, value, ctx.n).times(weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        x: SparseRows = ctx.x
-        if grad.device.type != "cpu" or grad.dtype != torch.float32:
-            return x.dense().T @ grad, None
-        from cellalign.nn.kernels.product import transposed_product  # numba takes half a second to import
-
-        return transposed_product(x, grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        start, column, value = ctx.saved_tensors
+        return transposed_product(SparseRows(start, column, value, ctx.n), grad), None, None, None
 
 
 class ScaledParameter(nn.Module):

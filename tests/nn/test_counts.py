@@ -9,8 +9,8 @@ import mpmath
 import pytest
 import torch
 
-from cellalign.nn import counts as module
 from cellalign.nn.counts import negative_binomial_nll, zero_inflated_nll
+from cellalign.nn.kernels import ops, tensors
 from cellalign.nn.sparse import SparseRows
 
 
@@ -55,13 +55,16 @@ def cells():
 @pytest.fixture(params=["compiled", "tensors", "tensors without float64"])
 def form(request, monkeypatch):
     """As on a CPU while most counts are small; else, or on a GPU; on MPS."""
-    chosen = module._CompiledNLL if request.param == "compiled" else module._TensorNLL
-    monkeypatch.setattr(module, "_form", lambda *_: chosen)
+    use(request.param, monkeypatch)
     # all the same in float64, or the numbers would not do for the tests of large counts
-    monkeypatch.setattr(module, "_has_float64", lambda _: "without" not in request.param)
+    monkeypatch.setattr(tensors, "_has_float64", lambda _: "without" not in request.param)
     if "without" in request.param:
-        monkeypatch.setattr(module, "exact", torch.Tensor.double)
+        monkeypatch.setattr(tensors, "exact", torch.Tensor.double)
     return request.param
+
+
+def use(form, monkeypatch):
+    monkeypatch.setattr(ops, "prefers_tensors", lambda *_: "" if form == "compiled" else "of this test")
 
 
 def library_of(logits):
@@ -181,56 +184,62 @@ def test_compiled_loops_refuse_what_does_not_fit(cells, change):
         likelihood(*given[change])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_compiled_form_is_for_small_counts_in_float32(dtype, monkeypatch):
+def test_the_compiled_form_is_for_small_counts_in_float32(monkeypatch):
     small, large = SparseRows.of(torch.tensor([[1.0, 15.0, 16.0]])), SparseRows.of(torch.tensor([[1.0, 16.0, 90.0]]))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    forms = [module._form(torch.zeros(1, 3, dtype=dtype), counts) for counts in (small, large)]
-    compiled = dtype == torch.float32
-    assert forms == [module._CompiledNLL if compiled else module._TensorNLL, module._TensorNLL]
+    assert ops.prefers_tensors(small, torch.zeros(1, 3)) == ""
+    assert "float64" in ops.prefers_tensors(small, torch.zeros(1, 3, dtype=torch.float64))
+    assert "16 or more" in ops.prefers_tensors(large, torch.zeros(1, 3))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert module._form(torch.zeros(1, 3), small) is module._TensorNLL
+    assert "64 threads" in ops.prefers_tensors(small, torch.zeros(1, 3))
 
 
 REDUCTIONS = {
-    "mean": (torch.mean, 1),  # as it is kept
-    "thrice the sum": (lambda cost: 3 * cost.sum(), 1),  # scaled
-    "weights": (lambda cost: cost @ torch.linspace(0, 1, len(cost)), 2),  # computed again
+    "mean": torch.mean,  # as it is kept
+    "thrice the sum": lambda cost: 3 * cost.sum(),
+    "weights": lambda cost: cost @ torch.linspace(0, 1, len(cost)),
 }
 
 
 @pytest.mark.parametrize("n", [7, 8])
 @pytest.mark.parametrize("inflated", [False, True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_the_compiled_gradient_of_any_weights(n, inflated, reduction, monkeypatch):
+def test_the_gradient_of_any_weights(n, inflated, reduction, monkeypatch):
     torch.manual_seed(0)
-    counts = SparseRows.of(torch.poisson(torch.rand(n, 9)))
+    x = torch.poisson(torch.rand(n, 9))
     library = torch.rand(n, 1) + 5
-    given = [torch.randn(*shape, requires_grad=True) for shape in ((n, 9), (9,), (n, 9))]
-    reduce, runs = REDUCTIONS[reduction]
-    real, calls, gradients = module._compiled, [], {}
-    monkeypatch.setattr(module, "_compiled", lambda *args: calls.append(1) or real(*args))
-    for form in (module._CompiledNLL, module._TensorNLL):
-        monkeypatch.setattr(module, "_form", lambda *_, form=form: form)
-        logits, log_theta, dropout = given
-        parameters = given if inflated else given[:2]
-        cost = zero_inflated_nll(counts, logits, library, log_theta, dropout) if inflated else (
-            negative_binomial_nll(counts, logits, library, log_theta)
-        )  # fmt: skip
-        first = torch.autograd.grad(reduce(cost), parameters, retain_graph=True)
-        gradients[form] = torch.autograd.grad(reduce(cost), parameters)
-        for one, other in zip(first, gradients[form], strict=True):
+    parameters = [torch.randn(*shape, requires_grad=True) for shape in ((n, 9), (9,), (n, 9))][: 2 + inflated]
+    gradients = []
+    for form in ("compiled", "tensors", "plain"):
+        use(form, monkeypatch)
+        nll = in_plain_float64 if form == "plain" else likelihood
+        given = [p.double() for p in parameters] if form == "plain" else parameters
+        logits, log_theta, dropout = given if inflated else (*given, None)
+        cost = REDUCTIONS[reduction](nll(x, logits, library, log_theta, dropout).float())
+        first = torch.autograd.grad(cost, parameters, retain_graph=True)
+        gradients.append(torch.autograd.grad(cost, parameters))
+        for one, other in zip(first, gradients[-1], strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
-    assert len(calls) == 2 * runs - 1  # backward ran twice
-    for one, other in zip(*gradients.values(), strict=True):
-        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-6)
+    for others in gradients[:2]:
+        for one, other in zip(others, gradients[2], strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.usefixtures("form")
+def test_a_gradient_has_no_gradient_and_says_so(cells):
+    x, logits, log_theta, _ = cells
+    weights = torch.ones(6, requires_grad=True)
+    cost = likelihood(x, logits.requires_grad_(), torch.ones(6, 1), log_theta, None)
+    (by_logits,) = torch.autograd.grad(cost @ weights, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        by_logits.sum().backward()
 
 
 def test_a_cells_share_of_the_mean_is_torchs():
     for n in range(1, 600):
         cost = torch.zeros(n, requires_grad=True)
         cost.mean().backward()
-        assert (cost.grad == module._share(n)).all()
+        assert (cost.grad == ops.share(n)).all()
 
 
 def many_digits_log_nb(x, mean, theta):

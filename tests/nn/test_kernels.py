@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
 import torch
 from scipy.special import digamma, gammaln, logsumexp
 
-from cellalign.nn import kernels
-from cellalign.nn.kernels import likelihood, product, team
+from cellalign.nn.kernels import jit, likelihood, product
 from cellalign.nn.sparse import SparseRows
 
 
@@ -72,6 +75,14 @@ def test_shares_are_a_softmax(rng):
     np.testing.assert_allclose(rho, np.exp(logits - normaliser), rtol=3e-6)  # of logits up to 20
 
 
+@pytest.fixture
+def threads():
+    """Sets how many threads torch has."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize("cached", [1, 20, 2**15])
 def test_a_transposed_product_is_that_of_the_dense_matrix(rng, threads, monkeypatch, n_threads, cached):
@@ -83,107 +94,107 @@ def test_a_transposed_product_is_that_of_the_dense_matrix(rng, threads, monkeypa
     grad = torch.from_numpy(rng.normal(size=(7, 10)).astype(np.float32))
     for given in (grad[:, :5], grad[:, :0], grad):
         torch.testing.assert_close(product.transposed_product(SparseRows.of(x), given), x.T @ given)
-    with pytest.raises(ValueError, match="7 rows"):
-        product.transposed_product(SparseRows.of(x), grad[1:])
-
-
-def test_a_task_that_cannot_be_kept_is_compiled_in_every_process(monkeypatch):
-    cfunc = numba.cfunc
-
-    def nowhere(signature, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function 'f': no locator available")
-        return cfunc(signature, **options)
-
-    monkeypatch.setattr(kernels.numba, "cfunc", nowhere)
-    assert numbered(kernels.task(number_parts), 3) == [1, 2, 3]
-    monkeypatch.setattr(kernels.numba, "cfunc", cfunc)
-    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
-    assert numbered(kernels.task(number_parts), 3) == [1, 2, 3]
-
-
-def full(*_):
-    raise OSError(28, "No space left on device")
-
-
-NUMBERS = team.order_of("next", "done", "parts", "filled")
-
-
-def number_parts(address):
-    order = numba.carray(address, 1, NUMBERS)[0]
-    filled = numba.carray(team.at(order.filled), order.parts, np.int64)
-    part = team.next_part(address)
-    while part < order.parts:
-        filled[part] += part + 1
-        team.done(address)
-        part = team.next_part(address)
-
-
-def numbered(task, parts):
-    filled = torch.zeros(parts, dtype=torch.int64)
-    team.carry_out(task, NUMBERS, parts, filled=filled)
-    return filled.tolist()
-
-
-@pytest.fixture
-def threads():
-    """Sets how many threads torch has."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
-def test_every_part_of_an_order_is_done_once(threads, n_threads):
-    threads(n_threads)
-    task = kernels.task(number_parts)
-    for parts in (1, 2, 7, 100):
-        assert numbered(task, parts) == list(range(1, parts + 1))
-    assert team.parts_of(100, 30) == min(team.threads(), 3)
-    assert team.parts_of(0, 30) == team.parts_of(29, 30) == 1
-
-
-def test_a_part_left_undone_is_an_error():
-    with pytest.raises(MemoryError):
-        numbered(kernels.task(forget_parts), 3)
-
-
-def forget_parts(address):
-    while team.next_part(address) < 3:
-        pass
-
-
-SETTINGS = {"least_logit": -80, "tabled": 16, "least_cells": 1}
 
 
 @pytest.fixture
 def cells(rng):
     x = torch.from_numpy(rng.poisson(0.4, (50, 30)).astype(np.float32))
     logits, dropout = (torch.from_numpy(rng.normal(size=(50, 30)).astype(np.float32)) for _ in range(2))
-    log_theta, weight = torch.linspace(-2, 2, 30), torch.linspace(0, 1, 50)
-    return SparseRows.of(x), logits, x.sum(1, keepdim=True) + 1, log_theta, dropout, weight
+    return SparseRows.of(x), logits, x.sum(1, keepdim=True) + 1, torch.linspace(-2, 2, 30), dropout, 1 / 50
 
 
-def test_parts_and_whole_are_the_same(cells, threads, monkeypatch):
-    found = {}
-    for n_threads in (1, 3):
+@pytest.mark.parametrize("n_parts", range(1, 9))
+def test_any_number_of_ranges_gives_the_same_bits(cells, threads, monkeypatch, n_parts):
+    whole = likelihood.count_nll(*cells)
+    for n_threads in (1, 2, 3):
         threads(n_threads)
-        assert team.parts_of(50, 1) == team.threads()
-        found[n_threads] = likelihood.likelihood(*cells, **SETTINGS)
-    monkeypatch.setattr(team, "_on_every_thread", lambda: None)  # as on macOS
-    assert team.parts_of(50, 1) == 1
-    found["no team"] = likelihood.likelihood(*cells, **SETTINGS)
-    for others in (found[3], found["no team"]):
-        for one, other in zip(found[1], others, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found[1][0], found[3][0], rtol=0, atol=0)  # every cell is on its own
+        monkeypatch.setattr(jit.RangeKernel, "parts", lambda *_: n_parts)
+        for one, other in zip(whole, likelihood.count_nll(*cells), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_likelihood_of_other_shapes_or_layouts(cells):
+def test_more_ranges_than_cells(cells, threads, monkeypatch):
     counts, logits, library, log_theta, dropout, weight = cells
-    expected = likelihood.likelihood(*cells, **SETTINGS)
-    turned = (logits.T.contiguous().T, library.double(), log_theta.double(), dropout.T.contiguous().T, weight.double())
-    for one, other in zip(expected, likelihood.likelihood(counts, *turned, **SETTINGS), strict=True):
+    given = SparseRows.of(counts.dense()[:3]), logits[:3], library[:3], log_theta, dropout[:3], weight
+    whole = likelihood.count_nll(*given)
+    threads(2)
+    monkeypatch.setattr(jit.RangeKernel, "parts", lambda *_: 8)
+    for one, other in zip(whole, likelihood.count_nll(*given), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-    with pytest.raises(ValueError, match="must be"):
-        likelihood.likelihood(counts, logits, library, log_theta, dropout[:, 1:], weight, **SETTINGS)
+
+
+def test_threads_are_those_torch_has_and_stay_so(threads):
+    kernel = likelihood.KERNEL
+    for n_threads in (1, 2, 3, 1):
+        threads(n_threads)
+        expected = min(n_threads, numba.config.NUMBA_NUM_THREADS) if kernel.threaded else 1
+        assert kernel.threads() == expected
+        assert torch.get_num_threads() == n_threads
+        assert kernel.parts(100, 30) == min(3, expected)
+        assert kernel.parts(0, 30) == kernel.parts(29, 30) == 1
+
+
+def test_the_threads_of_numba_are_put_back(cells, threads):
+    threads(2)
+    before = numba.get_num_threads()
+    likelihood.count_nll(*cells)
+    assert numba.get_num_threads() == before
+
+
+def test_where_numba_has_no_openmp_one_thread_runs_it(threads, monkeypatch):
+    threads(2)
+    fresh = jit.RangeKernel(likelihood.KERNEL.serial, likelihood.KERNEL.parallel, likelihood.KERNEL.arrays)
+    monkeypatch.setattr(jit.numba, "threading_layer", lambda: "workqueue")
+    assert (fresh.threaded, fresh.threads(), fresh.parts(1000, 1)) == (False, 1, 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(jit.sys, "platform", "darwin")
+    assert not jit.RangeKernel(fresh.serial, fresh.parallel, fresh.arrays).threaded
+
+
+def test_a_parallel_form_that_cannot_be_compiled_leaves_one_thread(threads):
+    threads(2)
+
+    class Broken:
+        def compile(self, _):
+            raise RuntimeError("no threading layer")
+
+    assert not jit.RangeKernel(likelihood.KERNEL.serial, Broken(), ()).threaded
+
+
+def test_an_exception_of_a_range_reaches_the_caller(threads):
+    @numba.njit
+    def refuse(first, last, part, arrays):
+        raise ValueError("this range")
+
+    threads(1)
+    with pytest.raises(ValueError, match="this range"):
+        jit.RangeKernel(refuse, None, ()).run(4, 2, ())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_computes_the_same_on_one_thread():
+    script = """
+import os, torch
+from cellalign.nn.sparse import SparseRows
+from cellalign.nn.counts import negative_binomial_nll
+from cellalign.nn.kernels import likelihood
+torch.set_num_threads(2)
+x = torch.ones(64, 20)
+given = SparseRows.of(x), torch.zeros(64, 20), torch.ones(64, 1), torch.zeros(20)
+before = negative_binomial_nll(*given)
+child = os.fork()
+if child == 0:
+    same = torch.equal(before, negative_binomial_nll(*given)) and likelihood.KERNEL.threads() == 1
+    os._exit(0 if same else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert torch.equal(before, negative_binomial_nll(*given))
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120, env=environment)
+
+
+def test_a_likelihood_of_other_layouts(cells):
+    counts, logits, library, log_theta, dropout, weight = cells
+    turned = (logits.T.contiguous().T, library.double(), log_theta.double(), dropout.T.contiguous().T)
+    for one, other in zip(likelihood.count_nll(*cells), likelihood.count_nll(counts, *turned, weight), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""The likelihood of `counts` and its gradient in one pass over each cell: compiled, for CPUs, in float32.
+"""The likelihood of counts and its gradient in one pass over each cell: compiled, for CPUs, in float32.
 
 In torch's operations a batch of values passes through memory some thirty times; here the genes of a cell stay in the
 cache. The loops over genes contain no branch and no call of a library, or they would not become vector instructions:
@@ -11,13 +11,14 @@ import math
 
 import numpy as np
 import torch
-from numba import carray
+from numba import int64, prange, types
 from torch import Tensor
 
-from cellalign.nn.kernels import D, F, compiled, finding, inlined, reducing, task
-from cellalign.nn.kernels.team import at, carry_out, done, floats, indices, next_part, order_of, parts_of
+from cellalign.nn.kernels import LEAST_LOG_THETA, LEAST_LOGIT, MOST_LOG_THETA, TABLED
+from cellalign.nn.kernels.jit import INDICES, MATRIX, VECTOR, D, F, RangeKernel, compiled, floats, indices, inlined
 from cellalign.nn.sparse import SparseRows
 
+LEAST_CELLS = 16  # worth a thread: what is computed per gene takes as long as two
 INT = np.int32
 
 # log 2 in two parts, of which whole multiples of the first are exact
@@ -59,7 +60,7 @@ def _log1p(x, one_more):
     return _log(one_more) + (x - (one_more - F(1))) / one_more
 
 
-@reducing
+@compiled(fastmath={"reassoc"})
 def _sum(values):
     total = 0.0
     for j in range(len(values)):
@@ -67,8 +68,9 @@ def _sum(values):
     return total
 
 
-@finding
+@compiled(fastmath={"reassoc", "nnan"})
 def _most(values):
+    """The greatest value; of those that are NaN nothing is known."""
     most = values[0]
     for j in range(len(values)):
         most = values[j] if values[j] > most else most
@@ -76,10 +78,16 @@ def _most(values):
 
 
 @compiled
-def _add(values, weight, to, weight_to):
-    """values * weight + to * weight_to, in place of `to`, which is another array."""
+def _scale(values, weight):
     for j in range(len(values)):
-        to[j] = values[j] * weight + to[j] * weight_to
+        values[j] *= weight
+
+
+@compiled
+def _center(values, rho, total, weight):
+    """(values - rho * total) * weight, in place."""
+    for j in range(len(values)):
+        values[j] = (values[j] - rho[j] * total) * weight
 
 
 @compiled
@@ -139,17 +147,18 @@ def _zeros(rho, library, theta, over_theta, softplus, sigmoid, cost, by_log_m, b
 
 @compiled
 def _nonzeros(
-    column, value, logits, to_log_m, log_theta, theta, tables, gammas, softplus, sigmoid, cost, by_log_m, by_log_t
-):
+    column, value, logits, to_log_m, log_theta, theta, table, table_t, gammas,
+    softplus, sigmoid, cost, by_log_m, by_log_t,
+):  # fmt: skip
     """NB of the genes of a cell that have a count, in place of what stands there."""
     for i in range(len(column)):
         j, x = column[i], value[i]
-        k = int(x) if 0 <= x < tables.shape[1] else 0
+        k = int(x) if 0 <= x < len(table) else 0
         if F(k) == x:
             t, s = theta[j], sigmoid[j]
-            cost[j] = (t + x) * softplus[j] - x * F(logits[j] + to_log_m) + tables[0, k, j]
+            cost[j] = (t + x) * softplus[j] - x * F(logits[j] + to_log_m) + table[k, j]
             by_log_m[j] = (t + x) * s - x
-            by_log_t[j] = t * (softplus[j] - s) - x * s + tables[1, k, j]
+            by_log_t[j] = t * (softplus[j] - s) - x * s + table_t[k, j]
         else:
             nll, slope, slope_t = _exact(D(x), logits[j] + to_log_m, D(log_theta[j]), gammas[:, j])
             cost[j], by_log_m[j], by_log_t[j] = F(nll), F(slope), F(slope_t)
@@ -201,147 +210,78 @@ def _inflate(
 
 
 @compiled
-def _cells(
-    logits, library, log_theta, dropout, least_logit, tabled, start, column, value, weight,
-    cost, by_logits, by_log_t, by_dropout,
-):  # fmt: skip
-    """What `likelihood` says, of some cells; by_log_t [G] is filled too."""
-    n_genes = len(log_theta)
-    theta, over_theta = np.empty(n_genes, F), np.empty(n_genes, F)
-    for j in range(n_genes):
+def cells_in_range(first, last, part, arrays):
+    """What `count_nll` says, of cells `first` to `last`."""
+    (
+        logits, library, log_theta, dropout, start, column, value,
+        cost, by_logits, by_log_t, by_dropout, scratch, gammas, weight,
+    ) = arrays  # fmt: skip
+    inflated = len(dropout) > 0
+    room, gammas_t = scratch[part], gammas[part]
+    theta, over_theta, rho, softplus, sigmoid, costs = room[0], room[1], room[2], room[3], room[4], room[5]
+    counted_cost, counted_by_dropout, over_p, against = room[6], room[7], room[8], room[9]
+    table, table_t = room[10 : 10 + TABLED], room[10 + TABLED :]
+    gammas_t[:] = np.nan
+    for j in range(len(theta)):
         theta[j], over_theta[j] = _exp(log_theta[j]), _exp(-log_theta[j])
-    tables, gammas = np.empty((2, tabled, n_genes), F), np.full((2, n_genes), np.nan)
-    _tables(over_theta, tables[0], tables[1])
-    rho, softplus, sigmoid = np.empty(n_genes, F), np.empty(n_genes, F), np.empty(n_genes, F)
-    costs, slopes_t = np.empty(n_genes, F), np.empty(n_genes, F)
-    counted_cost, counted_by_dropout = np.empty(n_genes, F), np.empty(n_genes, F)
-    over_p, against = np.empty(n_genes, F), np.empty(n_genes, F)
-    by_log_t[:] = F(0)
-    for b in range(len(logits)):
+    _tables(over_theta, table, table_t)
+    for b in range(first, last):
         own = slice(start[b], start[b + 1])
-        slopes, w = by_logits[b], weight[b]
+        slopes, slopes_t = by_logits[b], by_log_t[b]
         to_log_m = math.log(D(library[b])) - _shares(logits[b], rho)
         _zeros(rho, library[b], theta, over_theta, softplus, sigmoid, costs, slopes, slopes_t)
-        if len(dropout):
+        if inflated:
             _inflate(
-                dropout[b], least_logit, w, costs, slopes, slopes_t, by_dropout[b],
+                dropout[b], F(LEAST_LOGIT), weight, costs, slopes, slopes_t, by_dropout[b],
                 counted_cost, counted_by_dropout, over_p, against,
             )  # fmt: skip
         _nonzeros(
-            column[own], value[own], logits[b], to_log_m, log_theta, theta, tables, gammas,
+            column[own], value[own], logits[b], to_log_m, log_theta, theta, table, table_t, gammas_t,
             softplus, sigmoid, costs, slopes, slopes_t,
         )  # fmt: skip
-        if len(dropout):
+        if inflated:
             for j in column[own]:
                 costs[j] += counted_cost[j]
                 by_dropout[b, j] = counted_by_dropout[j]
         cost[b] = _sum(costs)
-        _add(slopes_t, w, by_log_t, F(1))
+        _scale(slopes_t, weight)
         # so far by log m; rho is a softmax of the logits
-        _add(rho, -F(_sum(slopes)) * w, slopes, w)
+        _center(slopes, rho, F(_sum(slopes)), weight)
 
 
-ORDER = order_of(
-    "next", "done", "parts", "n_cells", "n_genes", "n_stored", "tabled", "start", "column", "value",
-    "logits", "library", "log_theta", "has_dropout", "dropout", "least_logit", "weight",
-    "cost", "by_logits", "by_log_t", "by_dropout",
+@compiled(parallel=True)
+def _cells_in_parallel(n, parts, arrays):
+    for part in prange(parts):
+        cells_in_range(n * part // parts, n * (part + 1) // parts, int64(part), arrays)
+
+
+KERNEL = RangeKernel(
+    cells_in_range,
+    _cells_in_parallel,
+    (
+        MATRIX, VECTOR, VECTOR, MATRIX, INDICES, INDICES, VECTOR,
+        VECTOR, MATRIX, MATRIX, MATRIX, types.float32[:, :, ::1], types.float64[:, :, ::1], types.float32,
+    ),
 )  # fmt: skip
 
 
-@task
-def _task(address):
-    order = carray(address, 1, ORDER)[0]
-    n, n_genes, inflated = order.n_cells, order.n_genes, order.n_cells * order.has_dropout
-    start, column = carray(at(order.start), n + 1, np.int64), carray(at(order.column), order.n_stored, np.int64)
-    value, log_theta = carray(at(order.value), order.n_stored, F), carray(at(order.log_theta), n_genes, F)
-    library, weight = carray(at(order.library), n, F), carray(at(order.weight), n, F)
-    logits, dropout = carray(at(order.logits), (n, n_genes), F), carray(at(order.dropout), (inflated, n_genes), F)
-    cost, by_log_t = carray(at(order.cost), n, F), carray(at(order.by_log_t), (order.parts, n_genes), F)
-    by_logits = carray(at(order.by_logits), (n, n_genes), F)
-    by_dropout = carray(at(order.by_dropout), (inflated, n_genes), F)
-    part = next_part(address)
-    while part < order.parts:
-        first, last = n * part // order.parts, n * (part + 1) // order.parts
-        _cells(
-            logits[first:last], library[first:last], log_theta, dropout[first:last], F(order.least_logit), order.tabled,
-            start[first : last + 1], column, value, weight[first:last],
-            cost[first:last], by_logits[first:last], by_log_t[part], by_dropout[first:last],
-        )  # fmt: skip
-        done(address)
-        part = next_part(address)
-
-
-def likelihood(
-    counts: SparseRows,
-    logits: Tensor,
-    library: Tensor,
-    log_theta: Tensor,
-    dropout: Tensor | None,
-    weight: Tensor,
-    *,
-    least_logit: int,
-    tabled: int,
-    least_cells: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Negative log-likelihood of each cell, and the derivatives of its weighted sum.
-
-    Parameters
-    ----------
-    counts : SparseRows [B, G]
-    logits, dropout : Tensor [B, G]
-        Dropout logits are None for the NB.
-    library : Tensor [B, 1]
-    log_theta : Tensor [G]
-    weight : Tensor [B]
-    least_logit : int
-        Dropout logits below count as this.
-    tabled : int
-        Counts below are looked up.
-    least_cells : int
-        That are worth a thread.
-
-    Returns
-    -------
-    Tensor [B]
-        weight @ it is what the others are derivatives of:
-    Tensor [B, G], Tensor [G], Tensor [B, G] or None
-        by logits, log theta and dropout logits.
-
-    Raises
-    ------
-    ValueError
-        If a shape is another: compiled loops do not look where they write.
-    """
-    n, n_genes = len(counts), counts.n_columns
-    expected = ((n, n_genes), (n, 1), (n_genes,), (n, n_genes), (n,))
-    given = (logits, library, log_theta, logits if dropout is None else dropout, weight)
-    if tuple(tuple(values.shape) for values in given) != expected:
-        raise ValueError(f"logits, library, log theta, dropout logits and weight must be {expected}")
-    parts = parts_of(n, least_cells)
-    logits, library, log_theta, dropout_or_not, weight = (floats(values) for values in given)
-    cost, by_log_t = logits.new_empty(n), logits.new_empty(parts, n_genes)
-    by_logits, by_dropout = torch.empty_like(logits), None if dropout is None else torch.empty_like(logits)
-    carry_out(
-        _task,
-        ORDER,
-        parts,
-        n_cells=n,
-        n_genes=n_genes,
-        n_stored=len(counts.value),
-        tabled=tabled,
-        start=indices(counts.start),
-        column=indices(counts.column),
-        value=floats(counts.value),
-        logits=logits,
-        library=library,
-        log_theta=log_theta,
-        has_dropout=int(by_dropout is not None),
-        dropout=dropout_or_not,
-        least_logit=least_logit,
-        weight=weight,
-        cost=cost,
-        by_logits=by_logits,
-        by_log_t=by_log_t,
-        by_dropout=by_logits if by_dropout is None else by_dropout,
+def count_nll(
+    counts: SparseRows, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor | None, weight: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `ops.count_nll`, which has looked at the shapes: compiled loops do not look where they write."""
+    n, n_genes = logits.shape
+    parts = KERNEL.parts(n, LEAST_CELLS)
+    logits = floats(logits)
+    dropout = logits[:0] if dropout is None else floats(dropout)
+    cost, by_logits, by_log_t, by_dropout = outputs = (
+        logits.new_empty(n),
+        torch.empty_like(logits),
+        torch.empty_like(logits),
+        torch.empty_like(dropout),
     )
-    return cost, by_logits, by_log_t.sum(0), by_dropout
+    inputs = logits, floats(library).view(-1), floats(log_theta.clamp(LEAST_LOG_THETA, MOST_LOG_THETA)), dropout
+    stored = indices(counts.start), indices(counts.column), floats(counts.value)
+    scratch = np.empty((parts, 10 + 2 * TABLED, n_genes), F), np.empty((parts, 2, n_genes))
+    arrays = (values.numpy() for values in (*inputs, *stored, *outputs))
+    KERNEL.run(n, parts, (*arrays, *scratch, F(weight)))
+    return cost, by_logits, by_log_t, by_dropout

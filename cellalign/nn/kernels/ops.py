@@ -1,0 +1,259 @@
+"""The operations, registered with torch as `cellalign::...`: `torch.compile` traces them, a GPU kernel can join them.
+
+Each has a form of tensor operations, for any device and precision, and a compiled one for float32 on CPUs. Where numba
+cannot compile, or CELLALIGN_COMPILED=0 turns compiled loops off, the first runs on CPUs too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from cellalign.nn.kernels import TABLED, tensors
+from cellalign.nn.sparse import SparseRows
+
+log = logging.getLogger("cellalign")
+
+# Compiled loops on one thread beat tensor operations on so many (2.5 beside 6.3 ms on two; extrapolated).
+THREADS_A_LOOP = 4
+
+
+@cache
+def unavailable() -> str:
+    """Why compiled loops do not run here; empty where they do."""
+    setting = os.environ.get("CELLALIGN_COMPILED", "")
+    if setting.strip().lower() in ("0", "false", "no"):
+        return f"CELLALIGN_COMPILED={setting}"
+    try:
+        import numba  # half a second
+
+        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+            return "NUMBA_DISABLE_JIT is set"
+        from cellalign.nn.kernels import likelihood, product
+
+        assert likelihood.KERNEL.ready and product.KERNEL.ready
+    except Exception as error:  # whatever it is, there is another way
+        log.warning("numba cannot compile here, so training is slower: %s", error)
+        return f"numba cannot compile here: {error}"
+    return ""
+
+
+def compiled_loops() -> str:
+    """Which form of the operations runs on CPUs, and why; begins with "compiled" or "tensor operations"."""
+    reason = unavailable()
+    if reason:
+        return f"tensor operations ({reason})"
+    import numba
+
+    from cellalign.nn.kernels import likelihood
+
+    threads = likelihood.KERNEL.threads()
+    return f"compiled (numba {numba.__version__}, {threads} thread{'s' if threads > 1 else ''})"
+
+
+@cache
+def _log_once(form: str) -> None:
+    log.debug("likelihood and sparse products: %s", compiled_loops() if form == "compiled" else form)
+
+
+# Likelihood
+
+_NLL = torch.library.custom_op(
+    "cellalign::count_nll",
+    lambda *arguments: _nll_by_tensors(*arguments),
+    mutates_args=(),
+    schema="(Tensor start, Tensor column, Tensor value, Tensor logits, Tensor library, Tensor log_theta, "
+    "Tensor? dropout, float weight, bool gradient) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+def count_nll(
+    counts: SparseRows, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor | None = None
+) -> Tensor:
+    """Negative log-likelihood of each cell under an NB, or with dropout logits under a ZINB.
+
+    The operation `cellalign::count_nll` computes value and gradient at once. It returns the cost [B] and, multiplied by
+    `weight`, its derivatives by logits, log theta and dropout logits, cell by cell: [B, G] each, or [0, G] where there
+    are no dropout logits or no `gradient` is asked for. On a CPU the weight is that of a cell in the mean: training
+    asks for that one, and nothing is left to do backwards.
+
+    Parameters
+    ----------
+    counts : SparseRows [B, G]
+    logits, dropout : Tensor [B, G]
+    library : Tensor [B, 1]
+    log_theta : Tensor [G]
+
+    Returns
+    -------
+    Tensor [B]
+
+    Raises
+    ------
+    ValueError
+        If a shape is another: compiled loops do not look where they read.
+    """
+    n, n_genes = shape = len(counts), counts.n_columns
+    expected = (shape, (n, 1), (n_genes,), shape)
+    given = (logits, library, log_theta, logits if dropout is None else dropout)
+    if tuple(tuple(values.shape) for values in given) != expected:
+        raise ValueError(f"logits, library, log theta and dropout logits must be {expected}")
+    gradient = torch.is_grad_enabled() and any(values.requires_grad for values in given)
+    weight = share(n) if logits.device.type == "cpu" else 1.0
+    stored = counts.start, counts.column, counts.value
+    inputs = (*stored, logits, library, log_theta, dropout, weight, gradient)
+    if not gradient or torch.compiler.is_compiling():
+        return _NLL(*inputs)[0]
+    return _Likelihood.apply(*inputs)
+
+
+def share(n: int) -> float:
+    """The weight of one of n cells in their mean, to the bit."""
+    return float(np.float32(1) / np.float32(max(1, n)))
+
+
+def _nll_by_tensors(start: Tensor, column: Tensor, value: Tensor, logits: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    _log_once(f"tensor operations on {logits.device.type}")
+    return tensors.count_nll(SparseRows(start, column, value, logits.shape[1]), logits, *others)
+
+
+@_NLL.register_kernel("cpu")
+def _nll_on_cpu(
+    start: Tensor, column: Tensor, value: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor,
+    dropout: Tensor | None, weight: float, gradient: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    counts, given = SparseRows(start, column, value, logits.shape[1]), (logits, library, log_theta, dropout, weight)
+    reason = prefers_tensors(counts, logits)
+    _log_once(f"tensor operations ({reason})" if reason else "compiled")
+    if reason:
+        return tensors.count_nll(counts, *given, gradient)
+    from cellalign.nn.kernels import likelihood
+
+    found = likelihood.count_nll(counts, *given)
+    return found if gradient else (found[0], *(values.new_empty(0, logits.shape[1]) for values in found[1:]))
+
+
+def prefers_tensors(counts: SparseRows, logits: Tensor) -> str:
+    """Why tensor operations compute the likelihood on a CPU; empty where compiled loops run and are faster."""
+    if logits.dtype != torch.float32:
+        return f"of {logits.dtype}"
+    if unavailable():
+        return unavailable()
+    if 2 * int((counts.value >= TABLED).sum()) > len(counts.value):
+        return f"most counts are {TABLED} or more, which loops take one by one"
+    from cellalign.nn.kernels import likelihood
+
+    threads = likelihood.KERNEL.parts(len(counts), likelihood.LEAST_CELLS)
+    if torch.get_num_threads() > THREADS_A_LOOP * threads:
+        return f"on {torch.get_num_threads()} threads, of which loops could use {threads}"
+    return ""
+
+
+@_NLL.register_fake
+def _nll_shapes(
+    start: Tensor, column: Tensor, value: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor,
+    dropout: Tensor | None, weight: float, gradient: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    none, dense = (0, logits.shape[1]), tuple(logits.shape) if gradient else (0, logits.shape[1])
+    shapes = (dense, dense, none if dropout is None else dense)
+    return logits.new_empty(logits.shape[0]), *(logits.new_empty(shape) for shape in shapes)
+
+
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:])
+    ctx.weight, ctx.inflated = inputs[7], inputs[6] is not None
+
+
+@once_differentiable
+def _nll_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 9
+    by_logits, by_log_t, by_dropout = ctx.saved_tensors
+    # a GPU would wait for the answer, and a tracer has none
+    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.compiler.is_compiling()
+    if concrete and bool((grad == ctx.weight).all()):
+        by_log_t = by_log_t.sum(0)
+    else:
+        scale = (grad / ctx.weight).to(by_logits.dtype)
+        by_logits, by_log_t = by_logits * scale[:, None], scale @ by_log_t
+        by_dropout = by_dropout * scale[:, None] if ctx.inflated else by_dropout
+    return None, None, None, by_logits, None, by_log_t, by_dropout if ctx.inflated else None, None, None
+
+
+_NLL.register_autograd(_nll_backward, setup_context=_keep_gradient)
+
+
+class _Likelihood(torch.autograd.Function):
+    """The same with less around the loops, where nothing is traced (benchmarks/README.md)."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        cost, *gradient = _NLL(*inputs)
+        ctx.save_for_backward(*gradient)
+        ctx.weight, ctx.inflated = inputs[7], inputs[6] is not None
+        return cost
+
+    backward = staticmethod(_nll_backward)  # type: ignore[assignment]
+
+
+# Product
+
+_PRODUCT = torch.library.custom_op(
+    "cellalign::transposed_product",
+    lambda *arguments: _product_by_tensors(*arguments),
+    mutates_args=(),
+    schema="(Tensor start, Tensor column, Tensor value, Tensor grad, SymInt n_columns) -> Tensor",
+)
+
+
+def transposed_product(x: SparseRows, grad: Tensor) -> Tensor:
+    """x^T grad, of x [B, G] and grad [B, m]: the gradient of a product of x with a matrix [G, m].
+
+    Raises
+    ------
+    ValueError
+        If grad has not a row for each of x: compiled loops do not look where they read.
+    """
+    if len(grad) != len(x):
+        raise ValueError(f"grad must have {len(x)} rows, not {len(grad)}")
+    return _PRODUCT(x.start, x.column, x.value, grad, x.n_columns)
+
+
+def _product_by_tensors(start: Tensor, column: Tensor, value: Tensor, grad: Tensor, n_columns: int) -> Tensor:
+    return SparseRows(start, column, value, n_columns).dense().T @ grad
+
+
+@_PRODUCT.register_kernel("cpu")
+def _product_on_cpu(start: Tensor, column: Tensor, value: Tensor, grad: Tensor, n_columns: int) -> Tensor:
+    if grad.dtype != torch.float32 or unavailable():
+        return _product_by_tensors(start, column, value, grad, n_columns)
+    from cellalign.nn.kernels import product
+
+    return product.transposed_product(SparseRows(start, column, value, n_columns), grad)
+
+
+@_PRODUCT.register_fake
+def _product_shape(start: Tensor, column: Tensor, value: Tensor, grad: Tensor, n_columns: int) -> Tensor:
+    return grad.new_empty(n_columns, grad.shape[1])
+
+
+def _keep_rows(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.n_columns = inputs[4]
+
+
+def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    start, column, value = ctx.saved_tensors
+    return None, None, None, SparseRows(start, column, value, ctx.n_columns).times(grad), None
+
+
+_PRODUCT.register_autograd(_product_backward, setup_context=_keep_rows)

@@ -1,0 +1,147 @@
+"""What is compiled is kept on disk, and whatever becomes of the disk, results are right and the cache is made anew."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import cellalign
+from cellalign.nn.kernels import cache
+
+PACKAGE = Path(cellalign.__file__).parent
+
+
+def double(first, last, part, arrays):
+    for i in range(first, last):
+        arrays[0][i] *= 2
+
+
+SIGNATURE = (numba.int64, numba.int64, numba.int64, numba.types.Tuple((numba.float32[::1],)))
+
+
+def compiled():
+    """As another process would: from the disk or anew. It must then work."""
+    dispatcher = numba.njit(double)
+    cache.keep_on_disk(dispatcher)
+    dispatcher.compile(SIGNATURE)
+    values = np.arange(4, dtype=np.float32)
+    dispatcher(1, 3, 0, (values,))
+    assert values.tolist() == [0, 2, 4, 3]
+    return dispatcher
+
+
+def was_read(dispatcher) -> bool:
+    return sum(dispatcher.stats.cache_hits.values()) == 1
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where it is kept, of this test alone."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert not was_read(compiled())
+    assert was_read(compiled())
+    return tmp_path
+
+
+DAMAGE = {
+    "empty": lambda _: b"",
+    "truncated": lambda content: content[: len(content) // 2],
+    "one byte short": lambda content: content[:-1],
+    "zeros": lambda content: bytes(len(content)),
+    "another version's": lambda content: b"\x80\x04\x95" + content,
+    "a flipped bit": lambda content: content[:-50] + bytes([content[-50] ^ 1]) + content[-49:],
+}
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_made_anew(folder, suffix, damage):
+    (path,) = folder.rglob(f"*.{suffix}")
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    compiled()
+    assert was_read(compiled())
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_a_missing_file_is_made_anew(folder, suffix):
+    (path,) = folder.rglob(f"*.{suffix}")
+    path.unlink()
+    assert not was_read(compiled())
+    assert was_read(compiled())
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_a_file_that_may_not_be_read_is_made_anew(folder, suffix, monkeypatch):
+    (path,) = folder.rglob(f"*.{suffix}")
+    if os.geteuid() == 0:  # who may read everything; a folder cannot be read by anybody
+        path.unlink()
+        path.mkdir()
+    else:
+        path.chmod(0)
+    compiled()
+    if path.is_dir():
+        path.rmdir()
+    compiled()
+    assert was_read(compiled())
+
+
+def test_nowhere_to_write(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(blocked / "cache"))
+    for locator in ("InTreeCacheLocator", "UserWideCacheLocator"):
+        monkeypatch.setattr(f"numba.core.caching.{locator}.from_function", lambda *_: None)
+    compiled()
+    assert not was_read(compiled())
+
+
+def test_a_full_disk(folder, monkeypatch):
+    shutil.rmtree(folder)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._save_index", full)
+    assert not was_read(compiled())
+
+
+def test_other_sources_or_another_numba_compile_it_again(folder, monkeypatch):
+    cache.stamp.cache_clear()
+    monkeypatch.setattr(cache.llvmlite, "__version__", "another")
+    assert not was_read(compiled())
+    monkeypatch.undo()
+    cache.stamp.cache_clear()
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from cellalign.nn.kernels import likelihood
+assert likelihood.__file__.startswith(sys.argv[1]) and likelihood.KERNEL.ready
+rho = np.empty(2, np.float32)
+print(sum(likelihood.KERNEL.serial.stats.cache_hits.values()), likelihood._shares(np.zeros(2, np.float32), rho))
+"""
+
+
+def test_a_constant_of_another_file_counts_as_source(tmp_path):
+    copy = tmp_path / "cellalign"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+
+    def hits():
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=environment)
+        return int(done.stdout.split()[0])
+
+    assert (hits(), hits()) == (0, 1)
+    constants = copy / "nn" / "kernels" / "__init__.py"
+    constants.write_text(constants.read_text() + "LEAST_LOGIT = -70.0\n")
+    assert (hits(), hits()) == (0, 1)
