@@ -23,7 +23,7 @@ import cellalign
 try:
     from cellalign.evaluation.metrics.response import de_genes, energy_distance, pearson
 except ImportError:  # run in an earlier version, for comparison
-    from cellalign.metrics.response import de_genes, energy_distance, pearson
+    from cellalign.evaluation.metrics.response import de_genes, energy_distance, pearson
 
 CONDITION, CONTROL, TARGET, LABEL = "stim", "control", "stimulated", "cell_type"
 WRITTEN = {"decoded": {"decoded": True}, "residual transfer": {}, "draw": {"draws": 1}}

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 import cellalign
-from cellalign.cli.common import key_values
+from cellalign.tasks.options import key_values
 
 
 def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[str, float]:

@@ -20,7 +20,7 @@ import torch
 
 import cellalign
 from cellalign import simulate
-from cellalign.cli.common import key_values
+from cellalign.tasks.options import key_values
 
 # networks and plan are the same for all; vae alone has other defaults
 SAME = {"latent_dim": 15, "hidden": [128, 128], "negative_slope": 0.0, "likelihood": "nb", "lr": 4e-3}

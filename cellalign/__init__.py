@@ -18,31 +18,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellalign import simulate
-    from cellalign.annotation import annotate
-    from cellalign.api import counterfactual, embed, load, train
-    from cellalign.benchmarking import benchmark
-    from cellalign.data.preprocess import preprocess
-    from cellalign.evaluation import Evaluation, evaluate
-    from cellalign.graph import add_programs, targets
-    from cellalign.model import Model
-    from cellalign.transfer_learning import transfer
-    from cellalign.tuning import tune
+    from cellalign.evaluation import Evaluation
+    from cellalign.graph import add_programs
+    from cellalign.model import Model, load
+    from cellalign.tasks.annotate import annotate
+    from cellalign.tasks.benchmark import benchmark
+    from cellalign.tasks.counterfactual import counterfactual
+    from cellalign.tasks.embed import embed, plot_umap
+    from cellalign.tasks.evaluate import evaluate
+    from cellalign.tasks.methods import list_methods
+    from cellalign.tasks.preprocess import preprocess
+    from cellalign.tasks.targets import targets, write_targets
+    from cellalign.tasks.train import matrix_for, train
+    from cellalign.tasks.transfer import transfer
+    from cellalign.tasks.tune import tune
 
 _HOME = {
-    "train": "api",
-    "load": "api",
-    "embed": "api",
-    "counterfactual": "api",
-    "targets": "graph",
-    "add_programs": "graph",
-    "annotate": "annotation",
-    "transfer": "transfer_learning",
-    "tune": "tuning",
-    "benchmark": "benchmarking",
-    "preprocess": "data.preprocess",
-    "evaluate": "evaluation",
     "Evaluation": "evaluation",
     "Model": "model",
+    "add_programs": "graph",
+    "annotate": "tasks.annotate",
+    "benchmark": "tasks.benchmark",
+    "counterfactual": "tasks.counterfactual",
+    "embed": "tasks.embed",
+    "evaluate": "tasks.evaluate",
+    "list_methods": "tasks.methods",
+    "load": "model",
+    "matrix_for": "tasks.train",
+    "plot_umap": "tasks.embed",
+    "preprocess": "tasks.preprocess",
+    "targets": "tasks.targets",
+    "train": "tasks.train",
+    "transfer": "tasks.transfer",
+    "tune": "tasks.tune",
+    "write_targets": "tasks.targets",
 }
 
 __all__ = [
@@ -54,14 +63,22 @@ __all__ = [
     "counterfactual",
     "embed",
     "evaluate",
+    "list_methods",
     "load",
+    "matrix_for",
+    "plot_umap",
     "preprocess",
     "simulate",
     "targets",
     "train",
     "transfer",
     "tune",
+    "write_targets",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

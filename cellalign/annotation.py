@@ -1,117 +1,23 @@
-"""Cell types of new cells from labelled ones, through a model's embedding of both (inVAE section 5.2, table 1)."""
+"""What an annotation is made of: labelled cells, cells without their label; and its scores (inVAE table 1)."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.checks import column, nearest
+from cellalign.data.checks import column
 from cellalign.data.source import matrix_of
 from cellalign.data.split import held_out
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError
 from cellalign.evaluation.metrics import annotation as metrics
 from cellalign.evaluation.table import Evaluation, Row
 from cellalign.model import Model
 from cellalign.nn.minibatch import BATCH, COVARIATE
-from cellalign.records import Annotation
 
 log = logging.getLogger("cellalign")
-CLASSIFIERS = ("auto", "linear", "knn")
-
-
-def annotate(
-    adata: AnnData,
-    model: Model,
-    *,
-    reference: AnnData,
-    label: str | None = None,
-    classifier: str = "auto",
-    k: int = 15,
-    unknown: float = 0.01,
-    unlabelled: str | None = None,
-    missing_genes: str = "error",
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Predict the label of cells by a classifier on the model's embedding of labelled cells.
-
-    No encoder sees a label, neither of the reference nor of the cells, also where the model was trained with it as a
-    covariate. Batches and covariates never trained on, and absent columns of theirs, count as unknown. A method that
-    learned to do without them (nf-ivae, invae) is told none, of the reference nor of the cells, so that both are
-    embedded alike.
-
-    Parameters
-    ----------
-    adata : AnnData [n_cells, n_genes]
-        Cells on the scale the model was trained on; genes are matched by name.
-    model : Model
-    reference : AnnData
-        Labelled cells, such as the training data. Those without a label or held out from training are left out.
-    label : str, optional
-        obs column of the reference; default the label the model was trained with.
-    classifier : {"auto", "linear", "knn"}
-        Multinomial logistic regression, or votes of the k nearest reference cells weighing 1 / distance; "auto" is
-        the model's own classifier of this label where it has one, else "linear".
-    k : int
-        Neighbours that vote.
-    unknown : float
-        Share of reference cells of a label that would be flagged unknown, in [0, 1).
-    unlabelled : str, optional
-        The label's value that means there is none; default what the model was told of it.
-    missing_genes : {"error", "zero"}
-    seed : int
-        Of the reference cells drawn to settle what is unknown, where there are many.
-
-    Returns
-    -------
-    DataFrame, by the cells' names
-        <label>_predicted (categorical, all labels that could be predicted), <label>_probability (float32) of it, and
-        <label>_unknown (bool): unlike any reference cell, whatever the prediction. A new type that the embedding
-        maps among known ones is not told by it.
-
-    Raises
-    ------
-    UsageError
-        No label, an unknown classifier, or a value out of range.
-    InputError
-        The reference has no such column or one label only, or the cells or the reference do not fit the model.
-    """
-    key = _checked(label, model, classifier, k, unknown)
-    names, labels, rows = _labelled(reference, key, model, unlabelled or no_label(model, key))
-    options: dict[str, Any] = {"missing_genes": missing_genes, "device": device, "threads": threads, "unseen": True}
-    cells = _blind(adata, key, model)
-    z = model.embed(cells, **options)
-    own = model.label_probability(z, device=device) if classifier == "auto" and key == model.label else None
-    try:
-        known = model.embed(_blind(reference, key, model, rows), **options)
-    except InputError as error:
-        raise InputError(f"reference: {error}") from error
-    known, z = metrics.whiten(known, labels, z)
-    if own is not None:
-        probability, names = _under(own, model.labels, names)
-    elif classifier == "knn":
-        distance, nearest_rows = metrics.neighbours(known, z, k)
-        probability = metrics.votes(distance, labels[nearest_rows], len(names))
-    else:
-        probability = metrics.linear(known, labels, z, len(names))
-    predicted = probability.argmax(1)
-    columns = {
-        f"{key}_predicted": pd.Categorical.from_codes(predicted, names),
-        f"{key}_probability": probability.max(1),
-        f"{key}_unknown": metrics.unlike(known, labels, z, predicted, unknown, seed=seed),
-    }
-    return pd.DataFrame(columns, index=adata.obs_names)
-
-
-def annotation_record(model: Model, label: str, **settings: Any) -> Annotation:
-    """Provenance of an annotation."""
-    version, weights = model.record.cellalign, model.record.weights_checksum
-    return Annotation(method=model.name, label=label, version=version, weights=weights, **settings)
 
 
 def score(obs: pd.DataFrame, table: pd.DataFrame, label: str, *, unlabelled: str | None = None) -> Evaluation:
@@ -154,21 +60,6 @@ def score(obs: pd.DataFrame, table: pd.DataFrame, label: str, *, unlabelled: str
     return result
 
 
-def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: float) -> str:
-    """The label, after checking the options."""
-    if classifier not in CLASSIFIERS:
-        hint = nearest(classifier, CLASSIFIERS)
-        raise UsageError(f"unknown classifier {classifier!r}.{hint} Classifiers: {', '.join(CLASSIFIERS)}")
-    if k < 1:
-        raise UsageError(f"--k {k} is not positive")
-    if not 0 <= unknown < 1:
-        raise UsageError(f"--unknown {unknown} is not in [0, 1)")
-    key = label or model.label
-    if key is None:
-        raise UsageError("--label KEY is needed: the model was trained without one")
-    return key
-
-
 def no_label(model: Model, key: str) -> str | None:
     """The value of a label that the model was told means none."""
     return model.missing_label if key == model.label else None
@@ -179,7 +70,7 @@ def _without(labels: pd.Categorical, none: str | None) -> pd.Categorical:
     return labels.remove_categories([none]) if none in labels.categories else labels
 
 
-def _labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tuple[list[str], np.ndarray, np.ndarray]:
+def labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of the labels; codes and rows of the reference cells that have one and were not held out."""
     values = _without(column(reference.obs, key, purpose="reference label", missing=True), none)
     rows = np.flatnonzero(values.codes >= 0)
@@ -193,7 +84,7 @@ def _labelled(reference: AnnData, key: str, model: Model, none: str | None) -> t
     return list(values.categories), values.codes.astype(np.int64), rows[kept]
 
 
-def _blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None) -> AnnData:
+def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None) -> AnnData:
     """The cells, or some rows, without their label: a model that saw it would predict what it was told."""
     matrix, hidden = model.matrix, [key]
     if model.method.embeds_without_covariates:
@@ -211,7 +102,7 @@ def _blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = Non
     return blind
 
 
-def _under(own: np.ndarray, known: list[str], names: list[str]) -> tuple[np.ndarray, list[str]]:
+def under_names(own: np.ndarray, known: list[str], names: list[str]) -> tuple[np.ndarray, list[str]]:
     """Probabilities of the model's own labels under the reference's names, followed by those it lacks."""
     every = names + [name for name in known if name not in names]
     probability = np.zeros((len(own), len(every)), dtype=np.float32)

@@ -1,9 +1,15 @@
 """The exceptions cellalign raises on purpose; each knows the exit status its command ends with.
 
-Every message is one line that says what is wrong, where, and what to do about it.
+Every message is one line that says what is wrong, where, and what to do about it, in the caller's own terms: a
+message names a parameter through `option`, so that Python reads `threads=0` where the command line reads
+`--threads 0`. Warnings, notes and reasons are written in the same way.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 
 class CellalignError(Exception):
@@ -34,3 +40,50 @@ class TrainingError(CellalignError):
     """Training failed: it diverged or ran out of memory."""
 
     exit_status = 5
+
+
+_NOTHING: Any = object()
+_flags: Mapping[str, str] | None = None  # of the command that runs, by parameter; None where Python calls
+
+
+@contextmanager
+def on_command_line(flags: Mapping[str, str]) -> Iterator[None]:
+    """Messages written within speak the command line's language.
+
+    Parameters
+    ----------
+    flags : mapping of parameter to flag
+        Of the command that runs, such as {"settings": "--set"}; other parameters are spelled after their name.
+    """
+    global _flags
+    before, _flags = _flags, flags
+    try:
+        yield
+    finally:
+        _flags = before
+
+
+def option(name: str, value: Any = _NOTHING, *, hint: str = "") -> str:
+    """A parameter as the caller spells it: `threads` or `threads=0`, on the command line `--threads`, `--threads 0`.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter in Python.
+    value : optional
+        What was given, or is to be given: True for a switch, a list for what can be repeated.
+    hint : str
+        What stands for the value on the command line, such as KEY.
+    """
+    if _flags is None:
+        return name if value is _NOTHING else f"{name}={value!r}"
+    flag = _flags.get(name) or "--" + name.strip("_").replace("_", "-")
+    shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if value is _NOTHING or value is True:
+        shown = hint
+    return f"{flag} {shown}" if shown else flag
+
+
+def spoken(*, python: str, command: str) -> str:
+    """Advice in the caller's language: a Python call, or a command."""
+    return python if _flags is None else command

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data import files, graphs
 from cellalign.engine import predict
-from cellalign.engine.device import pick_device
-from cellalign.errors import UsageError
+from cellalign.engine.device import computing
+from cellalign.errors import UsageError, option
 from cellalign.methods.base import LearnsGraph
 from cellalign.model import Model
 from cellalign.records import Provenance, Targets
@@ -44,7 +42,7 @@ def targets(model: Model, *, threshold: float = 0.5) -> AnnData:
     """
     method = model.needs(LearnsGraph)
     if not 0 <= threshold < 1:
-        raise UsageError(f"--threshold {threshold} is not between 0 and 1")
+        raise UsageError(f"{option('threshold', threshold)} is not between 0 and 1")
     known = model.conditions
     rows = [i for i, name in enumerate(known) if name != model.control]
     graph = method.graph()
@@ -75,35 +73,6 @@ def targets(model: Model, *, threshold: float = 0.5) -> AnnData:
     )
     result.uns[KEY] = Provenance().with_steps(record).plain()
     return result
-
-
-def write_targets(graph: AnnData, path: str, *, force: bool = False) -> None:
-    """Write the graph by the ending of `path`: .h5ad, .csv, .json, .graphml or .png.
-
-    Raises
-    ------
-    UsageError
-        Another ending, or the file exists and `force` is not set.
-    """
-    check_ending(path)
-    ending = Path(path).suffix
-    if ending in ("", ".h5ad"):  # "-" is standard output
-        files.write(graph, path, force=force)
-        return
-    with files.atomic_path(path, force) as fresh:
-        if ending == ".png":
-            from cellalign.plots.targets import heat_map
-
-            heat_map(graph).savefig(fresh, format="png", dpi=150)
-        else:
-            graphs.TEXT[ending](graph, fresh)
-
-
-def check_ending(path: str) -> None:
-    """UsageError where `write_targets` knows no format of that ending."""
-    known = [".h5ad", *graphs.TEXT, ".png"]
-    if path != "-" and Path(path).suffix not in known:
-        raise UsageError(f"--output {path} ends in none of {', '.join(known)}")
 
 
 def _groups(edge: np.ndarray) -> np.ndarray:
@@ -140,8 +109,7 @@ def add_programs(graph: AnnData, model: Model, adata: AnnData, n: int, **options
         n is not positive.
     """
     if n < 1:
-        raise UsageError(f"--programs {n} is not positive")
-    device = pick_device(options.get("device", "auto"), options.get("threads"))
+        raise UsageError(f"{option('programs', n)} is not positive")
     cells = model.cells(adata, missing_genes=options.get("missing_genes", "error"), with_condition=False)
     reference = np.arange(len(cells))
     if model.control is not None and model.condition in adata.obs:
@@ -149,7 +117,8 @@ def add_programs(graph: AnnData, model: Model, adata: AnnData, n: int, **options
         reference = control if len(control) else reference
     rng = np.random.default_rng(options.get("seed", 0))
     chosen = np.sort(rng.permutation(len(cells))[:1000])
-    weight, sign = predict.integrated_gradients(model.method, cells, chosen, reference, device=device)
+    with computing(options.get("device", "auto"), options.get("threads")) as device:
+        weight, sign = predict.integrated_gradients(model.method, cells, chosen, reference, device=device)
     genes = np.array(model.genes)
     table = []
     for latent, name in enumerate(graph.var_names):

@@ -15,8 +15,8 @@ from cellalign.data.loader import Cells, make_cells
 from cellalign.data.source import align_genes, check_expression, checked_names, matrix_of
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
-from cellalign.engine.device import pick_device
-from cellalign.errors import InputError, ModelError, UsageError
+from cellalign.engine.device import computing
+from cellalign.errors import InputError, ModelError, UsageError, option, spoken
 from cellalign.methods.base import (
     BATCH,
     CONDITION,
@@ -176,16 +176,16 @@ class Model:
         InputError
             It is unknown, gone or changed.
         """
-        source = self.record.source
+        source, other = self.record.source, spoken(python="give the cells", command="name an INPUT")
         if source.path is None:
-            raise InputError("the model does not know a training file (it was trained from a pipe); name an INPUT")
+            raise InputError(f"the model knows no training file (it was trained on cells in memory or a pipe); {other}")
         path = Path(source.path)
         if not path.is_file():
-            raise InputError(f"the training file {path} is gone; name an INPUT")
+            raise InputError(f"the training file {path} is gone; {other}")
         stat = path.stat()
         same = (stat.st_size, stat.st_mtime_ns) == (source.size, source.modified_ns)
         if not same and checksum(path) != source.checksum:
-            raise InputError(f"the training file {path} has changed since training; name an INPUT")
+            raise InputError(f"the training file {path} has changed since training; {other}")
         return path
 
     def save(self, directory: str | Path, *, force: bool = False) -> None:
@@ -203,7 +203,8 @@ class Model:
         """
         record = read_record(directory)
         try:
-            method = build(record)
+            with computing("cpu"):  # fresh weights are drawn before they are filled in
+                method = build(record)
         except UsageError as error:
             raise ModelError(f"{directory}: {error}; install the package that provides it") from error
         except (KeyError, TypeError, ValueError) as error:
@@ -254,7 +255,8 @@ class Model:
             Genes are missing, a condition or batch was never trained on, or the matrix is not fit.
         """
         cells = self._to_encode(adata, missing_genes, unseen)
-        found = predict.embeddings(self.method, cells, device=pick_device(device, threads), batch_size=batch_size)
+        with computing(device, threads) as torch_device:
+            found = predict.embeddings(self.method, cells, device=torch_device, batch_size=batch_size)
         return {obsm_key(self.name, suffix): z for suffix, z in found.items()}
 
     def embedding_record(self) -> Embedding:
@@ -278,7 +280,8 @@ class Model:
         """
         if not isinstance(self.method, Labels):
             return None
-        return predict.label_probability(self.method, z, device=pick_device(device))
+        with computing(device) as torch_device:
+            return predict.label_probability(self.method, z, device=torch_device)
 
     def inferred_condition(
         self,
@@ -297,14 +300,16 @@ class Model:
             return {}
         cells = self.cells(adata, missing_genes=missing_genes, unseen=unseen)
         method = self.needs(InfersCondition)
-        probability = predict.inferred_condition(method, cells, device=pick_device(device, threads))
+        with computing(device, threads) as torch_device:
+            probability = predict.inferred_condition(method, cells, device=torch_device)
         names = pd.Categorical.from_codes(probability.argmax(1), self.conditions)
         return {f"{self.condition}_inferred": names, f"{self.condition}_probability": probability.max(1)}
 
     def posterior(self, adata: AnnData, *, device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of every cell's posterior, float32 [n_cells, n_latent] each."""
         cells = self._to_encode(adata)
-        return predict.posterior(self.method, cells, device=pick_device(device))
+        with computing(device) as torch_device:
+            return predict.posterior(self.method, cells, device=torch_device)
 
     def cells(
         self, adata: AnnData, *, missing_genes: str = "error", with_condition: bool = True, unseen: bool = False
@@ -342,7 +347,8 @@ class Model:
             The method has no likelihood.
         """
         method, cells = self.needs(HasLikelihood), self._to_score(adata)
-        return predict.nelbo(method, cells, device=pick_device(device, threads), seed=seed)
+        with computing(device, threads) as torch_device:
+            return predict.nelbo(method, cells, device=torch_device, seed=seed)
 
     def nll(
         self,
@@ -368,14 +374,15 @@ class Model:
             The method has no likelihood.
         """
         if particles < 1:
-            raise UsageError(f"--particles {particles} is not positive")
+            raise UsageError(f"{option('particles', particles)} is not positive")
         method = self.needs(HasLikelihood)
         if not method.comparable:
             raise ModelError(
                 f"the likelihood of method {self.name!r} cannot be estimated: its prior's normaliser is not known"
             )
         cells = self._to_score(adata)
-        return predict.importance_weighted_nll(method, cells, particles, device=pick_device(device, threads), seed=seed)
+        with computing(device, threads) as torch_device:
+            return predict.importance_weighted_nll(method, cells, particles, device=torch_device, seed=seed)
 
     def predict(self, adata: AnnData, *, to: str | float | Mapping[str, Any], **options: Any) -> Prediction:
         """What cells would look like under another condition, computed when it is read; see `prediction.predict`."""
@@ -398,7 +405,7 @@ class Model:
         """The matrix that the model reads [n, G], checked, its genes in the model's order."""
         genes = checked_names(adata, "the input")
         x = matrix_of(adata, self.matrix)
-        check_expression(x, self.expression, "the input", self.record.command_hint)
+        check_expression(x, self.expression, "the input", self._preprocess_advice())
         return align_genes(x, genes, self.genes, missing=missing_genes)
 
     def _to_encode(self, adata: AnnData, missing_genes: str = "error", unseen: bool = False) -> Cells:
@@ -406,9 +413,20 @@ class Model:
         needed = self.method.embedding_needs_condition
         return self.cells(adata, missing_genes=missing_genes, with_condition=needed, unseen=unseen)
 
+    def _preprocess_advice(self) -> str:
+        """How to make cells like those trained on; a model trained in Python knows no command."""
+        stored = str(self.record.command_hint)
+        command = stored if stored.startswith("cellalign preprocess") else "cellalign preprocess"
+        return spoken(python="cellalign.preprocess(adata)", command=command)
+
     def _to_score(self, adata: AnnData) -> Cells:
         """Cells whose condition is read only where the likelihood depends on it."""
         return self.cells(adata, with_condition=sees_condition(self.method))
+
+
+def load(directory: str | Path) -> Model:
+    """Read a model directory; ModelError where it is absent, damaged or of a newer version."""
+    return Model.load(Path(directory))
 
 
 def sees_condition(method: Method) -> bool:

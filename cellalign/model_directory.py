@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cellalign.data.fields import read_fields
 from cellalign.data.files import atomic_directory, checksum
-from cellalign.errors import ModelError
+from cellalign.errors import ModelError, spoken
 from cellalign.methods.base import Layout, Method
 from cellalign.methods.registry import get
 from cellalign.records import ModelRecord, RecordError, SourceRecord
@@ -65,7 +65,11 @@ def read_record(directory: str | Path) -> ModelRecord:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise ModelError(f"no model directory {directory}; train one with: cellalign train FILE -m {directory}")
+        how = spoken(
+            python=f"cellalign.train(adata, model_path={str(directory)!r})",
+            command=f"cellalign train FILE -m {directory}",
+        )
+        raise ModelError(f"no model directory {directory}; train one with: {how}")
     if not (directory / SPEC).is_file():
         raise ModelError(f"{directory} is no model directory: it holds no {SPEC}")
     try:

@@ -14,9 +14,9 @@ from anndata import AnnData
 from cellalign.data.interventions import Intervention, intervention
 from cellalign.data.loader import make_cells
 from cellalign.data.split import held_out
-from cellalign.engine.device import pick_device
+from cellalign.engine.device import computed, pick_device
 from cellalign.engine.predict import predictions
-from cellalign.errors import UsageError
+from cellalign.errors import UsageError, option
 from cellalign.methods.base import BATCH, CombinesConditions, Predicts
 from cellalign.records import Counterfactual, Provenance
 from cellalign.records.provenance import KEY
@@ -132,7 +132,7 @@ def predict(
     """
     for name, number in (("samples", samples), ("draws", draws)):
         if number < 0:
-            raise UsageError(f"--{name} must not be negative, got {number}")
+            raise UsageError(f"{option(name)} must not be negative, got {number}")
     method = model.needs(Predicts)
     x = model.expression_of(adata, missing_genes)
     asked = intervention(adata, model.fields, to, from_=from_, where=where)
@@ -146,7 +146,7 @@ def predict(
     residual = log_scale and not decoded
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
-        return predictions(
+        found = predictions(
             method,
             cells,
             asked.changes,
@@ -157,6 +157,7 @@ def predict(
             draws=draws,
             seed=seed,
         )
+        return computed(found, device, threads)
 
     written = "draw" if draws else "residual transfer" if residual else "decoded"
     record = Counterfactual(

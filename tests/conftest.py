@@ -7,8 +7,14 @@ set.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 # Workers of pytest-xdist share the cores; this has to be said before numpy and torch are imported. numba's parallel
@@ -56,6 +62,33 @@ def messages():
     yield
     logger.handlers, logger.propagate = list(before[0]), before[2]
     logger.setLevel(before[1])
+
+
+@pytest.fixture(scope="session")
+def mistaken() -> Callable:
+    """`mistaken(cwd=..., env=...)` runs the command's entry in this process: for the many command lines that fail.
+
+    A process of its own takes seconds to import torch; `test_a_mistake_in_a_process_of_its_own` shows that it says
+    the same.
+    """
+
+    def at(cwd: Path, env: dict[str, str] | None = None) -> Callable:
+        def run(*arguments: object) -> subprocess.CompletedProcess:
+            from cellalign.cli import app
+
+            out, err = io.StringIO(), io.StringIO()
+            with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+                patch.chdir(cwd)
+                patch.setattr(sys, "argv", ["cellalign", *(str(a) for a in arguments)])
+                for key, value in ({"COLUMNS": "200"} | (env or {})).items():
+                    patch.setenv(key, value)
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    status = app._run()
+            return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+        return run
+
+    return at
 
 
 @pytest.fixture
@@ -111,6 +144,12 @@ def tiny_counts() -> ad.AnnData:
 @pytest.fixture
 def tiny() -> ad.AnnData:
     """240 cells x 60 genes, X normalised log1p, counts in layers["counts"]; a fresh copy for every test."""
+    return preprocessed(make_counts())
+
+
+@pytest.fixture(scope="session")
+def tiny_cells() -> ad.AnnData:
+    """As `tiny`, but one for all tests: not to be changed."""
     return preprocessed(make_counts())
 
 

@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellalign.plots.umap import draw_before_after, umap
+from cellalign.plots.umap import before_after, umap
 
 
 @pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")])
 def test_picture(tmp_path, name, magic):
     xy = np.random.default_rng(0).normal(size=(40, 2))
     kinds = pd.Categorical([f"kind {i % 12}" for i in range(40)])
-    draw_before_after(xy, xy, {"kind": kinds}, tmp_path / name)
+    before_after(xy, xy, {"kind": kinds}).savefig(tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(magic)
 
 

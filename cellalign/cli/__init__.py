@@ -1,1 +1,1 @@
-"""The command line: one file per command. Each parses, calls the API and prints; nothing else."""
+"""The application: assembles the commands that `tasks` declares, and says things. It holds no task's logic."""

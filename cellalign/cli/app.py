@@ -5,52 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cellalign.cli import (
-    annotate,
-    benchmark,
-    counterfactual,
-    demo,
-    embed,
-    evaluate,
-    methods,
-    preprocess,
-    simulate,
-    targets,
-    train,
-    transfer,
-    tune,
-)
-from cellalign.errors import CellalignError
+from cellalign.cli.build import callback
+from cellalign.cli.messages import format_asked, say_end, verbosity
+from cellalign.errors import CellalignError, on_command_line, option
+from cellalign.tasks.declaration import DECLARATIONS
 
-app = typer.Typer(
-    name="cellalign",
-    help="Integrate single cells across conditions, predict them under another, find what perturbations target.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-COMMANDS = (
-    preprocess,
-    train,
-    tune,
-    embed,
-    counterfactual,
-    annotate,
-    evaluate,
-    targets,
-    transfer,
-    benchmark,
-    methods,
-    demo,
-)
-for command in COMMANDS:
-    app.command(name=command.NAME, epilog=command.EXAMPLES)(command.command)
-app.add_typer(simulate.app, name="simulate")
+# one module of `tasks` each, in the order of the help
+VERBS = ["preprocess", "train", "tune", "embed", "counterfactual", "annotate", "evaluate", "targets", "transfer"]
+VERBS += ["benchmark", "methods", "demo", "simulate"]
+HELP = "Integrate single cells across conditions, predict them under another, find what perturbations target."
+GROUPS = {"simulate": "Simulate data with the truth inside."}
 
 
 def _version(wanted: bool) -> None:
@@ -61,7 +30,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -71,6 +39,34 @@ def root(
 
     preprocess -> train -> embed / counterfactual -> evaluate; every step reads and writes .h5ad.
     """
+
+
+def assembled() -> typer.Typer:
+    """The application with every declared command."""
+    for verb in VERBS:
+        import_module(f"cellalign.tasks.{verb}")
+    whole = typer.Typer(
+        name="cellalign",
+        help=HELP,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    whole.callback()(root)
+    groups: dict[str, typer.Typer] = {}
+    for declaration in sorted(DECLARATIONS.values(), key=lambda d: VERBS.index(d.group or d.name)):
+        if declaration.group is not None and declaration.group not in groups:
+            said = GROUPS[declaration.group]
+            groups[declaration.group] = typer.Typer(help=said, no_args_is_help=True, rich_markup_mode=None)
+            groups[declaration.group].callback()(lambda: None)
+            whole.add_typer(groups[declaration.group], name=declaration.group, help=said)
+        home = groups[declaration.group] if declaration.group is not None else whole
+        home.command(name=declaration.name, epilog=f"Example: {declaration.example}")(callback(declaration, whole))
+    return whole
+
+
+app = assembled()
 
 
 class _Terminated(BaseException):
@@ -92,35 +88,34 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    try:
-        # not standalone: click would turn an interruption into its own status
-        result = app(standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted; outputs are as they were", 130)
-    except _Terminated:
-        return _say("terminated; outputs are as they were", 143)
-    except CellalignError as error:
-        return _say(str(error), error.exit_status, error)
-    except MemoryError as error:
-        return _say("out of memory; use fewer cells or genes, or a smaller --batch-size", 5, error)
-    except BrokenPipeError:
-        return 141
-    except Exception as error:
-        shown = getattr(error, "format_message", None)  # click's usage errors
-        if shown is not None:
-            return _say(f"{shown()} (see cellalign --help)", 2)
-        return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
+    with on_command_line({}):
+        try:
+            # not standalone: click would turn an interruption into its own status
+            result = app(standalone_mode=False)
+            return result if isinstance(result, int) else 0
+        except (KeyboardInterrupt, typer.Abort):
+            return _say("interrupted; outputs are as they were", 130)
+        except _Terminated:
+            return _say("terminated; outputs are as they were", 143)
+        except CellalignError as error:
+            return _say(str(error), error.exit_status, error)
+        except MemoryError as error:
+            return _say(f"out of memory; use fewer cells or genes, or a smaller {option('batch_size')}", 5, error)
+        except BrokenPipeError:
+            return 141
+        except Exception as error:
+            shown = getattr(error, "format_message", None)  # click's usage errors
+            if shown is not None:
+                say_end(f"{shown()} (see cellalign --help)", 2, format_asked(sys.argv[1:]))
+                return 2
+            return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
 
 
 def _say(message: str, status: int, error: BaseException | None = None) -> int:
     """One line on standard error; the traceback only where -v asked for it."""
-    from cellalign.cli.common import verbosity
-
     if error is not None and verbosity() > 0:
         import traceback
 
         traceback.print_exception(error)
-    one_line = " ".join(message.split())
-    print(f"cellalign: error: {one_line}" if status not in (130, 143) else f"cellalign: {one_line}", file=sys.stderr)
+    say_end(message, status)
     return status

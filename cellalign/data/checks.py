@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, UsageError, option
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -157,13 +157,13 @@ def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing: 
     values = _present(obs, key, purpose)
     n_missing = int(values.isna().sum())
     if n_missing and not missing:
-        infer = ", or infer them with --allow-missing-condition" if purpose == "condition" else ""
+        infer = f", or infer them with {option('allow_missing_condition', True)}" if purpose == "condition" else ""
         raise InputError(
             f"{purpose} column {key!r} has {n_missing} missing values; fill them in or drop those cells{infer}"
         )
     if values.dtype.kind == "f" and values.nunique() > 50:
-        numeric = f"add --numeric {key}, or "
-        mends = {"condition": "name it with --continuous, or ", "batch": numeric, "covariate": numeric}
+        number, numeric = option("continuous", True), f"add {option('numeric', [key])}, or "
+        mends = {"condition": f"name it with {number}, or ", "batch": numeric, "covariate": numeric}
         raise InputError(
             f"{purpose} column {key!r} is continuous ({values.nunique()} different numbers); "
             f"{mends.get(purpose, '')}bin it into categories"
@@ -185,11 +185,11 @@ def numbers(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing:
         No such column, not numeric, or values missing or infinite.
     """
     values = _present(obs, key, purpose)
-    option = "--continuous" if purpose == "condition" else "--numeric"
+    asked = option("continuous" if purpose == "condition" else "numeric")
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)
     if values.dtype.kind not in "iuf":
-        raise InputError(f"{purpose} column {key!r} is not numeric, as {option} needs; leave that option out")
+        raise InputError(f"{purpose} column {key!r} is not numeric, as {asked} needs; leave that option out")
     found = values.to_numpy(dtype=np.float64)
     bad = np.isinf(found) if missing else ~np.isfinite(found)
     if bad.any():

@@ -24,7 +24,7 @@ import numpy as np
 from anndata import AnnData
 from anndata.io import read_elem, write_elem
 
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, UsageError, option
 
 PathLike = str | os.PathLike[str]
 CHUNK_VALUES = 2**18  # of a dense matrix, compressed together: a megabyte
@@ -134,7 +134,7 @@ def check_output(path: PathLike, force: bool, inputs: Sequence[PathLike] = ()) -
         if str(source) != "-" and path.exists() and Path(source).exists() and os.path.samefile(path, source):
             raise UsageError(f"output {path} is the input; choose another name")
     if path.exists() and not force:
-        raise UsageError(f"output {path} exists; pass --force to replace it, or choose another name")
+        raise UsageError(f"output {path} exists; pass {option('force', True)} to replace it, or choose another name")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {folder}; create it first")

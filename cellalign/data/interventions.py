@@ -10,7 +10,7 @@ import numpy as np
 
 from cellalign.data.checks import select
 from cellalign.data.fields import Column
-from cellalign.errors import InputError, ModelError, UsageError
+from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, Fields
 
 if TYPE_CHECKING:
@@ -97,17 +97,17 @@ def intervention(
     asked = _asked(fields, to)
     chosen = tuple(field for field, _ in asked)
     if len({field.name for field in chosen}) < len(chosen):
-        raise UsageError(f"--to {to!r} sets a column twice")
+        raise UsageError(f"{option('to', to)} sets a column twice")
     said = tuple(text for _, text in asked)
     if from_ == said[0]:
-        raise UsageError(f"--to and --from are both {from_!r}; choose two")
+        raise UsageError(f"{option('to')} and {option('from_')} are both {from_!r}; choose two")
     values = tuple(field.parsed(text) for field, text in asked)
     mask, origin = chosen[0].sources(cells, values[0], from_)
     if where:
         mask = mask & select(cells.obs, where)
     if not mask.any():
         source = origin or ("any value" if chosen[0].kind == "number" else f"other than {said[0]}")
-        raise InputError(f"no source cell is left: none has {chosen[0].name}={source} and what --where asks")
+        raise InputError(f"no source cell is left: none has {chosen[0].name}={source} and what {option('where')} asks")
     return Intervention(chosen, values, said, origin, np.flatnonzero(mask))
 
 
@@ -124,7 +124,7 @@ def _asked(fields: Fields, to: str | float | Mapping[str, Any]) -> list[tuple[Co
             raise UsageError(f"{name!r} is neither the condition nor a batch; these are: {', '.join(by_name)}")
         asked.append((field, _text(value)))
     if not asked:
-        raise UsageError("--to names no value")
+        raise UsageError(f"{option('to')} names no value")
     return asked
 
 
@@ -157,6 +157,6 @@ def _term(term: str, by_name: Mapping[str, Column], condition: Any) -> tuple[Col
         return by_name[key], value
     if condition is None:
         batches = [name for name, field in by_name.items() if field.role == BATCH]
-        how = f"; predict a batch with --to {batches[0]}=VALUE" if batches else ""
+        how = f"; predict a batch with {option('to', f'{batches[0]}=VALUE')}" if batches else ""
         raise ModelError(f"the model was trained without a condition, so it has no counterfactual of one{how}")
     return condition, term

@@ -9,7 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.checks import check_matrix, check_names, column, find_counts
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Preprocessing, Provenance
 from cellalign.records.provenance import KEY
 
@@ -55,9 +55,11 @@ def preprocess(
     import scanpy as sc
 
     if n_top_genes < 0 or min_genes < 0 or min_cells < 0:
-        raise UsageError("n_top_genes, min_genes and min_cells must not be negative")
+        raise UsageError(
+            f"{option('n_top_genes')}, {option('min_genes')} and {option('min_cells')} must not be negative"
+        )
     if target_sum is not None and target_sum <= 0:
-        raise UsageError(f"target_sum must be positive, got {target_sum}")
+        raise UsageError(f"{option('target_sum')} must be positive, got {target_sum}")
     check_names(adata, "the input")
     for matrix in (adata.X, *adata.layers.values()):
         if matrix is not None:
@@ -72,7 +74,8 @@ def preprocess(
     cells = np.flatnonzero((n_genes >= min_genes) & (n_counts > 0))
     genes = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= min_cells)
     if not len(cells) or not len(genes):
-        raise InputError("no cells or no genes are left after filtering; lower --min-genes or --min-cells")
+        either = f"{option('min_genes')} or {option('min_cells')}"
+        raise InputError(f"no cells or no genes are left after filtering; lower {either}")
     _say_dropped("cells", counts.shape[0] - len(cells))
     _say_dropped("genes", counts.shape[1] - len(genes))
 

@@ -17,7 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from cellalign.data.checks import check_log, check_matrix, check_names, is_counts
-from cellalign.errors import InputError
+from cellalign.errors import InputError, option, spoken
 from cellalign.nn.sparse import SparseRows
 
 log = logging.getLogger("cellalign")
@@ -50,7 +50,7 @@ def matrix_of(adata: AnnData, key: str, where: str = "the input") -> Any:
     return adata.layers[key]
 
 
-def check_expression(x: Any, expression: str, where: str, command_hint: str = "cellalign preprocess") -> None:
+def check_expression(x: Any, expression: str, where: str, command_hint: str | None = None) -> None:
     """Check a matrix once, at the door: finite, not negative, and on the scale the method reads.
 
     Raises
@@ -60,6 +60,7 @@ def check_expression(x: Any, expression: str, where: str, command_hint: str = "c
         to one that reads counts.
     """
     check_matrix(x, where)
+    command_hint = command_hint or spoken(python="cellalign.preprocess(adata)", command="cellalign preprocess")
     if expression == "log":
         check_log(x, where, command_hint)
     elif not is_counts(x):
@@ -90,7 +91,7 @@ def align_genes(x: Any, have: list[str], need: list[str], *, missing: str = "err
         named = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
         raise InputError(
             f"{where} lacks {len(absent)} of the model's {len(need)} genes: {named}; "
-            "use a file that has them, or --missing-genes zero"
+            f"use a file that has them, or {option('missing_genes', 'zero')}"
         )
     if not absent:
         return x[:, [position[gene] for gene in need]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellalign.data.checks import parse_where, select
-from cellalign.errors import InputError
+from cellalign.errors import InputError, option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def held_out(obs: pd.DataFrame, items: Sequence[str], *, must_exist: bool = True
                 continue
         chosen = select(obs, terms)
         if must_exist and not chosen.any():
-            raise InputError(f"--holdout {item} names no cell")
+            raise InputError(f"{option('holdout', [item])} names no cell")
         mask |= chosen
     return mask
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cellalign.errors import InputError, ModelError
+from cellalign.errors import InputError, ModelError, option
 from cellalign.records import CheckpointRecord, RecordError
 
 
@@ -70,12 +70,13 @@ class Checkpoint:
         try:
             record = CheckpointRecord.read({"format_version": 1, **content} if isinstance(content, dict) else content)
         except RecordError as error:
-            raise ModelError(f"the checkpoint {self.path} is not read: {error}; train without --resume") from error
+            how = f"train without {option('resume')}"
+            raise ModelError(f"the checkpoint {self.path} is not read: {error}; {how}") from error
         differing = record.differing(json.loads(json.dumps(self.settings)))
         if differing is not None:
             raise ModelError(
                 f"the checkpoint {self.path} was left by a run with another {differing}; "
-                "use the same options, or train without --resume"
+                f"use the same options, or train without {option('resume')}"
             )
         return tensors, record.state
 

@@ -1,17 +1,23 @@
-"""Picks the device and prepares it."""
+"""Picks the device and prepares it, for one computation or, on the command line, for the whole process."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
+import numpy as np
 import torch
 
-from cellalign.errors import UsageError
+from cellalign.errors import UsageError, option
 
 # glibc's mallopt: what it calls them, and the values
 _KEEP_FREED = {-3: 32 << 20, -1: 256 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+T = TypeVar("T")
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
@@ -21,17 +27,15 @@ def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
     ----------
     name : {"auto", "cpu", "cuda", "cuda:N", "mps"}
     threads : int, optional
-        CPU threads for torch.
+        Only checked.
 
     Raises
     ------
     UsageError
-        Unknown name, or a device this machine lacks.
+        Unknown name, a device this machine lacks, or no thread to compute with.
     """
-    if threads is not None:
-        if threads < 1:
-            raise UsageError(f"--threads must be at least 1, not {threads}")
-        torch.set_num_threads(threads)
+    if threads is not None and threads < 1:
+        raise UsageError(f"{option('threads')} must be at least 1, not {threads}")
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if has[kind])
@@ -39,14 +43,82 @@ def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
     if kind not in has:
         raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or mps")
     if not has[kind]:
-        raise UsageError(f"device {name!r} is not there; use --device auto or cpu")
-    if kind == "cpu":
-        keep_freed_memory()
-    if kind == "cuda":
-        # the same seed, input and device give the same file
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        raise UsageError(f"device {name!r} is not there; use {option('device', 'auto')} or cpu")
     return torch.device(name)
+
+
+@contextmanager
+def computing(name: str = "auto", threads: int | None = None) -> Iterator[torch.device]:
+    """The device, with torch set up for a computation; the caller's random streams and settings come back after it.
+
+    What is drawn within is drawn as ever: whoever draws seeds torch itself.
+
+    Parameters
+    ----------
+    name : str
+        As `pick_device` takes it.
+    threads : int, optional
+        CPU threads of torch within.
+
+    Raises
+    ------
+    UsageError
+        As `pick_device`.
+    """
+    device = pick_device(name, threads)
+    before_threads, before_rules, workspace = torch.get_num_threads(), _rules(), os.environ.get(_CUBLAS)
+    on_gpu = device.type == "cuda" or torch.cuda.is_initialized()
+    streams = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    gpu_streams = torch.cuda.get_rng_state_all() if on_gpu else []
+    mps_stream = torch.mps.get_rng_state() if device.type == "mps" else None
+    try:
+        _prepare(device, threads)
+        yield device
+    finally:
+        if torch.get_num_threads() != before_threads:
+            torch.set_num_threads(before_threads)
+        if _rules() != before_rules:
+            torch.use_deterministic_algorithms(before_rules[0], warn_only=before_rules[1])
+        if workspace is None:
+            os.environ.pop(_CUBLAS, None)
+        torch.set_rng_state(streams[0])
+        np.random.set_state(streams[1])  # noqa: NPY002
+        if gpu_streams:
+            torch.cuda.set_rng_state_all(gpu_streams)
+        if mps_stream is not None:
+            torch.mps.set_rng_state(mps_stream)
+
+
+def computed(parts: Iterator[T], name: str = "auto", threads: int | None = None) -> Iterator[T]:
+    """The parts of a computation, torch set up as `computing` does while each is computed and not between them."""
+    while True:
+        with computing(name, threads):
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
+
+
+def own_process(name: str = "auto", threads: int | None = None) -> None:
+    """Prepare the whole process for good, which the command line may do and a library may not; errors as above."""
+    device = pick_device(name, threads)
+    _prepare(device, threads)
+    if device.type == "cpu":
+        keep_freed_memory()
+
+
+def _rules() -> tuple[bool, bool]:
+    """Whether only deterministic algorithms are used, and whether others only warn."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _prepare(device: torch.device, threads: int | None) -> None:
+    """Threads, and on a GPU what makes the same seed, input and device give the same file."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        os.environ.setdefault(_CUBLAS, ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 @cache

@@ -20,7 +20,7 @@ from torch import Tensor
 from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.plan import Plan
-from cellalign.errors import TrainingError
+from cellalign.errors import TrainingError, option
 from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player, Trains
 from cellalign.nn.minibatch import Minibatch
 
@@ -79,9 +79,10 @@ def fit(
     try:
         return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint).run()
     except torch.OutOfMemoryError as error:
-        raise TrainingError(f"out of memory on {device}; try --batch-size {max(2, plan.batch_size // 2)}") from error
+        smaller = option("batch_size", max(2, plan.batch_size // 2))
+        raise TrainingError(f"out of memory on {device}; try {smaller}") from error
     except MemoryError as error:
-        raise TrainingError("out of memory; try a smaller --batch-size or fewer genes") from error
+        raise TrainingError(f"out of memory; try a smaller {option('batch_size')} or fewer genes") from error
 
 
 class _Run:
@@ -228,9 +229,8 @@ class _Run:
         step = self.state.step - len(losses) + first + 1
         blamed = [k for k, v in losses[first].items() if k != "loss" and not bool(v.isfinite())]
         where = f" ({', '.join(blamed)})" if blamed else ""
-        raise TrainingError(
-            f"training diverged: the loss{where} is not finite at step {step}; try --lr {self.plan.lr / 10:g}"
-        )
+        slower = option("lr", float(f"{self.plan.lr / 10:g}"))
+        raise TrainingError(f"training diverged: the loss{where} is not finite at step {step}; try {slower}")
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

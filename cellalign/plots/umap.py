@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cellalign.plots.palette import PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def umap(z: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -35,9 +37,7 @@ def unintegrated_pca(x: Any, seed: int = 0) -> np.ndarray:
     return sc.pp.pca(x, n_comps=n_comps, random_state=seed)
 
 
-def draw_before_after(
-    before: np.ndarray, after_: np.ndarray, columns: Mapping[str, Any], path: str | Path, *, after: str = "after"
-) -> None:
+def before_after(before: np.ndarray, after_: np.ndarray, columns: Mapping[str, Any], *, after: str = "after") -> Figure:
     """Draw two embeddings side by side, one row per obs column.
 
     Parameters
@@ -45,8 +45,6 @@ def draw_before_after(
     before, after_ : arrays [n, 2]
     columns : mapping of name to Categorical [n] or numbers [n]
         What to colour by.
-    path : path
-        Its ending gives the format (.png, .pdf, .svg).
     after : str
         Title of the right-hand column.
     """
@@ -74,7 +72,7 @@ def draw_before_after(
             for value, colour in zip(values.categories, _colours(values), strict=False)
         ]
         row[1].legend(handles=handles, title=name, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def _colours(values: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.errors import InputError
+from cellalign.errors import InputError, spoken
 
 EC50 = 0.2  # dose at which the response is half its plateau
 TECHNICAL = ("batch", "site")
@@ -53,7 +53,8 @@ def expected(
     """
     needed = {"truth_baseline", "truth_response", "truth_programs"}
     if "simulation" not in adata.uns or "truth_log_scale" not in adata.obsm or not needed <= set(adata.varm):
-        raise InputError("no simulated truth in the data; make it with `cellalign simulate ifnb`")
+        how = spoken(python="cellalign.simulate.ifnb()", command="`cellalign simulate ifnb`")
+        raise InputError(f"no simulated truth in the data; make it with {how}")
     names = list(adata.uns["simulation"]["conditions"])
     if isinstance(condition, str) and condition not in names:
         raise InputError(f"condition {condition!r} was not simulated; choose from {', '.join(names)}")

@@ -19,7 +19,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from cellalign.errors import UsageError
+from cellalign.errors import UsageError, option
 
 HIDDEN = (40, 40, 40)
 SLOPE = 0.2
@@ -138,13 +138,14 @@ def _check(
     variant: str,
 ) -> None:
     if variant not in ("text", "code"):
-        raise UsageError(f"--variant {variant!r} is neither text nor code")
+        raise UsageError(f"{option('variant', variant)} is neither text nor code")
     if not 0 <= n_heldout < n_interventions:
         raise UsageError(
-            f"--heldout {n_heldout} must leave at least one of {n_interventions} interventions to train on"
+            f"{option('n_heldout', n_heldout)} must leave at least one of {n_interventions} interventions to train on"
         )
     if not 1 <= targets[0] <= targets[1] <= n_latent:
-        raise UsageError(f"--targets {targets[0]},{targets[1]} must lie between 1 and --latents {n_latent}, in order")
+        asked = f"fewest and most {option('targets')}, {targets[0]} and {targets[1]},"
+        raise UsageError(f"{asked} must lie between 1 and {option('n_latent', n_latent)}, in order")
     for value in sparsities:
         if value is not None and not 0 < value <= 1:
             raise UsageError(f"sparsity {value} is not between 0 and 1")

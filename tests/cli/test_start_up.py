@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from cellalign.cli import app
-from cellalign.cli.common import key_values
 from cellalign.errors import UsageError
+from cellalign.tasks.options import key_values
 
 HEAVY = {"torch", "scanpy", "anndata", "pandas", "numpy", "numba", "scipy", "sklearn", "matplotlib", "pydantic", "h5py"}
 COMMANDS = ["preprocess", "train", "tune", "embed", "annotate", "counterfactual", "evaluate", "targets", "transfer"]

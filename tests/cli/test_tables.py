@@ -7,17 +7,17 @@ import re
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
-from cellalign.cli import common, methods
-from cellalign.cli.common import TableFormat
-from cellalign.errors import UsageError
+from cellalign.cli import tables
+from cellalign.cli.app import app
 from cellalign.evaluation.catalogue import catalogue
 
 
 def test_no_column_is_cut_in_a_pipe(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     columns = ["", *(f"metric{i} ↑" for i in range(30))]
-    common.print_table("wide", columns, [["row", *("0.125" for _ in columns[1:])]])
+    tables.print_table("wide", columns, [["row", *("0.125" for _ in columns[1:])]])
     said = capsys.readouterr().out
     assert all(name in said for name in columns) and "…" not in said and said.count("0.125") == 30
 
@@ -26,7 +26,7 @@ def test_on_a_narrow_terminal_columns_follow_one_another(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     columns = ["", *(f"metric{i} ↑" for i in range(30))]
-    common.print_table("wide", columns, [["prediction / CD14 Mono", *(f"{i}.125" for i in range(30))]])
+    tables.print_table("wide", columns, [["prediction / CD14 Mono", *(f"{i}.125" for i in range(30))]])
     lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80 and not any("…" in line for line in lines)
     headings = [line.split("   ") for line in lines if "metric" in line]
@@ -42,16 +42,16 @@ def test_what_just_fits_is_one_table(capsys, monkeypatch, n, length):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     columns = ["", *("x" * length for _ in range(n))]
     needed = 4 + n * (length + 3) + 2
-    for width, tables in ((needed, 1), (needed - 1, 1 if n == 1 else 2)):
+    for width, n_tables in ((needed, 1), (needed - 1, 1 if n == 1 else 2)):
         monkeypatch.setenv("COLUMNS", str(width))
-        common.print_table("t", columns, [["name", *("1" for _ in range(n))]])
+        tables.print_table("t", columns, [["name", *("1" for _ in range(n))]])
         said = capsys.readouterr().out
-        assert said.count("name") == tables
+        assert said.count("name") == n_tables
         assert "…" not in said or (n, width) == (1, needed - 1)
 
 
 def test_a_title_is_one_line_and_names_are_no_markup(capsys):
-    common.print_table("mse_de ↓ (lower is better), cell_type held out", ["", "n"], [["[CD4] :star: T", "1"]])
+    tables.print_table("mse_de ↓ (lower is better), cell_type held out", ["", "n"], [["[CD4] :star: T", "1"]])
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == "mse_de ↓ (lower is better), cell_type held out"
     assert any("[CD4] :star: T" in line for line in rest)
@@ -60,7 +60,7 @@ def test_a_title_is_one_line_and_names_are_no_markup(capsys):
 def test_arrows_where_the_output_is_ascii(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    common.print_table("mse ↓", ["", "r ↑", "s →0"], [["stim →majority", "1", "2"]])
+    tables.print_table("mse ↓", ["", "r ↑", "s →0"], [["stim →majority", "1", "2"]])
     sys.stdout.flush()
     said = raw.getvalue().decode("ascii")
     assert all(text in said for text in ("mse v", "r ^", "s ->0", "stim ->majority"))
@@ -68,28 +68,30 @@ def test_arrows_where_the_output_is_ascii(monkeypatch):
 
 def test_people_may_see_other_headings_than_programs(capsys):
     rows, options = [["a", "1"]], {"headings": ["name", "udr ↑"]}
-    common.print_rows("t", ["name", "udr"], rows, TableFormat.table, **options)
+    tables.print_rows("t", ["name", "udr"], rows, "table", **options)
     assert "udr ↑" in capsys.readouterr().out
-    common.print_rows("t", ["name", "udr"], rows, TableFormat.json, **options)
+    tables.print_rows("t", ["name", "udr"], rows, "json", **options)
     assert json.loads(capsys.readouterr().out) == [{"name": "a", "udr": "1"}]
-    common.print_rows("t", ["name", "udr"], rows, TableFormat.csv, **options)
+    tables.print_rows("t", ["name", "udr"], rows, "csv", **options)
     assert capsys.readouterr().out == "name,udr\na,1\n"
 
 
-def test_every_metric_is_listed(capsys):
-    methods.command(metrics=True, format=TableFormat.json)
-    listed = json.loads(capsys.readouterr().out)
+def test_every_metric_is_listed(mistaken, tmp_path):
+    def listing(*words: str) -> str:
+        done = CliRunner().invoke(app, ["methods", "--metrics", *words])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    listed = json.loads(listing("--format", "json"))
     assert [set(row) for row in listed] == [{"metric", "panel", "better", "null", "meaning"}] * len(catalogue())
     found = {(row["panel"], row["metric"]): row["better"] for row in listed}
     assert found["response", "mse_de"] == "down" and found["mixing", "s"] == "towards 0"
     assert found["mixing", "kBET"] == "towards alpha" and found["bio", "kBET"] == "up"
     assert found["annotate", "macro F1"] == "up" and found["tune", "udr"] == "up"
-    methods.command(metrics=True, format=TableFormat.csv)
-    assert list(csv.DictReader(io.StringIO(capsys.readouterr().out))) == listed
-    methods.command(metrics=True)
-    said = capsys.readouterr().out
+    assert list(csv.DictReader(io.StringIO(listing("--format", "csv")))) == listed
+    said = listing()
     assert "transfer: Whether a classifier" in said and "tune: printed by `cellalign tune`." in said
     for where, metric in catalogue():
         assert where in said and metric.heading in said and metric.meaning in said and metric.null in said
-    with pytest.raises(UsageError, match="comp and --metrics ask for two lists"):
-        methods.command("comp", metrics=True)
+    done = mistaken(cwd=tmp_path)("methods", "comp", "--metrics")
+    assert done.returncode == 2 and "comp and --metrics ask for two lists" in done.stderr

@@ -264,7 +264,7 @@ def test_all_cells_are_set_to_a_number_unless_one_is_asked_for():
     assert fitted("number").sources(column, 25.0, None)[0].all()
     mask, said = fitted("number").sources(column, 25.0, "20")
     assert mask.tolist() == [False, True, False, False] and said == "20"
-    with pytest.raises(UsageError, match="--from 'old'"):
+    with pytest.raises(UsageError, match="from_='old'"):
         fitted("number").sources(column, 25.0, "old")
 
 
@@ -370,7 +370,7 @@ def test_fields_come_by_role_and_categories_before_others():
     [
         ({"kinds": {"age": "number"}}, UsageError, "neither"),
         ({"batches": ["age"], "kinds": {"age": "nmber"}}, UsageError, "Did you mean 'number'"),
-        ({"control": "ctrl"}, InputError, "--condition"),
+        ({"control": "ctrl"}, InputError, "needs condition"),
         ({"condition": "stim", "control": "ctl"}, InputError, "Did you mean 'ctrl'"),
         ({"condition": "one"}, InputError, "at least two"),
         ({"label": "stim", "unlabelled": "none"}, InputError, "stim=none"),

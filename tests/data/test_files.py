@@ -39,7 +39,7 @@ def test_write_with_changes_nothing_else(saved, tmp_path, tiny):
 
 def test_an_existing_output_stays_without_force(saved, tiny):
     before = saved.read_bytes()
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="force=True"):
         files.write(tiny, saved)
     assert saved.read_bytes() == before
     with pytest.raises(UsageError, match="is the input"):

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from cellalign.cli import app
 
 COMMAND = Path(sys.executable).with_name("cellalign")
 
@@ -40,31 +35,6 @@ def cellalign() -> Callable:
                 text=text,
                 timeout=300,
             )
-
-        return run
-
-    return at
-
-
-@pytest.fixture(scope="session")
-def mistaken() -> Callable:
-    """`mistaken(cwd=..., env=...)` runs the command's entry in this process: for the many command lines that fail.
-
-    A process of its own takes seconds to import torch; `test_a_mistake_in_a_process_of_its_own` shows that it says
-    the same.
-    """
-
-    def at(cwd: Path, env: dict[str, str] | None = None) -> Callable:
-        def run(*arguments: object) -> subprocess.CompletedProcess:
-            out, err = io.StringIO(), io.StringIO()
-            with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-                patch.chdir(cwd)
-                patch.setattr(sys, "argv", [str(COMMAND), *(str(a) for a in arguments)])
-                for key, value in ({"COLUMNS": "200"} | (env or {})).items():
-                    patch.setenv(key, value)
-                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    status = app._run()
-            return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
         return run
 

@@ -31,7 +31,7 @@ def test_dose_curve(cellalign, mistaken, tmp_path):
         (("train", "dose.pp.h5ad", "--condition", "dose", "--continuous", "--method", "trvae", "-m", "m2"), 2, "comp"),
         (("train", "dose.pp.h5ad", "--condition", "cell_type", "--continuous", "-m", "m2"), 3, "not numeric"),
         (("train", "dose.pp.h5ad", "--continuous", "--method", "cvae", "-m", "m2"), 2, "--condition"),
-        (("counterfactual", "--to", "high"), 2, "'high'"),
+        (("counterfactual", "--to", "high"), 2, "--to high is no number"),
         (("counterfactual", "--to", 0.9, "--from", 0.123), 3, "dose=0.123"),
     ):
         failed = mistaken(cwd=tmp_path)(*arguments)

@@ -1,5 +1,6 @@
 """The seam: a method of another package works with every command, and nothing of cellalign changes for it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,8 +45,13 @@ def plugin(tmp_path_factory) -> Path:
     return site
 
 
+def _on_the_path(site: Path) -> dict[str, str]:
+    """Before what is there already, such as a source tree under test."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
+
+
 def test_every_command_works_with_it(plugin, cellalign, kang_like, tmp_path):
-    run = cellalign(cwd=tmp_path, env={"PYTHONPATH": str(plugin)})
+    run = cellalign(cwd=tmp_path, env=_on_the_path(plugin))
     assert "shift" in run("methods").stdout
     train = run(
         "train", kang_like, "--method", "shift", "--condition", "stim", "--epochs", "20", "--set", "latent_dim=8"
@@ -64,7 +70,7 @@ def test_every_command_works_with_it(plugin, cellalign, kang_like, tmp_path):
 
 
 def test_a_model_of_a_package_that_is_gone_says_so(plugin, cellalign, kang_like, tmp_path):
-    run = cellalign(cwd=tmp_path, env={"PYTHONPATH": str(plugin)})
+    run = cellalign(cwd=tmp_path, env=_on_the_path(plugin))
     assert run("train", kang_like, "--method", "shift", "--condition", "stim", "--epochs", "1").returncode == 0
     without = cellalign(cwd=tmp_path)("embed", "-o", "e.h5ad")
     assert without.returncode == 4

@@ -116,14 +116,14 @@ def test_z_forgets_the_dose_and_dose_curves_follow_the_truth(dosed):
 
 
 def test_what_cannot_be(dosed):
-    with pytest.raises(UsageError, match="'vfae' has no --continuous; these have: cvae, comp"):
+    with pytest.raises(UsageError, match="'vfae' has no continuous; these have: cvae, comp"):
         cellalign.train(dosed, method="vfae", condition="dose", continuous=True)
     with pytest.raises(InputError, match="'cell_type' is not numeric"):
         cellalign.train(dosed, condition="cell_type", continuous=True)
-    with pytest.raises(InputError, match="name it with --continuous, or bin it"):
+    with pytest.raises(InputError, match="name it with continuous=True, or bin it"):
         cellalign.train(dosed, condition="dose")
     model = cellalign.train(dosed, condition="dose", continuous=True, settings=SETTINGS | {"epochs": 1})
-    with pytest.raises(UsageError, match="--to 'high' is no number"):
+    with pytest.raises(UsageError, match="to='high' is no number"):
         cellalign.counterfactual(dosed, model, to="high")
     with pytest.raises(InputError, match="none has dose=0.5001"):
         cellalign.counterfactual(dosed, model, to=1.0, from_="0.5001")

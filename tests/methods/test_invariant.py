@@ -303,7 +303,7 @@ def test_sources_of_a_batch_counterfactual_are_settled_before_any_cell_is_read(s
         (dict(to="site=site2"), cellalign.errors.InputError, "'site9' in column 'site' was never trained on"),
         (dict(to="site=site5"), cellalign.errors.InputError, "'site5' in column 'site' was never trained on"),
         (dict(to="site=site2", from_="site2"), cellalign.errors.UsageError, "both 'site2'"),
-        (dict(to="stimulated"), cellalign.errors.ModelError, "predict a batch with --to site=VALUE"),
+        (dict(to="stimulated"), cellalign.errors.ModelError, "predict a batch with to=.site=VALUE"),
     ):
         with pytest.raises(error, match=says):
             model.counterfactual(new, **options)

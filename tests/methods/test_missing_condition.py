@@ -26,7 +26,7 @@ def model(partly):
 
 
 def test_missing_conditions_are_refused_unless_allowed(partly):
-    with pytest.raises(InputError, match="160 missing values; .*--allow-missing-condition"):
+    with pytest.raises(InputError, match="160 missing values; .*allow_missing_condition=True"):
         cellalign.train(partly, condition="stim")
     said = "'scgen' is none that takes cells whose condition is missing; these are: cvae"
     with pytest.raises(UsageError, match=said):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cellalign.api import resolve_settings
+from cellalign.engine.settings import resolve_settings
 from cellalign.errors import UsageError
 from cellalign.methods.registry import available, get, preset_settings, presets
 

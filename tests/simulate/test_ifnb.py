@@ -12,7 +12,7 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from cellalign import simulate
-from cellalign.cli.simulate import app
+from cellalign.cli.app import app
 from cellalign.errors import InputError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -359,7 +359,9 @@ def test_no_cell_is_stimulated_at_a_share_of_zero() -> None:
 def test_command_passes_sites_disease_and_share_on(tmp_path: Path) -> None:
     path = tmp_path / "made.h5ad"
     options = "--cells 200 --genes 50 --donors 4 --sites 2 --site-effect 0.7 --diseased 0.25 --disease-effect 0.9"
-    done = CliRunner().invoke(app, ["ifnb", *options.split(), "--stimulated", "0.1", "--quiet", "-o", str(path)])
+    done = CliRunner().invoke(
+        app, ["simulate", "ifnb", *options.split(), "--stimulated", "0.1", "--quiet", "-o", str(path)]
+    )
     assert done.exit_code == 0, done.output
     made = anndata.read_h5ad(path)
     again = simulate.ifnb(

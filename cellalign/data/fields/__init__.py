@@ -18,7 +18,7 @@ from cellalign.data.checks import find_control, nearest
 from cellalign.data.fields.categorical import Categorical
 from cellalign.data.fields.column import Column, as_number
 from cellalign.data.fields.number import Number
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, UsageError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields
 from cellalign.records import FieldRecord, RecordError
 from cellalign.records.base import first_fault
@@ -96,14 +96,16 @@ def fit_fields(
     named = [*batches, *covariates, *([condition] if condition else [])]
     for key, kind in kinds.items():
         if key not in named:
-            raise UsageError(f"{key} is said to be a {kind}, but is neither a --batch nor a --covariate")
+            raise UsageError(
+                f"{key} is said to be a {kind}, but is neither a {option('batch')} nor a {option('covariate')}"
+            )
         if kind not in Column.KINDS:
             raise UsageError(f"unknown kind {kind!r}.{nearest(kind, Column.KINDS)} Kinds: {', '.join(Column.KINDS)}")
     fields: list[Column] = []
     if condition is not None:
         fields.append(_condition(cells, condition, control, kinds.get(condition), condition_may_be_missing))
     elif control is not None:
-        raise InputError(f"--control {control} needs --condition")
+        raise InputError(f"{option('control', control)} needs {option('condition')}")
     for role, keys in ((BATCH, batches), (COVARIATE, covariates)):
         # categorical ones first: the order of the weights in models of the first format
         for key in sorted(keys, key=lambda key: kinds.get(key, "categorical") != "categorical"):
@@ -118,7 +120,8 @@ def _condition(cells: AnnData, key: str, control: str | None, kind: str | None, 
     """The condition: categories with a reference, or a number."""
     if kind is not None and kind != "categorical":
         if control is not None or may_be_missing:
-            raise InputError("a --continuous condition has no --control, and none of its values may be missing")
+            asked = f"a {option('condition')} with {option('continuous', True)}"
+            raise InputError(f"{asked} has no {option('control')}, and none of its values may be missing")
         return Column.KINDS[kind].fit(cells, key, CONDITION, may_be_missing=False)
     field = Categorical.fit(cells, key, CONDITION, may_be_missing=may_be_missing)
     known = list(field.categories)

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from cellalign.errors import UsageError
+from cellalign.errors import UsageError, option
 from cellalign.nn.minibatch import Role
 from cellalign.records import FieldRecord
 
@@ -106,9 +106,9 @@ class Column(BaseModel):
         return FieldRecord(**self.model_dump(mode="json", exclude_none=True))
 
 
-def as_number(text: str, name: str, option: str = "--to") -> float:
+def as_number(text: str, name: str, parameter: str = "to") -> float:
     """The number that was typed for a column; UsageError where it is none."""
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"{option} {text!r} is no number, but {name!r} holds numbers") from None
+        raise UsageError(f"{option(parameter, text)} is no number, but {name!r} holds numbers") from None

@@ -108,7 +108,7 @@ class Number(Column):
         """The cells of one value, or all."""
         if origin is None:
             return np.ones(cells.n_obs, dtype=bool), ""
-        return np.isclose(numbers(cells.obs, self.name, missing=True), as_number(origin, self.name, "--from")), origin
+        return np.isclose(numbers(cells.obs, self.name, missing=True), as_number(origin, self.name, "from_")), origin
 
     def replaced(self, obs: pd.DataFrame, value: Any) -> Any:
         """The number in every row."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cellalign.data.checks import nearest
 from cellalign.data.fields.column import Column, as_number
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, UsageError, option
 from cellalign.nn.minibatch import Role
 
 if TYPE_CHECKING:
@@ -109,7 +109,9 @@ class Vector(Column):
     def sources(self, cells: AnnData, value: Any, origin: str | None) -> tuple[np.ndarray, str]:
         """All cells."""
         if origin is not None:
-            raise UsageError(f"--from {origin} says nothing of {self.name!r}, which is a vector; leave it out")
+            raise UsageError(
+                f"{option('from_', origin)} says nothing of {self.name!r}, which is a vector; leave it out"
+            )
         return np.ones(cells.n_obs, dtype=bool), ""
 
     def replaced(self, obs: pd.DataFrame, value: Any) -> Any:

@@ -37,7 +37,7 @@ def test_finished_runs_are_read_and_others_not_mistaken_for_them(tiny, tmp_path,
     options = {"method": "cvae", "grid": {"lr": [1e-3, 1e-2]}, "seeds": 1, "runs": tmp_path / "runs", **FAST}
     _, first = cellalign.tune(tiny, **options)
     calls = []
-    from cellalign import tuning
+    from cellalign.tasks import tune as tuning
 
     real = tuning.train
     monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
@@ -50,7 +50,7 @@ def test_finished_runs_are_read_and_others_not_mistaken_for_them(tiny, tmp_path,
 
 def test_wrong_grids(tiny):
     for grid, options, said in (
-        ({}, {}, "--grid"),
+        ({}, {}, "^grid is needed"),
         ({"gama": [1]}, {}, "unknown setting 'gama'"),
         ({"lr": [1e-3]}, {"by": "luck"}, "luck"),
         ({"lr": [1e-3]}, {"by": "udr", "seeds": 1}, "at least 2"),

@@ -1,4 +1,4 @@
-"""Model selection over a small grid of settings and several seeds, without looking at labels.
+"""tune: model selection over a small grid of settings and several seeds, without looking at labels.
 
 Methods whose latents should each mean one thing are ranked by UDR (unsupervised disentanglement ranking, Duan et
 al. 2020), as the sVAE+ paper did: of settings under which models that differ by seed alone agree. All others are
@@ -12,21 +12,24 @@ import itertools
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import pandas as pd
-from anndata import AnnData
+from cellalign.errors import ModelError, TrainingError, UsageError, option
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.train import matrix_for, train
 
-from cellalign.api import discard_checkpoint, load, settings_of, train
-from cellalign.data.files import checksum
-from cellalign.engine.plan import Plan
-from cellalign.errors import ModelError, TrainingError, UsageError
-from cellalign.evaluation.metrics.identifiability import udr
-from cellalign.methods.registry import get
-from cellalign.model import Model
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+
+    from cellalign.engine.plan import Plan
+    from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
 INFORMATIVE = 0.01  # nats of KL to the prior from which a latent carries information (Duan et al. 2020)
@@ -36,12 +39,35 @@ UDR_CELLS = 5000
 def tune(
     adata: AnnData,
     *,
-    method: str,
-    grid: Mapping[str, Sequence[Any]],
-    seeds: int = 5,
-    by: str = "auto",
-    settings: Mapping[str, Any] | None = None,
+    method: Annotated[str, o.METHOD] = "comp",
+    grid: Annotated[
+        Mapping[str, Sequence[Any]],
+        Option(
+            "Values of a setting to try (repeatable).",
+            metavar="KEY=VALUE,VALUE",
+            text=list[str] | None,
+            read=o.key_lists,
+        ),
+    ],
+    seeds: Annotated[int, Option("Runs of each combination.", low=1)] = 3,
+    by: Annotated[str, Option("auto is udr for methods made to disentangle.", metavar="auto|udr|loss")] = "auto",
+    settings: Annotated[
+        Mapping[str, Any] | None, replace(o.SETTINGS, help="A setting of all runs (repeatable).")
+    ] = None,
     runs: str | os.PathLike[str] | None = None,
+    condition: Annotated[str | None, o.CONDITION] = None,
+    control: Annotated[str | None, o.CONTROL] = None,
+    batch: Annotated[Sequence[str], o.BATCH] = (),
+    covariate: Annotated[Sequence[str], o.COVARIATE] = (),
+    label: Annotated[str | None, o.LABEL] = None,
+    numeric: Annotated[Sequence[str], o.NUMERIC] = (),
+    unlabelled: Annotated[str | None, o.UNLABELLED] = None,
+    layer: Annotated[str | None, o.LAYER] = None,
+    holdout: Annotated[Sequence[str], o.HOLDOUT] = (),
+    preset: Annotated[str | None, o.PRESET] = None,
+    epochs: Annotated[int | None, o.EPOCHS] = None,
+    device: Annotated[str, o.DEVICE] = "auto",
+    threads: Annotated[int | None, o.THREADS] = None,
     **options: Any,
 ) -> tuple[Model, pd.DataFrame]:
     """Train every combination of a grid under several seeds, rank them, and keep the best model.
@@ -60,8 +86,8 @@ def tune(
         Settings that are the same in all runs.
     runs : path, optional
         Where finished runs are kept; those there already with the same settings are not trained again.
-    options
-        As `train` takes them.
+    condition, control, batch, covariate, label, numeric, unlabelled, layer, holdout, preset, epochs, device, threads
+        As `train` takes them; `options` are others of its parameters.
 
     Returns
     -------
@@ -77,6 +103,24 @@ def tune(
     TrainingError
         Every run failed; single ones that fail are left out with a warning.
     """
+    import numpy as np
+    import pandas as pd
+
+    options |= {
+        "condition": condition,
+        "control": control,
+        "batch": batch,
+        "covariate": covariate,
+        "label": label,
+        "numeric": numeric,
+        "unlabelled": unlabelled,
+        "layer": layer,
+        "holdout": holdout,
+        "preset": preset,
+        "epochs": epochs,
+        "device": device,
+        "threads": threads,
+    }
     combinations = list(_combinations(grid))
     by = _criterion(method, by, seeds, combinations, settings or {}, options)
     records: list[dict[str, Any]] = []
@@ -112,7 +156,7 @@ def tune(
 
 def _combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     if not grid or not all(grid.values()):
-        raise UsageError("--grid KEY=VALUE,VALUE is needed at least once, with a value")
+        raise UsageError(f"{option('grid', hint='KEY=VALUE,VALUE')} is needed with at least one setting and value")
     for values in itertools.product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
 
@@ -126,22 +170,27 @@ def _criterion(
     options: Mapping[str, Any],
 ) -> str:
     """Settle what to rank by; check all settings before the first run starts."""
+    from cellalign.methods.registry import get
+
     cls = get(method)
     if by not in ("auto", "udr", "loss"):
-        raise UsageError(f"--by {by!r} is none of auto, udr, loss")
+        raise UsageError(f"{option('by', by)} is none of auto, udr, loss")
     if by == "auto":
         by = "udr" if cls.disentangles and seeds > 1 else "loss"
     if by == "udr" and seeds < 2:
-        raise UsageError("UDR compares models that differ by seed: --seeds must be at least 2")
+        raise UsageError(f"UDR compares models that differ by seed: {option('seeds')} must be at least 2")
     for combination in combinations:
         _, plan = _settled(method, {**settings, **combination}, options)
         if by == "loss" and plan.validation == 0:
-            raise UsageError("ranking by validation loss needs validation cells; leave --validation above 0")
+            raise UsageError("ranking by validation loss needs validation cells; leave the setting validation above 0")
     return by
 
 
 def _settled(method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, Plan]:
     """Hyperparameters and plan of a run, as `train` would settle them."""
+    from cellalign.engine.settings import settings_of
+    from cellalign.methods.registry import get
+
     named = {key: options.get(key) for key in ("epochs", "batch_size", "lr", "latent_dim", "validation")}
     return settings_of(get(method), options.get("preset"), options.get("config"), settings, named)
 
@@ -155,6 +204,8 @@ def _run(
     options: Mapping[str, Any],
 ) -> Model:
     """One model: read where it is finished already, trained and kept otherwise."""
+    from cellalign.model import load
+
     if runs is None:
         return train(adata, method=method, settings=settings, seed=seed, **options)
     folder = Path(runs) / _folder(settings, seed)
@@ -168,14 +219,13 @@ def _run(
                 return kept
             log.warning("%s is of other data or options; trained again", folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    model = train(adata, method=method, settings=settings, seed=seed, model_path=folder, **options)
-    model.save(folder, force=True)
-    discard_checkpoint(folder)
-    return model
+    return train(adata, method=method, settings=settings, seed=seed, model_path=folder, force=True, **options)
 
 
 def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     """Whether a finished run is what would be trained now."""
+    from cellalign.data.files import checksum
+
     record, source = model.record, options.get("source")
     hyperparameters, plan = _settled(method, settings, options)
     return (
@@ -201,6 +251,10 @@ def _said(combination: Mapping[str, Any]) -> str:
 
 def _udr(adata: AnnData, models: Sequence[Model], combination_of: pd.Series, by: str) -> np.ndarray:
     """UDR of every model among those of its combination; NaN where it is not asked for."""
+    import numpy as np
+
+    from cellalign.evaluation.metrics.identifiability import udr
+
     scores = np.full(len(models), np.nan)
     if by != "udr":
         return scores
@@ -214,3 +268,41 @@ def _udr(adata: AnnData, models: Sequence[Model], combination_of: pd.Series, by:
         ]
         scores[index] = udr([mean for mean, _ in posteriors], informative)
     return scores
+
+
+@command_of(
+    tune,
+    example="cellalign tune shifts.h5ad --method svae+ --condition perturbation --grid alpha=20,100 --seeds 3",
+)
+def command(
+    call: Call,
+    input: Annotated[str, o.PREPROCESSED],
+    model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
+    output: Annotated[str | None, Option("Write the ranking here.", ("--output", "-o"), metavar="FILE.csv")] = None,
+    format: Annotated[o.TableFormat, o.FORMAT] = "table",
+    force: Annotated[bool, o.FORCE] = False,
+) -> None:
+    """Train every combination of a grid under several seeds, rank them, keep the best model.
+
+    Finished runs are kept in MODEL.tuning until all are done, so that a run that was cut off goes on from there.
+    """
+    from cellalign.data import files
+    from cellalign.evaluation.metrics.selection import METRICS
+
+    files.check_output(model, force)
+    if output is not None:
+        files.check_output(output, force, [input])
+    asked = call.options
+    reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "settings", "layer")})
+    adata = files.read_matrix(files.spool(input), reads)
+    runs = Path(model).with_name(Path(model).name + ".tuning")
+    best, table = tune(adata, runs=runs, source=None if input == "-" else input, **asked)
+    best.save(model, force=force)
+    if output is not None:
+        with files.atomic_path(output, force) as fresh:
+            table.to_csv(fresh, index=False)
+    shutil.rmtree(runs)
+    columns, arrows = [str(name) for name in table.columns], {metric.name: metric.heading for metric in METRICS}
+    rows = table.round(4).astype(str).values.tolist()
+    call.print_rows("tuning", columns, rows, format, headings=[arrows.get(name, name) for name in columns])
+    call.log.info("%s: the best of %d runs", model, len(table))

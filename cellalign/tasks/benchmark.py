@@ -1,43 +1,65 @@
-"""Out-of-sample benchmark: each group held out in turn under a condition, predicted by every method."""
+"""benchmark: each group held out in turn under a condition, predicted by every method."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import pandas as pd
-from anndata import AnnData
+from cellalign.errors import InputError, TrainingError, UsageError, option
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.train import matrix_for, train
 
-from cellalign.api import settings_of, train
-from cellalign.data.checks import column, nearest
-from cellalign.data.fields import fit_fields
-from cellalign.data.files import atomic_path
-from cellalign.errors import InputError, TrainingError, UsageError
-from cellalign.evaluation import Metric, evaluate
-from cellalign.evaluation.metrics.metric import by_name
-from cellalign.evaluation.panels.response import LEAST_CELLS, PredictedResponse
-from cellalign.methods.registry import get
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from cellalign.evaluation import Metric
 
 log = logging.getLogger("cellalign")
 KEYS = ["method", "seed", "held_out", "to"]
 BASELINES = {"no change", "mean shift", "ceiling"}
 
 
+def by_method(items: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings by method of METHOD.KEY=VALUE items.
+
+    Raises
+    ------
+    UsageError
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    for name, value in o.key_values(items).items():
+        method, dot, key = name.partition(".")
+        if not dot:
+            raise UsageError(f"{option('settings', f'{name}=...')} is not METHOD.KEY=VALUE")
+        settings.setdefault(method, {})[key] = value
+    return settings
+
+
 def benchmark(
     adata: AnnData,
     *,
-    methods: Sequence[str],
-    condition: str,
-    holdout_each: str,
-    control: str | None = None,
-    label: str | None = None,
-    groups: Sequence[str] | None = None,
+    methods: Annotated[Sequence[str], Option("Methods to compare.", metavar="NAME,NAME", text=str, read=o.words)],
+    condition: Annotated[str, o.CONDITION],
+    holdout_each: Annotated[str, Option("obs column whose groups are held out in turn.", metavar="KEY")],
+    control: Annotated[str | None, o.CONTROL] = None,
+    label: Annotated[str | None, o.LABEL] = None,
+    groups: Annotated[
+        Sequence[str] | None, Option("Only this group (repeatable).", ("--group",), metavar="VALUE")
+    ] = None,
     seeds: Sequence[int] = (0,),
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    settings: Annotated[
+        Mapping[str, Mapping[str, Any]] | None,
+        replace(o.SETTINGS, help="One setting of one method (repeatable).", metavar="METHOD.KEY=VALUE", read=by_method),
+    ] = None,
+    epochs: Annotated[int | None, o.EPOCHS] = None,
+    device: Annotated[str, o.DEVICE] = "auto",
+    threads: Annotated[int | None, o.THREADS] = None,
     results: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] | None = None,
     **options: Any,
@@ -59,10 +81,12 @@ def benchmark(
         Only these groups; default all with 5 cells under both conditions.
     seeds : sequence of int
     settings : mapping of method to settings, optional
+    epochs, device, threads
+        As `train` takes them.
     results : path, optional
         A CSV of finished rows: those in it are not computed again, and it grows with every run.
     options
-        As `train` takes them.
+        Others of `train`'s parameters.
 
     Returns
     -------
@@ -76,12 +100,19 @@ def benchmark(
     InputError
         No group can be held out, or the data is not fit.
     """
+    from cellalign.data.fields import fit_fields
+    from cellalign.data.files import atomic_path
+    from cellalign.evaluation import evaluate
+
+    options |= {"epochs": epochs, "device": device, "threads": threads}
     field = fit_fields(adata, condition=condition, control=control)[0]
     if field.reference is None:
-        raise UsageError("--control VALUE is needed: the condition that predictions start from")
+        raise UsageError(f"{option('control', hint='VALUE')} is needed: the condition that predictions start from")
     label = label or holdout_each
-    for method in methods:
-        settings_of(get(method), settings=(settings or {}).get(method))
+    for method in [*methods, *(settings or {})]:
+        if method not in methods:
+            raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
+        matrix_for(method, settings=(settings or {}).get(method))
     cases = _cases(adata, condition, field.reference, holdout_each, groups)
     done = _finished(results)
     for seed in seeds:
@@ -128,6 +159,12 @@ def _cases(
     adata: AnnData, condition: str, control: str, holdout_each: str, groups: Sequence[str] | None
 ) -> list[tuple[str, str]]:
     """Groups and conditions that can be held out: 5 cells under it and under control, and another group as well."""
+    import numpy as np
+    import pandas as pd
+
+    from cellalign.data.checks import column
+    from cellalign.evaluation.panels.response import LEAST_CELLS
+
     kind = np.asarray(column(adata.obs, holdout_each, purpose="group")).astype(str)
     under = np.asarray(column(adata.obs, condition, purpose="condition")).astype(str)
     known = list(np.unique(kind))
@@ -149,6 +186,8 @@ def _cases(
 
 
 def _finished(results: str | os.PathLike[str] | None) -> pd.DataFrame:
+    import pandas as pd
+
     if results is None or not Path(results).is_file():
         return pd.DataFrame(columns=KEYS)
     try:
@@ -167,6 +206,8 @@ def _has(done: pd.DataFrame, method: str, seed: int, group: str, to: str) -> boo
 
 def _add(done: pd.DataFrame, scores: pd.DataFrame, method: str, seed: int, group: str, to: str) -> pd.DataFrame:
     """Append the method's scores, and the baselines' where they are not there yet."""
+    import pandas as pd
+
     rows = []
     own = scores[scores["group"] == group]
     for system, found in own.groupby("system"):
@@ -186,6 +227,10 @@ def metric_of(name: str) -> Metric:
     UsageError
         There is none.
     """
+    from cellalign.data.checks import nearest
+    from cellalign.evaluation.metrics.metric import by_name
+    from cellalign.evaluation.panels.response import PredictedResponse
+
     known = by_name(PredictedResponse.metrics)
     if name not in known:
         raise UsageError(
@@ -209,3 +254,46 @@ def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     wide = wide.reindex(table["method"].unique())  # no change has no change to correlate, but its row
     wide["mean"] = wide.mean(axis=1)
     return wide.sort_values("mean", key=better.loss, kind="stable")
+
+
+@command_of(
+    benchmark,
+    example="cellalign benchmark kang.pp.h5ad --methods comp,linear --holdout-each cell_type --condition stim",
+)
+def command(
+    call: Call,
+    input: Annotated[str, o.PREPROCESSED],
+    runs: Annotated[int, Option("Runs of each.", ("--seeds",), low=1)] = 1,
+    metric: Annotated[
+        str, Option("Metric of the printed table (cellalign methods --metrics).", metavar="NAME")
+    ] = "r_change_de",
+    output: Annotated[
+        str, Option("All scores; a run that was cut off goes on.", ("--output", "-o"), metavar="FILE.csv")
+    ] = "benchmark.csv",
+    format: Annotated[o.TableFormat, o.FORMAT] = "table",
+) -> None:
+    """Hold out each group under each condition in turn, predict it with every method, score it.
+
+    Rows already in the output file are kept and not computed again.
+    """
+    from cellalign.data import files
+
+    asked, declared = call.options, metric_of(metric)
+    files.check_output(output, True, [input])
+    read = {matrix_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
+    source = files.spool(input)
+    # methods that read counts and methods that read log expression: both matrices are needed
+    adata = files.read_matrix(source, read.pop()) if len(read) == 1 else files.read(source)
+    table = benchmark(adata, seeds=range(runs), results=output, progress=call.log.info, **asked)
+    wide = summary(table, metric)
+    rows = [
+        [str(name), *("-" if value != value else f"{value:.3f}" for value in row)]
+        for name, row in zip(wide.index, wide.values, strict=True)
+    ]
+    columns = ["method", *(str(name) for name in wide.columns)]
+    if format != "table":  # people read both in the title
+        columns += ["metric", "better"]
+        rows = [[*row, metric, str(declared.better)] for row in rows]
+    title = f"{declared.heading} ({declared.better.in_words}), {asked['holdout_each']} held out"
+    call.print_rows(title, columns, rows, format)
+    call.log.info("%s: %d rows", output, len(table))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import cellalign
-from cellalign.data.graphs import edges
 from cellalign.errors import ModelError, UsageError
-from cellalign.graph import write_targets
 from cellalign.plots.targets import heat_map, row_order
+from cellalign.tasks.graph_files import edges
+from cellalign.tasks.targets import write_targets
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_control_has_no_row_and_effects_lie_on_edges(graph, svae_model):
     assert graph.obs["n_targets"].tolist() == edge.sum(1).tolist()
     strict = cellalign.targets(svae_model, threshold=0.999999)
     assert strict.layers["edge"].sum() < edge.sum()
-    with pytest.raises(UsageError, match="threshold 2"):
+    with pytest.raises(UsageError, match="threshold=2 is not"):
         cellalign.targets(svae_model, threshold=2)
 
 
@@ -102,5 +102,5 @@ def test_programs_name_the_genes_a_latent_reads(graph, shifts, svae_model):
         follow[i, shifts.var_names.get_indexer(programs.gene[programs.latent == f"z{i}"])].mean() for i in range(4)
     ]
     assert np.mean(named) > follow.mean()
-    with pytest.raises(UsageError, match="--programs 0"):
+    with pytest.raises(UsageError, match="programs=0 is not positive"):
         cellalign.add_programs(graph, svae_model, shifts, 0)

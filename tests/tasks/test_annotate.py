@@ -207,11 +207,11 @@ def test_mistakes(pca, reference, query):
         (InputError, "one label only", pca, {"reference": one_type}),
         (InputError, "no labelled cell", pca, {"reference": none}),
         (InputError, "reference: the input lacks 3", pca, {"reference": reference[:, 3:].copy()}),
-        (UsageError, "--label", bare, {}),
+        (UsageError, "^label is needed", bare, {}),
         (UsageError, "'linear'", pca, {"classifier": "liner"}),
-        (UsageError, "--k", pca, {"k": 0}),
-        (UsageError, "--unknown", pca, {"unknown": 1.0}),
-        (UsageError, "--unknown", pca, {"unknown": float("nan")}),
+        (UsageError, "^k=0 is not positive", pca, {"k": 0}),
+        (UsageError, "^unknown=.* is not in", pca, {"unknown": 1.0}),
+        (UsageError, "^unknown=.* is not in", pca, {"unknown": float("nan")}),
     ):
         with pytest.raises(error, match=says):
             cellalign.annotate(query, model, **({"reference": reference} | options))

@@ -1,0 +1,104 @@
+"""From a declaration to a typer command: its signature is built of the options declared, nothing is written twice."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cellalign.cli import tables
+from cellalign.cli.messages import TrainingProgress, start
+from cellalign.errors import on_command_line
+from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters
+
+if TYPE_CHECKING:
+    from cellalign.evaluation import Evaluation
+
+COMPUTING = ("device", "threads", "seed")
+
+
+def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
+    """What typer runs for a declaration: reads the options, calls the command."""
+    of_all, options, own = parameters(start), declaration.options(), declaration.own()
+    flags = flags_of([*of_all, *options, *own])
+
+    def run(**given: Any) -> None:
+        with on_command_line(flags):
+            log = start(**_values(of_all, given))
+            asked = _values(options, given)
+            if "device" in asked:
+                from cellalign.engine.device import own_process
+
+                own_process(asked["device"], asked.get("threads"))
+            messages = [word for option in of_all for word in _as_words(option, given[option.name])]
+            declaration.command(_Call(asked, log, app, messages), **_values(own, given))
+
+    shown = sorted([*own, *options], key=_place) + of_all
+    signature = [_for_typer(parameter) for parameter in shown]
+    run.__name__, run.__doc__ = declaration.name, declaration.command.__doc__
+    run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
+    return run
+
+
+class _Call:
+    """What a command is given (`tasks.declaration.Call`)."""
+
+    print_rows = staticmethod(tables.print_rows)
+
+    def __init__(self, options: dict[str, Any], log: logging.Logger, app: typer.Typer, messages: list[str]) -> None:
+        self.options, self.log, self._app, self._messages = options, log, app, messages
+
+    def print_evaluation(self, result: Evaluation, format: str) -> None:
+        tables.print_evaluation(result, format)
+        for note in result.notes:
+            self.log.info("%s", note)
+        for name, reason in result.left_out.items():
+            self.log.info("panel %s left out: %s", name, reason)
+
+    def announce(self, text: str) -> None:
+        typer.secho(text, bold=True)
+
+    def training_progress(self) -> AbstractContextManager[TrainingProgress]:
+        return TrainingProgress(self.log)
+
+    def run(self, words: Sequence[str]) -> None:
+        self._app([*words, *self._messages], standalone_mode=False)
+
+
+def _place(parameter: Parameter) -> int:
+    """Arguments first, then what has to be given, then the command's and the function's options, then the machine."""
+    if isinstance(parameter.option, Argument):
+        return 0
+    if parameter.name in COMPUTING:
+        return 3
+    return 1 if parameter.default is REQUIRED else 2
+
+
+def _values(found: Sequence[Parameter], given: dict[str, Any]) -> dict[str, Any]:
+    return {parameter.name: parameter.value(given[parameter.name]) for parameter in found}
+
+
+def _as_words(parameter: Parameter, given: Any) -> list[str]:
+    """An option as it was given, to hand it on; nothing where it has its default."""
+    if given == parameter.default:
+        return []
+    return [parameter.flag] if given is True else [parameter.flag, str(parameter.value(given))]
+
+
+def _for_typer(parameter: Parameter) -> inspect.Parameter:
+    """The parameter as typer reads one."""
+    option = parameter.option
+    said: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "rich_help_panel": option.panel}
+    said |= {"min": option.low, "max": option.high}
+    if isinstance(option, Argument):
+        info: Any = typer.Argument(**said)
+    else:
+        info = typer.Option(*parameter.flags, **said)
+    annotation: Any = Annotated[parameter.text_type, info]  # type: ignore[name-defined]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(parameter.name, kind, default=parameter.text_default, annotation=annotation)

@@ -1,0 +1,64 @@
+"""What a method is trained with: presets, files and single settings merged into hyperparameters and a plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from cellalign.data.checks import nearest
+from cellalign.engine.plan import Plan
+from cellalign.errors import UsageError
+from cellalign.methods.base import Method, old_names
+from cellalign.methods.registry import preset_settings
+
+log = logging.getLogger("cellalign")
+
+
+def settings_of(
+    cls: type[Method],
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    named: Mapping[str, Any] | None = None,
+) -> tuple[Any, Plan]:
+    """Hyperparameters and plan of a method: preset, then config, then settings, then named arguments not None.
+
+    Raises
+    ------
+    UsageError
+        An unknown preset or key, or a value out of range.
+    """
+    published = preset_settings(preset, cls.name) if preset else {}
+    given = {key: value for key, value in (named or {}).items() if value is not None}
+    return resolve_settings(cls, [published, config or {}, settings or {}, given])
+
+
+def resolve_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> tuple[BaseModel, Plan]:
+    """Merge settings, later ones winning, into a method's hyperparameters and the training plan.
+
+    Raises
+    ------
+    UsageError
+        An unknown key (the nearest known one is named), or a value out of range.
+    """
+    merged: dict[str, Any] = dict(cls.plan_defaults)
+    for layer in layers:
+        for old, new in old_names(cls.renamed_settings, layer).items():
+            log.info("setting %r is called %r now", old, new)
+            layer = {new if key == old else key: value for key, value in layer.items()}
+        merged.update(layer)
+    own, plan = cls.Hyperparameters.model_fields, Plan.model_fields
+    unknown = [key for key in merged if key not in own and key not in plan]
+    if unknown:
+        known = sorted([*own, *plan])
+        raise UsageError(f"unknown setting {unknown[0]!r}.{nearest(unknown[0], known)} Settings: {', '.join(known)}")
+    try:
+        hyperparameters = cls.Hyperparameters(**{k: v for k, v in merged.items() if k in own})
+        return hyperparameters, Plan(**{k: v for k, v in merged.items() if k in plan})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "settings"
+        raise UsageError(f"{key}={first['input']!r} is out of range: {first['msg'].lower()}") from error

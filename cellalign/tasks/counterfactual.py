@@ -1,0 +1,80 @@
+"""counterfactual: what cells would look like under another condition."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.paths import beside, cells_of, source_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from cellalign.model import Model
+
+
+def counterfactual(
+    adata: AnnData,
+    model: Model,
+    *,
+    to: Annotated[
+        str | float | Mapping[str, Any],
+        Option("Condition to predict, or KEY=VALUE of a batch.", metavar="VALUE", text=str),
+    ],
+    from_: Annotated[str | None, Option("Condition of the source cells [the control].", metavar="VALUE")] = None,
+    where: Annotated[Mapping[str, str] | None, replace(o.WHERE, help="Only these source cells (repeatable).")] = None,
+    decoded: Annotated[
+        bool, Option("Write the decoded mean, without what the model does not explain of a cell.")
+    ] = False,
+    draws: Annotated[int, Option("Write N cells of each, drawn from the prediction.", metavar="N")] = 0,
+    samples: Annotated[
+        int, Option('Average N posterior draws; adds layers["sd"] and layers["sd_of_mean"].', metavar="N")
+    ] = 0,
+    missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
+    seed: Annotated[int, o.SEED] = 0,
+    device: Annotated[str, o.DEVICE] = "auto",
+    threads: Annotated[int | None, o.THREADS] = None,
+) -> AnnData:
+    """What cells would look like under another condition: one row per source cell.
+
+    The same as `Model.counterfactual`, which says what is returned; `prediction.predict` says what each parameter
+    means and what is raised.
+    """
+    return model.counterfactual(
+        adata,
+        to=to,
+        from_=from_,
+        where=where,
+        decoded=decoded,
+        draws=draws,
+        samples=samples,
+        missing_genes=missing_genes,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+
+
+@command_of(counterfactual, example="cellalign counterfactual --to stimulated --where cell_type=NK")
+def command(
+    call: Call,
+    input: Annotated[str | None, o.CELLS] = None,
+    output: Annotated[str | None, o.OUTPUT] = None,
+    model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
+    force: Annotated[bool, o.FORCE] = False,
+) -> None:
+    """Predict the source cells' expression under condition --to: one row per source cell."""
+    from cellalign.data import files
+    from cellalign.model import load
+
+    fitted, to = load(model), call.options["to"]
+    source = source_of(input, fitted)
+    output = output or beside(source, re.sub(r"[^\w.+-]+", "_", to))
+    files.check_output(output, force, [source])
+    result = counterfactual(cells_of(source, fitted), fitted, **call.options)
+    files.write(result, output, force=force)
+    call.log.info("%s: %d cells as if %s", output, result.n_obs, to)

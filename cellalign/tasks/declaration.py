@@ -1,0 +1,197 @@
+"""A verb is declared once: a Python function, and the command that reads files, calls it and writes files.
+
+    def train(adata, *, epochs: Annotated[int | None, Option("Passes over the cells.")] = None) -> Model: ...
+
+    @command_of(train, example="cellalign train kang.pp.h5ad")
+    def command(call: Call, input: Annotated[str, Argument("Preprocessed .h5ad.")]) -> None:
+        model = train(read(input), **call.options)
+
+The command's options are the function's keyword parameters that carry an `Option` and those of `command` itself,
+with the defaults they have in Python. `call.options` holds the function's, as Python values. Nothing heavy is
+imported to read a declaration.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, get_origin
+
+if TYPE_CHECKING:
+    from cellalign.evaluation import Evaluation
+
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a parameter reads on the command line.
+
+    Attributes
+    ----------
+    help : str
+    flags : tuple of str
+        Its spellings, the long one first; by default after the parameter's name.
+    metavar, panel : str, optional
+        What stands for the value, and the group in the help.
+    low, high : float, optional
+        Range of a number.
+    text : type, optional
+        Type on the command line, where it is not the Python one (a sequence of str is repeated).
+    read : callable, optional
+        From that to the Python value.
+    """
+
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    panel: str | None = None
+    low: float | None = None
+    high: float | None = None
+    text: Any = None
+    read: Callable[[Any], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Argument(Option):
+    """A parameter that is given by its place."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a function that has an option: its name and default in Python, its type in both languages."""
+
+    name: str
+    option: Option
+    python_type: Any
+    default: Any
+
+    @property
+    def flag(self) -> str:
+        """The spelling that messages use."""
+        return self.flags[0].partition("/")[0]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All spellings."""
+        return self.option.flags or ("--" + self.name.strip("_").replace("_", "-"),)
+
+    @property
+    def text_type(self) -> Any:
+        """The type on the command line: a sequence is a list, a choice of words an enumeration."""
+        if self.option.text is not None:
+            return self.option.text
+        others = [part for part in get_args(self.python_type) if part is not type(None)]
+        optional = len(others) < len(get_args(self.python_type))
+        kind: Any = others[0] if optional and len(others) == 1 else self.python_type
+        if get_origin(kind) is Literal:
+            enumeration: Any = StrEnum
+            kind = enumeration(self.name, {word: word for word in get_args(kind)})
+        elif get_origin(kind) is not None and issubclass(get_origin(kind), Sequence):
+            return list[str] | None
+        return kind | None if optional else kind
+
+    @property
+    def text_default(self) -> Any:
+        """The default on the command line."""
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default)) or None
+        return self.default
+
+    def value(self, given: Any) -> Any:
+        """The Python value of what the command line gave."""
+        if given is None:
+            return None if self.default is REQUIRED else self.default
+        if self.option.read is not None:
+            return self.option.read(given)
+        return given.value if isinstance(given, StrEnum) else given
+
+
+class Call(Protocol):
+    """What a command is given beside its own parameters: the function's options, and ways to say things."""
+
+    options: dict[str, Any]
+    log: logging.Logger
+
+    def print_rows(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        format: str,
+        *,
+        headings: Sequence[str] | None = None,
+        prose: bool = False,
+    ) -> None:
+        """Print a table on standard output, for people (under `headings`, prose wrapped) or as JSON or CSV."""
+
+    def print_evaluation(self, result: Evaluation, format: str) -> None:
+        """Print scores on standard output, and their notes on standard error."""
+
+    def announce(self, text: str) -> None:
+        """Print a heading on standard output."""
+
+    def training_progress(self) -> AbstractContextManager[Any]:
+        """The `progress` of `train`: a bar on a terminal, lines in a log."""
+
+    def run(self, words: Sequence[str]) -> None:
+        """Run another command, given as the words after `cellalign`."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A command, the Python function it calls (demo calls commands instead), and how the help presents it."""
+
+    command: Callable[..., None]
+    function: Callable[..., Any] | None
+    name: str
+    example: str
+    group: str | None = None
+
+    def options(self) -> list[Parameter]:
+        """Parameters of the function that are options."""
+        return [] if self.function is None else parameters(self.function)
+
+    def own(self) -> list[Parameter]:
+        """Parameters of the command itself: files, and how to print."""
+        return parameters(self.command)
+
+
+DECLARATIONS: dict[str, Declaration] = {}
+
+
+def command_of(
+    function: Callable[..., Any] | None, *, example: str, name: str | None = None, group: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Declare the decorated function as the command of a Python function, by default of the same name."""
+
+    def declare(command: Callable[..., None]) -> Callable[..., None]:
+        own = name or getattr(function, "__name__", "").replace("_", "-")
+        DECLARATIONS[f"{group} {own}" if group else own] = Declaration(command, function, own, example, group)
+        return command
+
+    return declare
+
+
+def parameters(function: Callable[..., Any]) -> list[Parameter]:
+    """Parameters of a function whose annotation carries an `Option`; the others' are not looked at."""
+    found = []
+    for parameter in inspect.signature(function).parameters.values():
+        said = parameter.annotation
+        if isinstance(said, str):
+            if not said.startswith("Annotated["):
+                continue
+            said = eval(said, function.__globals__)  # the other annotations may name types that are not imported
+        if get_origin(said) is Annotated and isinstance(said.__metadata__[0], Option):
+            python_type = get_args(said)[0]
+            found.append(Parameter(parameter.name, said.__metadata__[0], python_type, parameter.default))
+    return found
+
+
+def flags_of(found: Sequence[Parameter]) -> Mapping[str, str]:
+    """The command line's spelling of parameters by their name."""
+    return {parameter.name: parameter.flag for parameter in found if not isinstance(parameter.option, Argument)}

@@ -1,0 +1,261 @@
+"""evaluate: how well conditions mix, cell types stay, and predictions hold; and the pictures of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cellalign.errors import UsageError, option
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Argument, Call, Option, command_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.figure import Figure
+
+    from cellalign.evaluation import Evaluation
+    from cellalign.model import Model
+
+ENDINGS = (".png", ".pdf", ".svg")
+
+
+def evaluate(
+    adata: AnnData,
+    *,
+    condition: Annotated[str | None, o.CONDITION] = None,
+    batch: Annotated[str | None, Option("Batches of panel bio [the condition]; it runs then.", metavar="KEY")] = None,
+    label: Annotated[str | None, o.LABEL] = None,
+    control: Annotated[str | None, o.CONTROL] = None,
+    against: AnnData | None = None,
+    embedding: Annotated[
+        str | Sequence[str] | None,
+        Option("obsm key; found by itself (repeatable: panel bio compares).", metavar="KEY", text=list[str] | None),
+    ] = None,
+    panels: Annotated[
+        Sequence[Any] | None,
+        Option(
+            "Only these panels [all that can run, but bio].",
+            ("--panel",),
+            metavar="NAME,NAME",
+            text=str | None,
+            read=o.words,
+        ),
+    ] = None,
+    also: Sequence[str] = (),
+    k: Annotated[int, Option("Neighbours of the mixing panel.", low=2)] = 100,
+    alpha: Annotated[float, Option("Level of the kBET test.", low=0, high=1)] = 0.1,
+    min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [4 k].", low=2)] = None,
+    model: Model | None = None,
+    particles: Annotated[int, Option("Posterior draws of the likelihood.", low=1)] = 100,
+    device: Annotated[str, o.DEVICE] = "auto",
+    threads: Annotated[int | None, o.THREADS] = None,
+    seed: Annotated[int, o.SEED] = 0,
+    **options: Any,
+) -> Evaluation:
+    """Score embedded cells, or a counterfactual against real cells.
+
+    Parameters
+    ----------
+    adata : AnnData
+        Cells with an embedding in obsm, or what `counterfactual` returned.
+    condition, label, control : str
+        obs columns, and the reference value of the condition.
+    batch : str, optional
+        obs column of the batches that panel bio scores; default the condition. With it no condition is needed,
+        and panels that need one are left out.
+    against : AnnData, optional
+        Real cells on the same scale as a counterfactual's X.
+    embedding : str or sequence of str, optional
+        obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
+    panels : sequence of str or Panel, optional
+        By name, or with options of its own: `evaluation.panels.mixing.Mixing(k=50)`. Default: all that can run; but
+        bio, which compiles for half a minute, only where `batch`, several embeddings or `also` ask for it.
+    also : sequence of str
+        Panels to run, where they can, beside the default ones.
+    k, alpha : int, float
+        Neighbours and test level of the mixing panel.
+    min_cells : int, optional
+        Smallest cell type for m-kBET and m-s; default 4 k.
+    model : Model, optional
+        For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
+    particles : int
+        Posterior draws per cell of the importance-weighted likelihood (the sVAE+ paper takes 5,000).
+    options
+        Others of the panels' classes.
+
+    Returns
+    -------
+    Evaluation
+        Its `scatter` and `violin` draw what the response panel scored, `scib_table` what bio did.
+
+    Raises
+    ------
+    UsageError
+        Unknown panel, or neither condition nor batch.
+    InputError
+        A panel asked for by name cannot run, or the inputs do not fit.
+    """
+    from cellalign import evaluation
+    from cellalign.engine.device import computing
+
+    with computing(device, threads):
+        return evaluation.evaluate(
+            adata,
+            condition=condition,
+            batch=batch,
+            label=label,
+            control=control,
+            against=against,
+            embedding=embedding,
+            panels=panels,
+            also=also,
+            model=model,
+            device=device,
+            seed=seed,
+            k=k,
+            alpha=alpha,
+            min_cells=min_cells,
+            particles=particles,
+            **options,
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a panel's scores, and the parameter that asks for it.
+
+    Attributes
+    ----------
+    panel : str
+        The panel that is drawn.
+    needs, what, hint : str
+        The parameter without which that panel has nothing to draw, what it is, and how the help calls its value.
+    draw : callable
+        From the evaluation to the figure.
+    """
+
+    panel: str
+    needs: str
+    what: str
+    hint: str
+    draw: Callable[[Evaluation], Figure]
+
+
+REAL = ("response", "against", "the real cells to draw the prediction with", "FILE")
+TYPES = ("bio", "label", "the cell types that scores of panel bio are about", "KEY")
+PICTURES = {
+    "scatter": Picture(*REAL, draw=lambda result: result.scatter()),
+    "violin": Picture(*REAL, draw=lambda result: result.violin()),
+    "scib_table": Picture(*TYPES, draw=lambda result: result.scib_table()),
+}
+
+
+def check_pictures(
+    pictures: Mapping[str, str], *, against: bool, label: bool, panels: Sequence[str] | None = None
+) -> None:
+    """Refuse pictures that cannot be drawn, before any work.
+
+    Parameters
+    ----------
+    pictures : mapping of a name of `PICTURES` to path
+    against, label : bool
+        Whether `evaluate` is given these.
+    panels : sequence of str, optional
+        The panels asked for.
+
+    Raises
+    ------
+    UsageError
+        Another ending, a panel that does not run or lacks something, or two pictures in one file.
+    """
+    given = {"against": against, "label": label}
+    for name, path in pictures.items():
+        picture = PICTURES[name]
+        if Path(path).suffix.lower() not in ENDINGS:
+            raise UsageError(f"{option(name, path)} ends in none of {', '.join(ENDINGS)}")
+        if not given[picture.needs]:
+            raise UsageError(f"{option(name)} needs {option(picture.needs, hint=picture.hint)}, {picture.what}")
+        if panels is not None and picture.panel not in panels:
+            left = option("panels")
+            raise UsageError(f"{option(name)} draws panel {picture.panel}, which {left} leaves out; add it there")
+        same = [other for other in pictures if Path(pictures[other]).absolute() == Path(path).absolute()]
+        if len(same) > 1:
+            raise UsageError(f"{option(same[0])} and {option(same[1])} name the same file; choose two")
+
+
+def _check_kind(pictures: Mapping[str, str], predicted: bool, source: str) -> None:
+    """Refuse pictures of a prediction where the cells are none, and of an embedding where they are one: UsageError."""
+    for name in pictures:
+        of_prediction = PICTURES[name].panel == "response"
+        if predicted and not of_prediction:
+            raise UsageError(f"{option(name)} draws scores of an embedding; {source} is from cellalign counterfactual")
+        if not predicted and of_prediction:
+            raise UsageError(f"{option(name)} draws a prediction; {source} is not from cellalign counterfactual")
+
+
+def _picture(help: str) -> Option:
+    return Option(help, metavar="FILE")
+
+
+@command_of(
+    evaluate,
+    example="cellalign evaluate kang.stimulated.h5ad --against kang.pp.h5ad --condition stim --label cell_type",
+)
+def command(
+    call: Call,
+    input: Annotated[str, Argument("Embedded cells, or a counterfactual; - is stdin.", metavar="INPUT")],
+    against: Annotated[str | None, Option("Real cells to compare a counterfactual with.", metavar="FILE")] = None,
+    model: Annotated[
+        str | None, Option("For the panels identifiability and likelihood.", ("--model", "-m"), metavar="DIR")
+    ] = None,
+    where: Annotated[Mapping[str, str] | None, o.WHERE] = None,
+    format: Annotated[o.TableFormat, o.FORMAT] = "table",
+    output: Annotated[str | None, Option("Write it here (.csv or .json).", ("--output", "-o"), metavar="FILE")] = None,
+    scatter: Annotated[
+        str | None, _picture("Draw every gene's predicted against its real mean (.png, .pdf, .svg), per --label.")
+    ] = None,
+    violin: Annotated[
+        str | None,
+        _picture("Draw the 10 most different genes: control, predicted, real cells (.png, .pdf, .svg), per --label."),
+    ] = None,
+    scib_table: Annotated[
+        str | None, _picture("Draw the scores of panel bio (.png, .pdf, .svg); it runs then.")
+    ] = None,
+    force: Annotated[bool, o.FORCE] = False,
+) -> None:
+    """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
+    from cellalign.data import files
+    from cellalign.data.checks import select
+    from cellalign.data.source import MATRICES
+    from cellalign.model import load
+    from cellalign.records import Provenance
+
+    asked = call.options
+    named = {"scatter": scatter, "violin": violin, "scib_table": scib_table}
+    pictures = {name: path for name, path in named.items() if path is not None}
+    check_pictures(pictures, against=against is not None, label=asked["label"] is not None, panels=asked["panels"])
+    if output is not None:
+        files.check_output(output, force, [input])
+    for path in pictures.values():
+        files.check_output(path, force)
+    fitted = load(model) if model is not None else None
+    cells = files.read(input)
+    prediction = Provenance.of(cells.uns).counterfactual
+    _check_kind(pictures, prediction is not None, input)
+    if where:
+        cells = cells[select(cells.obs, where)].copy()
+    expression = prediction.expression if prediction is not None else "log"
+    real = files.read_matrix(against, MATRICES[expression]) if against is not None else None
+    also = ["bio"] if scib_table is not None else []
+    result = evaluate(cells, against=real, model=fitted, also=also, **asked)
+    call.print_evaluation(result, format)
+    if output is not None:
+        text = result.to_json() if output.endswith(".json") else result.to_csv()
+        with files.atomic_path(output, force) as fresh:
+            fresh.write_text(text)
+    for name, path in pictures.items():
+        figure = PICTURES[name].draw(result)
+        with files.atomic_path(path, force) as fresh:
+            figure.savefig(fresh)

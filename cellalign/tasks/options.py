@@ -1,0 +1,145 @@
+"""Options that mean the same in every verb that has them, and how their text is read.
+
+Those of all commands (`--quiet`, ...) are the parameters of `cli.messages.start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from cellalign.errors import InputError, UsageError, option
+from cellalign.tasks.declaration import Argument, Option
+
+COMPUTING = "Computing"
+TUNING = "Hyperparameters"
+DEFAULT_MODEL = "cellalign-model"
+
+TableFormat = Literal["table", "json", "csv"]
+MissingGenes = Literal["error", "zero"]
+
+
+def words(text: str) -> list[str]:
+    """The names in "NAME,NAME"."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def key_values(items: Sequence[str] | None, name: str = "settings") -> dict[str, Any]:
+    """KEY=VALUE items of the option of a parameter, values read as YAML.
+
+    Raises
+    ------
+    UsageError
+    """
+    return {key: _number(_yaml(value, name, item)) for item, key, value in _pairs(items, name)}
+
+
+def key_lists(items: Sequence[str], name: str = "grid") -> dict[str, list[Any]]:
+    """KEY=VALUE,VALUE items; errors as `key_values`."""
+    return {
+        key: [_number(part) for part in _yaml(f"[{value}]", name, item)] for item, key, value in _pairs(items, name)
+    }
+
+
+def terms(items: Sequence[str]) -> Mapping[str, str]:
+    """KEY=VALUE items, values as they are."""
+    from cellalign.data.checks import parse_where
+
+    return parse_where(items)
+
+
+def settings_file(path: str) -> dict[str, Any]:
+    """The settings of a YAML file.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    UsageError
+        It holds anything but KEY: VALUE lines.
+    """
+    import yaml
+
+    shown = option("config", path)
+    try:
+        with open(path) as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise InputError(f"cannot read {shown}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{shown} is not readable as YAML") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{shown} must hold KEY: VALUE lines")
+    return {str(key): _number(value) for key, value in content.items()}
+
+
+def _pairs(items: Sequence[str] | None, name: str) -> list[tuple[str, str, str]]:
+    """Each item with its key and value."""
+    found = []
+    for item in items or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{option(name, item)} is not KEY=VALUE")
+        found.append((item, key.strip(), value))
+    return found
+
+
+def _yaml(text: str, name: str, item: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{option(name, item)}: the value is not readable as YAML") from error
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as a string; a user means a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+# obs columns
+CONDITION = Option("obs column whose effect is modelled.", metavar="KEY")
+CONTROL = Option("Reference value of the condition; found by itself.", metavar="VALUE")
+BATCH = Option("Technical covariate (repeatable).", metavar="KEY")
+COVARIATE = Option("Biological covariate (repeatable).", metavar="KEY")
+NUMERIC = Option("A batch or covariate of numbers (repeatable).", metavar="KEY")
+LABEL = Option("obs column of cell types.", metavar="KEY")
+UNLABELLED = Option("The label of cells that have none.", metavar="VALUE")
+HOLDOUT = Option("Do not train on these cells (repeatable).", metavar="KEY=VALUE,KEY=VALUE")
+
+# what is trained
+METHOD = Option("A name of `cellalign methods`.")
+LAYER = Option("Read this layer instead of the default.", metavar="NAME")
+PRESET = Option("Published hyperparameters.", metavar="NAME", panel=TUNING)
+SETTINGS = Option(
+    "One setting (repeatable).",
+    ("--set",),
+    metavar="KEY=VALUE",
+    panel=TUNING,
+    text=list[str] | None,
+    read=key_values,
+)
+EPOCHS = Option("Passes over the cells.", panel=TUNING)
+
+# what is read
+CELLS = Argument("Cells; default the training file; - is standard input.", metavar="[INPUT]")
+PREPROCESSED = Argument("Preprocessed .h5ad; - is standard input.", metavar="INPUT")
+MODEL = Option("Model directory.", ("--model", "-m"), metavar="DIR")
+MISSING_GENES = Option("zero fills genes the file lacks with zeros.")
+WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[str] | None, read=terms)
+
+# what is written
+OUTPUT = Option("Output .h5ad; - is standard output.", ("--output", "-o"), metavar="FILE")
+FORCE = Option("Replace an existing output.")
+FORMAT = Option("For people, or for programs.")
+
+# the machine
+DEVICE = Option("auto picks the GPU.", metavar="auto|cpu|cuda|mps", panel=COMPUTING)
+THREADS = Option("CPU threads.", low=1, panel=COMPUTING)
+SEED = Option("Seed of everything drawn.", low=0, panel=COMPUTING)

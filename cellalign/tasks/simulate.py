@@ -1,0 +1,104 @@
+"""simulate: data with the truth inside. The functions are those of `cellalign.simulate`, which says what they draw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cellalign.errors import UsageError, option
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Call, Option, command_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def ifnb(
+    *,
+    n_cells: Annotated[int, Option("Cells.", ("--cells",), low=16)] = 2000,
+    n_genes: Annotated[int, Option("Genes.", ("--genes",), low=50)] = 2000,
+    n_cell_types: Annotated[int, Option("Cell types, at most 8.", ("--cell-types",), low=1)] = 8,
+    batches: Annotated[int, Option("Technical batches.", low=0)] = 0,
+    donors: Annotated[int, Option("Donors.", low=0)] = 0,
+    sites: Annotated[int, Option("Sites; every donor is measured at each.", low=0)] = 0,
+    site_effect: Annotated[float, Option("Spread of log expression between sites.", low=0)] = 0.5,
+    diseased: Annotated[float, Option("Share of donors with a disease, below 1.", low=0)] = 0.0,
+    disease_effect: Annotated[float, Option("Spread of the disease's log changes.", low=0)] = 0.4,
+    stimulated: Annotated[float, Option("Share of stimulated cells, below 1.", low=0)] = 0.5,
+    response_scale: Annotated[float, Option("Multiplies every gene's response.", low=0)] = 1.0,
+    doses: Annotated[bool, Option("A dose per cell in place of two conditions.")] = False,
+    rare: Annotated[float | None, Option("Share of each of the rarer cell types.")] = None,
+    seed: Annotated[int, o.SEED] = 0,
+    **others: Any,
+) -> AnnData:
+    """Cells like peripheral blood with and without interferon beta: `cellalign.simulate.ifnb`."""
+    asked = {name: value for name, value in locals().items() if name != "others"}
+    from cellalign import simulate
+
+    return simulate.ifnb(**asked, **others)
+
+
+def sparse_shift(
+    *,
+    n_interventions: Annotated[int, Option("Interventions.", ("--interventions",), low=2)] = 100,
+    n_cells: Annotated[int, Option("Cells under each intervention.", ("--cells",), low=1)] = 500,
+    n_latent: Annotated[int, Option("Latent variables.", ("--latents",), low=1)] = 15,
+    n_genes: Annotated[int, Option("Genes.", ("--genes",), low=2)] = 100,
+    n_heldout: Annotated[int, Option("Interventions marked as held out.", ("--heldout",), low=0)] = 20,
+    n_controls: Annotated[int, Option("Cells under no intervention.", ("--controls",), low=0)] = 0,
+    library_size: Annotated[float | None, Option("Counts per cell [100,000].", low=1)] = None,
+    targets: Annotated[
+        tuple[int, int],
+        Option(
+            "Latents an intervention targets.",
+            metavar="FEWEST,MOST",
+            text=str,
+            read=lambda text: _two_numbers(text),
+        ),
+    ] = (1, 3),
+    sparsity: Annotated[float | None, Option("Or the share of latents it targets.")] = None,
+    effect: Annotated[float, Option("Mean size of a shift.")] = 5.0,
+    heldout_sparsity: Annotated[float | None, Option("Sparsity of held-out interventions.")] = None,
+    heldout_effect: Annotated[float | None, Option("Effect of held-out interventions.")] = None,
+    variant: Annotated[str, Option("As the paper's text, or as its code.", metavar="text|code")] = "text",
+    seed: Annotated[int, o.SEED] = 0,
+) -> AnnData:
+    """Cells under interventions that each shift few latent variables: `cellalign.simulate.sparse_shift`."""
+    asked = dict(locals())
+    from cellalign import simulate
+
+    return simulate.sparse_shift(**asked)
+
+
+@command_of(ifnb, group="simulate", example="cellalign simulate ifnb --cells 2000 --genes 2000 -o simulated.h5ad")
+def ifnb_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotated[bool, o.FORCE] = False) -> None:
+    """Counts like peripheral blood cells with and without interferon beta, and each cell's expected expression."""
+    from cellalign.data import files
+
+    files.check_output(output, force)
+    adata = ifnb(**call.options)
+    files.write(adata, output, force=force)
+    call.log.info("%s: %d cells x %d genes", output, adata.n_obs, adata.n_vars)
+
+
+@command_of(
+    sparse_shift,
+    group="simulate",
+    example="cellalign simulate sparse-shift --interventions 40 --heldout 8 -o shifts.h5ad",
+)
+def sparse_shift_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotated[bool, o.FORCE] = False) -> None:
+    """Counts under interventions that each shift few latent variables, with latents, graph and effects."""
+    from cellalign.data import files
+
+    files.check_output(output, force)
+    adata = sparse_shift(**call.options)
+    files.write(adata, output, force=force)
+    n = call.options["n_interventions"]
+    call.log.info("%s: %d cells x %d genes, %d interventions", output, adata.n_obs, adata.n_vars, n)
+
+
+def _two_numbers(text: str) -> tuple[int, int]:
+    try:
+        fewest, most = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option('targets', text)} is not FEWEST,MOST, for example 1,3") from error
+    return fewest, most

@@ -1,0 +1,381 @@
+"""train: fit a method to cells; from the command line, write the model directory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cellalign.errors import InputError, UsageError, option, spoken
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Call, Option, command_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from cellalign.engine.checkpoint import Checkpoint
+    from cellalign.engine.fit import Progress, State
+    from cellalign.methods.base import Method
+    from cellalign.model import Model
+    from cellalign.records import ModelRecord, Outcome
+
+log = logging.getLogger("cellalign")
+LEAST_CELLS = 4
+FEW_CELLS = 10  # of an intervention
+
+
+def train(
+    adata: AnnData,
+    *,
+    method: Annotated[str, o.METHOD] = "comp",
+    condition: Annotated[str | None, o.CONDITION] = None,
+    control: Annotated[str | None, o.CONTROL] = None,
+    batch: Annotated[Sequence[str], o.BATCH] = (),
+    covariate: Annotated[Sequence[str], o.COVARIATE] = (),
+    label: Annotated[str | None, o.LABEL] = None,
+    numeric: Annotated[Sequence[str], o.NUMERIC] = (),
+    unlabelled: Annotated[str | None, o.UNLABELLED] = None,
+    kinds: Mapping[str, str] | None = None,
+    continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
+    allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
+    layer: Annotated[str | None, o.LAYER] = None,
+    preset: Annotated[str | None, o.PRESET] = None,
+    config: Annotated[
+        Mapping[str, Any] | None,
+        Option("Settings from a file.", metavar="FILE.yaml", panel=o.TUNING, text=str | None, read=o.settings_file),
+    ] = None,
+    settings: Annotated[Mapping[str, Any] | None, o.SETTINGS] = None,
+    epochs: Annotated[int | None, o.EPOCHS] = None,
+    batch_size: Annotated[int | None, Option("Cells per step.", panel=o.TUNING)] = None,
+    lr: Annotated[float | None, Option("Peak learning rate.", panel=o.TUNING)] = None,
+    latent_dim: Annotated[int | None, Option("Latent dimensions.", panel=o.TUNING)] = None,
+    holdout: Annotated[Sequence[str], o.HOLDOUT] = (),
+    validation: Annotated[float | None, Option("Share of cells to validate on [0.1].", panel=o.TUNING)] = None,
+    early_stopping: Annotated[
+        bool | None,
+        Option("Stop when validation loss stops falling.", ("--early-stopping/--no-early-stopping",)),
+    ] = None,
+    seed: Annotated[int, o.SEED] = 0,
+    device: Annotated[str, o.DEVICE] = "auto",
+    threads: Annotated[int | None, o.THREADS] = None,
+    progress: Progress | None = None,
+    source: str | os.PathLike[str] | None = None,
+    model_path: str | os.PathLike[str] | None = None,
+    resume: Annotated[bool, Option("Go on from the checkpoint of an interrupted run.")] = False,
+    force: Annotated[bool, o.FORCE] = False,
+) -> Model:
+    """Train a method on cells.
+
+    Parameters
+    ----------
+    adata : AnnData [n_cells, n_genes]
+        As `preprocess` writes it: normalised log1p expression in X for Gaussian likelihoods, counts in
+        layers["counts"] for count likelihoods.
+    method : str
+        A name of `cellalign methods`.
+    condition, control, batch, covariate, label : str
+        obs columns by role, and the reference value of the condition. Covariates and labels may be missing.
+    numeric : sequence of str
+        Those of the batches and covariates that are numbers.
+    unlabelled : str, optional
+        The label's value that means there is none.
+    kinds : mapping of column to kind, optional
+        Of batches and covariates that are not categories: "number" (as `numeric`), "vector" (several numbers from
+        obsm), "multi-label" (several categories at once, joined by +).
+    continuous : bool
+        The condition is a number (a dose, a time).
+    allow_missing_condition : bool
+        Cells whose condition is missing are trained on with the condition the model infers.
+    layer : str, optional
+        Read this layer (or "X") instead of the method's default matrix.
+    preset, config, settings
+        Published hyperparameters by name, then a mapping, then single settings; later ones win. The named
+        arguments (`epochs`, `batch_size`, ...) win over all.
+    holdout : sequence of "key=value,key=value"
+        Cells that meet all of an item's terms are not trained on.
+    source : path, optional
+        The file the data came from, recorded in the model.
+    model_path : path, optional
+        Where the model is saved when it is trained. While training runs a checkpoint lies beside it, which is
+        removed once the directory is complete.
+    resume : bool
+        Go on from that checkpoint.
+    force : bool
+        Replace a model that is there already.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    UsageError
+        Unknown method, preset or setting, a value out of range, or `model_path` exists and `force` is not set.
+    InputError
+        The data is not fit for the method, or the model cannot be saved.
+    TrainingError
+        Training diverged or memory ran out.
+    """
+    import numpy as np
+    import torch
+
+    from cellalign.data.fields import field_records, fit_fields
+    from cellalign.data.files import check_output
+    from cellalign.data.loader import make_cells
+    from cellalign.data.source import check_expression, checked_names, default_matrix, matrix_of
+    from cellalign.data.split import held_out
+    from cellalign.engine.device import computing, pick_device
+    from cellalign.engine.fit import fit
+    from cellalign.engine.settings import settings_of
+    from cellalign.methods.base import CONDITION, LearnsGraph
+    from cellalign.methods.registry import get
+    from cellalign.model import Model
+    from cellalign.model_directory import build, source_record
+    from cellalign.records import CellNumbers, ModelRecord
+
+    cls = get(method)
+    if cls.needs_condition and condition is None:
+        raise UsageError(
+            f"method {method!r} needs {option('condition', hint='KEY')}, the obs column whose effect is modelled"
+        )
+    if cls.needs_label and label is None:
+        asked = option("label", hint="KEY")
+        raise UsageError(f"method {method!r} needs {asked}, the obs column of cell types; some may be missing")
+    named = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
+    named |= {"validation": validation, "early_stopping": early_stopping}
+    hyperparameters, plan = settings_of(cls, preset, config, settings, named)
+    kinds = _kinds(condition, continuous, numeric, kinds)
+    _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
+    pick_device(device, threads)
+    if model_path is not None:
+        check_output(model_path, force)
+
+    genes = checked_names(adata, "the input")
+    expression = cls.reads(hyperparameters)
+    key = layer or default_matrix(adata, expression)
+    hint = _preprocess_command(source)
+    advice = spoken(python="cellalign.preprocess(adata)", command=hint)
+    x = matrix_of(adata, key)
+    check_expression(x, expression, f"the input's {key}", advice)
+    trained_on = ~held_out(adata.obs, holdout)
+    if trained_on.sum() < LEAST_CELLS:
+        raise InputError(f"{trained_on.sum()} cells are left to train on; at least {LEAST_CELLS} are needed")
+    fields = fit_fields(
+        adata[trained_on],
+        condition=condition,
+        control=control,
+        batches=batch,
+        covariates=covariate,
+        label=label,
+        kinds=kinds,
+        condition_may_be_missing=allow_missing_condition,
+        unlabelled=unlabelled,
+    )
+    cells = make_cells(adata, x, fields, ignore=~trained_on)
+    kept = np.flatnonzero(trained_on)
+    train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
+    if issubclass(cls, LearnsGraph):
+        _warn_of_few_cells(cells.condition.numpy()[kept], fields.one(CONDITION))
+
+    record = ModelRecord(
+        format_version=ModelRecord.FORMAT,
+        cellalign=package_version(),
+        method=method,
+        hyperparameters=hyperparameters.model_dump(mode="json"),
+        training=plan.model_dump(mode="json"),
+        preset=preset,
+        matrix=key,
+        fields=field_records(fields),
+        holdout=list(holdout),
+        seed=seed,
+        cells=CellNumbers(all=adata.n_obs, trained=len(train_rows), validation=len(validation_rows)),
+        source=source_record(source),
+        command=shlex.join(sys.argv) if source is not None else None,
+        command_hint=hint,
+        versions=_library_versions(),
+        genes=genes,
+    )
+    checkpoint = _checkpoint(model_path, record, resume)
+    with computing(device, threads) as torch_device:
+        torch.manual_seed(seed)
+        module = build(record)
+        state = fit(
+            module,
+            cells,
+            torch.from_numpy(train_rows),
+            torch.from_numpy(validation_rows),
+            plan,
+            device=torch_device,
+            seed=seed,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
+    model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
+    if model_path is not None and checkpoint is not None:
+        model.save(Path(model_path), force=force)
+        checkpoint.remove()  # not before: a run that is killed here has the one or the other
+    return model
+
+
+def matrix_for(
+    method: str,
+    *,
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    layer: str | None = None,
+) -> tuple[str, ...]:
+    """Names of the matrices that `train` with these options reads, of which the first that is there counts.
+
+    Returns
+    -------
+    tuple of str
+        "X" or a layer's name: what has to be loaded of a file.
+
+    Raises
+    ------
+    UsageError
+        Unknown method, preset or setting.
+    """
+    if layer is not None:
+        return (layer,)
+    from cellalign.data.source import MATRICES
+    from cellalign.engine.settings import settings_of
+    from cellalign.methods.registry import get
+
+    cls = get(method)
+    return MATRICES[cls.reads(settings_of(cls, preset, config, settings)[0])]
+
+
+@command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
+def command(
+    call: Call,
+    input: Annotated[str, o.PREPROCESSED],
+    model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
+    output: Annotated[
+        str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE")
+    ] = None,
+) -> None:
+    """Train a method on cells and write the model directory."""
+    from cellalign.data import files
+    from cellalign.tasks.embed import embed, write_embedding
+
+    asked = call.options
+    files.check_output(model, asked["force"])
+    if output is not None:
+        files.check_output(output, asked["force"], [input])
+    reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "config", "settings", "layer")})
+    source = files.spool(input)
+    adata = files.read_matrix(source, reads)
+    with call.training_progress() as progress:
+        fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
+    outcome = fitted.record.outcome
+    assert outcome is not None
+    call.log.info("%s: %s, %d epochs in %.0f s", model, fitted.name, outcome.epochs, outcome.seconds)
+    if output is not None:
+        embed(adata, fitted, device=asked["device"], threads=asked["threads"])
+        write_embedding(adata, fitted, source, output, force=asked["force"])
+
+
+def _check_condition(
+    cls: type[Method], condition: str | None, kinds: Mapping[str, str], continuous: bool, may_be_missing: bool
+) -> None:
+    """Refuse an option about the condition that the method has no answer to."""
+    from cellalign.methods.base import InfersCondition
+    from cellalign.methods.registry import lacks, loadable
+
+    missing = "allow_missing_condition"
+    for asked, name in ((continuous, "continuous"), (may_be_missing, missing)):
+        if asked and condition is None:
+            raise UsageError(f"{option(name)} needs {option('condition', hint='KEY')}")
+    kind = kinds.get(condition or "", "categorical")
+    if kind not in cls.condition_kinds:
+        able = ", ".join(name for name, other in loadable() if kind in other.condition_kinds) or "none"
+        said = option("continuous") if kind == "number" else f"condition of the kind {kind!r}"
+        raise UsageError(f"method {cls.name!r} has no {said}; these have: {able}")
+    if may_be_missing and not issubclass(cls, InfersCondition):
+        raise UsageError(f"{lacks(cls.name, InfersCondition)} ({option(missing, True)})")
+
+
+def _kinds(
+    condition: str | None, continuous: bool, numeric: Sequence[str], kinds: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Kinds of the columns that are not categories."""
+    found = {key: "number" for key in numeric} | dict(kinds or {})
+    return found | ({condition: "number"} if continuous and condition is not None else {})
+
+
+def package_version() -> str:
+    """Version of the installed package."""
+    try:
+        return version("cellalign")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0+unknown"
+
+
+def _library_versions() -> dict[str, str]:
+    names = ("torch", "anndata", "numpy", "scipy")
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
+
+
+def _warn_of_few_cells(codes: np.ndarray, condition: Any) -> None:
+    """Tell of interventions whose targets a handful of cells can hardly show."""
+    import numpy as np
+
+    known = condition.categories
+    sizes = np.bincount(codes, minlength=len(known))
+    named = zip(known, sizes, strict=True)
+    few = [f"{name} ({n})" for name, n in named if n < FEW_CELLS and name != condition.reference]
+    if few:
+        listed = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
+        log.warning("%d of %r have fewer than %d cells; kept: %s", len(few), condition.name, FEW_CELLS, listed)
+
+
+def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows among those kept."""
+    from cellalign.data.split import stratified_split
+
+    train_rows, validation_rows = stratified_split(condition[kept], fraction, seed)
+    return kept[train_rows], kept[validation_rows]
+
+
+def _checkpoint(model_path: str | os.PathLike[str] | None, record: ModelRecord, resume: bool) -> Checkpoint | None:
+    from cellalign.engine.checkpoint import Checkpoint
+    from cellalign.records import CheckpointRecord
+
+    if model_path is None:
+        if resume:
+            raise UsageError(f"{option('resume', True)} needs model_path, the model directory's path")
+        return None
+    settings = record.model_dump(mode="json", include=set(CheckpointRecord.COMPARED))
+    checkpoint = Checkpoint.beside(model_path, settings)
+    if resume and not checkpoint.exists():
+        raise UsageError(f"nothing to resume: there is no {checkpoint.path}; train without {option('resume')}")
+    if not resume:
+        checkpoint.remove()
+    return checkpoint
+
+
+def _outcome(state: State) -> Outcome:
+    from cellalign.records import Outcome
+
+    best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
+    return Outcome(
+        epochs=state.epoch,
+        steps=state.step,
+        seconds=round(state.seconds, 2),
+        best_epoch=best[0],
+        validation_loss=best[1],
+    )
+
+
+def _preprocess_command(source: str | os.PathLike[str] | None) -> str:
+    if source is None:
+        return "cellalign preprocess"
+    return shlex.join(["cellalign", "preprocess", str(source), "-o", f"{Path(source).stem}.pp.h5ad"])

@@ -1,0 +1,110 @@
+"""Every option is declared once: what several commands share is the same everywhere, and Python's defaults hold."""
+
+import inspect
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import cellalign
+from cellalign import evaluation, simulate
+from cellalign.cli import build, messages
+from cellalign.cli.app import app
+from cellalign.data import preprocess as prepared
+from cellalign.errors import on_command_line, option
+from cellalign.tasks import evaluate, options, preprocess
+from cellalign.tasks import simulate as simulating
+from cellalign.tasks.declaration import DECLARATIONS, REQUIRED, Argument, Option, flags_of, parameters
+
+COMPUTING = {"train", "tune", "embed", "counterfactual", "annotate", "evaluate", "targets", "transfer", "benchmark"}
+SHARED = [option for option in vars(options).values() if isinstance(option, Option)]
+
+
+def commands() -> dict:
+    """The command of every name, as typer hands it to the parser."""
+    found = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {sub}": c for sub, c in inner.items()}
+    return found
+
+
+def flags(command) -> set[str]:
+    return {flag for parameter in command.params for flag in parameter.opts}
+
+
+def test_every_declared_command_is_there_with_the_options_of_all():
+    found = commands()
+    assert set(found) == set(DECLARATIONS)
+    for name, command in found.items():
+        assert {"--quiet", "-q", "--verbose", "-v", "--log-format"} <= flags(command), name
+        assert ({"--device", "--threads"} <= flags(command)) == (name in COMPUTING), name
+        writes = {"--output", "--force"} & flags(command)
+        assert name in ("methods", "demo", "benchmark") or "--output" in writes, name
+
+
+@pytest.mark.parametrize("name", DECLARATIONS)
+def test_a_command_spells_no_option_in_two_ways(name):
+    declaration = DECLARATIONS[name]
+    found = [*declaration.own(), *declaration.options(), *parameters(messages.start)]
+    spelled = [flag for parameter in found if not isinstance(parameter.option, Argument) for flag in parameter.flags]
+    assert len(spelled) == len(set(spelled))
+    for parameter in found:
+        # one declaration of what is shared: no option of the same spelling and meaning is written again
+        twins = [shared for shared in SHARED if shared.help == parameter.option.help and shared.flags]
+        assert all(shared.flags == parameter.option.flags for shared in twins), parameter.name
+
+
+def test_an_option_for_all_commands_is_a_parameter_of_start(monkeypatch):
+    def start(*, loud: Annotated[bool, Option("Shout.")] = False, **others):
+        return messages.start()
+
+    monkeypatch.setattr(build, "start", start)
+    run = build.callback(DECLARATIONS["embed"], app)
+    assert {"loud", "umap", "output"} <= set(inspect.signature(run).parameters)
+
+
+def test_messages_name_the_flags_that_the_command_has():
+    for declaration in DECLARATIONS.values():
+        found = [*declaration.own(), *declaration.options()]
+        with on_command_line(flags_of(found)):
+            for parameter in found:
+                if not isinstance(parameter.option, Argument):
+                    assert option(parameter.name) == parameter.flag
+
+
+@pytest.mark.parametrize(
+    ("thin", "full"),
+    [
+        (evaluate.evaluate, evaluation.evaluate),
+        (preprocess.preprocess, prepared.preprocess),
+        (simulating.ifnb, simulate.ifnb),
+        (simulating.sparse_shift, simulate.sparse_shift),
+    ],
+)
+def test_a_function_that_only_hands_on_has_the_defaults_of_the_one_it_calls(thin, full):
+    theirs = inspect.signature(full).parameters
+    own = {"k", "alpha", "min_cells", "particles"} if thin is evaluate.evaluate else set()  # of panels, below
+    for parameter in parameters(thin):
+        if parameter.name not in {"threads"} | own:
+            assert theirs[parameter.name].default == parameter.default, parameter.name
+
+
+def test_options_of_panels_have_the_defaults_of_their_classes():
+    defaults = {option: getattr(panel, option) for panel in evaluation.PANELS.values() for option in panel.options()}
+    found = {p.name: p.default for p in parameters(evaluate.evaluate) if p.name in defaults}
+    assert found == defaults
+
+
+def test_python_functions_have_a_docstring_and_required_options_no_default():
+    for name, declaration in DECLARATIONS.items():
+        assert declaration.command.__doc__ and (declaration.function is None or declaration.function.__doc__), name
+    to = next(p for p in parameters(cellalign.counterfactual) if p.name == "to")
+    assert to.default is REQUIRED and to.flag == "--to"
+
+
+@pytest.mark.parametrize("words", [[], ["simulate"]])
+def test_bare_commands_print_their_help(words):
+    done = CliRunner().invoke(app, words)
+    assert "Usage" in done.output and "error" not in done.output.lower()

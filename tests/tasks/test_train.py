@@ -1,0 +1,69 @@
+"""What `train` leaves behind, and what a model and the package say of themselves."""
+
+import pytest
+
+import cellalign
+from cellalign.errors import UsageError
+from cellalign.model import Model
+
+FAST = {"method": "cvae", "condition": "stim", "epochs": 1, "settings": {"hidden": [8], "latent_dim": 3}}
+
+
+def test_a_model_path_holds_the_model_and_no_checkpoint(tiny, tmp_path):
+    model = cellalign.train(tiny, model_path=tmp_path / "model", **FAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (cellalign.load(tmp_path / "model").embed(tiny) == model.embed(tiny)).all()
+
+
+def test_a_model_that_is_there_is_not_replaced_unasked(tiny, tmp_path):
+    cellalign.train(tiny, model_path=tmp_path / "model", **FAST)
+    with pytest.raises(UsageError, match="exists; pass force=True to replace it"):
+        cellalign.train(tiny, model_path=tmp_path / "model", **FAST)
+    cellalign.train(tiny, model_path=tmp_path / "model", seed=1, force=True, **FAST)
+    assert cellalign.load(tmp_path / "model").record.seed == 1
+
+
+def test_a_checkpoint_stays_until_the_model_is_saved(tiny, tmp_path, monkeypatch):
+    from cellalign.engine.checkpoint import Checkpoint
+
+    removed = []
+    monkeypatch.setattr(Checkpoint, "remove", lambda self: removed.append((tmp_path / "model").exists()))
+
+    def fails(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Model, "save", fails)
+    with pytest.raises(KeyboardInterrupt):
+        cellalign.train(tiny, model_path=tmp_path / "model", **FAST)
+    assert removed == [False]  # that of an older run, before training
+    monkeypatch.undo()
+
+
+def test_which_matrix_a_method_reads():
+    assert cellalign.matrix_for("comp") == ("X",) and cellalign.matrix_for("scvi") == ("counts", "X")
+    assert cellalign.matrix_for("comp", layer="raw") == ("raw",)
+    with pytest.raises(UsageError, match="unknown method"):
+        cellalign.matrix_for("cmop")
+
+
+def test_a_model_says_what_it_is(tiny):
+    model = cellalign.train(tiny, batch=["donor"], label="cell_type", **FAST)
+    assert repr(model) == (
+        "<cellalign.Model cvae: 60 genes, 3 latents; stim: control (reference), stimulated; batch donor: 2 values; "
+        f"label cell_type: 3 values; trained on {model.record.cells.trained} cells, 1 epochs, seed 0>"
+    )
+    assert "dose: a number" in repr(cellalign.train(_doses(tiny), **FAST | {"condition": "dose"}, continuous=True))
+
+
+def test_a_model_of_many_conditions_names_a_few(svae_model):
+    assert "perturbation: 31 values" in repr(svae_model)
+
+
+def test_the_package_lists_its_functions():
+    assert dir(cellalign) == sorted(cellalign.__all__)
+    assert all(getattr(cellalign, name) is not None for name in dir(cellalign))
+
+
+def _doses(adata):
+    adata.obs["dose"] = [i / adata.n_obs for i in range(adata.n_obs)]
+    return adata
