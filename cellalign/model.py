@@ -18,25 +18,22 @@ from cellalign.engine import predict
 from cellalign.engine.device import computing
 from cellalign.errors import InputError, ModelError, UsageError, option, spoken
 from cellalign.methods.base import (
-    BATCH,
     CONDITION,
-    COVARIATE,
-    LABEL,
     HasLikelihood,
     InfersCondition,
     Labels,
     Method,
-    Predicts,
 )
 from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
+from cellalign.model_description import ModelDescription, sees_condition
 from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
 from cellalign.records import Embedding, ModelRecord, obsm_key
 
 
-class Model:
+class Model(ModelDescription):
     """A method with its weights and everything needed to apply it to new cells.
 
     Attributes
@@ -52,109 +49,8 @@ class Model:
     """
 
     def __init__(self, method: Method, record: ModelRecord, history: list[dict[str, float]]) -> None:
-        self.method, self.record, self.history = method, record, history
-        self.fields: Any = method.layout.fields
-
-    @property
-    def name(self) -> str:
-        """The method's name."""
-        return self.method.name
-
-    @property
-    def embedding_key(self) -> str:
-        """Where `embed` puts the latents: obsm["X_<method>"]."""
-        return obsm_key(self.name)
-
-    @property
-    def condition(self) -> str | None:
-        """The obs column whose effect is modelled."""
-        field = self.fields.one(CONDITION)
-        return None if field is None else field.name
-
-    @property
-    def conditions(self) -> list[str]:
-        """The conditions trained on, in the order of their codes; none where it is a number."""
-        field = self.fields.one(CONDITION)
-        return [] if field is None else list(field.categories)
-
-    @property
-    def control(self) -> str | None:
-        """The reference condition."""
-        field = self.fields.one(CONDITION)
-        return None if field is None else field.reference
-
-    @property
-    def label(self) -> str | None:
-        """The obs column of cell types."""
-        field = self.fields.one(LABEL)
-        return None if field is None else field.name
-
-    @property
-    def labels(self) -> list[str]:
-        """The labels trained on, in the order of their codes."""
-        field = self.fields.one(LABEL)
-        return [] if field is None else list(field.categories)
-
-    @property
-    def missing_label(self) -> str | None:
-        """The label's value that means there is none."""
-        return getattr(self.fields.one(LABEL), "missing_value", None)
-
-    @property
-    def continuous(self) -> bool:
-        """Whether the condition is a number."""
-        return self.method.layout.continuous
-
-    @property
-    def condition_may_be_missing(self) -> bool:
-        """Whether the condition of some cells may be missing."""
-        field = self.fields.one(CONDITION)
-        return field is not None and field.may_be_missing
-
-    @property
-    def genes(self) -> list[str]:
-        """Names of the genes the model reads, in its order."""
-        return self.record.genes
-
-    @property
-    def matrix(self) -> str:
-        """The matrix the model reads: "X" or a layer's name."""
-        return self.record.matrix
-
-    @property
-    def obsm(self) -> list[str]:
-        """obsm keys that the model reads besides: of fields that are vectors."""
-        return [field.name for field in self.fields if field.kind == "vector"]
-
-    @property
-    def expression(self) -> str:
-        """The expression the model reads and predicts: "log" (normalised, log1p) or "counts"."""
-        return self.method.reads(self.method.hp)
-
-    @property
-    def has_likelihood(self) -> bool:
-        """Whether cells have a likelihood under the model that can be compared between models."""
-        return isinstance(self.method, HasLikelihood) and self.method.comparable
-
-    @property
-    def transferred(self) -> list[str]:
-        """Interventions the model was transferred to, after its training."""
-        return self.record.transferred
-
-    @property
-    def source(self) -> str | None:
-        """Path of the training file, or None where it came from memory or standard input."""
-        return self.record.source.path
-
-    def __repr__(self) -> str:
-        layout, record = self.method.layout, self.record
-        n_latent = getattr(self.method.hp, "latent_dim", None)
-        sizes = f"{layout.n_genes:,} genes" + (f", {n_latent} latents" if n_latent else "")
-        told = [_said_of(field) for field in self.fields]
-        trained = f"trained on {record.cells.trained:,} cells"
-        if record.outcome is not None and record.outcome.epochs:
-            trained += f", {record.outcome.epochs} epochs"
-        return f"<cellalign.Model {self.name}: {'; '.join([sizes, *told, f'{trained}, seed {record.seed}'])}>"
+        super().__init__(method, record)
+        self.history = history
 
     def needs(self, capability: type[Capability]) -> Any:
         """The method, if it has a capability.
@@ -330,8 +226,9 @@ class Model:
         if adata.n_obs != sizes.all or (key is not None and key not in adata.obs):
             return None
         try:
-            kept = np.flatnonzero(~held_out(adata.obs, self.record.holdout))
-            codes = strata(self.fields, adata)[kept]
+            left_out = held_out(adata.obs, self.record.holdout)
+            kept = np.flatnonzero(~left_out)
+            codes = strata(self.fields, adata, left_out)[kept]
         except InputError:
             return None
         train, validation = stratified_split(codes, self.record.training.get("validation", 0.0), self.record.seed)
@@ -429,25 +326,9 @@ def load(directory: str | Path) -> Model:
     return Model.load(Path(directory))
 
 
-def sees_condition(method: Method) -> bool:
-    """Whether the condition changes what a method predicts."""
-    return isinstance(method, Predicts) and CONDITION in method.responds_to
-
-
 def strata(fields: Any, adata: AnnData, ignore: np.ndarray | None = None) -> np.ndarray:
     """Codes [n] by which cells are split: the condition's, zeros where there is none or it is a number."""
     field = fields.one(CONDITION)
     if field is None or not field.categories:
         return np.zeros(adata.n_obs, dtype=np.int64)
     return field.encode(adata, ignore=ignore)
-
-
-def _said_of(field: Any) -> str:
-    """A field in a few words."""
-    role = "" if field.role == CONDITION else f"{field.role} "
-    if not field.categories:
-        return f"{role}{field.name}: a {field.kind}"
-    if field.role in (BATCH, COVARIATE, LABEL) or len(field.categories) > 6:
-        return f"{role}{field.name}: {len(field.categories)} values"
-    named = [f"{name} (reference)" if name == field.reference else name for name in field.categories]
-    return f"{role}{field.name}: {', '.join(named)}"

@@ -176,7 +176,7 @@ def available() -> dict[str, MethodInfo]:
 def presets() -> dict[str, dict[str, Any]]:
     """The papers' hyperparameters by preset name: `method`, `source` and `settings`."""
     loaded = {}
-    for file in sorted(files("cellalign.presets").iterdir(), key=lambda f: f.name):
+    for file in sorted(files("cellalign.methods.presets").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
             content = yaml.safe_load(file.read_text())
             loaded[content["name"]] = content

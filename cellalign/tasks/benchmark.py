@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.evaluation import Metric
+    from cellalign.records import BenchmarkRow
 
 log = logging.getLogger("cellalign")
 KEYS = ["method", "seed", "held_out", "to"]
@@ -118,7 +119,7 @@ def benchmark(
     for seed in seeds:
         for group, to in cases:
             for method in methods:
-                if _has(done, method, seed, group, to):
+                if (method, seed, group, to) in done:
                     continue
                 if progress is not None:
                     progress(f"{method}, seed {seed}: {holdout_each}={group} under {condition}={to} held out")
@@ -147,12 +148,13 @@ def benchmark(
                     panels=["response"],
                     seed=seed,
                 )
-                done = _add(done, scored.frame(), method, seed, group, to)
+                for row in _rows(scored.frame(), method, seed, group, to):
+                    done.setdefault(row.key, row)
                 if results is not None:
                     with atomic_path(results, force=True) as fresh:
-                        done.to_csv(fresh, index=False)
-    wanted = done["method"].isin([*methods, *BASELINES]) & done["seed"].isin(seeds)
-    return done[wanted].reset_index(drop=True)
+                        _table(done.values()).to_csv(fresh, index=False)
+    wanted = {*methods, *BASELINES}
+    return _table([row for row in done.values() if row.method in wanted and row.seed in seeds])
 
 
 def _cases(
@@ -185,38 +187,43 @@ def _cases(
     return cases
 
 
-def _finished(results: str | os.PathLike[str] | None) -> pd.DataFrame:
+def _finished(results: str | os.PathLike[str] | None) -> dict[tuple[str, int, str, str], BenchmarkRow]:
+    """The rows of a table that was begun, by their key."""
     import pandas as pd
 
+    from cellalign.records import BenchmarkRow, RecordError
+
     if results is None or not Path(results).is_file():
-        return pd.DataFrame(columns=KEYS)
+        return {}
     try:
-        found = pd.read_csv(results)
+        rows = [BenchmarkRow.of_flat(row) for row in pd.read_csv(results).to_dict("records")]
+    except RecordError as error:
+        raise InputError(f"{results} holds no benchmark: {error}") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{results} cannot be read as CSV: {error}") from error
-    if not set(KEYS) <= set(found.columns):
-        raise InputError(f"{results} holds no benchmark: it lacks the columns {', '.join(KEYS)}")
+    return {row.key: row for row in rows}
+
+
+def _rows(scores: pd.DataFrame, method: str, seed: int, group: str, to: str) -> list[BenchmarkRow]:
+    """The method's scores, and the baselines'."""
+    from cellalign.records import BenchmarkRow
+
+    found = []
+    for system, own in scores[scores["group"] == group].groupby("system"):
+        name = method if system == "prediction" else str(system)
+        values = dict(zip(own["metric"], own["value"], strict=True))
+        found.append(BenchmarkRow(method=name, seed=seed, held_out=group, to=to, scores=values))
     return found
 
 
-def _has(done: pd.DataFrame, method: str, seed: int, group: str, to: str) -> bool:
-    """Whether that row is there."""
-    return bool((done[KEYS].astype(str) == [method, str(seed), group, to]).all(axis=1).any())
-
-
-def _add(done: pd.DataFrame, scores: pd.DataFrame, method: str, seed: int, group: str, to: str) -> pd.DataFrame:
-    """Append the method's scores, and the baselines' where they are not there yet."""
+def _table(rows: Collection[BenchmarkRow]) -> pd.DataFrame:
+    """One row each, a column for every metric."""
     import pandas as pd
 
-    rows = []
-    own = scores[scores["group"] == group]
-    for system, found in own.groupby("system"):
-        name = method if system == "prediction" else str(system)
-        if not _has(done, name, seed, group, to):
-            metrics = dict(zip(found["metric"], found["value"], strict=True))
-            rows.append({"method": name, "seed": seed, "held_out": group, "to": to} | metrics)
-    fresh = pd.DataFrame(rows)
-    return fresh if done.empty else pd.concat([done, fresh], ignore_index=True)
+    from cellalign.records import BenchmarkRow
+
+    columns = None if rows else ["format_version", *BenchmarkRow.KEYS]
+    return pd.DataFrame([row.flat() for row in rows], columns=columns)
 
 
 def metric_of(name: str) -> Metric:

@@ -65,16 +65,22 @@ def command(
     input: Annotated[str | None, o.CELLS] = None,
     output: Annotated[str | None, o.OUTPUT] = None,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
+    draw: Annotated[bool, Option("Write one cell of each, drawn from the prediction, for use as a cell.")] = False,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
-    """Predict the source cells' expression under condition --to: one row per source cell."""
+    """Predict the source cells' expression under condition --to: one row per source cell.
+
+    By default a cell keeps what the model does not explain of it: the observed cell plus the predicted change.
+    """
     from cellalign.data import files
     from cellalign.model import load
 
     fitted, to = load(model), call.options["to"]
+    asked = call.options | ({"draws": max(1, call.options["draws"])} if draw else {})
     source = source_of(input, fitted)
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", to))
     files.check_output(output, force, [source])
-    result = counterfactual(cells_of(source, fitted), fitted, **call.options)
-    files.write(result, output, force=force)
-    call.log.info("%s: %d cells as if %s", output, result.n_obs, to)
+    predicted = fitted.predict(cells_of(source, fitted), **asked)
+    bare, copies = predicted.bare(), max(1, predicted.draws)
+    files.write_batches(bare, predicted.batches(), output, copies=copies, force=force)
+    call.log.info("%s: %d cells as if %s (%s)", output, bare.n_obs, to, predicted.record.written)

@@ -109,6 +109,13 @@ CONTROL = Option("Reference value of the condition; found by itself.", metavar="
 BATCH = Option("Technical covariate (repeatable).", metavar="KEY")
 COVARIATE = Option("Biological covariate (repeatable).", metavar="KEY")
 NUMERIC = Option("A batch or covariate of numbers (repeatable).", metavar="KEY")
+KINDS = Option(
+    "Of a batch or covariate: number, vector (in obsm) or multi-label (a+b) (repeatable).",
+    ("--kind",),
+    metavar="KEY=KIND",
+    text=list[str] | None,
+    read=terms,
+)
 LABEL = Option("obs column of cell types.", metavar="KEY")
 UNLABELLED = Option("The label of cells that have none.", metavar="VALUE")
 HOLDOUT = Option("Do not train on these cells (repeatable).", metavar="KEY=VALUE,KEY=VALUE")

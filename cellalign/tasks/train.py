@@ -41,7 +41,7 @@ def train(
     label: Annotated[str | None, o.LABEL] = None,
     numeric: Annotated[Sequence[str], o.NUMERIC] = (),
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
-    kinds: Mapping[str, str] | None = None,
+    kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
     continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
     allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
     layer: Annotated[str | None, o.LAYER] = None,
@@ -272,7 +272,7 @@ def command(
         files.check_output(output, asked["force"], [input])
     reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "config", "settings", "layer")})
     source = files.spool(input)
-    adata = files.read_matrix(source, reads)
+    adata = files.read_matrix(source, reads, vectors(asked["kinds"]))
     with call.training_progress() as progress:
         fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
     outcome = fitted.record.outcome
@@ -309,6 +309,11 @@ def _kinds(
     """Kinds of the columns that are not categories."""
     found = {key: "number" for key in numeric} | dict(kinds or {})
     return found | ({condition: "number"} if continuous and condition is not None else {})
+
+
+def vectors(kinds: Mapping[str, str] | None) -> list[str]:
+    """Those of the columns that lie in obsm."""
+    return [key for key, kind in (kinds or {}).items() if kind == "vector"]
 
 
 def package_version() -> str:

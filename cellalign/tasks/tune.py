@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cellalign.errors import ModelError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.train import matrix_for, train
+from cellalign.tasks.train import matrix_for, train, vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +61,7 @@ def tune(
     covariate: Annotated[Sequence[str], o.COVARIATE] = (),
     label: Annotated[str | None, o.LABEL] = None,
     numeric: Annotated[Sequence[str], o.NUMERIC] = (),
+    kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
     layer: Annotated[str | None, o.LAYER] = None,
     holdout: Annotated[Sequence[str], o.HOLDOUT] = (),
@@ -86,7 +87,8 @@ def tune(
         Settings that are the same in all runs.
     runs : path, optional
         Where finished runs are kept; those there already with the same settings are not trained again.
-    condition, control, batch, covariate, label, numeric, unlabelled, layer, holdout, preset, epochs, device, threads
+    condition, control, batch, covariate, label, numeric, kinds, unlabelled, layer, holdout, preset, epochs
+    device, threads
         As `train` takes them; `options` are others of its parameters.
 
     Returns
@@ -113,6 +115,7 @@ def tune(
         "covariate": covariate,
         "label": label,
         "numeric": numeric,
+        "kinds": kinds,
         "unlabelled": unlabelled,
         "layer": layer,
         "holdout": holdout,
@@ -294,7 +297,7 @@ def command(
         files.check_output(output, force, [input])
     asked = call.options
     reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "settings", "layer")})
-    adata = files.read_matrix(files.spool(input), reads)
+    adata = files.read_matrix(files.spool(input), reads, vectors(asked["kinds"]))
     runs = Path(model).with_name(Path(model).name + ".tuning")
     best, table = tune(adata, runs=runs, source=None if input == "-" else input, **asked)
     best.save(model, force=force)

@@ -14,7 +14,8 @@ from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import likelihood as metrics
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
-from cellalign.model import Model, sees_condition
+from cellalign.model import Model
+from cellalign.model_description import sees_condition
 
 
 @dataclass(frozen=True)
