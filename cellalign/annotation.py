@@ -61,7 +61,7 @@ def score(obs: pd.DataFrame, table: pd.DataFrame, label: str, *, unlabelled: str
 
 
 def no_label(model: Model, key: str) -> str | None:
-    """The value of a label that the model was told means none."""
+    """The value of a label that meant none when the model was trained."""
     return model.missing_label if key == model.label else None
 
 
@@ -85,7 +85,7 @@ def labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tu
 
 
 def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None) -> AnnData:
-    """The cells, or some rows, without their label: a model that saw it would predict what it was told."""
+    """The cells, or some rows, without their label: a model that saw it would predict what it was given."""
     matrix, hidden = model.matrix, [key]
     if model.method.embeds_without_covariates:
         hidden += [field.name for field in model.fields if field.role in (BATCH, COVARIATE)]

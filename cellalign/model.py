@@ -43,7 +43,7 @@ class Model(ModelDescription):
     record : ModelRecord
         What model.yaml holds.
     fields : Fields
-        The columns it was told.
+        The columns it was given.
     history : list of dict
         One row per epoch.
     """

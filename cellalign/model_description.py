@@ -1,4 +1,4 @@
-"""What a trained model is: its method, what it reads and was told, and how it was trained, in words and by name."""
+"""What a trained model is: its method, what it reads and was given, and how it was trained, in words and by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ModelDescription:
     method : Method
     record : ModelRecord
     fields : Fields
-        The columns it was told.
+        The columns it was given.
     """
 
     def __init__(self, method: Method, record: ModelRecord) -> None:
@@ -118,11 +118,11 @@ class ModelDescription:
         layout, record = self.method.layout, self.record
         n_latent = getattr(self.method.hp, "latent_dim", None)
         sizes = f"{layout.n_genes:,} genes" + (f", {n_latent} latents" if n_latent else "")
-        told = [_said_of(field) for field in self.fields]
+        given = [_said_of(field) for field in self.fields]
         trained = f"trained on {record.cells.trained:,} cells"
         if record.outcome is not None and record.outcome.epochs:
             trained += f", {record.outcome.epochs} epochs"
-        return f"<cellalign.Model {self.name}: {'; '.join([sizes, *told, f'{trained}, seed {record.seed}'])}>"
+        return f"<cellalign.Model {self.name}: {'; '.join([sizes, *given, f'{trained}, seed {record.seed}'])}>"
 
 
 def sees_condition(method: Method) -> bool:

@@ -95,7 +95,7 @@ def read_matrix(path: PathLike, matrix: str | Sequence[str] | None, obsm: Sequen
 
 @contextmanager
 def _readable(path: PathLike) -> Iterator[Path]:
-    """The file to open, with whatever goes wrong while reading it told in one line."""
+    """The file to open, with whatever goes wrong while reading it said in one line."""
     name = "standard input" if str(path) == "-" else str(path)
     file = spool(path)
     if file.is_dir():

@@ -105,7 +105,7 @@ def align_genes(x: Any, have: list[str], need: list[str], *, missing: str = "err
 
 
 def checked_names(adata: AnnData, where: str) -> list[str]:
-    """Gene names as a list, after checking that no cell or gene name stands twice."""
+    """Gene names as a list, after checking that no cell or gene name occurs twice."""
     check_names(adata, where)
     return [str(gene) for gene in adata.var_names]
 

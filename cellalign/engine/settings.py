@@ -17,7 +17,7 @@ from cellalign.methods.registry import preset_settings
 log = logging.getLogger("cellalign")
 
 
-def settings_of(
+def resolve_settings(
     cls: type[Method],
     preset: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -33,10 +33,10 @@ def settings_of(
     """
     published = preset_settings(preset, cls.name) if preset else {}
     given = {key: value for key, value in (named or {}).items() if value is not None}
-    return resolve_settings(cls, [published, config or {}, settings or {}, given])
+    return merge_settings(cls, [published, config or {}, settings or {}, given])
 
 
-def resolve_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> tuple[BaseModel, Plan]:
+def merge_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> tuple[BaseModel, Plan]:
     """Merge settings, later ones winning, into a method's hyperparameters and the training plan.
 
     Raises

@@ -23,7 +23,7 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all panels share; what one alone is told are its own options.
+    """What all panels share; what one alone is given are its own options.
 
     Attributes
     ----------

@@ -46,6 +46,8 @@ class Panel(ABC):
         Whether it has more metrics than a screen has columns for, so that they are printed as rows.
     order : int
         Its place among the panels, which run and are printed by order and then name.
+    former_names : tuple of str
+        Under which earlier versions knew it; still taken.
     """
 
     name: ClassVar[str]
@@ -54,6 +56,7 @@ class Panel(ABC):
     asked_only: ClassVar[str] = ""
     tall: ClassVar[bool] = False
     order: ClassVar[int] = 100
+    former_names: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, inputs: Inputs) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from cellalign.evaluation.table import Evaluation
 from cellalign.model import Model
 from cellalign.records import Provenance, find_obsm_key
 
+log = logging.getLogger("cellalign")
+
 
 def evaluate(
     adata: AnnData,
@@ -28,7 +31,7 @@ def evaluate(
     against: AnnData | None = None,
     embedding: str | Sequence[str] | None = None,
     panels: Sequence[str | Panel] | None = None,
-    also: Sequence[str] = (),
+    extra_panels: Sequence[str] = (),
     model: Model | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -51,8 +54,8 @@ def evaluate(
         obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
     panels : sequence of str or Panel, optional
         By name, or with options of its own: `evaluation.panels.mixing.Mixing(k=50)`. Default: all that can run; but
-        bio, which compiles for half a minute, only where `batch`, several embeddings or `also` ask for it.
-    also : sequence of str
+        bio, which compiles for half a minute, only where `batch`, several embeddings or `extra_panels` ask for it.
+    extra_panels : sequence of str
         Panels to run, where they can, beside the default ones.
     model : Model, optional
         For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
@@ -75,8 +78,8 @@ def evaluate(
     """
     record = Provenance.of(adata.uns).latest
     _check_options(options)
-    chosen = _settled(PANELS if panels is None else panels, options)
-    _settled(also, options)  # an unknown name is refused also where all panels run
+    chosen = _chosen(PANELS if panels is None else panels, options)
+    _chosen(extra_panels, options)  # an unknown name is refused also where all panels run
     condition = condition or (record.condition if record else None) or (model.condition if model else None)
     if condition is None and batch is None:
         raise UsageError(
@@ -104,7 +107,8 @@ def evaluate(
         batch=batch,
     )
     if panels is None and batch is None and len(inputs.embeddings) == 1:
-        unasked = {panel.name: panel.asked_only for panel in chosen if panel.asked_only and panel.name not in also}
+        left_out = [panel for panel in chosen if panel.asked_only and panel.name not in extra_panels]
+        unasked = {panel.name: panel.asked_only for panel in left_out}
         chosen = [panel for panel in chosen if panel.name not in unasked]
         result.left_out |= unasked
     _run(chosen, inputs, required=panels is not None)
@@ -134,18 +138,27 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise UsageError(f"unknown option {name!r}.{nearest(name, known)} Options of panels: {', '.join(known)}")
 
 
-def _settled(panels: Iterable[str | Panel], options: Mapping[str, Any]) -> list[Panel]:
+def _chosen(panels: Iterable[str | Panel], options: Mapping[str, Any]) -> list[Panel]:
     """The panels, those given by name with what of the options is theirs; UsageError of an unknown name."""
     settled = []
     for panel in panels:
         if isinstance(panel, str):
-            name = panel.strip()
+            name = _present_name(panel.strip())
             if name not in PANELS:
                 raise UsageError(f"unknown panel {name!r}.{nearest(name, PANELS)} Panels: {', '.join(PANELS)}")
             cls = PANELS[name]
             panel = cls(**{option: options[option] for option in cls.options() if option in options})
         settled.append(panel)
     return settled
+
+
+def _present_name(name: str) -> str:
+    """The panel's name now, where an earlier version had another."""
+    for cls in PANELS.values():
+        if name in cls.former_names:
+            log.info("panel %s is called %s now", name, cls.name)
+            return cls.name
+    return name
 
 
 def _latents(

@@ -74,7 +74,7 @@ class Autoencoder(Trains, Predicts, Method):
     Attributes
     ----------
     encoder_sees, decoder_sees : tuple of roles
-        Fields that the networks are told.
+        Fields that the networks are given.
     encoder_shape, decoder_shape : mapping
         Of its networks, beyond what the hyperparameters say.
     least_variance : float
@@ -126,7 +126,7 @@ class Autoencoder(Trains, Predicts, Method):
         return self.hp.latent_dim
 
     def network(self, n_in: int, hidden: Sequence[int], seen: Sequence[Role], **changes: Any) -> MLP:
-        """A network of the hyperparameters' shape that is told the fields of the roles in `seen`."""
+        """A network of the hyperparameters' shape that is given the fields of the roles in `seen`."""
         hp = self.hp
         shape = dict(batch_norm=hp.batch_norm, dropout=hp.dropout, negative_slope=hp.negative_slope)
         return MLP(n_in, hidden, self.layout.fields.width(seen), **(shape | changes))
@@ -159,7 +159,7 @@ class Autoencoder(Trains, Predicts, Method):
         return x.map(torch.log1p) if isinstance(x, SparseRows) else x.log1p()
 
     def encoder_context(self, batch: Minibatch) -> Tensor:
-        """What the encoder is told besides the expression, [B, n_context]."""
+        """What the encoder is given besides the expression, [B, n_context]."""
         return batch.context(self.encoder_sees)
 
     def posterior_sd(self, mean: Tensor, last: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ class LearnsGraph(Capability):
 
 
 class Extends(Capability):
-    """Can be told of conditions it was not trained on."""
+    """Can learn of conditions it was not trained on."""
 
     does = "learns an embedding per intervention, which transfer extends"
 

@@ -43,7 +43,7 @@ class INVAE(NFIVAE):
         beta: float = Field(0.6, ge=0, description="weight of the KL term")
         latent_dim: int = Field(20, ge=1, le=10_000, description="number of invariant latents")
         spurious_dim: int = Field(5, ge=1, le=10_000, description="number of spurious latents")
-        inject: bool = Field(False, description="tell the decoder the technical covariates instead of learning z_S")
+        inject: bool = Field(False, description="give the decoder the technical covariates instead of learning z_S")
         spurious_mean: bool = Field(
             True, description="the spurious prior's mean depends on b (eq. 6); false fixes it at 0 as the authors' code"
         )
@@ -75,7 +75,7 @@ class INVAE(NFIVAE):
 
     @property
     def responds_to(self) -> frozenset[Role]:
-        """Another batch is another z_S, or told to the decoder."""
+        """Another batch is another z_S, or given to the decoder."""
         return frozenset({BATCH})
 
     def invariant(self, latent: Latent) -> Latent:

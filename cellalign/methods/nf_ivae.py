@@ -4,7 +4,7 @@ Encoder q(z | x, d, b), decoder p(x | z), prior p(z | d, b) of the exponential f
 matching, negative binomial likelihood. d are the biological, b the technical covariates. With `prior=factorised` the
 prior is N(m(d, b), s(d, b)): the iVAE of Khemakhem et al. 2020 as the inVAE paper runs it.
 
-In training the encoder is told nothing of d and b for a share of the cells, so that it embeds cells of which they are
+In training the encoder is given neither d nor b for a share of the cells, so that it embeds cells of which they are
 not known: query cells without annotation, cells of a batch it has never seen.
 """
 
@@ -48,7 +48,7 @@ class NFIVAE(VariationalAutoencoder):
             0.0, ge=0, le=100, description="weight of squared second derivatives in score matching"
         )
         covariate_dropout: float = Field(
-            0.5, ge=0, le=1, description="share of cells whose covariates the encoder is not told in training"
+            0.5, ge=0, le=1, description="share of cells whose covariates the encoder is not given in training"
         )
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
@@ -75,8 +75,8 @@ class NFIVAE(VariationalAutoencoder):
         context = super().encoder_context(batch)
         if not self.training or self.hp.covariate_dropout == 0:
             return context
-        told = torch.rand(len(batch), 1, device=context.device) >= self.hp.covariate_dropout
-        return context * told
+        given = torch.rand(len(batch), 1, device=context.device) >= self.hp.covariate_dropout
+        return context * given
 
     def posterior_sd(self, mean: Tensor, last: Tensor) -> Tensor:
         """One per cell and latent, [B, p], also where it is fixed."""

@@ -24,7 +24,7 @@ class SCVI(VariationalAutoencoder):
     """Variational inference of counts; the batches to remove are the condition and the technical covariates."""
 
     name = "scvi"
-    summary = "scVI: counts, decoder told the batch; scvi-tools' defaults"
+    summary = "scVI: counts, decoder given the batch; scvi-tools' defaults"
     reference = "Lopez et al. 2018"
     needs_condition = False
     decoder_sees = (CONDITION, BATCH)

@@ -1,4 +1,4 @@
-"""VAE: a variational autoencoder that is told nothing but the expression (Kingma & Welling 2014).
+"""VAE: a variational autoencoder that is given nothing but the expression (Kingma & Welling 2014).
 
 Encoder q(z | x) with learned scale, decoder p(x | z), standard normal prior, Gaussian or negative binomial likelihood.
 """

@@ -1,6 +1,6 @@
 """The one structure a mini-batch travels in: the expression of its cells, and one column per field.
 
-A field is a column of obs that a method is told: condition, batch, covariate or label, whatever its kind. Methods know
+A field is a column of obs that a method is given: condition, batch, covariate or label, whatever its kind. Methods know
 no more of it than the protocol here; the classes are in `data.fields`. The expression stays sparse until somebody asks
 for `x`.
 """
@@ -25,7 +25,7 @@ LABEL: Role = "label"
 
 
 class Field(Protocol):
-    """What a method may know of a column: its role, the width of what a network is told, how it is changed."""
+    """What a method may know of a column: its role, the width of what a network is given, how it is changed."""
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class Field(Protocol):
         """Whether the value of some cells may be unknown."""
 
     def context(self, column: Tensor) -> Tensor:
-        """What a network is told of a column [B, ...]: float [B, width], zeros where the value is unknown."""
+        """What a network is given of a column [B, ...]: float [B, width], zeros where the value is unknown."""
 
     def filled(self, column: Tensor, value: Any) -> Tensor:
         """A column like this one in which every cell has `value`."""
@@ -66,7 +66,7 @@ class Field(Protocol):
 
 
 class Fields(Sequence[Field]):
-    """The fields of a data set, in the order in which networks are told them: by role, then as they were named."""
+    """The fields of a data set, in the order in which networks are given them: by role, then as they were named."""
 
     def __init__(self, fields: Sequence[Field] = ()) -> None:
         self._fields = tuple(fields)
@@ -234,11 +234,11 @@ class Minibatch:
         return [(f, c) for f, c in zip(self.fields, self.columns, strict=True) if f.role == role]
 
     def context(self, roles: Sequence[Role]) -> Tensor:
-        """What a network is told besides its input, [B, fields.width(roles)]."""
-        told = [f.context(c) for f, c in zip(self.fields, self.columns, strict=True) if f.role in roles]
-        if len(told) == 1:
-            return told[0]
-        return torch.cat(told, 1) if told else torch.empty(len(self), 0, device=self.device)
+        """What a network is given besides its input, [B, fields.width(roles)]."""
+        given = [f.context(c) for f, c in zip(self.fields, self.columns, strict=True) if f.role in roles]
+        if len(given) == 1:
+            return given[0]
+        return torch.cat(given, 1) if given else torch.empty(len(self), 0, device=self.device)
 
     def do(self, changes: Mapping[str, Any] | None = None, /, **by_name: Any) -> Minibatch:
         """The same cells under an intervention: columns of these names, or of these roles, set to a value.

@@ -11,7 +11,7 @@ from cellalign.records.base import Record, VersionedRecord
 
 
 class FieldRecord(Record):
-    """A column that a model was told, as its class (`data.fields`) keeps it: `kind` names the class."""
+    """A column that a model was given, as its class (`data.fields`) keeps it: `kind` names the class."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

@@ -41,7 +41,7 @@ def annotate(
 
     No encoder sees a label, neither of the reference nor of the cells, also where the model was trained with it as a
     covariate. Batches and covariates never trained on, and absent columns of theirs, count as unknown. A method that
-    learned to do without them (nf-ivae, invae) is told none, of the reference nor of the cells, so that both are
+    learned to do without them (nf-ivae, invae) is given none, of the reference nor of the cells, so that both are
     embedded alike.
 
     Parameters
@@ -61,7 +61,7 @@ def annotate(
     unknown : float
         Share of reference cells of a label that would be flagged unknown, in [0, 1).
     unlabelled : str, optional
-        The label's value that means there is none; default what the model was told of it.
+        The label's value that means there is none; default what the model was trained with.
     missing_genes : {"error", "zero"}
     seed : int
         Of the reference cells drawn to settle what is unknown, where there are many.
@@ -71,7 +71,7 @@ def annotate(
     DataFrame, by the cells' names
         <label>_predicted (categorical, all labels that could be predicted), <label>_probability (float32) of it, and
         <label>_unknown (bool): unlike any reference cell, whatever the prediction. A new type that the embedding
-        maps among known ones is not told by it.
+        maps among known ones is not found by it.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def annotate(
     columns = {
         f"{key}_predicted": pd.Categorical.from_codes(predicted, names),
         f"{key}_probability": probability.max(1),
-        f"{key}_unknown": metrics.unlike(known, labels, z, predicted, unknown, seed=seed),
+        f"{key}_unknown": metrics.is_unknown(known, labels, z, predicted, unknown, seed=seed),
     }
     return pd.DataFrame(columns, index=adata.obs_names)
 

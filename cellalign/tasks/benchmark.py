@@ -165,7 +165,7 @@ def _cases(
     import pandas as pd
 
     from cellalign.data.checks import column
-    from cellalign.evaluation.panels.response import LEAST_CELLS
+    from cellalign.evaluation.panels.response import MIN_CELLS_PER_GROUP
 
     kind = np.asarray(column(adata.obs, holdout_each, purpose="group")).astype(str)
     under = np.asarray(column(adata.obs, condition, purpose="condition")).astype(str)
@@ -178,11 +178,11 @@ def _cases(
         (str(group), str(to))
         for group in (groups or known)
         for to in table.columns
-        if to != control and min(table.loc[group, to], table.loc[group, control]) >= LEAST_CELLS
+        if to != control and min(table.loc[group, to], table.loc[group, control]) >= MIN_CELLS_PER_GROUP
     ]
     if not cases or len(known) < 2:
         raise InputError(
-            f"no group of {holdout_each!r} has {LEAST_CELLS} cells under the control and another condition"
+            f"no group of {holdout_each!r} has {MIN_CELLS_PER_GROUP} cells under the control and another condition"
         )
     return cases
 

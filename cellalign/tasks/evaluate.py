@@ -43,7 +43,7 @@ def evaluate(
             read=o.words,
         ),
     ] = None,
-    also: Sequence[str] = (),
+    extra_panels: Sequence[str] = (),
     k: Annotated[int, Option("Neighbours of the mixing panel.", low=2)] = 100,
     alpha: Annotated[float, Option("Level of the kBET test.", low=0, high=1)] = 0.1,
     min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [4 k].", low=2)] = None,
@@ -71,8 +71,8 @@ def evaluate(
         obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
     panels : sequence of str or Panel, optional
         By name, or with options of its own: `evaluation.panels.mixing.Mixing(k=50)`. Default: all that can run; but
-        bio, which compiles for half a minute, only where `batch`, several embeddings or `also` ask for it.
-    also : sequence of str
+        bio, which compiles for half a minute, only where `batch`, several embeddings or `extra_panels` ask for it.
+    extra_panels : sequence of str
         Panels to run, where they can, beside the default ones.
     k, alpha : int, float
         Neighbours and test level of the mixing panel.
@@ -110,7 +110,7 @@ def evaluate(
             against=against,
             embedding=embedding,
             panels=panels,
-            also=also,
+            extra_panels=extra_panels,
             model=model,
             device=device,
             seed=seed,
@@ -248,8 +248,8 @@ def command(
         cells = cells[select(cells.obs, where)].copy()
     expression = prediction.expression if prediction is not None else "log"
     real = files.read_matrix(against, MATRICES[expression]) if against is not None else None
-    also = ["bio"] if scib_table is not None else []
-    result = evaluate(cells, against=real, model=fitted, also=also, **asked)
+    extra_panels = ["bio"] if scib_table is not None else []
+    result = evaluate(cells, against=real, model=fitted, extra_panels=extra_panels, **asked)
     call.print_evaluation(result, format)
     if output is not None:
         text = result.to_json() if output.endswith(".json") else result.to_csv()

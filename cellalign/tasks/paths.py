@@ -19,7 +19,7 @@ def source_of(input: str | None, model: Model) -> Path:
 
 
 def cells_of(source: str | Path, model: Model) -> AnnData:
-    """Of a file what a model reads: obs, var, its matrix, and the vectors it was told; errors as `read_matrix`."""
+    """Of a file what a model reads: obs, var, its matrix, and the vectors it was given; errors as `read_matrix`."""
     from cellalign.data.files import read_matrix
 
     return read_matrix(source, model.matrix, model.obsm)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cellalign.records import ModelRecord, Outcome
 
 log = logging.getLogger("cellalign")
-LEAST_CELLS = 4
+MIN_TRAINING_CELLS = 4
 FEW_CELLS = 10  # of an intervention
 
 
@@ -132,7 +132,7 @@ def train(
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
-    from cellalign.engine.settings import settings_of
+    from cellalign.engine.settings import resolve_settings
     from cellalign.methods.base import CONDITION, LearnsGraph
     from cellalign.methods.registry import get
     from cellalign.model import Model
@@ -149,7 +149,7 @@ def train(
         raise UsageError(f"method {method!r} needs {asked}, the obs column of cell types; some may be missing")
     named = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
     named |= {"validation": validation, "early_stopping": early_stopping}
-    hyperparameters, plan = settings_of(cls, preset, config, settings, named)
+    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
     kinds = _kinds(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
     pick_device(device, threads)
@@ -164,8 +164,8 @@ def train(
     x = matrix_of(adata, key)
     check_expression(x, expression, f"the input's {key}", advice)
     trained_on = ~held_out(adata.obs, holdout)
-    if trained_on.sum() < LEAST_CELLS:
-        raise InputError(f"{trained_on.sum()} cells are left to train on; at least {LEAST_CELLS} are needed")
+    if trained_on.sum() < MIN_TRAINING_CELLS:
+        raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
     fields = fit_fields(
         adata[trained_on],
         condition=condition,
@@ -246,11 +246,11 @@ def matrix_for(
     if layer is not None:
         return (layer,)
     from cellalign.data.source import MATRICES
-    from cellalign.engine.settings import settings_of
+    from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 
     cls = get(method)
-    return MATRICES[cls.reads(settings_of(cls, preset, config, settings)[0])]
+    return MATRICES[cls.reads(resolve_settings(cls, preset, config, settings)[0])]
 
 
 @command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")

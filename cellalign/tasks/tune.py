@@ -183,19 +183,19 @@ def _criterion(
     if by == "udr" and seeds < 2:
         raise UsageError(f"UDR compares models that differ by seed: {option('seeds')} must be at least 2")
     for combination in combinations:
-        _, plan = _settled(method, {**settings, **combination}, options)
+        _, plan = _resolved(method, {**settings, **combination}, options)
         if by == "loss" and plan.validation == 0:
             raise UsageError("ranking by validation loss needs validation cells; leave the setting validation above 0")
     return by
 
 
-def _settled(method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, Plan]:
+def _resolved(method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, Plan]:
     """Hyperparameters and plan of a run, as `train` would settle them."""
-    from cellalign.engine.settings import settings_of
+    from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 
     named = {key: options.get(key) for key in ("epochs", "batch_size", "lr", "latent_dim", "validation")}
-    return settings_of(get(method), options.get("preset"), options.get("config"), settings, named)
+    return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named)
 
 
 def _run(
@@ -230,7 +230,7 @@ def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any
     from cellalign.data.files import checksum
 
     record, source = model.record, options.get("source")
-    hyperparameters, plan = _settled(method, settings, options)
+    hyperparameters, plan = _resolved(method, settings, options)
     return (
         (record.method, record.hyperparameters, record.training)
         == (method, hyperparameters.model_dump(mode="json"), plan.model_dump(mode="json"))

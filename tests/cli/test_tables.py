@@ -90,7 +90,7 @@ def test_every_metric_is_listed(mistaken, tmp_path):
     assert found["annotate", "macro F1"] == "up" and found["tune", "udr"] == "up"
     assert list(csv.DictReader(io.StringIO(listing("--format", "csv")))) == listed
     said = listing()
-    assert "transfer: Whether a classifier" in said and "tune: printed by `cellalign tune`." in said
+    assert "cross-condition: Whether a classifier" in said and "tune: printed by `cellalign tune`." in said
     for where, metric in catalogue():
         assert where in said and metric.heading in said and metric.meaning in said and metric.null in said
     done = mistaken(cwd=tmp_path)("methods", "comp", "--metrics")

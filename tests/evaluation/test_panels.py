@@ -18,7 +18,7 @@ from cellalign.evaluation.panels.likelihood import Likelihood
 from cellalign.evaluation.panels.mixing import Mixing
 from cellalign.records import Embedding, Provenance
 
-NAMES = ["mixing", "bio", "probe", "transfer", "response", "identifiability", "likelihood"]
+NAMES = ["mixing", "bio", "probe", "cross-condition", "response", "identifiability", "likelihood"]
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
     dosed.uns["cellalign"] = Provenance().with_steps(record).plain()
     simulated = shifts[::4].copy()
     results = [
-        cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, also=["bio"]),
+        cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, extra_panels=["bio"]),
         cellalign.evaluate(dosed, label="cell_type", panels=["probe"]),
         cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim"),
         cellalign.evaluate(simulated, model=svae_model, panels=["identifiability", "likelihood"], particles=2),

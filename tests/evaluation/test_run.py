@@ -39,7 +39,7 @@ def test_baselines_on_real_cells(kang_path):
         assert result.value("r_change_de", system="mean shift", group=name) == pytest.approx(shift_change, abs=0.002)
         assert result.value("r_de", system="ceiling", group=name) == pytest.approx(ceiling, abs=0.01)
     assert any("Mk" in note for note in result.notes)
-    assert set(result.left_out) == {"mixing", "bio", "probe", "transfer", "identifiability", "likelihood"}
+    assert set(result.left_out) == {"mixing", "bio", "probe", "cross-condition", "identifiability", "likelihood"}
 
 
 def embedded(tiny, shift):
@@ -59,7 +59,7 @@ def test_mixed_and_separate_embeddings_are_told_apart(tiny):
     assert apart.value("s", panel="mixing") == 1 and abs(mixed.value("s", panel="mixing")) < 0.1
     assert mixed.value("random forest", system="stim") < 0.65
     assert apart.value("random forest", system="stim") == 1
-    assert mixed.value("accuracy", panel="transfer", group="mean") > 0.95
+    assert mixed.value("accuracy", panel="cross-condition", group="mean") > 0.95
     assert mixed.value("majority", system="stim") == pytest.approx(0.5)
 
 
@@ -69,10 +69,10 @@ def test_panels_by_name(tiny):
     assert {row.panel for row in only.rows} == {"mixing"}
     with pytest.raises(UsageError, match="unknown panel 'mixng'. Did you mean 'mixing'"):
         cellalign.evaluate(cells, condition="stim", panels=["mixng"])
-    with pytest.raises(InputError, match="transfer cannot run: it needs --label"):
-        cellalign.evaluate(cells, condition="stim", panels=["transfer"])
+    with pytest.raises(InputError, match="cross-condition cannot run: it needs --label"):
+        cellalign.evaluate(cells, condition="stim", panels=["transfer"])  # its name in earlier versions
     left = cellalign.evaluate(cells, condition="stim", k=15).left_out
-    assert left["response"] == "the input is no counterfactual" and "transfer" in left
+    assert left["response"] == "the input is no counterfactual" and "cross-condition" in left
 
 
 def test_formats_hold_the_same_scores(tiny):

@@ -195,14 +195,14 @@ def test_the_default_leaves_it_out_unless_something_asks_for_it(tiny, scored, mo
     with pytest.raises(InputError, match="bio cannot run: it needs --label"):
         cellalign.evaluate(cells, condition="stim", panels=["bio"])
     with pytest.raises(UsageError, match="unknown panel 'boi'"):
-        cellalign.evaluate(cells, **options, also=["boi"])
+        cellalign.evaluate(cells, **options, extra_panels=["boi"])
 
 
 def test_a_batch_is_enough(tiny, scored):
     cells = embedded(tiny)
     found = cellalign.evaluate(cells, batch="batch", label="label", seed=3)
     assert {row.panel for row in found.rows} == {"bio", "probe"} and scored[-1]["seed"] == 3
-    assert found.left_out["mixing"] == found.left_out["transfer"] == "it needs --condition"
+    assert found.left_out["mixing"] == found.left_out["cross-condition"] == "it needs --condition"
     assert found.left_out["response"] == "the input is no counterfactual"
     assert {row.system for row in found.rows if row.panel == "probe"} == {"label"}
     for options, error, says in (
@@ -252,7 +252,7 @@ def test_a_counterfactual_and_a_number_for_a_condition(tiny, scored):
     cells.obs["dose"] = np.linspace(0, 1, N)
     record = Embedding(method="vae", key="X_any", condition="dose", continuous=True)
     cells.uns["cellalign"] = Provenance().with_steps(record).plain()
-    found = cellalign.evaluate(cells, label="label", also=["bio"])
+    found = cellalign.evaluate(cells, label="label", extra_panels=["bio"])
     assert found.left_out["bio"] == "it needs --batch, for the condition is a number"
     numbered = cellalign.evaluate(cells, label="label", batch="batch", panels=["bio"])
     assert {row.panel for row in numbered.rows} == {"bio"}

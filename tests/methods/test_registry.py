@@ -2,7 +2,7 @@
 
 import pytest
 
-from cellalign.engine.settings import resolve_settings
+from cellalign.engine.settings import merge_settings
 from cellalign.errors import UsageError
 from cellalign.methods.registry import available, get, preset_settings, presets
 
@@ -20,7 +20,7 @@ def test_unknown_method_names_the_nearest():
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_preset_is_valid_for_its_method(name):
     method = presets()[name]["method"]
-    hyperparameters, plan = resolve_settings(get(method), [preset_settings(name, method)])
+    hyperparameters, plan = merge_settings(get(method), [preset_settings(name, method)])
     assert hyperparameters is not None and plan.lr == preset_settings(name, method)["lr"]
 
 
@@ -48,16 +48,16 @@ def test_preset_of_another_method_is_refused():
 
 def test_settings_name_the_nearest_key_and_the_range():
     with pytest.raises(UsageError, match="unknown setting 'gama'. Did you mean 'gamma'"):
-        resolve_settings(get("comp"), [{"gama": 1}])
+        merge_settings(get("comp"), [{"gama": 1}])
     with pytest.raises(UsageError, match="gamma=-1 is out of range: .*greater than or equal to 0"):
-        resolve_settings(get("comp"), [{"gamma": -1}])
+        merge_settings(get("comp"), [{"gamma": -1}])
 
 
 def test_settings_of_earlier_versions_are_still_understood():
-    assert resolve_settings(get("stgan"), [{"judge": [32]}])[0].discriminator_hidden == (32,)
-    assert resolve_settings(get("invae"), [{"hide": 0.25}])[0].covariate_dropout == 0.25
+    assert merge_settings(get("stgan"), [{"judge": [32]}])[0].discriminator_hidden == (32,)
+    assert merge_settings(get("invae"), [{"hide": 0.25}])[0].covariate_dropout == 0.25
 
 
 def test_later_settings_win():
-    hyperparameters, plan = resolve_settings(get("comp"), [{"gamma": 1, "lr": 0.1}, {"gamma": 2}, {"gamma": 3}])
+    hyperparameters, plan = merge_settings(get("comp"), [{"gamma": 1, "lr": 0.1}, {"gamma": 2}, {"gamma": 3}])
     assert (hyperparameters.gamma, plan.lr) == (3, 0.1)

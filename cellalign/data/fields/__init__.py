@@ -1,6 +1,6 @@
-"""Fields: the columns a method is told, one class per kind, each fitted once and applied to every later file.
+"""Fields: the columns a method is given, one class per kind, each fitted once and applied to every later file.
 
-A field reads its column (`fit`, `encode`), says what a network is told of it (`context`), how cells are set to
+A field reads its column (`fit`, `encode`), says what a network is given of it (`context`), how cells are set to
 another value of it (`parsed`, `filled`, `replaced`), and what model.yaml keeps (`record`). A new kind is one file in
 this folder. Methods see the protocol in `nn.minibatch` alone.
 """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Categorical(Column):
-    """A column of categories, told as one-hot codes.
+    """A column of categories, given as one-hot codes.
 
     Attributes
     ----------

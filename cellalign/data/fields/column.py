@@ -73,7 +73,7 @@ class Column(BaseModel):
 
     @abstractmethod
     def context(self, column: Tensor) -> Tensor:
-        """What a network is told of a column: float [B, width], zeros where the value is unknown."""
+        """What a network is given of a column: float [B, width], zeros where the value is unknown."""
 
     @abstractmethod
     def parsed(self, text: str) -> Any:

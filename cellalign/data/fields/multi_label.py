@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class MultiLabel(Column):
-    """Several categories at once, joined by + ("a+b"), told as zeros and ones.
+    """Several categories at once, joined by + ("a+b"), given as zeros and ones.
 
     Attributes
     ----------

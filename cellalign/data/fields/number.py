@@ -24,7 +24,7 @@ BEYOND = 0.01  # of the range trained on: a value so little outside it is no ext
 
 
 class Number(Column):
-    """A column of numbers, told in standard deviations from its mean among the trained cells.
+    """A column of numbers, given in standard deviations from its mean among the trained cells.
 
     Attributes
     ----------

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Vector(Column):
-    """Several numbers for each cell, such as a drug's fingerprint, read from obsm and told standardised.
+    """Several numbers for each cell, such as a drug's fingerprint, read from obsm and given standardised.
 
     Attributes
     ----------
     means, sds : tuple of float
-        Of each number among the trained cells; one that does not vary is told as 0.
+        Of each number among the trained cells; one that does not vary is given as 0.
     """
 
     kind: Literal["vector"] = "vector"  # type: ignore[assignment]

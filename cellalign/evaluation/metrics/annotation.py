@@ -12,8 +12,8 @@ import numpy as np
 from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric, by_name
 
 FLATTEST = 0.01  # variance within a label below this share of the largest counts as this share
-NEIGHBOUR = 5  # the distance to it tells how near the reference is
-MOST = 2000  # reference cells per label whose own distances settle the limit
+DISTANCE_RANK = 5  # the distance to it tells how near the reference is
+MAX_REFERENCE_CELLS = 2000  # reference cells per label whose own distances settle the limit
 
 
 def whiten(reference: np.ndarray, labels: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +110,7 @@ def votes(distance: np.ndarray, labels: np.ndarray, n_labels: int) -> np.ndarray
     return (total / weight.sum(1, keepdims=True)).astype(np.float32)
 
 
-def unlike(
+def is_unknown(
     reference: np.ndarray,
     labels: np.ndarray,
     cells: np.ndarray,
@@ -144,22 +144,25 @@ def unlike(
         return np.zeros(len(cells), dtype=bool)
     drawn = _drawn(labels, seed)
     # a cell's nearest reference cell is itself, so that its 5th is the 6th found
-    own = neighbours(reference, reference[drawn], NEIGHBOUR + 1)[0][:, -1]
-    found = neighbours(reference, cells, min(NEIGHBOUR, len(reference) - 1))[0][:, -1]
+    own = neighbours(reference, reference[drawn], DISTANCE_RANK + 1)[0][:, -1]
+    found = neighbours(reference, cells, min(DISTANCE_RANK, len(reference) - 1))[0][:, -1]
     return found > _limits(own, labels, drawn, max(labels.max(), predicted.max()) + 1, share)[predicted]
 
 
 def _drawn(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Rows of at most MOST cells of every label."""
+    """Rows of at most MAX_REFERENCE_CELLS cells of every label."""
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    return np.concatenate([rows if len(rows) <= MOST else rng.permutation(rows)[:MOST] for rows in groups])
+    most = MAX_REFERENCE_CELLS
+    return np.concatenate([rows if len(rows) <= most else rng.permutation(rows)[:most] for rows in groups])
 
 
 def _limits(distance: np.ndarray, labels: np.ndarray, drawn: np.ndarray, n_labels: int, share: float) -> np.ndarray:
     """Largest distance [L] of cells of each label, from distances of the drawn reference cells."""
     sizes = np.bincount(labels, minlength=n_labels)
-    overall = _quantile(distance, (sizes / np.maximum(np.minimum(sizes, MOST), 1))[labels[drawn]], 1 - share)
+    overall = _quantile(
+        distance, (sizes / np.maximum(np.minimum(sizes, MAX_REFERENCE_CELLS), 1))[labels[drawn]], 1 - share
+    )
     limits = np.full(n_labels, overall)
     # Per label, since types differ in density. Of a type left out of simulated cells (5 in turn, 40 latents of a VAE)
     # this flags 33 %, one limit for all 27 %; of the known type it does worst by, 5 % and 15 %.

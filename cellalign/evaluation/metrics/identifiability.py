@@ -10,10 +10,10 @@ from scipy.stats import rankdata
 
 from cellalign.evaluation.metrics.metric import UP, Metric, metric
 
-Kind = Literal["pearson", "spearman"]
+Correlation = Literal["pearson", "spearman"]
 
 
-def correlations(a: np.ndarray, b: np.ndarray, kind: Kind = "pearson") -> np.ndarray:
+def correlations(a: np.ndarray, b: np.ndarray, kind: Correlation = "pearson") -> np.ndarray:
     """Correlation of every column of a [n, p] with every column of b [n, q]: [p, q]; 0 for a constant column."""
     if kind == "spearman":
         a, b = rankdata(a, axis=0), rankdata(b, axis=0)
@@ -28,7 +28,7 @@ def match(correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return linear_sum_assignment(correlation, maximize=True)
 
 
-def mcc(truth: np.ndarray, estimate: np.ndarray, kind: Kind = "pearson") -> float:
+def mcc(truth: np.ndarray, estimate: np.ndarray, kind: Correlation = "pearson") -> float:
     """Mean absolute correlation of matched latents (Khemakhem et al. 2020; sVAE+ table 1), 1 is perfect.
 
     Parameters

@@ -61,7 +61,7 @@ ACCURACY = Metric(
     UP,
     "the share of the largest label",
 )
-TRANSFER = (ACCURACY,)
+CROSS_CONDITION = (ACCURACY,)
 
 
 def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
@@ -129,7 +129,7 @@ def regressions(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]
     return {name: float(1 - np.mean(e**2) / np.var(y)) for name, e in error.items()}
 
 
-def transfer(z: np.ndarray, condition: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[str, float]:
+def cross_condition(z: np.ndarray, condition: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Label accuracy of a random forest trained on one condition's latents and tested on another's (CoMP table 1).
 
     Only labels that both conditions have are tested.

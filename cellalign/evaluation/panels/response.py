@@ -19,7 +19,7 @@ from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import MEAN, Response, Row
 from cellalign.records import Provenance
 
-LEAST_CELLS = 5  # of a cell type, under each condition, for its response to be scored
+MIN_CELLS_PER_GROUP = 5  # of a cell type, under each condition, for its response to be scored
 PICTURED_GENES = 10  # DE genes of which the pictures show single cells
 PICTURED_CELLS = 2000  # of one cell type and kind: more would not change the outline of a violin
 
@@ -110,13 +110,15 @@ class _Groups:
             str(n): [int((m & (label_r == n)).sum()) for m in (target, source)]
             for n in np.unique(np.concatenate([label_p, label_r]))
         }
-        usable = [n for n, c in counts.items() if min(c) >= LEAST_CELLS]
+        usable = [n for n, c in counts.items() if min(c) >= MIN_CELLS_PER_GROUP]
         names = [n for n in usable if n in label_p]
         skipped = [f"{n} ({c[0]} real, {c[1]} source)" for n, c in counts.items() if n in label_p and n not in usable]
         if skipped:
-            inputs.notes.append(f"response skips cell types with fewer than {LEAST_CELLS} cells: {', '.join(skipped)}")
+            inputs.notes.append(
+                f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {', '.join(skipped)}"
+            )
         if not names:
-            raise NotApplicable(f"no cell type has {LEAST_CELLS} cells under both conditions")
+            raise NotApplicable(f"no cell type has {MIN_CELLS_PER_GROUP} cells under both conditions")
         return cls(
             names,
             {n: res.dense(x_p[np.flatnonzero(label_p == n)]) for n in names},

@@ -18,7 +18,7 @@ from cellalign.nn.kernels import LEAST_LOG_THETA, LEAST_LOGIT, MOST_LOG_THETA, T
 from cellalign.nn.kernels.jit import INDICES, MATRIX, VECTOR, D, F, RangeKernel, compiled, floats, indices, inlined
 from cellalign.nn.sparse import SparseRows
 
-LEAST_CELLS = 16  # worth a thread: what is computed per gene takes as long as two
+MIN_CELLS_PER_THREAD = 16  # worth a thread: what is computed per gene takes as long as two
 INT = np.int32
 
 # log 2 in two parts, of which whole multiples of the first are exact
@@ -270,7 +270,7 @@ def count_nll(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `ops.count_nll`, which has looked at the shapes: compiled loops do not look where they write."""
     n, n_genes = logits.shape
-    parts = KERNEL.parts(n, LEAST_CELLS)
+    parts = KERNEL.parts(n, MIN_CELLS_PER_THREAD)
     logits = floats(logits)
     dropout = logits[:0] if dropout is None else floats(dropout)
     cost, by_logits, by_log_t, by_dropout = outputs = (

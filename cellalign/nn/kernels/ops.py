@@ -150,7 +150,7 @@ def prefers_tensors(counts: SparseRows, logits: Tensor) -> str:
         return f"most counts are {TABLED} or more, which loops take one by one"
     from cellalign.nn.kernels import likelihood
 
-    threads = likelihood.KERNEL.parts(len(counts), likelihood.LEAST_CELLS)
+    threads = likelihood.KERNEL.parts(len(counts), likelihood.MIN_CELLS_PER_THREAD)
     if torch.get_num_threads() > THREADS_A_LOOP * threads:
         return f"on {torch.get_num_threads()} threads, of which loops could use {threads}"
     return ""

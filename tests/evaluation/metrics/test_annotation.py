@@ -98,7 +98,7 @@ def test_latents_that_hardly_vary_stay_small_and_constant_ones_are_harmless():
 @pytest.mark.parametrize("share", [0.01, 0.1])
 def test_the_asked_share_of_every_known_label_is_flagged(clusters, share):
     reference, labels, cells, true = clusters
-    flagged = annotation.unlike(reference, labels, cells, true, share)
+    flagged = annotation.is_unknown(reference, labels, cells, true, share)
     for label in range(3):
         assert flagged[true == label].mean() == pytest.approx(share, rel=0.7)
 
@@ -107,11 +107,11 @@ def test_cells_far_from_all_are_flagged_and_none_where_none_is_asked_for(cluster
     reference, labels, cells, true = clusters
     far = cells[true == 0] + 15
     predicted = np.zeros(len(far), dtype=int)
-    assert annotation.unlike(reference, labels, far, predicted).all()
-    assert not annotation.unlike(reference, labels, far, predicted, 0).any()
+    assert annotation.is_unknown(reference, labels, far, predicted).all()
+    assert not annotation.is_unknown(reference, labels, far, predicted, 0).any()
     # a label that no reference cell has is judged by all of them
-    assert annotation.unlike(reference, labels, far, predicted + 7).all()
-    assert annotation.unlike(reference, labels, cells, np.full(len(cells), 7)).mean() < 0.05
+    assert annotation.is_unknown(reference, labels, far, predicted + 7).all()
+    assert annotation.is_unknown(reference, labels, cells, np.full(len(cells), 7)).mean() < 0.05
 
 
 def test_a_sparse_rare_label_is_not_unknown_as_a_whole(clusters):
@@ -121,26 +121,26 @@ def test_a_sparse_rare_label_is_not_unknown_as_a_whole(clusters):
     rare = place + 10 * rng.normal(size=(40, 4))
     reference, labels = np.concatenate([reference, rare]), np.concatenate([labels, np.full(40, 3)])
     new = place + 10 * rng.normal(size=(500, 4))
-    flagged = annotation.unlike(reference, labels, new, np.full(500, 3))
+    flagged = annotation.is_unknown(reference, labels, new, np.full(500, 3))
     assert flagged.mean() < 0.2
     # the same cells, called one of the dense labels, are far from any of it
-    assert annotation.unlike(reference, labels, new, np.zeros(500, dtype=int)).mean() > 0.9
+    assert annotation.is_unknown(reference, labels, new, np.zeros(500, dtype=int)).mean() > 0.9
     # of a rare and dense label the farthest cells lie no nearer than those of all: 3 cells tell no limit
     tight = np.concatenate([reference, 100 + 1e-3 * rng.normal(size=(3, 4))])
     codes = np.concatenate([labels, [4, 4, 4]])
     near = reference[labels == 0] + 1e-2
-    assert annotation.unlike(tight, codes, near, np.full(len(near), 4)).mean() < 0.05
+    assert annotation.is_unknown(tight, codes, near, np.full(len(near), 4)).mean() < 0.05
 
 
 def test_limits_from_cells_drawn_of_each_label(clusters, monkeypatch):
     reference, labels, cells, true = clusters
-    every = annotation.unlike(reference, labels, cells, true, 0.1)
+    every = annotation.is_unknown(reference, labels, cells, true, 0.1)
     monkeypatch.setattr(annotation, "MOST", 200)
     assert len(annotation._drawn(labels, 0)) == 600
-    drawn = annotation.unlike(reference, labels, cells, true, 0.1, seed=1)
-    np.testing.assert_array_equal(drawn, annotation.unlike(reference, labels, cells, true, 0.1, seed=1))
+    drawn = annotation.is_unknown(reference, labels, cells, true, 0.1, seed=1)
+    np.testing.assert_array_equal(drawn, annotation.is_unknown(reference, labels, cells, true, 0.1, seed=1))
     assert drawn.mean() == pytest.approx(every.mean(), abs=0.03)
-    assert (drawn != annotation.unlike(reference, labels, cells, true, 0.1, seed=2)).any()
+    assert (drawn != annotation.is_unknown(reference, labels, cells, true, 0.1, seed=2)).any()
 
 
 def test_scores_by_hand():

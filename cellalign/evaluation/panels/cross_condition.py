@@ -1,4 +1,4 @@
-"""Panel transfer: whether a cell type looks the same under every condition."""
+"""Panel cross-condition: whether a cell type looks the same under every condition."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from cellalign.evaluation.table import MEAN, Row
 
 
 @dataclass(frozen=True)
-class Transfer(Panel):
+class CrossCondition(Panel):
     """Cell-type accuracy of a classifier trained under one condition and tested under another (CoMP table 1)."""
 
-    name = "transfer"
+    name = "cross-condition"
+    former_names = ("transfer",)
     summary = "Whether a classifier of labels trained under one condition holds under another."
-    metrics = probing.TRANSFER
+    metrics = probing.CROSS_CONDITION
     order = 40
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Every ordered pair of conditions, and their mean; NotApplicable where no pair shares two labels."""
         z, label, names = inputs.latents(), inputs.labels(), inputs.categories()
-        scores = probing.transfer(z, names, label, inputs.seed)
+        scores = probing.cross_condition(z, names, label, inputs.seed)
         if not scores:
             raise NotApplicable("no two conditions share two cell types")
         for pair, value in scores.items():
