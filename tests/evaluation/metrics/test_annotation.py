@@ -135,7 +135,7 @@ def test_a_sparse_rare_label_is_not_unknown_as_a_whole(clusters):
 def test_limits_from_cells_drawn_of_each_label(clusters, monkeypatch):
     reference, labels, cells, true = clusters
     every = annotation.is_unknown(reference, labels, cells, true, 0.1)
-    monkeypatch.setattr(annotation, "MOST", 200)
+    monkeypatch.setattr(annotation, "MAX_REFERENCE_CELLS", 200)
     assert len(annotation._drawn(labels, 0)) == 600
     drawn = annotation.is_unknown(reference, labels, cells, true, 0.1, seed=1)
     np.testing.assert_array_equal(drawn, annotation.is_unknown(reference, labels, cells, true, 0.1, seed=1))
