@@ -1,30 +1,36 @@
 # make demo   the whole job on simulated cells: an evaluation table, a UMAP picture, a counterfactual file
-# make test   the tests
+# make test   the tests, but for the slow ones
 # Each makes its own environment and keeps it until pyproject.toml or constraints.txt changes.
 #
-# For developers: make lint format types imports completions completions-check readme
+# For developers: make test-all lint format types imports completions completions-check readme
 
 PYTHON ?= python3.11
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
-.PHONY: demo test dev lint format types imports completions completions-check readme clean
+.PHONY: demo test test-all dev lint format types imports completions completions-check readme clean
 
 demo: $(DEMO_VENV)/.installed
 	@rm -rf build/demo && mkdir -p build
-	@$(DEMO_VENV)/bin/cellalign demo build/demo
+	@$(DEMO_VENV)/bin/cellalign demo build/demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed
+	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q $(PYTEST_ARGS)
 
 # Environments. The stamp is written last, so that an interrupted installation is done again.
 
+ifneq ($(DEMO_VENV),$(VENV))
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Making the environment $(DEMO_VENV) (once; this downloads torch)" >&2
 	@$(PYTHON) -m venv $(DEMO_VENV)
 	@$(DEMO_VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
+endif
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Making the environment $(VENV) (once; this downloads torch)" >&2

@@ -98,10 +98,6 @@ class PCA(FitsInClosedForm, Predicts, Method):
         """Scores on the components; no spread."""
         return Latent.point((batch.x - self.centre) @ self.components)
 
-    def rebuilt(self, z: Tensor) -> Tensor:
-        """Cells [B, G] from their scores [B, p]."""
-        return z @ self.components.T + self.centre
-
     @property
     def responds_to(self) -> frozenset[Role]:
         """Nothing: a cell is rebuilt as it is."""
@@ -109,4 +105,4 @@ class PCA(FitsInClosedForm, Predicts, Method):
 
     def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
         """The cell rebuilt from its components."""
-        return Point(self.rebuilt(self.encode(batch).mean))
+        return Point(self.encode(batch).mean @ self.components.T + self.centre)
