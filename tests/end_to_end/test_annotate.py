@@ -57,8 +57,9 @@ def test_a_copy_with_three_columns_and_a_table(run, workplace):
     assert after.obs["cell_type_probability"].dtype == np.float32 and after.obs["cell_type_unknown"].dtype == bool
     assert accuracy(after) > 0.7
     record = after.uns["cellalign"]
-    assert record["kind"] == "preprocess" and record["annotation"]["classifier"] == "auto"
-    assert record["annotation"]["reference"].endswith("reference.h5ad") and record["annotation"]["method"] == "pca"
+    annotation = record["annotation"]["cell_type"]
+    assert "preprocess" in record and annotation["classifier"] == "auto" and annotation["method"] == "pca"
+    assert annotation["reference"].endswith("reference.h5ad")
     for word in ("average ↑", "minimum", "maximum", "median", "all cells", "macro F1 ↑", "unknown ↓", "CD14 Mono"):
         assert word in done.stdout
     assert "200 cells" in done.stderr and len(done.stderr.strip().splitlines()) == 1
@@ -89,7 +90,7 @@ def test_another_reference_without_one_of_the_types(run, workplace):
     flagged = after.obs.loc[after.obs["cell_type"] == "NK", "cell_type_unknown"]
     assert float(novel[0]["value"]) == pytest.approx(flagged.mean()) and int(novel[0]["n_cells"]) == len(flagged)
     assert "NK" not in after.obs["cell_type_predicted"].cat.categories
-    assert after.uns["cellalign"]["annotation"]["k"] == 5
+    assert after.uns["cellalign"]["annotation"]["cell_type"]["k"] == 5
 
 
 def test_through_pipes_with_a_network_and_without_labels(workplace, cellalign):

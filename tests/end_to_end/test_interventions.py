@@ -30,7 +30,8 @@ def folder(tmp_path_factory, cellalign):
 def test_interventions_held_out_are_unknown_to_the_model_and_transfer_adds_them(folder, cellalign):
     run = cellalign(cwd=folder)
     spec = yaml.safe_load((folder / "model" / "model.yaml").read_text())
-    assert len(spec["roles"]["categories"]["perturbation"]) == 21 and spec["roles"]["control"] == "control"
+    (field,) = spec["fields"]
+    assert field["name"] == "perturbation" and len(field["categories"]) == 21 and field["reference"] == "control"
     assert run("transfer", "shifts.h5ad", "-m", "model", "-o", "wider").returncode == 0
     wider = yaml.safe_load((folder / "wider" / "model.yaml").read_text())
     assert wider["transferred"] == ["p20", "p21", "p22", "p23"]
@@ -125,5 +126,5 @@ def test_an_intervention_of_a_few_cells_is_kept_with_a_warning(folder, cellalign
     few.write_h5ad(folder / "few.h5ad")
     done = cellalign(cwd=folder)("train", "few.h5ad", *SVAE[:4], "--epochs", 1, "-m", "few-model")
     assert done.returncode == 0 and "p05" in done.stderr and "fewer than 10 cells" in done.stderr
-    categories = yaml.safe_load((folder / "few-model" / "model.yaml").read_text())["roles"]["categories"]
-    assert "p05" in categories["perturbation"]
+    (field,) = yaml.safe_load((folder / "few-model" / "model.yaml").read_text())["fields"]
+    assert "p05" in field["categories"]

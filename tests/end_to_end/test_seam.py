@@ -10,26 +10,26 @@ import pytest
 PLUGIN = '''
 """A twenty-line method: a linear autoencoder whose decoder adds one learned shift per condition."""
 from torch import nn
-from cellalign.methods.base import Hyperparameters, Latent, Loss, Method
+from cellalign.methods.base import CONDITION, Latent, Loss, Method, Point, Predicts, Trains
 
-class Shift(Method):
+class Shift(Trains, Predicts, Method):
     name, summary, reference = "shift", "linear autoencoder with a shift per condition", "this test"
+    responds_to = frozenset({CONDITION})
 
-    def __init__(self, hyperparameters, dimensions):
-        super().__init__(hyperparameters, dimensions)
-        self.encoder = nn.Linear(dimensions.genes, self.hp.latent_dim)
-        self.decoder = nn.Linear(self.hp.latent_dim, dimensions.genes)
-        self.shift = nn.Embedding(dimensions.conditions, dimensions.genes)
+    def __init__(self, hyperparameters, layout):
+        super().__init__(hyperparameters, layout)
+        self.encoder = nn.Linear(layout.n_genes, self.hp.latent_dim)
+        self.decoder = nn.Linear(self.hp.latent_dim, layout.n_genes)
+        self.shift = nn.Embedding(layout.n_conditions, layout.n_genes)
 
     def encode(self, batch):
-        z = self.encoder(batch.x - self.shift(batch.condition))
-        return Latent(z, z.new_zeros(()), z)
+        return Latent.point(self.encoder(batch.x - self.shift(batch.condition)))
 
-    def predict(self, z, batch):
-        return self.decoder(z) + self.shift(batch.condition)
+    def predict(self, batch, do, *, draw=False):
+        return Point(self.decoder(self.encode(batch).z) + self.shift(batch.do(do).condition))
 
-    def loss(self, batch, warmup):
-        return Loss((batch.x - self.predict(self.encode(batch).z, batch)).square().sum(1).mean())
+    def forward(self, batch, warmup=1.0):
+        return Loss((batch.x - self.predict(batch, {}).mean).square().sum(1).mean())
 '''
 
 

@@ -49,7 +49,11 @@ def test_invae_from_train_to_another_site(folder, cellalign):
     ("arguments", "status", "says"),
     [
         (("--method", "scanvi", "--batch", "site"), 2, "needs --label KEY"),
-        (("--method", "invae", "--numeric", "age"), 2, "--numeric age is neither a --batch nor a --covariate"),
+        (
+            ("--method", "invae", "--numeric", "age"),
+            2,
+            "age is said to be a number, but is neither a --batch nor a --covariate",
+        ),
         (
             ("--method", "invae", "--covariate", "donor", "--numeric", "donor"),
             3,
