@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from cellalign.data.batches import Cells, as_matrix
 from scipy import sparse
 
-from cellalign.methods.base import Dimensions
+from cellalign.data.fields import Categorical
+from cellalign.data.loader import Cells
+from cellalign.data.source import as_matrix
+from cellalign.methods.base import CONDITION, Fields, Layout
 from cellalign.methods.registry import get
 from cellalign.nn.kernels import ops
 from cellalign.nn.kernels.jit import RangeKernel
@@ -56,11 +58,11 @@ def steps(options: argparse.Namespace) -> Callable[[int], float]:
     n, genes = 4 * options.batch_size, options.genes
     x = sparse.random(n, genes, 0.064, format="csr", dtype=np.float32, random_state=0)
     x.data[:] = np.random.default_rng(0).geometric(0.6, x.nnz)
-    none, condition = torch.zeros(n, 0, dtype=torch.int64), torch.arange(n) % 2
-    cells = Cells(as_matrix(x), condition, none, none, torch.full((n,), -1), torch.zeros(n), torch.zeros(n, 0))
+    fields = Fields([Categorical(name="stim", role=CONDITION, categories=("0", "1"))])
+    cells = Cells(as_matrix(x), fields, (torch.arange(n) % 2,), n)
     batches = [cells.batch(torch.randperm(n)[: options.batch_size]) for _ in range(8)]
     cls = get("scvi")
-    method = cls(cls.Hyperparameters(hidden=(128, 128)), Dimensions(genes, 2)).train()
+    method = cls(cls.Hyperparameters(hidden=(128, 128)), Layout(genes, fields, n)).train()
     optimiser = torch.optim.AdamW(method.parameters(), fused=True)
 
     def run(count: int) -> float:
@@ -68,7 +70,7 @@ def steps(options: argparse.Namespace) -> Callable[[int], float]:
         for i in range(count):
             started = time.perf_counter()
             optimiser.zero_grad(set_to_none=True)
-            method.loss(batches[i % len(batches)], 1.0).total.backward()
+            method(batches[i % len(batches)], 1.0).total.backward()
             optimiser.step()
             seconds.append(time.perf_counter() - started)
         return 1e3 * statistics.median(seconds[3:])
