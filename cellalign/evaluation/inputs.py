@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 
 from cellalign.data.checks import column, numbers
+from cellalign.errors import option
 from cellalign.evaluation.table import Evaluation
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Inputs:
     def categories(self) -> np.ndarray:
         """The condition column as strings, or NotApplicable where there is none or it is a number."""
         if self.condition is None:
-            raise NotApplicable("it needs --condition")
+            raise NotApplicable(f"it needs {option('condition')}")
         if self.continuous:
             raise NotApplicable("the condition is a number; the probe panel tells how well it follows from the latents")
         return self.column(self.condition)
@@ -90,7 +91,7 @@ class Inputs:
     def under(self, obs: pd.DataFrame, value: str) -> np.ndarray:
         """Mask [n] of the cells of a condition, or NotApplicable where there is no condition."""
         if self.condition is None:
-            raise NotApplicable("it needs --condition")
+            raise NotApplicable(f"it needs {option('condition')}")
         if self.continuous:
             return np.isclose(numbers(obs, self.condition), float(value))
         return np.asarray(column(obs, self.condition)).astype(str) == value
@@ -100,11 +101,11 @@ class Inputs:
         if self.batch is not None:
             return self.column(self.batch)
         if self.continuous:
-            raise NotApplicable("it needs --batch, for the condition is a number")
+            raise NotApplicable(f"it needs {option('batch')}, for the condition is a number")
         return self.categories()
 
     def labels(self) -> np.ndarray:
         """The label column, or NotApplicable."""
         if self.label is None:
-            raise NotApplicable("it needs --label")
+            raise NotApplicable(f"it needs {option('label')}")
         return self.column(self.label)

@@ -41,7 +41,8 @@ class Panel(ABC):
     metrics : tuple of Metric
         Everything a row may be of.
     asked_only : str
-        Why the panel runs only where something asks for it; empty where it always does.
+        Why the panel runs only where something asks for it; empty where it always does. `{panels}` and `{batch}` stand
+        for these parameters as the caller spells them.
     tall : bool
         Whether it has more metrics than a screen has columns for, so that they are printed as rows.
     order : int

@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 
 from cellalign.data.checks import column, nearest
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, UsageError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
@@ -83,8 +83,8 @@ def evaluate(
     condition = condition or (record.condition if record else None) or (model.condition if model else None)
     if condition is None and batch is None:
         raise UsageError(
-            "--condition KEY is needed: the obs column whose mixing or effect is scored; for panel bio alone --batch "
-            "KEY is enough"
+            f"{option('condition', hint='KEY')} is needed: the obs column whose mixing or effect is scored; for panel bio "
+            f"alone {option('batch', hint='KEY')} is enough"
         )
     continuous = record is not None and condition is not None and condition == record.condition and record.continuous
     columns = {"condition": None if continuous else condition, "batch": batch, "label": label}
@@ -108,7 +108,8 @@ def evaluate(
     )
     if panels is None and batch is None and len(inputs.embeddings) == 1:
         left_out = [panel for panel in chosen if panel.asked_only and panel.name not in extra_panels]
-        unasked = {panel.name: panel.asked_only for panel in left_out}
+        named = {name: option(name) for name in ("panels", "batch")}
+        unasked = {panel.name: panel.asked_only.format(**named) for panel in left_out}
         chosen = [panel for panel in chosen if panel.name not in unasked]
         result.left_out |= unasked
     _run(chosen, inputs, required=panels is not None)
@@ -187,7 +188,7 @@ def _embedding(adata: AnnData, key: str | None) -> tuple[str, np.ndarray]:
         if len(known) != 1:
             found = ", ".join(known) or "none"
             raise InputError(
-                f"no single embedding X_* in obsm (found: {found}); run cellalign embed or give --embedding"
+                f"no single embedding X_* in obsm (found: {found}); run cellalign embed or give {option('embedding')}"
             )
         key = known[0]
     there = find_obsm_key(key, adata.obsm)

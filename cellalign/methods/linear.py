@@ -19,7 +19,7 @@ from cellalign.methods.pca import PCA
 
 
 class Linear(PCA):
-    """Additive shift, or ridge regression on principal components; --label weighs cell types alike."""
+    """Additive shift, or ridge regression on principal components; a label weighs cell types alike."""
 
     name = "linear"
     summary = "mean shift, or ridge regression of the change on principal components"

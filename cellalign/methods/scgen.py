@@ -23,7 +23,7 @@ class ScGen(FitsInClosedForm, VariationalAutoencoder):
     """VAE that predicts by z + mean z(target) - mean z(source), cell types weighing the same where labels are given."""
 
     name = "scgen"
-    summary = "VAE with latent vector arithmetic; --label weighs cell types alike"
+    summary = "VAE with latent vector arithmetic; a label weighs cell types alike"
     reference = "Lotfollahi et al. 2019"
 
     class Hyperparameters(VariationalAutoencoder.Hyperparameters):

@@ -223,19 +223,19 @@ FALSE_ALARM = Metric(
     "unknown",
     "Share of a known label's cells that are flagged as unlike any reference cell: false alarms.",
     DOWN,
-    "--unknown, the share asked for (0.01 by default)",
+    "`unknown`, the share asked for (0.01 by default)",
 )
 DETECTED = Metric(
     "unknown",
     "Share of the cells of a label that the reference lacks that are flagged as unlike any reference cell.",
     UP,
-    "--unknown, the share of known cells that are flagged (0.01 by default)",
+    "`unknown`, the share of known cells that are flagged (0.01 by default)",
 )
 FLAGGED = Metric(
     "unknown",
     "Share of the cells predicted to have a label that are flagged as unlike any reference cell.",
     NEITHER,
-    "--unknown, the share of known cells that are flagged (0.01 by default)",
+    "`unknown`, the share of known cells that are flagged (0.01 by default)",
 )
 PROBABILITY = Metric(
     "probability",

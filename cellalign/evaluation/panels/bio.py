@@ -29,7 +29,7 @@ class Bio(Panel):
     name = "bio"
     summary = "scIB: whether labels stay and batches go, of one embedding or several, beside unintegrated components."
     metrics = METRICS
-    asked_only = "it compiles for half a minute; ask for it with --panel bio or --batch KEY"
+    asked_only = "it compiles for half a minute; ask for it with {panels} bio or {batch}"
     tall = True
     order = 20
 

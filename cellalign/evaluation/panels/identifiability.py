@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cellalign.errors import option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import identifiability as ident
 from cellalign.evaluation.metrics.metric import by_name
@@ -43,7 +44,7 @@ class Identifiability(Panel):
     def _graph(self, inputs: Inputs, truth: Any, correlation: np.ndarray, n: int) -> Iterator[Row]:
         """The graph over the simulated interventions that the model was trained on."""
         if inputs.model is None or not isinstance(inputs.model.method, LearnsGraph):
-            inputs.notes.append("the graph is scored where --model has one")
+            inputs.notes.append(f"the graph is scored where {option('model')} has one")
             return
         graph = targets(inputs.model)
         names = [str(name) for name in truth["interventions"]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cellalign.data.checks import column
-from cellalign.errors import UsageError
+from cellalign.errors import UsageError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import likelihood as metrics
 from cellalign.evaluation.panel import Panel
@@ -38,13 +38,15 @@ class Likelihood(Panel):
     def __post_init__(self) -> None:
         """Refuse options out of range: UsageError."""
         if self.particles < 1:
-            raise UsageError(f"--particles {self.particles} is below 1: the likelihood takes that many draws per cell")
+            raise UsageError(
+                f"{option('particles', self.particles)} is below 1: the likelihood takes that many draws per cell"
+            )
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Validation cells, and the cells by intervention; NotApplicable where the model has no likelihood."""
         model = inputs.model
         if model is None:
-            raise NotApplicable("it needs --model DIR")
+            raise NotApplicable(f"it needs {option('model', hint='DIR')}")
         if not model.has_likelihood:
             raise NotApplicable(f"method {model.name!r} has no likelihood")
         groups = _groups(inputs, model)

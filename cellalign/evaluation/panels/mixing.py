@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cellalign.errors import UsageError
+from cellalign.errors import UsageError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import mixing as mix
 from cellalign.evaluation.metrics.metric import Metric, towards
@@ -43,9 +43,9 @@ class Mixing(Panel):
     def __post_init__(self) -> None:
         """Refuse options out of range: UsageError."""
         if self.k < 2:
-            raise UsageError(f"--k {self.k} is below 2: the mixing panel looks at that many neighbours")
+            raise UsageError(f"{option('k', self.k)} is below 2: the mixing panel looks at that many neighbours")
         if not 0 <= self.alpha <= 1:
-            raise UsageError(f"--alpha {self.alpha} is not in [0, 1], the level of the kBET test")
+            raise UsageError(f"{option('alpha', self.alpha)} is not in [0, 1], the level of the kBET test")
 
     @property
     def kbet(self) -> Metric:
@@ -69,7 +69,7 @@ class Mixing(Panel):
             of = names == value
             yield self.row("all", f"{inputs.condition}={value}", mix.silhouette, float(s[of].mean()), int(of.sum()))
         if inputs.label is None:
-            inputs.notes.append("m-kBET and m-s need --label")
+            inputs.notes.append(f"m-kBET and m-s need {option('label')}")
         else:
             yield from self._within(inputs, z, codes)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cellalign.data.checks import numbers
+from cellalign.errors import option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import probe as probing
 from cellalign.evaluation.metrics.metric import by_name
@@ -26,7 +27,7 @@ class Probe(Panel):
         """One row per probe of the condition, and per probe of the label; NotApplicable where there is neither."""
         z = inputs.latents()
         if inputs.condition is None and inputs.label is None:
-            raise NotApplicable("it needs --condition or --label")
+            raise NotApplicable(f"it needs {option('condition')} or {option('label')}")
         if inputs.condition is not None:
             if inputs.continuous:
                 declared = by_name(probing.OF_NUMBER)

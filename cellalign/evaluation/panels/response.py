@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from cellalign.data.checks import column, is_counts
 from cellalign.data.source import default_matrix, matrix_of
-from cellalign.errors import InputError
+from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.metrics.metric import by_name
@@ -39,7 +39,7 @@ class PredictedResponse(Panel):
         if record is None:
             raise NotApplicable("the input is no counterfactual")
         if inputs.against is None:
-            raise NotApplicable("it needs --against FILE, the real cells")
+            raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
         origin, to = record.from_ or inputs.control or "", record.to
         groups = _Groups.of(inputs, origin, to)
         held = _held_out(inputs, groups.names)
@@ -92,14 +92,16 @@ class _Groups:
         assert against is not None
         missing = inputs.adata.var_names.difference(against.var_names)
         if len(missing):
-            raise InputError(f"--against lacks {len(missing)} of the predicted genes, the first {str(missing[0])!r}")
+            raise InputError(
+                f"{option('against')} lacks {len(missing)} of the predicted genes, the first {str(missing[0])!r}"
+            )
         columns = against.var_names.get_indexer(inputs.adata.var_names)
         target = inputs.under(against.obs, to)
         source = inputs.under(against.obs, origin) if origin else ~target
         if not target.any() and inputs.continuous:
-            raise NotApplicable(f"--against has no cell of {inputs.condition}={to} to compare with")
+            raise NotApplicable(f"{option('against')} has no cell of {inputs.condition}={to} to compare with")
         if not target.any():
-            raise InputError(f"--against has no cell of {inputs.condition}={to!r} to compare with")
+            raise InputError(f"{option('against')} has no cell of {inputs.condition}={to!r} to compare with")
         if inputs.label is None:
             label_p, label_r = np.full(inputs.adata.n_obs, "all"), np.full(against.n_obs, "all")
         else:
@@ -157,10 +159,10 @@ def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tup
 
     record = Provenance.of(predicted.uns).counterfactual
     if record is None or record.expression != "counts":
-        return predicted.X, matrix_of(real, "X", "--against")[:, columns]
-    x = matrix_of(real, default_matrix(real, "counts"), "--against")[:, columns]
+        return predicted.X, matrix_of(real, "X", option("against"))[:, columns]
+    x = matrix_of(real, default_matrix(real, "counts"), option("against"))[:, columns]
     if not is_counts(x):
-        raise InputError("the prediction is of counts, but --against holds none; name the file trained on")
+        raise InputError(f"the prediction is of counts, but {option('against')} holds none; name the cells trained on")
     size = float(np.median(np.asarray(x.sum(1))))
     # l1 normalisation keeps a sparse matrix sparse
     return tuple(np.log1p(normalize(m, "l1") * size) for m in (predicted.X, x))
