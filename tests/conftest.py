@@ -7,13 +7,8 @@ set.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
-import subprocess
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +22,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from running import in_this_process
 from scipy import sparse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +42,15 @@ def _data_file(name: str) -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What drives the command is marked so by its folder, and what bears no mark is a unit test."""
+    for item in items:
+        if "end_to_end" in item.path.parts:
+            item.add_marker("process")
+        elif not any(item.get_closest_marker(name) for name in ("process", "learns", "slow")):
+            item.add_marker("unit")
 
 
 @pytest.fixture(scope="session")
@@ -68,25 +73,11 @@ def messages():
 def mistaken() -> Callable:
     """`mistaken(cwd=..., env=...)` runs the command's entry in this process: for the many command lines that fail.
 
-    A process of its own takes seconds to import torch; `test_a_mistake_in_a_process_of_its_own` shows that it says
-    the same.
+    `test_a_mistake_in_a_process_of_its_own` shows that a process of its own says the same.
     """
 
     def at(cwd: Path, env: dict[str, str] | None = None) -> Callable:
-        def run(*arguments: object) -> subprocess.CompletedProcess:
-            from cellalign.cli import app
-
-            out, err = io.StringIO(), io.StringIO()
-            with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-                patch.chdir(cwd)
-                patch.setattr(sys, "argv", ["cellalign", *(str(a) for a in arguments)])
-                for key, value in ({"COLUMNS": "200"} | (env or {})).items():
-                    patch.setenv(key, value)
-                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    status = app._run()
-            return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
-
-        return run
+        return lambda *arguments: in_this_process(arguments, cwd, env)
 
     return at
 

@@ -83,8 +83,8 @@ def evaluate(
     condition = condition or (record.condition if record else None) or (model.condition if model else None)
     if condition is None and batch is None:
         raise UsageError(
-            f"{option('condition', hint='KEY')} is needed: the obs column whose mixing or effect is scored; for panel bio "
-            f"alone {option('batch', hint='KEY')} is enough"
+            f"{option('condition', hint='KEY')} is needed: the obs column whose mixing or effect is scored; for "
+            f"panel bio alone {option('batch', hint='KEY')} is enough"
         )
     continuous = record is not None and condition is not None and condition == record.condition and record.continuous
     columns = {"condition": None if continuous else condition, "batch": batch, "label": label}

@@ -1,4 +1,4 @@
-"""Drives the installed command in a subprocess, as a user's shell does."""
+"""Drives the command: in this process, or as a user's shell does in one of its own where that is the point."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from running import in_this_process
 
 COMMAND = Path(sys.executable).with_name("cellalign")
 
@@ -21,10 +22,15 @@ def command() -> Path:
 
 @pytest.fixture(scope="session")
 def cellalign() -> Callable:
-    """`cellalign(cwd=..., env=...)` gives a function that runs the command with its arguments."""
+    """`cellalign(cwd=...)` gives a function that runs the command with its arguments.
 
-    def at(cwd: Path, env: dict[str, str] | None = None) -> Callable:
+    With an environment, standard input or `process` it is the installed command in a process of its own.
+    """
+
+    def at(cwd: Path, env: dict[str, str] | None = None, *, process: bool = False) -> Callable:
         def run(*arguments: object, stdin: bytes | None = None, text: bool = True) -> subprocess.CompletedProcess:
+            if stdin is None and text and env is None and not process:
+                return in_this_process(arguments, cwd)
             return subprocess.run(
                 [str(COMMAND), *(str(a) for a in arguments)],
                 cwd=cwd,

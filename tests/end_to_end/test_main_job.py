@@ -120,7 +120,7 @@ def test_pipes(kang_raw, cellalign, tmp_path):
 
 
 def test_same_seed_same_files(kang_like, cellalign, tmp_path):
-    run = cellalign(cwd=tmp_path)
+    run = cellalign(cwd=tmp_path, process=True)
     options = ("--condition", "stim", "--epochs", 10, "--set", "hidden=[512]", "--threads", 2)
     for name in ("a", "b"):
         assert run("train", kang_like, *options, "-m", name, "-o", f"{name}.h5ad").returncode == 0

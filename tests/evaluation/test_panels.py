@@ -103,9 +103,9 @@ def test_options_that_are_wrong(integrated):
     with pytest.raises(UsageError, match="unknown option 'alfa'. Did you mean 'alpha'.*k, alpha, min_cells, particles"):
         cellalign.evaluate(integrated, condition="stim", alfa=0.2)
     for panel, options, says in (
-        (Mixing, {"k": 1}, "--k 1 is below 2"),
-        (Mixing, {"alpha": 1.5}, r"--alpha 1.5 is not in \[0, 1\]"),
-        (Likelihood, {"particles": 0}, "--particles 0 is below 1"),
+        (Mixing, {"k": 1}, "k=1 is below 2"),
+        (Mixing, {"alpha": 1.5}, r"alpha=1.5 is not in \[0, 1\]"),
+        (Likelihood, {"particles": 0}, "particles=0 is below 1"),
     ):
         with pytest.raises(UsageError, match=says):
             panel(**options)

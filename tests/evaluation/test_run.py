@@ -69,7 +69,7 @@ def test_panels_by_name(tiny):
     assert {row.panel for row in only.rows} == {"mixing"}
     with pytest.raises(UsageError, match="unknown panel 'mixng'. Did you mean 'mixing'"):
         cellalign.evaluate(cells, condition="stim", panels=["mixng"])
-    with pytest.raises(InputError, match="cross-condition cannot run: it needs --label"):
+    with pytest.raises(InputError, match="cross-condition cannot run: it needs label"):
         cellalign.evaluate(cells, condition="stim", panels=["transfer"])  # its name in earlier versions
     left = cellalign.evaluate(cells, condition="stim", k=15).left_out
     assert left["response"] == "the input is no counterfactual" and "cross-condition" in left

@@ -185,14 +185,14 @@ def test_the_default_leaves_it_out_unless_something_asks_for_it(tiny, scored, mo
     monkeypatch.setattr(run, "PANELS", {name: run.PANELS[name] for name in ("mixing", "bio", "likelihood")})
     cells, options = embedded(tiny), {"condition": "stim", "label": "cell_type", "k": 15}
     left = cellalign.evaluate(cells, **options).left_out["bio"]
-    assert "--panel bio" in left and not scored
-    for asking in ({"also": ["bio"]}, {"batch": "batch"}):
+    assert "panels bio" in left and not scored
+    for asking in ({"extra_panels": ["bio"]}, {"batch": "batch"}):
         found = cellalign.evaluate(cells, **options, **asking)
         assert {row.panel for row in found.rows} == {"mixing", "bio"}
     np.testing.assert_array_equal(scored[0]["batch"], cells.obs["stim"])  # the condition, where no batch is named
     np.testing.assert_array_equal(scored[-1]["batch"], BATCH)
     assert any("averages without kBET" in note for note in found.notes)
-    with pytest.raises(InputError, match="bio cannot run: it needs --label"):
+    with pytest.raises(InputError, match="bio cannot run: it needs label"):
         cellalign.evaluate(cells, condition="stim", panels=["bio"])
     with pytest.raises(UsageError, match="unknown panel 'boi'"):
         cellalign.evaluate(cells, **options, extra_panels=["boi"])
@@ -202,14 +202,14 @@ def test_a_batch_is_enough(tiny, scored):
     cells = embedded(tiny)
     found = cellalign.evaluate(cells, batch="batch", label="label", seed=3)
     assert {row.panel for row in found.rows} == {"bio", "probe"} and scored[-1]["seed"] == 3
-    assert found.left_out["mixing"] == found.left_out["cross-condition"] == "it needs --condition"
+    assert found.left_out["mixing"] == found.left_out["cross-condition"] == "it needs condition"
     assert found.left_out["response"] == "the input is no counterfactual"
     assert {row.system for row in found.rows if row.panel == "probe"} == {"label"}
     for options, error, says in (
-        ({"label": "label"}, UsageError, "--condition KEY is needed.*--batch KEY is enough"),
+        ({"label": "label"}, UsageError, "condition is needed.*batch is enough"),
         ({"batch": "bach", "label": "label"}, InputError, "no batch column 'bach'.*'batch'"),
-        ({"batch": "batch", "panels": ["mixing"]}, InputError, "mixing cannot run: it needs --condition"),
-        ({"batch": "batch", "panels": ["probe"]}, InputError, "probe cannot run: it needs --condition or --label"),
+        ({"batch": "batch", "panels": ["mixing"]}, InputError, "mixing cannot run: it needs condition"),
+        ({"batch": "batch", "panels": ["probe"]}, InputError, "probe cannot run: it needs condition or label"),
     ):
         with pytest.raises(error, match=says):
             cellalign.evaluate(cells, **options)
@@ -253,7 +253,7 @@ def test_a_counterfactual_and_a_number_for_a_condition(tiny, scored):
     record = Embedding(method="vae", key="X_any", condition="dose", continuous=True)
     cells.uns["cellalign"] = Provenance().with_steps(record).plain()
     found = cellalign.evaluate(cells, label="label", extra_panels=["bio"])
-    assert found.left_out["bio"] == "it needs --batch, for the condition is a number"
+    assert found.left_out["bio"] == "it needs batch, for the condition is a number"
     numbered = cellalign.evaluate(cells, label="label", batch="batch", panels=["bio"])
     assert {row.panel for row in numbered.rows} == {"bio"}
     cells.uns["cellalign"] = counterfactual_record()
