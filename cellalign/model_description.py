@@ -92,7 +92,7 @@ class ModelDescription:
     @property
     def obsm(self) -> list[str]:
         """obsm keys that the model reads besides: of fields that are vectors."""
-        return [field.name for field in self.fields if field.kind == "vector"]
+        return [field.name for field in self.fields if field.in_obsm]
 
     @property
     def expression(self) -> str:

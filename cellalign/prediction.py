@@ -37,6 +37,8 @@ class Prediction:
         Of the source cells, with what was set and, as `<column>_source`, what it was; of several draws all cells of the
         first, then of the second.
     var : DataFrame
+    obsm : dict
+        Vectors that the model reads.
     source : matrix [n_source, G]
         The observed expression.
     record : Counterfactual
@@ -46,6 +48,7 @@ class Prediction:
 
     obs: pd.DataFrame
     var: pd.DataFrame
+    obsm: dict[str, Any]
     source: Any
     record: Counterfactual
     provenance: Provenance
@@ -64,7 +67,9 @@ class Prediction:
     def bare(self) -> AnnData:
         """All that is known before anything is computed: obs, var, uns and the observed cells as layers["source"]."""
         source = _repeated(self.source, max(1, self.draws))
-        return AnnData(obs=self.obs, var=self.var, layers={"source": source}, uns=self.uns)
+        times = max(1, self.draws)
+        obsm = {name: _repeated(values, times) for name, values in self.obsm.items()}
+        return AnnData(obs=self.obs, var=self.var, obsm=obsm, layers={"source": source}, uns=self.uns)
 
     def to_adata(self) -> AnnData:
         """All of it in memory."""
@@ -87,7 +92,7 @@ def predict(
     adata: AnnData,
     *,
     to: str | float | Mapping[str, Any],
-    from_: str | None = None,
+    from_: str | float | None = None,
     where: Mapping[str, str] | None = None,
     decoded: bool = False,
     draws: int = 0,
@@ -137,9 +142,8 @@ def predict(
     x = model.expression_of(adata, missing_genes)
     asked = intervention(adata, model.fields, to, from_=from_, where=where)
     _check(model, asked)
-    source = AnnData(
-        obs=adata.obs.iloc[asked.rows], obsm={k: adata.obsm[k][asked.rows] for k in model.obsm if k in adata.obsm}
-    )
+    vectors = {key: adata.obsm[key][asked.rows] for key in model.obsm if key in adata.obsm}
+    source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
     observed = x[asked.rows]
     cells = make_cells(source, observed, model.fields)
     log_scale = model.expression == "log"
@@ -177,7 +181,7 @@ def predict(
     provenance = Provenance(preprocess=Provenance.of(adata.uns).preprocess)
     obs = _predicted_obs(source.obs, asked, model.record.holdout, draws)
     var = adata.var.reindex(model.genes)
-    return Prediction(obs, var, observed, record, provenance, draws, parts)
+    return Prediction(obs, var, vectors, observed, record, provenance, draws, parts)
 
 
 def _check(model: Model, asked: Intervention) -> None:
@@ -193,7 +197,7 @@ def _check(model: Model, asked: Intervention) -> None:
             raise UsageError(
                 f"method {model.name!r} does not see batches, so it has no counterfactual of {field.name!r}"
             )
-        log.warning("method %s does not see %r: its prediction is the cells as they are", model.name, field.name)
+        log.warning("method %s does not see %r: it predicts no change of the cells", model.name, field.name)
 
 
 def _predicted_obs(obs: pd.DataFrame, asked: Intervention, holdout: list[str], draws: int) -> pd.DataFrame:

@@ -104,6 +104,10 @@ def _run() -> int:
         except BrokenPipeError:
             return 141
         except Exception as error:
+            if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+                return _say(
+                    f"out of memory on the GPU; use fewer cells or genes, or {option('device', 'cpu')}", 5, error
+                )
             shown = getattr(error, "format_message", None)  # click's usage errors
             if shown is not None:
                 say_end(f"{shown()} (see cellalign --help)", 2, format_asked(sys.argv[1:]))

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -210,13 +210,8 @@ def write(adata: AnnData, path: PathLike, *, force: bool = False) -> None:
     UsageError, InputError
         As `atomic_path`.
     """
-    if str(path) == "-":
-        with tempfile.TemporaryDirectory(prefix="cellalign-") as folder:
-            adata.write_h5ad(Path(folder) / "out.h5ad")
-            _to_stdout(Path(folder) / "out.h5ad")
-        return
-    with atomic_path(path, force) as fresh:
-        adata.write_h5ad(fresh, compression="gzip")
+    packed = None if str(path) == "-" else "gzip"
+    _written(path, force, lambda target: adata.write_h5ad(target, compression=packed))
 
 
 def write_with(
@@ -256,13 +251,7 @@ def write_with(
             if obs:
                 write_elem(handle, "obs", read_elem(handle["obs"]).assign(**obs))
 
-    if str(path) == "-":
-        with tempfile.TemporaryDirectory(prefix="cellalign-") as folder:
-            fill(Path(folder) / "out.h5ad")
-            _to_stdout(Path(folder) / "out.h5ad")
-        return
-    with atomic_path(path, force) as fresh:
-        fill(fresh)
+    _written(path, force, fill)
 
 
 def write_batches(
@@ -293,7 +282,7 @@ def write_batches(
             handle.pop("X", None)
             handle.require_group("layers")
             start, n = 0, bare.n_obs // copies
-            for batch in batches:
+            for batch in _or_raise(batches):
                 stop = start + batch["X"].shape[-2]
                 for name, values in batch.items():
                     place = _dense_dataset(handle, name if name == "X" else f"layers/{name}", bare.shape)
@@ -302,13 +291,23 @@ def write_batches(
                         place[copy * n + start : copy * n + stop] = own
                 start = stop
 
-    if str(path) == "-":
-        with tempfile.TemporaryDirectory(prefix="cellalign-") as folder:
-            fill(Path(folder) / "out.h5ad")
-            _to_stdout(Path(folder) / "out.h5ad")
-        return
-    with atomic_path(path, force) as fresh:
-        fill(fresh)
+    try:
+        _written(path, force, fill)
+    except _Computing as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None
+
+
+class _Computing(Exception):
+    """What was to be written could not be computed; its cause says why."""
+
+
+def _or_raise(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; what goes wrong while they are computed is no fault of the file."""
+    try:
+        yield from batches
+    except Exception as error:
+        raise _Computing from error
 
 
 def _dense_dataset(handle: h5py.File, name: str, shape: tuple[int, int]) -> Any:
@@ -319,6 +318,17 @@ def _dense_dataset(handle: h5py.File, name: str, shape: tuple[int, int]) -> Any:
     place = handle.create_dataset(name, shape, np.float32, chunks=(rows, shape[1]), compression="gzip")
     place.attrs["encoding-type"], place.attrs["encoding-version"] = "array", "0.2.0"
     return place
+
+
+def _written(path: PathLike, force: bool, fill: Callable[[Path], None]) -> None:
+    """Have a file filled under a temporary name and put in place, or sent to standard output."""
+    if str(path) == "-":
+        with tempfile.TemporaryDirectory(prefix="cellalign-") as folder:
+            fill(Path(folder) / "out.h5ad")
+            _to_stdout(Path(folder) / "out.h5ad")
+        return
+    with atomic_path(path, force) as fresh:
+        fill(fresh)
 
 
 def _to_stdout(file: Path) -> None:

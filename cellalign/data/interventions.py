@@ -47,11 +47,6 @@ class Intervention:
         """By column name, as `Minibatch.do` takes them."""
         return {field.name: value for field, value in zip(self.fields, self.values, strict=True)}
 
-    @property
-    def roles(self) -> set[str]:
-        """Of the columns that are set."""
-        return {field.role for field in self.fields}
-
     def applied(self, obs: pd.DataFrame) -> pd.DataFrame:
         """`obs` of the source cells with the columns set; what they were is kept as `<column>_source`."""
         changed: dict[str, Any] = {}
@@ -70,7 +65,7 @@ def intervention(
     fields: Fields,
     to: str | float | Mapping[str, Any],
     *,
-    from_: str | None = None,
+    from_: str | float | None = None,
     where: Mapping[str, str] | None = None,
 ) -> Intervention:
     """What is asked of these cells.
@@ -94,6 +89,7 @@ def intervention(
     ModelError
         The model was trained without a condition, and `to` is no batch.
     """
+    from_ = None if from_ is None else str(from_)
     asked = _asked(fields, to)
     chosen = tuple(field for field, _ in asked)
     if len({field.name for field in chosen}) < len(chosen):

@@ -106,7 +106,7 @@ def preprocess(
         target_sum=float(target_sum or np.median(n_counts[cells])),
         batch=batch,
     )
-    result.uns[KEY] = Provenance.of(adata.uns).with_steps(record).plain()
+    result.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(record).plain()
     return result
 
 

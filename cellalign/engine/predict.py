@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from cellalign.data.loader import Cells
 from cellalign.methods.base import HasLikelihood, InfersCondition, Labels, Method, Minibatch, Predicts
 
 NEIGHBOURS = 15  # among which a draw looks for what the model does not explain of a cell
+POOL = 4096  # cells among which those neighbours are sought
 
 
 @torch.inference_mode()
@@ -131,32 +132,24 @@ def predictions(
     """
     assert isinstance(method, Method)
     method = method.to(device).eval()
-    for number, batch in enumerate(cells.in_order(batch_size, device)):
+    pool = _Pool.of(method, cells, device, seed) if draws and residual else None
+    n, most = len(cells), max(1, batch_size // max(1, draws))
+    size = -(-n // max(1, -(-n // most)))  # equal parts
+    for number, batch in enumerate(cells.in_order(size, device)):
         # whoever reads a batch does so under their own random stream and with gradients
-        yield _predicted(method, batch, do, residual, at_least, samples, draws, 1_000_003 * seed + number)
-
-
-def _predicted(
-    method: Any,
-    batch: Minibatch,
-    do: Mapping[str, Any],
-    residual: bool,
-    at_least: float | None,
-    samples: int,
-    draws: int,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """What `predictions` yields of one batch."""
-    with torch.inference_mode(), torch.random.fork_rng(_gpus(batch)):
-        torch.manual_seed(seed)
-        found = _moments(method, batch, do, residual, samples)
-        if not (samples or draws):
-            found.pop("sd", None)
-        if draws:
-            found["X"] = torch.stack([_draw(method, batch, do, residual, at_least) for _ in range(draws)])
-        if at_least is not None:
-            found["X"] = found["X"].clamp(min=at_least)
-        return {key: value.float().cpu().numpy() for key, value in found.items()}
+        with torch.inference_mode(), torch.random.fork_rng(_gpus(batch)):
+            torch.manual_seed(1_000_003 * seed + number)
+            found = _moments(method, batch, do, residual, samples)
+            if not (samples or draws):
+                found.pop("sd", None)
+            if draws:
+                rows = torch.arange(number * size, number * size + len(batch))
+                drawn = [_draw(method, batch, rows, do, pool, at_least) for _ in range(draws)]
+                found["X"] = torch.stack(drawn)
+            if at_least is not None:
+                found["X"] = found["X"].clamp(min=at_least)
+            arrays = {key: value.float().cpu().numpy() for key, value in found.items()}
+        yield arrays
 
 
 def _gpus(batch: Minibatch) -> list[torch.device]:
@@ -186,7 +179,48 @@ def _moments(
     return found | ({"sd_of_mean": between.sqrt()} if samples else {})
 
 
-def _draw(method: Predicts, batch: Minibatch, do: Mapping[str, Any], residual: bool, at_least: float | None) -> Tensor:
+@dataclass(frozen=True)
+class _Pool:
+    """Cells from which draws take what the model does not explain: all, or of many some that are drawn once.
+
+    Attributes
+    ----------
+    cells : Cells
+    rows : Tensor [m], int64
+        On the CPU.
+    z : Tensor [m, p]
+        Their embedding.
+    """
+
+    cells: Cells
+    rows: Tensor
+    z: Tensor
+
+    @classmethod
+    def of(cls, method: Method, cells: Cells, device: torch.device, seed: int) -> _Pool:
+        """Those of a data set, the same for every batch of it."""
+        order = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))
+        rows = order[:POOL].sort().values
+        with torch.inference_mode():
+            parts = [method.embedding(cells.batch(part.to(cells.device)).to(device)) for part in rows.split(1024)]
+        return cls(cells, rows, torch.cat(parts))
+
+    def alike(self, z: Tensor, rows: Tensor) -> Minibatch:
+        """For each cell, of embedding z [B, p] and these rows, another one drawn among its nearest; itself if alone."""
+        k = min(NEIGHBOURS, len(self.rows) - 1)
+        if k < 1:
+            chosen = rows
+        else:
+            distance = torch.cdist(z, self.z)
+            distance.masked_fill_((self.rows == rows[:, None]).to(z.device), torch.inf)
+            near = distance.topk(k, largest=False).indices
+            chosen = self.rows[near.gather(1, torch.randint(k, (len(z), 1), device=z.device))[:, 0].cpu()]
+        return self.cells.batch(chosen.to(self.cells.device)).to(z.device)
+
+
+def _draw(
+    method: Predicts, batch: Minibatch, rows: Tensor, do: Mapping[str, Any], pool: _Pool | None, at_least: float | None
+) -> Tensor:
     """One draw of every cell [B, G].
 
     From the likelihood, or with residual transfer: a cell like it, whose expression goes from what is decoded of that
@@ -195,27 +229,16 @@ def _draw(method: Predicts, batch: Minibatch, do: Mapping[str, Any], residual: b
     falls and there is nothing below zero, a part of the cells loses it, as counts do, and the mean is the one decoded.
     """
     target = method.predict(batch, do, draw=True)
-    if not residual:
+    if pool is None:
         return target.sample()
     assert isinstance(method, Method)
-    alike = _cells_alike(method.embedding(batch))
-    cell, before, after = batch.x[alike], method.predict(batch, {}).mean[alike], target.mean
+    other = pool.alike(method.embedding(batch), rows)
+    cell, before, after = other.x, method.predict(other, {}).mean, target.mean
     if at_least != 0:
         return cell + (after - before)
     before, after = before.clamp(min=0), after.clamp(min=0)
     kept = cell * (torch.rand_like(cell) * before < after)
     return torch.where(after < before, kept, cell + (after - before))
-
-
-def _cells_alike(z: Tensor) -> Tensor:
-    """For each of the cells [B, p] another one drawn among its nearest; itself where it is alone."""
-    k = min(NEIGHBOURS, len(z) - 1)
-    if k < 1:
-        return torch.zeros(len(z), dtype=torch.int64, device=z.device)
-    distance = torch.cdist(z, z)
-    distance.fill_diagonal_(torch.inf)
-    near = distance.topk(k, largest=False).indices
-    return near.gather(1, torch.randint(k, (len(z), 1), device=z.device))[:, 0]
 
 
 def integrated_gradients(

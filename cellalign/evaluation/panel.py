@@ -43,7 +43,7 @@ class Panel(ABC):
     asked_only : str
         Why the panel runs only where something asks for it; empty where it always does. `{panels}` and `{batch}` stand
         for these parameters as the caller spells them.
-    tall : bool
+    metrics_as_rows : bool
         Whether it has more metrics than a screen has columns for, so that they are printed as rows.
     order : int
         Its place among the panels, which run and are printed by order and then name.
@@ -55,7 +55,7 @@ class Panel(ABC):
     summary: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
     asked_only: ClassVar[str] = ""
-    tall: ClassVar[bool] = False
+    metrics_as_rows: ClassVar[bool] = False
     order: ClassVar[int] = 100
     former_names: ClassVar[tuple[str, ...]] = ()
 

@@ -77,6 +77,8 @@ def evaluate(
         A panel asked for by name cannot run, or the inputs do not fit.
     """
     record = Provenance.of(adata.uns).latest
+    if "also" in options:  # its name in earlier versions
+        extra_panels = options.pop("also")
     _check_options(options)
     chosen = _chosen(PANELS if panels is None else panels, options)
     _chosen(extra_panels, options)  # an unknown name is refused also where all panels run
@@ -127,8 +129,8 @@ def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
             if required:
                 raise InputError(f"panel {panel.name} cannot run: {reason}") from reason
             inputs.result.left_out[panel.name] = str(reason)
-        if panel.tall:
-            inputs.result.tall.add(panel.name)
+        if panel.metrics_as_rows:
+            inputs.result.metrics_as_rows.add(panel.name)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

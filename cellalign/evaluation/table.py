@@ -106,15 +106,15 @@ class Response:
 class Evaluation:
     """All scores, the panels left out with the reason, and notes such as skipped cell types.
 
-    `responses` holds what the response panel scored, one per cell type, for pictures; `tall` names the panels that
-    are printed with metrics as rows.
+    `responses` holds what the response panel scored, one per cell type, for pictures; `metrics_as_rows` names the
+    panels that are printed with metrics as rows.
     """
 
     rows: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
-    tall: set[str] = field(default_factory=set)
+    metrics_as_rows: set[str] = field(default_factory=set)
 
     def frame(self) -> pd.DataFrame:
         """The scores as a table, one row each."""
@@ -172,14 +172,17 @@ class Evaluation:
         return self.responses
 
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Tables for people: (title, columns, rows), one per panel; groups, or the metrics of `tall` panels, as rows.
+        """Tables for people: (title, columns, rows), one per panel; groups as rows, or the metrics.
 
         An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored.
         """
-        return [_table(panel, self.rows, panel in self.tall) for panel in dict.fromkeys(row.panel for row in self.rows)]
+        return [
+            _table(panel, self.rows, panel in self.metrics_as_rows)
+            for panel in dict.fromkeys(row.panel for row in self.rows)
+        ]
 
 
-def _table(panel: str, rows: Sequence[Row], tall: bool) -> tuple[str, list[str], list[list[str]]]:
+def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str, list[str], list[list[str]]]:
     """Title, columns and rows of one panel."""
     rows = [row for row in rows if row.panel == panel]
     metrics = list(dict.fromkeys(row.metric for row in rows))
@@ -197,6 +200,6 @@ def _table(panel: str, rows: Sequence[Row], tall: bool) -> tuple[str, list[str],
         numbers = ["" if cell is None else f"{cell.value:.3f}" for cell in found]
         table.append([" ".join((name, *filter(None, own))), str(size), *numbers])
     columns = ["", "cells", *headings]
-    if tall:
+    if metrics_as_rows:
         columns, *table = (list(line) for line in zip(columns, *table, strict=True))
     return panel, columns, table

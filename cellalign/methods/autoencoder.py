@@ -138,9 +138,9 @@ class Autoencoder(Trains, Predicts, Method):
 
     @property
     def responds_to(self) -> frozenset[Role]:
-        """What the decoder sees; the condition also where an intervention on it moves z."""
+        """What the decoder sees, and the condition where conditions shift z."""
         seen = {role for role in (CONDITION, BATCH) if role in self.decoder_sees}
-        return frozenset(seen | ({CONDITION} if self.needs_condition else set()))
+        return frozenset(seen | ({CONDITION} if isinstance(self, CombinesConditions) else set()))
 
     # the forward pass
 
@@ -230,12 +230,13 @@ class Autoencoder(Trains, Predicts, Method):
         do : mapping of column to value
             Not empty.
         """
-        targets = self.layout.targets(do) if isinstance(self, CombinesConditions) else ()
-        if isinstance(self, CombinesConditions) and targets:
+        if not isinstance(self, CombinesConditions):
+            return z, batch.do(do)
+        targets = self.layout.targets(do)
+        if targets:
             shifts = self.shifts()
             z = z - shifts[batch.condition] + shifts[list(targets)].sum(0)
-            do = self.layout.without_condition(do)
-        return z, batch.do(do)
+        return z, batch.do(self.layout.without_condition(do))
 
     def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
         """Abduct z, act on it or on what the decoder sees, decode (CoMP eq. 1)."""

@@ -68,7 +68,7 @@ class Capability(ABC):
     Attributes
     ----------
     does : str
-        What a method of it does, as it ends a sentence: "method 'vae' ...".
+        What a method of it does, as it ends a sentence: "method 'vae' does not ...".
     """
 
     does: ClassVar[str]
@@ -77,7 +77,7 @@ class Capability(ABC):
 class Trains(Capability):
     """Learns by gradient steps on a loss."""
 
-    does = "trains by gradient steps"
+    does = "train by gradient steps"
 
     @abstractmethod
     def forward(self, batch: Minibatch, warmup: float = 1.0) -> Loss:
@@ -87,7 +87,7 @@ class Trains(Capability):
 class HasPlayers(Trains):
     """Has players with an optimiser and a loss each, such as generators and discriminators."""
 
-    does = "trains several players against each other"
+    does = "train several players against each other"
 
     @abstractmethod
     def players(self) -> Mapping[str, Player]:
@@ -97,7 +97,7 @@ class HasPlayers(Trains):
 class FitsInClosedForm(Capability):
     """Computes something from the trained cells at once: all of it, or what follows from trained networks."""
 
-    does = "fits in closed form"
+    does = "fit in closed form"
 
     @abstractmethod
     def fit_closed_form(self, batches: Batches) -> None:
@@ -113,7 +113,7 @@ class FitsInClosedForm(Capability):
 class Predicts(Capability):
     """Predicts the expression of cells under an intervention."""
 
-    does = "predicts expression"
+    does = "predict expression"
 
     @property
     @abstractmethod
@@ -138,7 +138,7 @@ class Predicts(Capability):
 class CombinesConditions(Predicts):
     """Predicts several conditions at once: their effects on the latents add up."""
 
-    does = "predicts several conditions at once"
+    does = "predict several conditions at once"
 
     @abstractmethod
     def shifts(self) -> Tensor:
@@ -148,7 +148,7 @@ class CombinesConditions(Predicts):
 class HasLikelihood(Capability):
     """Gives cells a likelihood."""
 
-    does = "has a likelihood"
+    does = "have a likelihood"
 
     @property
     @abstractmethod
@@ -167,7 +167,7 @@ class HasLikelihood(Capability):
 class LearnsGraph(Capability):
     """Learns which latents each condition targets."""
 
-    does = "learns a graph from perturbations to latents"
+    does = "learn a graph from perturbations to latents"
 
     @abstractmethod
     def graph(self) -> Graph:
@@ -175,9 +175,9 @@ class LearnsGraph(Capability):
 
 
 class Extends(Capability):
-    """Can learn of conditions it was not trained on."""
+    """Can learn conditions it was not trained on."""
 
-    does = "learns an embedding per intervention, which transfer extends"
+    does = "learn an embedding per intervention, which transfer extends"
 
     @abstractmethod
     def with_conditions(self, fields: Fields, shifts: np.ndarray) -> Method:
@@ -195,7 +195,7 @@ class Extends(Capability):
 class Labels(Capability):
     """Predicts labels by a classifier of its own."""
 
-    does = "predicts labels by itself"
+    does = "predict labels by itself"
 
     @abstractmethod
     def label_probability(self, z: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Labels(Capability):
 class InfersCondition(Capability):
     """Infers the condition of cells where it is missing."""
 
-    does = "takes cells whose condition is missing"
+    does = "take cells whose condition is missing"
 
     @abstractmethod
     def inferred_condition(self, batch: Minibatch) -> Tensor:

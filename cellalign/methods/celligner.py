@@ -244,11 +244,11 @@ class Celligner(PCA):
 
     def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
         """The cell with its coordinates moved; what they do not hold stays as it is."""
-        targets = self.layout.targets(do)
-        if not targets:
+        target = self.layout.target(do)
+        if target is None:
             return Point(batch.x)
         y = self.coordinates(batch)
-        t = self.moved_back(self.moved(y, batch.condition), torch.full_like(batch.condition, targets[0]))
+        t = self.moved_back(self.moved(y, batch.condition), torch.full_like(batch.condition, target))
         return Point(batch.x + (t - y) @ self.basis.T)
 
 

@@ -75,8 +75,8 @@ class Linear(PCA):
 
     def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
         """The cell plus the predicted change."""
-        targets = self.layout.targets(do)
-        return Point(batch.x + self.change(batch, targets[0]) if targets else batch.x)
+        target = self.layout.target(do)
+        return Point(batch.x if target is None else batch.x + self.change(batch, target))
 
     def change(self, batch: Minibatch, target: int) -> Tensor:
         """From each cell's condition to the target's, [B, G]."""

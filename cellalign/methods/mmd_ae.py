@@ -1,7 +1,7 @@
 """MMD autoencoder, SAUCIE-style (Amodio et al. 2019; baseline of the trVAE paper, table 9).
 
 Encoder z = f(x, c) without noise, decoder g(z, c), no prior, squared error, and MMD between the conditions'
-bottlenecks. Without noise there is no evidence lower bound: it is an autoencoder, no variational one.
+bottlenecks. Without noise there is no evidence lower bound: it is an autoencoder, not a variational one.
 """
 
 from __future__ import annotations

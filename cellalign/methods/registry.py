@@ -105,14 +105,14 @@ def faults_of(cls: Any, name: str) -> Iterable[str]:
     from cellalign.methods.capabilities import Capability, FitsInClosedForm, Trains
 
     if not (isinstance(cls, type) and issubclass(cls, Method)):
-        yield "it is no subclass of cellalign.methods.base.Method"
+        yield "it is not a subclass of cellalign.methods.base.Method"
         return
     if getattr(cls, "name", None) != name:
         yield f"its name is {getattr(cls, 'name', None)!r}"
     if not isinstance(getattr(cls, "summary", None), str) or not cls.summary:
         yield "it has no summary"
     if not (isinstance(cls.Hyperparameters, type) and issubclass(cls.Hyperparameters, BaseModel)):
-        yield "its Hyperparameters are no pydantic model"
+        yield "its Hyperparameters are not a pydantic model"
     if not issubclass(cls, (Trains, FitsInClosedForm)):
         yield "it inherits neither Trains nor FitsInClosedForm, so it cannot be fitted"
     for base in cls.__mro__:
@@ -139,7 +139,7 @@ def able(capability: type[Capability]) -> list[str]:
 
 def lacks(name: str, capability: type[Capability]) -> str:
     """A sentence for a method without a capability, with the names of those that have it."""
-    return f"method {name!r} is none that {capability.does}; these are: {', '.join(able(capability))}"
+    return f"method {name!r} does not {capability.does}; methods that do: {', '.join(able(capability))}"
 
 
 def loadable() -> list[tuple[str, type[Method]]]:

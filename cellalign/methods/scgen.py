@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cellalign.methods.autoencoder import VariationalAutoencoder
-from cellalign.methods.base import FitsInClosedForm, Layout, Minibatch
+from cellalign.methods.base import CONDITION, FitsInClosedForm, Layout, Minibatch, Role
 from cellalign.methods.capabilities import Batches, means_by_condition
 from cellalign.nn.likelihoods import LikelihoodName
 
@@ -51,6 +51,10 @@ class ScGen(FitsInClosedForm, VariationalAutoencoder):
 
     def intervene(self, z: Tensor, batch: Minibatch, do: Mapping[str, Any]) -> tuple[Tensor, Minibatch]:
         """z + delta, delta the difference of the conditions' mean latents."""
-        for target in self.layout.targets(do):
-            z = z + self.centres[target] - self.centres[batch.condition]
-        return z, batch
+        target = self.layout.target(do)
+        return z if target is None else z + self.centres[target] - self.centres[batch.condition], batch
+
+    @property
+    def responds_to(self) -> frozenset[Role]:
+        """The condition, whose change moves z."""
+        return frozenset({CONDITION})

@@ -197,10 +197,10 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
 
     def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
         """To the reference, and from there to the target; cells that nothing is done to stay as they are."""
-        targets = self.layout.targets(do)
-        if not targets:
+        target = self.layout.target(do)
+        if target is None:
             return Point(batch.x)
-        condition = torch.full_like(batch.condition, targets[0])
+        condition = torch.full_like(batch.condition, target)
         return Point(self._translate(self.at_reference(batch), condition, self.to_condition))
 
     def _translate(self, x: Tensor, condition: Tensor, generators: nn.ModuleDict) -> Tensor:

@@ -161,6 +161,19 @@ class Layout:
         names = value if isinstance(value, tuple) else (value,)
         return tuple(condition.categories.index(name) for name in names)
 
+    def target(self, do: Mapping[str, Any]) -> int | None:
+        """Code of the one condition that an intervention asks for, None where it changes none.
+
+        Raises
+        ------
+        ValueError
+            It asks for several at once.
+        """
+        found = self.targets(do)
+        if len(found) > 1:
+            raise ValueError("several conditions at once, which this method cannot predict")
+        return found[0] if found else None
+
     def without_condition(self, do: Mapping[str, Any]) -> dict[str, Any]:
         """What an intervention changes besides the condition."""
         return {name: value for name, value in do.items() if self.condition is None or name != self.condition.name}

@@ -10,8 +10,8 @@ from cellalign.records.base import RecordError, VersionedRecord
 
 
 def _from_1(old: dict[str, Any]) -> dict[str, Any]:
-    """Tables of format 1 had no version; their columns are the same."""
-    return old
+    """Tables of format 1 had no version; their methods were scored on decoded means."""
+    return old | {"of_decoded_means": True}
 
 
 class BenchmarkRow(VersionedRecord):
@@ -26,6 +26,8 @@ class BenchmarkRow(VersionedRecord):
         The group that was left out, and the condition it was predicted under.
     scores : dict of str to float
         By metric of the response panel.
+    of_decoded_means : bool
+        Whether decoded means were scored, as before residual transfer was the default.
     """
 
     FORMAT: ClassVar[int] = 2
@@ -38,6 +40,7 @@ class BenchmarkRow(VersionedRecord):
     held_out: str
     to: str
     scores: dict[str, float]
+    of_decoded_means: bool = False
 
     @property
     def key(self) -> tuple[str, int, str, str]:

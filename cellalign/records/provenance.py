@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, field_serializer, field_validator
 
+from cellalign.errors import InputError
 from cellalign.records.base import Record, RecordError, VersionedRecord
 
 log = logging.getLogger("cellalign")
@@ -168,6 +169,24 @@ class Provenance(VersionedRecord):
         except RecordError as error:
             log.warning('uns["%s"] is not read: %s', KEY, error)
             return cls()
+
+    @classmethod
+    def to_extend(cls, uns: Mapping[str, Any]) -> Self:
+        """The same, for a step that writes it anew.
+
+        Raises
+        ------
+        InputError
+            The record is of a newer version: writing would erase it.
+        """
+        plain = _plain(uns.get(KEY))
+        version = plain.get("format_version") if isinstance(plain, dict) else None
+        if isinstance(version, int) and version > cls.FORMAT:
+            raise InputError(
+                f'uns["{KEY}"] was written by a newer cellalign (format {version}; this one writes {cls.FORMAT}), and '
+                "would be lost; upgrade cellalign"
+            )
+        return cls.of(uns)
 
     def with_steps(self, *records: Step) -> Self:
         """These steps added after all others; one of the same kind and key is replaced."""

@@ -155,7 +155,7 @@ def command(
         source,
         output,
         # what the file's own record says of its embedding or counterfactual stays true
-        uns={KEY: Provenance.of(adata.uns).with_steps(record).plain()},
+        uns={KEY: Provenance.to_extend(adata.uns).with_steps(record).plain()},
         obs={name: table[name].array for name in table},
         force=force,
     )

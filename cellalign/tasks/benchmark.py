@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from cellalign.records import BenchmarkRow
 
 log = logging.getLogger("cellalign")
-KEYS = ["method", "seed", "held_out", "to"]
 BASELINES = {"no change", "mean shift", "ceiling"}
 
 
@@ -139,7 +138,8 @@ def benchmark(
                 except TrainingError as error:
                     log.warning("%s, seed %d, %s: %s; left out", method, seed, group, error)
                     continue
-                predicted = model.counterfactual(adata, to=to, from_=field.reference, where={holdout_each: group})
+                start = {"from_": field.reference, "where": {holdout_each: group}}
+                predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
                 scored = evaluate(
                     predicted,
                     against=adata,
@@ -147,6 +147,7 @@ def benchmark(
                     label=holdout_each,
                     panels=["response"],
                     seed=seed,
+                    device=device,
                 )
                 for row in _rows(scored.frame(), method, seed, group, to):
                     done.setdefault(row.key, row)
@@ -201,7 +202,10 @@ def _finished(results: str | os.PathLike[str] | None) -> dict[tuple[str, int, st
         raise InputError(f"{results} holds no benchmark: {error}") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{results} cannot be read as CSV: {error}") from error
-    return {row.key: row for row in rows}
+    older = [row for row in rows if row.of_decoded_means and row.method not in BASELINES]
+    if older:
+        log.warning("%s: %d rows of an earlier version score decoded means; computed again", results, len(older))
+    return {row.key: row for row in rows if row not in older}
 
 
 def _rows(scores: pd.DataFrame, method: str, seed: int, group: str, to: str) -> list[BenchmarkRow]:
@@ -255,8 +259,10 @@ def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     UsageError
         There is no such metric.
     """
+    from cellalign.records import BenchmarkRow
+
     better = metric_of(metric).better
-    values = table.reindex(columns=[*KEYS, metric])
+    values = table.reindex(columns=[*BenchmarkRow.KEYS, metric])
     wide = values.pivot_table(index="method", columns="held_out", values=metric, aggfunc="mean", dropna=False)
     wide = wide.reindex(table["method"].unique())  # no change has no change to correlate, but its row
     wide["mean"] = wide.mean(axis=1)

@@ -71,7 +71,7 @@ def embed(
     adata.obsm.update(found)
     if umap:
         adata.obsm["X_umap"] = _umap(found[model.embedding_key], seed)
-    adata.uns[KEY] = Provenance.of(adata.uns).with_steps(model.embedding_record()).plain()
+    adata.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(model.embedding_record()).plain()
     for name, values in model.inferred_condition(adata, missing_genes=missing_genes, unseen=unseen, **machine).items():
         adata.obs[name] = values
     return adata

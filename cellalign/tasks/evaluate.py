@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from cellalign.evaluation import Evaluation
     from cellalign.model import Model
+    from cellalign.records import Provenance
 
 ENDINGS = (".png", ".pdf", ".svg")
 
@@ -185,13 +186,14 @@ def check_pictures(
             raise UsageError(f"{option(same[0])} and {option(same[1])} name the same file; choose two")
 
 
-def _check_kind(pictures: Mapping[str, str], predicted: bool, source: str) -> None:
-    """Refuse pictures of a prediction where the cells are none, and of an embedding where they are one: UsageError."""
+def _check_kind(pictures: Mapping[str, str], provenance: Provenance, source: str) -> None:
+    """Refuse pictures of a prediction where the cells are not one, and of an embedding they do not have: UsageError."""
+    predicted = provenance.counterfactual is not None
     for name in pictures:
         of_prediction = PICTURES[name].panel == "response"
-        if predicted and not of_prediction:
+        if not of_prediction and predicted and not provenance.embedding:
             raise UsageError(f"{option(name)} draws scores of an embedding; {source} is from cellalign counterfactual")
-        if not predicted and of_prediction:
+        if of_prediction and not predicted:
             raise UsageError(f"{option(name)} draws a prediction; {source} is not from cellalign counterfactual")
 
 
@@ -242,8 +244,9 @@ def command(
         files.check_output(path, force)
     fitted = load(model) if model is not None else None
     cells = files.read(input)
-    prediction = Provenance.of(cells.uns).counterfactual
-    _check_kind(pictures, prediction is not None, input)
+    provenance = Provenance.of(cells.uns)
+    prediction = provenance.counterfactual
+    _check_kind(pictures, provenance, input)
     if where:
         cells = cells[select(cells.obs, where)].copy()
     expression = prediction.expression if prediction is not None else "log"

@@ -313,7 +313,9 @@ def _kinds(
 
 def vectors(kinds: Mapping[str, str] | None) -> list[str]:
     """Those of the columns that lie in obsm."""
-    return [key for key, kind in (kinds or {}).items() if kind == "vector"]
+    from cellalign.data.fields import Column
+
+    return [key for key, kind in (kinds or {}).items() if kind in Column.KINDS and Column.KINDS[kind].in_obsm]
 
 
 def package_version() -> str:

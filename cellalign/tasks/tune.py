@@ -194,7 +194,9 @@ def _resolved(method: str, settings: Mapping[str, Any], options: Mapping[str, An
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 
-    named = {key: options.get(key) for key in ("epochs", "batch_size", "lr", "latent_dim", "validation")}
+    named = {
+        key: options.get(key) for key in ("epochs", "batch_size", "lr", "latent_dim", "validation", "early_stopping")
+    }
     return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named)
 
 
@@ -235,10 +237,18 @@ def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any
         (record.method, record.hyperparameters, record.training)
         == (method, hyperparameters.model_dump(mode="json"), plan.model_dump(mode="json"))
         and (model.condition, record.holdout) == (options.get("condition"), list(options.get("holdout", ())))
+        and {(field.role, field.name) for field in model.fields} == _columns(options)
         and model.genes == [str(gene) for gene in adata.var_names]
         and record.cells.all == adata.n_obs
         and (source is None or record.source.checksum == checksum(source))
     )
+
+
+def _columns(options: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Roles and names of the columns that a run is given."""
+    single = {(role, options.get(role)) for role in ("condition", "label")}
+    several = {(role, name) for role in ("batch", "covariate") for name in options.get(role) or ()}
+    return {(role, name) for role, name in single if name is not None} | several
 
 
 def _folder(settings: Mapping[str, Any], seed: int) -> str:

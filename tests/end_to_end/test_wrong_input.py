@@ -227,4 +227,4 @@ def test_evaluations_that_cannot_be_made(workplace):
     _, mistake = workplace
     mistake("evaluate", "pp.h5ad", "--condition", "stim", "--panel", "mixng", status=2, says="'mixing'")
     mistake("evaluate", "pp.h5ad", "--condition", "stim", status=3, says="X_")
-    mistake("targets", "-o", "t.csv", status=4, says="none that learns a graph")
+    mistake("targets", "-o", "t.csv", status=4, says="does not learn a graph")

@@ -42,7 +42,7 @@ def test_an_arrow_stands_beside_the_row_where_the_column_has_several():
 
 def test_of_a_tall_panel_metrics_are_rows():
     rows = [Row("bio", system, "all", metric, 0.5, 10) for system in ("X_a", "X_b") for metric in (SHARE, ERROR)]
-    ((_, columns, table),) = Evaluation(rows, tall={"bio"}).summary()
+    ((_, columns, table),) = Evaluation(rows, metrics_as_rows={"bio"}).summary()
     assert columns == ["", "X_a", "X_b"]
     assert table == [["cells", "10", "10"], ["share ↑", "0.500", "0.500"], ["error ↓", "0.500", "0.500"]]
 

@@ -146,9 +146,9 @@ FAULTS = [
     (NoGraph, "graph"),
     (NoPredict, "predict"),
     (NoFit, "fit_closed_form"),
-    (NotAMethod, "no subclass"),
-    (VAE(VAE.Hyperparameters(hidden=(2,)), cellalign.methods.base.Layout(3)), "no subclass"),
-    (3, "no subclass"),
+    (NotAMethod, "not a subclass"),
+    (VAE(VAE.Hyperparameters(hidden=(2,)), cellalign.methods.base.Layout(3)), "not a subclass"),
+    (3, "not a subclass"),
     (OtherName, "'other'"),
     (Unnamed, "None"),
     (OddSettings, "pydantic"),
@@ -195,7 +195,7 @@ def test_the_registry_names_the_methods_that_are_able(capability):
         assert (name in able) == issubclass(registry.get(name), capability)
     assert able and (capability not in ABLE or set(able) == ABLE[capability])
     said = registry.lacks("odd", capability)
-    assert said.startswith("method 'odd' is none that ") and said.endswith(", ".join(able)) and "\n" not in said
+    assert said.startswith("method 'odd' does not ") and said.endswith(", ".join(able)) and "\n" not in said
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in OLD.glob("*/model.yaml")))
@@ -212,7 +212,7 @@ def test_an_autoencoder_without_a_spread_has_no_likelihood():
     model = cellalign.load(OLD / "mmd-ae")
     assert not model.has_likelihood
     for score in (model.nelbo, model.nll):
-        with pytest.raises(ModelError, match="method 'mmd-ae' is none that has a likelihood; these are: vae, "):
+        with pytest.raises(ModelError, match="method 'mmd-ae' does not have a likelihood; methods that do: vae, "):
             score(ad.read_h5ad(OLD / "cells.h5ad"))
 
 
@@ -317,13 +317,13 @@ def test_a_good_plugin_trains_embeds_and_is_saved_and_read(offer, tiny, tmp_path
     model.save(tmp_path / "model")
     again = cellalign.load(tmp_path / "model")
     assert (again.embed(tiny) == model.embed(tiny)).all() and abs(model.embed(tiny).mean()) < 0.1
-    with pytest.raises(ModelError, match="method 'means' is none that predicts expression; these are: vae, "):
+    with pytest.raises(ModelError, match="method 'means' does not predict expression; methods that do: vae, "):
         model.counterfactual(tiny, to="stimulated")
 
 
 def test_a_method_without_a_graph_has_no_targets():
     with pytest.raises(
-        ModelError, match="method 'comp' is none that learns a graph .*; these are: ivae, svae, svae\\+$"
+        ModelError, match="method 'comp' does not learn a graph .*; methods that do: ivae, svae, svae\\+$"
     ):
         cellalign.targets(cellalign.load(OLD / "comp"))
 
@@ -340,7 +340,7 @@ def test_several_conditions_at_once_are_refused_where_effects_do_not_add_up(guid
     fast = {"latent_dim": 2} if method in ("linear", "celligner") else fast
     model = cellalign.train(guides, method=method, condition="guide", control="ctrl", settings=fast)
     for to in ("g1+g2", "g2+g1", {"guide": "g1+g2"}):
-        with pytest.raises(ModelError, match="several conditions at once; these are: ivae, svae, svae\\+$"):
+        with pytest.raises(ModelError, match="several conditions at once; methods that do: ivae, svae, svae\\+$"):
             model.counterfactual(guides, to=to)
     assert set(model.counterfactual(guides, to="g1").obs["guide"]) == {"g1"}
 
@@ -365,7 +365,9 @@ def test_two_shifts_add_up_where_they_do(guides):
 
 
 def test_a_condition_that_may_be_missing_is_refused_where_none_infers_it(tiny):
-    with pytest.raises(UsageError, match="takes cells whose condition is missing; these are: cvae, .*comp") as caught:
+    with pytest.raises(
+        UsageError, match="take cells whose condition is missing; methods that do: cvae, .*comp"
+    ) as caught:
         cellalign.train(tiny, method="scgen", condition="stim", allow_missing_condition=True)
     assert all(name in str(caught.value) for name in ABLE[InfersCondition])
 

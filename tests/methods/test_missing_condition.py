@@ -28,7 +28,7 @@ def model(partly):
 def test_missing_conditions_are_refused_unless_allowed(partly):
     with pytest.raises(InputError, match="160 missing values; .*allow_missing_condition=True"):
         cellalign.train(partly, condition="stim")
-    said = "'scgen' is none that takes cells whose condition is missing; these are: cvae"
+    said = "'scgen' does not take cells whose condition is missing; methods that do: cvae"
     with pytest.raises(UsageError, match=said):
         cellalign.train(partly, method="scgen", condition="stim", allow_missing_condition=True)
 

@@ -42,7 +42,7 @@ def test_perturbations_with_the_same_targets_share_a_group(graph):
 
 def test_a_method_without_a_graph_says_so(tiny):
     model = cellalign.train(tiny, method="cvae", condition="stim", epochs=1, settings={"hidden": [8]})
-    with pytest.raises(ModelError, match="'cvae' is none that learns a graph .*these are: ivae, svae, svae\\+"):
+    with pytest.raises(ModelError, match="'cvae' does not learn a graph .*methods that do: ivae, svae, svae\\+"):
         cellalign.targets(model)
 
 

@@ -78,6 +78,6 @@ def test_nothing_new_and_no_embedding_to_fit(svae_model, shifts, tiny):
     with pytest.raises(InputError, match="not a single new intervention"):
         cellalign.transfer(known, svae_model)
     model = cellalign.train(tiny, method="vae", epochs=1, settings={"hidden": [8]})
-    said = "'vae' is none that learns an embedding per intervention.*these are: ivae, svae, svae\\+"
+    said = "'vae' does not learn an embedding per intervention.*methods that do: ivae, svae, svae\\+"
     with pytest.raises(ModelError, match=said):
         cellalign.transfer(tiny, model)

@@ -32,6 +32,7 @@ class Column(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     KINDS: ClassVar[dict[str, type[Column]]] = {}
+    in_obsm: ClassVar[bool] = False  # where it lies, if not in obs
 
     kind: str
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class Vector(Column):
     means, sds : tuple of float
         Of each number among the trained cells; one that does not vary is given as 0.
     """
+
+    in_obsm: ClassVar[bool] = True
 
     kind: Literal["vector"] = "vector"  # type: ignore[assignment]
     means: tuple[float, ...]
