@@ -402,4 +402,4 @@ def test_batches_put_together_are_the_whole(old, cells, options, monkeypatch):
     assert whole.n_obs == n * max(1, draws) == len(prediction.obs)
     if draws > 1:
         first = parts[0]["X"]
-        assert (whole.X[:7] == first[0]).all() and (whole.X[n : n + 7] == first[1]).all()
+        assert (whole.X[:most] == first[0]).all() and (whole.X[n : n + most] == first[1]).all()
