@@ -25,33 +25,7 @@ def preprocess(
     min_genes: int = 1,
     min_cells: int = 1,
 ) -> AnnData:
-    """Normalise, log-transform and select highly variable genes (scanpy's "seurat" flavour).
-
-    Parameters
-    ----------
-    adata : AnnData
-        Raw counts in layers["counts"], X or raw.
-    n_top_genes : int
-        Genes to keep; 0 keeps all.
-    target_sum : float, optional
-        Counts per cell after normalisation; default their median.
-    batch : str, optional
-        obs column within which variability is judged.
-    min_genes, min_cells : int
-        Cells with fewer genes, and genes in fewer cells, are dropped.
-
-    Returns
-    -------
-    AnnData
-        New: layers["counts"] and X both CSR float32; obs "n_counts" and "n_genes"; the input is not changed.
-
-    Raises
-    ------
-    UsageError
-        A number is out of range.
-    InputError
-        No counts, an unfit matrix, or nothing left after filtering.
-    """
+    """Normalise, log-transform, select highly variable genes; `tasks.preprocess.preprocess` says what each means."""
     import scanpy as sc
 
     if n_top_genes < 0 or min_genes < 0 or min_cells < 0:

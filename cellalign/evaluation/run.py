@@ -37,44 +37,14 @@ def evaluate(
     seed: int = 0,
     **options: Any,
 ) -> Evaluation:
-    """Score embedded cells, or a counterfactual against real cells.
+    """Score embedded cells, or a counterfactual against real cells; `tasks.evaluate.evaluate` says what each means.
 
     Parameters
     ----------
-    adata : AnnData
-        Cells with an embedding in obsm, or what `counterfactual` returned.
-    condition, label, control : str
-        obs columns, and the reference value of the condition.
-    batch : str, optional
-        obs column of the batches that panel bio scores; default the condition. With it no condition is needed,
-        and panels that need one are left out.
-    against : AnnData, optional
-        Real cells on the same scale as a counterfactual's X.
-    embedding : str or sequence of str, optional
-        obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
     panels : sequence of str or Panel, optional
-        By name, or with options of its own: `evaluation.panels.mixing.Mixing(k=50)`. Default: all that can run; but
-        bio, which compiles for half a minute, only where `batch`, several embeddings or `extra_panels` ask for it.
-    extra_panels : sequence of str
-        Panels to run, where they can, beside the default ones.
-    model : Model, optional
-        For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
-    device : str
-    seed : int
+        By name, or with options of its own: `evaluation.panels.mixing.Mixing(k=50)`.
     **options
-        Those of the panels' classes: k, alpha and min_cells of mixing, particles of likelihood.
-
-    Returns
-    -------
-    Evaluation
-        Its `scatter` and `violin` draw what the response panel scored, `scib_table` what bio did.
-
-    Raises
-    ------
-    UsageError
-        Unknown panel or option, or neither condition nor batch.
-    InputError
-        A panel asked for by name cannot run, or the inputs do not fit.
+        Those of the panels' classes, such as k of mixing.
     """
     record = Provenance.of(adata.uns).latest
     if "also" in options:  # its name in earlier versions
