@@ -14,6 +14,8 @@ from cellalign import simulate
 from cellalign.errors import InputError, UsageError
 from cellalign.nn.penalties import misalignment
 
+pytestmark = pytest.mark.learns
+
 SETTINGS = {"hidden": [128, 128], "latent_dim": 10, "epochs": 60, "batch_size": 256}
 
 

@@ -263,6 +263,7 @@ def accuracy(z, names) -> float:
     return LogisticRegression(max_iter=2000).fit(z[train], y[train]).score(z[test], y[test])
 
 
+@pytest.mark.learns
 def test_invae_keeps_the_biology_in_one_block_and_the_site_in_the_other(sites):
     model = cellalign.train(
         sites,

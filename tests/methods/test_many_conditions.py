@@ -10,6 +10,8 @@ import cellalign
 from cellalign.methods.registry import available, get
 from tests.conftest import make_counts, preprocessed
 
+pytestmark = pytest.mark.learns
+
 DOSES = ("control", "low", "mid", "high")
 SMALL = {"hidden": [64], "latent_dim": 5, "epochs": 150, "batch_size": 160}
 OWN = {

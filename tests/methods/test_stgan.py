@@ -124,6 +124,7 @@ def test_a_batch_without_a_pair_costs_nothing():
     assert set(loss.parts) == set(method(batch, 1.0).parts)  # the engine averages parts over an epoch's batches
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("to", ["stimulated", "control"])
 def test_it_learns_the_response(tiny, to):
     model = cellalign.train(tiny, method="stgan", condition="stim", settings=SETTINGS | {"epochs": 100})
