@@ -25,8 +25,15 @@ def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[
     scored = {"condition": "stim", "label": "cell_type", "seed": seed}
     embedded = cellalign.embed(cells.copy(), model)
     mixed = cellalign.evaluate(embedded, panels=["mixing", "probe"], min_cells=options.min_cells, **scored)
-    predicted = cellalign.counterfactual(cells, model, to="stimulated")
-    response = cellalign.evaluate(predicted, against=cells, panels=["response"], **scored)
+    responses = {
+        name: cellalign.evaluate(
+            cellalign.counterfactual(cells, model, to="stimulated", decoded=name != ""),
+            against=cells,
+            panels=["response"],
+            **scored,
+        )
+        for name in ("", " decoded")
+    }
     within = "mean within cell types"
     return {
         "kBET": mixed.value("kBET"),
@@ -35,7 +42,11 @@ def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[
         "m-s": mixed.value("s", group=within),
         "cell type 15-NN": mixed.value("15-nearest-neighbour", system="cell_type"),
         "condition 15-NN": mixed.value("15-nearest-neighbour", system="stim"),
-        **{m: response.value(m, system="prediction", group="mean") for m in ("r_all", "r_de", "r_change_de")},
+        **{
+            m + name: response.value(m, system="prediction", group="mean")
+            for name, response in responses.items()
+            for m in ("r_all", "r_de", "r_change_de")
+        },
         "seconds": model.record.outcome.seconds,
     }
 
