@@ -16,7 +16,8 @@ from pathlib import Path
 # loops, scanpy's, set the number of threads of the OpenMP library that torch uses too.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+    if "numba" not in sys.modules:  # a plugin of pytest may have imported it, and then it takes no other number
+        os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import anndata as ad
 import numpy as np

@@ -45,7 +45,7 @@ def matrix_of(adata: AnnData, key: str, where: str = "the input") -> Any:
             raise InputError(f"{where} has no X")
         return adata.X
     if key not in adata.layers:
-        there = ", ".join(["X", *adata.layers]) or "none"
+        there = ", ".join(["X", *(name for name in adata.layers if name)])  # of anndata 0.13 X is the layer None
         raise InputError(f"{where} has no layer {key!r}; matrices: {there}")
     return adata.layers[key]
 
