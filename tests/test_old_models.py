@@ -11,6 +11,7 @@ import yaml
 from scipy import sparse
 
 import cellalign
+from cellalign.errors import ModelError
 from cellalign.records import Provenance, find_obsm_key, obsm_key
 
 OLD = Path(__file__).parent / "fixtures" / "format1"
@@ -175,3 +176,10 @@ def test_residual_transfer_of_an_old_model_is_what_its_decoder_says(models, expe
     observed = control.X.toarray() if sparse.issparse(control.X) else control.X
     own = decoded_as_they_are(model, control)
     np.testing.assert_allclose(predicted.X, np.maximum(observed + old - own, 0), **CLOSE)
+
+
+def test_a_likelihood_whose_normaliser_is_not_known_is_refused_in_words():
+    model = cellalign.load(OLD / "invae")
+    assert not model.has_likelihood
+    with pytest.raises(ModelError, match="invae"):
+        model.nll(ad.read_h5ad(OLD / "cells.h5ad"), particles=2)

@@ -13,7 +13,7 @@ from cellalign.data.fields import Categorical
 from cellalign.data.loader import Cells, as_matrix
 from cellalign.engine.predict import predictions
 from cellalign.errors import UsageError
-from cellalign.methods.base import Latent, Layout, Method, Normal, Point, Predicts, Trains
+from cellalign.methods.base import Latent, Layout, Method, Normal, Predicts, Trains
 from cellalign.nn.minibatch import Fields
 from cellalign.records import Provenance
 
@@ -336,37 +336,6 @@ def test_predictions_come_batch_by_batch():
         part["X"].shape for part in predictions(Toy(), toy_cells(), {"stim": "b"}, device=CPU, batch_size=4, draws=2)
     ]
     assert drawn == [(2, 2, 3)] * 5, "several draws of fewer cells: no more values at once"
-
-
-class KeepsFirst(Trains, Predicts, Method):
-    """Embeds cells by their first gene, and explains nothing but that."""
-
-    name, summary, responds_to = "first", "the first gene", frozenset()
-
-    def __init__(self):
-        super().__init__(None, Layout(2))
-
-    def forward(self, batch, warmup=1.0):
-        raise AssertionError("never trained")
-
-    def encode(self, batch):
-        return Latent.point(batch.x[:, :1])
-
-    def predict(self, batch, do, *, draw=False):
-        return Point(batch.x * torch.tensor([1.0, 0.0]))
-
-
-def test_draws_take_from_all_cells_whatever_the_batches():
-    """Cells of two kinds, far apart: of a batch with one cell of a kind too, a draw has the noise of its own kind."""
-    kind = np.repeat([0.0, 100.0], 40)
-    noise = np.where(kind == 0, 1.0, 7.0)
-    x = torch.tensor(np.column_stack([kind, noise]), dtype=torch.float32)
-    order = torch.arange(80).view(2, 40).T.reshape(-1)  # alternating, so that each batch of 3 holds both kinds
-    mixed = Cells(as_matrix(x[order].numpy()), Fields(), (), 80)
-    for size in (3, 100):
-        drawn = list(predictions(KeepsFirst(), mixed, {}, device=CPU, residual=True, draws=1, batch_size=size))
-        got = np.concatenate([part["X"][0] for part in drawn])
-        np.testing.assert_allclose(got[:, 1], noise[order.numpy()], rtol=1e-6)
 
 
 def test_nothing_is_computed_before_it_is_read():

@@ -152,14 +152,14 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
         reference, other : Tensor [n, G], [m, G]
             Real cells of the reference and of condition k.
         """
-        forth, back = self.to_condition[str(k)], self.to_reference[str(k)]
+        to_other, to_reference = self.to_condition[str(k)], self.to_reference[str(k)]
         of_reference, of_other = self.discriminators[self.reference_code], self.discriminators[k]
-        as_other, as_reference = forth(reference), back(other)
+        as_other, as_reference = to_other(reference), to_reference(other)
         return {
             "adversarial": _real(of_other(as_other)) + _real(of_reference(as_reference)),
             # squared, not absolute as for images: the median of nearly every gene is zero
-            "cycle": F.mse_loss(back(as_other), reference) + F.mse_loss(forth(as_reference), other),
-            "identity": F.mse_loss(forth(other), other) + F.mse_loss(back(reference), reference),
+            "cycle": F.mse_loss(to_reference(as_other), reference) + F.mse_loss(to_other(as_reference), other),
+            "identity": F.mse_loss(to_other(other), other) + F.mse_loss(to_reference(reference), reference),
             "discrimination": 0.5
             * (
                 _real(of_other(other))
@@ -186,9 +186,9 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
 
     def encode(self, batch: Minibatch) -> Latent:
         """Bottleneck of the first generator from the reference, [B, min(hidden)]: all cells enter it as reference."""
-        forth = self.to_condition[str(self.others[0])]
-        assert isinstance(forth, Generator)
-        return Latent.point(forth.bottleneck(self.at_reference(batch)))
+        generator = self.to_condition[str(self.others[0])]
+        assert isinstance(generator, Generator)
+        return Latent.point(generator.bottleneck(self.at_reference(batch)))
 
     @property
     def responds_to(self) -> frozenset[Role]:

@@ -276,9 +276,7 @@ def _udr(adata: AnnData, models: Sequence[Model], combination_of: pd.Series, by:
     for _, members in combination_of.groupby(combination_of):
         index = list(members.index)
         posteriors = [models[i].posterior(cells) for i in index]
-        informative = [
-            (0.5 * (mean**2 + scale**2 - 1) - np.log(scale)).mean(0) > INFORMATIVE for mean, scale in posteriors
-        ]
+        informative = [(0.5 * (mean**2 + sd**2 - 1) - np.log(sd)).mean(0) > INFORMATIVE for mean, sd in posteriors]
         scores[index] = udr([mean for mean, _ in posteriors], informative)
     return scores
 

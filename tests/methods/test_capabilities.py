@@ -396,10 +396,3 @@ def test_a_plugin_that_says_what_conditions_add_has_them_added_up(offer, guides)
     with torch.no_grad():
         expected = model.method.decode(model.method.encode(batch).mean + added, batch).distribution.mean
     torch.testing.assert_close(torch.from_numpy(both), expected.clamp(min=0), rtol=1e-5, atol=1e-5)
-
-
-def test_a_likelihood_whose_normaliser_is_not_known_is_refused_in_words():
-    model = cellalign.load(OLD / "invae")
-    assert not model.has_likelihood
-    with pytest.raises(ModelError, match="invae"):
-        model.nll(ad.read_h5ad(OLD / "cells.h5ad"), particles=2)
