@@ -11,8 +11,6 @@ import pytest
 from cellalign import simulate
 from cellalign.errors import InputError
 
-ROOT = Path(__file__).parents[2]
-
 
 def zeros(adata: anndata.AnnData) -> float:
     return 1 - adata.X.nnz / (adata.n_obs * adata.n_vars)
