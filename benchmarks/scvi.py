@@ -20,6 +20,7 @@ import anndata
 import numpy as np
 
 import cellalign
+from cellalign.engine.device import own_process
 
 PEER = Path(__file__).resolve().parents[1].parent / "shared" / "bench" / "peer_scvi.py"
 
@@ -81,6 +82,7 @@ def ours(adata: anndata.AnnData, options: argparse.Namespace, seed: int) -> dict
 
 def main() -> None:
     """Print both, and their ratio."""
+    own_process()  # as the command line prepares its process: glibc keeps freed memory
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
     parser.add_argument("--peer", help="a Python with scvi-tools")
