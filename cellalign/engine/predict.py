@@ -139,7 +139,8 @@ def predictions(
         # whoever reads a batch does so under their own random stream and with gradients
         with torch.inference_mode(), torch.random.fork_rng(_gpus(batch)):
             torch.manual_seed(1_000_003 * seed + number)
-            found = _moments(method, batch, do, residual, samples)
+            # of draws the mean is not asked for, and without samples nothing else needs the cells as they are
+            found = _moments(method, batch, do, residual and (samples > 0 or not draws), samples)
             if not (samples or draws):
                 found.pop("sd", None)
             if draws:

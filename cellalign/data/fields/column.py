@@ -41,8 +41,9 @@ class Column(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Make the kind known to `read_fields` and `fit_fields`."""
-        cls.KINDS[cls.model_fields["kind"].default] = cls
+        """Make the kind known to `read_fields` and `fit_fields`, where the class is one."""
+        if not cls.model_fields["kind"].is_required():
+            cls.KINDS[cls.model_fields["kind"].default] = cls
 
     @property
     @abstractmethod
@@ -105,6 +106,20 @@ class Column(BaseModel):
     def record(self) -> FieldRecord:
         """What model.yaml keeps."""
         return FieldRecord(**self.model_dump(mode="json", exclude_none=True))
+
+
+class Numeric(Column):
+    """What kinds without categories share."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """None: it holds numbers."""
+        return ()
+
+    @property
+    def reference(self) -> str | None:
+        """None: there is no category to compare others with."""
+        return None
 
 
 def as_number(text: str, name: str, parameter: str = "to") -> float:

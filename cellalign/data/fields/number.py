@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cellalign.data.checks import numbers
-from cellalign.data.fields.column import Column, as_number
+from cellalign.data.fields.column import Numeric, as_number
 from cellalign.errors import InputError
 from cellalign.nn.minibatch import CONDITION, Role
 
@@ -23,7 +23,7 @@ log = logging.getLogger("cellalign")
 BEYOND = 0.01  # of the range trained on: a value so little outside it is no extrapolation
 
 
-class Number(Column):
+class Number(Numeric):
     """A column of numbers, given in standard deviations from its mean among the trained cells.
 
     Attributes
@@ -38,16 +38,6 @@ class Number(Column):
     sd: float
     low: float | None = None
     high: float | None = None
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """None: it holds numbers."""
-        return ()
-
-    @property
-    def reference(self) -> str | None:
-        """None: there is no category to compare others with."""
-        return None
 
     @property
     def width(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cellalign.data.checks import nearest
-from cellalign.data.fields.column import Column, as_number
+from cellalign.data.fields.column import Numeric, as_number
 from cellalign.errors import InputError, UsageError, option
 from cellalign.nn.minibatch import Role
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class Vector(Column):
+class Vector(Numeric):
     """Several numbers for each cell, such as a drug's fingerprint, read from obsm and given standardised.
 
     Attributes
@@ -32,16 +32,6 @@ class Vector(Column):
     kind: Literal["vector"] = "vector"  # type: ignore[assignment]
     means: tuple[float, ...]
     sds: tuple[float, ...]
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """None: it holds numbers."""
-        return ()
-
-    @property
-    def reference(self) -> str | None:
-        """None: there is no category to compare others with."""
-        return None
 
     @property
     def width(self) -> int:

@@ -16,11 +16,6 @@ def dense(x: Any) -> np.ndarray:
     return np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float64)
 
 
-def mean_of(x: Any) -> np.ndarray:
-    """Mean over cells, [G], in float64."""
-    return np.asarray(x.mean(0, dtype=np.float64)).ravel()
-
-
 def de_genes(control: np.ndarray, stimulated: np.ndarray, n: int = 50) -> np.ndarray:
     """Columns of the n genes that differ most by the Wilcoxon rank-sum test, up or down.
 
