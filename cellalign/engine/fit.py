@@ -20,9 +20,11 @@ from torch import Tensor
 from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.plan import Plan
+from cellalign.engine.precision import DTYPES, settle
 from cellalign.errors import TrainingError, option
 from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player, Trains
 from cellalign.nn.minibatch import Minibatch
+from cellalign.nn.products import products_in
 
 CHECK_EVERY = 50
 CHECKPOINT_SECONDS = 60
@@ -127,11 +129,12 @@ class _Run:
             self.restore(self.checkpoint)
         started = self.saved = time.monotonic()
         offset = self.state.seconds
-        while self.state.epoch < self.epochs and not self.should_stop():
-            row = self.epoch()
-            self.state.seconds = offset + time.monotonic() - started
-            self.state.history.append(row | {"seconds": round(self.state.seconds, 3)})
-            self.report()
+        with products_in(self.method, DTYPES[settle(self.plan.precision, self.device)]):
+            while self.state.epoch < self.epochs and not self.should_stop():
+                row = self.epoch()
+                self.state.seconds = offset + time.monotonic() - started
+                self.state.history.append(row | {"seconds": round(self.state.seconds, 3)})
+                self.report()
         if self.best is not None:
             self.method.load_state_dict(self.best)
         self.method.eval()

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 class Plan(BaseModel):
     """How a method is trained. A method may state other defaults in its `plan_defaults`."""
@@ -26,6 +28,9 @@ class Plan(BaseModel):
     warmup_epochs: int = Field(0, ge=0, description="epochs over which the KL term rises to its weight")
     validation: float = Field(0.1, ge=0, lt=1, description="share of cells kept for validation")
     early_stopping: bool = Field(True, description="stop when validation loss no longer falls")
+    precision: Precision = Field(
+        "auto", description="of products (weights and losses are float32); auto is bfloat16 on CPUs that have it"
+    )
     patience: float = Field(0.4, gt=0, le=1, description="share of the epochs without a better validation loss")
 
     def resolve_epochs(self, n_cells: int) -> int:

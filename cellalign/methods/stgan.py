@@ -33,6 +33,7 @@ from cellalign.methods.base import (
 )
 from cellalign.methods.capabilities import Batches
 from cellalign.nn.networks import MLP
+from cellalign.nn.products import Linear
 
 
 class Generator(nn.Module):
@@ -43,7 +44,7 @@ class Generator(nn.Module):
         middle = hidden.index(min(hidden)) + 1
         self.down = MLP(n_genes, hidden[:middle], **shape)
         self.up = MLP(hidden[middle - 1], hidden[middle:], **shape) if hidden[middle:] else None
-        self.out = nn.Sequential(nn.Linear(hidden[-1], n_genes), nn.BatchNorm1d(n_genes), nn.ReLU())
+        self.out = nn.Sequential(Linear(hidden[-1], n_genes), nn.BatchNorm1d(n_genes), nn.ReLU())
 
     def bottleneck(self, x: Tensor) -> Tensor:
         """Units of the narrowest layer."""

@@ -38,9 +38,31 @@ def gaussian_nll(x: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     Tensor [B]
         CoMP eq. 5, reconstruction term (CoMP appendix D: one sd per cell).
     """
-    squared = (x - mean).square().sum(-1)
-    sd = sd.squeeze(-1)
+    squared, sd = squared_error(x, mean), sd.squeeze(-1)
     return 0.5 * squared / sd.square() + x.shape[-1] * (sd.log() + 0.5 * LOG_2PI)
+
+
+def squared_error(x: Tensor, mean: Tensor) -> Tensor:
+    """Squared distance of x [B, G] to mean [..., B, G], summed over genes: [..., B]."""
+    return _SquaredError.apply(x, mean)
+
+
+class _SquaredError(torch.autograd.Function):
+    """Written out: the residuals are made once, for the value and for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor) -> Tensor:
+        residual = mean - x
+        ctx.save_for_backward(residual)
+        ctx.shape = x.shape
+        return torch.linalg.vecdot(residual, residual)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        (residual,) = ctx.saved_tensors
+        by_mean = residual * (2 * grad).unsqueeze(-1)
+        return -by_mean.sum_to_size(ctx.shape) if ctx.needs_input_grad[0] else None, by_mean
 
 
 def kl_to_standard_normal(mean: Tensor, sd: Tensor) -> Tensor:
@@ -157,7 +179,7 @@ class Point(Distribution):
 
     def nll(self, batch: Minibatch) -> Tensor:
         """Half the squared error [..., B]."""
-        return 0.5 * (batch.x - self.mean).square().sum(-1)
+        return 0.5 * squared_error(batch.x, self.mean)
 
     def sample(self) -> Tensor:
         """The mean."""

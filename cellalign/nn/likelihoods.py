@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from cellalign.nn.distributions import Distribution, NegativeBinomial, Normal, Point, ZeroInflatedNegativeBinomial
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.networks import ScaledParameter
+from cellalign.nn.products import Linear
 
 LikelihoodName = Literal["gaussian", "mse", "nb", "zinb"]
 
@@ -42,7 +43,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, n_hidden: int, n_genes: int) -> None:
         super().__init__()
-        self.to_mean = nn.Linear(n_hidden, n_genes)
+        self.to_mean = Linear(n_hidden, n_genes)
         self.to_scale = nn.Linear(n_hidden, 1)
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
@@ -55,7 +56,7 @@ class SquaredError(Likelihood):
 
     def __init__(self, n_hidden: int, n_genes: int) -> None:
         super().__init__()
-        self.to_mean = nn.Linear(n_hidden, n_genes)
+        self.to_mean = Linear(n_hidden, n_genes)
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
         """A mean that is not negative, without a spread."""
@@ -72,9 +73,9 @@ class Counts(Likelihood):
 
     def __init__(self, n_hidden: int, n_genes: int, *, zero_inflated: bool = False) -> None:
         super().__init__()
-        self.to_logits = nn.Linear(n_hidden, n_genes)
+        self.to_logits = Linear(n_hidden, n_genes)
         self.log_theta = ScaledParameter(torch.zeros(n_genes))
-        self.to_dropout = nn.Linear(n_hidden, n_genes) if zero_inflated else None
+        self.to_dropout = Linear(n_hidden, n_genes) if zero_inflated else None
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
         """NB or zero-inflated NB; a cell without a single count is taken to have one."""

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cellalign.nn.kernels.ops import transposed_product
+from cellalign.nn.products import Linear, WithProducts, product
 from cellalign.nn.sparse import SparseRows
 
 # density below which the stored values alone are faster (measured: benchmarks/README.md)
 SPARSE_BELOW = 0.25
 
 
-class ContextLinear(nn.Module):
+class ContextLinear(WithProducts, nn.Module):
     """Linear layer on [x, context].
 
     Parameters
@@ -49,9 +50,9 @@ class ContextLinear(nn.Module):
         if isinstance(x, SparseRows) and (x.density > SPARSE_BELOW or x.value.device.type == "mps"):
             x = x.dense()
         if isinstance(x, SparseRows):
-            y = self.bias + _SparseProduct.apply(self.weight, x.start, x.column, x.value)
+            y = self.bias + _SparseProduct.apply(self.weight, x.start, x.column, x.value, self.products)
         else:
-            y = torch.addmm(self.bias, x, self.weight)
+            y = product(x, self.weight, self.bias, self.products)
         # one-hot codes in a product, not an index, whose gradient adds up in an order that differs between runs
         return y if self.context is None else torch.addmm(y, context, self.context)
 
@@ -60,16 +61,20 @@ class _SparseProduct(torch.autograd.Function):
     """Sparse rows [B, n] times weight [n, m], with a gradient of its own."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, start: Tensor, column: Tensor, value: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, start: Tensor, column: Tensor, value: Tensor, precision: torch.dtype
+    ) -> Tensor:
         ctx.save_for_backward(start, column, value)
         ctx.n = len(weight)
-        return SparseRows(start, column, value, ctx.n).times(weight)
+        if precision == torch.float32:
+            return SparseRows(start, column, value, ctx.n).times(weight)
+        return SparseRows(start, column, value.to(precision), ctx.n).times(weight.to(precision)).float()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         start, column, value = ctx.saved_tensors
-        return transposed_product(SparseRows(start, column, value, ctx.n), grad), None, None, None
+        return transposed_product(SparseRows(start, column, value, ctx.n), grad), None, None, None, None
 
 
 class ScaledParameter(nn.Module):
@@ -147,7 +152,7 @@ class MLP(nn.Module):
             if before is not None and self.deep:
                 linears.append(ContextLinear(before, width, n_context))
             elif before is not None:
-                layers.append(nn.Linear(before, width))
+                layers.append(Linear(before, width))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(width, eps, momentum))
             layers.append(nn.LeakyReLU(negative_slope, inplace=True))

@@ -17,6 +17,7 @@ DEFAULT_MODEL = "cellalign-model"
 
 TableFormat = Literal["table", "json", "csv"]
 MissingGenes = Literal["error", "zero"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def words(text: str) -> list[str]:
@@ -149,4 +150,5 @@ FORMAT = Option("For people, or for programs.")
 # the machine
 DEVICE = Option("auto picks the GPU.", metavar="auto|cpu|cuda|mps", panel=COMPUTING)
 THREADS = Option("CPU threads.", low=1, panel=COMPUTING)
+PRECISION = Option("Of products in training; auto is bfloat16 where the CPU has it.", panel=COMPUTING)
 SEED = Option("Seed of everything drawn.", low=0, panel=COMPUTING)

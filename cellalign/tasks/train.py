@@ -64,6 +64,7 @@ def train(
     seed: Annotated[int, o.SEED] = 0,
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
+    precision: Annotated[o.Precision | None, o.PRECISION] = None,
     progress: Progress | None = None,
     source: str | os.PathLike[str] | None = None,
     model_path: str | os.PathLike[str] | None = None,
@@ -97,6 +98,9 @@ def train(
     preset, config, settings
         Published hyperparameters by name, then a mapping, then single settings; later ones win. The named
         arguments (`epochs`, `batch_size`, ...) win over all.
+    precision : {"auto", "float32", "bfloat16"}, optional
+        Of the products in training; auto is bfloat16 on CPUs that have instructions for it. All else is float32, and
+        so is every embedding and prediction.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
     source : path, optional
@@ -132,8 +136,9 @@ def train(
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
+    from cellalign.engine.precision import settle
     from cellalign.engine.settings import resolve_settings
-    from cellalign.methods.base import CONDITION, LearnsGraph
+    from cellalign.methods.base import CONDITION, HasPlayers, LearnsGraph, Trains
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build, source_record
@@ -147,12 +152,14 @@ def train(
     if cls.needs_label and label is None:
         asked = option("label", hint="KEY")
         raise UsageError(f"method {method!r} needs {asked}, the obs column of cell types; some may be missing")
-    named = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
-    named |= {"validation": validation, "early_stopping": early_stopping}
+    named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
+    named |= {"validation": validation, "early_stopping": early_stopping, "precision": precision}
     hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
     kinds = _kinds(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
-    pick_device(device, threads)
+    torch_device = pick_device(device, threads)
+    by_steps = issubclass(cls, (Trains, HasPlayers))
+    plan = plan.model_copy(update={"precision": settle(plan.precision, torch_device) if by_steps else "float32"})
     if model_path is not None:
         check_output(model_path, force)
 
@@ -277,7 +284,8 @@ def command(
         fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
-    call.log.info("%s: %s, %d epochs in %.0f s", model, fitted.name, outcome.epochs, outcome.seconds)
+    precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
+    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, precision)
     if output is not None:
         embed(adata, fitted, device=asked["device"], threads=asked["threads"])
         write_embedding(adata, fitted, source, output, force=asked["force"])

@@ -113,7 +113,7 @@ def test_divergence_names_the_step_and_the_part():
 
 
 def test_best_weights_are_kept():
-    module, state = run(Plan(epochs=30, batch_size=32, lr=0.05, schedule="constant"))
+    module, state = run(Plan(epochs=30, batch_size=32, lr=0.05, schedule="constant", precision="float32"))
     losses = [row["validation_loss"] for row in state.history]
     assert state.best_loss == min(losses) and state.best_epoch == int(np.argmin(losses)) + 1
     module.eval()

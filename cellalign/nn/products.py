@@ -1,0 +1,86 @@
+"""Products of activations with weights, and in which precision they are computed: the one place that knows.
+
+In bfloat16 both factors of a product are rounded, sums within it run in float32, and what comes out is float32 again.
+So weights, statistics, latents, likelihoods, losses and penalties stay float32, whatever a method does with them; no
+layer has to know. The precision is an attribute of each layer that `products_in` sets: no state of the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class WithProducts:
+    """A layer whose products follow `products_in`.
+
+    Attributes
+    ----------
+    products : torch.dtype
+        float32 or bfloat16.
+    """
+
+    products: torch.dtype = torch.float32
+
+
+@contextmanager
+def products_in(module: nn.Module, precision: torch.dtype) -> Iterator[None]:
+    """Have all layers of a module compute their products in this precision; in float32 again after it."""
+    layers = [part for part in module.modules() if isinstance(part, WithProducts)]
+    try:
+        for layer in layers:
+            layer.products = precision
+        yield
+    finally:
+        for layer in layers:
+            layer.products = torch.float32
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32) -> Tensor:
+    """x weight + bias, x [B, n], weight [n, m], bias [m] -> [B, m] in float32."""
+    if precision == torch.float32:
+        return x @ weight if bias is None else torch.addmm(bias, x, weight)
+    return _Rounded.apply(x, weight, bias)
+
+
+class _Rounded(torch.autograd.Function):
+    """The product in bfloat16, forwards and backwards; factors are rounded once, and kept so for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, weight = x.bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(x, weight)
+        y = (x @ weight).float()
+        return y if bias is None else y.add_(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rounded = grad.bfloat16()
+        by_x = (rounded @ weight.T).float() if wanted[0] else None
+        by_weight = _transposed(x, rounded, weight) if wanted[1] else None
+        return by_x, by_weight, grad.sum(0) if wanted[2] else None
+
+
+def _transposed(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """x^T grad laid out as the weight is, whose other layout an optimiser would copy at every step."""
+    if weight.is_contiguous():
+        return (x.T @ grad).float()
+    return (grad.T @ x).float().T
+
+
+class Linear(WithProducts, nn.Linear):
+    """torch's linear layer, its product in the precision asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., n] -> [..., m], float32."""
+        if self.products == torch.float32 or x.dim() != 2:
+            return super().forward(x)
+        return product(x, self.weight.T, self.bias, self.products)
