@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cellalign.data.checks import check_log, check_matrix, check_names, is_counts
 from cellalign.errors import InputError, option, spoken
+from cellalign.nn.kernels.ops import rows_of
 from cellalign.nn.sparse import SparseRows
 
 log = logging.getLogger("cellalign")
@@ -131,14 +132,7 @@ class CSR:
 
     def rows(self, rows: Tensor) -> SparseRows:
         """The given rows as they are stored, float32."""
-        first = self.indptr[rows]
-        start = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
-        torch.cumsum(self.indptr[rows + 1] - first, 0, out=start[1:])
-        n = int(start[-1])
-        # place of every stored value: its row's start in the matrix plus its rank within the row
-        stored = torch.repeat_interleave(first - start[:-1], start.diff(), output_size=n)
-        stored += torch.arange(n, device=rows.device)
-        return SparseRows(start, self.indices[stored].long(), self.values[stored].float(), self.n_columns)
+        return rows_of(self.indptr, self.indices, self.values, rows, self.n_columns)
 
     def to(self, device: torch.device) -> CSR:
         """The same matrix on another device."""

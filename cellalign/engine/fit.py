@@ -12,13 +12,14 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
+from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
 from cellalign.engine.precision import DTYPES, settle
 from cellalign.errors import TrainingError, option
@@ -115,13 +116,9 @@ class _Run:
         self.saved = 0.0
         self.best: dict[str, Tensor] | None = None
 
-    def optimiser(self, player: Player) -> torch.optim.Optimizer:
+    def optimiser(self, player: Player) -> AdamW:
         """AdamW of a player's parameters."""
-        plan = self.plan
-        rate = plan.lr * player.lr
-        return torch.optim.AdamW(
-            player.parameters, lr=rate, weight_decay=plan.weight_decay, eps=plan.adam_eps, fused=True
-        )
+        return AdamW(player.parameters, weight_decay=self.plan.weight_decay, eps=self.plan.adam_eps)
 
     def run(self) -> State:
         """All epochs, or as many as early stopping lets run."""
@@ -201,9 +198,7 @@ class _Run:
         loss: Loss = self.method(batch, warmup)
         self.differentiate(loss)
         for name, optimiser in self.optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = rate * self.players[name].lr
-            optimiser.step()
+            optimiser.step(rate * self.players[name].lr)
         self.state.step += 1
         return {"loss": loss.total.detach(), **loss.parts}
 
@@ -267,8 +262,7 @@ class _Run:
         tensors = {f"weights.{k}": v for k, v in self.method.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
         for name, optimiser in self.optimisers.items():
-            for i, slots in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{name}.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+            tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser.tensors().items()}
         tensors |= {"rng.torch": torch.get_rng_state(), "rng.shuffle": self.shuffler.get_state()}
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -280,11 +274,7 @@ class _Run:
         self.method.load_state_dict(_under("weights.", tensors))
         self.best = _under("best.", tensors) or None
         for name, optimiser in self.optimisers.items():
-            slots: dict[int, dict[str, Any]] = {}
-            for key, value in _under(f"optimiser.{name}.", tensors).items():
-                index, _, slot = key.partition(".")
-                slots.setdefault(int(index), {})[slot] = value
-            optimiser.load_state_dict(optimiser.state_dict() | {"state": slots})
+            optimiser.restore(_under(f"optimiser.{name}.", tensors))
         torch.set_rng_state(tensors["rng.torch"])
         self.shuffler.set_state(tensors["rng.shuffle"])
         if "rng.cuda" in tensors and self.device.type == "cuda":

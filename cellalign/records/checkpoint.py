@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from cellalign.records.base import RecordError, VersionedRecord
 
 
-def _from_1(old: dict[str, Any]) -> dict[str, Any]:
+def _of_older(old: dict[str, Any]) -> dict[str, Any]:
     raise RecordError("it was left by an older cellalign, whose runs this one cannot go on with")
 
 
@@ -22,8 +22,8 @@ class CheckpointRecord(VersionedRecord):
         Epoch, step, best loss and history, as the engine keeps them.
     """
 
-    FORMAT: ClassVar[int] = 2
-    MIGRATIONS: ClassVar = {1: _from_1}
+    FORMAT: ClassVar[int] = 3
+    MIGRATIONS: ClassVar = {1: _of_older, 2: _of_older}
     COMPARED: ClassVar[tuple[str, ...]] = (
         "method",
         "hyperparameters",

@@ -46,15 +46,15 @@ def test_a_checkpoint_of_format_1_is_refused_in_one_sentence(tmp_path):
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):
-    assert "newer cellalign" in refused(left(tmp_path, {"format_version": 3, "settings": {}, "state": {}}))
+    assert "newer cellalign" in refused(left(tmp_path, {"format_version": 4, "settings": {}, "state": {}}))
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        {"format_version": 2, "state": {}},
-        {"format_version": 2, "settings": {}},
-        {"format_version": 2, "settings": 1, "state": {}},
+        {"format_version": 3, "state": {}},
+        {"format_version": 3, "settings": {}},
+        {"format_version": 3, "settings": 1, "state": {}},
         "[1]",
         "3",
         "null",
@@ -73,7 +73,7 @@ def test_a_file_without_our_header_is_refused(tmp_path):
 
 
 def test_the_first_setting_that_differs_is_named():
-    record = CheckpointRecord(format_version=2, settings={"seed": 0, "method": "comp"}, state={})
+    record = CheckpointRecord(format_version=3, settings={"seed": 0, "method": "comp"}, state={})
     assert record.differing({"seed": 0, "method": "comp"}) is None
     assert record.differing({"seed": 0, "method": "vae"}) == "method"
     assert record.differing({"seed": 0, "cells": 3}) == "cells"

@@ -36,9 +36,9 @@ def unavailable() -> str:
 
         if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
             return "NUMBA_DISABLE_JIT is set"
-        from cellalign.nn.kernels import likelihood, product
+        from cellalign.nn.kernels import likelihood, product, rows
 
-        assert likelihood.KERNEL.ready and product.KERNEL.ready
+        assert all(kernel.ready for kernel in (likelihood.KERNEL, product.KERNEL, *rows.KERNELS.values()))
     except Exception as error:  # whatever it is, there is another way
         log.warning("numba cannot compile here, so training is slower: %s", error)
         return f"numba cannot compile here: {error}"
@@ -257,3 +257,28 @@ def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _PRODUCT.register_autograd(_product_backward, setup_context=_keep_rows)
+
+
+# Rows
+
+
+def rows_of(indptr: Tensor, indices: Tensor, values: Tensor, rows: Tensor, n_columns: int) -> SparseRows:
+    """The given rows of a CSR matrix as they are stored, float32; indices may be int32 or int64.
+
+    Raises
+    ------
+    IndexError
+        A row is not there.
+    """
+    if values.device.type == "cpu" and values.dtype == torch.float32 and not unavailable():
+        from cellalign.nn.kernels import rows as kernel
+
+        return kernel.cut(indptr, indices, values, rows, n_columns)
+    first = indptr[rows]
+    start = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
+    torch.cumsum(indptr[rows + 1] - first, 0, out=start[1:])
+    n = int(start[-1])
+    # place of every stored value: its row's start in the matrix plus its rank within the row
+    stored = torch.repeat_interleave(first - start[:-1], start.diff(), output_size=n)
+    stored += torch.arange(n, device=rows.device)
+    return SparseRows(start, indices[stored].long(), values[stored].float(), n_columns)
