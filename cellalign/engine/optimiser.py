@@ -1,7 +1,7 @@
 """AdamW in one fused step over all parameters of a player.
 
-torch's own kernel, called without the bookkeeping of torch's class, which adds one to a counter per parameter by as many
-operations: a twentieth of a step of a small model.
+torch's own kernel, called without the bookkeeping of torch's class, which adds one to a counter per parameter by as
+many operations: a twentieth of a step of a small model.
 """
 
 from __future__ import annotations
@@ -43,25 +43,21 @@ class AdamW:
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """Move every parameter that has a gradient, at this learning rate."""
-        lists = self.parameters, self.means, self.squares, self.count_of
-        gradients = [p.grad for p in self.parameters]
-        moved = [i for i, gradient in enumerate(gradients) if gradient is not None]
-        if len(moved) == len(gradients):
+        moved = [(i, p.grad) for i, p in enumerate(self.parameters) if p.grad is not None]
+        places = [i for i, _ in moved]
+        if not places:
+            return
+        if len(places) == len(self.parameters):
             self.counts += 1
         else:
-            self.counts[moved] += 1
-            lists = tuple([values[i] for i in moved] for values in lists)  # type: ignore[assignment]
-            gradients = [gradients[i] for i in moved]
-        if not moved:
-            return
-        parameters, means, squares, counts = lists
+            self.counts[places] += 1
         torch._fused_adamw_(
-            parameters,
-            gradients,
-            means,
-            squares,
+            [self.parameters[i] for i in places],
+            [gradient for _, gradient in moved],
+            [self.means[i] for i in places],
+            [self.squares[i] for i in places],
             [],
-            counts,
+            [self.count_of[i] for i in places],
             lr=rate,
             beta1=self.betas[0],
             beta2=self.betas[1],

@@ -56,7 +56,8 @@ def test_log1p_keeps_what_adding_one_rounds_away(rng):
 
     @numba.njit
     def log1p(value):
-        return likelihood._log1p(value, np.float32(1) + value)
+        one_more = np.float32(1) + value
+        return likelihood._log1p(value, one_more, np.float32(1) / one_more)
 
     np.testing.assert_allclose(each(log1p, x), np.log1p(x.astype(np.float64)), rtol=4e-7)
 
@@ -68,11 +69,12 @@ def test_gammas_are_scipys(rng):
     np.testing.assert_allclose(found[:, 1], digamma(y), rtol=1e-13, atol=1e-13)
 
 
-def test_shares_are_a_softmax(rng):
-    logits, rho = rng.normal(0, 5, 3001).astype(np.float32), np.empty(3001, np.float32)
+def test_exponentials_are_a_softmax_but_for_its_division(rng):
+    logits, shares = rng.normal(0, 5, 3001).astype(np.float32), np.empty(3001, np.float32)
+    most, total = likelihood._exponentials(logits, shares)
     normaliser = logsumexp(logits.astype(np.float64))
-    assert likelihood._shares(logits, rho) == pytest.approx(normaliser, abs=1e-7)
-    np.testing.assert_allclose(rho, np.exp(logits - normaliser), rtol=3e-6)  # of logits up to 20
+    assert most + np.log(total) == pytest.approx(normaliser, abs=1e-7)
+    np.testing.assert_allclose(shares / total, np.exp(logits - normaliser), rtol=3e-6)  # of logits up to 20
 
 
 @pytest.fixture

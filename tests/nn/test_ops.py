@@ -39,13 +39,14 @@ def stored(x):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("inflated", [False, True])
-@pytest.mark.parametrize("gradient", [False, True])
-def test_torch_accepts_the_likelihood(cells, inflated, gradient):
+@pytest.mark.parametrize(("gradient", "summed"), [(False, False), (True, False), (True, True)])
+def test_torch_accepts_the_likelihood(cells, inflated, gradient, summed):
     counts, logits, library, log_theta, dropout = cells
     given = [logits, library, log_theta, dropout if inflated else None]
-    if not gradient:
+    if summed or not gradient:
         given = [None if values is None else values.detach() for values in given]
-    torch.library.opcheck(torch.ops.cellalign.count_nll.default, (*stored(counts), *given, ops.share(6), gradient))
+    rest = ops.share(6), gradient, summed
+    torch.library.opcheck(torch.ops.cellalign.count_nll.default, (*stored(counts), *given, *rest))
 
 
 @pytest.mark.usefixtures("form")

@@ -55,9 +55,9 @@ def _log(x):
 
 
 @inlined
-def _log1p(x, one_more):
-    """log(1 + x), given 1 + x: of what that rounds away, the first term."""
-    return _log(one_more) + (x - (one_more - F(1))) / one_more
+def _log1p(x, one_more, over):
+    """log(1 + x), given 1 + x and its inverse: of what that rounds away, the first term."""
+    return _log(one_more) + (x - (one_more - F(1))) * over
 
 
 @compiled(fastmath={"reassoc"})
@@ -78,29 +78,25 @@ def _most(values):
 
 
 @compiled
-def _scale(values, weight):
+def _add_scaled(into, values, weight):
     for j in range(len(values)):
-        values[j] *= weight
+        into[j] += values[j] * weight
 
 
 @compiled
-def _center(values, rho, total, weight):
-    """(values - rho * total) * weight, in place."""
+def _center(values, shares, total, weight):
+    """(values - shares * total) * weight, in place."""
     for j in range(len(values)):
-        values[j] = (values[j] - rho[j] * total) * weight
+        values[j] = (values[j] - shares[j] * total) * weight
 
 
 @compiled
-def _shares(logits, rho):
-    """Softmax of the logits, and the log of what it divided their exponentials by."""
+def _exponentials(logits, shares):
+    """exp(logits - the greatest), that greatest and the sum of them: a softmax but for its division."""
     most = _most(logits)
     for j in range(len(logits)):
-        rho[j] = _exp(logits[j] - most)
-    total = _sum(rho)
-    share = F(1 / total)
-    for j in range(len(rho)):
-        rho[j] *= share
-    return most + math.log(total)
+        shares[j] = _exp(logits[j] - most)
+    return most, _sum(shares)
 
 
 @compiled
@@ -133,13 +129,15 @@ def _gammas(y):
 
 
 @compiled
-def _zeros(rho, library, theta, over_theta, softplus, sigmoid, cost, by_log_m, by_log_t):
+def _zeros(shares, library, theta, over_theta, softplus, sigmoid, cost, by_log_m, by_log_t):
     """NB of all genes of a cell as if their counts were zero; softplus and sigmoid are of u = log m - log t."""
-    for j in range(len(rho)):
-        ratio = rho[j] * library * over_theta[j]  # m / t
-        softplus[j] = _log1p(ratio, F(1) + ratio)
-        sigmoid[j] = ratio / (F(1) + ratio)
-    for j in range(len(rho)):
+    for j in range(len(shares)):
+        ratio = shares[j] * library * over_theta[j]  # m / t
+        one_more = F(1) + ratio
+        over = F(1) / one_more
+        softplus[j] = _log1p(ratio, one_more, over)
+        sigmoid[j] = ratio * over
+    for j in range(len(shares)):
         cost[j] = softplus[j] * theta[j]
         by_log_m[j] = sigmoid[j] * theta[j]
         by_log_t[j] = (softplus[j] - sigmoid[j]) * theta[j]
@@ -178,14 +176,11 @@ def _exact(x, log_m, log_t, gammas_t):
 
 
 @compiled
-def _inflate(
-    logits, least, weight, cost, by_log_m, by_log_t, by_logit, counted_cost, counted_by_logit, over_p, against
-):  # fmt: skip
-    """-log(p + (1 - p) NB(0)) with p = sigmoid(h), of zeros whose cost under NB is given; of counts -log(1 - p).
+def _inflate(logits, least, weight, cost, by_log_m, by_log_t, by_logit, over_p, against):
+    """-log(p + (1 - p) NB(0)) with p = sigmoid(h), of zeros whose cost under NB is given; slopes by h are weighted.
 
-    The chance that a zero is a dropout is sigmoid(h - log NB(0)). Derivatives by the logits are weighted. Several
-    short loops, of which a CPU has more steps under way at once than of a long one: two thirds of the time. The last
-    two arguments are room for them.
+    The chance that a zero is a dropout is sigmoid(h - log NB(0)). Several short loops, of which a CPU has more steps
+    under way at once than of a long one: two thirds of the time. The last two arguments are room for them.
     """
     for j in range(len(logits)):
         h = least if logits[j] < least else logits[j]
@@ -194,19 +189,23 @@ def _inflate(
     for j in range(len(logits)):
         against[j] = _exp(against[j])
     for j in range(len(logits)):
-        h = least if logits[j] < least else logits[j]
-        counted_cost[j] = h + _log(over_p[j])
-    for j in range(len(logits)):
         inflated = F(1) / (F(1) + against[j])
         counted = against[j] * inflated
         cost[j] = over_p[j] * inflated
         by_log_m[j] *= counted
         by_log_t[j] *= counted
-        p = F(1) / over_p[j]
-        counted_by_logit[j] = weight * p
-        by_logit[j] = weight * (p - inflated)
+        by_logit[j] = weight * (F(1) / over_p[j] - inflated)
     for j in range(len(logits)):
         cost[j] = _log(cost[j])
+
+
+@compiled
+def _count_inflated(column, logits, least, weight, cost, by_logit, over_p):
+    """What dropouts add to genes that have a count: -log(1 - p), and its slope by h."""
+    for j in column:
+        h = least if logits[j] < least else logits[j]
+        cost[j] += h + _log(over_p[j])
+        by_logit[j] = weight / over_p[j]
 
 
 @compiled
@@ -216,37 +215,34 @@ def cells_in_range(first, last, part, arrays):
         logits, library, log_theta, dropout, start, column, value,
         cost, by_logits, by_log_t, by_dropout, scratch, gammas, weight,
     ) = arrays  # fmt: skip
-    inflated = len(dropout) > 0
+    inflated, each = len(dropout) > 0, len(by_log_t) == len(logits)
     room, gammas_t = scratch[part], gammas[part]
-    theta, over_theta, rho, softplus, sigmoid, costs = room[0], room[1], room[2], room[3], room[4], room[5]
-    counted_cost, counted_by_dropout, over_p, against = room[6], room[7], room[8], room[9]
-    table, table_t = room[10 : 10 + TABLED], room[10 + TABLED :]
+    theta, over_theta, shares, softplus, sigmoid, costs = room[0], room[1], room[2], room[3], room[4], room[5]
+    slopes_t, over_p, against = room[6], room[7], room[8]
+    table, table_t = room[9 : 9 + TABLED], room[9 + TABLED :]
     gammas_t[:] = np.nan
     for j in range(len(theta)):
         theta[j], over_theta[j] = _exp(log_theta[j]), _exp(-log_theta[j])
     _tables(over_theta, table, table_t)
     for b in range(first, last):
-        own = slice(start[b], start[b + 1])
-        slopes, slopes_t = by_logits[b], by_log_t[b]
-        to_log_m = math.log(D(library[b])) - _shares(logits[b], rho)
-        _zeros(rho, library[b], theta, over_theta, softplus, sigmoid, costs, slopes, slopes_t)
+        own, slopes = slice(start[b], start[b + 1]), by_logits[b]
+        most, total = _exponentials(logits[b], shares)
+        to_log_m = math.log(D(library[b])) - (most + math.log(total))
+        _zeros(shares, F(library[b] / total), theta, over_theta, softplus, sigmoid, costs, slopes, slopes_t)
         if inflated:
             _inflate(
-                dropout[b], F(LEAST_LOGIT), weight, costs, slopes, slopes_t, by_dropout[b],
-                counted_cost, counted_by_dropout, over_p, against,
+                dropout[b], F(LEAST_LOGIT), weight, costs, slopes, slopes_t, by_dropout[b], over_p, against
             )  # fmt: skip
         _nonzeros(
             column[own], value[own], logits[b], to_log_m, log_theta, theta, table, table_t, gammas_t,
             softplus, sigmoid, costs, slopes, slopes_t,
         )  # fmt: skip
         if inflated:
-            for j in column[own]:
-                costs[j] += counted_cost[j]
-                by_dropout[b, j] = counted_by_dropout[j]
+            _count_inflated(column[own], dropout[b], F(LEAST_LOGIT), weight, costs, by_dropout[b], over_p)
         cost[b] = _sum(costs)
-        _scale(slopes_t, weight)
-        # so far by log m; rho is a softmax of the logits
-        _center(slopes, rho, F(_sum(slopes)), weight)
+        _add_scaled(by_log_t[b if each else part], slopes_t, weight)
+        # so far by log m; the shares are a softmax of the logits
+        _center(slopes, shares, F(_sum(slopes) / total), weight)
 
 
 @compiled(parallel=True)
@@ -260,13 +256,20 @@ KERNEL = RangeKernel(
     _cells_in_parallel,
     (
         MATRIX, VECTOR, VECTOR, MATRIX, INDICES, INDICES, VECTOR,
-        VECTOR, MATRIX, MATRIX, MATRIX, types.float32[:, :, ::1], types.float64[:, :, ::1], types.float32,
+        VECTOR, MATRIX, MATRIX, MATRIX,
+        types.float32[:, :, ::1], types.float64[:, :, ::1], types.float32,
     ),
 )  # fmt: skip
 
 
 def count_nll(
-    counts: SparseRows, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor | None, weight: float
+    counts: SparseRows,
+    logits: Tensor,
+    library: Tensor,
+    log_theta: Tensor,
+    dropout: Tensor | None,
+    weight: float,
+    summed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `ops.count_nll`, which has looked at the shapes: compiled loops do not look where they write."""
     n, n_genes = logits.shape
@@ -276,12 +279,12 @@ def count_nll(
     cost, by_logits, by_log_t, by_dropout = outputs = (
         logits.new_empty(n),
         torch.empty_like(logits),
-        torch.empty_like(logits),
+        logits.new_zeros(parts if summed else n, n_genes),
         torch.empty_like(dropout),
     )
     inputs = logits, floats(library).view(-1), floats(log_theta.clamp(LEAST_LOG_THETA, MOST_LOG_THETA)), dropout
     stored = indices(counts.start), indices(counts.column), floats(counts.value)
-    scratch = np.empty((parts, 10 + 2 * TABLED, n_genes), F), np.empty((parts, 2, n_genes))
+    scratch = np.empty((parts, 9 + 2 * TABLED, n_genes), F), np.empty((parts, 2, n_genes))
     arrays = (values.numpy() for values in (*inputs, *stored, *outputs))
     KERNEL.run(n, parts, (*arrays, *scratch, F(weight)))
-    return cost, by_logits, by_log_t, by_dropout
+    return cost, by_logits, by_log_t.sum(0, keepdim=True) if summed else by_log_t, by_dropout

@@ -70,7 +70,7 @@ _NLL = torch.library.custom_op(
     lambda *arguments: _nll_by_tensors(*arguments),
     mutates_args=(),
     schema="(Tensor start, Tensor column, Tensor value, Tensor logits, Tensor library, Tensor log_theta, "
-    "Tensor? dropout, float weight, bool gradient) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? dropout, float weight, bool gradient, bool summed) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -81,8 +81,8 @@ def count_nll(
 
     The operation `cellalign::count_nll` computes value and gradient at once. It returns the cost [B] and, multiplied by
     `weight`, its derivatives by logits, log theta and dropout logits, cell by cell: [B, G] each, or [0, G] where there
-    are no dropout logits or no `gradient` is asked for. On a CPU the weight is that of a cell in the mean: training
-    asks for that one, and nothing is left to do backwards.
+    are no dropout logits or no `gradient` is asked for; `summed`, those by log theta are added up over cells, [1, G].
+    On a CPU the weight is that of a cell in the mean: training asks for that one, and nothing is left to do backwards.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def count_nll(
     stored = counts.start, counts.column, counts.value
     inputs = (*stored, logits, library, log_theta, dropout, weight, gradient)
     if not gradient or torch.compiler.is_compiling():
-        return _NLL(*inputs)[0]
+        return _NLL(*inputs, False)[0]
     return _Likelihood.apply(*inputs)
 
 
@@ -119,24 +119,35 @@ def share(n: int) -> float:
     return float(np.float32(1) / np.float32(max(1, n)))
 
 
-def _nll_by_tensors(start: Tensor, column: Tensor, value: Tensor, logits: Tensor, *others: Any) -> tuple[Tensor, ...]:
+def _nll_by_tensors(
+    start: Tensor, column: Tensor, value: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor,
+    dropout: Tensor | None, weight: float, gradient: bool, summed: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     _log_once(f"tensor operations on {logits.device.type}")
-    return tensors.count_nll(SparseRows(start, column, value, logits.shape[1]), logits, *others)
+    counts = SparseRows(start, column, value, logits.shape[1])
+    found = tensors.count_nll(counts, logits, library, log_theta, dropout, weight, gradient)
+    return _added_up(found) if summed and gradient else found
+
+
+def _added_up(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    cost, by_logits, by_log_t, by_dropout = found
+    return cost, by_logits, by_log_t.sum(0, keepdim=True), by_dropout
 
 
 @_NLL.register_kernel("cpu")
 def _nll_on_cpu(
     start: Tensor, column: Tensor, value: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor,
-    dropout: Tensor | None, weight: float, gradient: bool,
+    dropout: Tensor | None, weight: float, gradient: bool, summed: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     counts, given = SparseRows(start, column, value, logits.shape[1]), (logits, library, log_theta, dropout, weight)
     reason = prefers_tensors(counts, logits)
     _log_once(f"tensor operations ({reason})" if reason else "compiled")
     if reason:
-        return tensors.count_nll(counts, *given, gradient)
+        found = tensors.count_nll(counts, *given, gradient)
+        return _added_up(found) if summed and gradient else found
     from cellalign.nn.kernels import likelihood
 
-    found = likelihood.count_nll(counts, *given)
+    found = likelihood.count_nll(counts, *given, summed)
     return found if gradient else (found[0], *(values.new_empty(0, logits.shape[1]) for values in found[1:]))
 
 
@@ -159,10 +170,10 @@ def prefers_tensors(counts: SparseRows, logits: Tensor) -> str:
 @_NLL.register_fake
 def _nll_shapes(
     start: Tensor, column: Tensor, value: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor,
-    dropout: Tensor | None, weight: float, gradient: bool,
+    dropout: Tensor | None, weight: float, gradient: bool, summed: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     none, dense = (0, logits.shape[1]), tuple(logits.shape) if gradient else (0, logits.shape[1])
-    shapes = (dense, dense, none if dropout is None else dense)
+    shapes = (dense, (1, logits.shape[1]) if summed and gradient else dense, none if dropout is None else dense)
     return logits.new_empty(logits.shape[0]), *(logits.new_empty(shape) for shape in shapes)
 
 
@@ -176,17 +187,16 @@ def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 @once_differentiable
 def _nll_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 9
-    by_logits, by_log_t, by_dropout = ctx.saved_tensors
-    # a GPU would wait for the answer, and a tracer has none
-    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.compiler.is_compiling()
-    if concrete and bool((grad == ctx.weight).all()):
-        by_log_t = by_log_t.sum(0)
-    else:
-        scale = (grad / ctx.weight).to(by_logits.dtype)
-        by_logits, by_log_t = by_logits * scale[:, None], scale @ by_log_t
-        by_dropout = by_dropout * scale[:, None] if ctx.inflated else by_dropout
-    return None, None, None, by_logits, None, by_log_t, by_dropout if ctx.inflated else None, None, None
+        return (None,) * 10
+    return *_weighted(ctx.saved_tensors, grad / ctx.weight, ctx.inflated), None, None, None
+
+
+def _weighted(gradient: tuple[Tensor, ...], scale: Tensor, inflated: bool) -> tuple[Tensor | None, ...]:
+    """The gradient by all tensor inputs, of each cell by so much."""
+    by_logits, by_log_t, by_dropout = gradient
+    scale = scale.to(by_logits.dtype)
+    of_dropout = by_dropout * scale[:, None] if inflated else None
+    return None, None, None, by_logits * scale[:, None], None, scale @ by_log_t, of_dropout
 
 
 _NLL.register_autograd(_nll_backward, setup_context=_keep_gradient)
@@ -197,12 +207,24 @@ class _Likelihood(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        cost, *gradient = _NLL(*inputs)
-        ctx.save_for_backward(*gradient)
+        # a GPU would wait for the answer whether all cells weigh the same
+        ctx.summed = inputs[3].device.type == "cpu"
+        cost, *gradient = _NLL(*inputs, ctx.summed)
         ctx.weight, ctx.inflated = inputs[7], inputs[6] is not None
+        ctx.save_for_backward(*gradient, *(inputs[:7] if ctx.summed else ()))
         return cost
 
-    backward = staticmethod(_nll_backward)  # type: ignore[assignment]
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        by_logits, by_log_t, by_dropout = gradient = ctx.saved_tensors[:3]
+        if not ctx.summed:
+            return *_weighted(gradient, grad / ctx.weight, ctx.inflated), None, None
+        if type(grad) is Tensor and bool((grad == ctx.weight).all()):  # a tracer has no answer
+            return None, None, None, by_logits, None, by_log_t[0], by_dropout if ctx.inflated else None, None, None
+        # rarely: what was added up over the cells has to be made anew
+        _, *anew = _NLL(*ctx.saved_tensors[3:], 1.0, True, False)
+        return *_weighted(tuple(anew), grad, ctx.inflated), None, None
 
 
 # Product

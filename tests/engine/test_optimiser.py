@@ -1,0 +1,59 @@
+"""One fused step moves parameters as torch's AdamW does, one without a gradient not at all."""
+
+import pytest
+import torch
+
+from cellalign.engine.optimiser import AdamW
+
+
+@pytest.fixture
+def both():
+    torch.manual_seed(0)
+    ours = [
+        torch.nn.Parameter(torch.randn(7, 3)),
+        torch.nn.Parameter(torch.randn(5)),
+        torch.nn.Parameter(torch.ones(())),
+    ]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    return ours, theirs
+
+
+def test_it_moves_parameters_as_torchs_class_does(both):
+    ours, theirs = both
+    mine, reference = AdamW(ours, weight_decay=0.05, eps=1e-6), torch.optim.AdamW(theirs, weight_decay=0.05, eps=1e-6)
+    for step in range(12):
+        rate = 0.1 / (step + 1)
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            a.grad = b.grad = None if (step + i) % 4 == 0 else torch.randn_like(a)
+        mine.step(rate)
+        reference.param_groups[0]["lr"] = rate
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_step_without_any_gradient_moves_nothing(both):
+    before = [p.detach().clone() for p in both[0]]
+    AdamW(both[0], weight_decay=0.5, eps=1e-8).step(1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, both[0], strict=True))
+
+
+def test_what_was_kept_goes_on_to_the_bit(both):
+    first, second = both
+    one, other = AdamW(first, weight_decay=0.1, eps=1e-8), AdamW(second, weight_decay=0.1, eps=1e-8)
+    steps = [[torch.randn_like(p) for p in first] for _ in range(4)]
+
+    def go(optimiser, gradients):
+        for p, gradient in zip(optimiser.parameters, gradients, strict=True):
+            p.grad = gradient.clone()
+        optimiser.step(0.01)
+
+    for gradients in steps[:2]:
+        go(one, gradients)
+    other.restore({name: values.clone() for name, values in one.tensors().items()})
+    for mine, theirs in zip(second, first, strict=True):
+        mine.data.copy_(theirs.data)
+    for gradients in steps[2:]:
+        go(one, gradients)
+        go(other, gradients)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
