@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+# multiplications from which rounding the factors costs less than it saves (measured: benchmarks/README.md)
+WORTH_ROUNDING = 5_000_000
+
 
 class WithProducts:
     """A layer whose products follow `products_in`.
@@ -42,8 +45,8 @@ def products_in(module: nn.Module, precision: torch.dtype) -> Iterator[None]:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32) -> Tensor:
-    """x weight + bias, x [B, n], weight [n, m], bias [m] -> [B, m] in float32."""
-    if precision == torch.float32:
+    """x weight + bias, x [B, n], weight [n, m], bias [m] -> [B, m] in float32; small products are never rounded."""
+    if precision == torch.float32 or len(x) * weight.numel() < WORTH_ROUNDING:
         return x @ weight if bias is None else torch.addmm(bias, x, weight)
     return _Rounded.apply(x, weight, bias)
 
@@ -81,6 +84,6 @@ class Linear(WithProducts, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., n] -> [..., m], float32."""
-        if self.products == torch.float32 or x.dim() != 2:
+        if self.products == torch.float32 or x.dim() != 2 or len(x) * self.weight.numel() < WORTH_ROUNDING:
             return super().forward(x)
         return product(x, self.weight.T, self.bias, self.products)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.special import digamma, gammaln, logsumexp
 
-from cellalign.nn.kernels import jit, likelihood, product
+from cellalign.nn.kernels import elementary, jit, likelihood, product
 from cellalign.nn.sparse import SparseRows
 
 
@@ -37,18 +37,18 @@ def each(function, values):
 def test_exp_is_right_to_an_ulp_and_cut(rng):
     x = rng.uniform(-86, 87, 100_000).astype(np.float32)
     expected = np.exp(x.astype(np.float64))
-    np.testing.assert_allclose(each(likelihood._exp, x), expected, rtol=1.2e-7)
-    outside = each(likelihood._exp, np.array([-np.inf, -1e4, 1e4, np.inf, np.nan], np.float32))
+    np.testing.assert_allclose(each(elementary.exp, x), expected, rtol=1.2e-7)
+    outside = each(elementary.exp, np.array([-np.inf, -1e4, 1e4, np.inf, np.nan], np.float32))
     np.testing.assert_allclose(outside[:4], np.exp([-87.0, -87.0, 88.0, 88.0]), rtol=1e-6)
     assert np.isnan(outside[4])
 
 
 def test_log_is_right_to_an_ulp(rng):
     x = np.exp(rng.uniform(-87, 87, 100_000)).astype(np.float32)
-    np.testing.assert_allclose(each(likelihood._log, x), np.log(x.astype(np.float64)), rtol=2.5e-7, atol=1e-7)
-    assert np.isnan(each(likelihood._log, np.array([np.nan, np.inf], np.float32))).all()
+    np.testing.assert_allclose(each(elementary.log, x), np.log(x.astype(np.float64)), rtol=2.5e-7, atol=1e-7)
+    assert np.isnan(each(elementary.log, np.array([np.nan, np.inf], np.float32))).all()
     near_one = (1 + rng.uniform(-0.1, 0.1, 100_000)).astype(np.float32)
-    np.testing.assert_allclose(each(likelihood._log, near_one), np.log(near_one.astype(np.float64)), rtol=2.5e-7)
+    np.testing.assert_allclose(each(elementary.log, near_one), np.log(near_one.astype(np.float64)), rtol=2.5e-7)
 
 
 def test_log1p_keeps_what_adding_one_rounds_away(rng):
@@ -57,16 +57,36 @@ def test_log1p_keeps_what_adding_one_rounds_away(rng):
     @numba.njit
     def log1p(value):
         one_more = np.float32(1) + value
-        return likelihood._log1p(value, one_more, np.float32(1) / one_more)
+        return elementary.log1p(value, one_more, np.float32(1) / one_more)
 
     np.testing.assert_allclose(each(log1p, x), np.log1p(x.astype(np.float64)), rtol=4e-7)
 
 
 def test_gammas_are_scipys(rng):
     y = np.exp(rng.uniform(-40, 40, 20_000))
-    found = np.array([likelihood._gammas(value) for value in y])
+    found = np.array([elementary.gammas(value) for value in y])
     np.testing.assert_allclose(found[:, 0], gammaln(y), rtol=1e-13, atol=1e-13)
     np.testing.assert_allclose(found[:, 1], digamma(y), rtol=1e-13, atol=1e-13)
+
+
+def test_exp_and_log_of_float64(rng):
+    x = rng.uniform(-690, 690, 100_000)
+    np.testing.assert_allclose(each(elementary.exp64, x), np.exp(x), rtol=4e-16)
+    assert each(elementary.exp64, np.array([-np.inf, 1e4])) == pytest.approx(np.exp([-700.0, 700.0]), rel=1e-12)
+    y = np.exp(x)
+    np.testing.assert_allclose(each(elementary.log64, y), x, rtol=3e-16, atol=3e-16)
+
+
+def test_gammas_of_large_values_are_scipys(rng):
+    y = elementary.STIRLING * np.exp(rng.uniform(0, 40, 20_000))
+    found = np.array([large_gammas(value) for value in y])
+    np.testing.assert_allclose(found[:, 0], gammaln(y), rtol=1e-14)
+    np.testing.assert_allclose(found[:, 1], digamma(y), rtol=1e-14)
+
+
+@numba.njit
+def large_gammas(y):
+    return elementary.large_gammas(y)
 
 
 def test_exponentials_are_a_softmax_but_for_its_division(rng):
@@ -179,7 +199,7 @@ def test_a_forked_child_computes_the_same_on_one_thread():
 import os, torch
 from cellalign.nn.sparse import SparseRows
 from cellalign.nn.counts import negative_binomial_nll
-from cellalign.nn.kernels import likelihood
+from cellalign.nn.kernels import elementary, likelihood
 torch.set_num_threads(2)
 x = torch.ones(64, 20)
 given = SparseRows.of(x), torch.zeros(64, 20), torch.ones(64, 1), torch.zeros(20)

@@ -4,11 +4,18 @@ import pytest
 import torch
 
 from cellalign.methods.registry import get, loadable
+from cellalign.nn import products
 from cellalign.nn.networks import MLP, ContextLinear
 from cellalign.nn.products import Linear, WithProducts, product, products_in
 from cellalign.nn.sparse import SparseRows
 
 DIGITS = 2**-8  # bfloat16 rounds by at most half of this
+
+
+@pytest.fixture(autouse=True)
+def however_small(monkeypatch):
+    """Products of tests are small."""
+    monkeypatch.setattr(products, "WORTH_ROUNDING", 0)
 
 
 @pytest.fixture
@@ -90,3 +97,10 @@ def test_every_method_with_a_network_has_layers_that_round():
         cls = get(name)
         module = cls(cls.Hyperparameters(), layout(30, batches=(2,), covariates=(2,), labels=2, control=0))
         assert any(isinstance(part, WithProducts) for part in module.modules()), name
+
+
+def test_a_small_product_is_exact(factors, monkeypatch):
+    monkeypatch.setattr(products, "WORTH_ROUNDING", 33 * 50 * 21 + 1)
+    assert torch.equal(product(*factors, torch.bfloat16), product(*factors))
+    monkeypatch.setattr(products, "WORTH_ROUNDING", 33 * 50 * 21)
+    assert not torch.equal(product(*factors, torch.bfloat16), product(*factors))

@@ -15,49 +15,11 @@ from numba import int64, prange, types
 from torch import Tensor
 
 from cellalign.nn.kernels import LEAST_LOG_THETA, LEAST_LOGIT, MOST_LOG_THETA, TABLED
-from cellalign.nn.kernels.jit import INDICES, MATRIX, VECTOR, D, F, RangeKernel, compiled, floats, indices, inlined
+from cellalign.nn.kernels.elementary import STIRLING, exp, exp64, gammas, large_gammas, log, log1p, log64
+from cellalign.nn.kernels.jit import INDICES, MATRIX, VECTOR, D, F, RangeKernel, compiled, floats, indices
 from cellalign.nn.sparse import SparseRows
 
 MIN_CELLS_PER_THREAD = 16  # worth a thread: what is computed per gene takes as long as two
-INT = np.int32
-
-# log 2 in two parts, of which whole multiples of the first are exact
-LOG2_HIGH = F(0.693359375)
-LOG2_LOW, PER_LOG2 = F(math.log(2) - 0.693359375), F(1 / math.log(2))
-SQRT_HALF, MANTISSA = INT(F(math.sqrt(0.5)).view(INT)), INT(23)
-# exp(r) = sum of r^k / k!, |r| < log(2) / 2; log(m) = 2 artanh(s) = sum of 2 s^k / k over odd k, |s| < 0.172
-E2, E3, E4, E5, E6, E7 = (F(1 / math.factorial(k)) for k in range(2, 8))
-L3, L5, L7, L9 = (F(2 / k) for k in (3, 5, 7, 9))
-
-
-@inlined
-def _exp(x):
-    """Of -87 to 88; cut beyond."""
-    x = F(-87) if x < F(-87) else x
-    x = F(88) if x > F(88) else x
-    n = np.floor(x * PER_LOG2 + F(0.5))
-    r = x - n * LOG2_HIGH
-    r = r - n * LOG2_LOW
-    p = ((((((E7 * r + E6) * r + E5) * r + E4) * r + E3) * r + E2) * r + F(1)) * r + F(1)
-    return p * INT((INT(n) + INT(127)) << MANTISSA).view(F)
-
-
-@inlined
-def _log(x):
-    """Of normal numbers; NaN of what is NaN or infinite."""
-    bits = F(x).view(INT)
-    k = INT(bits - SQRT_HALF) >> MANTISSA
-    f = INT(bits - INT(k << MANTISSA)).view(F) - F(1)
-    s = f / (F(2) + f)
-    z = s * s
-    p = (((L9 * z + L7) * z + L5) * z + L3) * z + F(2)
-    return F(k) * LOG2_HIGH + (p * s + F(k) * LOG2_LOW) + (x - x)
-
-
-@inlined
-def _log1p(x, one_more, over):
-    """log(1 + x), given 1 + x and its inverse: of what that rounds away, the first term."""
-    return _log(one_more) + (x - (one_more - F(1))) * over
 
 
 @compiled(fastmath={"reassoc"})
@@ -95,7 +57,7 @@ def _exponentials(logits, shares):
     """exp(logits - the greatest), that greatest and the sum of them: a softmax but for its division."""
     most = _most(logits)
     for j in range(len(logits)):
-        shares[j] = _exp(logits[j] - most)
+        shares[j] = exp(logits[j] - most)
     return most, _sum(shares)
 
 
@@ -109,23 +71,8 @@ def _tables(over_theta, value, by_log_t):
     for k in range(len(value) - 1):
         for j in range(len(over_theta)):
             share = F(1) / (F(1) + F(k) * over_theta[j])  # t / (t + k)
-            value[k + 1, j] = value[k, j] + _log(F(k + 1) * share)
+            value[k + 1, j] = value[k, j] + log(F(k + 1) * share)
             by_log_t[k + 1, j] = by_log_t[k, j] + (F(1) - share)
-
-
-@compiled
-def _gammas(y):
-    """Log gamma and digamma of y > 0, in float64: Stirling's series, from 16 on."""
-    product, below = 1.0, 0.0
-    while 0 < y < 16:
-        product *= y
-        below += 1 / y
-        y += 1
-    log_y, z = math.log(y), 1 / (y * y)
-    series = (1 / 12 - z * (1 / 360 - z * (1 / 1260 - z / 1680))) / y
-    log_gamma = (y - 0.5) * log_y - y + 0.5 * math.log(2 * math.pi) + series - math.log(product)
-    digamma = log_y - 0.5 / y - z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z / 240)))
-    return log_gamma, digamma - below
 
 
 @compiled
@@ -135,7 +82,7 @@ def _zeros(shares, library, theta, over_theta, softplus, sigmoid, cost, by_log_m
         ratio = shares[j] * library * over_theta[j]  # m / t
         one_more = F(1) + ratio
         over = F(1) / one_more
-        softplus[j] = _log1p(ratio, one_more, over)
+        softplus[j] = log1p(ratio, one_more, over)
         sigmoid[j] = ratio * over
     for j in range(len(shares)):
         cost[j] = softplus[j] * theta[j]
@@ -145,34 +92,68 @@ def _zeros(shares, library, theta, over_theta, softplus, sigmoid, cost, by_log_m
 
 @compiled
 def _nonzeros(
-    column, value, logits, to_log_m, log_theta, theta, table, table_t, gammas,
+    column, value, logits, to_log_m, log_theta, theta, table, table_t, of_t, place, large,
     softplus, sigmoid, cost, by_log_m, by_log_t,
 ):  # fmt: skip
-    """NB of the genes of a cell that have a count, in place of what stands there."""
+    """NB of the genes of a cell that have a count, in place of what stands there.
+
+    Small integers are looked up, large values gathered and computed together; what is left, one by one.
+    """
+    n = 0
     for i in range(len(column)):
         j, x = column[i], value[i]
         k = int(x) if 0 <= x < len(table) else 0
-        if F(k) == x:
+        if x >= STIRLING:
+            if math.isnan(of_t[0, j]):
+                of_t[0, j] = math.exp(D(log_theta[j]))
+                of_t[1, j], of_t[2, j] = gammas(of_t[0, j])
+            place[n], large[0, n], large[1, n], large[2, n] = j, x, of_t[0, j], logits[j] + to_log_m - log_theta[j]
+            n += 1
+        elif F(k) == x:
             t, s = theta[j], sigmoid[j]
             cost[j] = (t + x) * softplus[j] - x * F(logits[j] + to_log_m) + table[k, j]
             by_log_m[j] = (t + x) * s - x
             by_log_t[j] = t * (softplus[j] - s) - x * s + table_t[k, j]
         else:
-            nll, slope, slope_t = _exact(D(x), logits[j] + to_log_m, D(log_theta[j]), gammas[:, j])
+            nll, slope, slope_t = _exact(D(x), logits[j] + to_log_m, D(log_theta[j]))
             cost[j], by_log_m[j], by_log_t[j] = F(nll), F(slope), F(slope_t)
+    _exact_of_large(large, n)
+    for i in range(n):
+        j = place[i]
+        cost[j] = F(large[3, i] + of_t[1, j])
+        by_log_m[j] = F(large[4, i])
+        by_log_t[j] = F(large[5, i] + large[1, i] * of_t[2, j])
 
 
 @compiled
-def _exact(x, log_m, log_t, gammas_t):
-    """Of one count, in float64, value and derivatives by log m and log t; log gamma and digamma of t are kept."""
+def _exact_of_large(given, n):
+    """Of n counts from STIRLING on, in float64: value, derivative by log m and by log t, but for what t alone decides.
+
+    Rows of `given` are counts, t and log m - log t, then the three results.
+    """
+    for i in range(n):
+        x, t, u = given[0, i], given[1, i], given[2, i]
+        e = exp64(-abs(u))
+        one_more = 1.0 + e
+        over = 1.0 / one_more
+        softplus = log64(one_more) + (e - (one_more - 1.0)) * over + max(u, 0.0)
+        sigmoid = over if u >= 0 else e * over
+        log_gamma, digamma = large_gammas(x + t)
+        factorial, _ = large_gammas(x + 1.0)
+        given[3, i] = (t + x) * softplus - x * u - log_gamma + factorial
+        given[4, i] = (t + x) * sigmoid - x
+        given[5, i] = t * (softplus - sigmoid - digamma) + x * (1.0 - sigmoid)
+
+
+@compiled
+def _exact(x, log_m, log_t):
+    """Of one count, in float64, value and derivatives by log m and log t."""
     t, u = math.exp(log_t), log_m - log_t
-    if math.isnan(gammas_t[0]):
-        gammas_t[0], gammas_t[1] = _gammas(t)
     softplus = math.log1p(math.exp(-abs(u))) + max(u, 0.0)
     sigmoid = math.exp(u - softplus)
-    (log_gamma, digamma), (factorial, _) = _gammas(x + t), _gammas(x + 1)
-    nll = (t + x) * softplus - x * u - log_gamma + gammas_t[0] + factorial
-    return nll, (t + x) * sigmoid - x, t * (softplus - sigmoid + gammas_t[1] - digamma) + x * (1 - sigmoid)
+    (log_gamma, digamma), (of_t, by_t), (factorial, _) = gammas(x + t), gammas(t), gammas(x + 1)
+    nll = (t + x) * softplus - x * u - log_gamma + of_t + factorial
+    return nll, (t + x) * sigmoid - x, t * (softplus - sigmoid + by_t - digamma) + x * (1 - sigmoid)
 
 
 @compiled
@@ -184,10 +165,10 @@ def _inflate(logits, least, weight, cost, by_log_m, by_log_t, by_logit, over_p, 
     """
     for j in range(len(logits)):
         h = least if logits[j] < least else logits[j]
-        over_p[j] = F(1) + _exp(-h)
+        over_p[j] = F(1) + exp(-h)
         against[j] = -(h + cost[j])
     for j in range(len(logits)):
-        against[j] = _exp(against[j])
+        against[j] = exp(against[j])
     for j in range(len(logits)):
         inflated = F(1) / (F(1) + against[j])
         counted = against[j] * inflated
@@ -196,7 +177,7 @@ def _inflate(logits, least, weight, cost, by_log_m, by_log_t, by_logit, over_p, 
         by_log_t[j] *= counted
         by_logit[j] = weight * (F(1) / over_p[j] - inflated)
     for j in range(len(logits)):
-        cost[j] = _log(cost[j])
+        cost[j] = log(cost[j])
 
 
 @compiled
@@ -204,7 +185,7 @@ def _count_inflated(column, logits, least, weight, cost, by_logit, over_p):
     """What dropouts add to genes that have a count: -log(1 - p), and its slope by h."""
     for j in column:
         h = least if logits[j] < least else logits[j]
-        cost[j] += h + _log(over_p[j])
+        cost[j] += h + log(over_p[j])
         by_logit[j] = weight / over_p[j]
 
 
@@ -213,16 +194,16 @@ def cells_in_range(first, last, part, arrays):
     """What `count_nll` says, of cells `first` to `last`."""
     (
         logits, library, log_theta, dropout, start, column, value,
-        cost, by_logits, by_log_t, by_dropout, scratch, gammas, weight,
+        cost, by_logits, by_log_t, by_dropout, scratch, exact, place, weight,
     ) = arrays  # fmt: skip
     inflated, each = len(dropout) > 0, len(by_log_t) == len(logits)
-    room, gammas_t = scratch[part], gammas[part]
+    room, of_t, large = scratch[part], exact[part, :3], exact[part, 3:]
     theta, over_theta, shares, softplus, sigmoid, costs = room[0], room[1], room[2], room[3], room[4], room[5]
     slopes_t, over_p, against = room[6], room[7], room[8]
     table, table_t = room[9 : 9 + TABLED], room[9 + TABLED :]
-    gammas_t[:] = np.nan
+    of_t[0] = np.nan  # of each gene that has a large count: t, and its log gamma and digamma
     for j in range(len(theta)):
-        theta[j], over_theta[j] = _exp(log_theta[j]), _exp(-log_theta[j])
+        theta[j], over_theta[j] = exp(log_theta[j]), exp(-log_theta[j])
     _tables(over_theta, table, table_t)
     for b in range(first, last):
         own, slopes = slice(start[b], start[b + 1]), by_logits[b]
@@ -234,7 +215,7 @@ def cells_in_range(first, last, part, arrays):
                 dropout[b], F(LEAST_LOGIT), weight, costs, slopes, slopes_t, by_dropout[b], over_p, against
             )  # fmt: skip
         _nonzeros(
-            column[own], value[own], logits[b], to_log_m, log_theta, theta, table, table_t, gammas_t,
+            column[own], value[own], logits[b], to_log_m, log_theta, theta, table, table_t, of_t, place[part], large,
             softplus, sigmoid, costs, slopes, slopes_t,
         )  # fmt: skip
         if inflated:
@@ -257,7 +238,7 @@ KERNEL = RangeKernel(
     (
         MATRIX, VECTOR, VECTOR, MATRIX, INDICES, INDICES, VECTOR,
         VECTOR, MATRIX, MATRIX, MATRIX,
-        types.float32[:, :, ::1], types.float64[:, :, ::1], types.float32,
+        types.float32[:, :, ::1], types.float64[:, :, ::1], types.int64[:, ::1], types.float32,
     ),
 )  # fmt: skip
 
@@ -284,7 +265,11 @@ def count_nll(
     )
     inputs = logits, floats(library).view(-1), floats(log_theta.clamp(LEAST_LOG_THETA, MOST_LOG_THETA)), dropout
     stored = indices(counts.start), indices(counts.column), floats(counts.value)
-    scratch = np.empty((parts, 9 + 2 * TABLED, n_genes), F), np.empty((parts, 2, n_genes))
+    scratch = (
+        np.empty((parts, 9 + 2 * TABLED, n_genes), F),
+        np.empty((parts, 9, n_genes)),
+        np.empty((parts, n_genes), np.int64),
+    )
     arrays = (values.numpy() for values in (*inputs, *stored, *outputs))
     KERNEL.run(n, parts, (*arrays, *scratch, F(weight)))
     return cost, by_logits, by_log_t.sum(0, keepdim=True) if summed else by_log_t, by_dropout

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cellalign.nn.kernels import TABLED, tensors
+from cellalign.nn.kernels import tensors
 from cellalign.nn.sparse import SparseRows
 
 log = logging.getLogger("cellalign")
@@ -157,8 +157,6 @@ def prefers_tensors(counts: SparseRows, logits: Tensor) -> str:
         return f"of {logits.dtype}"
     if unavailable():
         return unavailable()
-    if 2 * int((counts.value >= TABLED).sum()) > len(counts.value):
-        return f"most counts are {TABLED} or more, which loops take one by one"
     from cellalign.nn.kernels import likelihood
 
     threads = likelihood.KERNEL.parts(len(counts), likelihood.MIN_CELLS_PER_THREAD)
