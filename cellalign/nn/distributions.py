@@ -111,6 +111,11 @@ def log_normal(z: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:
     return -0.5 * (standard.square().sum(-1) + z.shape[-1] * LOG_2PI) - normaliser
 
 
+def widened(values: Tensor) -> Tensor:
+    """Values in bfloat16 as float32; others as they are."""
+    return values.float() if values.dtype == torch.bfloat16 else values
+
+
 def sample_normal(mean: Tensor, sd: Tensor) -> Tensor:
     """A reparameterised draw from N(mean, sd), of mean's shape."""
     return torch.addcmul(mean, sd, torch.randn_like(mean))
@@ -219,7 +224,7 @@ class NegativeBinomial(Distribution):
     Attributes
     ----------
     logits : Tensor [..., B, G]
-        Their softmax over genes is rho.
+        Their softmax over genes is rho; in training they may be in bfloat16, as a product leaves them.
     library : Tensor [B, 1]
         l, at least 1.
     log_theta : Tensor [G]
@@ -232,7 +237,7 @@ class NegativeBinomial(Distribution):
     @cached_property
     def log_mean(self) -> Tensor:
         """log(l rho) [..., B, G]."""
-        return F.log_softmax(self.logits, -1) + self.library.log()
+        return F.log_softmax(widened(self.logits), -1) + self.library.log()
 
     @cached_property
     def mean(self) -> Tensor:  # type: ignore[override]
@@ -269,16 +274,20 @@ class ZeroInflatedNegativeBinomial(Distribution):
     counts: NegativeBinomial
     dropout_logits: Tensor
 
+    @cached_property
+    def kept(self) -> Tensor:
+        """The chance that a count is not dropped [..., B, G]."""
+        return torch.sigmoid(-widened(self.dropout_logits))
+
     @property
     def mean(self) -> Tensor:
         """Expected counts [..., B, G]."""
-        return self.counts.mean * torch.sigmoid(-self.dropout_logits)
+        return self.counts.mean * self.kept
 
     @property
     def variance(self) -> Tensor:
         """(1 - p) (v + p m^2), of the dropouts' chance p and the counts' mean m and variance v."""
-        kept = torch.sigmoid(-self.dropout_logits)
-        return kept * (self.counts.variance + (1 - kept) * self.counts.mean.square())
+        return self.kept * (self.counts.variance + (1 - self.kept) * self.counts.mean.square())
 
     def nll(self, batch: Minibatch) -> Tensor:
         """As `zero_inflated_nll`."""

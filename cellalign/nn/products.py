@@ -44,20 +44,30 @@ def products_in(module: nn.Module, precision: torch.dtype) -> Iterator[None]:
             layer.products = torch.float32
 
 
+def rounds(x: Tensor, weight: Tensor, precision: torch.dtype) -> bool:
+    """Whether the factors of this product are rounded."""
+    return precision != torch.float32 and len(x) * weight.numel() >= WORTH_ROUNDING
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32) -> Tensor:
     """x weight + bias, x [B, n], weight [n, m], bias [m] -> [B, m] in float32; small products are never rounded."""
-    if precision == torch.float32 or len(x) * weight.numel() < WORTH_ROUNDING:
+    if not rounds(x, weight, precision):
         return x @ weight if bias is None else torch.addmm(bias, x, weight)
-    return _Rounded.apply(x, weight, bias)
+    return _Rounded.apply(x, weight, bias, True)
 
 
 class _Rounded(torch.autograd.Function):
-    """The product in bfloat16, forwards and backwards; factors are rounded once, and kept so for the way back."""
+    """The product in bfloat16, forwards and backwards; factors are rounded once, and kept so for the way back.
+
+    `wide`, what comes out is float32 and the bias is added in it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, wide: bool) -> Tensor:
         x, weight = x.bfloat16(), weight.bfloat16()
         ctx.save_for_backward(x, weight)
+        if not wide:
+            return x @ weight if bias is None else torch.addmm(bias.bfloat16(), x, weight)
         y = (x @ weight).float()
         return y if bias is None else y.add_(bias)
 
@@ -65,11 +75,10 @@ class _Rounded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        rounded = grad.bfloat16()
+        wanted, rounded = ctx.needs_input_grad, grad.bfloat16()
         by_x = (rounded @ weight.T).float() if wanted[0] else None
         by_weight = _transposed(x, rounded, weight) if wanted[1] else None
-        return by_x, by_weight, grad.sum(0) if wanted[2] else None
+        return by_x, by_weight, grad.sum(0).float() if wanted[2] else None, None
 
 
 def _transposed(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
@@ -84,6 +93,14 @@ class Linear(WithProducts, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., n] -> [..., m], float32."""
-        if self.products == torch.float32 or x.dim() != 2 or len(x) * self.weight.numel() < WORTH_ROUNDING:
+        return self.product(x, wide=True)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """The same as the product leaves it, in bfloat16 where that is its precision: for who reads it once."""
+        return self.product(x, wide=False)
+
+    def product(self, x: Tensor, wide: bool) -> Tensor:
+        """As `product`, of whatever shape x is; several draws at once are never rounded."""
+        if x.dim() != 2 or not rounds(x, self.weight, self.products):
             return super().forward(x)
-        return product(x, self.weight.T, self.bias, self.products)
+        return _Rounded.apply(x, self.weight.T, self.bias, wide)

@@ -6,10 +6,12 @@ import functools
 import math
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 
 from cellalign.nn.counts import negative_binomial_nll, zero_inflated_nll
+from cellalign.nn.kernels import likelihood as kernel
 from cellalign.nn.kernels import ops, tensors
 from cellalign.nn.sparse import SparseRows
 
@@ -222,6 +224,42 @@ def test_the_gradient_of_any_weights(n, inflated, reduction, monkeypatch):
     for others in gradients[:2]:
         for one, other in zip(others, gradients[2], strict=True):
             torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("inflated", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_logits_in_bfloat16_cost_what_they_cost_in_float32(inflated, reduction, monkeypatch):
+    """And their derivatives are those, rounded."""
+    torch.manual_seed(0)
+    x, library, log_theta = torch.poisson(torch.rand(40, 60) * 20), torch.rand(40, 1) + 5, torch.randn(60)
+    rounded = [torch.randn(40, 60).bfloat16().requires_grad_() for _ in range(1 + inflated)]
+    for form in ("compiled", "tensors"):
+        use(form, monkeypatch)
+        costs, slopes = [], []
+        for logits, *dropout in (rounded, [values.detach().float().requires_grad_() for values in rounded]):
+            theta = log_theta.clone().requires_grad_()
+            cost = likelihood(x, logits, library, theta, *(dropout or [None]))
+            assert cost.dtype == torch.float32
+            costs.append(cost)
+            slopes.append(torch.autograd.grad(REDUCTIONS[reduction](cost), [theta, logits, *dropout]))
+        torch.testing.assert_close(costs[0], costs[1], rtol=1e-6, atol=0)
+        torch.testing.assert_close(slopes[0][0], slopes[1][0], rtol=1e-4, atol=1e-6)
+        for narrow, wide in zip(slopes[0][1:], slopes[1][1:], strict=True):
+            assert narrow.dtype == torch.bfloat16
+            torch.testing.assert_close(narrow.float(), wide, rtol=2**-6, atol=1e-9)  # twice rounded under weights
+
+
+def test_rounding_is_torchs():
+    torch.manual_seed(0)
+    values = torch.cat(
+        [torch.randn(10_000) * torch.randn(10_000).exp() ** 9, torch.tensor([0.0, -0.0, 1e-40, torch.inf])]
+    )
+    bits = np.empty(len(values), np.int16)
+    kernel._narrow(values.numpy(), bits)
+    assert torch.equal(torch.from_numpy(bits), values.bfloat16().view(torch.int16))
+    wide = np.empty(len(values), np.float32)
+    kernel._widen(bits, wide)
+    assert torch.equal(torch.from_numpy(wide), values.bfloat16().float())
 
 
 @pytest.mark.usefixtures("form")

@@ -127,7 +127,7 @@ import numpy as np
 from cellalign.nn.kernels import likelihood
 assert likelihood.__file__.startswith(sys.argv[1]) and likelihood.KERNEL.ready
 rho = np.empty(2, np.float32)
-print(sum(likelihood.KERNEL.serial.stats.cache_hits.values()), likelihood._shares(np.zeros(2, np.float32), rho))
+print(sum(likelihood.KERNEL.serial.stats.cache_hits.values()), likelihood._exponentials(np.zeros(2, np.float32), rho))
 """
 
 

@@ -40,8 +40,10 @@ def stored(x):
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("inflated", [False, True])
 @pytest.mark.parametrize(("gradient", "summed"), [(False, False), (True, False), (True, True)])
-def test_torch_accepts_the_likelihood(cells, inflated, gradient, summed):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torch_accepts_the_likelihood(cells, inflated, gradient, summed, dtype):
     counts, logits, library, log_theta, dropout = cells
+    logits, dropout = (values.detach().to(dtype).requires_grad_() for values in (logits, dropout))
     given = [logits, library, log_theta, dropout if inflated else None]
     if summed or not gradient:
         given = [None if values is None else values.detach() for values in given]

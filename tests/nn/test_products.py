@@ -104,3 +104,21 @@ def test_a_small_product_is_exact(factors, monkeypatch):
     assert torch.equal(product(*factors, torch.bfloat16), product(*factors))
     monkeypatch.setattr(products, "WORTH_ROUNDING", 33 * 50 * 21)
     assert not torch.equal(product(*factors, torch.bfloat16), product(*factors))
+
+
+def test_what_is_read_once_stays_rounded():
+    torch.manual_seed(0)
+    layer, x = Linear(50, 21), torch.randn(33, 50)
+    assert torch.equal(layer.rounded(x), layer(x))  # in float32 there is nothing to round
+    with products_in(layer, torch.bfloat16):
+        wide, narrow = layer(x), layer.rounded(x)
+        assert narrow.dtype == torch.bfloat16
+        torch.testing.assert_close(narrow.float(), wide, rtol=DIGITS, atol=4 * DIGITS)
+        slopes = []
+        for y in (wide, narrow):
+            layer.zero_grad()
+            y.backward(torch.ones_like(y))
+            slopes.append((layer.weight.grad.clone(), layer.bias.grad.clone()))
+    for one, other in zip(*slopes, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=DIGITS, atol=DIGITS)

@@ -15,10 +15,11 @@ from numba import int64, prange, types
 from torch import Tensor
 
 from cellalign.nn.kernels import LEAST_LOG_THETA, LEAST_LOGIT, MOST_LOG_THETA, TABLED
-from cellalign.nn.kernels.elementary import STIRLING, exp, exp64, gammas, large_gammas, log, log1p, log64
+from cellalign.nn.kernels.elementary import INT, STIRLING, exp, exp64, gammas, large_gammas, log, log1p, log64
 from cellalign.nn.kernels.jit import INDICES, MATRIX, VECTOR, D, F, RangeKernel, compiled, floats, indices
 from cellalign.nn.sparse import SparseRows
 
+SHARED = 9  # rows of scratch memory before the tables
 MIN_CELLS_PER_THREAD = 16  # worth a thread: what is computed per gene takes as long as two
 
 
@@ -190,6 +191,40 @@ def _count_inflated(column, logits, least, weight, cost, by_logit, over_p):
 
 
 @compiled
+def _of_genes(log_theta, room, of_t):
+    """Fill what all cells share: t and 1 / t of each gene and the tables of small counts."""
+    theta, over_theta = room[0], room[1]
+    of_t[0] = np.nan  # of each gene that has a large count: t, and its log gamma and digamma
+    for j in range(len(theta)):
+        theta[j], over_theta[j] = exp(log_theta[j]), exp(-log_theta[j])
+    _tables(over_theta, room[SHARED : SHARED + TABLED], room[SHARED + TABLED :])
+
+
+@compiled
+def _of_cell(column, value, logits, library, log_theta, dropout, room, exact, place, weight, slopes, sum_t, by_dropout):
+    """The cost of one cell; its slopes by logits and dropout logits are filled in, those by log theta added."""
+    theta, over_theta, shares, softplus, sigmoid, costs = room[0], room[1], room[2], room[3], room[4], room[5]
+    slopes_t, over_p, against = room[6], room[7], room[8]
+    table, table_t, of_t, large = room[SHARED : SHARED + TABLED], room[SHARED + TABLED :], exact[:3], exact[3:]
+    most, total = _exponentials(logits, shares)
+    to_log_m = math.log(D(library)) - (most + math.log(total))
+    _zeros(shares, F(library / total), theta, over_theta, softplus, sigmoid, costs, slopes, slopes_t)
+    inflated, least = len(dropout) > 0, F(LEAST_LOGIT)
+    if inflated:
+        _inflate(dropout, least, weight, costs, slopes, slopes_t, by_dropout, over_p, against)
+    _nonzeros(
+        column, value, logits, to_log_m, log_theta, theta, table, table_t, of_t, place, large,
+        softplus, sigmoid, costs, slopes, slopes_t,
+    )  # fmt: skip
+    if inflated:
+        _count_inflated(column, dropout, least, weight, costs, by_dropout, over_p)
+    _add_scaled(sum_t, slopes_t, weight)
+    # so far by log m; the shares are a softmax of the logits
+    _center(slopes, shares, F(_sum(slopes) / total), weight)
+    return _sum(costs)
+
+
+@compiled
 def cells_in_range(first, last, part, arrays):
     """What `count_nll` says, of cells `first` to `last`."""
     (
@@ -197,33 +232,53 @@ def cells_in_range(first, last, part, arrays):
         cost, by_logits, by_log_t, by_dropout, scratch, exact, place, weight,
     ) = arrays  # fmt: skip
     inflated, each = len(dropout) > 0, len(by_log_t) == len(logits)
-    room, of_t, large = scratch[part], exact[part, :3], exact[part, 3:]
-    theta, over_theta, shares, softplus, sigmoid, costs = room[0], room[1], room[2], room[3], room[4], room[5]
-    slopes_t, over_p, against = room[6], room[7], room[8]
-    table, table_t = room[9 : 9 + TABLED], room[9 + TABLED :]
-    of_t[0] = np.nan  # of each gene that has a large count: t, and its log gamma and digamma
-    for j in range(len(theta)):
-        theta[j], over_theta[j] = exp(log_theta[j]), exp(-log_theta[j])
-    _tables(over_theta, table, table_t)
+    _of_genes(log_theta, scratch[part], exact[part, :3])
     for b in range(first, last):
-        own, slopes = slice(start[b], start[b + 1]), by_logits[b]
-        most, total = _exponentials(logits[b], shares)
-        to_log_m = math.log(D(library[b])) - (most + math.log(total))
-        _zeros(shares, F(library[b] / total), theta, over_theta, softplus, sigmoid, costs, slopes, slopes_t)
-        if inflated:
-            _inflate(
-                dropout[b], F(LEAST_LOGIT), weight, costs, slopes, slopes_t, by_dropout[b], over_p, against
-            )  # fmt: skip
-        _nonzeros(
-            column[own], value[own], logits[b], to_log_m, log_theta, theta, table, table_t, of_t, place[part], large,
-            softplus, sigmoid, costs, slopes, slopes_t,
+        own, given = slice(start[b], start[b + 1]), b if inflated else 0
+        cost[b] = _of_cell(
+            column[own], value[own], logits[b], library[b], log_theta, dropout[given : given + 1].reshape(-1),
+            scratch[part], exact[part], place[part], weight,
+            by_logits[b], by_log_t[b if each else part], by_dropout[given : given + 1].reshape(-1),
         )  # fmt: skip
+
+
+@compiled
+def rounded_cells_in_range(first, last, part, arrays):
+    """The same of logits in bfloat16, given and returned as the 16 bits they are."""
+    (
+        logits, library, log_theta, dropout, start, column, value,
+        cost, by_logits, by_log_t, by_dropout, scratch, exact, place, weight,
+    ) = arrays  # fmt: skip
+    inflated, each, room = len(dropout) > 0, len(by_log_t) == len(logits), scratch[part]
+    wide, slopes = room[-4], room[-3]
+    wide_dropout, slopes_dropout = (room[-2], room[-1]) if inflated else (room[-2][:0], room[-1][:0])
+    _of_genes(log_theta, room[:-4], exact[part, :3])
+    for b in range(first, last):
+        own = slice(start[b], start[b + 1])
+        _widen(logits[b], wide)
         if inflated:
-            _count_inflated(column[own], dropout[b], F(LEAST_LOGIT), weight, costs, by_dropout[b], over_p)
-        cost[b] = _sum(costs)
-        _add_scaled(by_log_t[b if each else part], slopes_t, weight)
-        # so far by log m; the shares are a softmax of the logits
-        _center(slopes, shares, F(_sum(slopes) / total), weight)
+            _widen(dropout[b], wide_dropout)
+        cost[b] = _of_cell(
+            column[own], value[own], wide, library[b], log_theta, wide_dropout,
+            room[:-4], exact[part], place[part], weight, slopes, by_log_t[b if each else part], slopes_dropout,
+        )  # fmt: skip
+        _narrow(slopes, by_logits[b])
+        if inflated:
+            _narrow(slopes_dropout, by_dropout[b])
+
+
+@compiled
+def _widen(bits, into):
+    for j in range(len(bits)):
+        into[j] = INT(INT(bits[j]) << INT(16)).view(F)
+
+
+@compiled
+def _narrow(values, into):
+    """To the nearest bfloat16, of two as near to the even one."""
+    for j in range(len(values)):
+        bits = F(values[j]).view(INT)
+        into[j] = np.int16(INT(bits + INT(0x7FFF) + ((bits >> INT(16)) & INT(1))) >> INT(16))
 
 
 @compiled(parallel=True)
@@ -232,15 +287,21 @@ def _cells_in_parallel(n, parts, arrays):
         cells_in_range(n * part // parts, n * (part + 1) // parts, int64(part), arrays)
 
 
-KERNEL = RangeKernel(
-    cells_in_range,
-    _cells_in_parallel,
-    (
-        MATRIX, VECTOR, VECTOR, MATRIX, INDICES, INDICES, VECTOR,
-        VECTOR, MATRIX, MATRIX, MATRIX,
-        types.float32[:, :, ::1], types.float64[:, :, ::1], types.int64[:, ::1], types.float32,
-    ),
-)  # fmt: skip
+@compiled(parallel=True)
+def _rounded_cells_in_parallel(n, parts, arrays):
+    for part in prange(parts):
+        rounded_cells_in_range(n * part // parts, n * (part + 1) // parts, int64(part), arrays)
+
+
+def _arrays(matrix: types.Array) -> tuple[types.Type, ...]:
+    """Types of what the loops are given, logits and their slopes being of the kind `matrix`."""
+    outputs = VECTOR, matrix, MATRIX, matrix
+    room = types.float32[:, :, ::1], types.float64[:, :, ::1], types.int64[:, ::1], types.float32
+    return matrix, VECTOR, VECTOR, matrix, INDICES, INDICES, VECTOR, *outputs, *room
+
+
+KERNEL = RangeKernel(cells_in_range, _cells_in_parallel, _arrays(MATRIX))
+ROUNDED = RangeKernel(rounded_cells_in_range, _rounded_cells_in_parallel, _arrays(types.int16[:, ::1]))
 
 
 def count_nll(
@@ -254,22 +315,27 @@ def count_nll(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `ops.count_nll`, which has looked at the shapes: compiled loops do not look where they write."""
     n, n_genes = logits.shape
-    parts = KERNEL.parts(n, MIN_CELLS_PER_THREAD)
-    logits = floats(logits)
-    dropout = logits[:0] if dropout is None else floats(dropout)
+    kernel = ROUNDED if logits.dtype == torch.bfloat16 else KERNEL
+    parts = kernel.parts(n, MIN_CELLS_PER_THREAD)
+    logits = logits.detach().contiguous()
+    dropout = logits[:0] if dropout is None else dropout.detach().to(logits.dtype).contiguous()
     cost, by_logits, by_log_t, by_dropout = outputs = (
-        logits.new_empty(n),
+        torch.empty(n),
         torch.empty_like(logits),
-        logits.new_zeros(parts if summed else n, n_genes),
+        torch.zeros(parts if summed else n, n_genes),
         torch.empty_like(dropout),
     )
     inputs = logits, floats(library).view(-1), floats(log_theta.clamp(LEAST_LOG_THETA, MOST_LOG_THETA)), dropout
     stored = indices(counts.start), indices(counts.column), floats(counts.value)
     scratch = (
-        np.empty((parts, 9 + 2 * TABLED, n_genes), F),
+        np.empty((parts, SHARED + 2 * TABLED + (4 if kernel is ROUNDED else 0), n_genes), F),
         np.empty((parts, 9, n_genes)),
         np.empty((parts, n_genes), np.int64),
     )
-    arrays = (values.numpy() for values in (*inputs, *stored, *outputs))
-    KERNEL.run(n, parts, (*arrays, *scratch, F(weight)))
+    kernel.run(n, parts, (*(_bits(values) for values in (*inputs, *stored, *outputs)), *scratch, F(weight)))
     return cost, by_logits, by_log_t.sum(0, keepdim=True) if summed else by_log_t, by_dropout
+
+
+def _bits(values: Tensor) -> np.ndarray:
+    """As numpy, which has no bfloat16, sees them."""
+    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()

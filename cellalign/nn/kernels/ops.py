@@ -38,7 +38,8 @@ def unavailable() -> str:
             return "NUMBA_DISABLE_JIT is set"
         from cellalign.nn.kernels import likelihood, product, rows
 
-        assert all(kernel.ready for kernel in (likelihood.KERNEL, product.KERNEL, *rows.KERNELS.values()))
+        kernels = likelihood.KERNEL, likelihood.ROUNDED, product.KERNEL, *rows.KERNELS.values()
+        assert all(kernel.ready for kernel in kernels)
     except Exception as error:  # whatever it is, there is another way
         log.warning("numba cannot compile here, so training is slower: %s", error)
         return f"numba cannot compile here: {error}"
@@ -125,13 +126,21 @@ def _nll_by_tensors(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     _log_once(f"tensor operations on {logits.device.type}")
     counts = SparseRows(start, column, value, logits.shape[1])
+    return _by_tensors(counts, logits, library, log_theta, dropout, weight, gradient, summed)
+
+
+def _by_tensors(
+    counts: SparseRows, logits: Tensor, library: Tensor, log_theta: Tensor, dropout: Tensor | None, weight: float,
+    gradient: bool, summed: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Logits in bfloat16 are computed with in float32, and their derivatives rounded again."""
+    given = logits.dtype
+    if given == torch.bfloat16:
+        logits, dropout = logits.float(), None if dropout is None else dropout.float()
     found = tensors.count_nll(counts, logits, library, log_theta, dropout, weight, gradient)
-    return _added_up(found) if summed and gradient else found
-
-
-def _added_up(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     cost, by_logits, by_log_t, by_dropout = found
-    return cost, by_logits, by_log_t.sum(0, keepdim=True), by_dropout
+    by_log_t = by_log_t.sum(0, keepdim=True) if summed and gradient else by_log_t
+    return cost, by_logits.to(given), by_log_t, by_dropout.to(given)
 
 
 @_NLL.register_kernel("cpu")
@@ -143,8 +152,7 @@ def _nll_on_cpu(
     reason = prefers_tensors(counts, logits)
     _log_once(f"tensor operations ({reason})" if reason else "compiled")
     if reason:
-        found = tensors.count_nll(counts, *given, gradient)
-        return _added_up(found) if summed and gradient else found
+        return _by_tensors(counts, *given, gradient, summed)
     from cellalign.nn.kernels import likelihood
 
     found = likelihood.count_nll(counts, *given, summed)
@@ -153,7 +161,7 @@ def _nll_on_cpu(
 
 def prefers_tensors(counts: SparseRows, logits: Tensor) -> str:
     """Why tensor operations compute the likelihood on a CPU; empty where compiled loops run and are faster."""
-    if logits.dtype != torch.float32:
+    if logits.dtype not in (torch.float32, torch.bfloat16):
         return f"of {logits.dtype}"
     if unavailable():
         return unavailable()
@@ -171,8 +179,14 @@ def _nll_shapes(
     dropout: Tensor | None, weight: float, gradient: bool, summed: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     none, dense = (0, logits.shape[1]), tuple(logits.shape) if gradient else (0, logits.shape[1])
-    shapes = (dense, (1, logits.shape[1]) if summed and gradient else dense, none if dropout is None else dense)
-    return logits.new_empty(logits.shape[0]), *(logits.new_empty(shape) for shape in shapes)
+    by_log_t = (1, logits.shape[1]) if summed and gradient else dense
+    wide = torch.float32 if logits.dtype == torch.bfloat16 else logits.dtype
+    return (
+        logits.new_empty(logits.shape[0], dtype=wide),
+        logits.new_empty(dense),
+        logits.new_empty(by_log_t, dtype=wide),
+        logits.new_empty(none if dropout is None else dense),
+    )
 
 
 def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -192,9 +206,9 @@ def _nll_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None
 def _weighted(gradient: tuple[Tensor, ...], scale: Tensor, inflated: bool) -> tuple[Tensor | None, ...]:
     """The gradient by all tensor inputs, of each cell by so much."""
     by_logits, by_log_t, by_dropout = gradient
-    scale = scale.to(by_logits.dtype)
-    of_dropout = by_dropout * scale[:, None] if inflated else None
-    return None, None, None, by_logits * scale[:, None], None, scale @ by_log_t, of_dropout
+    scale = scale.to(by_log_t.dtype)
+    of_each = scale[:, None].to(by_logits.dtype)
+    return None, None, None, by_logits * of_each, None, scale @ by_log_t, by_dropout * of_each if inflated else None
 
 
 _NLL.register_autograd(_nll_backward, setup_context=_keep_gradient)
@@ -207,7 +221,9 @@ class _Likelihood(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         # a GPU would wait for the answer whether all cells weigh the same
         ctx.summed = inputs[3].device.type == "cpu"
-        cost, *gradient = _NLL(*inputs, ctx.summed)
+        # torch's dispatcher costs a hundredth of a small step; a tracer needs it
+        direct = ctx.summed and type(inputs[3]) is Tensor and not torch.compiler.is_compiling()
+        cost, *gradient = (_nll_on_cpu if direct else _NLL)(*inputs, ctx.summed)
         ctx.weight, ctx.inflated = inputs[7], inputs[6] is not None
         ctx.save_for_backward(*gradient, *(inputs[:7] if ctx.summed else ()))
         return cost
@@ -245,7 +261,8 @@ def transposed_product(x: SparseRows, grad: Tensor) -> Tensor:
     """
     if len(grad) != len(x):
         raise ValueError(f"grad must have {len(x)} rows, not {len(grad)}")
-    return _PRODUCT(x.start, x.column, x.value, grad, x.n_columns)
+    direct = type(grad) is Tensor and grad.device.type == "cpu" and not torch.compiler.is_compiling()
+    return (_product_on_cpu if direct else _PRODUCT)(x.start, x.column, x.value, grad, x.n_columns)
 
 
 def _product_by_tensors(start: Tensor, column: Tensor, value: Tensor, grad: Tensor, n_columns: int) -> Tensor:
