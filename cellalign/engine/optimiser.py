@@ -68,13 +68,16 @@ class AdamW:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a run needs to go on."""
-        found = {"counts": self.counts}
-        for i, (mean, square) in enumerate(zip(self.means, self.squares, strict=True)):
-            found |= {f"{i}.mean": mean, f"{i}.square": square}
+        """Everything that a run needs to go on, under torch's names."""
+        found = {}
+        for i, slots in enumerate(zip(self.means, self.squares, self.count_of, strict=True)):
+            found |= {
+                f"{i}.{name}": values for name, values in zip(("exp_avg", "exp_avg_sq", "step"), slots, strict=True)
+            }
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """What `tensors` gave."""
+        """What `tensors` gave; a parameter that has taken no step may be left out."""
         for name, into in self.tensors().items():
-            into.copy_(tensors[name])
+            if name in tensors:
+                into.copy_(tensors[name])

@@ -7,8 +7,14 @@ from typing import Any, ClassVar
 from cellalign.records.base import RecordError, VersionedRecord
 
 
-def _of_older(old: dict[str, Any]) -> dict[str, Any]:
+def _from_1(old: dict[str, Any]) -> dict[str, Any]:
     raise RecordError("it was left by an older cellalign, whose runs this one cannot go on with")
+
+
+def _from_2(old: dict[str, Any]) -> dict[str, Any]:
+    """Products had one precision."""
+    training = {"precision": "float32", **old["settings"]["training"]}
+    return old | {"settings": {**old["settings"], "training": training}}
 
 
 class CheckpointRecord(VersionedRecord):
@@ -23,7 +29,7 @@ class CheckpointRecord(VersionedRecord):
     """
 
     FORMAT: ClassVar[int] = 3
-    MIGRATIONS: ClassVar = {1: _of_older, 2: _of_older}
+    MIGRATIONS: ClassVar = {1: _from_1, 2: _from_2}
     COMPARED: ClassVar[tuple[str, ...]] = (
         "method",
         "hyperparameters",

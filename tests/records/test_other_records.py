@@ -45,6 +45,15 @@ def test_a_checkpoint_of_format_1_is_refused_in_one_sentence(tmp_path):
     assert "older cellalign" in said and "without resume" in said
 
 
+def test_a_checkpoint_of_format_2_was_of_a_run_in_float32(tmp_path):
+    settings = {"seed": 0, "training": {"lr": 0.1}}
+    left(tmp_path, {"format_version": 2, "settings": settings, "state": {"epoch": 1}})
+    now = settings | {"training": {"lr": 0.1, "precision": "float32"}}
+    assert Checkpoint.beside(tmp_path / "model", now).load()[1] == {"epoch": 1}
+    with pytest.raises(ModelError, match="another training"):
+        Checkpoint.beside(tmp_path / "model", now | {"training": {"lr": 0.1, "precision": "bfloat16"}}).load()
+
+
 def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):
     assert "newer cellalign" in refused(left(tmp_path, {"format_version": 4, "settings": {}, "state": {}}))
 
