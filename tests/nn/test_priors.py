@@ -1,11 +1,8 @@
 """Priors given covariates: derivatives against autograd, and score matching against densities that are known."""
 
-import math
-
 import pytest
 import torch
 
-from cellalign.nn.penalties import total_correlation
 from cellalign.nn.priors import ExponentialFamilyPrior, NormalPrior
 
 torch.set_num_threads(1)
@@ -142,46 +139,3 @@ def test_means_of_a_normal_prior_can_start_apart():
     near, far = NormalPrior(4, 3), NormalPrior(4, 3, apart=2.0)
     spread = [float(made(torch.eye(3))[0].detach().std(0).mean()) for made in (near, far)]
     assert spread[0] < 0.5 and 1 < spread[1] < 4
-
-
-def loop_total_correlation(z, mean, scale, split, n_cells, domain) -> float:
-    """inVAE eq. 10 and 11 as they stand, one cell after another."""
-
-    def log_q(i, j, block):
-        return sum(
-            -0.5 * ((z[i, k] - mean[j, k]) / scale[j, k]) ** 2 - math.log(scale[j, k]) - 0.5 * math.log(2 * math.pi)
-            for k in block
-        )
-
-    p, total = z.shape[1], 0.0
-    for i in range(len(z)):
-        own = [j for j in range(len(z)) if domain[j] == domain[i]]
-        pairs = len(own) * n_cells * len(own) / len(z)
-        terms = []
-        for block in (range(p), range(split), range(split, p)):
-            terms.append(math.log(sum(math.exp(log_q(i, j, block)) for j in own) / pairs))
-        total += terms[0] - terms[1] - terms[2]
-    return total / len(z)
-
-
-@pytest.mark.parametrize("domains", [1, 3])
-def test_total_correlation_is_the_equation(domains):
-    torch.manual_seed(0)
-    z, mean, scale = torch.randn(9, 5).double(), torch.randn(9, 5).double(), 0.3 + torch.rand(9, 5).double()
-    domain = torch.arange(9) % domains
-    found = total_correlation(z, mean, scale, 3, 900, domain if domains > 1 else None)
-    expected = loop_total_correlation(z.numpy(), mean.numpy(), scale.numpy(), 3, 900, domain.tolist())
-    assert float(found) == pytest.approx(expected, rel=1e-9)
-
-
-def test_total_correlation_is_higher_where_the_blocks_depend_and_its_gradient_is_right():
-    torch.manual_seed(0)
-    free = torch.randn(256, 2).double()
-    tied = torch.cat([free[:, :1], free[:, :1] + 0.1 * free[:, 1:]], 1)
-    scale = torch.full((256, 2), 0.2).double()
-    values = [float(total_correlation(m + 0.2 * torch.randn_like(m), m, scale, 1, 256)) for m in (free, tied)]
-    assert values[1] > values[0] + 0.5
-    z, mean, scale = torch.randn(6, 3).double(), torch.randn(6, 3).double(), 0.3 + torch.rand(6, 3).double()
-    domain = torch.tensor([0, 0, 0, 1, 1, 2])
-    inputs = tuple(t.requires_grad_() for t in (z, mean, scale))
-    assert torch.autograd.gradcheck(lambda *t: total_correlation(*t, 2, 100, domain), inputs)
