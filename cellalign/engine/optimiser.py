@@ -69,12 +69,8 @@ class AdamW:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a run needs to go on, under torch's names."""
-        found = {}
-        for i, slots in enumerate(zip(self.means, self.squares, self.count_of, strict=True)):
-            found |= {
-                f"{i}.{name}": values for name, values in zip(("exp_avg", "exp_avg_sq", "step"), slots, strict=True)
-            }
-        return found
+        slots = {"exp_avg": self.means, "exp_avg_sq": self.squares, "step": self.count_of}
+        return {f"{i}.{name}": values for name, of_each in slots.items() for i, values in enumerate(of_each)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """What `tensors` gave; a parameter that has taken no step may be left out."""
