@@ -45,11 +45,11 @@ def test_a_model_computes_the_same_on_both(name, cells):
         assert np.isfinite(model.nll(cells, particles=3, device="cuda")).all()
 
 
-@pytest.mark.parametrize(
-    "method", ["comp", "scvi", "scanvi", "invae", "svae+", "stgan", "trvae", "linear", "celligner"]
-)
-def test_training_repeats_itself(method, cells):
-    options = {"method": method, "condition": "stim", "label": "cell_type", "device": "cuda"}
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", TRAINED)
+def test_training_repeats_itself(method, precision, cells, monkeypatch):
+    monkeypatch.setattr("cellalign.nn.products.WORTH_ROUNDING", 0)
+    options = {"method": method, "condition": "stim", "label": "cell_type", "device": "cuda", "precision": precision}
     options["settings"] = {"hidden": [8, 4, 8]} if method == "stgan" else dict(SMALL)
     if method in ("linear", "celligner"):
         options["settings"] = {"latent_dim": 4}
