@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(text: str) -> None:
         lines.append(text)
         print(text, flush=True)
-        if options.write is not None:  # at once: the whole takes the better part of an hour
+        if options.write is not None:  # row by row: the whole takes a quarter of an hour
             options.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     say("\n".join(machine.header(load, before)))
