@@ -73,7 +73,7 @@ def rows(goal: Goal, run: Run) -> Iterator[str]:
     print(goal.name, file=sys.stderr, flush=True)
     try:
         yield from [row(goal, found) for found in goal.run(run)]
-    except Exception as error:  # the others are still worth their time
+    except (Exception, SystemExit) as error:  # the others are still worth their time
         traceback.print_exc()
         yield without.format(f"{type(error).__name__}, see above", FAILED)
 
