@@ -1,5 +1,6 @@
 # make demo   the whole job on simulated cells: an evaluation table, a UMAP picture, a counterfactual file
 # make test   the tests, but for the slow ones
+# make bench  every speed ratio beside its goal, as a table (BENCH_ARGS: benchmarks/README.md)
 # Each makes its own environment and keeps it until pyproject.toml or constraints.txt changes.
 #
 # For developers: make test-all lint format types imports completions completions-check readme
@@ -9,8 +10,9 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: demo test test-all dev lint format types imports completions completions-check readme clean
+.PHONY: demo test test-all bench dev lint format types imports completions completions-check readme clean
 
 demo: $(DEMO_VENV)/.installed
 	@rm -rf build/demo && mkdir -p build
@@ -21,6 +23,10 @@ test: $(VENV)/.installed
 
 test-all: $(VENV)/.installed
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q $(PYTEST_ARGS)
+
+# Pass what to stand beside: make bench BENCH_ARGS="--before OLDER_CHECKOUT --peer PYTHON --write table.md"
+bench: $(VENV)/.installed-dev
+	@$(VENV)/bin/python benchmarks/bench.py $(BENCH_ARGS)
 
 # Environments. The stamp is written last, so that an interrupted installation is done again.
 

@@ -40,18 +40,26 @@ def milliseconds(way: Callable[..., None], layer: ContextLinear, stored: SparseR
     return 1e3 * (time.perf_counter() - start)
 
 
+def measure(size: int, genes: int, width: int, share: float, pairs: int = PAIRS) -> list[tuple[float, float]]:
+    """Milliseconds of the compiled and the dense form in every pair."""
+    torch.manual_seed(0)
+    layer, grad, x = ContextLinear(genes, width), torch.randn(size, width), torch.rand(size, genes)
+    stored = SparseRows.of(x * (x < share))
+
+    def one(way: Callable[..., None]) -> float:
+        return milliseconds(way, layer, stored, grad)
+
+    return [(one(compiled), one(dense)) for _ in range(pairs + 5)][5:]
+
+
 def main() -> None:
     """Print milliseconds and ratios by batch, genes, width and share of stored values."""
-    torch.manual_seed(0)
     print("batch x genes x width  nonzero  dense  compiled  ratio")
     for size, genes, width in ((128, 2000, 128), (512, 2000, 512), (128, 10_000, 512)):
-        layer, grad = ContextLinear(genes, width), torch.randn(size, width)
         for share in (0.03, 0.06, 0.12, 0.24):
-            x = torch.rand(size, genes)
-            stored = SparseRows.of(x * (x < share))
-            pairs = [[milliseconds(way, layer, stored, grad) for way in (dense, compiled)] for _ in range(PAIRS + 5)]
-            slow, fast = (statistics.median(pair[i] for pair in pairs[5:]) for i in (0, 1))
-            ratio = statistics.median(a / b for a, b in pairs[5:])
+            pairs = measure(size, genes, width, share)
+            fast, slow = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
+            ratio = statistics.median(b / a for a, b in pairs)
             print(f"{size} x {genes} x {width:<8} {share:7} {slow:9.2f} {fast:8.2f} {ratio:6.1f}")
     print(f"{torch.get_num_threads()} threads")
 

@@ -44,34 +44,37 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def measure(size: int, rate: float, name: str, pairs: int = PAIRS) -> tuple[float, list[tuple[float, float]]]:
+    """Density of counts [size, 2000] of such a rate, and the seconds of stored and dense form in every pair."""
+    torch.manual_seed(0)
+    x = torch.poisson(torch.rand(size, GENES) * 2 * rate)
+    sparse, library = SparseRows.of(x), x.sum(1, keepdim=True)
+    leaves = [torch.randn(size, GENES), torch.randn(GENES), torch.randn(size, GENES)]
+    logits, log_theta, dropout = (leaf.requires_grad_() for leaf in leaves)
+    more = (dropout,) if name == "zinb" else ()
+    plain: Callable[..., Tensor] = dense_zinb if more else dense_nb
+    stored: Callable[..., Tensor] = zero_inflated_nll if more else negative_binomial_nll
+
+    def run(nll: Callable[..., Tensor], counts: object) -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        nll(counts, logits, library, log_theta, *more).sum().backward()
+
+    found = [(seconds(lambda: run(stored, sparse)), seconds(lambda: run(plain, x))) for _ in range(pairs + 3)]
+    return sparse.density, found[3:]
+
+
 def main() -> None:
     """Print milliseconds and ratios by batch size and density."""
-    torch.manual_seed(0)
     print("likelihood  batch  density  dense ms  stored ms  ratio  cells/s")
     for size in (128, 512):
         for rate in (0.05, 0.07, 0.11, 1.5):
-            x = torch.poisson(torch.rand(size, GENES) * 2 * rate)
-            sparse, library = SparseRows.of(x), x.sum(1, keepdim=True)
-            leaves = [torch.randn(size, GENES), torch.randn(GENES), torch.randn(size, GENES)]
-            logits, log_theta, dropout = (leaf.requires_grad_() for leaf in leaves)
-            for name, plain, stored, more in (
-                ("nb", dense_nb, negative_binomial_nll, ()),
-                ("zinb", dense_zinb, zero_inflated_nll, (dropout,)),
-            ):
-
-                def run(nll: Callable[..., Tensor], counts: object) -> None:
-                    for leaf in leaves:  # noqa: B023
-                        leaf.grad = None
-                    nll(counts, logits, library, log_theta, *more).sum().backward()  # noqa: B023
-
-                pairs = [
-                    (seconds(lambda: run(plain, x)), seconds(lambda: run(stored, sparse)))  # noqa: B023
-                    for _ in range(PAIRS + 3)
-                ][3:]
-                slow, fast = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
-                ratio = statistics.median(a / b for a, b in pairs)
+            for name in ("nb", "zinb"):
+                density, pairs = measure(size, rate, name)
+                fast, slow = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
+                ratio = statistics.median(b / a for a, b in pairs)
                 print(
-                    f"{name:10s} {size:6d} {sparse.density:8.3f} {1e3 * slow:9.1f} {1e3 * fast:10.1f} {ratio:6.2f} "
+                    f"{name:10s} {size:6d} {density:8.3f} {1e3 * slow:9.1f} {1e3 * fast:10.1f} {ratio:6.2f} "
                     f"{size / fast:8.0f}"
                 )
     print(f"{torch.get_num_threads()} threads")
