@@ -59,6 +59,17 @@ def milliseconds(penalty: Callable[..., Tensor], inputs: list[Tensor]) -> float:
     return 1e3 * (time.process_time() - start)
 
 
+def measure(name: str, n: int, rounds: int) -> tuple[float, float]:
+    """CPU milliseconds of a penalty in a batch of n, medians of so many rounds on one thread: all pairs, row blocks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # others, while they wait, would count as CPU time
+    torch.manual_seed(0)
+    _, inputs, by_rows, all_pairs = next(case for case in cases(n) if case[0] == name)
+    pairs = [[milliseconds(f, inputs) for f in (all_pairs, by_rows)] for _ in range(rounds + 1)][1:]
+    torch.set_num_threads(before)
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
 def main() -> None:
     """Print milliseconds and ratios by penalty and batch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

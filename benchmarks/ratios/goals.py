@@ -112,11 +112,13 @@ def _steps() -> Iterable[Goal]:
 
 
 def _penalties() -> Iterable[Goal]:
-    for n in (512, 1024, 4096):
-        bound = Bound("<", 150, "ms CPU") if n == 4096 else None
+    named = ("comp", "comp, 2 conditions"), ("mmd", "mmd, 40 latents, unbiased"), ("tc", "total correlation")
+    for (slug, name), n in ((each, n) for each in named for n in (512, 1024, 4096)):
+        judged = slug == "comp" and n == 4096
         yield Goal(
-            f"penalty-comp-{n}", f"`comp` penalty of {n:,} cells, row blocks", "tensor form", "ratios.steps:blocks",
-            bound, needs=("penalties.py",), options={"name": "comp", "n": n, "absolute": n == 4096},
+            f"penalty-{slug}-{n}", f"penalty of {n:,} cells, {name}, row blocks", "tensor form", "ratios.steps:blocks",
+            Bound("<", 150, "ms CPU") if judged else None, needs=("penalties.py",),
+            options={"name": name, "n": n, "absolute": judged},
         )  # fmt: skip
 
 
