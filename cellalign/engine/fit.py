@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
+from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
 from cellalign.errors import TrainingError, option
 from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player, Trains
@@ -117,9 +118,7 @@ class _Run:
         """AdamW of a player's parameters."""
         plan = self.plan
         rate = plan.lr * player.lr
-        return torch.optim.AdamW(
-            player.parameters, lr=rate, weight_decay=plan.weight_decay, eps=plan.adam_eps, fused=True
-        )
+        return AdamW(player.parameters, lr=rate, weight_decay=plan.weight_decay, eps=plan.adam_eps, fused=True)
 
     def run(self) -> State:
         """All epochs, or as many as early stopping lets run."""
