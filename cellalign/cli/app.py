@@ -80,7 +80,7 @@ def main() -> NoReturn:
         raise _Terminated
 
     signal.signal(signal.SIGTERM, terminate)
-    # numba, with which scanpy computes, would raise the number of torch's threads to that of the cores
+    # numba, with which scanpy and UMAP compute, would raise the number of torch's threads to that of the cores
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and int(threads):
         os.environ.setdefault("NUMBA_NUM_THREADS", threads)
