@@ -154,7 +154,7 @@ import numba
 def square(x):
     return x * x
 
-@numba.njit
+@numba.njit("f8(f8)")  # compiled at once
 def cube(x):
     return x * x * x
 
@@ -165,9 +165,6 @@ def total(function, values):
         found += function(values[i])
     return found
 
-@numba.njit("f8(f8)")
-def eager(x):
-    return x + 1
 """
 USED = """
 import sys

@@ -114,11 +114,12 @@ def keep_packages_on_disk(*packages: str) -> None:
     }
     of_sources = stamp(*sorted({Path(str(module.__file__)).parent for module in modules.values()}))
     for name, module in modules.items():
-        for value in list(vars(module).values()):
-            if isinstance(value, Dispatcher) and value.py_func.__module__ == name and not value.overloads:
-                if isinstance(value._cache, NullCache):
-                    keep_on_disk(value, of_sources)
-                _name_alike(value, f"{name}.{value.py_func.__qualname__} {of_sources}")
+        found: list[Any] = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
+        for dispatcher in found:
+            if dispatcher.py_func.__module__ == name:
+                if isinstance(dispatcher._cache, NullCache) and not dispatcher.overloads:
+                    keep_on_disk(dispatcher, of_sources)
+                _name_alike(dispatcher, f"{name}.{dispatcher.py_func.__qualname__} {of_sources}")
 
 
 def _name_alike(dispatcher: Any, name: str) -> None:
