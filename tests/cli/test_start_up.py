@@ -56,6 +56,8 @@ def test_numba_takes_as_many_threads_as_torch_is_given(monkeypatch, given, expec
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     monkeypatch.setattr(app, "_run", lambda: 0)
+    for name in ("disable", "freeze"):
+        monkeypatch.setattr(app.gc, name, lambda: None)
     with pytest.raises(SystemExit):
         app.main()
     assert os.environ.get("NUMBA_NUM_THREADS") == expected
