@@ -77,14 +77,14 @@ def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int
 
 def _log_expression(adata: AnnData) -> Any:
     """X [n, G], or where that is not there or holds counts, log1p of counts at their median library size."""
-    from sklearn.preprocessing import normalize
-
     from cellalign.data.source import default_matrix, matrix_of
 
     key = "X" if adata.X is not None and not is_counts(adata.X) else default_matrix(adata, "counts")
     x = matrix_of(adata, key)
     check_matrix(x, f"the input's {key}")
     if is_counts(x):
+        from sklearn.preprocessing import normalize
+
         size = float(np.median(np.asarray(x.sum(1))))
         # l1 normalisation keeps a sparse matrix sparse
         return np.log1p(normalize(x, "l1") * size)

@@ -156,8 +156,6 @@ def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
 
 def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
     """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
-    from sklearn.preprocessing import normalize
-
     from cellalign.data.source import default_matrix, matrix_of
 
     record = Provenance.of(predicted.uns).counterfactual
@@ -166,6 +164,8 @@ def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tup
     x = matrix_of(real, default_matrix(real, "counts"), option("against"))[:, columns]
     if not is_counts(x):
         raise InputError(f"the prediction is of counts, but {option('against')} holds none; name the cells trained on")
+    from sklearn.preprocessing import normalize
+
     size = float(np.median(np.asarray(x.sum(1))))
     # l1 normalisation keeps a sparse matrix sparse
     return tuple(np.log1p(normalize(m, "l1") * size) for m in (predicted.X, x))
