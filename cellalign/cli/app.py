@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -79,12 +80,16 @@ def main() -> NoReturn:
     def terminate(number: int, frame: Any) -> NoReturn:
         raise _Terminated
 
+    gc.disable()  # until all that stays is imported (`build.callback`)
     signal.signal(signal.SIGTERM, terminate)
-    # numba, with which scanpy computes, would raise the number of torch's threads to that of the cores
+    # numba, with which scanpy and UMAP compute, would raise the number of torch's threads to that of the cores
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and int(threads):
         os.environ.setdefault("NUMBA_NUM_THREADS", threads)
-    sys.exit(_run())
+    status = _run()
+    # the interpreter would look for garbage once more among the million objects of the libraries: half a second
+    gc.freeze()
+    sys.exit(status)
 
 
 def _run() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
                 from cellalign.engine.device import own_process
 
                 own_process(asked["device"], asked.get("threads"))
+            _collect_garbage()
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
             declaration.command(_Call(asked, log, app, messages), **_values(own, given))
 
@@ -43,6 +45,13 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
     return run
+
+
+def _collect_garbage() -> None:
+    """Turn the collector on, where `main` turned it off; what was imported until now stays and is not looked at."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 class _Call:

@@ -26,8 +26,6 @@ def preprocess(
     min_cells: int = 1,
 ) -> AnnData:
     """Normalise, log-transform, select highly variable genes; `tasks.preprocess.preprocess` says what each means."""
-    import scanpy as sc
-
     if n_top_genes < 0 or min_genes < 0 or min_cells < 0:
         raise UsageError(
             f"{option('n_top_genes')}, {option('min_genes')} and {option('min_cells')} must not be negative"
@@ -63,13 +61,16 @@ def preprocess(
         **others,
     )
     result = bare[cells, genes].copy()
-    result.X = counts[cells][:, genes]
     result.obs["n_counts"], result.obs["n_genes"] = n_counts[cells], n_genes[cells]
-    raw_counts = result.X.copy()
-    sc.pp.normalize_total(result, target_sum=target_sum)
-    sc.pp.log1p(result)
-    result.layers["counts"] = raw_counts
+    result.layers["counts"] = counts[cells][:, genes]
+    result.X = _log_normalised(result.layers["counts"], target_sum)
+    result.uns["log1p"] = {"base": None}  # by which scanpy's functions know
     if 0 < n_top_genes < result.n_vars:
+        from cellalign.nn.kernels.cache import have_somewhere_to_keep
+
+        have_somewhere_to_keep("scanpy")
+        import scanpy as sc
+
         sc.pp.highly_variable_genes(result, flavor="seurat", n_top_genes=n_top_genes, batch_key=batch)
         result = result[:, result.var["highly_variable"].to_numpy()].copy()
     elif n_top_genes > result.n_vars:
@@ -81,6 +82,17 @@ def preprocess(
         batch=batch,
     )
     result.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(record).plain()
+    return result
+
+
+def _log_normalised(counts: sparse.csr_matrix, target_sum: float | None) -> sparse.csr_matrix:
+    """log1p of counts scaled to the same sum in every cell, by default the median, in float32 as scanpy computes it."""
+    sums = np.asarray(counts.sum(1)).ravel()
+    scale = sums / (np.median(sums) if target_sum is None else target_sum)
+    scale[scale == 0] = 1
+    result = counts.copy()
+    result.data /= np.repeat(scale, np.diff(counts.indptr))
+    np.log1p(result.data, out=result.data)
     return result
 
 

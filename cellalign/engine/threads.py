@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """What numba does within, in scanpy's loops, leaves torch's number of threads alone; torch is not imported."""
+    """What numba does within, in scanpy's and UMAP's loops, leaves torch's threads alone; torch is not imported."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch is not None else 0
     try:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from anndata import AnnData
 
 from cellalign.data.checks import column, numbers
 from cellalign.errors import option
@@ -14,6 +13,7 @@ from cellalign.evaluation.table import Evaluation
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
     from cellalign.model import Model
 

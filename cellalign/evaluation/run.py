@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from anndata import AnnData
 
 from cellalign.data.checks import column, nearest
 from cellalign.errors import InputError, UsageError, option
@@ -15,8 +14,12 @@ from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
 from cellalign.evaluation.table import Evaluation
-from cellalign.model import Model
 from cellalign.records import Provenance, find_obsm_key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
 

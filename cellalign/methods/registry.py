@@ -2,11 +2,13 @@
 
 A package adds a method without touching this one: an entry point in the group `cellalign.methods` whose name
 is the method's and whose object is a subclass of `cellalign.methods.base.Method`. Nothing is imported until a
-method is asked for. A class is checked when it is loaded: what it declares it must also implement.
+method is asked for; what the methods of this folder are is read from their sources. A class is checked when it is
+loaded: what it declares it must also implement.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 from collections.abc import Iterable
@@ -16,6 +18,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -59,8 +62,6 @@ class MethodInfo:
     name: str
     summary: str
     reference: str
-    needs_condition: bool
-    expression: str
     package: str
     presets: list[str] = field(default_factory=list)
 
@@ -142,10 +143,10 @@ def lacks(name: str, capability: type[Capability]) -> str:
     return f"method {name!r} does not {capability.does}; methods that do: {', '.join(able(capability))}"
 
 
-def loadable() -> list[tuple[str, type[Method]]]:
-    """Every method that can be loaded; one warning for each that cannot."""
+def loadable(among: Iterable[str] | None = None) -> list[tuple[str, type[Method]]]:
+    """Every method that can be loaded, or those among some; one warning for each that cannot."""
     found = []
-    for name in names():
+    for name in names() if among is None else among:
         try:
             found.append((name, get(name)))
         except UsageError as error:
@@ -162,14 +163,28 @@ def _warn_once(message: str) -> None:
 
 def available() -> dict[str, MethodInfo]:
     """Every method with its summary, reference and presets; one warning for each that cannot be loaded."""
+    stated = {name: (*_read(place), "cellalign") for name, place in BUILT_IN.items()}
+    for name, method in loadable(name for name in names() if name not in BUILT_IN):
+        stated[name] = method.summary, method.reference, method.__module__.partition(".")[0]
     found = {}
-    for name, method in loadable():
+    for name, (summary, reference, package) in stated.items():
         owned = sorted(p for p, content in presets().items() if content["method"] == name)
-        package = method.__module__.partition(".")[0]
-        found[name] = MethodInfo(
-            name, method.summary, method.reference, method.needs_condition, method.expression, package, owned
-        )
+        found[name] = MethodInfo(name, summary, reference, package, owned)
     return found
+
+
+def _read(place: str) -> tuple[str, str]:
+    """Summary and reference of a class of this folder, out of its source: importing it would import torch."""
+    module, attribute = place.split(":")
+    path = Path(__file__).with_name(f"{module.rpartition('.')[2]}.py")
+    try:
+        classes = [node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)]
+        (cls,) = (node for node in classes if node.name == attribute)
+        said = {ast.unparse(line.targets[0]): line.value for line in cls.body if isinstance(line, ast.Assign)}
+        return ast.literal_eval(said["summary"]), ast.literal_eval(said["reference"])
+    except (OSError, KeyError, ValueError):  # installed without sources, or stated in another way
+        method = getattr(import_module(module), attribute)
+        return method.summary, method.reference
 
 
 @cache

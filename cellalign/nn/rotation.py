@@ -8,7 +8,6 @@ together. Given mu it is a small problem of its own, like the rotation of factor
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 WIDTH = 2.0
 
@@ -32,6 +31,8 @@ def sparsest_rotation(shifts: np.ndarray, restarts: int = 10, seed: int = 0) -> 
     array [p, p]
         Orthogonal; its columns are permuted and signed so that it is as near the identity as they can be.
     """
+    from scipy.optimize import linear_sum_assignment
+
     shifts = np.asarray(shifts, dtype=np.float64) / WIDTH
     p = shifts.shape[1]
     rng = np.random.default_rng(seed)

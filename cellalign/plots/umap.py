@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,38 @@ from cellalign.plots.palette import PALETTE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+EXACT = 50_000  # cells up to which all are compared: above, compiling the search that compares fewer is worth its 5 s
+
 
 def umap(z: np.ndarray, seed: int = 0) -> np.ndarray:
-    """UMAP coordinates [n, 2], float32, of latents z [n, p] (scanpy's defaults: 15 neighbours)."""
-    import scanpy as sc
-    from anndata import AnnData
+    """UMAP coordinates [n, 2], float32, of latents z [n, p] (as scanpy computes them: 15 neighbours)."""
+    from cellalign.nn.kernels.cache import have_somewhere_to_keep, keep_packages_on_disk  # imports numba
 
-    cells = AnnData(obs={"i": range(len(z))}, obsm={"X_z": np.asarray(z, dtype=np.float32)})
-    sc.pp.neighbors(cells, n_neighbors=min(15, max(2, len(z) - 1)), use_rep="X_z", random_state=seed)
-    sc.tl.umap(cells, random_state=seed)
-    return np.asarray(cells.obsm["X_umap"], dtype=np.float32)
+    have_somewhere_to_keep("umap")
+    z = np.asarray(z, dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of coordinates that new cells cannot be given: there will be none
+        from umap import UMAP
+
+        keep_packages_on_disk("umap", "pynndescent")
+        n_neighbors = min(15, max(2, len(z) - 1))
+        found = _neighbours(z, n_neighbors, seed)
+        return UMAP(
+            n_neighbors=n_neighbors, min_dist=0.5, random_state=seed, n_jobs=1, precomputed_knn=found
+        ).fit_transform(z)
+
+
+def _neighbours(z: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and distances [cells, n] of the cells nearest to each, itself the first."""
+    if len(z) > EXACT:
+        from pynndescent import NNDescent
+
+        return NNDescent(z, n_neighbors=n, random_state=seed).neighbor_graph
+    from sklearn.neighbors import NearestNeighbors
+
+    distance, rows = NearestNeighbors(n_neighbors=n - 1, algorithm="brute").fit(z).kneighbors()
+    # exactly 0 from itself: the least distance over 0 is what UMAP measures others by
+    return np.insert(rows, 0, np.arange(len(z)), axis=1), np.insert(distance, 0, 0.0, axis=1)
 
 
 def unintegrated_umap(x: Any, seed: int = 0) -> np.ndarray:
@@ -31,10 +54,11 @@ def unintegrated_umap(x: Any, seed: int = 0) -> np.ndarray:
 
 def unintegrated_pca(x: Any, seed: int = 0) -> np.ndarray:
     """First 50 principal components [n, at most 50] of expression x [n, G]; sparse input stays sparse."""
-    import scanpy as sc
+    from sklearn.decomposition import PCA
 
-    n_comps = max(2, min(50, min(x.shape) - 1))
-    return sc.pp.pca(x, n_comps=n_comps, random_state=seed)
+    n_components = max(2, min(50, min(x.shape) - 1))
+    found = PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(x)
+    return found.astype(np.float32, copy=False)
 
 
 def before_after(before: np.ndarray, after_: np.ndarray, columns: Mapping[str, Any], *, after: str = "after") -> Figure:

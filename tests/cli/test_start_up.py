@@ -1,12 +1,13 @@
 """The command line answers at once: nothing heavy is imported before a command needs it."""
 
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
 
-from cellalign.cli import app
+from cellalign.cli import app, build
 from cellalign.errors import UsageError
 from cellalign.tasks.options import key_values
 
@@ -56,6 +57,20 @@ def test_numba_takes_as_many_threads_as_torch_is_given(monkeypatch, given, expec
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     monkeypatch.setattr(app, "_run", lambda: 0)
+    for name in ("disable", "freeze"):
+        monkeypatch.setattr(app.gc, name, lambda: None)
     with pytest.raises(SystemExit):
         app.main()
     assert os.environ.get("NUMBA_NUM_THREADS") == expected
+
+
+def test_garbage_is_collected_again_once_a_command_is_imported():
+    try:
+        build._collect_garbage()
+        assert gc.isenabled() and gc.get_freeze_count() == 0  # as a library leaves it
+        gc.disable()
+        build._collect_garbage()
+        assert gc.isenabled() and gc.get_freeze_count() > 0
+    finally:
+        gc.enable()
+        gc.unfreeze()

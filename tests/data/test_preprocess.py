@@ -19,8 +19,18 @@ def test_equals_scanpy_step_by_step(kang_path):
     sc.pp.highly_variable_genes(expected, flavor="seurat", n_top_genes=500)
     expected = expected[:, expected.var.highly_variable]
     assert list(got.var_names) == list(expected.var_names)
-    np.testing.assert_allclose(got.X.toarray(), expected.X.toarray(), rtol=1e-6)
+    np.testing.assert_array_equal(got.X.toarray(), expected.X.toarray())
     np.testing.assert_array_equal(got.layers["counts"].toarray(), raw[:, got.var_names].X.toarray())
+
+
+@pytest.mark.parametrize("target_sum", [None, 1e4])
+def test_equals_scanpy_where_all_genes_are_kept(tiny_counts, target_sum):
+    got = preprocess(tiny_counts, n_top_genes=0, target_sum=target_sum)
+    expected = tiny_counts.copy()
+    sc.pp.normalize_total(expected, target_sum=target_sum)
+    sc.pp.log1p(expected)
+    np.testing.assert_array_equal(got.X.toarray(), expected.X.toarray())
+    assert got.uns["log1p"] == expected.uns["log1p"] and got.X.dtype == expected.X.dtype == np.float32
 
 
 @pytest.mark.parametrize("place", ["X", "layer", "raw"])

@@ -7,7 +7,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import cellalign
-from cellalign.methods.registry import available, get
+from cellalign.methods.registry import BUILT_IN, get
 from tests.conftest import make_counts, preprocessed
 
 pytestmark = pytest.mark.learns
@@ -23,7 +23,7 @@ OWN = {
 }
 # of the sparse mechanism family a perturbation acts in z alone; tests/methods/test_sparse_mechanism.py has theirs
 ELSEWHERE = {"ivae", "svae", "svae+"}
-METHODS = [n for n, m in available().items() if m.needs_condition and m.package == "cellalign" and n not in ELSEWHERE]
+METHODS = [name for name in BUILT_IN if get(name).needs_condition and name not in ELSEWHERE]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,18 @@ from cellalign.methods.registry import available, get, preset_settings, presets
 
 def test_every_method_states_itself():
     for name, info in available().items():
-        assert info.summary and info.reference and get(name).name == name
+        method = get(name)
+        assert info.summary and info.reference and method.name == name
+        assert (info.summary, info.reference) == (method.summary, method.reference)
+
+
+def test_methods_without_sources_are_imported(monkeypatch):
+    def absent(path):
+        raise FileNotFoundError(path)
+
+    expected = available()
+    monkeypatch.setattr("pathlib.Path.read_bytes", absent)
+    assert available() == expected
 
 
 def test_unknown_method_names_the_nearest():

@@ -145,3 +145,67 @@ def test_a_constant_of_another_file_counts_as_source(tmp_path):
     constants = copy / "nn" / "kernels" / "__init__.py"
     constants.write_text(constants.read_text() + "LEAST_LOGIT = -70.0\n")
     assert (hits(), hits()) == (0, 1)
+
+
+OTHER_PACKAGE = """
+import numba
+
+@numba.njit
+def square(x):
+    return x * x
+
+@numba.njit("f8(f8)")  # compiled at once
+def cube(x):
+    return x * x * x
+
+@numba.njit(parallel=True)
+def total(function, values):
+    found = 0.0
+    for i in numba.prange(len(values)):
+        found += function(values[i])
+    return found
+
+"""
+USED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from other.loops import cube, square, total
+from cellalign.nn.kernels.cache import keep_packages_on_disk
+keep_packages_on_disk("other")
+keep_packages_on_disk("other")
+values = np.arange(4.0)
+print(sum(total.stats.cache_hits.values()), total(square, values), total(cube, values), end=" ")
+print(sum(total.stats.cache_hits.values()))
+"""
+
+
+def test_functions_of_another_package_are_kept_by_the_functions_they_are_given(tmp_path):
+    package = tmp_path / "other"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "loops.py").write_text(OTHER_PACKAGE)
+
+    def used():
+        command = [sys.executable, "-c", USED, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        return done.stdout.split()
+
+    assert used() == ["0", "14.0", "36.0", "0"]
+    assert used() == ["0", "14.0", "36.0", "2"]
+    (package / "loops.py").write_text(OTHER_PACKAGE.replace("return x * x\n", "return x + x\n"))
+    assert used() == ["0", "12.0", "36.0", "0"]
+
+
+def test_packages_that_insist_on_a_cache_are_given_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    cache.have_somewhere_to_keep("pynndescent")
+    assert numba.config.CACHE_DIR == str(tmp_path)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    for locator in ("InTreeCacheLocator", "UserWideCacheLocator"):
+        monkeypatch.setattr(f"numba.core.caching.{locator}.from_function", lambda *_: None)
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(double, cache=True)
+    cache.have_somewhere_to_keep("pynndescent")
+    numba.njit(double, cache=True).compile(SIGNATURE)
+    assert list(Path(numba.config.CACHE_DIR).rglob("*.nbi"))

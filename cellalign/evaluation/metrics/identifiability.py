@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
 
 from cellalign.evaluation.metrics.metric import UP, Metric, metric
 
@@ -16,15 +14,24 @@ Correlation = Literal["pearson", "spearman"]
 def correlations(a: np.ndarray, b: np.ndarray, kind: Correlation = "pearson") -> np.ndarray:
     """Correlation of every column of a [n, p] with every column of b [n, q]: [p, q]; 0 for a constant column."""
     if kind == "spearman":
-        a, b = rankdata(a, axis=0), rankdata(b, axis=0)
+        a, b = _ranks(a), _ranks(b)
     a = np.asarray(a, dtype=np.float64) - a.mean(0)
     b = np.asarray(b, dtype=np.float64) - b.mean(0)
     norm = np.sqrt(np.outer((a**2).sum(0), (b**2).sum(0)))
     return np.divide(a.T @ b, norm, out=np.zeros_like(norm), where=norm > 0)
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks within each column."""
+    from scipy.stats import rankdata
+
+    return rankdata(values, axis=0)
+
+
 def match(correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The one-to-one matching of true (rows) and estimated latents (columns) with the largest sum."""
+    from scipy.optimize import linear_sum_assignment
+
     return linear_sum_assignment(correlation, maximize=True)
 
 
@@ -147,7 +154,7 @@ def udr(latents: list[np.ndarray], informative: list[np.ndarray]) -> np.ndarray:
     array [n_models]
         Median agreement with the other models, in [0, 1]; higher is more disentangled.
     """
-    ranked = [rankdata(z, axis=0) for z in latents]
+    ranked = [_ranks(z) for z in latents]
     scores = np.full((len(latents), len(latents)), np.nan)
     for i in range(len(latents)):
         for j in range(i):

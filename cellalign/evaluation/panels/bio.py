@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from anndata import AnnData
 
 from cellalign.data.checks import check_log, check_matrix, is_counts
-from cellalign.data.source import default_matrix, matrix_of
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics.metric import by_name
@@ -18,6 +16,9 @@ from cellalign.evaluation.metrics.scib import METRICS, scib_scores, unfit
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
 from cellalign.plots.umap import unintegrated_pca
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 BASELINE = "unintegrated PCA"
 
@@ -76,12 +77,14 @@ def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int
 
 def _log_expression(adata: AnnData) -> Any:
     """X [n, G], or where that is not there or holds counts, log1p of counts at their median library size."""
-    from sklearn.preprocessing import normalize
+    from cellalign.data.source import default_matrix, matrix_of
 
     key = "X" if adata.X is not None and not is_counts(adata.X) else default_matrix(adata, "counts")
     x = matrix_of(adata, key)
     check_matrix(x, f"the input's {key}")
     if is_counts(x):
+        from sklearn.preprocessing import normalize
+
         size = float(np.median(np.asarray(x.sum(1))))
         # l1 normalisation keeps a sparse matrix sparse
         return np.log1p(normalize(x, "l1") * size)

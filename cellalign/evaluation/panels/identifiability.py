@@ -14,8 +14,6 @@ from cellalign.evaluation.metrics import identifiability as ident
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
-from cellalign.graph import targets
-from cellalign.methods.base import LearnsGraph
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,9 @@ class Identifiability(Panel):
 
     def _graph(self, inputs: Inputs, truth: Any, correlation: np.ndarray, n: int) -> Iterator[Row]:
         """The graph over the simulated interventions that the model was trained on."""
+        from cellalign.graph import targets
+        from cellalign.methods.base import LearnsGraph
+
         if inputs.model is None or not isinstance(inputs.model.method, LearnsGraph):
             inputs.notes.append(f"the graph is scored where {option('model')} has one")
             return

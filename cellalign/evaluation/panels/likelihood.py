@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import likelihood as metrics
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
-from cellalign.model import Model
-from cellalign.model_description import sees_condition
+
+if TYPE_CHECKING:
+    from cellalign.model import Model
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Likelihood(Panel):
 
 def _groups(inputs: Inputs, model: Model) -> dict[str, np.ndarray]:
     """Masks [n] of the cells that are scored together: by intervention where the model has names of them."""
+    from cellalign.model_description import sees_condition
+
     by_name = not model.continuous and not model.condition_may_be_missing
     if model.condition is None or not sees_condition(model.method) or not by_name:
         return {"all": np.ones(inputs.adata.n_obs, dtype=bool)}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from anndata import AnnData
 
 from cellalign.data.checks import column, is_counts
-from cellalign.data.source import default_matrix, matrix_of
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
@@ -18,6 +16,9 @@ from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import MEAN, Response, Row
 from cellalign.records import Provenance
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 MIN_CELLS_PER_GROUP = 5  # of a cell type, under each condition, for its response to be scored
 PICTURED_GENES = 10  # DE genes of which the pictures show single cells
@@ -155,7 +156,7 @@ def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
 
 def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
     """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
-    from sklearn.preprocessing import normalize
+    from cellalign.data.source import default_matrix, matrix_of
 
     record = Provenance.of(predicted.uns).counterfactual
     if record is None or record.expression != "counts":
@@ -163,6 +164,8 @@ def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tup
     x = matrix_of(real, default_matrix(real, "counts"), option("against"))[:, columns]
     if not is_counts(x):
         raise InputError(f"the prediction is of counts, but {option('against')} holds none; name the cells trained on")
+    from sklearn.preprocessing import normalize
+
     size = float(np.median(np.asarray(x.sum(1))))
     # l1 normalisation keeps a sparse matrix sparse
     return tuple(np.log1p(normalize(m, "l1") * size) for m in (predicted.X, x))

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cellalign.nn.kernels import tensors
+from cellalign.nn.kernels.operation import Operation
 from cellalign.nn.sparse import SparseRows
 
 log = logging.getLogger("cellalign")
@@ -66,10 +67,9 @@ def _log_once(form: str) -> None:
 
 # Likelihood
 
-_NLL = torch.library.custom_op(
-    "cellalign::count_nll",
+_NLL = Operation(
+    "count_nll",
     lambda *arguments: _nll_by_tensors(*arguments),
-    mutates_args=(),
     schema="(Tensor start, Tensor column, Tensor value, Tensor logits, Tensor library, Tensor log_theta, "
     "Tensor? dropout, float weight, bool gradient, bool summed) -> (Tensor, Tensor, Tensor, Tensor)",
 )
@@ -243,10 +243,9 @@ class _Likelihood(torch.autograd.Function):
 
 # Product
 
-_PRODUCT = torch.library.custom_op(
-    "cellalign::transposed_product",
+_PRODUCT = Operation(
+    "transposed_product",
     lambda *arguments: _product_by_tensors(*arguments),
-    mutates_args=(),
     schema="(Tensor start, Tensor column, Tensor value, Tensor grad, SymInt n_columns) -> Tensor",
 )
 
