@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import wraps
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -183,6 +183,32 @@ def run(words: str, where: str, folder: Path, number: int) -> tuple[float, float
     return first, later, whole
 
 
+def rows(repeats: int, only: Sequence[str] | None = None) -> Iterator[tuple[str, bool, float, float, float, float]]:
+    """Of each command its words, whether it needs torch, and CPU seconds, medians.
+
+    Those are of importing torch and anndata, until its first work, of later imports, and of the whole process.
+    """
+    chosen = [row for row in COMMANDS if only is None or set(only) & set(row[0].split())]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for words in PREPARED:
+            measured([sys.executable, "-m", "cellalign", *words.format(example=EXAMPLE).split()], folder)
+        for words, where, needs_torch in chosen:
+            imports, found = [], []
+            for number in range(repeats):
+                imports.append(baseline(folder))
+                found.append(run(words, where, folder, number))
+            own = (statistics.median(column) for column in zip(*found, strict=True))
+            said = words.format(example="ifnb.h5ad", new="scores")
+            yield said, needs_torch, statistics.median(imports), *own  # type: ignore[misc]
+
+
+def measure(repeats: int = 3) -> Iterator[tuple[str, float, float]]:
+    """Of each command its words, CPU seconds that the goal is about, and the most they may be."""
+    for words, needs_torch, beside, first, _, _ in rows(repeats):
+        yield (words, first - beside, GOAL) if needs_torch else (words, first, GOAL_WITHOUT_TORCH)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,28 +220,16 @@ def main() -> None:
     if options.within:
         within(*options.within, options.words)
         return
-    chosen = [row for row in COMMANDS if options.only is None or set(options.only) & set(row[0].split())]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for words in PREPARED:
-            measured([sys.executable, "-m", "cellalign", *words.format(example=EXAMPLE).split()], folder)
-        print("CPU seconds, median of", options.repeats)
-        print("| command | torch, anndata | first work | above | imported later | whole | |")
-        print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-        for words, where, needs_torch in chosen:
-            imports, found = [], []
-            for number in range(options.repeats):
-                imports.append(baseline(folder))
-                found.append(run(words, where, folder, number))
-            beside = statistics.median(imports)
-            first, later, whole = (statistics.median(column) for column in zip(*found, strict=True))
-            missed = first - beside > GOAL if needs_torch else first > GOAL_WITHOUT_TORCH
-            said = words.format(example="ifnb.h5ad", new="scores")
-            print(
-                f"| `{said}` | {beside:.2f} | {first:.2f} | {first - beside:+.2f} | {later:.2f} | {whole:.2f} |"
-                f" {'missed' if missed else ''} |",
-                flush=True,
-            )
+    print("CPU seconds, median of", options.repeats)
+    print("| command | torch, anndata | first work | above | imported later | whole | |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for words, needs_torch, beside, first, later, whole in rows(options.repeats, options.only):
+        missed = first - beside > GOAL if needs_torch else first > GOAL_WITHOUT_TORCH
+        print(
+            f"| `{words}` | {beside:.2f} | {first:.2f} | {first - beside:+.2f} | {later:.2f} | {whole:.2f} |"
+            f" {'missed' if missed else ''} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
