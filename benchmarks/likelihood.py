@@ -58,7 +58,7 @@ def measure(size: int, rate: float, name: str, pairs: int = PAIRS) -> tuple[floa
     def run(nll: Callable[..., Tensor], counts: object) -> None:
         for leaf in leaves:
             leaf.grad = None
-        nll(counts, logits, library, log_theta, *more).sum().backward()
+        nll(counts, logits, library, log_theta, *more).mean().backward()
 
     found = [(seconds(lambda: run(stored, sparse)), seconds(lambda: run(plain, x))) for _ in range(pairs + 3)]
     return sparse.density, found[3:]
