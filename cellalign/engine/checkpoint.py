@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,20 +60,9 @@ class Checkpoint:
         ModelError
             The file is damaged, or belongs to a run with other settings (the first one that differs is named).
         """
-        file = self.path / "state.safetensors"
-        try:
-            with safe_open(file, "pt") as handle:
-                content = json.loads(handle.metadata()["cellalign"])
-                tensors = {key: handle.get_tensor(key) for key in handle.keys()}
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"the checkpoint {file} is damaged ({error}); delete {self.path} and train anew"
-            ) from error
-        try:
-            record = CheckpointRecord.read({"format_version": 1, **content} if isinstance(content, dict) else content)
-        except RecordError as error:
-            how = f"train without {option('resume')}"
-            raise ModelError(f"the checkpoint {self.path} is not read: {error}; {how}") from error
+        with self._opened() as handle:
+            record = self._record(handle)
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}
         differing = record.differing(json.loads(json.dumps(self.settings)))
         if differing is not None:
             raise ModelError(
@@ -79,6 +70,30 @@ class Checkpoint:
                 f"use the same options, or train without {option('resume')}"
             )
         return tensors, record.state
+
+    def kept(self) -> dict[str, Any]:
+        """The settings of the run that left it; errors as `load`."""
+        with self._opened() as handle:
+            return self._record(handle).settings
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        file = self.path / "state.safetensors"
+        try:
+            with safe_open(file, "pt") as handle:
+                yield handle
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"the checkpoint {file} is damaged ({error}); delete {self.path} and train anew"
+            ) from error
+
+    def _record(self, handle: Any) -> CheckpointRecord:
+        content = json.loads(handle.metadata()["cellalign"])
+        try:
+            return CheckpointRecord.read({"format_version": 1, **content} if isinstance(content, dict) else content)
+        except RecordError as error:
+            how = f"train without {option('resume')}"
+            raise ModelError(f"the checkpoint {self.path} is not read: {error}; {how}") from error
 
     def remove(self) -> None:
         """Delete the state: the run is complete, or is started anew."""

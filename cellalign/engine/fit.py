@@ -126,7 +126,9 @@ class _Run:
             self.restore(self.checkpoint)
         started = self.saved = time.monotonic()
         offset = self.state.seconds
-        with products_in(self.method, DTYPES[settle(self.plan.precision, self.device)]):
+        asked = self.plan.precision
+        precision = settle(asked, self.device) if asked == "auto" else asked
+        with products_in(self.method, DTYPES[precision]):
             while self.state.epoch < self.epochs and not self.should_stop():
                 row = self.epoch()
                 self.state.seconds = offset + time.monotonic() - started

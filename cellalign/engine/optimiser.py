@@ -1,15 +1,19 @@
 """AdamW in one fused step over all parameters of a player.
 
-torch's own kernel, called without the bookkeeping of torch's class, which adds one to a counter per parameter by as
-many operations: a twentieth of a step of a small model.
+torch's own kernel, called without the bookkeeping of torch's class: that adds one to a counter per parameter by as many
+operations, a twentieth of a step of a small model, and imports torch's compiler, a second before the first step.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+# as torch names what it keeps of a parameter
+MEAN, SQUARE, STEP = "exp_avg", "exp_avg_sq", "step"
 
 
 class AdamW:
@@ -18,6 +22,7 @@ class AdamW:
     Parameters
     ----------
     parameters : sequence of Parameter
+        One that never has a gradient costs nothing.
     weight_decay, eps : float
     betas : pair of float
         How much of the moments is kept at a step.
@@ -31,49 +36,61 @@ class AdamW:
         eps: float,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        self.parameters = list(parameters)
+        self.parameters = list(dict.fromkeys(parameters))
         self.weight_decay, self.eps, self.betas = weight_decay, eps, betas
-        self.means = [torch.zeros_like(p) for p in self.parameters]
-        self.squares = [torch.zeros_like(p) for p in self.parameters]
-        # counted for each, since one without a gradient in a step takes no step
-        device = self.parameters[0].device if self.parameters else None
-        self.counts = torch.zeros(len(self.parameters), device=device)
-        self.count_of = list(self.counts.unbind())
+        self.moments: dict[int, tuple[Tensor, Tensor]] = {}
+        self.steps: dict[int, int] = {}
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """Move every parameter that has a gradient, at this learning rate."""
-        moved = [(i, p.grad) for i, p in enumerate(self.parameters) if p.grad is not None]
-        places = [i for i, _ in moved]
-        if not places:
-            return
-        if len(places) == len(self.parameters):
-            self.counts += 1
-        else:
-            self.counts[places] += 1
-        torch._fused_adamw_(
-            [self.parameters[i] for i in places],
-            [gradient for _, gradient in moved],
-            [self.means[i] for i in places],
-            [self.squares[i] for i in places],
-            [],
-            [self.count_of[i] for i in places],
-            lr=rate,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=self.weight_decay,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-        )
+        alike: dict[tuple[torch.device, torch.dtype, int], list[int]] = defaultdict(list)
+        for i, p in enumerate(self.parameters):
+            if p.grad is not None:
+                self.steps[i] = self.steps.get(i, 0) + 1
+                alike[p.device, p.dtype, self.steps[i]].append(i)
+        for (device, _, steps), places in alike.items():
+            parameters: list[Tensor] = [self.parameters[i] for i in places]
+            moments = [self.moments.get(i) or self._begin(i) for i in places]
+            torch._fused_adamw_(
+                parameters,
+                [_laid_out(p) for p in parameters],
+                [mean for mean, _ in moments],
+                [square for _, square in moments],
+                [],
+                [torch.full((), steps, dtype=torch.float32, device=device)] * len(places),
+                lr=rate,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=self.weight_decay,
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _begin(self, i: int) -> tuple[Tensor, Tensor]:
+        """The moments of a parameter before its first step."""
+        p = self.parameters[i]
+        self.moments[i] = torch.zeros_like(p), torch.zeros_like(p)
+        return self.moments[i]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a run needs to go on, under torch's names."""
-        slots = {"exp_avg": self.means, "exp_avg_sq": self.squares, "step": self.count_of}
-        return {f"{i}.{name}": values for name, of_each in slots.items() for i, values in enumerate(of_each)}
+        """Everything that a run needs to go on."""
+        found: dict[str, Tensor] = {}
+        for i, (mean, square) in self.moments.items():
+            found |= {f"{i}.{MEAN}": mean, f"{i}.{SQUARE}": square, f"{i}.{STEP}": torch.tensor(float(self.steps[i]))}
+        return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """What `tensors` gave; a parameter that has taken no step may be left out."""
-        for name, into in self.tensors().items():
-            if name in tensors:
-                into.copy_(tensors[name])
+        """What `tensors` gave; a parameter that had taken no step is not in it."""
+        for i in {int(name.partition(".")[0]) for name in tensors}:
+            for into, name in zip(self._begin(i), (MEAN, SQUARE), strict=True):
+                into.copy_(tensors[f"{i}.{name}"])
+            self.steps[i] = int(tensors[f"{i}.{STEP}"])
+
+
+def _laid_out(p: Tensor) -> Tensor:
+    """Its gradient, lying in memory as the parameter does: the kernel looks at nothing but memory."""
+    assert p.grad is not None
+    gradient = p.grad.to_dense() if p.grad.is_sparse else p.grad
+    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)

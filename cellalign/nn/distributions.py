@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cellalign.nn.counts import exact, negative_binomial_nll, zero_inflated_nll
 from cellalign.nn.minibatch import Minibatch
+from cellalign.nn.once import once_differentiable
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -53,16 +53,16 @@ class _SquaredError(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mean: Tensor) -> Tensor:
         residual = mean - x
-        ctx.save_for_backward(residual)
-        ctx.shape = x.shape
+        ctx.save_for_backward(x, mean, residual)
         return torch.linalg.vecdot(residual, residual)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
-        (residual,) = ctx.saved_tensors
+        x, mean, residual = ctx.saved_tensors
+        if torch.is_grad_enabled():  # this gradient is to have a gradient
+            residual = mean - x
         by_mean = residual * (2 * grad).unsqueeze(-1)
-        return -by_mean.sum_to_size(ctx.shape) if ctx.needs_input_grad[0] else None, by_mean
+        return -by_mean.sum_to_size(x.shape) if ctx.needs_input_grad[0] else None, by_mean
 
 
 def kl_to_standard_normal(mean: Tensor, sd: Tensor) -> Tensor:
@@ -301,4 +301,4 @@ class ZeroInflatedNegativeBinomial(Distribution):
 
     def sample(self) -> Tensor:
         """Integers."""
-        return self.counts.sample() * (torch.rand_like(self.dropout_logits) >= torch.sigmoid(self.dropout_logits))
+        return self.counts.sample() * (torch.rand_like(self.kept) >= torch.sigmoid(widened(self.dropout_logits)))

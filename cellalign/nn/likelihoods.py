@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cellalign.nn.distributions import Distribution, NegativeBinomial, Normal, Point, ZeroInflatedNegativeBinomial
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.networks import ScaledParameter
-from cellalign.nn.products import Linear
+from cellalign.nn.products import Linear, rounded
 
 LikelihoodName = Literal["gaussian", "mse", "nb", "zinb"]
 
@@ -79,8 +79,8 @@ class Counts(Likelihood):
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
         """NB or zero-inflated NB; a cell without a single count is taken to have one."""
-        counts = NegativeBinomial(self.to_logits.rounded(h), batch.library_size.clamp(min=1), self.log_theta())
-        return counts if self.to_dropout is None else ZeroInflatedNegativeBinomial(counts, self.to_dropout.rounded(h))
+        counts = NegativeBinomial(rounded(self.to_logits, h), batch.library_size.clamp(min=1), self.log_theta())
+        return counts if self.to_dropout is None else ZeroInflatedNegativeBinomial(counts, rounded(self.to_dropout, h))
 
 
 LIKELIHOODS: dict[str, Callable[[int, int], Likelihood]] = {

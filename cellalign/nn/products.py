@@ -1,8 +1,9 @@
 """Products of activations with weights, and in which precision they are computed: the one place that knows.
 
-In bfloat16 both factors of a product are rounded, sums within it run in float32, and what comes out is float32 again.
-So weights, statistics, latents, likelihoods, losses and penalties stay float32, whatever a method does with them; no
-layer has to know. The precision is an attribute of each layer that `products_in` sets: no state of the process.
+In bfloat16 both factors of a product are rounded, sums within it run in float32, and what comes out is rounded once
+more and is float32 again, gradients alike. So weights, statistics, latents, likelihoods, losses and penalties are
+computed in float32, whatever a method does with them; no layer has to know. The precision is an attribute of each layer
+that `products_in` sets: no state of the process.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from cellalign.nn.once import once_differentiable
 
 # multiplications from which rounding the factors costs less than it saves (measured: benchmarks/README.md)
 WORTH_ROUNDING = 5_000_000
@@ -46,7 +48,12 @@ def products_in(module: nn.Module, precision: torch.dtype) -> Iterator[None]:
 
 def rounds(x: Tensor, weight: Tensor, precision: torch.dtype) -> bool:
     """Whether the factors of this product are rounded."""
-    return precision != torch.float32 and len(x) * weight.numel() >= WORTH_ROUNDING
+    return precision != torch.float32 and worth_rounding(len(x) * weight.numel())
+
+
+def worth_rounding(multiplications: int) -> bool:
+    """Whether a product of so many saves more than rounding costs."""
+    return multiplications >= WORTH_ROUNDING
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32) -> Tensor:
@@ -104,3 +111,9 @@ class Linear(WithProducts, nn.Linear):
         if x.dim() != 2 or not rounds(x, self.weight, self.products):
             return super().forward(x)
         return _Rounded.apply(x, self.weight.T, self.bias, wide)
+
+
+def rounded(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer makes of x, in bfloat16 where its product leaves it so; of a layer of another kind as it comes."""
+    watched = layer._forward_hooks or layer._forward_pre_hooks
+    return layer.rounded(x) if isinstance(layer, Linear) and not watched else layer(x)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellalign.errors import InputError
 from cellalign.plots.palette import PALETTE
 
 if TYPE_CHECKING:
@@ -17,7 +18,15 @@ EXACT = 50_000  # cells up to which all are compared: above, compiling the searc
 
 
 def umap(z: np.ndarray, seed: int = 0) -> np.ndarray:
-    """UMAP coordinates [n, 2], float32, of latents z [n, p] (as scanpy computes them: 15 neighbours)."""
+    """UMAP coordinates [n, 2], float32, of latents z [n, p] (as scanpy computes them: 15 neighbours).
+
+    Raises
+    ------
+    InputError
+        Fewer than 4 cells, of which UMAP makes no picture.
+    """
+    if len(z) < 4:
+        raise InputError(f"UMAP needs at least 4 cells, not {len(z)}")
     from cellalign.nn.kernels.cache import have_somewhere_to_keep, keep_packages_on_disk  # imports numba
 
     have_somewhere_to_keep("umap")

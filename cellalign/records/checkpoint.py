@@ -45,5 +45,13 @@ class CheckpointRecord(VersionedRecord):
     state: dict[str, Any]
 
     def differing(self, settings: dict[str, Any]) -> str | None:
-        """The first setting that is not as here; None where all are."""
-        return next((key for key, value in settings.items() if self.settings.get(key) != value), None)
+        """The first setting that is not as here, of the plan with both values; None where all are."""
+        for key, value in settings.items():
+            kept = self.settings.get(key)
+            if kept == value:
+                continue
+            if isinstance(kept, dict) and isinstance(value, dict):
+                inner = next(name for name in {**kept, **value} if kept.get(name) != value.get(name))
+                return f"{inner} ({kept.get(inner)}, now {value.get(inner)})"
+            return key
+        return None

@@ -136,9 +136,9 @@ def train(
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
-    from cellalign.engine.precision import settle
+    from cellalign.engine.precision import settled_plan
     from cellalign.engine.settings import resolve_settings
-    from cellalign.methods.base import CONDITION, HasPlayers, LearnsGraph, Trains
+    from cellalign.methods.base import CONDITION, LearnsGraph
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build, source_record
@@ -158,8 +158,9 @@ def train(
     kinds = _kinds(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
     torch_device = pick_device(device, threads)
-    by_steps = issubclass(cls, (Trains, HasPlayers))
-    plan = plan.model_copy(update={"precision": settle(plan.precision, torch_device) if by_steps else "float32"})
+    if resume and plan.precision == "auto":
+        plan = plan.model_copy(update={"precision": _precision_kept(model_path)})
+    plan = settled_plan(cls, plan, torch_device)
     if model_path is not None:
         check_output(model_path, force)
 
@@ -375,6 +376,16 @@ def _checkpoint(model_path: str | os.PathLike[str] | None, record: ModelRecord, 
     if not resume:
         checkpoint.remove()
     return checkpoint
+
+
+def _precision_kept(model_path: str | os.PathLike[str] | None) -> str:
+    """The precision of the run that is to be resumed, on whatever machine it began; auto where there is none."""
+    from cellalign.engine.checkpoint import Checkpoint
+
+    checkpoint = None if model_path is None else Checkpoint.beside(model_path, {})
+    if checkpoint is None or not checkpoint.exists():
+        return "auto"
+    return str(checkpoint.kept().get("training", {}).get("precision", "auto"))
 
 
 def _outcome(state: State) -> Outcome:

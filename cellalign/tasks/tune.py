@@ -191,13 +191,16 @@ def _criterion(
 
 def _resolved(method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, Plan]:
     """Hyperparameters and plan of a run, as `train` would settle them."""
+    from cellalign.engine.device import pick_device
+    from cellalign.engine.precision import settled_plan
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 
-    named = {
-        key: options.get(key) for key in ("epochs", "batch_size", "lr", "latent_dim", "validation", "early_stopping")
-    }
-    return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named)
+    keys = "epochs", "batch_size", "lr", "latent_dim", "validation", "early_stopping", "precision"
+    named = {key: options.get(key) for key in keys}
+    cls = get(method)
+    hyperparameters, plan = resolve_settings(cls, options.get("preset"), options.get("config"), settings, named)
+    return hyperparameters, settled_plan(cls, plan, pick_device(options.get("device") or "auto"))
 
 
 def _run(
@@ -234,7 +237,7 @@ def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any
     record, source = model.record, options.get("source")
     hyperparameters, plan = _resolved(method, settings, options)
     return (
-        (record.method, record.hyperparameters, record.training)
+        (record.method, record.hyperparameters, {"precision": "float32", **record.training})
         == (method, hyperparameters.model_dump(mode="json"), plan.model_dump(mode="json"))
         and (model.condition, record.holdout) == (options.get("condition"), list(options.get("holdout", ())))
         and {(field.role, field.name) for field in model.fields} == _columns(options)

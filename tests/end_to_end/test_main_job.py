@@ -161,3 +161,14 @@ def test_three_conditions_and_a_counterfactual_to_each(kang_like, cellalign, tmp
         assert run("counterfactual", "--to", to).returncode == 0
         got = ad.read_h5ad(tmp_path / f"dose.{to}.h5ad")
         assert set(got.obs["dose_source"]) == {"none"} and set(got.obs["dose"]) == {to}
+
+
+def test_the_precision_is_chosen_said_and_kept(tmp_path, cellalign, kang_like):
+    run = cellalign(cwd=tmp_path)
+    short = ("train", kang_like, "--condition", "stim", "--epochs", 1, "--set", "hidden=[8]")
+    for precision in ("float32", "bfloat16"):
+        done = run(*short, "--precision", precision, "-m", precision)
+        assert done.returncode == 0 and f"products in {precision}" in done.stderr
+        kept = yaml.safe_load((tmp_path / precision / "model.yaml").read_text())
+        assert kept["training"]["precision"] == precision
+    assert run(*short, "--precision", "half", "-m", "m").returncode == 2

@@ -57,3 +57,36 @@ def test_what_was_kept_goes_on_to_the_bit(both):
         go(one, gradients)
         go(other, gradients)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_gradient_of_another_layout_moves_what_it_should():
+    torch.manual_seed(0)
+    one, other = (torch.nn.Parameter(torch.arange(12.0).view(4, 3)) for _ in range(2))
+    gradient = torch.randn(3, 4)
+    one.grad, other.grad = gradient.T, gradient.T.contiguous()
+    for p in (one, other):
+        AdamW([p], weight_decay=0.0, eps=1e-8).step(0.1)
+    assert torch.equal(one, other)
+    one.grad = torch.ones(()).expand(4, 3)
+    other.grad = torch.ones(4, 3)
+    for p in (one, other):
+        AdamW([p], weight_decay=0.0, eps=1e-8).step(0.1)
+    assert torch.equal(one, other)
+
+
+def test_a_parameter_named_twice_moves_once_and_types_may_differ():
+    narrow, wide = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimiser = AdamW([narrow, wide, narrow], weight_decay=0.0, eps=1e-8)
+    narrow.grad, wide.grad = torch.ones(3), torch.ones(3, dtype=torch.float64)
+    optimiser.step(0.1)
+    torch.testing.assert_close(narrow, torch.full((3,), 0.9))
+    torch.testing.assert_close(wide, torch.full((3,), 0.9, dtype=torch.float64))
+
+
+def test_a_frozen_parameter_keeps_nothing():
+    frozen, free = torch.nn.Parameter(torch.ones(3), requires_grad=False), torch.nn.Parameter(torch.ones(2))
+    optimiser = AdamW([frozen, free], weight_decay=0.1, eps=1e-8)
+    free.grad = torch.ones(2)
+    optimiser.step(0.1)
+    assert sorted(optimiser.tensors()) == ["1.exp_avg", "1.exp_avg_sq", "1.step"]
+    assert torch.equal(frozen, torch.ones(3))

@@ -11,6 +11,7 @@ import torch
 import cellalign
 from cellalign.engine import fit, precision
 from cellalign.engine.precision import DTYPES, settle
+from cellalign.errors import ModelError
 from cellalign.methods.registry import get
 
 CPU = torch.device("cpu")
@@ -79,9 +80,10 @@ def test_without_bfloat16_auto_gives_what_float32_always_gave(cells, method):
     model = trained(cells, method)
     last = model.history[-1]
     assert model.record.training["precision"] == "float32"
-    # masks of single edges are drawn: there a rounding may decide
-    expected = pytest.approx(GAVE[method], rel=5e-3 if method in ("svae", "svae+") else 5e-4)
-    assert (last["train_loss"], last.get("validation_loss", 0.0)) == expected
+    training, validation = GAVE[method]
+    masks = method in ("svae", "svae+")  # of single edges are drawn: there a rounding may decide
+    assert last["train_loss"] == pytest.approx(training, rel=1e-3 if masks else 5e-4)
+    assert last.get("validation_loss", 0.0) == pytest.approx(validation, rel=1e-2 if masks else 2e-3)
 
 
 @pytest.mark.usefixtures("with_bfloat16")
@@ -137,17 +139,56 @@ def test_what_is_asked_for_is_settled(monkeypatch, caplog):
 )  # fmt: skip
 def test_what_the_processor_says(monkeypatch, capabilities, has):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert precision.processor_has_bfloat16.__wrapped__() is has
+    assert precision.processor_has_bfloat16() is has
+    with torch.backends.mkldnn.flags(enabled=False):  # what the processor has is then not used
+        assert precision.processor_has_bfloat16() is False
 
 
 def test_an_older_torch_is_asked_in_another_way(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    assert precision.processor_has_bfloat16.__wrapped__() is True
+    assert precision.processor_has_bfloat16() is True
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-    assert precision.processor_has_bfloat16.__wrapped__() is False
+    assert precision.processor_has_bfloat16() is False
 
 
-def test_every_precision_has_a_type():
+def test_every_precision_has_a_type_and_is_an_option():
+    from typing import get_args
+
+    from cellalign.engine import plan
+    from cellalign.tasks import options
+
     assert fit.DTYPES is DTYPES and set(DTYPES) == {"float32", "bfloat16"}
+    assert get_args(options.Precision) == get_args(plan.Precision) == ("auto", *DTYPES)
+
+
+class StopAfter:
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def update(self, epoch, epochs, row):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("began_with", [True, False])
+def test_a_run_is_resumed_in_the_precision_it_began_with(cells, tmp_path, monkeypatch, began_with):
+    """On a processor of the other kind, bit for bit as if it had never stopped."""
+    monkeypatch.setattr("cellalign.nn.products.WORTH_ROUNDING", 0)
+    monkeypatch.setattr(precision, "processor_has_bfloat16", lambda: began_with)
+    whole = trained(cells, "comp")
+    with pytest.raises(KeyboardInterrupt):
+        trained(cells, "comp", model_path=tmp_path / "m", progress=StopAfter(2))
+    monkeypatch.setattr(precision, "processor_has_bfloat16", lambda: not began_with)
+    resumed = trained(cells, "comp", model_path=tmp_path / "m", resume=True)
+    assert resumed.record.training["precision"] == ("bfloat16" if began_with else "float32")
+    for one, other in zip(whole.method.state_dict().values(), resumed.method.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_another_precision_is_named(cells, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trained(cells, "vae", model_path=tmp_path / "m", progress=StopAfter(1), precision="float32")
+    with pytest.raises(ModelError, match=r"another precision \(float32, now bfloat16\)"):
+        trained(cells, "vae", model_path=tmp_path / "m", resume=True, precision="bfloat16")

@@ -197,7 +197,7 @@ def test_the_compiled_form_is_for_float32(monkeypatch):
 
 REDUCTIONS = {
     "mean": torch.mean,  # as it is kept
-    "thrice the sum": lambda cost: 3 * cost.sum(),
+    "thrice the sum": lambda cost: 3 * cost.sum(),  # scaled, and not computed again
     "weights": lambda cost: cost @ torch.linspace(0, 1, len(cost)),
 }
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cellalign.nn.likelihoods import make_likelihood
+from cellalign.nn.likelihoods import Counts, make_likelihood
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.sparse import SparseRows
 
@@ -48,3 +48,21 @@ def test_a_sample_prefers_its_own_parameters(kind, batch):
         layer(h, batch).nll(batch).mean().backward()
         optimiser.step()
     assert float(layer(h, batch).nll(batch).mean()) < before - 5
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_heads_of_another_kind_or_with_hooks_are_called(watched):
+    """As a plugin's may be."""
+    seen = []
+
+    class Own(Counts):
+        def __init__(self):
+            super().__init__(4, 6)
+            if watched:
+                self.to_logits.register_forward_hook(lambda *_: seen.append(1))
+            else:
+                self.to_logits = torch.nn.Sequential(torch.nn.Linear(4, 6))
+
+    cells = torch.poisson(torch.ones(3, 6))
+    distribution = Own()(torch.randn(3, 4), Minibatch(cells))
+    assert distribution.logits.shape == (3, 6) and len(seen) == watched

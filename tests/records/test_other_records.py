@@ -50,7 +50,7 @@ def test_a_checkpoint_of_format_2_was_of_a_run_in_float32(tmp_path):
     left(tmp_path, {"format_version": 2, "settings": settings, "state": {"epoch": 1}})
     now = settings | {"training": {"lr": 0.1, "precision": "float32"}}
     assert Checkpoint.beside(tmp_path / "model", now).load()[1] == {"epoch": 1}
-    with pytest.raises(ModelError, match="another training"):
+    with pytest.raises(ModelError, match="another precision"):
         Checkpoint.beside(tmp_path / "model", now | {"training": {"lr": 0.1, "precision": "bfloat16"}}).load()
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import logging
+import os
 import pickle
 import shutil
 import sys
@@ -116,6 +117,9 @@ def keep_packages_on_disk(*packages: str) -> None:
     for name, module in modules.items():
         found: list[Any] = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
         for dispatcher in found:
+            twins = sum(other.py_func is dispatcher.py_func for other in found) > 1
+            if twins and dispatcher.targetoptions.get("parallel"):
+                continue  # numba would take it for the one that is compiled for one thread
             if dispatcher.py_func.__module__ == name:
                 if isinstance(dispatcher._cache, NullCache) and not dispatcher.overloads:
                     keep_on_disk(dispatcher, of_sources)
@@ -152,4 +156,10 @@ def have_somewhere_to_keep(package: str) -> None:
     except RuntimeError as error:
         log.debug("compiled for this process only: %s", error)
         numba.config.CACHE_DIR = folder = tempfile.mkdtemp(prefix="cellalign-")  # type: ignore[attr-defined]
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        atexit.register(_remove, folder, os.getpid())
+
+
+def _remove(folder: str, process: int) -> None:
+    """Remove a temporary folder at the end of the process that made it, and not of one forked from it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)

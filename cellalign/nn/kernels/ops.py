@@ -1,7 +1,8 @@
 """The operations, registered with torch as `cellalign::...`: `torch.compile` traces them, a GPU kernel can join them.
 
-Each has a form of tensor operations, for any device and precision, and a compiled one for float32 on CPUs. Where numba
-cannot compile, or CELLALIGN_COMPILED=0 turns compiled loops off, the first runs on CPUs too.
+Each has a form of tensor operations, for any device and precision, and a compiled one for float32 (and logits in
+bfloat16) on CPUs. Where numba cannot compile, or CELLALIGN_COMPILED=0 turns compiled loops off, the first runs on CPUs
+too.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cellalign.nn.kernels import tensors
 from cellalign.nn.kernels.operation import Operation
+from cellalign.nn.once import once_differentiable
 from cellalign.nn.sparse import SparseRows
 
 log = logging.getLogger("cellalign")
@@ -40,7 +41,8 @@ def unavailable() -> str:
         from cellalign.nn.kernels import likelihood, product, rows
 
         kernels = likelihood.KERNEL, likelihood.ROUNDED, product.KERNEL, *rows.KERNELS.values()
-        assert all(kernel.ready for kernel in kernels)
+        if not all(kernel.ready for kernel in kernels):
+            return "not compiled"
     except Exception as error:  # whatever it is, there is another way
         log.warning("numba cannot compile here, so training is slower: %s", error)
         return f"numba cannot compile here: {error}"
@@ -234,7 +236,11 @@ class _Likelihood(torch.autograd.Function):
         by_logits, by_log_t, by_dropout = gradient = ctx.saved_tensors[:3]
         if not ctx.summed:
             return *_weighted(gradient, grad / ctx.weight, ctx.inflated), None, None
-        if type(grad) is Tensor and bool((grad == ctx.weight).all()):  # a tracer has no answer
+        # a tracer has no answer
+        if type(grad) is Tensor and bool((grad == grad[:1]).all()):
+            scale = float(grad[0]) / ctx.weight if len(grad) else 1.0
+            if scale != 1:
+                by_logits, by_log_t, by_dropout = (values * scale for values in gradient)
             return None, None, None, by_logits, None, by_log_t[0], by_dropout if ctx.inflated else None, None, None
         # rarely: what was added up over the cells has to be made anew
         _, *anew = _NLL(*ctx.saved_tensors[3:], 1.0, True, False)

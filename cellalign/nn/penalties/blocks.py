@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from cellalign.nn.once import once_differentiable
 
 # Pairs in a block: few enough to stay in the cache from one operation to the next. Rows: enough for a matrix product.
 PAIRS, LEAST_ROWS = 2**17, 128
@@ -127,8 +128,20 @@ def exponentials(scores: Tensor) -> tuple[Tensor, Tensor]:
     return most, scores.sub_(most).exp2_().sum(1, keepdim=True).clamp_(min=1)
 
 
+def by_blocks_here(z: Tensor) -> bool:
+    """Whether a penalty of these cells is computed by blocks: on a CPU, and not while it is traced for a compiler."""
+    return z.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def in_one_pass(compute: Pass, *inputs: Tensor) -> Tensor:
-    """The value of `compute`, differentiable once; where nobody can ask for a gradient none is computed."""
+    """The value of `compute`, differentiable once; where nobody can ask for a gradient none is computed.
+
+    Inputs are computed with in one type, the widest of theirs. Of no cells it is 0.
+    """
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in inputs))
+    inputs = tuple(tensor.to(dtype) for tensor in inputs)
+    if len(inputs[0]) == 0:
+        return sum((tensor.sum() for tensor in inputs), inputs[0].new_zeros(())) * 0
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         return _OnePass.apply(compute, *inputs)
     return compute((False,) * len(inputs), *inputs)[0]

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cellalign.nn.penalties.blocks import NOTHING, Gradients, Groups, Scratch, exponentials, in_one_pass
+from cellalign.nn.penalties.blocks import NOTHING, Gradients, Groups, Scratch, by_blocks_here, exponentials, in_one_pass
 from cellalign.nn.penalties.densities import BITS, Densities, pairwise_log_density
 
 
@@ -35,7 +35,7 @@ def total_correlation(
     Tensor []
         Mean over the batch, in nats. Differentiable once.
     """
-    if z.device.type != "cpu":
+    if not by_blocks_here(z):
         return total_correlation_of_all_pairs(z, mean, sd, split, n_cells, domain)
     domain = torch.zeros(len(z), dtype=torch.int64) if domain is None else domain
     return in_one_pass(partial(_by_blocks, Groups(domain), split, n_cells), z, mean, sd)

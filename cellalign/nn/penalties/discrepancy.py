@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from cellalign.nn.penalties.blocks import Block, Gradients, Groups, Scratch, in_one_pass
+from cellalign.nn.once import once_differentiable
+from cellalign.nn.penalties.blocks import Block, Gradients, Groups, Scratch, by_blocks_here, in_one_pass
 from cellalign.nn.penalties.densities import BITS
 
 # bandwidths of the multi-scale kernel (trVAE and CoMP repositories): exp(-|u - v|^2 / (2 sigma))
@@ -46,7 +46,7 @@ def mmd(z: Tensor, condition: Tensor, sigmas: tuple[float, ...] = MULTI_SCALE, *
     Tensor []
         Conditions that the batch lacks contribute nothing. Differentiable once.
     """
-    if z.device.type != "cpu":
+    if not by_blocks_here(z):
         return mmd_of_all_pairs(z, condition, sigmas, unbiased)
     return in_one_pass(partial(_by_blocks, Groups(condition), sigmas, unbiased), z)
 

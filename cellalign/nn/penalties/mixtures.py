@@ -8,7 +8,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cellalign.nn.penalties.blocks import NOTHING, Block, Gradients, Groups, Scratch, exponentials, in_one_pass
+from cellalign.nn.penalties.blocks import (
+    NOTHING,
+    Block,
+    Gradients,
+    Groups,
+    Scratch,
+    by_blocks_here,
+    exponentials,
+    in_one_pass,
+)
 from cellalign.nn.penalties.densities import BITS, Densities, pairwise_log_density
 
 _Split = tuple[Tensor, Tensor, Tensor | float, Tensor | float]
@@ -59,7 +68,7 @@ def misalignment(
     Tensor []
         Mean over the batch, in nats. Differentiable once.
     """
-    if z.device.type != "cpu":
+    if not by_blocks_here(z):
         return misalignment_of_all_pairs(z, mean, sd, condition, include_self, floor, kernel_width)
     if condition.is_floating_point():
         mixtures: _Codes | _Values = _Values(condition.detach().to(z.dtype), include_self, kernel_width)
