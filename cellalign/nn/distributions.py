@@ -18,8 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cellalign.nn.counts import exact, negative_binomial_nll, zero_inflated_nll
+from cellalign.nn.kernels import ops
+from cellalign.nn.kernels.ops import has_compiled_squared_error
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.once import once_differentiable
+from cellalign.nn.sparse import SparseRows
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -38,8 +41,13 @@ def gaussian_nll(x: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     Tensor [B]
         CoMP eq. 5, reconstruction term (CoMP appendix D: one sd per cell).
     """
-    squared, sd = squared_error(x, mean), sd.squeeze(-1)
-    return 0.5 * squared / sd.square() + x.shape[-1] * (sd.log() + 0.5 * LOG_2PI)
+    return _gaussian(squared_error(x, mean), sd, x.shape[-1])
+
+
+def _gaussian(squared: Tensor, sd: Tensor, n_genes: int) -> Tensor:
+    """The same from squared errors [B]."""
+    sd = sd.squeeze(-1)
+    return 0.5 * squared / sd.square() + n_genes * (sd.log() + 0.5 * LOG_2PI)
 
 
 def squared_error(x: Tensor, mean: Tensor) -> Tensor:
@@ -63,6 +71,13 @@ class _SquaredError(torch.autograd.Function):
             residual = mean - x
         by_mean = residual * (2 * grad).unsqueeze(-1)
         return -by_mean.sum_to_size(x.shape) if ctx.needs_input_grad[0] else None, by_mean
+
+
+def _squared_error_of(batch: Minibatch, mean: Tensor) -> Tensor:
+    """`squared_error` of a batch's expression; where it is sparse and loops are compiled it is not made dense."""
+    if isinstance(batch.expression, SparseRows) and has_compiled_squared_error(mean):
+        return ops.squared_error(batch.expression, mean)
+    return squared_error(batch.x, widened(mean))
 
 
 def kl_to_standard_normal(mean: Tensor, sd: Tensor) -> Tensor:
@@ -175,7 +190,7 @@ class Point(Distribution):
     @property
     def mean(self) -> Tensor:
         """The location."""
-        return self.location
+        return widened(self.location)
 
     @property
     def variance(self) -> Tensor:
@@ -184,7 +199,7 @@ class Point(Distribution):
 
     def nll(self, batch: Minibatch) -> Tensor:
         """Half the squared error [..., B]."""
-        return 0.5 * squared_error(batch.x, self.mean)
+        return 0.5 * _squared_error_of(batch, self.location)
 
     def sample(self) -> Tensor:
         """The mean."""
@@ -193,7 +208,7 @@ class Point(Distribution):
 
 @dataclass(frozen=True, eq=False)
 class Normal(Distribution):
-    """N(location [..., B, G], sd [..., B, 1])."""
+    """N(location [..., B, G], sd [..., B, 1]); in training the location may be in bfloat16, as a product leaves it."""
 
     location: Tensor
     sd: Tensor
@@ -201,7 +216,7 @@ class Normal(Distribution):
     @property
     def mean(self) -> Tensor:
         """The location."""
-        return self.location
+        return widened(self.location)
 
     @property
     def variance(self) -> Tensor:
@@ -210,7 +225,7 @@ class Normal(Distribution):
 
     def nll(self, batch: Minibatch) -> Tensor:
         """As `gaussian_nll`."""
-        return gaussian_nll(batch.x, self.mean, self.sd)
+        return _gaussian(_squared_error_of(batch, self.location), self.sd, self.location.shape[-1])
 
     def sample(self) -> Tensor:
         """Mean plus noise."""

@@ -48,7 +48,7 @@ class Gaussian(Likelihood):
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
         """A normal of every gene."""
-        return Normal(self.to_mean(h), 0.01 + F.softplus(self.to_scale(h)))
+        return Normal(rounded(self.to_mean, h), 0.01 + F.softplus(self.to_scale(h)))
 
 
 class SquaredError(Likelihood):
@@ -60,7 +60,7 @@ class SquaredError(Likelihood):
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
         """A mean that is not negative, without a spread."""
-        return Point(F.relu(self.to_mean(h)))
+        return Point(F.relu(rounded(self.to_mean, h)))
 
 
 class Counts(Likelihood):

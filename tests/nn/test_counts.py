@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from cellalign.nn.counts import negative_binomial_nll, zero_inflated_nll
-from cellalign.nn.kernels import likelihood as kernel
-from cellalign.nn.kernels import ops, tensors
+from cellalign.nn.kernels import elementary, ops, tensors
 from cellalign.nn.sparse import SparseRows
 
 
@@ -255,10 +254,10 @@ def test_rounding_is_torchs():
         [torch.randn(10_000) * torch.randn(10_000).exp() ** 9, torch.tensor([0.0, -0.0, 1e-40, torch.inf])]
     )
     bits = np.empty(len(values), np.int16)
-    kernel._narrow(values.numpy(), bits)
+    elementary.narrow(values.numpy(), bits)
     assert torch.equal(torch.from_numpy(bits), values.bfloat16().view(torch.int16))
     wide = np.empty(len(values), np.float32)
-    kernel._widen(bits, wide)
+    elementary.widen(bits, wide)
     assert torch.equal(torch.from_numpy(wide), values.bfloat16().float())
 
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal
+from cellalign.nn.distributions import Normal, gaussian_nll, kl_to_standard_normal
+from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.once import once_differentiable
 from cellalign.nn.penalties import misalignment, mmd, total_correlation
+from cellalign.nn.sparse import SparseRows
 
 
 class Square(torch.autograd.Function):
@@ -49,6 +51,9 @@ def test_a_gradients_penalty_on_a_gaussian_is_right():
 
     plain = penalised(lambda mean: ((x - mean).square() / (2 * sd**2)).sum(1))
     torch.testing.assert_close(penalised(lambda mean: gaussian_nll(x, mean, sd)), plain)
+    stored = Minibatch(SparseRows.of(x.float()))
+    of_stored = penalised(lambda mean: Normal(mean.float(), sd.float()).nll(stored).double())
+    torch.testing.assert_close(of_stored, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""exp, log, log gamma and digamma for compiled loops, in float32 and in float64.
+"""exp, log, log gamma and digamma for compiled loops, in float32 and in float64, and bfloat16 to and fro.
 
 A call of a library keeps a loop from becoming vector instructions, and a branch does too: hence functions of our own,
 correct to about an ulp, that consist of arithmetic alone.
@@ -114,3 +114,21 @@ def gammas(y):
     log_gamma = (y - 0.5) * log_y - y + 0.5 * math.log(2 * math.pi) + series - math.log(product)
     digamma = log_y - 0.5 / y - z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z / 240)))
     return log_gamma, digamma - below
+
+
+# bfloat16, of which numba knows nothing, as the 16 bits it is
+
+
+@compiled
+def widen(bits, into):
+    """To float32."""
+    for j in range(len(bits)):
+        into[j] = INT(INT(bits[j]) << INT(16)).view(F)
+
+
+@compiled
+def narrow(values, into):
+    """To the nearest bfloat16, of two as near to the even one."""
+    for j in range(len(values)):
+        bits = F(values[j]).view(INT)
+        into[j] = np.int16(INT(bits + INT(0x7FFF) + ((bits >> INT(16)) & INT(1))) >> INT(16))

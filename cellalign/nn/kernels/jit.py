@@ -141,3 +141,9 @@ def floats(values: torch.Tensor) -> torch.Tensor:
 def indices(values: torch.Tensor) -> torch.Tensor:
     """As kernels read them."""
     return values.long().contiguous()
+
+
+def as_arrays(*tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """As numpy, which has no bfloat16, sees them: that as its bits."""
+    bits = (values.view(torch.int16) if values.dtype == torch.bfloat16 else values for values in tensors)
+    return tuple(values.numpy() for values in bits)

@@ -15,8 +15,8 @@ from numba import int64, prange, types
 from torch import Tensor
 
 from cellalign.nn.kernels import LEAST_LOG_THETA, LEAST_LOGIT, MOST_LOG_THETA, TABLED
-from cellalign.nn.kernels.elementary import INT, STIRLING, exp, exp64, gammas, large_gammas, log, log1p, log64
-from cellalign.nn.kernels.jit import INDICES, MATRIX, VECTOR, D, F, RangeKernel, compiled, floats, indices
+from cellalign.nn.kernels.elementary import STIRLING, exp, exp64, gammas, large_gammas, log, log1p, log64, narrow, widen
+from cellalign.nn.kernels.jit import INDICES, MATRIX, VECTOR, D, F, RangeKernel, as_arrays, compiled, floats, indices
 from cellalign.nn.sparse import SparseRows
 
 SHARED = 9  # rows of scratch memory before the tables
@@ -255,30 +255,16 @@ def rounded_cells_in_range(first, last, part, arrays):
     _of_genes(log_theta, room[:-4], exact[part, :3])
     for b in range(first, last):
         own = slice(start[b], start[b + 1])
-        _widen(logits[b], wide)
+        widen(logits[b], wide)
         if inflated:
-            _widen(dropout[b], wide_dropout)
+            widen(dropout[b], wide_dropout)
         cost[b] = _of_cell(
             column[own], value[own], wide, library[b], log_theta, wide_dropout,
             room[:-4], exact[part], place[part], weight, slopes, by_log_t[b if each else part], slopes_dropout,
         )  # fmt: skip
-        _narrow(slopes, by_logits[b])
+        narrow(slopes, by_logits[b])
         if inflated:
-            _narrow(slopes_dropout, by_dropout[b])
-
-
-@compiled
-def _widen(bits, into):
-    for j in range(len(bits)):
-        into[j] = INT(INT(bits[j]) << INT(16)).view(F)
-
-
-@compiled
-def _narrow(values, into):
-    """To the nearest bfloat16, of two as near to the even one."""
-    for j in range(len(values)):
-        bits = F(values[j]).view(INT)
-        into[j] = np.int16(INT(bits + INT(0x7FFF) + ((bits >> INT(16)) & INT(1))) >> INT(16))
+            narrow(slopes_dropout, by_dropout[b])
 
 
 @compiled(parallel=True)
@@ -332,10 +318,5 @@ def count_nll(
         np.empty((parts, 9, n_genes)),
         np.empty((parts, n_genes), np.int64),
     )
-    kernel.run(n, parts, (*(_bits(values) for values in (*inputs, *stored, *outputs)), *scratch, F(weight)))
+    kernel.run(n, parts, (*as_arrays(*inputs, *stored, *outputs), *scratch, F(weight)))
     return cost, by_logits, by_log_t.sum(0, keepdim=True) if summed else by_log_t, by_dropout
-
-
-def _bits(values: Tensor) -> np.ndarray:
-    """As numpy, which has no bfloat16, sees them."""
-    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()

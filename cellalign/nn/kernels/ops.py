@@ -38,9 +38,10 @@ def unavailable() -> str:
 
         if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
             return "NUMBA_DISABLE_JIT is set"
-        from cellalign.nn.kernels import likelihood, product, rows
+        from cellalign.nn.kernels import likelihood, product, residuals, rows
 
-        kernels = likelihood.KERNEL, likelihood.ROUNDED, product.KERNEL, *rows.KERNELS.values()
+        both = likelihood.KERNEL, likelihood.ROUNDED, residuals.KERNEL, residuals.ROUNDED
+        kernels = *both, product.KERNEL, *rows.KERNELS.values()
         if not all(kernel.ready for kernel in kernels):
             return "not compiled"
     except Exception as error:  # whatever it is, there is another way
@@ -324,3 +325,47 @@ def rows_of(indptr: Tensor, indices: Tensor, values: Tensor, rows: Tensor, n_col
     stored = torch.repeat_interleave(first - start[:-1], start.diff(), output_size=n)
     stored += torch.arange(n, device=rows.device)
     return SparseRows(start, indices[stored].long(), values[stored].float(), n_columns)
+
+
+# Residuals
+
+
+def squared_error(x: SparseRows, mean: Tensor) -> Tensor:
+    """Squared distance of each cell [B, G] to its mean [B, G], summed over genes: float32 [B].
+
+    The mean may be in bfloat16, and its gradient then is.
+
+    Raises
+    ------
+    ValueError
+        If the mean has another shape: compiled loops do not look where they write.
+    """
+    if tuple(mean.shape) != (len(x), x.n_columns):
+        raise ValueError(f"mean must be {(len(x), x.n_columns)}, not {tuple(mean.shape)}")
+    return _SquaredError.apply(x.start, x.column, x.value, mean)
+
+
+def has_compiled_squared_error(mean: Tensor) -> bool:
+    """Whether it is there for this mean: on CPUs, while nothing is traced."""
+    traced = type(mean) is not Tensor or torch.compiler.is_compiling()
+    fit = mean.dim() == 2 and mean.device.type == "cpu" and mean.dtype in (torch.float32, torch.bfloat16)
+    return fit and not traced and not unavailable()
+
+
+class _SquaredError(torch.autograd.Function):
+    """The residuals are made once, for the value and for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, start: Tensor, column: Tensor, value: Tensor, mean: Tensor) -> Tensor:
+        from cellalign.nn.kernels import residuals
+
+        residual, squared = residuals.residuals(SparseRows(start, column, value, mean.shape[1]), mean)
+        ctx.save_for_backward(start, column, value, mean, residual)
+        return squared
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        start, column, value, mean, residual = ctx.saved_tensors
+        if torch.is_grad_enabled():  # this gradient is to have a gradient
+            residual = mean - SparseRows(start, column, value, mean.shape[1]).dense()
+        return None, None, None, residual * (2 * grad).to(residual.dtype)[:, None]
