@@ -11,7 +11,7 @@ and of a zero just t softplus(u). So the dense work is one softplus per gene. Th
 where nothing large cancels while x is small: counts below 16, nearly all, can be looked up in a table per gene. Of
 large ones lgamma and digamma are computed, in float64: at t = 1e6 and x = 1e7 their differences would have no correct
 digit in float32. Value and gradient are written out, in `kernels.tensors` as tensor operations, in `kernels.likelihood`
-compiled: that takes a quarter of the time on two cores, while most counts are small. `kernels.ops` chooses.
+compiled: that takes a quarter of the time on two cores. `kernels.ops` chooses.
 """
 
 from __future__ import annotations
