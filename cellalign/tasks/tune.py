@@ -317,6 +317,7 @@ def command(
             table.to_csv(fresh, index=False)
     shutil.rmtree(runs)
     columns, arrows = [str(name) for name in table.columns], {metric.name: metric.heading for metric in METRICS}
-    rows = table.round(4).astype(str).values.tolist()
+    # not astype(str), which of pandas 3 leaves what is missing a number
+    rows = [[str(value) for value in row] for row in table.round(4).itertuples(index=False)]
     call.print_rows("tuning", columns, rows, format, headings=[arrows.get(name, name) for name in columns])
     call.log.info("%s: the best of %d runs", model, len(table))
