@@ -116,3 +116,14 @@ def counterfactual_record() -> dict[str, Any]:
     """uns["cellalign"] of control cells that a method predicted as stimulated ones."""
     record = Counterfactual(method="comp", condition="stim", from_="control", to="stimulated")
     return Provenance().with_steps(record).plain()
+
+
+class StopAfter:
+    """Progress that interrupts training at the end of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.stop = epoch
+
+    def update(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
+        if epoch == self.stop:
+            raise KeyboardInterrupt

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from cellalign.nn.counts import exact, negative_binomial_nll, zero_inflated_nll
 from cellalign.nn.kernels import ops
-from cellalign.nn.kernels.ops import has_compiled_squared_error
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.once import once_differentiable
 from cellalign.nn.sparse import SparseRows
@@ -75,7 +74,7 @@ class _SquaredError(torch.autograd.Function):
 
 def _squared_error_of(batch: Minibatch, mean: Tensor) -> Tensor:
     """`squared_error` of a batch's expression; where it is sparse and loops are compiled it is not made dense."""
-    if isinstance(batch.expression, SparseRows) and has_compiled_squared_error(mean):
+    if isinstance(batch.expression, SparseRows) and ops.has_compiled_squared_error(mean):
         return ops.squared_error(batch.expression, mean)
     return squared_error(batch.x, widened(mean))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cellalign.nn.kernels.ops import transposed_product
 from cellalign.nn.once import once_differentiable
-from cellalign.nn.products import Linear, WithProducts, product, worth_rounding
+from cellalign.nn.products import Linear, WithProducts, product, rounds
 from cellalign.nn.sparse import SparseRows
 
 # density below which the stored values alone are faster (measured: benchmarks/README.md)
@@ -66,7 +66,7 @@ class _SparseProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(start, column, value)
         ctx.n = len(weight)
-        if precision == torch.float32 or not worth_rounding(len(value) * weight.shape[1]):
+        if not rounds(len(value) * weight.shape[1], precision):
             return SparseRows(start, column, value, ctx.n).times(weight)
         return SparseRows(start, column, value.to(precision), ctx.n).times(weight.to(precision)).float()
 

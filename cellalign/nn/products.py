@@ -46,19 +46,14 @@ def products_in(module: nn.Module, precision: torch.dtype) -> Iterator[None]:
             layer.products = torch.float32
 
 
-def rounds(x: Tensor, weight: Tensor, precision: torch.dtype) -> bool:
-    """Whether the factors of this product are rounded."""
-    return precision != torch.float32 and worth_rounding(len(x) * weight.numel())
-
-
-def worth_rounding(multiplications: int) -> bool:
-    """Whether a product of so many saves more than rounding costs."""
-    return multiplications >= WORTH_ROUNDING
+def rounds(multiplications: int, precision: torch.dtype) -> bool:
+    """Whether the factors of a product of so many multiplications are rounded."""
+    return precision != torch.float32 and multiplications >= WORTH_ROUNDING
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32) -> Tensor:
     """x weight + bias, x [B, n], weight [n, m], bias [m] -> [B, m] in float32; small products are never rounded."""
-    if not rounds(x, weight, precision):
+    if not rounds(len(x) * weight.numel(), precision):
         return x @ weight if bias is None else torch.addmm(bias, x, weight)
     return _Rounded.apply(x, weight, bias, True)
 
@@ -108,7 +103,7 @@ class Linear(WithProducts, nn.Linear):
 
     def product(self, x: Tensor, wide: bool) -> Tensor:
         """As `product`, of whatever shape x is; several draws at once are never rounded."""
-        if x.dim() != 2 or not rounds(x, self.weight, self.products):
+        if x.dim() != 2 or not rounds(len(x) * self.weight.numel(), self.products):
             return super().forward(x)
         return _Rounded.apply(x, self.weight.T, self.bias, wide)
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from support import layout
+from support import StopAfter, layout
 
 from cellalign.data.loader import Cells, as_matrix
 from cellalign.engine import device
@@ -73,15 +73,6 @@ def test_same_seed_same_weights_and_other_seed_others():
     first, again, other = run()[0], run()[0], run(seed=1)[0]
     assert same(first, again)
     assert not same(first, other)
-
-
-class StopAfter:
-    def __init__(self, epoch):
-        self.stop = epoch
-
-    def update(self, epoch, epochs, row):
-        if epoch == self.stop:
-            raise KeyboardInterrupt
 
 
 def test_an_interrupted_run_resumed_ends_in_the_same_weights(tmp_path):

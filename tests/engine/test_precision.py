@@ -7,6 +7,7 @@ import anndata
 import numpy as np
 import pytest
 import torch
+from support import StopAfter
 
 import cellalign
 from cellalign.engine import fit, precision
@@ -161,15 +162,6 @@ def test_every_precision_has_a_type_and_is_an_option():
 
     assert fit.DTYPES is DTYPES and set(DTYPES) == {"float32", "bfloat16"}
     assert get_args(options.Precision) == get_args(plan.Precision) == ("auto", *DTYPES)
-
-
-class StopAfter:
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def update(self, epoch, epochs, row):
-        if epoch == self.epoch:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("began_with", [True, False])

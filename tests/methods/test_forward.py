@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import StopAfter
 
 from cellalign.data.fields import Categorical
 from cellalign.data.loader import Cells, as_matrix
@@ -336,15 +337,6 @@ def test_the_schedule_holds_for_every_player(monkeypatch):
         rate = plan(schedule="cosine").learning_rate(step, 8)
         assert rates[id(run.optimisers["generators"])][-1] == pytest.approx(rate)
         assert rates[id(run.optimisers["discriminators"])][-1] == pytest.approx(0.5 * rate)
-
-
-class StopAfter:
-    def __init__(self, epoch):
-        self.stop = epoch
-
-    def update(self, epoch, epochs, row):
-        if epoch == self.stop:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("stop", [1, 3])

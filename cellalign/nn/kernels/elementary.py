@@ -103,17 +103,14 @@ def large_gammas(y):
 
 @compiled
 def gammas(y):
-    """Log gamma and digamma of y > 0, in float64: Stirling's series, from 16 on."""
+    """Log gamma and digamma of y > 0, in float64: by recurrence below STIRLING."""
     product, below = 1.0, 0.0
-    while 0 < y < 16:
+    while 0 < y < STIRLING:
         product *= y
         below += 1 / y
         y += 1
-    log_y, z = math.log(y), 1 / (y * y)
-    series = (1 / 12 - z * (1 / 360 - z * (1 / 1260 - z / 1680))) / y
-    log_gamma = (y - 0.5) * log_y - y + 0.5 * math.log(2 * math.pi) + series - math.log(product)
-    digamma = log_y - 0.5 / y - z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z / 240)))
-    return log_gamma, digamma - below
+    log_gamma, digamma = large_gammas(y)
+    return log_gamma - math.log(product), digamma - below
 
 
 # bfloat16, of which numba knows nothing, as the 16 bits it is

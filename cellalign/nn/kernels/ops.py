@@ -68,6 +68,11 @@ def _log_once(form: str) -> None:
     log.debug("likelihood and sparse products: %s", compiled_loops() if form == "compiled" else form)
 
 
+def _direct(values: Tensor) -> bool:
+    """Whether a CPU's form may be called past torch's dispatcher, a hundredth of a small step; a tracer needs that."""
+    return type(values) is Tensor and values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 # Likelihood
 
 _NLL = Operation(
@@ -224,9 +229,7 @@ class _Likelihood(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         # a GPU would wait for the answer whether all cells weigh the same
         ctx.summed = inputs[3].device.type == "cpu"
-        # torch's dispatcher costs a hundredth of a small step; a tracer needs it
-        direct = ctx.summed and type(inputs[3]) is Tensor and not torch.compiler.is_compiling()
-        cost, *gradient = (_nll_on_cpu if direct else _NLL)(*inputs, ctx.summed)
+        cost, *gradient = (_nll_on_cpu if _direct(inputs[3]) else _NLL)(*inputs, ctx.summed)
         ctx.weight, ctx.inflated = inputs[7], inputs[6] is not None
         ctx.save_for_backward(*gradient, *(inputs[:7] if ctx.summed else ()))
         return cost
@@ -267,8 +270,7 @@ def transposed_product(x: SparseRows, grad: Tensor) -> Tensor:
     """
     if len(grad) != len(x):
         raise ValueError(f"grad must have {len(x)} rows, not {len(grad)}")
-    direct = type(grad) is Tensor and grad.device.type == "cpu" and not torch.compiler.is_compiling()
-    return (_product_on_cpu if direct else _PRODUCT)(x.start, x.column, x.value, grad, x.n_columns)
+    return (_product_on_cpu if _direct(grad) else _PRODUCT)(x.start, x.column, x.value, grad, x.n_columns)
 
 
 def _product_by_tensors(start: Tensor, column: Tensor, value: Tensor, grad: Tensor, n_columns: int) -> Tensor:
@@ -347,9 +349,8 @@ def squared_error(x: SparseRows, mean: Tensor) -> Tensor:
 
 def has_compiled_squared_error(mean: Tensor) -> bool:
     """Whether it is there for this mean: on CPUs, while nothing is traced."""
-    traced = type(mean) is not Tensor or torch.compiler.is_compiling()
-    fit = mean.dim() == 2 and mean.device.type == "cpu" and mean.dtype in (torch.float32, torch.bfloat16)
-    return fit and not traced and not unavailable()
+    fit = mean.dim() == 2 and mean.dtype in (torch.float32, torch.bfloat16)
+    return fit and _direct(mean) and not unavailable()
 
 
 class _SquaredError(torch.autograd.Function):
