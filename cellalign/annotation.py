@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.checks import column
-from cellalign.data.source import matrix_of
+from cellalign.data.columns import column
+from cellalign.data.matrices import matrix_of
 from cellalign.data.split import held_out
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics import annotation as metrics

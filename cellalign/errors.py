@@ -7,7 +7,7 @@ message names a parameter through `option`, so that Python reads `threads=0` whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,3 +87,12 @@ def option(name: str, value: Any = _NOTHING, *, hint: str = "") -> str:
 def spoken(*, python: str, command: str) -> str:
     """Advice in the caller's language: a Python call, or a command."""
     return python if _flags is None else command
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Return the hint " Did you mean X?" with its leading space, or nothing where no candidate is near."""
+    from difflib import get_close_matches
+
+    listed = {candidate.lower(): candidate for candidate in candidates}
+    close = get_close_matches(word.lower(), listed, 1)
+    return f" Did you mean {listed[close[0]]!r}?" if close else ""

@@ -11,8 +11,9 @@ import pandas as pd
 from anndata import AnnData
 
 from cellalign.data.files import checksum
+from cellalign.data.genes import align_genes
 from cellalign.data.loader import Cells, make_cells
-from cellalign.data.source import align_genes, check_expression, checked_names, matrix_of
+from cellalign.data.matrices import check_expression, checked_names, matrix_of
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.device import computing

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.checks import select
+from cellalign.data.columns import select
 from cellalign.data.fields import Column
 from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, Fields

@@ -8,7 +8,8 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from cellalign.data.checks import check_matrix, check_names, column, find_counts
+from cellalign.data.columns import column
+from cellalign.data.matrices import check_matrix, check_names, find_counts
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Preprocessing, Provenance
 from cellalign.records.provenance import KEY

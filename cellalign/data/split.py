@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellalign.data.checks import parse_where, select
+from cellalign.data.columns import parse_where, select
 from cellalign.errors import InputError, option
 
 if TYPE_CHECKING:

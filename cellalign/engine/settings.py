@@ -8,9 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cellalign.data.checks import nearest
 from cellalign.engine.plan import Plan
-from cellalign.errors import UsageError
+from cellalign.errors import UsageError, nearest
 from cellalign.methods.base import Method, old_names
 from cellalign.methods.registry import preset_settings
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellalign.data.checks import column, numbers
+from cellalign.data.columns import column, numbers
 from cellalign.errors import option
 from cellalign.evaluation.table import Evaluation
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.checks import column, nearest
-from cellalign.errors import InputError, UsageError, option
+from cellalign.data.columns import column
+from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS

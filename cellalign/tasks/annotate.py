@@ -167,7 +167,7 @@ def command(
 def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: float) -> str:
     """The label, after checking the options."""
     if classifier not in CLASSIFIERS:
-        from cellalign.data.checks import nearest
+        from cellalign.errors import nearest
 
         hint = nearest(classifier, CLASSIFIERS)
         raise UsageError(f"unknown classifier {classifier!r}.{hint} Classifiers: {', '.join(CLASSIFIERS)}")

@@ -165,7 +165,7 @@ def _cases(
     import numpy as np
     import pandas as pd
 
-    from cellalign.data.checks import column
+    from cellalign.data.columns import column
     from cellalign.evaluation.panels.response import MIN_CELLS_PER_GROUP
 
     kind = np.asarray(column(adata.obs, holdout_each, purpose="group")).astype(str)
@@ -238,7 +238,7 @@ def metric_of(name: str) -> Metric:
     UsageError
         There is none.
     """
-    from cellalign.data.checks import nearest
+    from cellalign.errors import nearest
     from cellalign.evaluation.metrics.metric import by_name
     from cellalign.evaluation.panels.response import PredictedResponse
 

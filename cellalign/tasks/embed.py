@@ -97,8 +97,8 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     InputError
         No such column, or the cells are not embedded.
     """
-    from cellalign.data.checks import column, numbers
-    from cellalign.data.source import matrix_of
+    from cellalign.data.columns import column, numbers
+    from cellalign.data.matrices import matrix_of
     from cellalign.engine.threads import threads_kept
     from cellalign.errors import InputError
     from cellalign.plots.umap import before_after, unintegrated_umap

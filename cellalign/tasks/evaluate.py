@@ -229,8 +229,8 @@ def command(
 ) -> None:
     """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
     from cellalign.data import files
-    from cellalign.data.checks import select
-    from cellalign.data.source import MATRICES
+    from cellalign.data.columns import select
+    from cellalign.data.matrices import MATRICES
     from cellalign.model import load
     from cellalign.records import Provenance
 

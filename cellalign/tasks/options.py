@@ -44,7 +44,7 @@ def key_lists(items: Sequence[str], name: str = "grid") -> dict[str, list[Any]]:
 
 def terms(items: Sequence[str]) -> Mapping[str, str]:
     """KEY=VALUE items, values as they are."""
-    from cellalign.data.checks import parse_where
+    from cellalign.data.columns import parse_where
 
     return parse_where(items)
 

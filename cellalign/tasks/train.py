@@ -132,7 +132,7 @@ def train(
     from cellalign.data.fields import field_records, fit_fields
     from cellalign.data.files import check_output
     from cellalign.data.loader import make_cells
-    from cellalign.data.source import check_expression, checked_names, default_matrix, matrix_of
+    from cellalign.data.matrices import check_expression, checked_names, default_matrix, matrix_of
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
@@ -253,7 +253,7 @@ def matrix_for(
     """
     if layer is not None:
         return (layer,)
-    from cellalign.data.source import MATRICES
+    from cellalign.data.matrices import MATRICES
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 

@@ -52,7 +52,7 @@ def transfer(
     """
     import numpy as np
 
-    from cellalign.data.checks import column
+    from cellalign.data.columns import column
     from cellalign.data.fields import field_records
     from cellalign.engine import predict
     from cellalign.engine.device import computing

@@ -381,3 +381,15 @@ def test_columns_that_do_not_fit_their_role_are_refused(options, error, said):
     column = cells(stim=["ctrl", "x"], age=[1.0, 2.0], one=["a", "a"])
     with pytest.raises(error, match=said):
         fit_fields(column, **{"condition": None} | options)
+
+
+def test_fields_keep_their_categories():
+    cells = AnnData(obs=pd.DataFrame({"stim": ["b", "ctrl", "b"], "site": [1, 2, 1]}, index=list("xyz")))
+    fields = fit_fields(cells, condition="stim", batches=["site"])
+    assert fields.one("condition").reference == "ctrl"
+    assert {field.name: field.categories for field in fields} == {"stim": ("b", "ctrl"), "site": ("1", "2")}
+    assert read_fields(field_records(fields)) == fields
+    stim = Categorical(name="stim", role="condition", categories=("ctrl", "b"))
+    assert stim.encode(cells).tolist() == [1, 0, 1]
+    with pytest.raises(InputError, match="'ctrl' in column 'stim' was never trained on.*Known: b"):
+        Categorical(name="stim", role="condition", categories=("b",)).encode(cells)

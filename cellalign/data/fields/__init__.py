@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from cellalign.data.checks import find_control, nearest
+from cellalign.data.columns import find_control
 from cellalign.data.fields.categorical import Categorical
 from cellalign.data.fields.column import Column, as_number
 from cellalign.data.fields.number import Number
-from cellalign.errors import InputError, UsageError, option
+from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields
 from cellalign.records import FieldRecord, RecordError
 from cellalign.records.base import first_fault

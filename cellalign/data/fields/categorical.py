@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellalign.data.checks import column, nearest
+from cellalign.data.columns import column
 from cellalign.data.fields.column import Column
-from cellalign.errors import InputError
+from cellalign.errors import InputError, nearest
 from cellalign.nn.minibatch import CONDITION, LABEL, Role
 
 if TYPE_CHECKING:

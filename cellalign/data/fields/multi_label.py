@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellalign.data.checks import column, nearest
+from cellalign.data.columns import column
 from cellalign.data.fields.categorical import Categorical
 from cellalign.data.fields.column import Column
-from cellalign.errors import InputError
+from cellalign.errors import InputError, nearest
 from cellalign.nn.minibatch import Role
 
 if TYPE_CHECKING:

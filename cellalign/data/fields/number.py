@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellalign.data.checks import numbers
+from cellalign.data.columns import numbers
 from cellalign.data.fields.column import Numeric, as_number
 from cellalign.errors import InputError
 from cellalign.nn.minibatch import CONDITION, Role

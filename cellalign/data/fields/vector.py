@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellalign.data.checks import nearest
 from cellalign.data.fields.column import Numeric, as_number
-from cellalign.errors import InputError, UsageError, option
+from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.nn.minibatch import Role
 
 if TYPE_CHECKING:

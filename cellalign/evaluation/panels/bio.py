@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.checks import check_log, check_matrix, is_counts
+from cellalign.data.matrices import check_log, check_matrix, is_counts
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics.metric import by_name
@@ -77,7 +77,7 @@ def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int
 
 def _log_expression(adata: AnnData) -> Any:
     """X [n, G], or where that is not there or holds counts, log1p of counts at their median library size."""
-    from cellalign.data.source import default_matrix, matrix_of
+    from cellalign.data.matrices import default_matrix, matrix_of
 
     key = "X" if adata.X is not None and not is_counts(adata.X) else default_matrix(adata, "counts")
     x = matrix_of(adata, key)

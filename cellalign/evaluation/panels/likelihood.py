@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.checks import column
+from cellalign.data.columns import column
 from cellalign.errors import UsageError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import likelihood as metrics

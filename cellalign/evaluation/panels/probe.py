@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cellalign.data.checks import numbers
+from cellalign.data.columns import numbers
 from cellalign.errors import option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import probe as probing

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.checks import column, is_counts
+from cellalign.data.columns import column
+from cellalign.data.matrices import is_counts
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
@@ -156,7 +157,7 @@ def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
 
 def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
     """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
-    from cellalign.data.source import default_matrix, matrix_of
+    from cellalign.data.matrices import default_matrix, matrix_of
 
     record = Provenance.of(predicted.uns).counterfactual
     if record is None or record.expression != "counts":
