@@ -45,6 +45,7 @@ def train(
     continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
     allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
     layer: Annotated[str | None, o.LAYER] = None,
+    rounded: Annotated[bool, o.ROUND] = False,
     preset: Annotated[str | None, o.PRESET] = None,
     config: Annotated[
         Mapping[str, Any] | None,
@@ -95,6 +96,8 @@ def train(
         Cells whose condition is missing are trained on with the condition the model infers.
     layer : str, optional
         Read this layer (or "X") instead of the method's default matrix.
+    rounded : bool
+        Estimated counts (SoupX, RSEM, alevin, ...) are rounded, for methods that read counts.
     preset, config, settings
         Published hyperparameters by name, then a mapping, then single settings; later ones win. The named
         arguments (`epochs`, `batch_size`, ...) win over all.
@@ -170,7 +173,8 @@ def train(
     hint = _preprocess_command(source)
     advice = spoken(python="cellalign.preprocess(adata)", command=hint)
     x = matrix_of(adata, key)
-    check_expression(x, expression, f"the input's {key}", advice)
+    names = (adata.obs_names, adata.var_names)
+    x = check_expression(x, expression, f"the input's {key}", advice, names=names, rounded=rounded)
     trained_on = ~held_out(adata.obs, holdout)
     if trained_on.sum() < MIN_TRAINING_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
