@@ -216,7 +216,7 @@ def _may_be_log(x: Any, scale: Scale) -> bool:
 
 
 def _looks(command_hint: str) -> str:
-    return f"run: {command_hint}, which looks for it in every matrix of the file"
+    return f"run: {command_hint}, which looks in every matrix of the file"
 
 
 class NoCounts(InputError):

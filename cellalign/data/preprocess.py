@@ -22,7 +22,7 @@ log = logging.getLogger("cellalign")
 EXACT = 2**24  # integers up to this are exact in float32
 USUAL_SUM = 1e4  # to which fractions are brought
 QUALITY = ("n_counts", "n_genes")  # columns of obs
-MOST = 1e30  # of a target sum: float32 holds no more than 3e38
+LEAST, MOST = 1e-6, 1e15  # of a target sum: beyond, variances are none that float32 holds
 
 
 def preprocess(
@@ -149,7 +149,7 @@ def _source(adata: AnnData, layer: str | None, raw: bool, rounded: bool, target_
         if target_sum is not None:
             raise InputError(f"{option('target_sum', target_sum)} needs counts: {no_counts}") from None
         return _normalised(found)
-    largest = place.matrix.max()
+    largest = float(place.matrix.max())
     if largest > EXACT:
         log.warning("counts above %s are rounded to float32; the largest is %.0f", f"{EXACT:,}", largest)
     return _Source(place, _plain(place.matrix), counts=True)
@@ -232,5 +232,5 @@ def _check_numbers(n_top_genes: int, target_sum: float | None, min_genes: int, m
         raise UsageError(
             f"{option('n_top_genes')}, {option('min_genes')} and {option('min_cells')} must not be negative"
         )
-    if target_sum is not None and not 0 < target_sum < MOST:
-        raise UsageError(f"{option('target_sum')} must be positive and below {MOST:g}, got {target_sum}")
+    if target_sum is not None and not LEAST <= target_sum <= MOST:
+        raise UsageError(f"{option('target_sum')} must be positive, from {LEAST:g} to {MOST:g}, got {target_sum}")

@@ -4,15 +4,15 @@ Whole cells are looked at, a few thousand drawn at random: their sums are exact,
 the first that holds:
 
 1. **Negative values**: "scaled" where many are negative and genes are centred, else "other".
-2. **Integers**: all of them are "counts". Where those of some cells are and of others not, files on two scales were
-   joined: "other". Within 1e-3 of an integer is the noise of arithmetic, "nearly counts".
-3. **Integers once a logarithm is undone** (natural, base 2, base 10): "log" of counts that were not normalised.
-4. **Integers times one number** that is the same in all cells: "nearly counts" where it is about 1 (as SoupX leaves
+2. **Integers**: all of them are "counts". Within 1e-3 of an integer is the noise of arithmetic, "nearly counts".
+3. **Equal sums of cells**, as they are or once one logarithm, or two, are undone. That alone proves a logarithm. Sums
+   that are equal as they are prove that there is none only beside more evidence (6, values beyond any logarithm, or a
+   sum of 1, 100, 1e4, ...): proportional fitting after log1p and quantile normalisation make those of logs equal too.
+4. **Integers in some cells** and not in others: files on two scales were joined, "other". **Integers once a logarithm
+   is undone** (natural, base 2, base 10): "log" of counts that were not normalised.
+5. **Integers times one number** that is the same in all cells: "nearly counts" where it is about 1 (as SoupX leaves
    them), else "normalised". **A quarter or more of the values are integers**: estimated counts (SoupX, RSEM, alevin,
    STARsolo --EM), "nearly counts". Of log or normalised values hardly one is, by chance.
-5. **Equal sums of cells**, as they are or once one logarithm, or two, are undone. That alone proves a logarithm. Sums
-   that are equal as they are prove that there is none only beside more evidence (6, values beyond any logarithm, or
-   a sum of 1, 100, 1e4, ...): proportional fitting after log1p and quantile normalisation make those of logs equal too.
 6. **Multiples of one number**: counts of one cell over its depth are 1, 2, 3, ... times the smallest of them, whichever
    genes were kept. So are the values of most cells as they are ("normalised", "fractions") or once a logarithm is
    undone ("log", "double log"). This is how a subset of genes is recognised, whose sums say nothing. Values that were
@@ -136,6 +136,11 @@ def _integers(sample: Sample) -> Scale | None:
         return Scale("counts", None, "all values are integers")
     if whole(sample.values[~exact]).all() or _noise_about_zero(sample.values):
         return Scale("nearly counts", None, f"integers but for {_off(sample.values):.1g}, as of arithmetic")
+    return None
+
+
+def _two_scales(sample: Sample) -> Scale | None:
+    exact = sample.values == np.rint(sample.values)
     share = sample.sums(exact.astype(np.float64)) / sample.sums(np.ones_like(sample.values))
     many = np.bincount(sample.cells) >= 5
     if many.sum() >= 20:
@@ -157,8 +162,11 @@ def _noise_about_zero(values: np.ndarray) -> bool:
 def _log_of_counts(sample: Sample) -> Scale | None:
     if sample.values.max() > LARGEST_LOG:
         return None
+    odd = sample.values[~whole(sample.values)]  # of base 2 integers are integers, with or without a logarithm
     for base in (None, 2.0, 10.0):
-        if whole(undone(sample.values, base)).mean() > 0.999:
+        counts = undone(odd, base)
+        telling = counts < 10_000  # larger ones are integers within the error of single precision
+        if telling.sum() >= max(10, 0.5 * len(odd)) and whole(counts[telling]).mean() > 0.999:
             return Scale("log", None, f"{_log_name(base)} of counts that were not normalised", base)
     return None
 
@@ -178,7 +186,7 @@ def _times_one_number(sample: Sample) -> Scale | None:
 
 def _estimated(sample: Sample) -> Scale | None:
     off = ~whole(sample.values)
-    if off.mean() > 1 - ESTIMATED:
+    if off.mean() > 1 - ESTIMATED or (~off).sum() < 10:
         return None
     said = f"{_percent(off)} of values are no integers, the first {_shown(sample, int(np.argmax(off)))}"
     return Scale("nearly counts", None, said)
@@ -273,10 +281,11 @@ Way = tuple[str, float | None]
 TESTS: tuple[Callable[[Sample], Scale | None], ...] = (
     _negative,
     _integers,
+    _by_sums,
+    _two_scales,
     _log_of_counts,
     _times_one_number,
     _estimated,
-    _by_sums,
     _by_multiples,
     _nearly_equal,
 )
