@@ -7,7 +7,6 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from conftest import make_counts, preprocessed
 from scipy import sparse
 
 
@@ -34,8 +33,8 @@ def scaled(x) -> np.ndarray:
     return ((x - x.mean(0)) / x.std(0)).astype(np.float32)
 
 
-def test_05_cells_of_a_zero_filled_layer_are_not_dropped(at):
-    first, second = make_counts(), make_counts(seed=1)
+def test_05_cells_of_a_zero_filled_layer_are_not_dropped(at, tiny_counts):
+    first, second = tiny_counts, tiny_counts.copy()
     first.layers["counts"] = first.X.copy()
     joined = ad.concat([first, second], join="outer", label="dataset", index_unique="-")
     done, out = at.preprocess(at("in.h5ad", joined), "--n-top-genes", 0)
@@ -43,13 +42,13 @@ def test_05_cells_of_a_zero_filled_layer_are_not_dropped(at):
     assert (
         'layers["counts"] does not serve: all zero in 240 of 480 cells' in done.stderr and "counts in X" in done.stderr
     )
-    joined.X = preprocessed(joined).X
+    joined.X = joined.X.log1p()
     done, _ = at.preprocess(at("log.h5ad", joined))
     assert done.returncode == 3 and "give these cells their counts, or leave them out" in done.stderr
 
 
-def test_06_stored_zeros_are_zeros(at):
-    adata = make_counts()
+def test_06_stored_zeros_are_zeros(at, tiny_counts):
+    adata = tiny_counts
     _, expected = at.preprocess(at("clean.h5ad", adata), "--n-top-genes", 0, "--min-genes", 40)
     full = sparse.csr_matrix(adata.X.toarray() + 1)
     full.data -= 1
@@ -59,8 +58,8 @@ def test_06_stored_zeros_are_zeros(at):
 
 
 @pytest.mark.parametrize("values", ["int", "bool", "float", "unique"])
-def test_13_batches_of_numbers(at, values):
-    adata, n = make_counts(), 240
+def test_13_batches_of_numbers(at, tiny_counts, values):
+    adata, n = tiny_counts, 240
     columns = {"int": np.arange(n) % 3, "bool": np.arange(n) % 2 == 0, "float": np.arange(n) % 3 * 1.0}
     adata.obs["lib"] = columns.get(values, [f"s{i}" for i in range(n)])
     done, out = at.preprocess(at("in.h5ad", adata), "--n-top-genes", 30, "--batch", "lib")
@@ -71,8 +70,8 @@ def test_13_batches_of_numbers(at, values):
 
 
 @pytest.mark.parametrize("place", ["layer", "raw"])
-def test_21_scaled_expression_beside_counts(at, place):
-    adata = preprocessed(make_counts())
+def test_21_scaled_expression_beside_counts(at, tiny, place):
+    adata = tiny
     adata.layers["scale.data"] = scaled(adata.X)
     if place == "raw":
         counts = ad.AnnData(adata.layers.pop("counts"), obs=adata.obs, var=adata.var)
@@ -83,14 +82,14 @@ def test_21_scaled_expression_beside_counts(at, place):
     assert out.n_vars == 30 and f"counts in {place if place == 'raw' else 'layers'}" in done.stderr
 
 
-def test_22_a_layer_that_is_not_read_may_hold_anything(at):
-    adata = make_counts()
+def test_22_a_layer_that_is_not_read_may_hold_anything(at, tiny_counts):
+    adata = tiny_counts
     adata.layers["velocity"] = np.full(adata.shape, np.nan, dtype=np.float32)
     assert at.preprocess(at("in.h5ad", adata), "--n-top-genes", 30)[0].returncode == 0
 
 
-def test_23_estimated_counts(at):
-    adata, rng = make_counts(), np.random.default_rng(0)
+def test_23_estimated_counts(at, tiny_counts):
+    adata, rng = tiny_counts, np.random.default_rng(0)
     x = adata.X.toarray().astype(np.float64)
     adata.X = sparse.csr_matrix(np.where(x > 0, x - 1e-6, 0))
     done, out = at.preprocess(at("noise.h5ad", adata), "--n-top-genes", 0)
@@ -108,8 +107,8 @@ def test_23_estimated_counts(at):
         assert done.returncode == 0, done.stderr
 
 
-def test_24_counts_in_another_layer(at):
-    adata = preprocessed(make_counts())
+def test_24_counts_in_another_layer(at, tiny):
+    adata = tiny
     adata.layers["raw_counts"] = adata.layers.pop("counts")
     done, out = at.preprocess(at("in.h5ad", adata))
     assert 'counts in layers["raw_counts"]' in done.stderr and "counts" in out.layers
@@ -122,8 +121,8 @@ def test_24_counts_in_another_layer(at):
     assert at.preprocess(path, "--layer", "mine", "--raw")[0].returncode == 2
 
 
-def test_25_only_normalised_expression(at):
-    adata = preprocessed(make_counts())
+def test_25_only_normalised_expression(at, tiny):
+    adata = tiny
     del adata.layers["counts"]
     done, out = at.preprocess(at("log.h5ad", adata), "--n-top-genes", 30)
     assert "no counts: X is kept as the log expression it is" in done.stderr and out.n_vars == 30
@@ -140,16 +139,16 @@ def test_25_only_normalised_expression(at):
     assert done.returncode == 3 and "as it was before it was scaled" in done.stderr
 
 
-def test_37_nothing_untrue_is_said(at):
-    adata = preprocessed(make_counts())
+def test_37_nothing_untrue_is_said(at, tiny):
+    adata = tiny
     adata.uns["log1p"] = {"base": None}
     done, _ = at.preprocess(at("in.h5ad", adata), "--n-top-genes", 30, "-q")
     assert done.returncode == 0 and not done.stderr
 
 
 @pytest.mark.parametrize("what", ["median", "fractions", "z"])
-def test_39_no_logarithm_but_small(at, what):
-    adata = make_counts()
+def test_39_no_logarithm_but_small(at, tiny_counts, what):
+    adata = tiny_counts
     x = adata.X.toarray()
     shares = x / x.sum(1, keepdims=True)
     made = {"median": shares * 50, "fractions": shares, "z": scaled(adata.X).clip(0, 10)}[what]
@@ -164,16 +163,16 @@ def test_39_no_logarithm_but_small(at, what):
         assert "no counts: X is log1p of X" in done.stderr and at.run(*train, "o.h5ad").returncode == 0
 
 
-def test_43_columns_of_the_user(at):
-    adata = make_counts()
+def test_43_columns_of_the_user(at, tiny_counts):
+    adata = tiny_counts
     adata.obs["n_counts"], adata.obs["n_genes"] = 12345.0, 999
     done, out = at.preprocess(at("in.h5ad", adata), "--n-top-genes", 0)
     assert (out.obs["n_counts"] == 12345).all() and (out.obs["n_genes"] == 999).all()
     assert "obs 'n_counts' and 'n_genes' of the input stay as they are" in done.stderr
 
 
-def test_44_a_prediction_is_read(at):
-    path = at("in.h5ad", preprocessed(make_counts()))
+def test_44_a_prediction_is_read(at, tiny):
+    path = at("in.h5ad", tiny)
     for words in (
         ("train", path, "--method", "linear", "--condition", "stim", "-m", "m"),
         ("counterfactual", "-m", "m", "--to", "stimulated", "-o", "c.h5ad"),
