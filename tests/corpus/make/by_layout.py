@@ -81,7 +81,7 @@ def zellkonverter(handle):
 
 
 def anndata_r(handle):
-    """AnnDataR from a Seurat object: no X, layers named after Seurat's, 32-bit integers, text with its own index key."""
+    """AnnDataR from a Seurat object: no X, layers named after Seurat's, 32-bit integers, an index of its own name."""
     encoded(handle, "anndata")
     slots(handle)
     rows(handle["layers"], "counts", counts().astype("float64"))
@@ -264,6 +264,9 @@ def loom_by_hand(handle):
         own[key] = fixed(values)
     for name in ("layers", "row_graphs", "col_graphs"):
         handle.create_group(name)
+
+
+OTHERS = {"cellranger-2.h5": cell_ranger_2, "cellranger-3.h5": cell_ranger_3, "velocyto.loom": loom_by_hand}
 
 
 def main(folder):

@@ -10,7 +10,7 @@ SYMBOLS = (
     "PRF1 FCER1G KLRD1 CST7 CTSW MT-ND1 MT-CO1 RPL13 RPS27 RPLP1 ACTB B2M TMSB4X MALAT1 FTL FTH1 EEF1A1 TPT1 UBC "
     "RP11-34P13.7 HSPA8"
 ).split()
-ENSEMBL = ["ENSG%011d" % (150000 + 37 * i) for i in range(len(SYMBOLS))]
+ENSEMBL = [f"ENSG{150000 + 37 * i:011d}" for i in range(len(SYMBOLS))]
 CONDITIONS = ("control", "stimulated")
 CELL_TYPES = ("B", "NK")
 N_CELLS = 60
@@ -25,7 +25,7 @@ BARCODES = [_barcode(i) for i in range(N_CELLS)]
 _index = np.arange(N_CELLS)
 CELL_TYPE = [CELL_TYPES[i % 2] for i in _index]
 STIM = [CONDITIONS[i // 2 % 2] for i in _index]
-BATCH = ["b%d" % (1 + i // 4 % 2) for i in _index]
+BATCH = [f"b{1 + i // 4 % 2}" for i in _index]
 
 
 def counts():

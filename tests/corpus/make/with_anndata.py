@@ -38,14 +38,14 @@ def made():
 
 
 def main(folder):
-    name = folder + "/anndata-%d.%d" % VERSION
+    name = folder + f"/anndata-{VERSION[0]}.{VERSION[1]}"
     adata = made()
     # anndata before 0.7 spelled it otherwise
     getattr(adata, "write_h5ad", adata.write)(name + ".h5ad")
     if VERSION >= (0, 12):
         for zarr_format in (2, 3):
             anndata.settings.zarr_write_format = zarr_format
-            adata.write_zarr("%s-v%d.zarr" % (name, zarr_format))
+            adata.write_zarr(f"{name}-v{zarr_format}.zarr")
 
 
 if __name__ == "__main__":
