@@ -20,12 +20,17 @@ GENES = [f"G{i}" for i in range(30)]
 ODD = [
     "", " ", "nan", "NA", "0", "0.0", "1e3", "-1", "True", "a,b", "a=b", "k=v,k2=v2", "CD4 [/naive]", "[memory]",
     "[b]x[/b]", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "tab\tbed", "two\nlines", "quote\"s'", "back\\slash", "a/b",
-    "../up", "~", "$HOME", "`ls`", "é", "naïve", "β-cell", "😀", "漢字", "\u202ertl", "\u200b", "x" * 300, "%s %d", "{0}", "A+B", "A+ctrl", "ctrl+A", "a;b", "#c",
-    "-o", "--help", "null", "None", "X", "*", "?",
+    "../up", "~", "$HOME", "`ls`", "é", "naïve", "β-cell", "😀", "漢字", "\u202ertl", "\u200b", "x" * 300, "%s %d",
+    "{0}", "A+B", "A+ctrl", "ctrl+A", "a;b", "#c", "-o", "--help", "null", "None", "X", "*", "?",
 ]  # fmt: skip
 KEYS = ["batch", "dose", "n_counts", "n_genes", "β [x]", "two words", "a=b", "X"]
 CONTROLS = ["control", "ctrl", "NT", "DMSO", "0", "WT", "other"]
 letters = st.sampled_from(ODD) | st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
+
+
+def mostly(usual: Any, odd: Any) -> Any:
+    """Five times of six the usual."""
+    return st.integers(0, 5).flatmap(lambda i: odd if i == 5 else usual)
 
 
 @dataclass
@@ -204,29 +209,33 @@ def _places(random: np.random.Generator, n: int) -> dict[str, Any]:
 
 
 @st.composite
-def cells(draw: Any, kinds: tuple[str, ...] = ("counts", "log")) -> Cells:
-    """An AnnData of 1 to 40 cells and 1 to 30 genes; the kinds of X given are drawn more often than others."""
-    n = draw(st.sampled_from([24, 40, 8, 3, 2, 1]) | st.integers(1, 40), label="cells")
-    g = draw(st.sampled_from([30, 30, 12, 2, 1]) | st.integers(1, 30), label="genes")
+def cells(draw: Any, kinds: tuple[str, ...] = ("counts", "log"), *, embedded: bool = False) -> Cells:
+    """An AnnData of 1 to 40 cells and 1 to 30 genes; the kinds of X given are drawn more often than others.
+
+    With `embedded` there is always obsm["X_pca"].
+    """
+    n = draw(st.sampled_from([24, 40, 32, 30, 12, 8, 3, 2, 1]), label="cells")
+    g = draw(st.sampled_from([30, 30, 30, 30, 12, 5, 2, 1]), label="genes")
     random = np.random.default_rng(draw(st.integers(0, 2**16)))
-    usual = st.sampled_from(kinds)
-    x, values, kind = draw(matrices(n, g, usual | usual | st.sampled_from(list(MATRICES))), label="X")
+    x, values, kind = draw(matrices(n, g, mostly(st.sampled_from(kinds), st.sampled_from(list(MATRICES)))), label="X")
     genes = list(GENES[:g])
     if draw(st.booleans(), label="shuffled"):
         order = random.permutation(g)
         genes, x, values = [genes[i] for i in order], x[:, order], values[:, order]
     names = [f"cell{i}" for i in range(n)]
     obs = pd.DataFrame({"marker": np.arange(n)}, index=names)
-    control = draw(st.just("control") | st.sampled_from(CONTROLS), label="control")
-    other = draw(st.just("stim") | st.just("stim") | letters, label="other")
+    control = draw(mostly(st.just("control"), st.sampled_from(CONTROLS)), label="control")
+    other = draw(mostly(st.just("stim"), letters), label="other")
     if draw(st.integers(0, 9), label="no stim") > 0 and control != other:
         obs["stim"] = _sensible(random, n, control, other)
     else:
         obs["stim"] = draw(columns(n), label="stim")
-    obs["cell_type"] = draw(st.just(pd.Categorical(np.where(np.arange(n) % 3 == 0, "B", "NK"))) | columns(n))
+    obs["cell_type"] = draw(mostly(st.just(pd.Categorical(np.where(np.arange(n) % 3 == 0, "B", "NK"))), columns(n)))
     for key in draw(st.lists(st.sampled_from(KEYS), max_size=2, unique=True), label="keys"):
         obs[key] = draw(columns(n), label=key)
     adata = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=genes))
+    if embedded:
+        adata.obsm["X_pca"] = random.normal(size=(n, 3))
     trouble = draw(st.sets(st.sampled_from(list(TROUBLES)), max_size=2) | st.just(set()), label="and")
     for name in sorted(trouble):
         TROUBLES[name](draw, adata, random)

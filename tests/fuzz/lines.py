@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuzz.cells import Cells, letters
+from fuzz.cells import Cells, letters, mostly
 from hypothesis import strategies as st
 
 METHODS = {
@@ -30,13 +30,14 @@ def some(draw: Any, *options: Any, most: int = 2) -> list[object]:
 
 
 def key(cells: Cells) -> Any:
-    return st.sampled_from([str(name) for name in cells.adata.obs.columns]) | st.just("stim") | st.just("absent")
+    return mostly(st.sampled_from([str(name) for name in cells.adata.obs.columns]), st.just("absent"))
 
 
 def value(cells: Cells, *keys: str) -> Any:
     """A value of these columns as text, or any text."""
     found = {str(v) for name in keys if name in cells.adata.obs for v in cells.adata.obs[name].unique()[:5]}
-    return (st.sampled_from(sorted(found)) if found else letters) | letters | st.sampled_from(["nan", "inf", "1e3"])
+    odd = letters | st.sampled_from(["nan", "inf", "1e3"])
+    return mostly(st.sampled_from(sorted(found)), odd) if found else odd
 
 
 @st.composite
@@ -63,7 +64,7 @@ def train(draw: Any, cells: Cells, input: str) -> list[object]:
     method = draw(st.just("comp") | st.sampled_from(list(METHODS)), label="method")
     words: list[object] = [input, "--method", method]
     if METHODS[method] or draw(st.booleans()):
-        words += [f"--condition={draw(st.just('stim') | st.just('stim') | key(cells), label='condition')}"]
+        words += [f"--condition={draw(mostly(st.just('stim'), key(cells)), label='condition')}"]
     if method == "scanvi":
         words += ["--label", "cell_type"]
     if method not in UNTRAINED:
@@ -95,7 +96,8 @@ def embed(draw: Any, cells: Cells, input: str) -> list[object]:
 
 
 def counterfactual(draw: Any, cells: Cells, input: str) -> list[object]:
-    to = st.just("stim") | value(cells, "stim") | st.sampled_from(["batch=b1", "100", "nan", "inf", "control+stim"])
+    odd = value(cells, "stim") | st.sampled_from(["batch=b1", "100", "nan", "inf", "control+stim"])
+    to = mostly(st.just("stim"), odd)
     return [input, *of_model(draw), f"--to={draw(to, label='to')}", *some(
         draw,
         ("--from", value(cells, "stim")),
@@ -108,7 +110,7 @@ def counterfactual(draw: Any, cells: Cells, input: str) -> list[object]:
 
 
 def annotate(draw: Any, cells: Cells, input: str) -> list[object]:
-    key_or_type = st.just("cell_type") | st.just("cell_type") | key(cells)
+    key_or_type = mostly(st.just("cell_type"), key(cells))
     return [input, *of_model(draw), f"--label={draw(key_or_type, label='label')}", *some(
         draw,
         ("--reference", st.just(input)),
@@ -127,11 +129,11 @@ def evaluate(draw: Any, cells: Cells, input: str) -> list[object]:
         "against": ["../predicted.h5ad", "--against", input],
         "predicted": [input, "--against", "../pp.h5ad"],
     }[way]
-    condition = draw(st.just("stim") | st.just("stim") | key(cells), label="condition")
+    condition = draw(mostly(st.just("stim"), key(cells)), label="condition")
     places = [str(name) for name in cells.adata.obsm] or ["X_pca"]
     return [*first, f"--condition={condition}", "--format", draw(st.sampled_from(["json", "csv", "table"])), *some(
         draw,
-        ("--label", st.just("cell_type") | key(cells)),
+        ("--label", mostly(st.just("cell_type"), key(cells))),
         ("--embedding", st.sampled_from(places)),
         ("--k", st.sampled_from([2, 5, 100])),
         ("--control", value(cells, "stim")),
@@ -144,7 +146,7 @@ def evaluate(draw: Any, cells: Cells, input: str) -> list[object]:
 
 
 def targets(draw: Any, cells: Cells, input: str) -> list[object]:
-    model = draw(st.just("svae") | st.just("svae") | st.sampled_from(MODELS), label="model")
+    model = draw(mostly(st.just("svae"), st.sampled_from(MODELS)), label="model")
     return [input, "-m", f"../{model}", "--programs", draw(st.sampled_from([1, 3, 100])), *some(
         draw, ("--threshold", st.sampled_from([0, 0.5, 2, "nan"])), ("--missing-genes", st.just("zero"))
     )]  # fmt: skip

@@ -22,7 +22,7 @@ import anndata as ad
 import numpy as np
 import pytest
 from corpus.drive import digest
-from fuzz.cells import GENES, Cells, cells, write
+from fuzz.cells import GENES, Cells, cells, mostly, write
 from fuzz.damage import damage
 from fuzz.lines import COMMANDS, OUTPUTS, line
 from hypothesis import HealthCheck, Phase, assume, given, note, settings
@@ -121,8 +121,8 @@ def test_two_thousand_inputs(command, part, place):
 
 
 def try_one(draw: Any, command: str, place: Path) -> None:
-    drawn = draw(cells(USUAL.get(command, ("log",))), label="cells")
-    input = draw(st.sampled_from(["in.h5ad", "in.h5ad", "in.h5ad", "in.zarr"]), label="file")
+    drawn = draw(cells(USUAL.get(command, ("log",)), embedded=command == "evaluate"))
+    input = draw(mostly(st.just("in.h5ad"), st.just("in.zarr")), label="file")
     folder = Path(tempfile.mkdtemp(dir=place))
     try:
         try:
@@ -130,7 +130,7 @@ def try_one(draw: Any, command: str, place: Path) -> None:
         except Exception as error:  # no file: anndata does not write it
             note(f"not written: {error}")
             assume(False)
-        if input == "in.h5ad" and draw(st.integers(0, 4), label="damaged") == 4:
+        if input == "in.h5ad" and draw(st.integers(0, 7), label="damaged") == 7:
             damage(draw, folder / input)
             drawn.mutated = True
         hold(drawn, line(draw, command, drawn, input), folder)
