@@ -166,7 +166,7 @@ def _copy(source: Path, target: Path) -> None:
 # Advice
 
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]+|-o)(?:[ =]('[^']*'|\"[^\"]*\"|[^\s,;)(]+))?")
-COMMAND = re.compile(r"cellalign (?:preprocess|train|embed|annotate|counterfactual|evaluate) [^;`\n]*")
+COMMAND = re.compile(r"cellalign (?:preprocess|train|embed|annotate|counterfactual|evaluate) .*?(?=[;`\n]|, |$)")
 PYTHON = re.compile(r"in Python: ([^;]+)")
 MARKUP = re.compile(r"^[A-Z][A-Z.,=/_]*$")  # KEY, FILE.csv: a place for the user's own
 

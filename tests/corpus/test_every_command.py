@@ -196,7 +196,7 @@ def right_benchmark(driven, file, folder, reference):
     found = rows((folder / "b.csv").read_text())
     assert found
     if file.conditions == cells.CONDITIONS:
-        assert {row["group"] for row in found} == set(cells.CELL_TYPES)
+        assert {row["held_out"] for row in found} == set(cells.CELL_TYPES)
 
 
 def right_tuning(driven, file, folder, reference):

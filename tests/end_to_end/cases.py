@@ -163,6 +163,9 @@ def as_compound(adata: ad.AnnData, path: Path) -> None:
 
 # The commands
 
+# a command in an error, to where its clause ends
+ADVISED = re.compile(r"cellalign (?:preprocess|train|embed|annotate|counterfactual|evaluate) .*?(?=[;`\n]|, |$)")
+
 
 class Shell:
     """Types commands in a folder; a status that is not asked for fails the test."""
@@ -188,11 +191,9 @@ class Shell:
 
     def obey(self, done: subprocess.CompletedProcess) -> list[str]:
         """Run the commands that an error advises; each has to work."""
-        advised = re.findall(
-            r"cellalign (?:preprocess|train|embed|annotate|counterfactual|evaluate) [^;`\n]*", done.stderr
-        )
+        advised = [line.rstrip(" .)'") for line in ADVISED.findall(done.stderr)]
         for line in advised:
-            self(line.rstrip(" .)'"))
+            self(line)
         return advised
 
 
