@@ -32,7 +32,7 @@ from scipy import sparse
 
 SECONDS = 60  # a case that takes longer hangs
 CONTRACT = (0, 2, 3, 4, 5)
-USUAL = {"preprocess": ("counts", "counts", "nearly"), "train": ("log", "log", "counts"), "annotate": ("log", "counts")}
+USUAL = {"preprocess": ("counts", "counts", "nearly"), "targets": ("counts",)}
 SAME = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 
 pytestmark = pytest.mark.process
@@ -121,7 +121,7 @@ def test_two_thousand_inputs(command, part, place):
 
 
 def try_one(draw: Any, command: str, place: Path) -> None:
-    drawn = draw(cells(USUAL.get(command, ("log",)), embedded=command == "evaluate"))
+    drawn = draw(cells(USUAL.get(command, ("log", "log", "counts")), embedded=command == "evaluate"))
     input = draw(mostly(st.just("in.h5ad"), st.just("in.zarr")), label="file")
     folder = Path(tempfile.mkdtemp(dir=place))
     try:
