@@ -147,6 +147,7 @@ def train(
     from cellalign.engine.fit import fit
     from cellalign.engine.precision import settled_plan
     from cellalign.engine.settings import resolve_settings
+    from cellalign.engine.threads import threads_kept
     from cellalign.methods.base import CONDITION, LearnsGraph
     from cellalign.methods.registry import get
     from cellalign.model import Model
@@ -174,7 +175,8 @@ def train(
         check_output(model_path, force)
 
     check_names(adata, "the input")
-    expression = to_train_on(adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes)
+    with threads_kept():  # scanpy would leave torch another number of them
+        expression = to_train_on(adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes)
     trained_on = ~held_out(adata.obs, holdout)
     if trained_on.sum() < MIN_TRAINING_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
