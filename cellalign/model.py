@@ -329,9 +329,10 @@ class Model(ModelDescription):
             As `recipe.log_like` and `recipe.counts_like`; genes are missing, or names occur twice.
         """
         check_names(adata, "the input")
+        rounded = self.record.recipe.rounded
         if self.expression == "counts":
-            return self._in_order(counts_like(adata, self.matrix), missing_genes)
-        return self._in_order(log_like(adata, self.matrix, self.target_sum), missing_genes)
+            return self._in_order(counts_like(adata, self.matrix, rounded=rounded), missing_genes)
+        return self._in_order(log_like(adata, self.matrix, self.target_sum, rounded=rounded), missing_genes)
 
     def _in_order(self, found: Expression, missing_genes: str) -> Expression:
         """Expression with the model's genes in its order."""

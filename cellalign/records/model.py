@@ -47,10 +47,13 @@ class Recipe(Record):
     n_top_genes : int, optional
         Of raw counts that training itself preprocessed: how many genes it kept, 0 for all; None where the training
         file had been preprocessed.
+    rounded : bool
+        Whether estimated counts were rounded.
     """
 
     target_sum: float | None = None
     n_top_genes: int | None = None
+    rounded: bool = False
 
 
 class Outcome(Record):

@@ -48,6 +48,7 @@ def train(
     n_top_genes: Annotated[
         int | None, Option("Highly variable genes to keep of raw counts; 0 keeps all [2000].", low=0)
     ] = None,
+    rounded: Annotated[bool, o.ROUND] = False,
     preset: Annotated[str | None, o.PRESET] = None,
     config: Annotated[
         Mapping[str, Any] | None,
@@ -102,6 +103,8 @@ def train(
     n_top_genes : int, optional
         Highly variable genes to keep of raw counts, 0 for all; by default 2,000 for methods of log expression. Count
         methods read all genes there are unless it is given.
+    rounded : bool
+        Estimated counts (SoupX, RSEM, alevin, ...) are rounded, for methods that read counts.
     preset, config, settings
         Published hyperparameters by name, then a mapping, then single settings; later ones win. The named
         arguments (`epochs`, `batch_size`, ...) win over all.
@@ -176,7 +179,9 @@ def train(
 
     check_names(adata, "the input")
     with threads_kept():  # scanpy would leave torch another number of them
-        expression = to_train_on(adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes)
+        expression = to_train_on(
+            adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes, rounded=rounded
+        )
     trained_on = ~held_out(adata.obs, holdout)
     if trained_on.sum() < MIN_TRAINING_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
