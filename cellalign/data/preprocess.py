@@ -67,12 +67,12 @@ def preprocess(
     result.X = _log_normalised(result.layers["counts"], target_sum)
     result.uns["log1p"] = {"base": None}  # by which scanpy's functions know
     if 0 < n_top_genes < result.n_vars:
-        from cellalign.nn.kernels.cache import have_somewhere_to_keep
+        from cellalign.nn.kernels.packages import compiled_elsewhere
 
-        have_somewhere_to_keep("scanpy")
-        import scanpy as sc
+        with compiled_elsewhere("scanpy"):
+            import scanpy as sc
 
-        sc.pp.highly_variable_genes(result, flavor="seurat", n_top_genes=n_top_genes, batch_key=batch)
+            sc.pp.highly_variable_genes(result, flavor="seurat", n_top_genes=n_top_genes, batch_key=batch)
         result = result[:, result.var["highly_variable"].to_numpy()].copy()
     elif n_top_genes > result.n_vars:
         log.warning("%d highly variable genes asked for, but there are %d genes; all kept", n_top_genes, result.n_vars)

@@ -19,6 +19,7 @@ def preprocess(
     batch: Annotated[str | None, Option("Judge variability within this column.", metavar="KEY")] = None,
     min_genes: Annotated[int, Option("Drop cells with fewer genes.", low=0)] = 1,
     min_cells: Annotated[int, Option("Drop genes in fewer cells.", low=0)] = 1,
+    threads: Annotated[int | None, o.THREADS] = None,
 ) -> AnnData:
     """Normalise, log-transform and select highly variable genes (scanpy's "seurat" flavour).
 
@@ -34,6 +35,8 @@ def preprocess(
         obs column within which variability is judged.
     min_genes, min_cells : int
         Cells with fewer genes, and genes in fewer cells, are dropped.
+    threads : int, optional
+        CPU threads.
 
     Returns
     -------
@@ -48,9 +51,9 @@ def preprocess(
         No counts, an unfit matrix, or nothing left after filtering.
     """
     from cellalign.data.preprocess import preprocess
-    from cellalign.engine.threads import threads_kept
+    from cellalign.threads import limited
 
-    with threads_kept():
+    with limited(threads):
         return preprocess(
             adata,
             n_top_genes=n_top_genes,

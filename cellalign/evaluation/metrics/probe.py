@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cellalign.evaluation.metrics.metric import NEITHER, UP, Metric, towards
+from cellalign.threads import workers
 
 FOLDS = 3
 CLASSIFIERS = ("logistic regression", "random forest", "15-nearest-neighbour")
@@ -93,7 +94,7 @@ def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
         return {}
     models = (
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
-        RandomForestClassifier(100, random_state=seed, n_jobs=-1),
+        RandomForestClassifier(100, random_state=seed, n_jobs=workers()),
         KNeighborsClassifier(min(15, len(z) // 2)),
     )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
@@ -119,7 +120,7 @@ def regressions(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]
 
     models = (
         LinearRegression(),
-        RandomForestRegressor(100, random_state=seed, n_jobs=-1),
+        RandomForestRegressor(100, random_state=seed, n_jobs=workers()),
         KNeighborsRegressor(min(15, len(z) // 2)),
     )
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
@@ -151,6 +152,6 @@ def cross_condition(z: np.ndarray, condition: np.ndarray, label: np.ndarray, see
             if a == b or len(shared) < 2:
                 continue
             if forest is None:
-                forest = RandomForestClassifier(200, random_state=seed, n_jobs=-1).fit(z[rows_a], label[rows_a])
+                forest = RandomForestClassifier(200, random_state=seed, n_jobs=workers()).fit(z[rows_a], label[rows_a])
             scores[f"{a} -> {b}"] = float(np.mean(forest.predict(z[rows_b]) == label[rows_b]))
     return scores
