@@ -257,7 +257,7 @@ def command(
     if output is not None:
         text = result.to_json() if output.endswith(".json") else result.to_csv()
         with files.atomic_path(output, force) as fresh:
-            fresh.write_text(text)
+            fresh.write_text(text, encoding="utf-8")
     for name, path in pictures.items():
         figure = PICTURES[name].draw(result)
         with files.atomic_path(path, force) as fresh:
