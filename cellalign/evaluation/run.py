@@ -13,6 +13,7 @@ from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
+from cellalign.evaluation.progress import told
 from cellalign.evaluation.table import Evaluation
 from cellalign.records import Provenance, find_obsm_key
 
@@ -97,7 +98,8 @@ def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
     """Add every panel's rows to the result, or the reason why there are none; InputError where it was required."""
     for panel in panels:
         try:
-            inputs.result.rows += list(panel.run(inputs))
+            with told(f"panel {panel.name}"):
+                inputs.result.rows += list(panel.run(inputs))
         except NotApplicable as reason:
             if required:
                 raise InputError(f"panel {panel.name} cannot run: {reason}") from reason
