@@ -85,7 +85,7 @@ def labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tu
 
 
 def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None) -> AnnData:
-    """The cells, or some rows, without their label: a model that saw it would predict what it was given."""
+    """Cells as `Model.as_read` gives them, or some rows, without their label: a model that saw it would tell it."""
     matrix, hidden = model.matrix, [key]
     if model.method.embeds_without_covariates:
         hidden += [field.name for field in model.fields if field.role in (BATCH, COVARIATE)]
@@ -94,7 +94,7 @@ def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None
         x, obs = x[rows], obs.iloc[rows]
     kept = slice(None) if rows is None else rows
     obsm = {name: adata.obsm[name][kept] for name in model.obsm if name in adata.obsm}
-    blind = AnnData(obs=obs, var=adata.var, obsm=obsm)
+    blind = AnnData(obs=obs, var=adata.var, obsm=obsm, uns=adata.uns)
     if matrix == "X":
         blind.X = x
     else:

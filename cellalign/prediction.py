@@ -139,12 +139,12 @@ def predict(
         if number < 0:
             raise UsageError(f"{option(name)} must not be negative, got {number}")
     method = model.needs(Predicts)
-    x = model.expression_of(adata, missing_genes)
+    found = model.aligned(adata, missing_genes)
     asked = intervention(adata, model.fields, to, from_=from_, where=where)
     _check(model, asked)
     vectors = {key: adata.obsm[key][asked.rows] for key in model.obsm if key in adata.obsm}
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
-    observed = x[asked.rows]
+    observed = found.x[asked.rows]
     cells = make_cells(source, observed, model.fields)
     log_scale = model.expression == "log"
     residual = log_scale and not decoded
@@ -178,10 +178,9 @@ def predict(
         version=model.record.cellalign,
         weights=model.record.weights_checksum,
     )
-    provenance = Provenance(preprocess=Provenance.of(adata.uns).preprocess)
+    provenance = Provenance(preprocess=Provenance.of(model.preprocessed(adata.uns, model.target_sum)).preprocess)
     obs = _predicted_obs(source.obs, asked, model.record.holdout, draws)
-    var = adata.var.reindex(model.genes)
-    return Prediction(obs, var, vectors, observed, record, provenance, draws, parts)
+    return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts)
 
 
 def _check(model: Model, asked: Intervention) -> None:

@@ -52,7 +52,9 @@ def read(path: PathLike) -> AnnData:
         return ad.read_h5ad(file)
 
 
-def read_matrix(path: PathLike, matrix: str | Sequence[str] | None, obsm: Sequence[str] = ()) -> AnnData:
+def read_matrix(
+    path: PathLike, matrix: str | Sequence[str] | None, obsm: Sequence[str] = (), *, required: bool = True
+) -> AnnData:
     """Read obs, var and one matrix, and nothing else: what a model needs, in half the memory or less.
 
     Parameters
@@ -63,6 +65,8 @@ def read_matrix(path: PathLike, matrix: str | Sequence[str] | None, obsm: Sequen
         reads none.
     obsm : sequence of str
         Keys to read besides, where they are there.
+    required : bool
+        Whether one of the matrices has to be there.
 
     Raises
     ------
@@ -84,6 +88,8 @@ def read_matrix(path: PathLike, matrix: str | Sequence[str] | None, obsm: Sequen
         there = (["X"] if "X" in handle else []) + list(layers)
         wanted = [matrix] if isinstance(matrix, str) else list(matrix)
         found = next((name for name in wanted if name in there), None)
+        if found is None and not required:
+            return result
         if found is None:
             raise InputError(f"{path} has no matrix {wanted[0]!r}; matrices: {', '.join(there) or 'none'}")
         if found == "X":

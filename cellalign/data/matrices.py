@@ -168,3 +168,18 @@ def check_log(x: Any, where: str, command_hint: str) -> None:
     if is_counts(x) or (values.size and values.max() > LARGEST_LOG):
         kind = "raw counts" if is_counts(x) else "values that are not log-transformed"
         raise InputError(f"{where} holds {kind}, but normalised log1p expression is needed; run: {command_hint}")
+
+
+def has_counts(adata: AnnData) -> bool:
+    """Whether raw counts are anywhere."""
+    try:
+        find_counts(adata)
+    except InputError:
+        return False
+    return True
+
+
+def counts_of(adata: AnnData, preferred: str) -> str:
+    """Name of the matrix of raw counts: the preferred one where it is there and fit, else as `find_counts`."""
+    there = preferred == "X" and adata.X is not None or preferred in adata.layers
+    return preferred if there and is_counts(matrix_of(adata, preferred)) else find_counts(adata)

@@ -64,7 +64,8 @@ def preprocess(
     result = bare[cells, genes].copy()
     result.obs["n_counts"], result.obs["n_genes"] = n_counts[cells], n_genes[cells]
     result.layers["counts"] = counts[cells][:, genes]
-    result.X = _log_normalised(result.layers["counts"], target_sum)
+    total = float(target_sum or np.median(n_counts[cells]))
+    result.X = normalised_log(counts[cells], total)[:, genes]
     result.uns["log1p"] = {"base": None}  # by which scanpy's functions know
     if 0 < n_top_genes < result.n_vars:
         from cellalign.nn.kernels.packages import compiled_elsewhere
@@ -79,17 +80,16 @@ def preprocess(
     record = Preprocessing(
         counts_from=key,
         n_top_genes=n_top_genes,
-        target_sum=float(target_sum or np.median(n_counts[cells])),
+        target_sum=total,
         batch=batch,
     )
     result.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(record).plain()
     return result
 
 
-def _log_normalised(counts: sparse.csr_matrix, target_sum: float | None) -> sparse.csr_matrix:
-    """log1p of counts scaled to the same sum in every cell, by default the median, in float32 as scanpy computes it."""
-    sums = np.asarray(counts.sum(1)).ravel()
-    scale = sums / (np.median(sums) if target_sum is None else target_sum)
+def normalised_log(counts: sparse.csr_matrix, target_sum: float) -> sparse.csr_matrix:
+    """log1p of counts [n, G] scaled to the same sum in every cell, in float32 as scanpy computes it."""
+    scale = np.asarray(counts.sum(1)).ravel() / target_sum
     scale[scale == 0] = 1
     result = counts.copy()
     result.data /= np.repeat(scale, np.diff(counts.indptr))

@@ -15,7 +15,7 @@ from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
 from cellalign.evaluation.progress import told
 from cellalign.evaluation.table import Evaluation
-from cellalign.records import Provenance, find_obsm_key
+from cellalign.records import Counterfactual, Provenance, find_obsm_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,6 +67,10 @@ def evaluate(
     for purpose, key in columns.items():
         if key is not None:
             column(adata.obs, key, purpose=purpose)
+    if against is not None and isinstance(record, Counterfactual) and record.expression == "log":
+        from cellalign.data.recipe import on_scale_of
+
+        against = on_scale_of(adata, against, option("against"))
     result = Evaluation()
     inputs = Inputs(
         adata=adata,

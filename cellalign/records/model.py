@@ -37,6 +37,22 @@ class SourceRecord(Record):
     modified_ns: int | None = None
 
 
+class Recipe(Record):
+    """What was done to the training cells' counts, so that it can be done to new ones.
+
+    Attributes
+    ----------
+    target_sum : float, optional
+        What the counts of a cell were scaled to before the logarithm; None where that is not known.
+    n_top_genes : int, optional
+        Of raw counts that training itself preprocessed: how many genes it kept, 0 for all; None where the training
+        file had been preprocessed.
+    """
+
+    target_sum: float | None = None
+    n_top_genes: int | None = None
+
+
 class Outcome(Record):
     """How training ended."""
 
@@ -67,8 +83,9 @@ class ModelRecord(VersionedRecord):
         The command line that trained the model, and the one that would prepare its input.
     transferred : list of str
         Conditions added by `transfer`, which started from the model with the checksum `transferred_from`.
-    genes : list of str
-        In the order the model reads them.
+    recipe : Recipe
+    genes, other_names : list of str
+        In the order the model reads them, and the second name of each, empty where the training file had none.
     """
 
     FORMAT: ClassVar[int] = 2
@@ -92,11 +109,13 @@ class ModelRecord(VersionedRecord):
     outcome: Outcome | None = None
     transferred: list[str] = Field(default_factory=list)
     transferred_from: str | None = None
+    recipe: Recipe = Field(default_factory=Recipe)
+    other_names: list[str] = Field(default_factory=list)
     genes: list[str]  # last in the file: a reader wants the outcome before 2,000 names
 
     def plain(self) -> dict[str, Any]:
         """As it is written to model.yaml: without what is not set."""
-        unset = {k for k in ("outcome", "transferred", "transferred_from") if not getattr(self, k)}
+        unset = {k for k in ("outcome", "transferred", "transferred_from", "other_names") if not getattr(self, k)}
         return self.model_dump(mode="json", exclude=unset)
 
 

@@ -88,12 +88,11 @@ def annotate(
 
     key = _checked(label, model, classifier, k, unknown)
     names, labels, rows = labelled(reference, key, model, unlabelled or no_label(model, key))
-    options: dict[str, Any] = {"missing_genes": missing_genes, "device": device, "threads": threads, "unseen": True}
-    cells = blind(adata, key, model)
-    z = model.embed(cells, **options)
+    options: dict[str, Any] = {"device": device, "threads": threads, "unseen": True}
+    z = model.embed(blind(model.as_read(adata, missing_genes), key, model), **options)
     own = model.label_probability(z, device=device) if classifier == "auto" and key == model.label else None
     try:
-        known = model.embed(blind(reference, key, model, rows), **options)
+        known = model.embed(blind(model.as_read(reference, missing_genes), key, model, rows), **options)
     except InputError as error:
         raise InputError(f"reference: {error}") from error
     with limited(threads):

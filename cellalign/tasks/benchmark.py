@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.train import matrix_for, train
+from cellalign.tasks.paths import cells_for
+from cellalign.tasks.train import expression_for, train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +114,7 @@ def benchmark(
     for method in [*methods, *(settings or {})]:
         if method not in methods:
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
-        matrix_for(method, settings=(settings or {}).get(method))
+        expression_for(method, settings=(settings or {}).get(method))
     cases = _cases(adata, condition, field.reference, holdout_each, groups)
     done = _finished(results)
     for seed in seeds:
@@ -295,10 +296,10 @@ def command(
 
     asked, declared = call.options, metric_of(metric)
     files.check_output(output, True, [input])
-    read = {matrix_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
+    read = {expression_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed
-    adata = files.read_matrix(source, read.pop()) if len(read) == 1 else files.read(source)
+    adata = cells_for(source, read.pop()) if len(read) == 1 else files.read(source)
     table = benchmark(adata, seeds=range(runs), results=output, progress=call.log.info, **asked)
     wide = summary(table, metric)
     rows = [

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
 
 REQUIRED = inspect.Parameter.empty
+NOT_IMPORTED = ("Model",)  # types of declared options that only the command's `text` is looked at of
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
         if isinstance(said, str):
             if not said.startswith("Annotated["):
                 continue
-            said = eval(said, function.__globals__)  # the other annotations may name types that are not imported
+            known = function.__globals__ | {name: Any for name in NOT_IMPORTED}
+            said = eval(said, known)  # the other annotations may name types that are not imported
         if get_origin(said) is Annotated and isinstance(said.__metadata__[0], Option):
             python_type = get_args(said)[0]
             found.append(Parameter(parameter.name, said.__metadata__[0], python_type, parameter.default))

@@ -98,7 +98,6 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
         No such column, or the cells are not embedded.
     """
     from cellalign.data.columns import column, numbers
-    from cellalign.data.matrices import matrix_of
     from cellalign.errors import InputError
     from cellalign.plots.umap import before_after, unintegrated_umap
     from cellalign.threads import limited
@@ -111,8 +110,9 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     keys = color or [key for key in usual if key and key in adata.obs]
     number = model.condition if model.continuous else None
     colours = {k: numbers(adata.obs, k) if k == number else column(adata.obs, k, purpose="colour") for k in keys}
+    x = model.expression_of(adata, "zero")
     with limited():
-        before = unintegrated_umap(matrix_of(adata, model.matrix), seed)
+        before = unintegrated_umap(x, seed)
     return before_after(before, adata.obsm["X_umap"], colours, after=model.name)
 
 

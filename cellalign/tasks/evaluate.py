@@ -230,9 +230,9 @@ def command(
     """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
     from cellalign.data import files
     from cellalign.data.columns import select
-    from cellalign.data.matrices import MATRICES
     from cellalign.model import load
     from cellalign.records import Provenance
+    from cellalign.tasks.paths import cells_for
 
     asked = call.options
     named = {"scatter": scatter, "violin": violin, "scib_table": scib_table}
@@ -250,7 +250,7 @@ def command(
     if where:
         cells = cells[select(cells.obs, where)].copy()
     expression = prediction.expression if prediction is not None else "log"
-    real = files.read_matrix(against, MATRICES[expression]) if against is not None else None
+    real = cells_for(files.spool(against), expression) if against is not None else None
     extra_panels = ["bio"] if scib_table is not None else []
     result = evaluate(cells, against=real, model=fitted, extra_panels=extra_panels, **asked)
     call.print_evaluation(result, format)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from cellalign.model import Model
+
+
+def _loaded(directory: str) -> Model:
+    """The model of the option."""
+    from cellalign.model import load
+
+    return load(directory)
 
 
 def preprocess(
@@ -19,6 +30,11 @@ def preprocess(
     batch: Annotated[str | None, Option("Judge variability within this column.", metavar="KEY")] = None,
     min_genes: Annotated[int, Option("Drop cells with fewer genes.", low=0)] = 1,
     min_cells: Annotated[int, Option("Drop genes in fewer cells.", low=0)] = 1,
+    like: Annotated[
+        Model | None,
+        Option("Do what was done to this model's training file.", metavar="DIR", text=str | None, read=_loaded),
+    ] = None,
+    missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
     threads: Annotated[int | None, o.THREADS] = None,
 ) -> AnnData:
     """Normalise, log-transform and select highly variable genes (scanpy's "seurat" flavour).
@@ -35,6 +51,11 @@ def preprocess(
         obs column within which variability is judged.
     min_genes, min_cells : int
         Cells with fewer genes, and genes in fewer cells, are dropped.
+    like : Model, optional
+        Do what was done to its training data instead: its genes in its order, its total, no cell dropped. The model
+        does the same to raw counts by itself; this is for the same as a file.
+    missing_genes : {"error", "zero"}
+        What to do about genes that model needs and the cells lack.
     threads : int, optional
         CPU threads.
 
@@ -50,6 +71,10 @@ def preprocess(
     InputError
         No counts, an unfit matrix, or nothing left after filtering.
     """
+    if like is not None:
+        settled = {"n_top_genes": n_top_genes, "target_sum": target_sum, "batch": batch}
+        _refuse_beside_like(settled | {"min_genes": min_genes, "min_cells": min_cells})
+        return like.preprocess(adata, missing_genes)
     from cellalign.data.preprocess import preprocess
     from cellalign.threads import limited
 
@@ -64,6 +89,14 @@ def preprocess(
         )
 
 
+def _refuse_beside_like(given: dict[str, Any]) -> None:
+    """Refuse what the model settles: UsageError."""
+    declared = inspect.signature(preprocess).parameters
+    for name, value in given.items():
+        if value != declared[name].default:
+            raise UsageError(f"{option(name, value)} cannot stand beside {option('like')}: the model settles it")
+
+
 @command_of(preprocess, example="cellalign preprocess kang.h5ad -o kang.pp.h5ad")
 def command(
     call: Call,
@@ -73,8 +106,11 @@ def command(
 ) -> None:
     """Keep counts in layers["counts"], put normalised log1p expression in X, select highly variable genes."""
     from cellalign.data import files
+    from cellalign.tasks.paths import cells_of
 
     files.check_output(output, force, [input])
-    result = preprocess(files.read(input), **call.options)
+    like = call.options["like"]
+    adata = files.read(input) if like is None else cells_of(files.spool(input), like)
+    result = preprocess(adata, **call.options)
     files.write(result, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, result.n_obs, result.n_vars)

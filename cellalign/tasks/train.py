@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cellalign.errors import InputError, UsageError, option, spoken
+from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 
@@ -45,6 +45,9 @@ def train(
     continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
     allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
     layer: Annotated[str | None, o.LAYER] = None,
+    n_top_genes: Annotated[
+        int | None, Option("Highly variable genes to keep of raw counts; 0 keeps all [2000].", low=0)
+    ] = None,
     preset: Annotated[str | None, o.PRESET] = None,
     config: Annotated[
         Mapping[str, Any] | None,
@@ -77,7 +80,8 @@ def train(
     ----------
     adata : AnnData [n_cells, n_genes]
         As `preprocess` writes it: normalised log1p expression in X for Gaussian likelihoods, counts in
-        layers["counts"] for count likelihoods.
+        layers["counts"] for count likelihoods. Raw counts are preprocessed first, as `preprocess` does by default; the
+        model keeps how, and does the same to the raw counts of new cells.
     method : str
         A name of `cellalign methods`.
     condition, control, batch, covariate, label : str
@@ -95,6 +99,9 @@ def train(
         Cells whose condition is missing are trained on with the condition the model infers.
     layer : str, optional
         Read this layer (or "X") instead of the method's default matrix.
+    n_top_genes : int, optional
+        Highly variable genes to keep of raw counts, 0 for all; by default 2,000 for methods of log expression. Count
+        methods read all genes there are unless it is given.
     preset, config, settings
         Published hyperparameters by name, then a mapping, then single settings; later ones win. The named
         arguments (`epochs`, `batch_size`, ...) win over all.
@@ -131,8 +138,10 @@ def train(
 
     from cellalign.data.fields import field_records, fit_fields
     from cellalign.data.files import check_output
+    from cellalign.data.genes import second_names
     from cellalign.data.loader import make_cells
-    from cellalign.data.matrices import check_expression, checked_names, default_matrix, matrix_of
+    from cellalign.data.matrices import check_names
+    from cellalign.data.recipe import to_train_on
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
@@ -164,13 +173,8 @@ def train(
     if model_path is not None:
         check_output(model_path, force)
 
-    genes = checked_names(adata, "the input")
-    expression = cls.reads(hyperparameters)
-    key = layer or default_matrix(adata, expression)
-    hint = _preprocess_command(source)
-    advice = spoken(python="cellalign.preprocess(adata)", command=hint)
-    x = matrix_of(adata, key)
-    check_expression(x, expression, f"the input's {key}", advice)
+    check_names(adata, "the input")
+    expression = to_train_on(adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes)
     trained_on = ~held_out(adata.obs, holdout)
     if trained_on.sum() < MIN_TRAINING_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
@@ -185,7 +189,7 @@ def train(
         condition_may_be_missing=allow_missing_condition,
         unlabelled=unlabelled,
     )
-    cells = make_cells(adata, x, fields, ignore=~trained_on)
+    cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
     train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
     if issubclass(cls, LearnsGraph):
@@ -198,16 +202,18 @@ def train(
         hyperparameters=hyperparameters.model_dump(mode="json"),
         training=plan.model_dump(mode="json"),
         preset=preset,
-        matrix=key,
+        matrix=expression.matrix,
+        recipe=expression.recipe,
         fields=field_records(fields),
         holdout=list(holdout),
         seed=seed,
         cells=CellNumbers(all=adata.n_obs, trained=len(train_rows), validation=len(validation_rows)),
         source=source_record(source),
         command=shlex.join(sys.argv) if source is not None else None,
-        command_hint=hint,
+        command_hint=_preprocess_command(source),
         versions=_library_versions(),
-        genes=genes,
+        other_names=next(iter(second_names(expression.var).values()), []),
+        genes=[str(gene) for gene in expression.var.index],
     )
     checkpoint = _checkpoint(model_path, record, resume)
     with computing(device, threads) as torch_device:
@@ -251,14 +257,23 @@ def matrix_for(
     UsageError
         Unknown method, preset or setting.
     """
-    if layer is not None:
-        return (layer,)
     from cellalign.data.matrices import MATRICES
+
+    return (layer,) if layer is not None else MATRICES[expression_for(method, preset, config, settings)]
+
+
+def expression_for(
+    method: str,
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """What `train` with these options reads: "log" or "counts"; errors as `matrix_for`."""
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 
     cls = get(method)
-    return MATRICES[cls.reads(resolve_settings(cls, preset, config, settings)[0])]
+    return cls.reads(resolve_settings(cls, preset, config, settings)[0])
 
 
 @command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
@@ -273,14 +288,15 @@ def command(
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
     from cellalign.tasks.embed import embed, write_embedding
+    from cellalign.tasks.paths import cells_for
 
     asked = call.options
     files.check_output(model, asked["force"])
     if output is not None:
         files.check_output(output, asked["force"], [input])
-    reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "config", "settings", "layer")})
+    reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
     source = files.spool(input)
-    adata = files.read_matrix(source, reads, vectors(asked["kinds"]))
+    adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
     with call.training_progress() as progress:
         fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
     outcome = fitted.record.outcome

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cellalign.errors import ModelError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.train import matrix_for, train, vectors
+from cellalign.tasks.paths import cells_for
+from cellalign.tasks.train import expression_for, train, vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -310,8 +311,8 @@ def command(
     if output is not None:
         files.check_output(output, force, [input])
     asked = call.options
-    reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "settings", "layer")})
-    adata = files.read_matrix(files.spool(input), reads, vectors(asked["kinds"]))
+    reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
+    adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
     runs = Path(model).with_name(Path(model).name + ".tuning")
     best, table = tune(adata, runs=runs, source=None if input == "-" else input, **asked)
     best.save(model, force=force)

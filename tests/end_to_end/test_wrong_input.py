@@ -55,10 +55,6 @@ def other_condition(adata):
     adata.obs["stim"] = adata.obs["stim"].astype(str).replace("control", "heated")
 
 
-def counts_in_x(adata):
-    adata.X = adata.layers["counts"].copy()
-
-
 TRAIN = ("--method", "comp", "--condition", "stim", "-m", "new-model", "--epochs", "1")
 DATA_MISTAKES = {
     "an empty matrix": (lambda a: a[:0].copy(), "no cells"),
@@ -66,7 +62,6 @@ DATA_MISTAKES = {
     "NaN": (put(np.nan), "NaN"),
     "infinity": (put(np.inf), "inf"),
     "negative values": (put(-1.0), "negative"),
-    "raw counts to a Gaussian method": (counts_in_x, "cellalign preprocess"),
     "one condition only": (one_condition, "one condition only"),
     "missing values in the condition": (missing_condition, "7"),
     "duplicated cell names": (duplicated_cells, "duplicate"),
