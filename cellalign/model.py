@@ -107,13 +107,13 @@ class Model(ModelDescription):
                 method = build(record)
         except UsageError as error:
             raise ModelError(f"{directory}: {error}; install the package that provides it") from error
-        except (KeyError, TypeError, ValueError) as error:
-            first = str(error).splitlines()[0]
+        except Exception as error:  # whatever a network says of sizes and settings that nobody would train with
+            first = (str(error).splitlines() or [""])[0]
             raise ModelError(f"{directory}/model.yaml is damaged: {type(error).__name__} {first}") from error
         weights = read_weights(directory, record)
         try:
             method.load_state_dict(weights)
-        except RuntimeError as error:
+        except Exception as error:
             said = "the weights do not fit the method, genes and hyperparameters in model.yaml"
             raise ModelError(f"{directory}: {said}; restore it or train again") from error
         method.eval()

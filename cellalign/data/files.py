@@ -108,6 +108,8 @@ def _readable(path: PathLike) -> Iterator[Path]:
         raise InputError(f"{name} is a directory; name an .h5ad file")
     if not file.exists():
         raise InputError(f"no such file: {name}")
+    if not os.access(file, os.R_OK):
+        raise InputError(f"{name} may not be read: permission denied; ask its owner, or change its permissions")
     if not h5py.is_hdf5(file):
         raise InputError(f"{name} is not an .h5ad file (no HDF5 signature); convert it, or check the path")
     try:

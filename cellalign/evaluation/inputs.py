@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.model import Model
+    from cellalign.records import Counterfactual
 
 
 class NotApplicable(Exception):
@@ -43,6 +45,8 @@ class Inputs:
     device : str
     continuous : bool
         Whether the condition is a number.
+    predictions : sequence of Counterfactual
+        What the cells predict; several where another tool predicted several conditions.
     """
 
     adata: AnnData
@@ -57,6 +61,7 @@ class Inputs:
     device: str = "auto"
     continuous: bool = False
     batch: str | None = None
+    predictions: Sequence[Counterfactual] = ()
 
     @property
     def notes(self) -> list[str]:
@@ -75,6 +80,13 @@ class Inputs:
         if len(found) > 1:
             raise NotApplicable(f"it scores one embedding, and {len(found)} were given")
         return found[0]
+
+    def of_prediction(self, record: Counterfactual) -> Inputs:
+        """The same of the cells that one prediction is of: all of them where there is one prediction only."""
+        if len(self.predictions) < 2:
+            return self
+        rows = np.flatnonzero(self.under(self.adata.obs, record.to))
+        return replace(self, adata=self.adata[rows], predictions=(record,))
 
     def column(self, key: str) -> np.ndarray:
         """A column of the cells as strings."""

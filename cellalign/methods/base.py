@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -92,13 +92,16 @@ class Latent:
         return cls(z, z.new_zeros(()), z)
 
 
+Width = Annotated[int, Field(ge=1, le=100_000)]  # of a hidden layer
+
+
 class Hyperparameters(BaseModel):
     """What every autoencoder takes; a method's own class adds to it. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     latent_dim: int = Field(40, ge=1, le=10_000, description="number of latent dimensions")
-    hidden: tuple[int, ...] = Field(
+    hidden: tuple[Width, ...] = Field(
         (512, 512, 512), min_length=1, description="encoder widths; the decoder mirrors them"
     )
     batch_norm: bool = Field(True, description="batch normalisation after every hidden layer")

@@ -66,7 +66,7 @@ class Celligner(PCA):
         k_reference: int = Field(50, ge=1, description="neighbours of a reference cell in the other condition")
         k_condition: int = Field(5, ge=1, description="neighbours of another condition's cell in the reference")
         rounds: int = Field(5, ge=1, le=100, description="times that mutual neighbours are sought")
-        bandwidth: float = Field(1.0, gt=0, description="kernel width, in distances to the nearest anchors")
+        bandwidth: float = Field(1.0, ge=1e-6, description="kernel width, in distances to the nearest anchors")
         max_anchors: int = Field(2000, ge=1, description="most anchors kept per condition")
 
     mean: Tensor  # [G] where coordinates are zero

@@ -27,11 +27,10 @@ def umap(z: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     if len(z) < 4:
         raise InputError(f"UMAP needs at least 4 cells, not {len(z)}")
-    from cellalign.nn.kernels.cache import have_somewhere_to_keep, keep_packages_on_disk  # imports numba
+    from cellalign.nn.kernels.packages import compiled_elsewhere, keep_packages_on_disk  # imports numba
 
-    have_somewhere_to_keep("umap")
     z = np.asarray(z, dtype=np.float32)
-    with warnings.catch_warnings():
+    with compiled_elsewhere("pynndescent"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of coordinates that new cells cannot be given: there will be none
         from umap import UMAP
 

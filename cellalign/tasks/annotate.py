@@ -84,6 +84,7 @@ def annotate(
 
     from cellalign.annotation import blind, labelled, no_label, under_names
     from cellalign.evaluation.metrics import annotation as metrics
+    from cellalign.threads import limited
 
     key = _checked(label, model, classifier, k, unknown)
     names, labels, rows = labelled(reference, key, model, unlabelled or no_label(model, key))
@@ -94,19 +95,21 @@ def annotate(
         known = model.embed(blind(model.as_read(reference, missing_genes), key, model, rows), **options)
     except InputError as error:
         raise InputError(f"reference: {error}") from error
-    known, z = metrics.whiten(known, labels, z)
-    if own is not None:
-        probability, names = under_names(own, model.labels, names)
-    elif classifier == "knn":
-        distance, nearest_rows = metrics.neighbours(known, z, k)
-        probability = metrics.votes(distance, labels[nearest_rows], len(names))
-    else:
-        probability = metrics.linear(known, labels, z, len(names))
-    predicted = probability.argmax(1)
+    with limited(threads):
+        known, z = metrics.whiten(known, labels, z)
+        if own is not None:
+            probability, names = under_names(own, model.labels, names)
+        elif classifier == "knn":
+            distance, nearest_rows = metrics.neighbours(known, z, k)
+            probability = metrics.votes(distance, labels[nearest_rows], len(names))
+        else:
+            probability = metrics.linear(known, labels, z, len(names))
+        predicted = probability.argmax(1)
+        flagged = metrics.is_unknown(known, labels, z, predicted, unknown, seed=seed)
     columns = {
         f"{key}_predicted": pd.Categorical.from_codes(predicted, names),
         f"{key}_probability": probability.max(1),
-        f"{key}_unknown": metrics.is_unknown(known, labels, z, predicted, unknown, seed=seed),
+        f"{key}_unknown": flagged,
     }
     return pd.DataFrame(columns, index=adata.obs_names)
 

@@ -104,6 +104,7 @@ def benchmark(
     from cellalign.data.fields import fit_fields
     from cellalign.data.files import atomic_path
     from cellalign.evaluation import evaluate
+    from cellalign.threads import limited
 
     options |= {"epochs": epochs, "device": device, "threads": threads}
     field = fit_fields(adata, condition=condition, control=control)[0]
@@ -141,15 +142,16 @@ def benchmark(
                     continue
                 start = {"from_": field.reference, "where": {holdout_each: group}}
                 predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
-                scored = evaluate(
-                    predicted,
-                    against=adata,
-                    condition=condition,
-                    label=holdout_each,
-                    panels=["response"],
-                    seed=seed,
-                    device=device,
-                )
+                with limited(threads):
+                    scored = evaluate(
+                        predicted,
+                        against=adata,
+                        condition=condition,
+                        label=holdout_each,
+                        panels=["response"],
+                        seed=seed,
+                        device=device,
+                    )
                 for row in _rows(scored.frame(), method, seed, group, to):
                     done.setdefault(row.key, row)
                 if results is not None:

@@ -70,7 +70,7 @@ def embed(
     found = model.embeddings(adata, missing_genes=missing_genes, unseen=unseen, batch_size=batch_size, **machine)
     adata.obsm.update(found)
     if umap:
-        adata.obsm["X_umap"] = _umap(found[model.embedding_key], seed)
+        adata.obsm["X_umap"] = _umap(found[model.embedding_key], seed, threads)
     adata.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(model.embedding_record()).plain()
     for name, values in model.inferred_condition(adata, missing_genes=missing_genes, unseen=unseen, **machine).items():
         adata.obs[name] = values
@@ -98,9 +98,9 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
         No such column, or the cells are not embedded.
     """
     from cellalign.data.columns import column, numbers
-    from cellalign.engine.threads import threads_kept
     from cellalign.errors import InputError
     from cellalign.plots.umap import before_after, unintegrated_umap
+    from cellalign.threads import limited
 
     if model.embedding_key not in adata.obsm:
         raise InputError(f"the cells have no embedding {model.embedding_key!r}; run: cellalign.embed(adata, model)")
@@ -111,7 +111,7 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     number = model.condition if model.continuous else None
     colours = {k: numbers(adata.obs, k) if k == number else column(adata.obs, k, purpose="colour") for k in keys}
     x = model.expression_of(adata, "zero")
-    with threads_kept():
+    with limited():
         before = unintegrated_umap(x, seed)
     return before_after(before, adata.obsm["X_umap"], colours, after=model.name)
 
@@ -161,10 +161,10 @@ def command(
     write_embedding(adata, fitted, source, output, force=force)
 
 
-def _umap(z: Any, seed: int) -> Any:
+def _umap(z: Any, seed: int, threads: int | None = None) -> Any:
     """UMAP of latents."""
-    from cellalign.engine.threads import threads_kept
     from cellalign.plots.umap import umap
+    from cellalign.threads import limited
 
-    with threads_kept():
+    with limited(threads):
         return umap(z, seed)

@@ -63,7 +63,7 @@ def settings_file(path: str) -> dict[str, Any]:
 
     shown = option("config", path)
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
     except OSError as error:
         raise InputError(f"cannot read {shown}: {error.strerror}") from error

@@ -38,6 +38,7 @@ def preprocess(
         Option("Do what was done to this model's training file.", metavar="DIR", text=str | None, read=_loaded),
     ] = None,
     missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
+    threads: Annotated[int | None, o.THREADS] = None,
 ) -> AnnData:
     """Normalise, log-transform and select highly variable genes (scanpy's "seurat" flavour).
 
@@ -65,6 +66,8 @@ def preprocess(
         does the same to raw counts by itself; this is for the same as a file.
     missing_genes : {"error", "zero"}
         What to do about genes that model needs and the cells lack.
+    threads : int, optional
+        CPU threads.
 
     Returns
     -------
@@ -85,9 +88,9 @@ def preprocess(
         _refuse_beside_like(settled)
         return like.preprocess(adata, missing_genes)
     from cellalign.data.preprocess import preprocess
-    from cellalign.engine.threads import threads_kept
+    from cellalign.threads import limited
 
-    with threads_kept():
+    with limited(threads):
         return preprocess(
             adata,
             n_top_genes=n_top_genes,

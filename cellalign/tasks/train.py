@@ -150,12 +150,12 @@ def train(
     from cellalign.engine.fit import fit
     from cellalign.engine.precision import settled_plan
     from cellalign.engine.settings import resolve_settings
-    from cellalign.engine.threads import threads_kept
     from cellalign.methods.base import CONDITION, LearnsGraph
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build, source_record
     from cellalign.records import CellNumbers, ModelRecord
+    from cellalign.threads import limited
 
     cls = get(method)
     if cls.needs_condition and condition is None:
@@ -178,7 +178,7 @@ def train(
         check_output(model_path, force)
 
     check_names(adata, "the input")
-    with threads_kept():  # scanpy would leave torch another number of them
+    with limited(threads):  # scanpy would leave torch another number of them
         expression = to_train_on(
             adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes, rounded=rounded
         )

@@ -109,6 +109,8 @@ def tune(
     import numpy as np
     import pandas as pd
 
+    from cellalign.threads import limited
+
     options |= {
         "condition": condition,
         "control": control,
@@ -150,7 +152,8 @@ def tune(
         raise TrainingError("every run of the grid failed")
     table = pd.DataFrame(records)
     combination_of = table[list(grid)].astype(str).agg(", ".join, axis=1)
-    table["udr"] = _udr(adata, models, combination_of, by)
+    with limited(threads):
+        table["udr"] = _udr(adata, models, combination_of, by)
     own = table["udr"] if by == "udr" else -table["validation_loss"]
     table["score"] = own.groupby(combination_of).transform("median")
     table["rank"] = table["score"].rank(method="dense", ascending=False).astype(int)
