@@ -108,6 +108,8 @@ def tune(
     import numpy as np
     import pandas as pd
 
+    from cellalign.data.design import told_once
+
     options |= {
         "condition": condition,
         "control": control,
@@ -128,9 +130,11 @@ def tune(
     by = _criterion(method, by, seeds, combinations, settings or {}, options)
     records: list[dict[str, Any]] = []
     models: list[Model] = []
+    said: set[str] = set()
     for combination, seed in itertools.product(combinations, range(seeds)):
         try:
-            model = _run(adata, method, (dict(settings or {}) | combination), seed, runs, options)
+            with told_once(said):
+                model = _run(adata, method, (dict(settings or {}) | combination), seed, runs, options)
         except TrainingError as error:
             log.warning("%s, seed %d: %s; left out", _said(combination), seed, error)
             continue

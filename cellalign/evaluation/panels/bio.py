@@ -36,6 +36,7 @@ class Bio(Panel):
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """One row per embedding and score; NotApplicable where a score would have no meaning."""
+        inputs = inputs.known(inputs.batch or inputs.condition, inputs.label)
         embeddings, label, batch = inputs.all_latents(), inputs.labels(), inputs.batches()
         for key, z in embeddings.items():
             reason = unfit(z, batch, label)

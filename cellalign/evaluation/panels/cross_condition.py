@@ -25,6 +25,7 @@ class CrossCondition(Panel):
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Every ordered pair of conditions, and their mean; NotApplicable where no pair shares two labels."""
+        inputs = inputs.known(inputs.condition, inputs.label)
         z, label, names = inputs.latents(), inputs.labels(), inputs.categories()
         scores = probing.cross_condition(z, names, label, inputs.seed)
         if not scores:

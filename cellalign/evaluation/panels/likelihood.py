@@ -14,6 +14,7 @@ from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import likelihood as metrics
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
+from cellalign.nn.minibatch import CONDITION
 
 if TYPE_CHECKING:
     from cellalign.model import Model
@@ -74,12 +75,14 @@ def _groups(inputs: Inputs, model: Model) -> dict[str, np.ndarray]:
     by_name = not model.continuous and not model.condition_may_be_missing
     if model.condition is None or not sees_condition(model.method) or not by_name:
         return {"all": np.ones(inputs.adata.n_obs, dtype=bool)}
-    names = np.asarray(column(inputs.adata.obs, model.condition, purpose="condition")).astype(str)
-    transferred = np.isin(names, model.transferred)
-    known = np.isin(names, model.conditions)
+    obs, conditions = inputs.adata.obs, model.conditions
+    values = column(obs, model.condition, purpose="condition", missing=True, named=conditions)
+    codes = np.append(model.fields.one(CONDITION).known.codes(list(values.categories)), -1)[values.codes]
+    known = codes >= 0
+    transferred = known & np.isin(np.array([*conditions, ""])[codes], model.transferred)
     if not known.all():
         inputs.notes.append(
-            f"likelihood leaves out {int((~known).sum())} cells of interventions the model does not know; "
+            f"likelihood leaves out {int((~known).sum())} cells of no intervention, or of one the model does not know; "
             "transfer it to them first"
         )
     return {"trained interventions": known & ~transferred, "transferred interventions": transferred}
