@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from cellalign.data.controls import find_control
+from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
 from cellalign.data.values import Known, in_order, known, listed, means_missing, number_of, text_of
 from cellalign.errors import InputError, UsageError, nearest, option
 
 __all__ = ["column", "find_control", "having", "numbers", "parse_where", "select", "text_that_is_missing"]
 
-log = logging.getLogger("cellalign")
 Where = Mapping[str, str] | Sequence[str]
 
 
@@ -219,7 +219,7 @@ def select(obs: pd.DataFrame, where: Where, *, control: str | None = None, quiet
         if not quiet and not means_missing(text_of(value)):
             absent = int(np.sum(column(obs, key, purpose="selection", missing=True).codes < 0))
             if absent:
-                log.info("%d cells have no %r, so they are not among %s=%s", absent, key, key, value)
+                tell(logging.INFO, f"{absent} cells have no {key!r}, so they are not among {key}={value}")
         mask &= chosen
     return mask
 

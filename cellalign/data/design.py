@@ -8,14 +8,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cellalign.data.columns import text_that_is_missing
 from cellalign.data.controls import control_of
+from cellalign.data.said import tell
 from cellalign.data.values import known, listed
 from cellalign.errors import InputError, UsageError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields, Role
@@ -23,23 +22,11 @@ from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields, R
 if TYPE_CHECKING:
     from anndata import AnnData
 
-log = logging.getLogger("cellalign")
 FEW = 10  # cells of a value
 MANY = 20  # values from which half as many as cells are one per cell
 SHOWN = 8  # names in a message
 TOGETHER_ALLOWED = ({"covariate", "label"},)  # annotation hides it from the encoder
 NO_LABEL = ("unknown", "unassigned", "unlabelled", "unlabeled", "not assigned", "other")
-_told: ContextVar[set[str] | None] = ContextVar("told", default=None)
-
-
-@contextmanager
-def told_once(told: set[str]) -> Iterator[None]:
-    """Within it what is in the set is not said again, and what is said is added: for cells trained on several times."""
-    token = _told.set(told)
-    try:
-        yield
-    finally:
-        _told.reset(token)
 
 
 def check_apart(named: Mapping[str, Sequence[str]]) -> None:
@@ -91,15 +78,6 @@ def check_design(cells: AnnData, fields: Fields) -> None:
         _say_alike(field)
     for one, other in _pairs(fields):
         _say_confounded(one, _groups(one, cells, codes), other, _groups(other, cells, codes))
-
-
-def tell(level: int, message: str) -> None:
-    """Say something; within `told_once` only what is new."""
-    told = _told.get()
-    if told is None or message not in told:
-        log.log(level, "%s", message)
-    if told is not None:
-        told.add(message)
 
 
 def _check_levels(field: Any, codes: np.ndarray) -> None:
@@ -167,11 +145,9 @@ def _say_few(field: Any, codes: np.ndarray) -> None:
     named = listed((f"{name} ({n})" for name, n in few), SHOWN)
     then = "a prediction of them rests on these cells" if field.role == CONDITION else "little is learned of them"
     one = "; of a single cell there is no spread to learn" if any(n == 1 for _, n in few) else ""
-    kind = "conditions" if field.role == CONDITION else "values"
-    tell(
-        logging.WARNING,
-        f"{len(few)} {kind} of {field.name!r} have fewer than {FEW} cells: {named}; kept, but {then}{one}",
-    )
+    kind = "condition" if field.role == CONDITION else "value"
+    found = f"{len(few)} {kind}s of {field.name!r} have" if len(few) > 1 else f"one {kind} of {field.name!r} has"
+    tell(logging.WARNING, f"{found} fewer than {FEW} cells: {named}; kept, but {then}{one}")
 
 
 def _say_alike(field: Any) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
@@ -42,6 +43,7 @@ def by_method(items: Sequence[str]) -> dict[str, dict[str, Any]]:
     return settings
 
 
+@told_once()
 def benchmark(
     adata: AnnData,
     *,
@@ -101,7 +103,6 @@ def benchmark(
     InputError
         No group can be held out, or the data is not fit.
     """
-    from cellalign.data.design import told_once
     from cellalign.data.fields import fit_fields
     from cellalign.data.files import atomic_path
     from cellalign.data.terms import term
@@ -117,7 +118,7 @@ def benchmark(
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
         matrix_for(method, settings=(settings or {}).get(method))
     cases = _cases(adata, field, holdout_each, groups)
-    done, said = _finished(results), set[str]()
+    done = _finished(results)
     for seed in seeds:
         for group, to in cases:
             for method in methods:
@@ -127,18 +128,17 @@ def benchmark(
                     progress(f"{method}, seed {seed}: {holdout_each}={group} under {condition}={to} held out")
                 own = dict((settings or {}).get(method, {}))
                 try:
-                    with told_once(said):
-                        model = train(
-                            adata,
-                            method=method,
-                            condition=condition,
-                            control=field.reference,
-                            label=label,
-                            settings=own,
-                            holdout=[f"{term(holdout_each, group)},{term(condition, to)}"],
-                            seed=seed,
-                            **roles_used(method, options),
-                        )
+                    model = train(
+                        adata,
+                        method=method,
+                        condition=condition,
+                        control=field.reference,
+                        label=label,
+                        settings=own,
+                        holdout=[f"{term(holdout_each, group)},{term(condition, to)}"],
+                        seed=seed,
+                        **roles_used(method, options),
+                    )
                 except TrainingError as error:
                     log.warning("%s, seed %d, %s: %s; left out", method, seed, group, error)
                     continue

@@ -185,7 +185,8 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
         if isinstance(said, str):
             if not said.startswith("Annotated["):
                 continue
-            said = eval(said, function.__globals__)  # the other annotations may name types that are not imported
+            # the other annotations may name types that are not imported
+            said = eval(said, inspect.unwrap(function).__globals__)
         if get_origin(said) is Annotated and isinstance(said.__metadata__[0], Option):
             python_type = get_args(said)[0]
             found.append(Parameter(parameter.name, said.__metadata__[0], python_type, parameter.default))

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cellalign.data.said import tell
 from cellalign.errors import UsageError, option
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def check_roles(
     ------
     UsageError
     """
-    from cellalign.data.design import check_apart, tell
+    from cellalign.data.design import check_apart
 
     if unlabelled is not None and label is None:
         raise UsageError(f"{option('unlabelled', unlabelled)} needs {option('label', hint='KEY')}")
@@ -66,7 +67,6 @@ def check_roles(
 
 def roles_used(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `train` that are the same for several methods, without the columns that this one would refuse."""
-    from cellalign.data.design import tell
     from cellalign.methods.registry import get
 
     unused = [role for role in REFUSED if options.get(role) and role not in get(method).uses()]

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.said import told_once
 from cellalign.errors import ModelError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
@@ -36,6 +37,7 @@ INFORMATIVE = 0.01  # nats of KL to the prior from which a latent carries inform
 UDR_CELLS = 5000
 
 
+@told_once()
 def tune(
     adata: AnnData,
     *,
@@ -108,8 +110,6 @@ def tune(
     import numpy as np
     import pandas as pd
 
-    from cellalign.data.design import told_once
-
     options |= {
         "condition": condition,
         "control": control,
@@ -130,11 +130,9 @@ def tune(
     by = _criterion(method, by, seeds, combinations, settings or {}, options)
     records: list[dict[str, Any]] = []
     models: list[Model] = []
-    said: set[str] = set()
     for combination, seed in itertools.product(combinations, range(seeds)):
         try:
-            with told_once(said):
-                model = _run(adata, method, (dict(settings or {}) | combination), seed, runs, options)
+            model = _run(adata, method, (dict(settings or {}) | combination), seed, runs, options)
         except TrainingError as error:
             log.warning("%s, seed %d: %s; left out", _said(combination), seed, error)
             continue

@@ -14,7 +14,6 @@ from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import likelihood as metrics
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
-from cellalign.nn.minibatch import CONDITION
 
 if TYPE_CHECKING:
     from cellalign.model import Model
@@ -70,6 +69,7 @@ class Likelihood(Panel):
 
 def _groups(inputs: Inputs, model: Model) -> dict[str, np.ndarray]:
     """Masks [n] of the cells that are scored together: by intervention where the model has names of them."""
+    from cellalign.methods.base import CONDITION
     from cellalign.model_description import sees_condition
 
     by_name = not model.continuous and not model.condition_may_be_missing
