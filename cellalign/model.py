@@ -230,7 +230,7 @@ class Model(ModelDescription):
         if adata.n_obs != sizes.all or (key is not None and key not in adata.obs):
             return None
         try:
-            left_out = held_out(adata.obs, self.record.holdout)
+            left_out = held_out(adata.obs, self.record.holdout, control=self.control, quiet=True)
             kept = np.flatnonzero(~left_out)
             codes = strata(self.fields, adata, left_out)[kept]
         except InputError:

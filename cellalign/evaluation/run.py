@@ -69,7 +69,8 @@ def evaluate(
     columns = {"condition": None if continuous else condition, "batch": batch, "label": label}
     for purpose, key in columns.items():
         if key is not None:
-            column(adata.obs, key, purpose=purpose)
+            if not len(column(adata.obs, key, purpose=purpose, missing=True).categories) and adata.n_obs:
+                raise InputError(f"not one cell has a value in {purpose} column {key!r}; name another")
     result = Evaluation()
     predictions = _predictions(adata, against, condition, control, embedding, panels, result)
     if against is not None and predictions and predictions[0].expression == "log":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +26,9 @@ def counterfactual(
         Option("Condition to predict, or KEY=VALUE of a batch.", metavar="VALUE", text=str),
     ],
     from_: Annotated[str | None, Option("Condition of the source cells [the control].", metavar="VALUE")] = None,
-    where: Annotated[Mapping[str, str] | None, replace(o.WHERE, help="Only these source cells (repeatable).")] = None,
+    where: Annotated[
+        Mapping[str, str] | Sequence[str] | None, replace(o.WHERE, help="Only these source cells (repeatable).")
+    ] = None,
     decoded: Annotated[
         bool, Option("Write the decoded mean, without what the model does not explain of a cell.")
     ] = False,

@@ -186,8 +186,9 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
         if isinstance(said, str):
             if not said.startswith("Annotated["):
                 continue
-            known = function.__globals__ | {name: Any for name in NOT_IMPORTED}
-            said = eval(said, known)  # the other annotations may name types that are not imported
+            # the other annotations may name types that are not imported
+            known = inspect.unwrap(function).__globals__ | {name: Any for name in NOT_IMPORTED}
+            said = eval(said, known)
         if get_origin(said) is Annotated and isinstance(said.__metadata__[0], Option):
             python_type = get_args(said)[0]
             found.append(Parameter(parameter.name, said.__metadata__[0], python_type, parameter.default))

@@ -109,7 +109,9 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     usual = (model.condition, model.label or "cell_type")
     keys = color or [key for key in usual if key and key in adata.obs]
     number = model.condition if model.continuous else None
-    colours = {k: numbers(adata.obs, k) if k == number else column(adata.obs, k, purpose="colour") for k in keys}
+    colours: dict[str, Any] = {k: column(adata.obs, k, purpose="colour", missing=True) for k in keys if k != number}
+    if number in keys:
+        colours = {k: colours[k] if k in colours else numbers(adata.obs, k, missing=True) for k in keys}
     x = model.expression_of(adata, "zero")
     with limited():
         before = unintegrated_umap(x, seed)

@@ -214,7 +214,7 @@ def command(
     model: Annotated[
         str | None, Option("For the panels identifiability and likelihood.", ("--model", "-m"), metavar="DIR")
     ] = None,
-    where: Annotated[Mapping[str, str] | None, o.WHERE] = None,
+    where: Annotated[Sequence[str] | None, o.WHERE] = None,
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
     output: Annotated[str | None, Option("Write it here (.csv or .json).", ("--output", "-o"), metavar="FILE")] = None,
     scatter: Annotated[

@@ -43,7 +43,7 @@ def key_lists(items: Sequence[str], name: str = "grid") -> dict[str, list[Any]]:
 
 
 def terms(items: Sequence[str]) -> Mapping[str, str]:
-    """KEY=VALUE items, values as they are."""
+    """KEY=VALUE items, values as they are; those of --where are read later, when the columns are known."""
     from cellalign.data.columns import parse_where
 
     return parse_where(items)
@@ -141,7 +141,7 @@ CELLS = Argument("Cells; default the training file; - is standard input.", metav
 PREPROCESSED = Argument("Preprocessed .h5ad; - is standard input.", metavar="INPUT")
 MODEL = Option("Model directory.", ("--model", "-m"), metavar="DIR")
 MISSING_GENES = Option("zero fills genes the file lacks with zeros.")
-WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[str] | None, read=terms)
+WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[str] | None)
 
 # what is written
 OUTPUT = Option("Output .h5ad; - is standard output.", ("--output", "-o"), metavar="FILE")

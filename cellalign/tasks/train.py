@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.roles import check_roles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cellalign")
 MIN_TRAINING_CELLS = 4
-FEW_CELLS = 10  # of an intervention
 
 
 def train(
@@ -139,6 +139,7 @@ def train(
     import numpy as np
     import torch
 
+    from cellalign.data.design import check_design
     from cellalign.data.fields import field_records, fit_fields
     from cellalign.data.files import check_output
     from cellalign.data.genes import second_names
@@ -150,7 +151,6 @@ def train(
     from cellalign.engine.fit import fit
     from cellalign.engine.precision import settled_plan
     from cellalign.engine.settings import resolve_settings
-    from cellalign.methods.base import CONDITION, LearnsGraph
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build, source_record
@@ -170,6 +170,7 @@ def train(
     hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
     kinds = _kinds(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
+    check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
     torch_device = pick_device(device, threads)
     if resume and plan.precision == "auto":
         plan = plan.model_copy(update={"precision": _precision_kept(model_path)})
@@ -182,7 +183,7 @@ def train(
         expression = to_train_on(
             adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes, rounded=rounded
         )
-    trained_on = ~held_out(adata.obs, holdout)
+    trained_on = ~held_out(adata.obs, holdout, control=control)
     if trained_on.sum() < MIN_TRAINING_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
     fields = fit_fields(
@@ -196,11 +197,10 @@ def train(
         condition_may_be_missing=allow_missing_condition,
         unlabelled=unlabelled,
     )
+    check_design(adata[trained_on], fields)
     cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
     train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
-    if issubclass(cls, LearnsGraph):
-        _warn_of_few_cells(cells.condition.numpy()[kept], fields.one(CONDITION))
 
     record = ModelRecord(
         format_version=ModelRecord.FORMAT,
@@ -361,19 +361,6 @@ def package_version() -> str:
 def _library_versions() -> dict[str, str]:
     names = ("torch", "anndata", "numpy", "scipy")
     return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
-
-
-def _warn_of_few_cells(codes: np.ndarray, condition: Any) -> None:
-    """Tell of interventions whose targets a handful of cells can hardly show."""
-    import numpy as np
-
-    known = condition.categories
-    sizes = np.bincount(codes, minlength=len(known))
-    named = zip(known, sizes, strict=True)
-    few = [f"{name} ({n})" for name, n in named if n < FEW_CELLS and name != condition.reference]
-    if few:
-        listed = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
-        log.warning("%d of %r have fewer than %d cells; kept: %s", len(few), condition.name, FEW_CELLS, listed)
 
 
 def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.said import told_once
 from cellalign.errors import ModelError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
@@ -37,6 +38,7 @@ INFORMATIVE = 0.01  # nats of KL to the prior from which a latent carries inform
 UDR_CELLS = 5000
 
 
+@told_once()
 def tune(
     adata: AnnData,
     *,
