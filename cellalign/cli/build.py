@@ -14,7 +14,7 @@ import typer
 from cellalign.cli import tables
 from cellalign.cli.messages import TrainingProgress, start
 from cellalign.errors import on_command_line
-from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters
+from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters, values
 
 if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
@@ -29,15 +29,15 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         with on_command_line(flags):
-            log = start(**_values(of_all, given))
-            asked = _values(options, given)
+            log = start(**values(of_all, given))
+            asked = values(options, given)
             if "device" in asked:
                 from cellalign.engine.device import own_process
 
                 own_process(asked["device"], asked.get("threads"))
             _collect_garbage()
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
-            declaration.command(_Call(asked, log, app, messages), **_values(own, given))
+            declaration.command(_Call(asked, log, app, messages), **values(own, given))
 
     shown = sorted([*own, *options], key=_place) + of_all
     signature = [_for_typer(parameter) for parameter in shown]
@@ -86,10 +86,6 @@ def _place(parameter: Parameter) -> int:
     if parameter.name in COMPUTING:
         return 3
     return 1 if parameter.default is REQUIRED else 2
-
-
-def _values(found: Sequence[Parameter], given: dict[str, Any]) -> dict[str, Any]:
-    return {parameter.name: parameter.value(given[parameter.name]) for parameter in found}
 
 
 def _as_words(parameter: Parameter, given: Any) -> list[str]:

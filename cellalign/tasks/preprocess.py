@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 
@@ -47,12 +48,13 @@ def preprocess(
     InputError
         No counts, an unfit matrix, or nothing left after filtering.
     """
+    from cellalign.data.formats import in_memory
     from cellalign.data.preprocess import preprocess
     from cellalign.engine.threads import threads_kept
 
     with threads_kept():
         return preprocess(
-            adata,
+            in_memory(adata),
             n_top_genes=n_top_genes,
             target_sum=target_sum,
             batch=batch,
@@ -64,14 +66,14 @@ def preprocess(
 @command_of(preprocess, example="cellalign preprocess kang.h5ad -o kang.pp.h5ad")
 def command(
     call: Call,
-    input: Annotated[str, Argument(".h5ad with raw counts; - is standard input.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Files with raw counts; - is standard input.", metavar="INPUT")],
     output: Annotated[str, o.OUTPUT],
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Keep counts in layers["counts"], put normalised log1p expression in X, select highly variable genes."""
     from cellalign.data import files
 
-    files.check_output(output, force, [input])
+    files.check_cells_output(output, force, [input])
     result = preprocess(files.read(input), **call.options)
     files.write(result, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, result.n_obs, result.n_vars)

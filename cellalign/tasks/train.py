@@ -11,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.paths import beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +68,7 @@ def train(
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
     progress: Progress | None = None,
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
     resume: Annotated[bool, Option("Go on from the checkpoint of an interrupted run.")] = False,
     force: Annotated[bool, o.FORCE] = False,
@@ -103,8 +105,8 @@ def train(
         so is every embedding and prediction.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
-    source : path, optional
-        The file the data came from, recorded in the model.
+    source : path or Reading, optional
+        The files the data came from, recorded in the model.
     model_path : path, optional
         Where the model is saved when it is trained. While training runs a checkpoint lies beside it, which is
         removed once the directory is complete.
@@ -131,6 +133,7 @@ def train(
 
     from cellalign.data.fields import field_records, fit_fields
     from cellalign.data.files import check_output
+    from cellalign.data.formats import in_memory
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_expression, checked_names, default_matrix, matrix_of
     from cellalign.data.split import held_out
@@ -164,6 +167,7 @@ def train(
     if model_path is not None:
         check_output(model_path, force)
 
+    adata = in_memory(adata)
     genes = checked_names(adata, "the input")
     expression = cls.reads(hyperparameters)
     key = layer or default_matrix(adata, expression)
@@ -264,7 +268,7 @@ def matrix_for(
 @command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
 def command(
     call: Call,
-    input: Annotated[str, o.PREPROCESSED],
+    input: Annotated[Reading, o.PREPROCESSED],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     output: Annotated[
         str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE")
@@ -277,12 +281,12 @@ def command(
     asked = call.options
     files.check_output(model, asked["force"])
     if output is not None:
-        files.check_output(output, asked["force"], [input])
+        files.check_cells_output(output, asked["force"], [input])
     reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "config", "settings", "layer")})
     source = files.spool(input)
     adata = files.read_matrix(source, reads, vectors(asked["kinds"]))
     with call.training_progress() as progress:
-        fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
+        fitted = train(adata, progress=progress, source=None if input.from_stdin else input, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
@@ -401,7 +405,8 @@ def _outcome(state: State) -> Outcome:
     )
 
 
-def _preprocess_command(source: str | os.PathLike[str] | None) -> str:
+def _preprocess_command(source: str | os.PathLike[str] | Reading | None) -> str:
     if source is None:
         return "cellalign preprocess"
-    return shlex.join(["cellalign", "preprocess", str(source), "-o", f"{Path(source).stem}.pp.h5ad"])
+    reading = Reading.of(source)
+    return shlex.join(["cellalign", "preprocess", *reading.words(), "-o", beside(reading, "pp")])
