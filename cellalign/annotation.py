@@ -9,8 +9,8 @@ import pandas as pd
 from anndata import AnnData
 
 from cellalign.data.columns import column
-from cellalign.data.formats import in_memory
 from cellalign.data.matrices import matrix_of
+from cellalign.data.reading import in_memory
 from cellalign.data.split import held_out
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics import annotation as metrics

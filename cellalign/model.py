@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.formats import in_memory
 from cellalign.data.genes import align_genes
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.matrices import check_expression, checked_names, matrix_of
-from cellalign.data.reading import Reading
+from cellalign.data.reading import Reading, in_memory
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.device import computing

@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 PathLike = str | os.PathLike[str]
 
@@ -94,3 +97,8 @@ def stem(path: PathLike) -> str:
     for ending in (".gz", ".bz2", ".xz", ".zip"):
         name = name.removesuffix(ending)
     return name.rsplit(".", 1)[0] or name
+
+
+def in_memory(adata: AnnData) -> AnnData:
+    """Cells whose matrix is in memory: of an AnnData opened with `backed` a copy that is."""
+    return adata.to_memory() if adata.isbacked else adata

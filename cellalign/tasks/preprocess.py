@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from cellalign.data.reading import Reading
+from cellalign.data.reading import Reading, in_memory
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 
@@ -48,7 +48,6 @@ def preprocess(
     InputError
         No counts, an unfit matrix, or nothing left after filtering.
     """
-    from cellalign.data.formats import in_memory
     from cellalign.data.preprocess import preprocess
     from cellalign.engine.threads import threads_kept
 

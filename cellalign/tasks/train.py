@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cellalign.data.reading import Reading
+from cellalign.data.reading import Reading, in_memory
 from cellalign.errors import InputError, UsageError, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
@@ -133,7 +133,6 @@ def train(
 
     from cellalign.data.fields import field_records, fit_fields
     from cellalign.data.files import check_output
-    from cellalign.data.formats import in_memory
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_expression, checked_names, default_matrix, matrix_of
     from cellalign.data.split import held_out

@@ -28,7 +28,7 @@ from anndata import AnnData
 
 from cellalign.data.formats import detect
 from cellalign.data.formats.elements import Wanted, cells_in, damaged, frame_of, is_old, modalities, quiet
-from cellalign.data.formats.normal import in_memory, normalised
+from cellalign.data.formats.normal import normalised
 from cellalign.data.formats.others import named
 from cellalign.data.reading import PathLike, Reading, all_paths, labels, stem
 from cellalign.errors import InputError, option
@@ -37,7 +37,6 @@ __all__ = [
     "PathLike",
     "Reading",
     "all_paths",
-    "in_memory",
     "is_zarr",
     "normalised",
     "read",

@@ -227,8 +227,3 @@ def plain_value(value: Any) -> Any:
     if sparse.issparse(value) or (isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS):
         return plain_matrix(value)
     return value
-
-
-def in_memory(adata: AnnData) -> AnnData:
-    """Cells whose matrix is in memory: of an AnnData opened with `backed` a copy that is."""
-    return adata.to_memory() if adata.isbacked else adata

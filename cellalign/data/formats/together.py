@@ -149,8 +149,8 @@ def add_metadata(adata: AnnData, table: pd.DataFrame, name: str) -> None:
 def _matched(cells: pd.Index, rows: pd.Index) -> tuple[pd.Index, pd.Index] | None:
     """Names of cells and rows under which most of them meet: as they are, or without the suffix -1."""
     best = None
-    bare = [_bare(index) for index in (cells, rows)]
-    for names, index in ((cells, rows), (bare[0], bare[1])):
+    bare_cells, bare_rows = _bare(cells), _bare(rows)
+    for names, index in ((cells, rows), (bare_cells, rows), (cells, bare_rows), (bare_cells, bare_rows)):
         n = int(names.isin(index).sum())
         if n and names.is_unique and (best is None or n > best[0]):
             best = (n, names, index)
