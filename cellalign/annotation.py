@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from cellalign.data.columns import column
 from cellalign.data.matrices import matrix_of
+from cellalign.data.reading import in_memory
 from cellalign.data.split import held_out
 from cellalign.data.values import known as known_values
 from cellalign.errors import InputError
@@ -93,6 +94,7 @@ def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None
     matrix, hidden = model.matrix, [key]
     if model.method.embeds_without_covariates:
         hidden += [field.name for field in model.fields if field.role in (BATCH, COVARIATE)]
+    adata = in_memory(adata)
     x, obs = matrix_of(adata, matrix), adata.obs.drop(columns=hidden, errors="ignore")
     if rows is not None and len(rows) < len(obs):
         x, obs = x[rows], obs.iloc[rows]

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.columns import column
+from cellalign.data.reading import in_memory
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
@@ -53,6 +54,7 @@ def evaluate(
     **options
         Those of the panels' classes, such as k of mixing.
     """
+    adata, against = in_memory(adata), None if against is None else in_memory(against)
     record = Provenance.of(adata.uns).latest
     if "also" in options:  # its name in earlier versions
         extra_panels = options.pop("also")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading
 from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
@@ -297,7 +298,7 @@ def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 )
 def command(
     call: Call,
-    input: Annotated[str, o.PREPROCESSED],
+    input: Annotated[Reading, o.PREPROCESSED],
     runs: Annotated[int, Option("Runs of each.", ("--seeds",), low=1)] = 1,
     metric: Annotated[
         str, Option("Metric of the printed table (cellalign methods --metrics).", metavar="NAME")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading, in_memory
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
@@ -92,7 +93,7 @@ def preprocess(
 
     with limited(threads):
         return preprocess(
-            adata,
+            in_memory(adata),
             n_top_genes=n_top_genes,
             target_sum=target_sum,
             batch=batch,
@@ -115,7 +116,7 @@ def _refuse_beside_like(given: dict[str, Any]) -> None:
 @command_of(preprocess, example="cellalign preprocess kang.h5ad -o kang.pp.h5ad")
 def command(
     call: Call,
-    input: Annotated[str, Argument(".h5ad with raw counts; - is standard input.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Files with raw counts; - is standard input.", metavar="INPUT")],
     output: Annotated[str, o.OUTPUT],
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
@@ -123,7 +124,7 @@ def command(
     from cellalign.data import files
     from cellalign.tasks.paths import cells_of
 
-    files.check_output(output, force, [input])
+    files.check_cells_output(output, force, [input])
     like = call.options["like"]
     adata = files.read(input) if like is None else cells_of(files.spool(input), like)
     result = preprocess(adata, **call.options)

@@ -11,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading, in_memory
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.paths import beside
 from cellalign.tasks.roles import check_roles
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def train(
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
     progress: Progress | None = None,
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
     resume: Annotated[bool, Option("Go on from the checkpoint of an interrupted run.")] = False,
     force: Annotated[bool, o.FORCE] = False,
@@ -113,8 +115,8 @@ def train(
         so is every embedding and prediction.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
-    source : path, optional
-        The file the data came from, recorded in the model.
+    source : path or Reading, optional
+        The files the data came from, recorded in the model.
     model_path : path, optional
         Where the model is saved when it is trained. While training runs a checkpoint lies beside it, which is
         removed once the directory is complete.
@@ -178,6 +180,7 @@ def train(
     if model_path is not None:
         check_output(model_path, force)
 
+    adata = in_memory(adata)
     check_names(adata, "the input")
     with limited(threads):  # scanpy would leave torch another number of them
         expression = to_train_on(
@@ -286,7 +289,7 @@ def expression_for(
 @command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
 def command(
     call: Call,
-    input: Annotated[str, o.PREPROCESSED],
+    input: Annotated[Reading, o.PREPROCESSED],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     output: Annotated[
         str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE")
@@ -300,12 +303,12 @@ def command(
     asked = call.options
     files.check_output(model, asked["force"])
     if output is not None:
-        files.check_output(output, asked["force"], [input])
+        files.check_cells_output(output, asked["force"], [input])
     reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
     source = files.spool(input)
     adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
     with call.training_progress() as progress:
-        fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
+        fitted = train(adata, progress=progress, source=None if input.from_stdin else input, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
@@ -411,7 +414,8 @@ def _outcome(state: State) -> Outcome:
     )
 
 
-def _preprocess_command(source: str | os.PathLike[str] | None) -> str:
+def _preprocess_command(source: str | os.PathLike[str] | Reading | None) -> str:
     if source is None:
         return "cellalign preprocess"
-    return shlex.join(["cellalign", "preprocess", str(source), "-o", f"{Path(source).stem}.pp.h5ad"])
+    reading = Reading.of(source)
+    return shlex.join(["cellalign", "preprocess", *reading.words(), "-o", beside(reading, "pp")])

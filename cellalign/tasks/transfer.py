@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Annotated
 
+from cellalign.data.reading import Reading
 from cellalign.errors import InputError, ModelError, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
@@ -107,7 +108,7 @@ def transfer(
 @command_of(transfer, example="cellalign transfer new.h5ad -m svae-model -o svae-model-new")
 def command(
     call: Call,
-    input: Annotated[str, Argument("Cells under new interventions; - is standard input.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Cells under new interventions; - is standard input.", metavar="INPUT")],
     output: Annotated[str, Option("The new model directory.", ("--output", "-o"), metavar="DIR")],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     force: Annotated[bool, o.FORCE] = False,
