@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.files import checksum
-from cellalign.data.genes import align_genes
+from cellalign.data.files import read_matrix
+from cellalign.data.genes import align_genes, match, say_how
 from cellalign.data.loader import Cells, make_cells
-from cellalign.data.matrices import check_expression, checked_names, matrix_of
+from cellalign.data.matrices import check_names, has_counts
+from cellalign.data.reading import Reading, in_memory
+from cellalign.data.recipe import Expression, counts_like, log_like
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.device import computing
-from cellalign.errors import InputError, ModelError, UsageError, option, spoken
+from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.methods.base import (
     CONDITION,
     HasLikelihood,
@@ -28,10 +31,11 @@ from cellalign.methods.base import (
 from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
 from cellalign.model_description import ModelDescription, sees_condition
-from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
+from cellalign.model_directory import build, read_history, read_record, read_weights, training_files, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
-from cellalign.records import Embedding, ModelRecord, obsm_key
+from cellalign.records import Embedding, ModelRecord, Preprocessing, Provenance, obsm_key
+from cellalign.records.provenance import KEY
 
 
 class Model(ModelDescription):
@@ -65,25 +69,15 @@ class Model(ModelDescription):
             raise ModelError(lacks(self.name, capability))
         return self.method
 
-    def check_source(self) -> Path:
-        """Path of the training file, if it is still what the model was trained on.
+    def check_source(self) -> Reading:
+        """The training files as they were read, if they are still what the model was trained on.
 
         Raises
         ------
         InputError
-            It is unknown, gone or changed.
+            One is unknown, gone or changed.
         """
-        source, other = self.record.source, spoken(python="give the cells", command="name an INPUT")
-        if source.path is None:
-            raise InputError(f"the model knows no training file (it was trained on cells in memory or a pipe); {other}")
-        path = Path(source.path)
-        if not path.is_file():
-            raise InputError(f"the training file {path} is gone; {other}")
-        stat = path.stat()
-        same = (stat.st_size, stat.st_mtime_ns) == (source.size, source.modified_ns)
-        if not same and checksum(path) != source.checksum:
-            raise InputError(f"the training file {path} has changed since training; {other}")
-        return path
+        return training_files(self.record.source)
 
     def save(self, directory: str | Path, *, force: bool = False) -> None:
         """Write the model directory; see `model_directory.write_model` for what it raises."""
@@ -104,13 +98,13 @@ class Model(ModelDescription):
                 method = build(record)
         except UsageError as error:
             raise ModelError(f"{directory}: {error}; install the package that provides it") from error
-        except (KeyError, TypeError, ValueError) as error:
-            first = str(error).splitlines()[0]
+        except Exception as error:  # whatever a network says of sizes and settings that nobody would train with
+            first = (str(error).splitlines() or [""])[0]
             raise ModelError(f"{directory}/model.yaml is damaged: {type(error).__name__} {first}") from error
         weights = read_weights(directory, record)
         try:
             method.load_state_dict(weights)
-        except RuntimeError as error:
+        except Exception as error:
             said = "the weights do not fit the method, genes and hyperparameters in model.yaml"
             raise ModelError(f"{directory}: {said}; restore it or train again") from error
         method.eval()
@@ -227,7 +221,7 @@ class Model(ModelDescription):
         if adata.n_obs != sizes.all or (key is not None and key not in adata.obs):
             return None
         try:
-            left_out = held_out(adata.obs, self.record.holdout)
+            left_out = held_out(adata.obs, self.record.holdout, control=self.control, quiet=True)
             kept = np.flatnonzero(~left_out)
             codes = strata(self.fields, adata, left_out)[kept]
         except InputError:
@@ -299,23 +293,101 @@ class Model(ModelDescription):
         """
         return self.predict(adata, to=to, **options).to_adata()
 
+    @cached_property
+    def target_sum(self) -> float | None:
+        """What the counts of a cell of the training file were scaled to; None where that is not known.
+
+        Models of earlier versions do not hold it: their training file does, if `preprocess` wrote it.
+        """
+        if self.record.recipe.target_sum is not None:
+            return self.record.recipe.target_sum
+        try:
+            written = Provenance.of(read_matrix(self.check_source(), None).uns).preprocess
+        except InputError:
+            return None
+        return None if written is None else written.target_sum
+
     def expression_of(self, adata: AnnData, missing_genes: str = "error") -> Any:
-        """The matrix that the model reads [n, G], checked, its genes in the model's order."""
-        genes = checked_names(adata, "the input")
-        x = matrix_of(adata, self.matrix)
-        check_expression(x, self.expression, "the input", self._preprocess_advice())
-        return align_genes(x, genes, self.genes, missing=missing_genes)
+        """The matrix that the model reads [n, G], on its scale, its genes in the model's order; see `aligned`."""
+        return self.aligned(adata, missing_genes).x
+
+    def aligned(self, adata: AnnData, missing_genes: str = "error") -> Expression:
+        """What the model reads of cells: raw counts and other totals brought to its scale, genes to its order.
+
+        Raises
+        ------
+        InputError
+            As `recipe.log_like` and `recipe.counts_like`; genes are missing, or names occur twice.
+        """
+        adata = in_memory(adata)
+        check_names(adata, "the input")
+        rounded = self.record.recipe.rounded
+        if self.expression == "counts":
+            return self._in_order(counts_like(adata, self.matrix, rounded=rounded), missing_genes)
+        return self._in_order(log_like(adata, self.matrix, self.target_sum, rounded=rounded), missing_genes)
+
+    def _in_order(self, found: Expression, missing_genes: str) -> Expression:
+        """Expression with the model's genes in its order."""
+        matching = match(found.var, self.genes, self.record.other_names)
+        say_how(matching, "the input")
+        x = align_genes(found.x, matching, self.genes, missing=missing_genes)
+        var = found.var.reset_index(drop=True).reindex(matching.columns)
+        return Expression(x, var.set_axis(pd.Index(self.genes)))
+
+    def as_read(self, adata: AnnData, missing_genes: str = "error") -> AnnData:
+        """The cells with their obs and nothing but what the model reads of them, as `aligned` gives it.
+
+        Returns
+        -------
+        AnnData [n, G]
+            The matrix lies where the training file had it, vectors of columns in obsm.
+        """
+        found = self.aligned(adata, missing_genes)
+        vectors = {name: adata.obsm[name] for name in self.obsm if name in adata.obsm}
+        result = AnnData(obs=adata.obs, var=found.var, obsm=vectors, uns=self.preprocessed(adata.uns, self.target_sum))
+        if self.matrix == "X":
+            result.X = found.x
+        else:
+            result.layers[self.matrix] = found.x
+        return result
+
+    def preprocess(self, adata: AnnData, missing_genes: str = "error") -> AnnData:
+        """New cells as `cellalign.preprocess` made the training data: all of them, the model's genes, its total.
+
+        Returns
+        -------
+        AnnData [n, G]
+            X log expression, layers["counts"] the raw counts where there are any; obs, obsm and uns are kept.
+
+        Raises
+        ------
+        InputError
+            As `aligned`.
+        """
+        adata = in_memory(adata)
+        check_names(adata, "the input")
+        counts = counts_like(adata, self.matrix) if self.expression == "counts" or has_counts(adata) else None
+        total = self.target_sum
+        if total is None and counts is not None and self.expression == "counts":
+            total = float(np.median(np.asarray(counts.x.sum(1))))
+        found = self._in_order(log_like(adata, "X", total), missing_genes)
+        result = AnnData(found.x, adata.obs, found.var, obsm=dict(adata.obsm), uns=self.preprocessed(adata.uns, total))
+        if counts is not None:
+            result.layers["counts"] = self._in_order(counts, missing_genes).x
+        return result
+
+    def preprocessed(self, uns: Mapping[str, Any], total: float | None) -> dict[str, Any]:
+        """`uns` with the provenance of cells brought to a total."""
+        written = Provenance.of(uns)
+        if total is not None:
+            step = written.preprocess or Preprocessing(counts_from="", n_top_genes=0, target_sum=total)
+            written = written.with_steps(step.model_copy(update={"target_sum": total}))
+        return {**uns, KEY: written.plain()}
 
     def _to_encode(self, adata: AnnData, missing_genes: str = "error", unseen: bool = False) -> Cells:
         """Cells whose condition is read only where the encoder sees it."""
         needed = self.method.embedding_needs_condition
         return self.cells(adata, missing_genes=missing_genes, with_condition=needed, unseen=unseen)
-
-    def _preprocess_advice(self) -> str:
-        """How to make cells like those trained on; a model trained in Python knows no command."""
-        stored = str(self.record.command_hint)
-        command = stored if stored.startswith("cellalign preprocess") else "cellalign preprocess"
-        return spoken(python="cellalign.preprocess(adata)", command=command)
 
     def _to_score(self, adata: AnnData) -> Cells:
         """Cells whose condition is read only where the likelihood depends on it."""
