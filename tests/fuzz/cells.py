@@ -242,7 +242,7 @@ def cells(draw: Any, kinds: tuple[str, ...] = ("counts", "log"), *, embedded: bo
     adata = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=genes))
     if embedded:
         adata.obsm["X_pca"] = random.normal(size=(n, 3))
-    trouble = draw(st.sets(st.sampled_from(list(TROUBLES)), max_size=1 if tame else 3), label="and")
+    trouble = draw(st.sets(st.sampled_from(list(TROUBLES)), max_size=2 if tame else 3), label="and")
     for name in sorted(trouble):
         TROUBLES[name](draw, adata, random)
     return Cells(adata, tame, values if kind == "counts" and adata.X is not None else None)
