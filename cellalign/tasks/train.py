@@ -134,6 +134,7 @@ def train(
     from cellalign.data.files import check_output
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_expression, checked_names, default_matrix, matrix_of
+    from cellalign.data.said import tell
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
@@ -157,7 +158,7 @@ def train(
     hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
     kinds = _kinds(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
-    check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
+    notes = check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
     torch_device = pick_device(device, threads)
     if resume and plan.precision == "auto":
         plan = plan.model_copy(update={"precision": _precision_kept(model_path)})
@@ -186,7 +187,7 @@ def train(
         condition_may_be_missing=allow_missing_condition,
         unlabelled=unlabelled,
     )
-    check_design(adata[trained_on], fields)
+    notes += check_design(adata[trained_on], fields)
     cells = make_cells(adata, x, fields, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
     train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
@@ -210,6 +211,8 @@ def train(
         genes=genes,
     )
     checkpoint = _checkpoint(model_path, record, resume)
+    for level, message in notes:
+        tell(level, message)
     with computing(device, threads) as torch_device:
         torch.manual_seed(seed)
         module = build(record)
