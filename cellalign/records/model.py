@@ -49,7 +49,7 @@ class Recipe(Record):
         file had been preprocessed.
     """
 
-    target_sum: float | None = None
+    target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
     n_top_genes: int | None = None
 
 

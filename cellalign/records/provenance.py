@@ -42,7 +42,7 @@ class Preprocessing(Step):
 
     counts_from: str
     n_top_genes: int
-    target_sum: float
+    target_sum: float = Field(gt=0, allow_inf_nan=False)
     batch: str | None = None
 
 
