@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.files import checksum, read_matrix
+from cellalign.data.files import read_matrix
 from cellalign.data.genes import align_genes, match, say_how
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.matrices import check_names, has_counts
+from cellalign.data.reading import Reading, in_memory
 from cellalign.data.recipe import Expression, counts_like, log_like
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.device import computing
-from cellalign.errors import InputError, ModelError, UsageError, option, spoken
+from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.methods.base import (
     CONDITION,
     HasLikelihood,
@@ -30,7 +31,7 @@ from cellalign.methods.base import (
 from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
 from cellalign.model_description import ModelDescription, sees_condition
-from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
+from cellalign.model_directory import build, read_history, read_record, read_weights, training_files, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
 from cellalign.records import Embedding, ModelRecord, Preprocessing, Provenance, obsm_key
@@ -68,25 +69,15 @@ class Model(ModelDescription):
             raise ModelError(lacks(self.name, capability))
         return self.method
 
-    def check_source(self) -> Path:
-        """Path of the training file, if it is still what the model was trained on.
+    def check_source(self) -> Reading:
+        """The training files as they were read, if they are still what the model was trained on.
 
         Raises
         ------
         InputError
-            It is unknown, gone or changed.
+            One is unknown, gone or changed.
         """
-        source, other = self.record.source, spoken(python="give the cells", command="name an INPUT")
-        if source.path is None:
-            raise InputError(f"the model knows no training file (it was trained on cells in memory or a pipe); {other}")
-        path = Path(source.path)
-        if not path.is_file():
-            raise InputError(f"the training file {path} is gone; {other}")
-        stat = path.stat()
-        same = (stat.st_size, stat.st_mtime_ns) == (source.size, source.modified_ns)
-        if not same and checksum(path) != source.checksum:
-            raise InputError(f"the training file {path} has changed since training; {other}")
-        return path
+        return training_files(self.record.source)
 
     def save(self, directory: str | Path, *, force: bool = False) -> None:
         """Write the model directory; see `model_directory.write_model` for what it raises."""
@@ -230,7 +221,7 @@ class Model(ModelDescription):
         if adata.n_obs != sizes.all or (key is not None and key not in adata.obs):
             return None
         try:
-            left_out = held_out(adata.obs, self.record.holdout)
+            left_out = held_out(adata.obs, self.record.holdout, control=self.control, quiet=True)
             kept = np.flatnonzero(~left_out)
             codes = strata(self.fields, adata, left_out)[kept]
         except InputError:
@@ -328,10 +319,12 @@ class Model(ModelDescription):
         InputError
             As `recipe.log_like` and `recipe.counts_like`; genes are missing, or names occur twice.
         """
+        adata = in_memory(adata)
         check_names(adata, "the input")
+        rounded = self.record.recipe.rounded
         if self.expression == "counts":
-            return self._in_order(counts_like(adata, self.matrix), missing_genes)
-        return self._in_order(log_like(adata, self.matrix, self.target_sum), missing_genes)
+            return self._in_order(counts_like(adata, self.matrix, rounded=rounded), missing_genes)
+        return self._in_order(log_like(adata, self.matrix, self.target_sum, rounded=rounded), missing_genes)
 
     def _in_order(self, found: Expression, missing_genes: str) -> Expression:
         """Expression with the model's genes in its order."""
@@ -371,6 +364,7 @@ class Model(ModelDescription):
         InputError
             As `aligned`.
         """
+        adata = in_memory(adata)
         check_names(adata, "the input")
         counts = counts_like(adata, self.matrix) if self.expression == "counts" or has_counts(adata) else None
         total = self.target_sum

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cellalign.data.fields import read_fields
-from cellalign.data.files import atomic_directory, checksum
+from cellalign.data.files import atomic_directory, checksum, stamp
+from cellalign.data.reading import Reading
 from cellalign.engine.checkpoint import save_tensors
-from cellalign.errors import ModelError, spoken
+from cellalign.errors import InputError, ModelError, spoken
 from cellalign.methods.base import Layout, Method
 from cellalign.methods.registry import get
-from cellalign.records import ModelRecord, RecordError, SourceRecord
+from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord
 
 log = logging.getLogger("cellalign")
 SPEC, WEIGHTS, HISTORY = "model.yaml", "weights.safetensors", "history.csv"
@@ -76,7 +77,9 @@ def read_record(directory: str | Path) -> ModelRecord:
     if not (directory / SPEC).is_file():
         raise ModelError(f"{directory} is no model directory: it holds no {SPEC}")
     try:
-        plain = yaml.load((directory / SPEC).read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        plain = yaml.load(
+            (directory / SPEC).read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )
     except OSError as error:
         raise _unreadable(directory / SPEC, error) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -134,10 +137,41 @@ def build(record: ModelRecord) -> Method:
     return cls(cls.Hyperparameters(**settings), layout)
 
 
-def source_record(path: str | os.PathLike[str] | None) -> SourceRecord:
-    """What model.yaml keeps of the training file."""
-    if path is None:
+def source_record(source: str | os.PathLike[str] | Reading | None) -> SourceRecord:
+    """What model.yaml keeps of the training files."""
+    if source is None:
         return SourceRecord()
+    reading = Reading.of(source)
+    first, *others = [_file_record(path) for path in reading.paths]
+    metadata = None if reading.obs is None else _file_record(reading.obs)
+    how = {name: value for name, value in reading.options().items() if name != "obs"}
+    return SourceRecord(**first.model_dump(), others=others, metadata=metadata, reading=how)
+
+
+def _file_record(path: str | os.PathLike[str]) -> FileRecord:
     file = Path(path).resolve()
-    stat = file.stat()
-    return SourceRecord(path=str(file), checksum=checksum(file), size=stat.st_size, modified_ns=stat.st_mtime_ns)
+    size, modified = stamp(file)
+    return FileRecord(path=str(file), checksum=checksum(file), size=size, modified_ns=modified)
+
+
+def training_files(source: SourceRecord) -> Reading:
+    """The training files as they were read, if they are still what the model was trained on.
+
+    Raises
+    ------
+    InputError
+        One is unknown, gone or changed.
+    """
+    other = spoken(python="give the cells", command="name an INPUT")
+    if source.path is None:
+        raise InputError(f"the model knows no training file (it was trained on cells in memory or a pipe); {other}")
+    for file in source.files():
+        path = Path(str(file.path))
+        if not path.exists():
+            raise InputError(f"the training file {path} is gone; {other}")
+        if stamp(path) != (file.size, file.modified_ns) and checksum(path) != file.checksum:
+            raise InputError(f"the training file {path} has changed since training; {other}")
+    paths = [str(file.path) for file in (source, *source.others)]
+    obs = None if source.metadata is None else source.metadata.path
+    known = {name: value for name, value in source.reading.items() if name in Reading.__dataclass_fields__}
+    return Reading(tuple(paths), obs=obs, **known)

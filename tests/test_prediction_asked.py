@@ -81,7 +81,7 @@ def test_what_there_is_not_is_refused(sites, cells, to, error):
 
 def test_two_conditions_at_once_beside_a_batch_are_refused_too(sites, cells):
     with pytest.raises(ModelError, match="several conditions at once"):
-        sites.counterfactual(cells, to={"stim": "control+stimulated", "site": "b"}, from_="control")
+        sites.counterfactual(cells, to={"stim": "stimulated+stimulated", "site": "b"}, from_="control")
 
 
 def test_a_number_is_set_in_every_cell(old, cells):

@@ -17,7 +17,7 @@ from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
 from cellalign.cli.printable import printable
 from cellalign.errors import on_command_line
-from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters
+from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters, values
 
 if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
@@ -32,8 +32,8 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         with carried(), on_command_line(flags):
-            log = start(**_values(of_all, given))
-            asked, more = _values(options, given), _values(own, given)
+            log = start(**values(of_all, given))
+            asked, more = values(options, given), values(own, given)
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
             with _prepared(asked | more):
                 declaration.command(_Call(asked, log, app, messages), **more)
@@ -102,10 +102,6 @@ def _place(parameter: Parameter) -> int:
     if parameter.name in COMPUTING:
         return 3
     return 1 if parameter.default is REQUIRED else 2
-
-
-def _values(found: Sequence[Parameter], given: dict[str, Any]) -> dict[str, Any]:
-    return {parameter.name: parameter.value(given[parameter.name]) for parameter in found}
 
 
 def _as_words(parameter: Parameter, given: Any) -> list[str]:

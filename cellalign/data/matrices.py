@@ -5,20 +5,34 @@ Every error says what was found, where, and what to do. Nothing here makes a spa
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
-from cellalign.errors import InputError, spoken
+from cellalign.data.integers import ROUNDING, as_counts, position, values_of
+from cellalign.data.scale import LARGEST_LOG, Scale, scale_of
+from cellalign.errors import InputError, UsageError, option, spoken
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
+
+    from cellalign.data.integers import Names
+
+log = logging.getLogger("cellalign")
 
 # where the expression of each scale is looked for, in this order
 MATRICES = {"log": ("X",), "counts": ("counts", "X")}
-LARGEST_LOG = 50  # log1p of any real count is below this; raw counts of a cell's top gene are above
-LOOKED_AT = 100_000
+USUAL_LOG = 25  # log2 of a million and one is 20
+# layers that are taken for counts by their name, where they hold such; the first fit one
+NAMED_COUNTS = "raw_?counts?|counts?_?raw|raw counts? umis? .*raw_?counts?.* .*counts?.* .*umi.* matrix spliced".split()
+PLAIN = ("counts", "nearly counts", "log", "normalised", "fractions")  # where zero means that nothing was seen
 
 
 def default_matrix(adata: AnnData, expression: str) -> str:
@@ -44,8 +58,35 @@ def matrix_of(adata: AnnData, key: str, where: str = "the input") -> Any:
     return adata.layers[key]
 
 
-def check_expression(x: Any, expression: str, where: str, command_hint: str | None = None) -> None:
+def check_expression(
+    x: Any,
+    expression: str,
+    where: str,
+    command_hint: str | None = None,
+    *,
+    names: Names | None = None,
+    rounded: bool = False,
+) -> Any:
     """Check a matrix once, at the door: finite, not negative, and on the scale the method reads.
+
+    Parameters
+    ----------
+    x : sparse or dense matrix [n_cells, n_genes]
+    expression : {"log", "counts"}
+        What the method reads.
+    where : str
+        What messages call the matrix.
+    command_hint : str, optional
+        What makes an input fit.
+    names : pair of Index, optional
+        Of cells and genes, for messages.
+    rounded : bool
+        Estimated counts are rounded.
+
+    Returns
+    -------
+    matrix
+        x itself, or counts that were integers but for the noise of arithmetic, or estimated, rounded.
 
     Raises
     ------
@@ -53,12 +94,19 @@ def check_expression(x: Any, expression: str, where: str, command_hint: str | No
         Empty, NaN, infinite or negative values, raw counts to a method that reads log expression, or no counts
         to one that reads counts.
     """
-    check_matrix(x, where)
     command_hint = command_hint or spoken(python="cellalign.preprocess(adata)", command="cellalign preprocess")
+    check_matrix(x, where, names, unscaled=f"take expression from before it was scaled: {_looks(command_hint)}")
     if expression == "log":
         check_log(x, where, command_hint)
-    elif not is_counts(x):
-        raise InputError(f"{where} holds no raw counts, which this method reads; run: {command_hint}")
+        return x
+    scale = scale_of(x)
+    counts, reason = as_counts(x, scale, names, rounded=rounded)
+    if counts is None:
+        mend = "" if scale.kind == "nearly counts" else f"; {_looks(command_hint)}"
+        raise InputError(f"{where} holds no raw counts, which this method reads ({reason}){mend}")
+    if reason:
+        log.info("%s: %s", where, reason)
+    return counts
 
 
 def checked_names(adata: AnnData, where: str) -> list[str]:
@@ -86,12 +134,18 @@ def check_names(adata: AnnData, where: str) -> None:
             )
 
 
-def check_matrix(x: Any, where: str) -> None:
+def check_matrix(
+    x: Any, where: str, names: Names | None = None, unscaled: str = "take expression from before it was scaled"
+) -> None:
     """Refuse a matrix that is empty, not numeric, or holds NaN, infinity or negative values.
 
     Parameters
     ----------
     x : sparse or dense matrix [n_cells, n_genes]
+    names : pair of Index, optional
+        Of cells and genes.
+    unscaled : str
+        What to do about a scaled matrix.
 
     Raises
     ------
@@ -102,7 +156,7 @@ def check_matrix(x: Any, where: str) -> None:
         raise InputError(f"{where} has no cells")
     if x.shape[1] == 0:
         raise InputError(f"{where} has no genes")
-    values = x.data if sparse.issparse(x) else np.asarray(x)
+    values = values_of(x)
     if values.dtype.kind not in "iufb":
         raise InputError(f"{where} is not numeric (it holds {values.dtype})")
     # sum and minimum are two passes without a mask; only a bad matrix pays for finding the culprit
@@ -112,74 +166,289 @@ def check_matrix(x: Any, where: str) -> None:
         return
     for name, bad in (("NaN", np.isnan(values)), ("inf", np.isinf(values)), ("negative", values < 0)):
         if bad.any():
-            row, column = _position(x, bad)
-            raise InputError(
-                f"{where} holds {int(bad.sum())} {name} values, the first in cell {row} (from 0), gene {column}; "
-                "remove or correct them"
-            )
-
-
-def _position(x: Any, bad: np.ndarray) -> tuple[int, int]:
-    """Row and column of the first bad stored value."""
-    first = int(np.flatnonzero(bad.ravel())[0])
-    if not sparse.issparse(x):
-        row, column = np.unravel_index(first, bad.shape)
-        return int(row), int(column)
-    major = int(np.searchsorted(x.indptr, first, side="right")) - 1
-    minor = int(x.indices[first])
-    return (major, minor) if x.format == "csr" else (minor, major)
+            first = position(x, int(np.argmax(bad.ravel())), names)
+            scaled = name == "negative" and scale_of(x).kind == "scaled"
+            mend = f"it is scaled; {unscaled}" if scaled else "remove or correct them"
+            raise InputError(f"{where} holds {int(bad.sum())} {name} values, the first in {first}; {mend}")
 
 
 def is_counts(x: Any) -> bool:
-    """Whether the stored values are non-negative integers, judged by up to 100,000 spread over the matrix."""
-    values = x.data if sparse.issparse(x) else np.asarray(x).ravel()
-    sample = np.asarray(values[:: max(1, values.size // LOOKED_AT)])
-    if sample.size == 0 or sample.dtype.kind not in "iufb":
-        return False
-    return bool(np.all(np.isfinite(sample)) and np.all(sample >= 0) and np.all(sample == np.round(sample)))
-
-
-def find_counts(adata: AnnData) -> str:
-    """Where the raw counts are: "counts" (a layer), "X" or "raw", looked for in this order.
-
-    Raises
-    ------
-    InputError
-        Nowhere.
-    """
-    if "counts" in adata.layers and is_counts(adata.layers["counts"]):
-        return "counts"
-    if adata.X is not None and is_counts(adata.X):
-        return "X"
-    if adata.raw is not None and is_counts(adata.raw.X):
-        return "raw"
-    raise InputError('no raw counts in layers["counts"], X or raw; put the unnormalised counts into one of them')
+    """Whether the values are non-negative integers, judged by random cells."""
+    return scale_of(x).kind == "counts"
 
 
 def check_log(x: Any, where: str, command_hint: str) -> None:
-    """Refuse raw counts, and values too large for log expression.
+    """Refuse what surely is no log expression; what cannot be told is taken, and said.
 
     Raises
     ------
     InputError
         Names the command that makes the input fit.
     """
-    values = x.data if sparse.issparse(x) else np.asarray(x)
-    if is_counts(x) or (values.size and values.max() > LARGEST_LOG):
-        kind = "raw counts" if is_counts(x) else "values that are not log-transformed"
-        raise InputError(f"{where} holds {kind}, but normalised log1p expression is needed; run: {command_hint}")
+    scale = scale_of(x)
+    if scale.kind == "log":
+        if scale.base is not None or "of counts that were not normalised" in scale.said:
+            log.info("%s: %s", where, scale.said)
+        return
+    if _may_be_log(x, scale):
+        if scale.largest > USUAL_LOG:
+            log.warning("%s is taken for log expression, but holds %s", where, scale.said)
+        return
+    run = f"run: {command_hint}"
+    rounding = spoken(
+        python=command_hint.replace("(adata)", "(adata, rounded=True)"), command=f"{command_hint} --round"
+    )
+    holds, mend = {
+        "counts": ("raw counts", run),
+        "nearly counts": (f"raw counts ({scale.said})", f"run: {rounding}"),
+        "scaled": (f"scaled expression ({scale.said})", f"take what was there before: {_looks(command_hint)}"),
+        "double log": (f"{scale.said}", "undo one in Python: adata.X = numpy.expm1(adata.X)"),
+        "other": (scale.said, f"{run}, or, where it is normalised, take log1p of it in Python: scanpy.pp.log1p(adata)"),
+    }.get(scale.kind, (f"normalised expression without a logarithm ({scale.said})", run))
+    if scale.mixed:
+        mend = "normalise files alike before they are joined"
+    raise InputError(f"{where} holds {holds}, but normalised log1p expression is needed; {mend}")
 
 
-def has_counts(adata: AnnData) -> bool:
+def _may_be_log(x: Any, scale: Scale) -> bool:
+    """Whether a matrix of which one cannot tell is in the range of log expression."""
+    return scale.kind == "other" and not scale.mixed and float(values_of(x).max(initial=0)) <= LARGEST_LOG
+
+
+def _looks(command_hint: str) -> str:
+    return f"run: {command_hint}, which looks in every matrix of the file"
+
+
+class NoCounts(InputError):
+    """No matrix serves as counts.
+
+    Attributes
+    ----------
+    looked : str
+        Every matrix that was looked at, and why it does not serve.
+    unfit : bool
+        One would serve but for something that has to be mended.
+    """
+
+    def __init__(self, looked: str, unfit: bool) -> None:
+        mend = "" if ROUNDING in looked else '; put them into layers["counts"], X or raw, or name the layer'
+        super().__init__(f"no raw counts ({looked}){mend}")
+        self.looked, self.unfit = looked, unfit
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A matrix of a file.
+
+    Attributes
+    ----------
+    where : str
+        "X", "raw", or a layer's name.
+    matrix : sparse or dense matrix [n_cells, n_genes]
+    var : DataFrame
+        Its genes.
+    cells : Index
+    said : str
+        What messages call it.
+    """
+
+    where: str
+    matrix: Any
+    var: pd.DataFrame
+    cells: pd.Index
+    said: str
+
+    @property
+    def names(self) -> Names:
+        """Of cells and genes."""
+        return self.cells, self.var.index
+
+    @cached_property
+    def scale(self) -> Scale:
+        """On which it is."""
+        return scale_of(self.matrix)
+
+
+def places(adata: AnnData, *, layer: str | None = None, raw: bool = False) -> list[Place]:
+    """Every matrix, in the order in which counts are looked for; with `layer` or `raw` that one only.
+
+    Raises
+    ------
+    UsageError
+        Both are given.
+    InputError
+        There is no such matrix.
+    """
+    if layer is not None and raw:
+        raise UsageError(f"{option('layer', layer)} and {option('raw', True)} name two matrices; give one")
+
+    def own(key: str) -> Place:
+        said = "X" if key == "X" else f'layers["{key}"]'
+        return Place(key, matrix_of(adata, key), adata.var, adata.obs_names, said)
+
+    def of_raw() -> Place:
+        return Place("raw", adata.raw.X, adata.raw.var, adata.obs_names, "raw")
+
+    if layer is not None:
+        return [own(layer)]
+    if raw:
+        if adata.raw is None:
+            raise InputError("the input has no raw; leave that option out, or name a layer")
+        return [of_raw()]
+    layers = [name for name in adata.layers if name]  # of anndata 0.13 X is the layer None
+    found = [own("counts")] if "counts" in layers else []
+    found += [own("X")] if adata.X is not None else []
+    found += [of_raw()] if adata.raw is not None else []
+    others = sorted((name for name in layers if name != "counts"), key=_preference)
+    return found + [own(name) for name in others]
+
+
+def find_counts(adata: AnnData, *, layer: str | None = None, raw: bool = False, rounded: bool = False) -> Place:
+    """The raw counts, and where they are: layers["counts"], X, raw, then another layer of such a name.
+
+    Parameters
+    ----------
+    layer : str, optional
+        Look there only: a layer, or "X".
+    raw : bool
+        Look in raw only.
+    rounded : bool
+        Estimated counts are rounded.
+
+    Returns
+    -------
+    Place
+        Its matrix holds integers, no duplicates; it is a copy only where they had to be rounded or added up.
+
+    Raises
+    ------
+    UsageError
+        `layer` and `raw`.
+    NoCounts
+        Nowhere: why each matrix does not serve.
+    """
+    return _say(*_first_counts(places(adata, layer=layer, raw=raw), rounded, named=raw or layer is not None))
+
+
+def find_log(adata: AnnData, *, layer: str | None = None, raw: bool = False) -> Place | None:
+    """The first matrix of expression that was normalised, with or without a logarithm: X, raw, then the layers."""
+    for place in places(adata, layer=layer, raw=raw):
+        try:
+            check_matrix(place.matrix, place.said, place.names)
+        except InputError:
+            continue
+        scale, taken = place.scale, ("log", "normalised", "fractions")
+        if scale.kind in taken or (_may_be_log(place.matrix, scale) and (place.where == "X" or layer or raw)):
+            return place
+    return None
+
+
+def counts_of(adata: AnnData, preferred: str, *, rounded: bool = False) -> Place:
+    """As `find_counts`, but looked for in the `preferred` matrix before all others, under any name."""
+    order = places(adata)
+    first = [place for place in order if place.where == preferred and place.said != "raw"]
+    others = [place for place in order if place not in first]
+    found, said = _first_counts(first + others, rounded, known=preferred)
+    return found if found.where == preferred and not said else _say(found, said)
+
+
+def has_counts(adata: AnnData, *, rounded: bool = False) -> bool:
     """Whether raw counts are anywhere."""
     try:
-        find_counts(adata)
-    except InputError:
+        _first_counts(places(adata), rounded)
+    except NoCounts:
         return False
     return True
 
 
-def counts_of(adata: AnnData, preferred: str) -> str:
-    """Name of the matrix of raw counts: the preferred one where it is there and fit, else as `find_counts`."""
-    there = preferred == "X" and adata.X is not None or preferred in adata.layers
-    return preferred if there and is_counts(matrix_of(adata, preferred)) else find_counts(adata)
+def _first_counts(
+    order: Sequence[Place], rounded: bool, *, named: bool = False, known: str | None = None
+) -> tuple[Place, str]:
+    """The first of several matrices that holds counts, and what was done to them.
+
+    Of a layer its name has to say that it holds counts, unless the user named it.
+    """
+    reasons: dict[str, str] = {}
+    unfit = False
+    for place in order:
+        counts, said = _counts_in(place, rounded)
+        layer = place.said not in ("X", "raw")
+        if counts is None:
+            reasons[place.said] = said
+            unfit |= place.scale.kind in ("counts", "nearly counts")
+        elif layer and not named and place.where != known and _preference(place.where)[0] == len(NAMED_COUNTS):
+            reasons[place.said] = f"counts, but its name does not say so: {option('layer', place.where)}"
+        elif layer and (empty := _empty(place.cells, counts, order)):
+            if named:
+                log.warning("%s is %s", place.said, empty)
+                return _found(place, counts, said)
+            reasons[place.said], unfit = empty, True
+        else:
+            for other, reason in reasons.items():
+                if other == 'layers["counts"]':
+                    log.warning("%s does not serve: %s", other, reason)
+            return _found(place, counts, said)
+    looked = "; ".join(f"{where}: {reason}" for where, reason in reasons.items()) or "there is no matrix"
+    raise NoCounts(looked, unfit)
+
+
+def _found(place: Place, counts: Any, said: str) -> tuple[Place, str]:
+    return Place(place.where, counts, place.var, place.cells, place.said), said
+
+
+def _say(place: Place, said: str) -> Place:
+    log.info("counts in %s%s", place.said, f" ({said})" if said else "")
+    return place
+
+
+def _counts_in(place: Place, rounded: bool) -> tuple[Any | None, str]:
+    """The counts of a matrix and what was done to them, or None and why it holds none."""
+    try:
+        check_matrix(place.matrix, "it", place.names)
+    except InputError as error:
+        return None, str(error).removeprefix("it ").partition("; remove")[0].partition("; take")[0]
+    return as_counts(place.matrix, place.scale, place.names, rounded=rounded)
+
+
+def _empty(cells: pd.Index, counts: Any, others: Iterable[Place]) -> str:
+    """Of how many cells all counts are zero though another matrix holds their expression, in words, or nothing.
+
+    Joining files of which one lacks a layer fills it with zeros there.
+    """
+    empty = _held(counts, np.ones(len(cells), dtype=bool)) == 0
+    if not empty.any():
+        return ""
+    for other in others:
+        if other.said not in ("X", "raw") or other.scale.kind not in PLAIN:
+            continue
+        wrong = empty & (_held(other.matrix, empty) > 0)
+        if wrong.any():
+            first = str(cells[int(np.argmax(wrong))])
+            return (
+                f"all zero in {int(wrong.sum())} of {len(cells)} cells that have expression in {other.said}, the first "
+                f"{first!r}, as where files were joined of which one had no such layer; give these cells their counts, "
+                "or leave them out"
+            )
+        return ""
+    return ""
+
+
+def _held(x: Any, asked: np.ndarray) -> np.ndarray:
+    """Of every cell how many values are not zero; of a dense matrix only where asked."""
+    if not sparse.issparse(x):
+        held = np.zeros(x.shape[0], dtype=np.int64)
+        rows = np.flatnonzero(asked)
+        for part in np.array_split(rows, len(rows) // 1024 + 1):
+            held[part] = np.count_nonzero(np.asarray(x[part]), axis=1)
+        return held
+    if x.format == "csc":
+        return np.bincount(x.indices[x.data != 0], minlength=x.shape[0])
+    ends = np.concatenate([[0], np.cumsum(x.data != 0)])
+    return np.diff(ends[x.indptr])
+
+
+def _preference(name: str) -> tuple[int, str]:
+    """Where a layer stands among those that hold counts by their name."""
+    lower = name.lower()
+    place = (i for i, pattern in enumerate(NAMED_COUNTS) if re.fullmatch(pattern, lower))
+    return next(place, len(NAMED_COUNTS)), name

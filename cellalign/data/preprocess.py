@@ -1,20 +1,28 @@
-"""Raw counts to what every method reads: counts kept in a layer, normalised log1p expression in X, HVGs."""
+"""What a user has to what every method reads: counts kept in a layer, normalised log1p expression in X, HVGs."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.columns import column
-from cellalign.data.matrices import check_matrix, check_names, find_counts
+from cellalign.data.integers import without_duplicates
+from cellalign.data.matrices import NoCounts, Place, check_names, find_counts, find_log
+from cellalign.data.variable_genes import variable_genes
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Preprocessing, Provenance
 from cellalign.records.provenance import KEY
 
 log = logging.getLogger("cellalign")
+EXACT = 2**24  # integers up to this are exact in float32
+USUAL_SUM = 1e4  # to which fractions are brought
+QUALITY = ("n_counts", "n_genes")  # columns of obs
+LEAST, MOST = 1e-6, 1e15  # of a target sum: beyond, variances are none that float32 holds
 
 
 def preprocess(
@@ -25,78 +33,204 @@ def preprocess(
     batch: str | None = None,
     min_genes: int = 1,
     min_cells: int = 1,
+    layer: str | None = None,
+    raw: bool = False,
+    rounded: bool = False,
 ) -> AnnData:
     """Normalise, log-transform, select highly variable genes; `tasks.preprocess.preprocess` says what each means."""
-    if n_top_genes < 0 or min_genes < 0 or min_cells < 0:
-        raise UsageError(
-            f"{option('n_top_genes')}, {option('min_genes')} and {option('min_cells')} must not be negative"
-        )
-    if target_sum is not None and target_sum <= 0:
-        raise UsageError(f"{option('target_sum')} must be positive, got {target_sum}")
+    _check_numbers(n_top_genes, target_sum, min_genes, min_cells)
     check_names(adata, "the input")
-    for matrix in (adata.X, *adata.layers.values()):
-        if matrix is not None:
-            check_matrix(matrix, "the input")
-    key = find_counts(adata)
-    counts = adata.raw.X if key == "raw" else adata.X if key == "X" else adata.layers[key]
-    counts = sparse.csr_matrix(counts, dtype=np.float32)
-    if batch is not None:
-        column(adata.obs, batch, purpose="batch")
+    batches = None if batch is None else column(adata.obs, batch, purpose="batch")
+    provenance = Provenance.to_extend(adata.uns)
+    source = _source(adata, layer, raw, rounded, target_sum)
 
-    n_genes, n_counts = np.diff(counts.indptr), np.asarray(counts.sum(1)).ravel()
-    cells = np.flatnonzero((n_genes >= min_genes) & (n_counts > 0))
-    genes = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= min_cells)
-    if not len(cells) or not len(genes):
-        either = f"{option('min_genes')} or {option('min_cells')}"
-        raise InputError(f"no cells or no genes are left after filtering; lower {either}")
-    _say_dropped("cells", counts.shape[0] - len(cells))
-    _say_dropped("genes", counts.shape[1] - len(genes))
-
-    # everything else the user keeps in the file goes along, except matrices on the old scale
-    others = {} if key == "raw" else {"varm": dict(adata.varm)}
-    bare = AnnData(
-        obs=adata.obs,
-        var=adata.raw.var if key == "raw" else adata.var,
-        obsm=dict(adata.obsm),
-        uns=dict(adata.uns),
-        **others,
-    )
-    result = bare[cells, genes].copy()
-    result.obs["n_counts"], result.obs["n_genes"] = n_counts[cells], n_genes[cells]
-    result.layers["counts"] = counts[cells][:, genes]
-    total = float(target_sum or np.median(n_counts[cells]))
-    result.X = normalised_log(counts[cells], total)[:, genes]
-    result.uns["log1p"] = {"base": None}  # by which scanpy's functions know
+    cells, genes = _kept(source.matrix, min_genes, min_cells)
+    result = _bare(adata, source.place)[cells, genes].copy()
+    expression = source.matrix[cells]
+    if source.counts:
+        if provenance.preprocess is not None and provenance.preprocess.n_top_genes and source.place.where == "counts":
+            log.warning("the input was preprocessed before: sums of cells are those of the genes that were kept then")
+        sums = cell_sums(expression)
+        target_sum = float(np.median(sums) if target_sum is None else target_sum)
+        _keep_quality(result, sums, np.diff(expression.indptr))
+        result.layers["counts"] = expression[:, genes]
+        expression = normalised_log(expression, target_sum)
+    result.X = expression[:, genes]
+    result.uns["log1p"] = {"base": source.base}  # by which scanpy's functions know
     if 0 < n_top_genes < result.n_vars:
-        from cellalign.nn.kernels.packages import compiled_elsewhere
-
-        with compiled_elsewhere("scanpy"):
-            import scanpy as sc
-
-            sc.pp.highly_variable_genes(result, flavor="seurat", n_top_genes=n_top_genes, batch_key=batch)
-        result = result[:, result.var["highly_variable"].to_numpy()].copy()
+        codes = None if batches is None else batches[cells]
+        chosen = variable_genes(result.X, result.var_names, n_top_genes, codes, source.base)
+        for name in chosen:
+            result.var[name] = chosen[name].to_numpy()
+        result.uns["hvg"] = {"flavor": "seurat"}
+        result = result[:, chosen["highly_variable"].to_numpy()].copy()
     elif n_top_genes > result.n_vars:
         log.warning("%d highly variable genes asked for, but there are %d genes; all kept", n_top_genes, result.n_vars)
     record = Preprocessing(
-        counts_from=key,
+        counts_from=source.place.where if source.counts else None,
         n_top_genes=n_top_genes,
-        target_sum=total,
+        target_sum=target_sum if source.counts else source.total,
         batch=batch,
+        min_genes=min_genes,
+        min_cells=min_cells,
     )
-    result.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(record).plain()
+    result.uns[KEY] = provenance.with_steps(record).plain()
     return result
 
 
 def normalised_log(counts: sparse.csr_matrix, target_sum: float) -> sparse.csr_matrix:
-    """log1p of counts [n, G] scaled to the same sum in every cell, in float32 as scanpy computes it."""
-    scale = np.asarray(counts.sum(1)).ravel() / target_sum
+    """log1p of counts scaled to the same sum in every cell, as scanpy computes it to the last bit.
+
+    Parameters
+    ----------
+    counts : CSR matrix [n_cells, n_genes]
+        All genes that were counted: sums run over the whole row.
+    target_sum : float
+        What every cell's sum becomes.
+
+    Returns
+    -------
+    CSR matrix, float32
+        Cells without counts stay empty.
+    """
+    result = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
+    scale = cell_sums(counts) / np.float32(target_sum)
     scale[scale == 0] = 1
-    result = counts.copy()
-    result.data /= np.repeat(scale, np.diff(counts.indptr))
+    result.data /= np.repeat(scale, np.diff(result.indptr))
     np.log1p(result.data, out=result.data)
     return result
 
 
-def _say_dropped(what: str, n: int) -> None:
+def cell_sums(counts: sparse.csr_matrix) -> np.ndarray:
+    """Sums of cells, float32 [n_cells], added up in float64."""
+    sizes = np.diff(counts.indptr)
+    sums = np.zeros(counts.shape[0])
+    if counts.nnz:
+        sums[sizes > 0] = np.add.reduceat(counts.data, counts.indptr[:-1][sizes > 0], dtype=np.float64)
+    return sums.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is preprocessed.
+
+    Attributes
+    ----------
+    place : Place
+    matrix : CSR matrix, float32
+        No duplicates, no stored zeros: counts, or log expression.
+    counts : bool
+    total : float, optional
+        To which log expression is normalised.
+    base : float, optional
+        Of its logarithm, where it is not the natural one.
+    """
+
+    place: Place
+    matrix: sparse.csr_matrix
+    counts: bool
+    total: float | None = None
+    base: float | None = None
+
+
+def _source(adata: AnnData, layer: str | None, raw: bool, rounded: bool, target_sum: float | None) -> _Source:
+    """The counts, or where there are none expression that was normalised already."""
+    try:
+        place = find_counts(adata, layer=layer, raw=raw, rounded=rounded)
+    except NoCounts as no_counts:
+        if no_counts.unfit or rounded:
+            raise
+        found = find_log(adata, layer=layer, raw=raw)
+        if found is None:
+            raise InputError(
+                f"no raw counts and no normalised expression ({no_counts.looked}); put either into X or a layer, as it "
+                "was before it was scaled"
+            ) from None
+        if target_sum is not None:
+            raise InputError(f"{option('target_sum', target_sum)} needs counts: {no_counts}") from None
+        return _normalised(found)
+    largest = float(place.matrix.max())
+    if largest > EXACT:
+        log.warning("counts above %s are rounded to float32; the largest is %.0f", f"{EXACT:,}", largest)
+    return _Source(place, _plain(place.matrix), counts=True)
+
+
+def _normalised(place: Place) -> _Source:
+    """Log expression as it is; of expression without a logarithm log1p."""
+    x, scale = _plain(place.matrix), place.scale
+    lost = 'there will be no layers["counts"], which methods of counts need'
+    if scale.kind in ("log", "other"):
+        log.warning("no counts: %s is kept as the log expression it is (%s); %s", place.said, scale.said, lost)
+        return _Source(place, x, counts=False, total=scale.total, base=scale.base)
+    total = USUAL_SUM if scale.kind == "fractions" else scale.total
+    x = x.copy()
+    if scale.kind == "fractions":
+        x.data *= np.float32(USUAL_SUM)
+    np.log1p(x.data, out=x.data)
+    times = f" times {USUAL_SUM:g}" if scale.kind == "fractions" else ""
+    log.warning("no counts: X is log1p of %s%s (%s); %s", place.said, times, scale.said, lost)
+    return _Source(place, x, counts=False, total=total)
+
+
+def _plain(x: Any) -> sparse.csr_matrix:
+    """CSR float32 without duplicates and stored zeros; the user's matrix stays as it is."""
+    x = without_duplicates(x) if sparse.issparse(x) else np.asarray(x, dtype=np.float32)
+    result = sparse.csr_matrix(x, dtype=np.float32)
+    if np.count_nonzero(result.data) < result.nnz:
+        result = result.copy()
+        result.eliminate_zeros()
+    return result
+
+
+def _kept(x: sparse.csr_matrix, min_genes: int, min_cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells with so many genes, and of these the genes in so many cells.
+
+    Raises
+    ------
+    InputError
+        None is left.
+    """
+    n_genes = np.diff(x.indptr)
+    cells = np.flatnonzero(n_genes >= max(min_genes, 1))
+    _say_dropped("cells", len(n_genes) - len(cells), f"fewer than {max(min_genes, 1)} genes")
+    if not len(cells):
+        raise InputError(f"no cell has {max(min_genes, 1)} genes or more; lower {option('min_genes')}")
+    n_cells = np.bincount(x[cells].indices, minlength=x.shape[1])
+    genes = np.flatnonzero(n_cells >= min_cells)
+    _say_dropped("genes", len(n_cells) - len(genes), f"seen in fewer than {min_cells} of {len(cells)} cells")
+    if not len(genes):
+        raise InputError(
+            f"no gene is seen in {min_cells} or more of the {len(cells)} cells; lower {option('min_cells')}"
+        )
+    return cells, genes
+
+
+def _say_dropped(what: str, n: int, why: str) -> None:
     if n:
-        log.info("%d %s dropped: too few counts", n, what)
+        log.info("%d %s dropped: %s", n, what, why)
+
+
+def _bare(adata: AnnData, place: Place) -> AnnData:
+    """Everything else the user keeps in the file, except matrices on the old scale."""
+    others = {} if place.said == "raw" else {"varm": dict(adata.varm)}
+    return AnnData(obs=adata.obs, var=place.var, obsm=dict(adata.obsm), uns=dict(adata.uns), **others)
+
+
+def _keep_quality(result: AnnData, sums: np.ndarray, n_genes: np.ndarray) -> None:
+    """Put the cells' counts and genes into obs, but not over columns of these names that are there."""
+    own = [key for key in QUALITY if key in result.obs]
+    for key, values in zip(QUALITY, (sums, n_genes), strict=True):
+        if key not in own:
+            result.obs[key] = values
+    before = Provenance.of(result.uns).preprocess is not None
+    if own and not before:
+        log.info("obs %s of the input stay as they are", " and ".join(map(repr, own)))
+
+
+def _check_numbers(n_top_genes: int, target_sum: float | None, min_genes: int, min_cells: int) -> None:
+    if n_top_genes < 0 or min_genes < 0 or min_cells < 0:
+        raise UsageError(
+            f"{option('n_top_genes')}, {option('min_genes')} and {option('min_cells')} must not be negative"
+        )
+    if target_sum is not None and not LEAST <= target_sum <= MOST:
+        raise UsageError(f"{option('target_sum')} must be positive, from {LEAST:g} to {MOST:g}, got {target_sum}")

@@ -15,10 +15,10 @@ from scipy import sparse
 
 from cellalign.data.matrices import (
     check_expression,
-    check_matrix,
     counts_of,
     default_matrix,
     find_counts,
+    has_counts,
     matrix_of,
 )
 from cellalign.data.preprocess import normalised_log, preprocess
@@ -53,19 +53,21 @@ class Expression:
 def total_of(adata: AnnData, key: str = "X") -> float | None:
     """What the counts of a cell were scaled to before the logarithm, where the file says so or all genes are there."""
     written = Provenance.of(adata.uns).preprocess
-    if written is not None:
+    if written is not None and written.target_sum is not None:
         return written.target_sum
-    return None if _lacks(adata, key) else scale_of(matrix_of(adata, key)).total
+    scale = None if _lacks(adata, key) else scale_of(matrix_of(adata, key))
+    return scale.total if scale is not None and scale.kind == "log" and scale.base is None else None
 
 
-def counts_like(adata: AnnData, key: str, where: str = "the input") -> Expression:
+def counts_like(adata: AnnData, key: str, *, rounded: bool = False) -> Expression:
     """Raw counts of cells: where the model's training file had them, else wherever they are; errors as `counts_of`."""
-    found = counts_of(adata, key)
-    check_expression(_matrix(adata, found), "counts", f"{where}'s {found}")
-    return Expression(_matrix(adata, found), _var(adata, found))
+    found = counts_of(adata, key, rounded=rounded)
+    return Expression(found.matrix, found.var)
 
 
-def log_like(adata: AnnData, key: str, target_sum: float | None, where: str = "the input") -> Expression:
+def log_like(
+    adata: AnnData, key: str, target_sum: float | None, where: str = "the input", *, rounded: bool = False
+) -> Expression:
     """Log expression of cells at a model's total: as it is, rescaled from another total, or made of raw counts.
 
     Parameters
@@ -74,24 +76,22 @@ def log_like(adata: AnnData, key: str, target_sum: float | None, where: str = "t
         The matrix that the model reads: "X", or a layer.
     target_sum : float, optional
         What the counts of a cell of the training file were scaled to; None where that is not known.
+    rounded : bool
+        Estimated counts are rounded.
 
     Raises
     ------
     InputError
         There is neither log expression nor, where the total is known, raw counts; or the matrix is not fit.
     """
-    x = None if _lacks(adata, key) else matrix_of(adata, key)
-    if x is None or _is_raw(x):
-        return _made_of_counts(adata, key, target_sum, where)
-    check_expression(x, "log", f"{where}'s {key}")
+    if not _has_log(adata, key) and (_lacks(adata, key) or has_counts(adata, rounded=rounded)):
+        return _made_of_counts(adata, target_sum, where, rounded)
+    x = matrix_of(adata, key)
+    check_expression(x, "log", f"{where}'s {key}", names=(adata.obs_names, adata.var_names))
     total = total_of(adata, key)
     if target_sum is not None and total is not None and abs(total / target_sum - 1) > SAME_TOTAL:
-        log.warning(
-            "%s is normalised to %.6g counts a cell; brought to %.6g, the total of what it is compared with",
-            where,
-            total,
-            target_sum,
-        )
+        said = "%s is normalised to %.6g counts a cell; brought to %.6g, the total of what it is compared with"
+        log.warning(said, where, total, target_sum)
         x = rescaled(x, target_sum / total)
     return Expression(x, adata.var)
 
@@ -118,6 +118,7 @@ def to_train_on(
     layer: str | None = None,
     n_top_genes: int | None = None,
     batch: str | None = None,
+    rounded: bool = False,
     where: str = "the input",
 ) -> Training:
     """The matrix to train on; of raw counts, where log expression is wanted, what `preprocess` would make of them.
@@ -133,60 +134,72 @@ def to_train_on(
         where counts are.
     batch : str, optional
         obs column within which variability is judged.
+    rounded : bool
+        Estimated counts are rounded.
 
     Raises
     ------
     InputError
         There is no such matrix, no counts, or they are not fit.
     """
-    written = Provenance.of(adata.uns).preprocess
-    if layer is None and expression == "log" and (_lacks(adata, "X") or _is_raw(adata.X)):
-        return _preprocessed(adata, n_top_genes, batch, where)
-    if n_top_genes is not None and expression == "log":
-        raise UsageError(f"{option('n_top_genes', n_top_genes)} is of raw counts; {where} holds log expression")
     if expression == "counts":
-        key = layer or counts_of(adata, default_matrix(adata, "counts"))
-        check_expression(_matrix(adata, key), "counts", f"{where}'s {key}")
-        if n_top_genes:
-            kept = _preprocessed(adata, n_top_genes, batch, where)
-            columns = _var(adata, key).index.get_indexer(kept.var.index)
-            return Training(_matrix(adata, key)[:, columns], kept.var, key, kept.recipe)
-        total = None if written is None else written.target_sum
-        return Training(_matrix(adata, key), _var(adata, key), key, Recipe(target_sum=total))
+        return _counts_to_train_on(adata, layer, n_top_genes, batch, where, rounded)
+    if layer is None and not _has_log(adata, "X") and (_lacks(adata, "X") or has_counts(adata, rounded=rounded)):
+        return _preprocessed(adata, n_top_genes, batch, where, rounded=rounded)
+    if n_top_genes is not None:
+        raise UsageError(f"{option('n_top_genes', n_top_genes)} is of raw counts; {where} holds log expression")
     key = layer or "X"
     x = matrix_of(adata, key, where)
-    check_expression(x, "log", f"{where}'s {key}")
+    check_expression(x, "log", f"{where}'s {key}", names=(adata.obs_names, adata.var_names))
     return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key)))
 
 
-def _preprocessed(adata: AnnData, n_top_genes: int | None, batch: str | None, where: str) -> Training:
+def _counts_to_train_on(
+    adata: AnnData, layer: str | None, n_top_genes: int | None, batch: str | None, where: str, rounded: bool
+) -> Training:
+    """Raw counts of all genes, or of the most variable ones."""
+    if layer is not None:
+        place = find_counts(adata, layer=layer, rounded=rounded)
+    else:
+        place = counts_of(adata, default_matrix(adata, "counts"), rounded=rounded)
+    written = Provenance.of(adata.uns).preprocess
+    recipe = Recipe(target_sum=None if written is None else written.target_sum, rounded=rounded)
+    if not n_top_genes:
+        return Training(place.matrix, place.var, place.where, recipe)
+    kept = _preprocessed(adata, n_top_genes, batch, where, layer=layer, rounded=rounded)
+    columns = place.var.index.get_indexer(kept.var.index)
+    return Training(place.matrix[:, columns], kept.var, place.where, kept.recipe)
+
+
+def _preprocessed(
+    adata: AnnData,
+    n_top_genes: int | None,
+    batch: str | None,
+    where: str,
+    *,
+    layer: str | None = None,
+    rounded: bool = False,
+) -> Training:
     """Of raw counts what `preprocess` makes of them, of every cell: one without counts is zero in all genes."""
     if n_top_genes is None:
         n_top_genes = N_TOP_GENES if adata.n_vars > N_TOP_GENES else 0
-    made = preprocess(adata, n_top_genes=n_top_genes, batch=batch)
+    made = preprocess(adata, n_top_genes=n_top_genes, batch=batch, layer=layer, rounded=rounded)
     step = Provenance.of(made.uns).preprocess
-    assert step is not None
-    log.info(
-        "%s: raw counts (%s) normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does",
-        where,
-        step.counts_from,
-        step.target_sum,
-        f"{made.n_vars:,}",
-    )
+    assert step is not None and step.target_sum is not None
+    said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does"
+    log.info(said, where, step.target_sum, f"{made.n_vars:,}")
     x = made.X
     if made.n_obs < adata.n_obs:
         log.warning("%d cells have no counts", adata.n_obs - made.n_obs)
-        counts = sparse.csr_matrix(_matrix(adata, step.counts_from), dtype=np.float32)
-        x = normalised_log(counts, step.target_sum)[:, _var(adata, step.counts_from).index.get_indexer(made.var_names)]
-    return Training(x, made.var, "X", Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes))
+        place = find_counts(adata, layer=layer, rounded=rounded)
+        x = normalised_log(place.matrix, step.target_sum)[:, place.var.index.get_indexer(made.var_names)]
+    recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
+    return Training(x, made.var, "X", recipe)
 
 
 def serves(adata: AnnData, expression: str, key: str = "X") -> bool:
     """Whether cells, of which one matrix was read, hold what a method reads, or raw counts to make it of."""
-    if expression == "log" and not _lacks(adata, key) and not _is_raw(matrix_of(adata, key)):
-        return True
-    there = ([] if adata.X is None else [adata.X]) + list(adata.layers.values())
-    return any(scale_of(x).kind == "counts" for x in there)
+    return (expression == "log" and _has_log(adata, key)) or has_counts(adata)
 
 
 def rescaled(x: Any, factor: float) -> Any:
@@ -220,31 +233,21 @@ def _only(found: Expression, cells: AnnData) -> AnnData:
     return AnnData(found.x, obs=cells.obs, var=found.var)
 
 
-def _made_of_counts(adata: AnnData, key: str, target_sum: float | None, where: str) -> Expression:
-    found = find_counts(adata)
+def _made_of_counts(adata: AnnData, target_sum: float | None, where: str, rounded: bool) -> Expression:
+    found = find_counts(adata, rounded=rounded)
     if target_sum is None:
         raise InputError(
-            f"{where} holds raw counts ({found}), and what log expression was normalised to where the model learned is "
-            "not known; normalise and log-transform these cells in the same way"
+            f"{where} holds raw counts ({found.said}), and what log expression was normalised to where the model "
+            "learned is not known; normalise and log-transform these cells in the same way"
         )
-    counts = _matrix(adata, found)
-    check_matrix(counts, f"{where}'s {found}")
-    log.info("%s: raw counts (%s) normalised to %.6g a cell and log-transformed", where, found, target_sum)
-    return Expression(normalised_log(sparse.csr_matrix(counts, dtype=np.float32), target_sum), _var(adata, found))
+    log.info("%s: raw counts normalised to %.6g a cell and log-transformed", where, target_sum)
+    return Expression(normalised_log(sparse.csr_matrix(found.matrix), target_sum), found.var)
 
 
-def _is_raw(x: Any) -> bool:
-    """Whether it surely is no log expression, but counts may be elsewhere or are here."""
-    return scale_of(x).kind in ("counts", "nearly counts", "scaled")
+def _has_log(adata: AnnData, key: str) -> bool:
+    """Whether a matrix is there and may be log expression."""
+    return not _lacks(adata, key) and scale_of(matrix_of(adata, key)).kind in ("log", "other")
 
 
 def _lacks(adata: AnnData, key: str) -> bool:
     return adata.X is None if key == "X" else key not in adata.layers
-
-
-def _matrix(adata: AnnData, key: str) -> Any:
-    return adata.raw.X if key == "raw" else matrix_of(adata, key)
-
-
-def _var(adata: AnnData, key: str) -> pd.DataFrame:
-    return adata.raw.var if key == "raw" else adata.var

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.columns import column
+from cellalign.data.reading import in_memory
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
@@ -53,6 +54,7 @@ def evaluate(
     **options
         Those of the panels' classes, such as k of mixing.
     """
+    adata, against = in_memory(adata), None if against is None else in_memory(against)
     record = Provenance.of(adata.uns).latest
     if "also" in options:  # its name in earlier versions
         extra_panels = options.pop("also")
@@ -69,7 +71,8 @@ def evaluate(
     columns = {"condition": None if continuous else condition, "batch": batch, "label": label}
     for purpose, key in columns.items():
         if key is not None:
-            column(adata.obs, key, purpose=purpose)
+            if not len(column(adata.obs, key, purpose=purpose, missing=True).categories) and adata.n_obs:
+                raise InputError(f"not one cell has a value in {purpose} column {key!r}; name another")
     result = Evaluation()
     predictions = _predictions(adata, against, condition, control, embedding, panels, result)
     if against is not None and predictions and predictions[0].expression == "log":

@@ -122,6 +122,9 @@ class Method(nn.Module, ABC):
         What it reads: normalised log1p expression, or raw counts.
     condition_kinds : tuple of str
         Kinds of field that its condition may be.
+    also_uses : tuple of roles
+        Of the columns whose change changes what is learned, those that no network is given: a prior, a penalty or a fit
+        in closed form is.
     disentangles : bool
         Each latent should mean one thing: `tune` ranks by UDR.
     plan_defaults : mapping
@@ -137,6 +140,7 @@ class Method(nn.Module, ABC):
     needs_condition: ClassVar[bool] = True
     needs_label: ClassVar[bool] = False
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical",)
+    also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
@@ -151,6 +155,11 @@ class Method(nn.Module, ABC):
     def reads(cls, hyperparameters: Any) -> Expression:
         """The expression it reads under these hyperparameters."""
         return cls.expression
+
+    @classmethod
+    def uses(cls) -> frozenset[Role]:
+        """Roles of the columns whose change changes what is learned; a column of another role is refused or said."""
+        return frozenset(cls.also_uses)
 
     @abstractmethod
     def encode(self, batch: Minibatch) -> Latent:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ class Celligner(PCA):
     summary = "contrastive PCA, then mutual nearest neighbours onto the reference condition"
     reference = "Warren et al. 2021"
     needs_condition = True
+    also_uses: ClassVar[tuple[Role, ...]] = (CONDITION,)
 
     class Hyperparameters(PCA.Hyperparameters):
         """The published numbers of directions and neighbours."""

@@ -76,6 +76,7 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
     name = "stgan"
     summary = "style-transfer GAN: a generator per direction, cycle-consistent"
     reference = "Zhu et al. 2017"
+    also_uses: ClassVar[tuple[Role, ...]] = (CONDITION,)
     # no loss of a GAN falls with its quality: the last weights are kept, not those of the lowest
     plan_defaults: ClassVar[Mapping[str, Any]] = {
         "balanced": True,

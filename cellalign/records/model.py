@@ -28,8 +28,8 @@ class CellNumbers(Record):
     validation: int
 
 
-class SourceRecord(Record):
-    """The training file; all None where the cells came from memory or standard input."""
+class FileRecord(Record):
+    """A file that was read."""
 
     path: str | None = None
     checksum: str | None = None
@@ -47,10 +47,41 @@ class Recipe(Record):
     n_top_genes : int, optional
         Of raw counts that training itself preprocessed: how many genes it kept, 0 for all; None where the training
         file had been preprocessed.
+    rounded : bool
+        Whether estimated counts were rounded.
     """
 
     target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
     n_top_genes: int | None = None
+    rounded: bool = False
+
+
+class SourceRecord(FileRecord):
+    """The training file; all None where the cells came from memory or standard input.
+
+    Attributes
+    ----------
+    others : list of FileRecord
+        Files after the first, where the cells came from several.
+    metadata : FileRecord, optional
+        The table of cell metadata beside them.
+    reading : dict of str to str
+        The other options they were read with (`data.reading`).
+    """
+
+    others: list[FileRecord] = Field(default_factory=list)
+    metadata: FileRecord | None = None
+    reading: dict[str, str] = Field(default_factory=dict)
+
+    def files(self) -> list[FileRecord]:
+        """All of them."""
+        first = FileRecord(**self.model_dump(include=set(FileRecord.model_fields)))
+        return [first, *self.others, *([] if self.metadata is None else [self.metadata])]
+
+    def same_as(self, other: SourceRecord) -> bool:
+        """Whether these are the same cells, wherever the files lie."""
+        ours, theirs = ([file.checksum for file in record.files()] for record in (self, other))
+        return (ours, self.reading) == (theirs, other.reading)
 
 
 class Outcome(Record):
@@ -116,7 +147,9 @@ class ModelRecord(VersionedRecord):
     def plain(self) -> dict[str, Any]:
         """As it is written to model.yaml: without what is not set."""
         unset = {k for k in ("outcome", "transferred", "transferred_from", "other_names") if not getattr(self, k)}
-        return self.model_dump(mode="json", exclude=unset)
+        plain = self.model_dump(mode="json", exclude=unset)
+        plain["source"] = {k: v for k, v in plain["source"].items() if v or k in FileRecord.model_fields}
+        return plain
 
 
 def _fields_of_roles(roles: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -38,12 +38,25 @@ class Step(Record):
 
 
 class Preprocessing(Step):
-    """Of `preprocess`: where the counts were, and what X was normalised to."""
+    """Of `preprocess`: where the counts were, what X was normalised to, and what was kept.
 
-    counts_from: str
+    Attributes
+    ----------
+    counts_from : str, optional
+        "X", "raw" or a layer's name; None where there was normalised expression only.
+    n_top_genes : int
+    target_sum : float, optional
+        What the normalised expression of a cell sums up to, over all genes of the input; None where it is not known.
+    batch : str, optional
+    min_genes, min_cells : int
+    """
+
+    counts_from: str | None = None
     n_top_genes: int
-    target_sum: float = Field(gt=0, allow_inf_nan=False)
+    target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
     batch: str | None = None
+    min_genes: int = 1
+    min_cells: int = 1
 
 
 class ModelStep(Step):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
@@ -125,7 +125,7 @@ def annotation_record(model: Model, label: str, **settings: Any) -> Annotation:
 @command_of(annotate, example="cellalign annotate new.h5ad --label cell_type -o new.annotated.h5ad")
 def command(
     call: Call,
-    input: Annotated[str, Argument("Cells to annotate; - is standard input.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Files of cells to annotate; - is standard input.", metavar="INPUT")],
     output: Annotated[str | None, o.OUTPUT] = None,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     reference: Annotated[str | None, Option("Labelled cells [the training file].", metavar="FILE")] = None,
@@ -143,16 +143,16 @@ def command(
     from cellalign.records.provenance import KEY
 
     fitted, asked = load(model), call.options
-    known = reference or _training_file(fitted)
+    known = _training_files(fitted) if reference is None else input.like(reference)
     source = files.spool(input)
     output = output or beside(input, "annotated")
-    files.check_output(output, force, [source, known])
+    files.check_cells_output(output, force, [source, known])
     adata = cells_of(source, fitted)
     table = annotate(adata, fitted, reference=cells_of(known, fitted), **asked)
     key = str(asked["label"] or fitted.label)
     result = score(adata.obs, table, key, unlabelled=asked["unlabelled"] or no_label(fitted, key))
     settings = {name: asked[name] for name in ("classifier", "k", "unknown")}
-    record = annotation_record(fitted, key, reference=str(known), **settings)
+    record = annotation_record(fitted, key, reference=", ".join(known.paths), **settings)
     files.write_with(
         source,
         output,
@@ -183,7 +183,7 @@ def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: 
     return key
 
 
-def _training_file(fitted: Model) -> Path:
+def _training_files(fitted: Model) -> Reading:
     """The labelled cells where the user names none."""
     try:
         return fitted.check_source()

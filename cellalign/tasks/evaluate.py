@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
@@ -209,12 +210,12 @@ def _picture(help: str) -> Option:
 )
 def command(
     call: Call,
-    input: Annotated[str, Argument("Embedded cells, or a counterfactual; - is stdin.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Embedded cells, or a counterfactual; - is stdin.", metavar="INPUT")],
     against: Annotated[str | None, Option("Real cells to compare a counterfactual with.", metavar="FILE")] = None,
     model: Annotated[
         str | None, Option("For the panels identifiability and likelihood.", ("--model", "-m"), metavar="DIR")
     ] = None,
-    where: Annotated[Mapping[str, str] | None, o.WHERE] = None,
+    where: Annotated[Sequence[str] | None, o.WHERE] = None,
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
     output: Annotated[str | None, Option("Write it here (.csv or .json).", ("--output", "-o"), metavar="FILE")] = None,
     scatter: Annotated[
@@ -248,10 +249,10 @@ def command(
     fitted = load(model) if model is not None else None
     cells = files.read(input)
     provenance = Provenance.of(cells.uns)
-    _check_kind(pictures, provenance, input, against)
+    _check_kind(pictures, provenance, ", ".join(input.paths), against)
     if where:
         cells = cells[select(cells.obs, where)].copy()
-    real = cells_for(files.spool(against), expression_of(cells)) if against is not None else None
+    real = cells_for(files.spool(input.like(against)), expression_of(cells)) if against is not None else None
     extra_panels = ["bio"] if scib_table is not None else []
     result = evaluate(cells, against=real, model=fitted, extra_panels=extra_panels, **asked)
     call.print_evaluation(result, format)

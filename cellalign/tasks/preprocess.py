@@ -1,10 +1,11 @@
-"""preprocess: raw counts to what every method reads."""
+"""preprocess: counts, or normalised expression, to what every method reads."""
 
 from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading, in_memory
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
@@ -30,6 +31,9 @@ def preprocess(
     batch: Annotated[str | None, Option("Judge variability within this column.", metavar="KEY")] = None,
     min_genes: Annotated[int, Option("Drop cells with fewer genes.", low=0)] = 1,
     min_cells: Annotated[int, Option("Drop genes in fewer cells.", low=0)] = 1,
+    layer: Annotated[str | None, Option("The counts are in this layer, or X.", metavar="NAME")] = None,
+    raw: Annotated[bool, Option("The counts are in raw.")] = False,
+    rounded: Annotated[bool, o.ROUND] = False,
     like: Annotated[
         Model | None,
         Option("Do what was done to this model's training file.", metavar="DIR", text=str | None, read=_loaded),
@@ -42,15 +46,22 @@ def preprocess(
     Parameters
     ----------
     adata : AnnData
-        Raw counts in layers["counts"], X or raw.
+        Raw counts in layers["counts"], X, raw or a layer of another such name; where there are none, expression that
+        was normalised, of which genes are selected.
     n_top_genes : int
         Genes to keep; 0 keeps all.
     target_sum : float, optional
-        Counts per cell after normalisation; default their median.
+        Counts per cell after normalisation, over all genes of the input; default their median.
     batch : str, optional
         obs column within which variability is judged.
     min_genes, min_cells : int
-        Cells with fewer genes, and genes in fewer cells, are dropped.
+        Cells with fewer genes are dropped, then genes in fewer of the cells that are left.
+    layer : str, optional
+        The counts are in this layer, or "X".
+    raw : bool
+        The counts are in raw.
+    rounded : bool
+        Estimated counts (SoupX, RSEM, alevin, ...) are rounded to integers.
     like : Model, optional
         Do what was done to its training data instead: its genes in its order, its total, no cell dropped. The model
         does the same to raw counts by itself; this is for the same as a file.
@@ -62,30 +73,35 @@ def preprocess(
     Returns
     -------
     AnnData
-        New: layers["counts"] and X both CSR float32; obs "n_counts" and "n_genes"; the input is not changed.
+        New: layers["counts"] (where there are counts) and X both CSR float32; obs "n_counts" and "n_genes", unless the
+        input has columns of these names; the input is not changed.
 
     Raises
     ------
     UsageError
         A number is out of range.
     InputError
-        No counts, an unfit matrix, or nothing left after filtering.
+        No counts and no normalised expression, an unfit matrix, or nothing left after filtering.
     """
     if like is not None:
         settled = {"n_top_genes": n_top_genes, "target_sum": target_sum, "batch": batch}
-        _refuse_beside_like(settled | {"min_genes": min_genes, "min_cells": min_cells})
+        settled |= {"min_genes": min_genes, "min_cells": min_cells, "layer": layer, "raw": raw, "rounded": rounded}
+        _refuse_beside_like(settled)
         return like.preprocess(adata, missing_genes)
     from cellalign.data.preprocess import preprocess
     from cellalign.threads import limited
 
     with limited(threads):
         return preprocess(
-            adata,
+            in_memory(adata),
             n_top_genes=n_top_genes,
             target_sum=target_sum,
             batch=batch,
             min_genes=min_genes,
             min_cells=min_cells,
+            layer=layer,
+            raw=raw,
+            rounded=rounded,
         )
 
 
@@ -100,7 +116,7 @@ def _refuse_beside_like(given: dict[str, Any]) -> None:
 @command_of(preprocess, example="cellalign preprocess kang.h5ad -o kang.pp.h5ad")
 def command(
     call: Call,
-    input: Annotated[str, Argument(".h5ad with raw counts; - is standard input.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Files with raw counts; - is standard input.", metavar="INPUT")],
     output: Annotated[str, o.OUTPUT],
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
@@ -108,7 +124,7 @@ def command(
     from cellalign.data import files
     from cellalign.tasks.paths import cells_of
 
-    files.check_output(output, force, [input])
+    files.check_cells_output(output, force, [input])
     like = call.options["like"]
     adata = files.read(input) if like is None else cells_of(files.spool(input), like)
     result = preprocess(adata, **call.options)

@@ -80,7 +80,7 @@ def ifnb_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotated[
     """Counts like peripheral blood cells with and without interferon beta, and each cell's expected expression."""
     from cellalign.data import files
 
-    files.check_output(output, force)
+    files.check_cells_output(output, force)
     adata = ifnb(**call.options)
     files.write(adata, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, adata.n_obs, adata.n_vars)
@@ -95,7 +95,7 @@ def sparse_shift_command(call: Call, output: Annotated[str, o.OUTPUT], force: An
     """Counts under interventions that each shift few latent variables, with latents, graph and effects."""
     from cellalign.data import files
 
-    files.check_output(output, force)
+    files.check_cells_output(output, force)
     adata = sparse_shift(**call.options)
     files.write(adata, output, force=force)
     n = call.options["n_interventions"]

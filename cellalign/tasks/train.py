@@ -11,9 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading, in_memory
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.paths import beside
+from cellalign.tasks.roles import check_roles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cellalign")
 MIN_TRAINING_CELLS = 4
-FEW_CELLS = 10  # of an intervention
 
 
 def train(
@@ -48,6 +50,7 @@ def train(
     n_top_genes: Annotated[
         int | None, Option("Highly variable genes to keep of raw counts; 0 keeps all [2000].", low=0)
     ] = None,
+    rounded: Annotated[bool, o.ROUND] = False,
     preset: Annotated[str | None, o.PRESET] = None,
     config: Annotated[
         Mapping[str, Any] | None,
@@ -69,7 +72,7 @@ def train(
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
     progress: Progress | None = None,
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
     resume: Annotated[bool, Option("Go on from the checkpoint of an interrupted run.")] = False,
     force: Annotated[bool, o.FORCE] = False,
@@ -102,6 +105,8 @@ def train(
     n_top_genes : int, optional
         Highly variable genes to keep of raw counts, 0 for all; by default 2,000 for methods of log expression. Count
         methods read all genes there are unless it is given.
+    rounded : bool
+        Estimated counts (SoupX, RSEM, alevin, ...) are rounded, for methods that read counts.
     preset, config, settings
         Published hyperparameters by name, then a mapping, then single settings; later ones win. The named
         arguments (`epochs`, `batch_size`, ...) win over all.
@@ -110,8 +115,8 @@ def train(
         so is every embedding and prediction.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
-    source : path, optional
-        The file the data came from, recorded in the model.
+    source : path or Reading, optional
+        The files the data came from, recorded in the model.
     model_path : path, optional
         Where the model is saved when it is trained. While training runs a checkpoint lies beside it, which is
         removed once the directory is complete.
@@ -136,6 +141,7 @@ def train(
     import numpy as np
     import torch
 
+    from cellalign.data.design import check_design
     from cellalign.data.fields import field_records, fit_fields
     from cellalign.data.files import check_output
     from cellalign.data.genes import second_names
@@ -147,11 +153,11 @@ def train(
     from cellalign.engine.fit import fit
     from cellalign.engine.precision import settled_plan
     from cellalign.engine.settings import resolve_settings
-    from cellalign.methods.base import CONDITION, LearnsGraph
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build, source_record
     from cellalign.records import CellNumbers, ModelRecord
+    from cellalign.threads import limited
 
     cls = get(method)
     if cls.needs_condition and condition is None:
@@ -166,6 +172,7 @@ def train(
     hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
     kinds = _kinds(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
+    check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
     torch_device = pick_device(device, threads)
     if resume and plan.precision == "auto":
         plan = plan.model_copy(update={"precision": _precision_kept(model_path)})
@@ -173,9 +180,13 @@ def train(
     if model_path is not None:
         check_output(model_path, force)
 
+    adata = in_memory(adata)
     check_names(adata, "the input")
-    expression = to_train_on(adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes)
-    trained_on = ~held_out(adata.obs, holdout)
+    with limited(threads):  # scanpy would leave torch another number of them
+        expression = to_train_on(
+            adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes, rounded=rounded
+        )
+    trained_on = ~held_out(adata.obs, holdout, control=control)
     if trained_on.sum() < MIN_TRAINING_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
     fields = fit_fields(
@@ -189,11 +200,10 @@ def train(
         condition_may_be_missing=allow_missing_condition,
         unlabelled=unlabelled,
     )
+    check_design(adata[trained_on], fields)
     cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
     train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
-    if issubclass(cls, LearnsGraph):
-        _warn_of_few_cells(cells.condition.numpy()[kept], fields.one(CONDITION))
 
     record = ModelRecord(
         format_version=ModelRecord.FORMAT,
@@ -279,7 +289,7 @@ def expression_for(
 @command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
 def command(
     call: Call,
-    input: Annotated[str, o.PREPROCESSED],
+    input: Annotated[Reading, o.PREPROCESSED],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     output: Annotated[
         str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE")
@@ -293,12 +303,12 @@ def command(
     asked = call.options
     files.check_output(model, asked["force"])
     if output is not None:
-        files.check_output(output, asked["force"], [input])
+        files.check_cells_output(output, asked["force"], [input])
     reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
     source = files.spool(input)
     adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
     with call.training_progress() as progress:
-        fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
+        fitted = train(adata, progress=progress, source=None if input.from_stdin else input, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
@@ -356,19 +366,6 @@ def _library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
 
 
-def _warn_of_few_cells(codes: np.ndarray, condition: Any) -> None:
-    """Tell of interventions whose targets a handful of cells can hardly show."""
-    import numpy as np
-
-    known = condition.categories
-    sizes = np.bincount(codes, minlength=len(known))
-    named = zip(known, sizes, strict=True)
-    few = [f"{name} ({n})" for name, n in named if n < FEW_CELLS and name != condition.reference]
-    if few:
-        listed = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
-        log.warning("%d of %r have fewer than %d cells; kept: %s", len(few), condition.name, FEW_CELLS, listed)
-
-
 def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation rows among those kept."""
     from cellalign.data.split import stratified_split
@@ -417,7 +414,8 @@ def _outcome(state: State) -> Outcome:
     )
 
 
-def _preprocess_command(source: str | os.PathLike[str] | None) -> str:
+def _preprocess_command(source: str | os.PathLike[str] | Reading | None) -> str:
     if source is None:
         return "cellalign preprocess"
-    return shlex.join(["cellalign", "preprocess", str(source), "-o", f"{Path(source).stem}.pp.h5ad"])
+    reading = Reading.of(source)
+    return shlex.join(["cellalign", "preprocess", *reading.words(), "-o", beside(reading, "pp")])

@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading
+from cellalign.data.said import told_once
 from cellalign.errors import ModelError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
@@ -37,6 +39,7 @@ INFORMATIVE = 0.01  # nats of KL to the prior from which a latent carries inform
 UDR_CELLS = 5000
 
 
+@told_once()
 def tune(
     adata: AnnData,
     *,
@@ -236,7 +239,7 @@ def _run(
 
 def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     """Whether a finished run is what would be trained now."""
-    from cellalign.data.files import checksum
+    from cellalign.model_directory import source_record
 
     record, source = model.record, options.get("source")
     hyperparameters, plan = _resolved(method, settings, options)
@@ -247,7 +250,7 @@ def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any
         and {(field.role, field.name) for field in model.fields} == _columns(options)
         and model.genes == [str(gene) for gene in adata.var_names]
         and record.cells.all == adata.n_obs
-        and (source is None or record.source.checksum == checksum(source))
+        and (source is None or record.source.same_as(source_record(source)))
     )
 
 
@@ -294,7 +297,7 @@ def _udr(adata: AnnData, models: Sequence[Model], combination_of: pd.Series, by:
 )
 def command(
     call: Call,
-    input: Annotated[str, o.PREPROCESSED],
+    input: Annotated[Reading, o.PREPROCESSED],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     output: Annotated[str | None, Option("Write the ranking here.", ("--output", "-o"), metavar="FILE.csv")] = None,
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
@@ -314,7 +317,7 @@ def command(
     reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
     adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
     runs = Path(model).with_name(Path(model).name + ".tuning")
-    best, table = tune(adata, runs=runs, source=None if input == "-" else input, **asked)
+    best, table = tune(adata, runs=runs, source=None if input.from_stdin else input, **asked)
     best.save(model, force=force)
     if output is not None:
         with files.atomic_path(output, force) as fresh:

@@ -113,7 +113,7 @@ def test_a_mistake_in_a_process_of_its_own(workplace, cellalign, mistaken):
 
 def test_files_that_are_no_h5ad(workplace):
     folder, mistake = workplace
-    (folder / "text.h5ad").write_text("gene,cell\n1,2\n")
+    (folder / "text.h5ad").write_text("no table\nof cells\n")
     whole = (folder / "pp.h5ad").read_bytes()
     (folder / "truncated.h5ad").write_bytes(whole[: len(whole) // 2])
     mistake("train", "nothing.h5ad", *TRAIN, status=3, says="no such file")

@@ -178,7 +178,8 @@ def cross_condition(z: np.ndarray, condition: np.ndarray, label: np.ndarray, see
     labels, kinds = np.unique(label, return_inverse=True)
     there = np.zeros((len(names), len(labels)), dtype=bool)
     there[codes, kinds] = True
-    chosen, scores = np.arange(len(names)), {}
+    chosen = np.arange(len(names))
+    scores: dict[tuple[str, str], float] = {}
     if len(names) > ALL_TRAINED:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:ALL_TRAINED])
     for a in chosen:

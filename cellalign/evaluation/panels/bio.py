@@ -38,6 +38,7 @@ class Bio(Panel):
         """One row per embedding and score; NotApplicable where a score would have no meaning."""
         from cellalign.nn.kernels.packages import compiled_elsewhere  # imports numba
 
+        inputs = inputs.known(inputs.batch or inputs.condition, inputs.label)
         embeddings, label, batch = inputs.all_latents(), inputs.labels(), inputs.batches()
         for key, z in embeddings.items():
             reason = unfit(z, batch, label)

@@ -28,6 +28,7 @@ class CrossCondition(Panel):
 
         NotApplicable where no pair shares two labels.
         """
+        inputs = inputs.known(inputs.condition, inputs.label)
         z, label, names = inputs.latents(), inputs.labels(), inputs.categories()
         found = probing.cross_condition(z, names, label, inputs.seed)
         if not found.scores:

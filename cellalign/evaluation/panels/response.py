@@ -10,6 +10,7 @@ import numpy as np
 
 from cellalign.data.columns import column
 from cellalign.data.matrices import is_counts
+from cellalign.data.values import known
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
@@ -70,6 +71,7 @@ class PredictedResponse(Panel):
     def _scored(self, inputs: Inputs, record: Counterfactual) -> list[tuple[str, int, dict[str, dict[str, float]]]]:
         """Cell type, its real cells and its scores by system, of one prediction; what pictures show is kept."""
         origin, to = record.from_ or inputs.control or "", record.to
+        inputs = inputs.known(inputs.label)
         groups = _Groups.of(inputs, origin, to)
         held = _held_out(inputs, groups.names)
         if held:
@@ -130,11 +132,11 @@ class _Groups:
             label_p, label_r = np.full(inputs.adata.n_obs, "all"), np.full(against.n_obs, "all")
         else:
             label_p = inputs.labels()
-            label_r = np.asarray(column(against.obs, inputs.label, purpose="label")).astype(str)
+            label_r = _labels_of_real(inputs, against, label_p)
         x_p, x_r = _on_one_scale(inputs, against, columns)
         counts = {
             str(n): [int((m & (label_r == n)).sum()) for m in (target, source)]
-            for n in np.unique(np.concatenate([label_p, label_r]))
+            for n in np.unique(np.concatenate([label_p, label_r[label_r != ""]]))
         }
         usable = [n for n, c in counts.items() if min(c) >= MIN_CELLS_PER_GROUP]
         names = [n for n in usable if n in label_p]
@@ -166,6 +168,18 @@ class _Groups:
             "cells": {kind: x[np.ix_(rows[kind], genes)] for kind, x in kinds.items()},
             "n_cells": {kind: len(x) for kind, x in kinds.items()},
         }
+
+
+def _labels_of_real(inputs: Inputs, against: AnnData, predicted: np.ndarray) -> np.ndarray:
+    """Labels [n] of the real cells as the predicted ones are called where they are the same value; "" without one."""
+    values = column(against.obs, str(inputs.label), purpose="label", missing=True)
+    names = known(tuple(map(str, dict.fromkeys(predicted))))
+    codes = names.codes(list(values.categories))
+    called = [names.names[code] if code >= 0 else str(v) for code, v in zip(codes, values.categories, strict=True)]
+    n = int((values.codes < 0).sum())
+    if n:
+        inputs.notes.append(f"{n} cells of {option('against')} have no {inputs.label!r} and are left out")
+    return np.array([*called, ""], dtype=str)[values.codes]
 
 
 def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
