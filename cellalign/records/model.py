@@ -51,7 +51,7 @@ class Recipe(Record):
         Whether estimated counts were rounded.
     """
 
-    target_sum: float | None = None
+    target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
     n_top_genes: int | None = None
     rounded: bool = False
 

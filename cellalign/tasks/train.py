@@ -148,6 +148,7 @@ def train(
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_names
     from cellalign.data.recipe import to_train_on
+    from cellalign.data.said import tell
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
@@ -172,7 +173,7 @@ def train(
     hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
     kinds = _kinds(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
-    check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
+    notes = check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
     torch_device = pick_device(device, threads)
     if resume and plan.precision == "auto":
         plan = plan.model_copy(update={"precision": _precision_kept(model_path)})
@@ -200,7 +201,7 @@ def train(
         condition_may_be_missing=allow_missing_condition,
         unlabelled=unlabelled,
     )
-    check_design(adata[trained_on], fields)
+    notes += check_design(adata[trained_on], fields)
     cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
     train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
@@ -226,6 +227,8 @@ def train(
         genes=[str(gene) for gene in expression.var.index],
     )
     checkpoint = _checkpoint(model_path, record, resume)
+    for level, message in notes:
+        tell(level, message)
     with computing(device, threads) as torch_device:
         torch.manual_seed(seed)
         module = build(record)
