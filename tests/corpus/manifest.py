@@ -108,7 +108,7 @@ FILES = {
         File("cellranger-2-mtx", "Cell Ranger 2, folder of matrix.mtx", columns=False),
         File("cellranger-3-mtx", "Cell Ranger 3, folder of matrix.mtx.gz", columns=False, fast=True),
         File("loompy.loom", "loompy 3", needs=("loompy",)),
-        File("velocyto.loom", "loom of velocyto's age", fast=True, needs=("loompy",)),
+        File("velocyto.loom", "loom of velocyto's age", needs=("loompy",)),
         File("two-modalities.h5mu", "mudata: RNA and protein", fast=True),
         File("mudata-named.h5ad", "the same, named .h5ad"),
         File("counts.csv", "a table, cells in rows", columns=False, fast=True),
