@@ -215,7 +215,7 @@ def _places(random: np.random.Generator, n: int) -> dict[str, Any]:
 def cells(draw: Any, kinds: tuple[str, ...] = ("counts", "log"), *, embedded: bool = False) -> Cells:
     """An AnnData of 1 to 40 cells and 1 to 30 genes; the kinds of X given are drawn more often than others.
 
-    With `embedded` there is always obsm["X_pca"].
+    With `embedded` there is always obsm["X_latent"].
     """
     tame = draw(st.booleans(), label="tame")
     n = draw(st.sampled_from([24, 32, 40] if tame else [40, 12, 8, 3, 2, 1]), label="cells")
@@ -241,7 +241,7 @@ def cells(draw: Any, kinds: tuple[str, ...] = ("counts", "log"), *, embedded: bo
         obs[key] = draw(columns(n), label=key)
     adata = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=genes))
     if embedded:
-        adata.obsm["X_pca"] = random.normal(size=(n, 3))
+        adata.obsm["X_latent"] = random.normal(size=(n, 3))
     trouble = draw(st.sets(st.sampled_from(list(TROUBLES)), max_size=2 if tame else 3), label="and")
     for name in sorted(trouble):
         TROUBLES[name](draw, adata, random)
