@@ -83,14 +83,25 @@ def test_model_yaml_with_anything_in_it(damaged, tiny_cells, method):
 def test_every_key_that_is_needed_is_named_when_it_is_gone(damaged, method):
     folder = damaged(method)
     plain = yaml.safe_load((folder / "model.yaml").read_text())
-    for key in ("genes", "matrix", "command_hint", "method", "hyperparameters", "training", "fields", "cells", "source"):
+    for key in (
+        "genes",
+        "matrix",
+        "command_hint",
+        "method",
+        "hyperparameters",
+        "training",
+        "fields",
+        "cells",
+        "source",
+    ):
         (folder / "model.yaml").write_text(yaml.safe_dump({k: v for k, v in plain.items() if k != key}))
         with pytest.raises(ModelError, match=f"is damaged: it lacks '{key}'"):
             cellalign.load(folder)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x00\x01\xff\xfe", b"a: [", b"- 1", b"x", b"!!python/object:os.system {}", b"&a [*a]", b"[" * 5000]
+    "content",
+    [b"", b"\x00\x01\xff\xfe", b"a: [", b"- 1", b"x", b"!!python/object:os.system {}", b"&a [*a]", b"[" * 5000],
 )
 def test_model_yaml_that_is_none(damaged, content):
     folder = damaged("vae")
