@@ -140,9 +140,11 @@ def _integers(sample: Sample) -> Scale | None:
 
 
 def _two_scales(sample: Sample) -> Scale | None:
+    """Integers in some cells and not in others, of cells that hold several different values."""
     exact = sample.values == np.rint(sample.values)
     share = sample.sums(exact.astype(np.float64)) / sample.sums(np.ones_like(sample.values))
-    many = np.bincount(sample.cells) >= 5
+    differ = np.maximum.reduceat(sample.values, sample.starts) > np.minimum.reduceat(sample.values, sample.starts)
+    many = differ & (np.bincount(sample.cells) >= 5)
     if many.sum() >= 20:
         pure = float((share[many] == 1).mean())
         if 0.02 < pure < 0.98 and np.median(share[many & (share < 1)]) < 0.1:
