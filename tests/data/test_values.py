@@ -110,9 +110,8 @@ def test_numbers_written_as_text_are_numbers():
 
 
 def test_a_hint_names_no_other_dose():
-    assert nearest("1000", ["100.0", "10.0"]) == "" and "Quis_1000.0" in nearest(
-        "Qui_1000", ["Quis_100.0", "Quis_1000.0"]
-    )
+    assert nearest("1000", ["100.0", "10.0"]) == ""
+    assert "Quis_1000.0" in nearest("Qui_1000", ["Quis_100.0", "Quis_1000.0"])
     assert "'stim'" in nearest("stm", ["stim"]) and nearest("IL12", ["IL2", "IL1"]) == ""
 
 
