@@ -119,8 +119,8 @@ def test_a_hint_names_no_other_dose():
 
 
 CALLED = """NT NTC nontargeting non_targeting Non-Targeting NegCtrl neg_ctrl DMSO_TF mock PBS WT wild-type pre unstim
-unstimulated healthy Healthy_Control control_0.0 vehicle_0 scramble Scrambled sgNT sgCtrl 0 0.0 0h untreated DMSO Control
-ctrl+ctrl NT+NT mock-infected normal day_0 siScramble saline""".split()
+unstimulated healthy Healthy_Control control_0.0 vehicle_0 scramble Scrambled sgNT sgCtrl 0 0.0 0h untreated DMSO
+Control ctrl+ctrl NT+NT mock-infected normal day_0 siScramble saline""".split()
 
 
 @pytest.mark.parametrize("name", [*CALLED, "non targeting", "DMSO (0 uM)", "0 uM"])
