@@ -59,6 +59,8 @@ def test_what_is_no_embedding_is_refused_by_name(tiny, values, said):
         scored(tiny, values)
 
 
-@pytest.mark.parametrize("values", [Z[:, :1], np.zeros((240, 2)), (10 * Z).astype(int), Z > 0, np.repeat(Z[:2], 120, 0)])
+@pytest.mark.parametrize(
+    "values", [Z[:, :1], np.zeros((240, 2)), (10 * Z).astype(int), Z > 0, np.repeat(Z[:2], 120, 0)]
+)
 def test_odd_embeddings_are_scored(tiny, values):
     assert np.isfinite(scored(tiny, values)["value"]).all()

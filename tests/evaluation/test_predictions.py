@@ -70,7 +70,10 @@ def test_an_embedded_file_is_no_prediction(foreign, tiny):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda cells: cells.obs.__setitem__("stim", "control"), "every predicted cell has stim='control', the control"),
+        (
+            lambda cells: cells.obs.__setitem__("stim", "control"),
+            "every predicted cell has stim='control', the control",
+        ),
         (lambda cells: cells.X.__setitem__((3, 4), np.nan), "the prediction's X holds 1 NaN or infinite values"),
         (lambda cells: cells.X.__setitem__((3, 4), np.inf), "the prediction's X holds 1 NaN or infinite values"),
         (lambda cells: setattr(cells, "X", cells.X * 100), "neither counts nor log1p expression"),
