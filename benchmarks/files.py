@@ -33,7 +33,8 @@ comes out.
 
 - **yes**: the command works as typed.
 - **a number**: the first try is refused in one line; with what that line advises, the command works.
-- **NO**: it does not work.
+- **no**: it cannot be done with what the file holds, and the number says why.
+- **NO**: it should work.
 
 `embed`, `counterfactual`, `annotate`, `evaluate` and `targets` are given a model, or a prediction, of the same cells in
 `plain.h5ad`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +48,8 @@ class File:
         Whether it is tried at every change.
     needs : tuple of str
         Libraries without which it need not be read, only named for what it is.
+    refused : mapping of command to words
+        What cannot be done with it, and the words that the error has to hold.
     """
 
     name: str
@@ -57,8 +60,12 @@ class File:
     conditions: tuple[str, str] = cells.CONDITIONS
     fast: bool = False
     needs: tuple[str, ...] = field(default=())
+    refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+# 0 and 1 where the model knows control and stimulated: nobody but the user can say which is which
+_CODES = {command: ("stim",) for command in ("embed", "counterfactual", "annotate", "against", "targets")}
+_NO_COUNTS = {"targets": ("no raw counts",)}  # the model reads counts
 _AGES = ("0.5", "0.6", "0.7", "0.8", "0.9", "0.10", "0.11", "0.12", "0.13")
 FILES = {
     file.name: file
@@ -71,7 +78,7 @@ FILES = {
         File("anndata-0.13-v3.zarr", "anndata 0.13, zarr format 3", fast=True),
         File("zellkonverter.h5ad", "zellkonverter (R)"),
         File("anndataR.h5ad", "anndataR (R), a Seurat object", fast=True),
-        File("seuratdisk.h5ad", "SeuratDisk (R): factors are numbers", conditions=("0", "1"), fast=True),
+        File("seuratdisk.h5ad", "SeuratDisk (R): factors as numbers", conditions=("0", "1"), fast=True, refused=_CODES),
         File("seurat-5.h5ad", "Seurat 5 (R): scaled data in X, counts in raw"),
         File("mudataseurat.h5ad", "MuDataSeurat (R)", fast=True),
         File("byte-strings.h5ad", "text as bytes", fast=True),
@@ -82,7 +89,7 @@ FILES = {
         File("repeated-symbols.h5ad", "symbols that occur twice", genes="repeated", fast=True),
         File("scanpy-raw.h5ad", "scanpy: X scaled, raw log, counts in a layer"),
         File("velocity.h5ad", "scVelo: layers with NaN"),
-        File("only-log.h5ad", "log expression, no counts", counts=False, fast=True),
+        File("only-log.h5ad", "log expression, no counts", counts=False, fast=True, refused=_NO_COUNTS),
         File("only-layers.h5ad", "no X, counts in a layer", fast=True),
         File("no-obs-columns.h5ad", "obs without columns", columns=False),
         File("odd-columns.h5ad", "odd columns, uns and obsm", fast=True),
