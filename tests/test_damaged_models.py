@@ -14,15 +14,15 @@ from cellalign.errors import CellalignError, ModelError
 
 GARBAGE = [None, "x", "", -1, 0, 10**30, 1.5, float("nan"), float("inf"), True, [], {}, [None], {"a": 1}, [[1]], "\x1b"]
 GONE = object()
-TRIED = 150  # of a few thousand edits of each model, drawn with a seed
-METHODS = {"vae": {}, "comp": {}, "scanvi": {"label": "cell_type", "batch": ["donor"]}, "pca": {}, "linear": {}}
+TRIED = 40  # of a few thousand edits of each model, drawn with a seed
+METHODS = {"vae": {}, "scanvi": {"label": "cell_type", "batch": ["donor"]}, "linear": {}}
 
 
 @pytest.fixture(scope="module")
 def models(tiny_cells, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for method, options in METHODS.items():
-        small = {"settings": {"hidden": [8], "latent_dim": 3}} if method in ("vae", "comp", "scanvi") else {}
+        small = {"settings": {"hidden": [8], "latent_dim": 3}} if method != "linear" else {}
         model = cellalign.train(tiny_cells, method=method, condition="stim", epochs=1, **options, **small)
         model.save(folder / method)
     return folder
@@ -130,8 +130,8 @@ def test_weights_that_were_cut_off(damaged, cut):
         lambda weights: {},
         lambda weights: {name: value.flatten() for name, value in weights.items()},
         lambda weights: {name: value[..., :1].contiguous() for name, value in weights.items() if value.ndim},
-        lambda weights: weights | {"more": next(iter(weights.values()))},
-        lambda weights: dict(list(weights.items())[1:]),
+        lambda weights: weights | {"more": next(iter(weights.values())).clone()},
+        lambda weights: {name: value for name, value in weights.items() if name != max(weights)},
     ],
 )
 @pytest.mark.parametrize("method", METHODS)

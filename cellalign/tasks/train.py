@@ -143,7 +143,6 @@ def train(
 
     from cellalign.data.design import check_design
     from cellalign.data.fields import field_records, fit_fields
-    from cellalign.data.files import check_output
     from cellalign.data.genes import second_names
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_names
@@ -156,7 +155,7 @@ def train(
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
     from cellalign.model import Model
-    from cellalign.model_directory import build, source_record
+    from cellalign.model_directory import build, check_model_output, source_record
     from cellalign.records import CellNumbers, ModelRecord
     from cellalign.threads import limited
 
@@ -179,7 +178,7 @@ def train(
         plan = plan.model_copy(update={"precision": _precision_kept(model_path)})
     plan = settled_plan(cls, plan, torch_device)
     if model_path is not None:
-        check_output(model_path, force)
+        check_model_output(model_path, force)
 
     adata = in_memory(adata)
     check_names(adata, "the input")
@@ -300,11 +299,12 @@ def command(
 ) -> None:
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
+    from cellalign.model_directory import check_model_output
     from cellalign.tasks.embed import embed, write_embedding
     from cellalign.tasks.paths import cells_for
 
     asked = call.options
-    files.check_output(model, asked["force"])
+    check_model_output(model, asked["force"], [input])
     if output is not None:
         files.check_cells_output(output, asked["force"], [input])
     reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
