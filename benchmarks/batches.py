@@ -1,10 +1,10 @@
 """What larger batches, and fewer steps, give: mixing on cells held back, cell types, response, seconds.
 
     python benchmarks/batches.py --cells 50000 --sizes 512 1024 2048 4096
-    python benchmarks/batches.py kang_2k.h5ad --epochs 125 190 250 --seeds 0 1 2
 
-Without FILE cells are simulated (`simulate ifnb`). A tenth of them is held back: neither trained nor validated on, and
-all scores are theirs. Epochs are those of the default batch size unless said: with larger batches fewer steps.
+Without FILE, which needs some 10,000 cells for mixing to be scored, cells are simulated (`simulate ifnb`). A tenth of
+them is held back: neither trained nor validated on, and all scores are theirs. Epochs are those of the default batch
+size unless said: with larger batches fewer steps.
 Finished rows are kept in the CSV: a second run goes on from it.
 """
 

@@ -10,7 +10,9 @@ from anndata import AnnData
 
 from cellalign.data.columns import column
 from cellalign.data.matrices import matrix_of
+from cellalign.data.reading import in_memory
 from cellalign.data.split import held_out
+from cellalign.data.values import known as known_values
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics import annotation as metrics
 from cellalign.evaluation.table import Evaluation, Row
@@ -45,13 +47,13 @@ def score(obs: pd.DataFrame, table: pd.DataFrame, label: str, *, unlabelled: str
     true = _truth(obs, label, unlabelled)
     if true is None:
         return Evaluation(_summed_up(table, label), notes=[f"no cell has a {label!r} to score the prediction with"])
-    lookup = {name: code for code, name in enumerate(names)}
-    codes = np.array([*(lookup.get(name, -1) for name in true.categories), -1])[true.codes]
+    lookup = known_values(tuple(names)).codes(list(true.categories))
+    codes = np.append(lookup, -1)[true.codes]
     result = Evaluation()
     if (codes >= 0).any():
         result.rows += _scored(codes, predicted.codes.to_numpy(), flagged, names, label)
     for code, name in enumerate(true.categories):
-        if name not in lookup:
+        if lookup[code] < 0:
             rows = true.codes == code
             share, n = float(flagged[rows].mean()), int(rows.sum())
             result.rows.append(Row("not in the reference", "all", name, metrics.DETECTED, share, n))
@@ -67,14 +69,17 @@ def no_label(model: Model, key: str) -> str | None:
 
 def _without(labels: pd.Categorical, none: str | None) -> pd.Categorical:
     """Labels, missing where they have the value that means none."""
-    return labels.remove_categories([none]) if none in labels.categories else labels
+    name = None if none is None else known_values(tuple(labels.categories)).name(none)
+    return labels if name is None else labels.remove_categories([name])
 
 
 def labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of the labels; codes and rows of the reference cells that have one and were not held out."""
     values = _without(column(reference.obs, key, purpose="reference label", missing=True), none)
     rows = np.flatnonzero(values.codes >= 0)
-    kept = ~held_out(reference.obs.iloc[rows], model.record.holdout, must_exist=False)
+    if len(rows) < len(values):
+        log.info("%d reference cells have no %r; left out", len(values) - len(rows), key)
+    kept = ~held_out(reference.obs.iloc[rows], model.record.holdout, must_exist=False, control=model.control)
     if not kept.all():
         log.info("%d reference cells were held out from training; left out", (~kept).sum())
     values = values[rows[kept]].remove_unused_categories()
@@ -85,16 +90,17 @@ def labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tu
 
 
 def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None) -> AnnData:
-    """The cells, or some rows, without their label: a model that saw it would predict what it was given."""
+    """Cells as `Model.as_read` gives them, or some rows, without their label: a model that saw it would tell it."""
     matrix, hidden = model.matrix, [key]
     if model.method.embeds_without_covariates:
         hidden += [field.name for field in model.fields if field.role in (BATCH, COVARIATE)]
+    adata = in_memory(adata)
     x, obs = matrix_of(adata, matrix), adata.obs.drop(columns=hidden, errors="ignore")
     if rows is not None and len(rows) < len(obs):
         x, obs = x[rows], obs.iloc[rows]
     kept = slice(None) if rows is None else rows
     obsm = {name: adata.obsm[name][kept] for name in model.obsm if name in adata.obsm}
-    blind = AnnData(obs=obs, var=adata.var, obsm=obsm)
+    blind = AnnData(obs=obs, var=adata.var, obsm=obsm, uns=adata.uns)
     if matrix == "X":
         blind.X = x
     else:
@@ -104,15 +110,17 @@ def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None
 
 def under_names(own: np.ndarray, known: list[str], names: list[str]) -> tuple[np.ndarray, list[str]]:
     """Probabilities of the model's own labels under the reference's names, followed by those it lacks."""
-    every = names + [name for name in known if name not in names]
+    there = known_values(tuple(names))
+    called = [there.name(name) or name for name in known]
+    every = names + [name for name in called if name not in names]
     probability = np.zeros((len(own), len(every)), dtype=np.float32)
-    probability[:, [every.index(name) for name in known]] = own
+    probability[:, [every.index(name) for name in called]] = own
     return probability, every
 
 
 def _truth(obs: pd.DataFrame, label: str, unlabelled: str | None) -> pd.Categorical | None:
     """The cells' own labels; None where not a single one has one."""
-    if label not in obs or obs[label].isna().all():
+    if label not in obs:
         return None
     true = _without(column(obs, label, purpose="label", missing=True), unlabelled)
     return true if (true.codes >= 0).any() else None

@@ -7,6 +7,7 @@ message names a parameter through `option`, so that Python reads `threads=0` whe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -90,9 +91,18 @@ def spoken(*, python: str, command: str) -> str:
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Return the hint " Did you mean X?" with its leading space, or nothing where no candidate is near."""
+    """Return the hint " Did you mean X?" with its leading space, or nothing where no candidate is near.
+
+    A word that holds numbers is near to those alone that hold the same ones: 1000 is not meant by 100.0.
+    """
     from difflib import get_close_matches
 
-    listed = {candidate.lower(): candidate for candidate in candidates}
+    numbers = _numbers(word)
+    listed = {candidate.lower(): candidate for candidate in candidates if not numbers or _numbers(candidate) == numbers}
     close = get_close_matches(word.lower(), listed, 1)
     return f" Did you mean {listed[close[0]]!r}?" if close else ""
+
+
+def _numbers(word: str) -> list[float]:
+    """The numbers within a word."""
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", word)]

@@ -10,14 +10,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.files import checksum
-from cellalign.data.genes import align_genes
-from cellalign.data.loader import Cells, make_cells
-from cellalign.data.matrices import check_expression, checked_names, matrix_of
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.device import computing
-from cellalign.errors import InputError, ModelError, UsageError, option, spoken
+from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.methods.base import (
     CONDITION,
     HasLikelihood,
@@ -27,14 +23,14 @@ from cellalign.methods.base import (
 )
 from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
-from cellalign.model_description import ModelDescription, sees_condition
+from cellalign.model_cells import ReadsCells
 from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
 from cellalign.records import Embedding, ModelRecord, obsm_key
 
 
-class Model(ModelDescription):
+class Model(ReadsCells):
     """A method with its weights and everything needed to apply it to new cells.
 
     Attributes
@@ -65,26 +61,6 @@ class Model(ModelDescription):
             raise ModelError(lacks(self.name, capability))
         return self.method
 
-    def check_source(self) -> Path:
-        """Path of the training file, if it is still what the model was trained on.
-
-        Raises
-        ------
-        InputError
-            It is unknown, gone or changed.
-        """
-        source, other = self.record.source, spoken(python="give the cells", command="name an INPUT")
-        if source.path is None:
-            raise InputError(f"the model knows no training file (it was trained on cells in memory or a pipe); {other}")
-        path = Path(source.path)
-        if not path.is_file():
-            raise InputError(f"the training file {path} is gone; {other}")
-        stat = path.stat()
-        same = (stat.st_size, stat.st_mtime_ns) == (source.size, source.modified_ns)
-        if not same and checksum(path) != source.checksum:
-            raise InputError(f"the training file {path} has changed since training; {other}")
-        return path
-
     def save(self, directory: str | Path, *, force: bool = False) -> None:
         """Write the model directory; see `model_directory.write_model` for what it raises."""
         self.record = write_model(directory, self.record, self.method.state_dict(), self.history, force=force)
@@ -104,13 +80,13 @@ class Model(ModelDescription):
                 method = build(record)
         except UsageError as error:
             raise ModelError(f"{directory}: {error}; install the package that provides it") from error
-        except (KeyError, TypeError, ValueError) as error:
-            first = str(error).splitlines()[0]
+        except Exception as error:  # whatever a network says of sizes and settings that nobody would train with
+            first = (str(error).splitlines() or [""])[0]
             raise ModelError(f"{directory}/model.yaml is damaged: {type(error).__name__} {first}") from error
         weights = read_weights(directory, record)
         try:
             method.load_state_dict(weights)
-        except RuntimeError as error:
+        except Exception as error:
             said = "the weights do not fit the method, genes and hyperparameters in model.yaml"
             raise ModelError(f"{directory}: {said}; restore it or train again") from error
         method.eval()
@@ -208,26 +184,13 @@ class Model(ModelDescription):
         with computing(device) as torch_device:
             return predict.posterior(self.method, cells, device=torch_device)
 
-    def cells(
-        self, adata: AnnData, *, missing_genes: str = "error", with_condition: bool = True, unseen: bool = False
-    ) -> Cells:
-        """Cells as the method reads them: genes matched by name, columns as the fields encode them.
-
-        Raises
-        ------
-        InputError
-            As `embeddings`.
-        """
-        x = self.expression_of(adata, missing_genes)
-        return make_cells(adata, x, self.fields, with_condition=with_condition, unseen=unseen)
-
     def validation_rows(self, adata: AnnData) -> np.ndarray | None:
         """Rows of the training data that were validated on; None where `adata` is not the training data."""
         sizes, key = self.record.cells, self.condition
         if adata.n_obs != sizes.all or (key is not None and key not in adata.obs):
             return None
         try:
-            left_out = held_out(adata.obs, self.record.holdout)
+            left_out = held_out(adata.obs, self.record.holdout, control=self.control, quiet=True)
             kept = np.flatnonzero(~left_out)
             codes = strata(self.fields, adata, left_out)[kept]
         except InputError:
@@ -298,28 +261,6 @@ class Model(ModelDescription):
             layers["sd_of_mean"], the part of it that comes from not knowing the cell's latents.
         """
         return self.predict(adata, to=to, **options).to_adata()
-
-    def expression_of(self, adata: AnnData, missing_genes: str = "error") -> Any:
-        """The matrix that the model reads [n, G], checked, its genes in the model's order."""
-        genes = checked_names(adata, "the input")
-        x = matrix_of(adata, self.matrix)
-        check_expression(x, self.expression, "the input", self._preprocess_advice())
-        return align_genes(x, genes, self.genes, missing=missing_genes)
-
-    def _to_encode(self, adata: AnnData, missing_genes: str = "error", unseen: bool = False) -> Cells:
-        """Cells whose condition is read only where the encoder sees it."""
-        needed = self.method.embedding_needs_condition
-        return self.cells(adata, missing_genes=missing_genes, with_condition=needed, unseen=unseen)
-
-    def _preprocess_advice(self) -> str:
-        """How to make cells like those trained on; a model trained in Python knows no command."""
-        stored = str(self.record.command_hint)
-        command = stored if stored.startswith("cellalign preprocess") else "cellalign preprocess"
-        return spoken(python="cellalign.preprocess(adata)", command=command)
-
-    def _to_score(self, adata: AnnData) -> Cells:
-        """Cells whose condition is read only where the likelihood depends on it."""
-        return self.cells(adata, with_condition=sees_condition(self.method))
 
 
 def load(directory: str | Path) -> Model:

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cellalign.data.fields import read_fields
-from cellalign.data.files import atomic_directory, checksum
-from cellalign.errors import ModelError, spoken
+from cellalign.data.files import atomic_directory, check_output, checksum, stamp
+from cellalign.data.reading import Reading
+from cellalign.engine.checkpoint import save_tensors
+from cellalign.errors import InputError, ModelError, UsageError, spoken
 from cellalign.methods.base import Layout, Method
 from cellalign.methods.registry import get
-from cellalign.records import ModelRecord, RecordError, SourceRecord
+from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord
 
+log = logging.getLogger("cellalign")
 SPEC, WEIGHTS, HISTORY = "model.yaml", "weights.safetensors", "history.csv"
+
+
+def check_model_output(directory: str | os.PathLike[str], force: bool, inputs: Sequence[Any] = ()) -> None:
+    """Refuse, before any work, a place where a model cannot be written: nothing but a model is replaced by one.
+
+    Raises
+    ------
+    UsageError, InputError
+        As `data.files.check_output`; or it exists and is neither a model directory nor an empty folder.
+    """
+    path = Path(os.path.abspath(directory))
+    check_output(path, force, inputs)
+    if path.exists() and not (path.is_dir() and ((path / SPEC).is_file() or not any(path.iterdir()))):
+        raise UsageError(f"{directory} exists and is no model directory, so it is not replaced; choose another name")
 
 
 def write_model(
@@ -43,12 +63,13 @@ def write_model(
     InputError
         It cannot be written.
     """
-    with atomic_directory(directory, force) as fresh:
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, fresh / WEIGHTS)
+    check_model_output(directory, force)
+    with atomic_directory(os.path.abspath(directory), force) as fresh:
+        save_tensors(weights, fresh / WEIGHTS)
         record = record.model_copy(update={"weights_checksum": checksum(fresh / WEIGHTS)})
-        (fresh / SPEC).write_text(yaml.safe_dump(record.plain(), sort_keys=False, allow_unicode=True))
+        (fresh / SPEC).write_text(yaml.safe_dump(record.plain(), sort_keys=False, allow_unicode=True), encoding="utf-8")
         columns = list(dict.fromkeys(key for row in history for key in row))
-        with open(fresh / HISTORY, "w", newline="") as file:
+        with open(fresh / HISTORY, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(history)
@@ -73,8 +94,12 @@ def read_record(directory: str | Path) -> ModelRecord:
     if not (directory / SPEC).is_file():
         raise ModelError(f"{directory} is no model directory: it holds no {SPEC}")
     try:
-        plain = yaml.load((directory / SPEC).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        plain = yaml.load(
+            (directory / SPEC).read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )
+    except OSError as error:
+        raise _unreadable(directory / SPEC, error) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ModelError(f"{directory / SPEC} is damaged: {str(error).splitlines()[0]}") from error
     try:
         return ModelRecord.read(plain)
@@ -94,21 +119,31 @@ def read_weights(directory: str | Path, record: ModelRecord) -> dict[str, Tensor
     file = Path(directory) / WEIGHTS
     if not file.is_file():
         raise ModelError(f"{directory} is incomplete: {WEIGHTS} is missing; restore it or train again")
-    if checksum(file) != record.weights_checksum:
-        raise ModelError(f"{file} is damaged: its checksum is not the one in {SPEC}; restore it or train again")
     try:
+        if checksum(file) != record.weights_checksum:
+            raise ModelError(f"{file} is damaged: its checksum is not the one in {SPEC}; restore it or train again")
         return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} cannot be read: {error}") from error
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except SafetensorError as error:
+        raise ModelError(f"{file} is damaged: {error}; restore it or train again") from error
+
+
+def _unreadable(file: Path, error: OSError) -> ModelError:
+    return ModelError(f"{file} cannot be read: {error.strerror or error}; change its permissions, or train again")
 
 
 def read_history(directory: str | Path) -> list[dict[str, float]]:
-    """Rows of history.csv; empty where the file is gone (nothing but plots needs it)."""
+    """Rows of history.csv; empty where the file is gone or damaged (nothing but plots needs it)."""
     file = Path(directory) / HISTORY
     if not file.is_file():
         return []
-    with open(file, newline="") as handle:
-        return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(handle)]
+    try:
+        with open(file, newline="", encoding="utf-8") as handle:
+            return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(handle)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        log.warning("%s is not read, the model is as good without: %s", file, error)
+        return []
 
 
 def build(record: ModelRecord) -> Method:
@@ -119,10 +154,41 @@ def build(record: ModelRecord) -> Method:
     return cls(cls.Hyperparameters(**settings), layout)
 
 
-def source_record(path: str | os.PathLike[str] | None) -> SourceRecord:
-    """What model.yaml keeps of the training file."""
-    if path is None:
+def source_record(source: str | os.PathLike[str] | Reading | None) -> SourceRecord:
+    """What model.yaml keeps of the training files."""
+    if source is None:
         return SourceRecord()
+    reading = Reading.of(source)
+    first, *others = [_file_record(path) for path in reading.paths]
+    metadata = None if reading.obs is None else _file_record(reading.obs)
+    how = {name: value for name, value in reading.options().items() if name != "obs"}
+    return SourceRecord(**first.model_dump(), others=others, metadata=metadata, reading=how)
+
+
+def _file_record(path: str | os.PathLike[str]) -> FileRecord:
     file = Path(path).resolve()
-    stat = file.stat()
-    return SourceRecord(path=str(file), checksum=checksum(file), size=stat.st_size, modified_ns=stat.st_mtime_ns)
+    size, modified = stamp(file)
+    return FileRecord(path=str(file), checksum=checksum(file), size=size, modified_ns=modified)
+
+
+def training_files(source: SourceRecord) -> Reading:
+    """The training files as they were read, if they are still what the model was trained on.
+
+    Raises
+    ------
+    InputError
+        One is unknown, gone or changed.
+    """
+    other = spoken(python="give the cells", command="name an INPUT")
+    if source.path is None:
+        raise InputError(f"the model knows no training file (it was trained on cells in memory or a pipe); {other}")
+    for file in source.files():
+        path = Path(str(file.path))
+        if not path.exists():
+            raise InputError(f"the training file {path} is gone; {other}")
+        if stamp(path) != (file.size, file.modified_ns) and checksum(path) != file.checksum:
+            raise InputError(f"the training file {path} has changed since training; {other}")
+    paths = [str(file.path) for file in (source, *source.others)]
+    obs = None if source.metadata is None else source.metadata.path
+    known = {name: value for name, value in source.reading.items() if name in Reading.__dataclass_fields__}
+    return Reading(tuple(paths), obs=obs, **known)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellalign.data.columns import Where
 from cellalign.data.interventions import Intervention, intervention
 from cellalign.data.loader import make_cells
 from cellalign.data.split import held_out
@@ -93,7 +94,7 @@ def predict(
     *,
     to: str | float | Mapping[str, Any],
     from_: str | float | None = None,
-    where: Mapping[str, str] | None = None,
+    where: Where | None = None,
     decoded: bool = False,
     draws: int = 0,
     samples: int = 0,
@@ -114,8 +115,8 @@ def predict(
     from_ : str, optional
         Condition of the source cells; default the control, or every condition but `to`; of a continuous condition
         all cells.
-    where : mapping, optional
-        obs column to value; further restricts the source cells.
+    where : mapping of column to value, or sequence of "key=value", optional
+        Further restricts the source cells.
     decoded : bool
         X is the decoded mean. By default, of methods of log expression, it is the residual transfer: the observed
         cell plus the change from what is decoded of it as it is, so that it keeps what the model does not explain.
@@ -131,20 +132,20 @@ def predict(
     InputError
         Unknown condition, or no source cell is left.
     UsageError
-        `to` equals `from_`, or a number is negative.
+        `to` equals `from_`, or a number is negative or not finite.
     ModelError
-        The method does not predict, or does not combine conditions.
+        The method does not predict, or does not combine conditions; or, when it is read, a prediction is not finite.
     """
     for name, number in (("samples", samples), ("draws", draws)):
         if number < 0:
             raise UsageError(f"{option(name)} must not be negative, got {number}")
     method = model.needs(Predicts)
-    x = model.expression_of(adata, missing_genes)
+    found = model.aligned(adata, missing_genes)
     asked = intervention(adata, model.fields, to, from_=from_, where=where)
     _check(model, asked)
     vectors = {key: adata.obsm[key][asked.rows] for key in model.obsm if key in adata.obsm}
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
-    observed = x[asked.rows]
+    observed = found.x[asked.rows]
     cells = make_cells(source, observed, model.fields)
     log_scale = model.expression == "log"
     residual = log_scale and not decoded
@@ -178,10 +179,9 @@ def predict(
         version=model.record.cellalign,
         weights=model.record.weights_checksum,
     )
-    provenance = Provenance(preprocess=Provenance.of(adata.uns).preprocess)
-    obs = _predicted_obs(source.obs, asked, model.record.holdout, draws)
-    var = adata.var.reindex(model.genes)
-    return Prediction(obs, var, vectors, observed, record, provenance, draws, parts)
+    provenance = Provenance(preprocess=Provenance.of(model.preprocessed(adata.uns, model.target_sum)).preprocess)
+    obs = _predicted_obs(source.obs, asked, model.record.holdout, model.control, draws)
+    return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts)
 
 
 def _check(model: Model, asked: Intervention) -> None:
@@ -200,10 +200,12 @@ def _check(model: Model, asked: Intervention) -> None:
         log.warning("method %s does not see %r: it predicts no change of the cells", model.name, field.name)
 
 
-def _predicted_obs(obs: pd.DataFrame, asked: Intervention, holdout: list[str], draws: int) -> pd.DataFrame:
+def _predicted_obs(
+    obs: pd.DataFrame, asked: Intervention, holdout: list[str], control: str | None, draws: int
+) -> pd.DataFrame:
     obs = asked.applied(obs)
     if holdout:
-        obs["held_out"] = held_out(obs, holdout, must_exist=False)
+        obs["held_out"] = held_out(obs, holdout, must_exist=False, control=control)
     if draws < 2:
         return obs
     number = np.repeat(np.arange(1, draws + 1), len(obs))

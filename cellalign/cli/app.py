@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import sys
 from importlib import import_module
@@ -12,8 +11,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cellalign.cli.build import callback
-from cellalign.cli.messages import format_asked, say_end, verbosity
-from cellalign.errors import CellalignError, on_command_line, option
+from cellalign.cli.ending import DONE, Terminated, flushed, status_of
+from cellalign.cli.process import prepare_process
+from cellalign.errors import on_command_line
 from cellalign.tasks.declaration import DECLARATIONS
 
 # one module of `tasks` each, in the order of the help
@@ -70,23 +70,16 @@ def assembled() -> typer.Typer:
 app = assembled()
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as a queue sends it before it kills."""
-
-
 def main() -> NoReturn:
     """Run the command line and exit with the status the specification gives."""
 
     def terminate(number: int, frame: Any) -> NoReturn:
-        raise _Terminated
+        raise Terminated
 
     gc.disable()  # until all that stays is imported (`build.callback`)
     signal.signal(signal.SIGTERM, terminate)
-    # numba, with which scanpy and UMAP compute, would raise the number of torch's threads to that of the cores
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdigit() and int(threads):
-        os.environ.setdefault("NUMBA_NUM_THREADS", threads)
-    status = _run()
+    prepare_process()
+    status = flushed(_run())
     # the interpreter would look for garbage once more among the million objects of the libraries: half a second
     gc.freeze()
     sys.exit(status)
@@ -97,34 +90,6 @@ def _run() -> int:
         try:
             # not standalone: click would turn an interruption into its own status
             result = app(standalone_mode=False)
-            return result if isinstance(result, int) else 0
-        except (KeyboardInterrupt, typer.Abort):
-            return _say("interrupted; outputs are as they were", 130)
-        except _Terminated:
-            return _say("terminated; outputs are as they were", 143)
-        except CellalignError as error:
-            return _say(str(error), error.exit_status, error)
-        except MemoryError as error:
-            return _say(f"out of memory; use fewer cells or genes, or a smaller {option('batch_size')}", 5, error)
-        except BrokenPipeError:
-            return 141
-        except Exception as error:
-            if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
-                return _say(
-                    f"out of memory on the GPU; use fewer cells or genes, or {option('device', 'cpu')}", 5, error
-                )
-            shown = getattr(error, "format_message", None)  # click's usage errors
-            if shown is not None:
-                say_end(f"{shown()} (see cellalign --help)", 2, format_asked(sys.argv[1:]))
-                return 2
-            return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
-
-
-def _say(message: str, status: int, error: BaseException | None = None) -> int:
-    """One line on standard error; the traceback only where -v asked for it."""
-    if error is not None and verbosity() > 0:
-        import traceback
-
-        traceback.print_exception(error)
-    say_end(message, status)
-    return status
+            return result if isinstance(result, int) else DONE
+        except BaseException as error:
+            return status_of(error)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cellalign.cli import tables
+from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
+from cellalign.cli.printable import printable
 from cellalign.errors import on_command_line
-from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters
+from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters, values
 
 if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
@@ -28,16 +31,12 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
     flags = flags_of([*of_all, *options, *own])
 
     def run(**given: Any) -> None:
-        with on_command_line(flags):
-            log = start(**_values(of_all, given))
-            asked = _values(options, given)
-            if "device" in asked:
-                from cellalign.engine.device import own_process
-
-                own_process(asked["device"], asked.get("threads"))
-            _collect_garbage()
+        with carried(), on_command_line(flags):
+            log = start(**values(of_all, given))
+            asked, more = values(options, given), values(own, given)
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
-            declaration.command(_Call(asked, log, app, messages), **_values(own, given))
+            with _prepared(asked | more):
+                declaration.command(_Call(asked, log, app, messages), **more)
 
     shown = sorted([*own, *options], key=_place) + of_all
     signature = [_for_typer(parameter) for parameter in shown]
@@ -45,6 +44,23 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
     return run
+
+
+@contextmanager
+def _prepared(asked: Mapping[str, Any]) -> Iterator[None]:
+    """The process as a command needs it: its threads, its device, its garbage collected."""
+    from cellalign.threads import limited, tell_libraries
+
+    threads = asked.get("threads")
+    if threads is not None and "numpy" not in sys.modules:
+        tell_libraries(threads)
+    if "device" in asked:
+        from cellalign.engine.device import own_process
+
+        own_process(asked["device"])
+    with limited(threads):
+        _collect_garbage()
+        yield
 
 
 def _collect_garbage() -> None:
@@ -70,7 +86,7 @@ class _Call:
             self.log.info("panel %s left out: %s", name, reason)
 
     def announce(self, text: str) -> None:
-        typer.secho(text, bold=True)
+        typer.secho(printable(text, keep="\n"), bold=True)
 
     def training_progress(self) -> AbstractContextManager[TrainingProgress]:
         return TrainingProgress(self.log)
@@ -86,10 +102,6 @@ def _place(parameter: Parameter) -> int:
     if parameter.name in COMPUTING:
         return 3
     return 1 if parameter.default is REQUIRED else 2
-
-
-def _values(found: Sequence[Parameter], given: dict[str, Any]) -> dict[str, Any]:
-    return {parameter.name: parameter.value(given[parameter.name]) for parameter in found}
 
 
 def _as_words(parameter: Parameter, given: Any) -> list[str]:

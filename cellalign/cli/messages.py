@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Annotated, Any, Literal
 
+from cellalign.cli.printable import printable
 from cellalign.tasks.declaration import Option
 
 LOGGING = "Messages"
@@ -32,6 +33,8 @@ def start(
 
     # other libraries' warnings are for developers; a user sees them with -v
     warnings.simplefilter("default" if verbose else "ignore")
+    # matplotlib finds a temporary folder for its list of fonts by itself, and would say that it had to
+    logging.getLogger("matplotlib").setLevel(logging.NOTSET if verbose else logging.ERROR)
     logger = logging.getLogger("cellalign")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Text())
@@ -68,13 +71,21 @@ def say_end(message: str, status: int, log_format: str | None = None) -> None:
         entry = {"time": round(time.time(), 3), "level": "warning" if stopped else "error"}
         print(json.dumps(entry | {"message": line, "status": status}), file=sys.stderr)
     else:
-        print(f"cellalign: {line}" if stopped else f"cellalign: error: {line}", file=sys.stderr)
+        said = printable(line)
+        print(f"cellalign: {said}" if stopped else f"cellalign: error: {said}", file=sys.stderr)
+
+
+def say_traceback(error: BaseException) -> None:
+    """Where an error came from, on standard error."""
+    import traceback
+
+    sys.stderr.write(printable("".join(traceback.format_exception(error)), keep="\n"))
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        return f"{prefix}{record.getMessage()}"
+        return f"{prefix}{printable(record.getMessage())}"
 
 
 class _Json(logging.Formatter):

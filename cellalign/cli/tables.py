@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import typer
+from cellalign.cli.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -26,9 +26,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """
     from rich.console import Console
 
-    # names of cell types may hold brackets and colons: no markup
+    # names of cell types may hold brackets and colons, which are no markup
     console = Console(width=None if sys.stdout.isatty() else UNCUT, markup=False, emoji=False, highlight=False)
-    lines = [[title], columns, *rows]
+    lines = [[printable(str(cell)) for cell in line] for line in ([title], columns, *rows)]
     if not console.encoding.startswith("utf"):
         lines = [[cell.translate(ASCII_ARROWS) for cell in line] for line in lines]
     [title], columns, *rows = lines
@@ -41,12 +41,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool) -> RichTable:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 or prose else "right", no_wrap=i == 0 or not prose)
+        table.add_column(Text(name), justify="left" if i == 0 or prose else "right", no_wrap=i == 0 or not prose)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -80,11 +81,14 @@ def print_rows(
     if format == "table":
         print_table(title, headings or columns, rows, prose=prose)
     elif format == "json":
-        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
+        _print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1) + "\n")
     else:
         import csv
+        import io
 
-        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+        _print(text.getvalue())
 
 
 def print_evaluation(result: Evaluation, format: str) -> None:
@@ -93,4 +97,9 @@ def print_evaluation(result: Evaluation, format: str) -> None:
         for title, columns, rows in result.summary():
             print_table(title, columns, rows)
     else:
-        typer.echo(result.to_json() if format == "json" else result.to_csv(), nl=False)
+        _print(result.to_json() if format == "json" else result.to_csv())
+
+
+def _print(text: str) -> None:
+    """Text for programs: as it is where one reads it, and with nothing to obey where it comes to a terminal."""
+    sys.stdout.write(printable(text, keep="\n") if sys.stdout.isatty() else text)

@@ -1,21 +1,35 @@
-"""Columns of obs at the door: as categories or numbers, the control among them, and cells chosen by their values.
+"""Columns of obs at the door: as categories or numbers, and cells chosen by their values.
 
-Every error says what was found, where, and what to do.
+Values are compared as `data.values` does. Every error says what was found, where, and what to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from cellalign.data.controls import find_control
+from cellalign.data.said import tell
+from cellalign.data.terms import split_terms
+from cellalign.data.values import Known, in_order, known, listed, means_missing, number_of, text_of
 from cellalign.errors import InputError, UsageError, nearest, option
 
-CONTROLS = {"control", "ctrl", "unperturbed", "untreated", "non-targeting", "dmso", "vehicle"}
+__all__ = ["column", "find_control", "having", "numbers", "parse_where", "select", "text_that_is_missing"]
+
+Where = Mapping[str, str] | Sequence[str]
 
 
-def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing: bool = False) -> pd.Categorical:
+def column(
+    obs: pd.DataFrame,
+    key: str,
+    *,
+    purpose: str = "condition",
+    missing: bool = False,
+    named: Collection[str] = (),
+) -> pd.Categorical:
     """A column as a categorical of strings, whatever its type.
 
     Parameters
@@ -24,42 +38,78 @@ def column(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing: 
     key : str
         A categorical, string, boolean or integer column.
     missing : bool
-        Whether values may be missing: their code is -1.
+        Whether values may be missing: their code is -1. Text that means missing ('', 'NA', 'nan', ...) is.
+    named : collection of str
+        Values that are ones even if they look like missing: a model's categories, what a user names.
 
     Returns
     -------
     Categorical
-        Only categories in use; a categorical's own order is kept, others are sorted.
+        Only categories in use; a categorical's own order is kept, others are sorted, numbers by value.
 
     Raises
     ------
     InputError
-        No such column (the nearest is named), missing values, or continuous numbers.
+        No such column (the nearest is named), missing or infinite values, or continuous numbers.
     """
     values = _present(obs, key, purpose)
-    n_missing = int(values.isna().sum())
-    if n_missing and not missing:
-        infer = f", or infer them with {option('allow_missing_condition', True)}" if purpose == "condition" else ""
-        raise InputError(
-            f"{purpose} column {key!r} has {n_missing} missing values; fill them in or drop those cells{infer}"
-        )
-    if values.dtype.kind == "f" and values.nunique() > 50:
+    if values.dtype.kind == "f" and np.isinf(values.to_numpy(dtype=np.float64, na_value=np.nan)).any():
+        raise InputError(f"{purpose} column {key!r} has infinite values; fill them in or drop those cells")
+    continuous = values.dtype.kind == "f" and purpose != "selection" and values.nunique() > 50
+    if continuous and (missing or values.notna().all()):
         number, numeric = option("continuous", True), f"add {option('numeric', [key])}, or "
         mends = {"condition": f"name it with {number}, or ", "batch": numeric, "covariate": numeric}
         raise InputError(
             f"{purpose} column {key!r} is continuous ({values.nunique()} different numbers); "
             f"{mends.get(purpose, '')}bin it into categories"
         )
+    every = _categorical(values)
+    absent = [name for name in every.categories if means_missing(name) and name not in named]
+    found = every.remove_categories(absent) if absent else every
+    n_missing = int((found.codes < 0).sum())
+    if n_missing and not missing:
+        infer = f", or infer them with {option('allow_missing_condition', True)}" if purpose == "condition" else ""
+        raise InputError(
+            f"{purpose} column {key!r} has {n_missing} missing values{_as_text(every, absent)}; fill them in or drop "
+            f"those cells{infer}"
+        )
+    return found
+
+
+def text_that_is_missing(obs: pd.DataFrame, key: str, named: Collection[str] = ()) -> dict[str, int]:
+    """Text of a column that stands for no value, with the number of its cells."""
+    every = _categorical(_present(obs, key, "obs"))
+    sizes = np.bincount(every.codes[every.codes >= 0], minlength=len(every.categories))
+    both = zip(every.categories, sizes, strict=True)
+    return {name: int(n) for name, n in both if means_missing(name) and name not in named}
+
+
+def _as_text(every: pd.Categorical, absent: Sequence[str]) -> str:
+    """How many of the missing values are text that means it."""
+    if not absent:
+        return ""
+    sizes = [f"{name!r}: {int((every == name).sum())}" for name in absent]
+    return f" (text that means missing among them: {', '.join(sizes)}; rename what does not)"
+
+
+def _categorical(values: pd.Series) -> pd.Categorical:
+    """The values as text, those in use, -1 where there is none."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
-        names = [str(c) for c in used.cat.categories]
-        return pd.Categorical.from_codes(used.cat.codes.to_numpy(), names)
-    codes, found = pd.factorize(values.to_numpy(), sort=True)
-    return pd.Categorical.from_codes(codes, [str(v) for v in found])
+        codes, names = used.cat.codes.to_numpy(), [text_of(c) for c in used.cat.categories]
+        # text that was made categorical by being written is in alphabetical order, which numbers have by accident
+        own_order = names != sorted(names)
+    else:
+        codes, found = pd.factorize(values.array if values.dtype.kind == "O" else values)
+        names, own_order = [text_of(v) for v in found], False
+    order = list(dict.fromkeys(names if own_order else in_order(names)))
+    place = {name: code for code, name in enumerate(order)}
+    table = np.array([*(place[name] for name in names), -1], dtype=np.int64)
+    return pd.Categorical.from_codes(table[codes], order)
 
 
 def numbers(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing: bool = False) -> np.ndarray:
-    """Return a numeric column, float64 [n]; NaN where a value is missing and may be.
+    """Return a numeric column, float64 [n], also one of numbers as text; NaN where a value is missing and may be.
 
     Raises
     ------
@@ -67,12 +117,10 @@ def numbers(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing:
         No such column, not numeric, or values missing or infinite.
     """
     values = _present(obs, key, purpose)
-    asked = option("continuous" if purpose == "condition" else "numeric")
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(values.cat.categories.dtype)
-    if values.dtype.kind not in "iuf":
-        raise InputError(f"{purpose} column {key!r} is not numeric, as {asked} needs; leave that option out")
-    found = values.to_numpy(dtype=np.float64)
+    if values.dtype.kind in "iuf":
+        found = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        found = _numbers_of_text(values, key, purpose)
     bad = np.isinf(found) if missing else ~np.isfinite(found)
     if bad.any():
         n = int(bad.sum())
@@ -82,50 +130,127 @@ def numbers(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing:
     return found
 
 
+def _numbers_of_text(values: pd.Series, key: str, purpose: str) -> np.ndarray:
+    """Numbers that are categories or text; InputError for the first that is none."""
+    asked = option("continuous" if purpose == "condition" else "numeric")
+    every = _categorical(values)
+    table = np.full(len(every.categories) + 1, np.nan)
+    for code, name in enumerate(every.categories):
+        if means_missing(name):
+            continue
+        try:
+            table[code] = float(name.replace("_", "x"))  # Python takes 1_000 for a number
+        except ValueError:
+            raise InputError(
+                f"{purpose} column {key!r} is not numeric, as {asked} needs (it holds {name!r}); leave that option out"
+            ) from None
+    return table[every.codes]
+
+
 def _present(obs: pd.DataFrame, key: str, purpose: str) -> pd.Series:
     if key not in obs:
         there = ", ".join(map(str, obs.columns)) or "none"
         raise InputError(f"no {purpose} column {key!r} in obs.{nearest(key, map(str, obs.columns))} Columns: {there}")
-    return obs[key]
+    values = obs[key]
+    if isinstance(values, pd.DataFrame):
+        raise InputError(f"obs has {values.shape[1]} columns {key!r}; rename all but one")
+    return values
 
 
-def find_control(categories: Sequence[str]) -> str | None:
-    """The reference level, if exactly one category is called control, ctrl, DMSO, ... in any case."""
-    found = [category for category in categories if category.lower() in CONTROLS]
-    return found[0] if len(found) == 1 else None
-
-
-def parse_where(items: Sequence[str]) -> dict[str, str]:
-    """{"key": "value"} from "key=value" or "key=value,key=value".
+def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None) -> dict[str, str]:
+    """{"key": "value"} from "key=value" or "key=value,key=value", read with the columns and values of obs.
 
     Raises
     ------
     UsageError
     """
+    there: dict[str, Known | None] = {}
+
+    def is_known(key: str | None, value: str) -> bool:
+        assert obs is not None and key is not None
+        if key not in there:
+            there[key] = _known(obs, key)
+        names = there[key]
+        if names is None:
+            return number_of(value) is not None
+        return bool(names.all(value)) or means_missing(value)
+
+    columns = [] if obs is None else [str(name) for name in obs.columns]
     terms: dict[str, str] = {}
     for item in items:
-        for term in item.split(","):
-            key, equals, value = term.partition("=")
-            if not equals or not key.strip() or not value.strip():
-                raise UsageError(f"{item!r} is not KEY=VALUE")
-            terms[key.strip()] = value.strip()
+        for key, value in split_terms(item, columns, is_known):
+            assert key is not None
+            if terms.get(key, value) != value:
+                raise UsageError(f"{key} is asked to be both {terms[key]!r} and {value!r}; choose one")
+            terms[key] = value
     return terms
 
 
-def select(obs: pd.DataFrame, where: Mapping[str, str]) -> np.ndarray:
+def _known(obs: pd.DataFrame, key: str) -> Known | None:
+    """The values of a column, None where it holds numbers, which have no names."""
+    values = _present(obs, key, "selection")
+    return None if values.dtype.kind in "iuf" else known(tuple(_categorical(values).categories))
+
+
+def select(obs: pd.DataFrame, where: Where, *, control: str | None = None, quiet: bool = False) -> np.ndarray:
     """Mask [n] of the cells whose columns have the given values.
+
+    Parameters
+    ----------
+    where : mapping of column to value, or sequence of "key=value,key=value"
+    control : str, optional
+        Where a column is the condition: what adds nothing in "a+control".
+    quiet : bool
+        Whether cells that have no value, and so are not chosen, go unsaid.
 
     Raises
     ------
     InputError
         No such column or value; the nearest and the known ones are named.
+    UsageError
+        An item is not KEY=VALUE.
     """
+    terms = where if isinstance(where, Mapping) else parse_where([where] if isinstance(where, str) else where, obs)
     mask = np.ones(len(obs), dtype=bool)
-    for key, value in where.items():
-        found = column(obs, key, purpose="selection")
-        if value not in found.categories:
-            raise InputError(
-                f"no cell has {key}={value}.{nearest(value, found.categories)} Values: {', '.join(found.categories)}"
-            )
-        mask &= np.asarray(found == value)
+    for key, value in terms.items():
+        chosen = having(obs, key, value, control=control)
+        if not chosen.any():
+            names = list(column(obs, key, purpose="selection", missing=True).categories)
+            raise InputError(f"no cell has {key}={value}.{nearest(text_of(value), names)} Values: {listed(names)}")
+        if not quiet and not means_missing(text_of(value)):
+            absent = int(np.sum(column(obs, key, purpose="selection", missing=True).codes < 0))
+            if absent:
+                tell(logging.INFO, f"{absent} cells have no {key!r}, so they are not among {key}={value}")
+        mask &= chosen
     return mask
+
+
+def having(obs: pd.DataFrame, key: str, value: str, *, control: str | None = None) -> np.ndarray:
+    """Mask [n] of the cells whose column has a value; of a text that means missing, those that have none.
+
+    Raises
+    ------
+    InputError
+        No such column.
+    """
+    values, text = _present(obs, key, "selection"), text_of(value)
+    if values.dtype.kind in "iuf":
+        return _equal(values.to_numpy(dtype=np.float64, na_value=np.nan), text)
+    every = _categorical(values)
+    codes = known(tuple(every.categories), control).all(text)
+    if not codes and means_missing(text):
+        codes = [-1, *(code for code, name in enumerate(every.categories) if means_missing(name))]
+    return np.isin(every.codes, codes)
+
+
+def _equal(values: np.ndarray, text: str) -> np.ndarray:
+    """Mask [n] of the numbers that a text means."""
+    if means_missing(text):
+        return np.isnan(values)
+    number = number_of(text)
+    if number is None:
+        return np.zeros(len(values), dtype=bool)
+    value = float(number)
+    if value.is_integer():
+        return values == value
+    return values.astype(np.float32) == np.float32(value)

@@ -1,4 +1,4 @@
-"""Files in and out: `.h5ad` read whole or by the one matrix that is needed, outputs written whole or not at all.
+"""Files in and out: cells read through the one door (`formats`), outputs written whole or not at all.
 
 Every output is written beside its final name and renamed into place when complete, so that an interrupted or
 failed command leaves what was there before.
@@ -6,7 +6,6 @@ failed command leaves what was there before.
 
 from __future__ import annotations
 
-import atexit
 import errno
 import hashlib
 import os
@@ -14,110 +13,99 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import h5py
 import numpy as np
 from anndata import AnnData
-from anndata.io import read_elem, write_elem
+from anndata.io import write_elem
 
+from cellalign.data.formats import (
+    PathLike,
+    Reading,
+    all_paths,
+    is_zarr,
+    read,
+    read_matrix,
+    spool,
+)
+from cellalign.data.formats.writing import can_be_copied, changing, dense_dataset, fill, keep_plain, put_columns
 from cellalign.errors import InputError, UsageError, option
 
-PathLike = str | os.PathLike[str]
-CHUNK_VALUES = 2**18  # of a dense matrix, compressed together: a megabyte
+__all__ = [
+    "PathLike",
+    "Reading",
+    "atomic_directory",
+    "atomic_path",
+    "check_cells_output",
+    "check_output",
+    "checksum",
+    "read",
+    "read_matrix",
+    "spool",
+    "stamp",
+    "write",
+    "write_batches",
+    "write_with",
+]
 
-
-def spool(path: PathLike) -> Path:
-    """The path itself, or for "-" a temporary copy of standard input (an h5ad file must be seekable)."""
-    if str(path) != "-":
-        return Path(path)
-    with tempfile.NamedTemporaryFile(prefix="cellalign-", suffix=".h5ad", delete=False) as file:
-        atexit.register(Path(file.name).unlink, missing_ok=True)
-        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-    return Path(file.name)
-
-
-def read(path: PathLike) -> AnnData:
-    """Read a whole h5ad file; "-" is standard input.
-
-    Raises
-    ------
-    InputError
-        No such file, no h5ad file, or a damaged one.
-    """
-    with _readable(path) as file:
-        return ad.read_h5ad(file)
-
-
-def read_matrix(path: PathLike, matrix: str | Sequence[str] | None, obsm: Sequence[str] = ()) -> AnnData:
-    """Read obs, var and one matrix, and nothing else: what a model needs, in half the memory or less.
-
-    Parameters
-    ----------
-    path : path
-    matrix : {"X", a layer's name, None} or a sequence of names
-        It keeps its place in the result: in X or in the layer. Of several the first that is there is read; None
-        reads none.
-    obsm : sequence of str
-        Keys to read besides, where they are there.
-
-    Raises
-    ------
-    InputError
-        As `read`, or there is no such matrix; those there are listed.
-    """
-    with _readable(path) as file, h5py.File(file) as handle:
-        if "obs" not in handle or "var" not in handle:
-            raise InputError(f"{path} is an HDF5 file but no h5ad: it has no obs and var")
-        layers = handle.get("layers", {})
-        result = AnnData(obs=read_elem(handle["obs"]), var=read_elem(handle["var"]))
-        if "cellalign" in handle.get("uns", {}):
-            result.uns["cellalign"] = read_elem(handle["uns/cellalign"])
-        for key in obsm:
-            if key in handle.get("obsm", {}):
-                result.obsm[key] = read_elem(handle["obsm"][key])
-        if matrix is None:
-            return result
-        there = (["X"] if "X" in handle else []) + list(layers)
-        wanted = [matrix] if isinstance(matrix, str) else list(matrix)
-        found = next((name for name in wanted if name in there), None)
-        if found is None:
-            raise InputError(f"{path} has no matrix {wanted[0]!r}; matrices: {', '.join(there) or 'none'}")
-        if found == "X":
-            result.X = read_elem(handle["X"])
-        else:
-            result.layers[found] = read_elem(layers[found])
-        return result
-
-
-@contextmanager
-def _readable(path: PathLike) -> Iterator[Path]:
-    """The file to open, with whatever goes wrong while reading it said in one line."""
-    name = "standard input" if str(path) == "-" else str(path)
-    file = spool(path)
-    if file.is_dir():
-        raise InputError(f"{name} is a directory; name an .h5ad file")
-    if not file.exists():
-        raise InputError(f"no such file: {name}")
-    if not h5py.is_hdf5(file):
-        raise InputError(f"{name} is not an .h5ad file (no HDF5 signature); convert it, or check the path")
-    try:
-        yield file
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{name} cannot be read as .h5ad, it may be truncated or damaged: {first}") from error
+CELLS = (".h5ad", ".zarr")  # what an output of cells may end in
 
 
 def checksum(path: PathLike) -> str:
-    """The "sha256:..." of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    """The "sha256:..." of a file, read in pieces; of a folder that of its files and their names."""
+    if not Path(path).is_dir():
+        with open(path, "rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for inner in _files_in(path):
+        whole.update(f"{inner.relative_to(path).as_posix()} {checksum(inner)}\n".encode())
+    return "sha256:" + whole.hexdigest()
 
 
-def check_output(path: PathLike, force: bool, inputs: Sequence[PathLike] = ()) -> None:
+def stamp(path: PathLike) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds, by which a file that is as it was is known."""
+    stats = [inner.stat() for inner in (_files_in(path) if Path(path).is_dir() else [Path(path)])]
+    return sum(each.st_size for each in stats), max((each.st_mtime_ns for each in stats), default=0)
+
+
+def _files_in(folder: PathLike) -> list[Path]:
+    return sorted(inner for inner in Path(folder).rglob("*") if inner.is_file())
+
+
+def check_cells_output(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading] = ()) -> None:
+    """Refuse an output of cells before any work is done for it: what it ends in decides what is written.
+
+    Raises
+    ------
+    UsageError
+        It ends in no format that is written, it is a folder but no store that may be replaced, or as `check_output`.
+    InputError
+        As `check_output`.
+    """
+    if str(path) == "-":
+        return
+    serve = f"{' or '.join(CELLS)} (- is standard output)"
+    given = option("output", str(path))
+    if str(path).endswith(("/", os.sep)) or (Path(path).is_dir() and Path(path).suffix not in CELLS):
+        raise UsageError(f"{given} is a folder; name a file in it that ends in {serve}")
+    if Path(path).suffix not in CELLS:
+        ends = f"ends in {Path(path).suffix}" if Path(path).suffix else "has no ending"
+        raise UsageError(f"{given} {ends}; cells are written to {serve}")
+    check_output(path, force, inputs)
+    if Path(path).suffix == ".zarr" and Path(path).exists() and not _replaceable_store(path):
+        raise UsageError(f"{given} is no zarr store and is not replaced; choose another name")
+    if Path(path).suffix != ".zarr" and Path(path).is_dir():
+        raise UsageError(f"{given} is a folder and is not replaced; choose another name")
+
+
+def _replaceable_store(path: PathLike) -> bool:
+    return is_zarr(path) or (Path(path).is_dir() and not any(Path(path).iterdir()))
+
+
+def check_output(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading] = ()) -> None:
     """Refuse an output before any work is done for it.
 
     Raises
@@ -130,8 +118,8 @@ def check_output(path: PathLike, force: bool, inputs: Sequence[PathLike] = ()) -
     if str(path) == "-":
         return
     path = Path(path)
-    for source in inputs:
-        if str(source) != "-" and path.exists() and Path(source).exists() and os.path.samefile(path, source):
+    for source in all_paths(inputs):
+        if path.exists() and source.exists() and os.path.samefile(path, source):
             raise UsageError(f"output {path} is the input; choose another name")
     if path.exists() and not force:
         raise UsageError(f"output {path} exists; pass {option('force', True)} to replace it, or choose another name")
@@ -170,7 +158,7 @@ def atomic_directory(path: PathLike, force: bool = False) -> Iterator[Path]:
     """A temporary directory beside `path`, swapped in on success and removed on any failure."""
     check_output(path, force)
     path = Path(path)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    fresh = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # as above
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         with _one_line(path):
@@ -203,19 +191,27 @@ def _one_line(path: Path) -> Iterator[None]:
 
 
 def write(adata: AnnData, path: PathLike, *, force: bool = False) -> None:
-    """Write an h5ad file, whole or not at all; "-" is standard output.
+    """Write cells as h5ad or, where the path ends in .zarr, as a zarr store, whole or not at all.
+
+    Parameters
+    ----------
+    adata : AnnData
+    path : path
+        "-" is standard output, as h5ad.
+    force : bool
+        Replace what is there.
 
     Raises
     ------
     UsageError, InputError
         As `atomic_path`.
     """
-    packed = None if str(path) == "-" else "gzip"
-    _written(path, force, lambda target: adata.write_h5ad(target, compression=packed))
+    packed = str(path) != "-"
+    _written(path, force, lambda target: fill(adata, target, packed))
 
 
 def write_with(
-    source: PathLike,
+    source: PathLike | Reading,
     path: PathLike,
     *,
     obsm: Mapping[str, np.ndarray] | None = None,
@@ -223,12 +219,15 @@ def write_with(
     obs: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> None:
-    """Copy an h5ad file and put elements into the copy; no matrix is loaded, and nothing else changes.
+    """Write what a file holds with elements added to it.
+
+    A single h5ad file of anndata 0.8 or later is copied: no matrix is loaded, and nothing else changes but what
+    older readers could not read. Any other source is read, and written anew.
 
     Parameters
     ----------
-    source : path
-        The file to copy.
+    source : path or Reading
+        Where the cells are.
     path : path
         The output, "-" for standard output.
     obsm, uns, obs : mappings
@@ -239,25 +238,35 @@ def write_with(
     UsageError, InputError
         As `atomic_path`.
     """
+    single = Reading.of(source).single
 
-    def fill(target: Path) -> None:
-        shutil.copyfile(source, target)
+    def copy(target: Path) -> None:
+        shutil.copyfile(str(single), target)
         with h5py.File(target, "r+") as handle:
+            keep_plain(handle)
             for group, elements in (("obsm", obsm or {}), ("uns", uns or {})):
                 if group not in handle:
                     write_elem(handle, group, {})
                 for key, value in elements.items():
                     write_elem(handle[group], key, value)
-            if obs:
-                write_elem(handle, "obs", read_elem(handle["obs"]).assign(**obs))
+            put_columns(handle["obs"], dict(obs or {}))
 
-    _written(path, force, fill)
+    def anew(target: Path) -> None:
+        adata = read(source, quietly=True)
+        adata.obsm.update(obsm or {})
+        adata.uns.update(uns or {})
+        for name, values in (obs or {}).items():
+            adata.obs[name] = values
+        fill(adata, target, str(path) != "-")
+
+    copied = single is not None and Path(path).suffix != ".zarr" and can_be_copied(Path(single))
+    _written(path, force, copy if copied else anew)
 
 
 def write_batches(
     bare: AnnData, batches: Iterator[dict[str, np.ndarray]], path: PathLike, *, copies: int = 1, force: bool = False
 ) -> None:
-    """Write an h5ad file whose X and layers come batch by batch: no more than one batch of them is in memory.
+    """Write cells whose X and layers come batch by batch: no more than one batch of them is in memory.
 
     Parameters
     ----------
@@ -276,23 +285,24 @@ def write_batches(
         As `atomic_path`.
     """
 
-    def fill(target: Path) -> None:
-        bare.write_h5ad(target, compression="gzip")
-        with h5py.File(target, "r+") as handle:
-            handle.pop("X", None)
-            handle.require_group("layers")
+    def stream(target: Path) -> None:
+        fill(bare, target, True)
+        with changing(target) as root:
+            if "X" in root:
+                del root["X"]
+            root.require_group("layers")
             start, n = 0, bare.n_obs // copies
             for batch in _or_raise(batches):
                 stop = start + batch["X"].shape[-2]
                 for name, values in batch.items():
-                    place = _dense_dataset(handle, name if name == "X" else f"layers/{name}", bare.shape)
+                    place = dense_dataset(root, name if name == "X" else f"layers/{name}", bare.shape)
                     for copy in range(copies):
                         own = values[copy] if values.ndim == 3 else values
                         place[copy * n + start : copy * n + stop] = own
                 start = stop
 
     try:
-        _written(path, force, fill)
+        _written(path, force, stream)
     except _Computing as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None
@@ -310,16 +320,6 @@ def _or_raise(batches: Iterator[Any]) -> Iterator[Any]:
         raise _Computing from error
 
 
-def _dense_dataset(handle: h5py.File, name: str, shape: tuple[int, int]) -> Any:
-    """The dataset of that name, made on first use, as anndata lays out a dense array."""
-    if name in handle:
-        return handle[name]
-    rows = max(1, min(shape[0], CHUNK_VALUES // max(1, shape[1])))
-    place = handle.create_dataset(name, shape, np.float32, chunks=(rows, shape[1]), compression="gzip")
-    place.attrs["encoding-type"], place.attrs["encoding-version"] = "array", "0.2.0"
-    return place
-
-
 def _written(path: PathLike, force: bool, fill: Callable[[Path], None]) -> None:
     """Have a file filled under a temporary name and put in place, or sent to standard output."""
     if str(path) == "-":
@@ -327,7 +327,10 @@ def _written(path: PathLike, force: bool, fill: Callable[[Path], None]) -> None:
             fill(Path(folder) / "out.h5ad")
             _to_stdout(Path(folder) / "out.h5ad")
         return
-    with atomic_path(path, force) as fresh:
+    place: AbstractContextManager[Path] = atomic_path(path, force)
+    if Path(path).suffix == ".zarr":
+        place = atomic_directory(path, force)
+    with place as fresh:
         fill(fresh)
 
 

@@ -1,24 +1,193 @@
-"""Genes matched by name: those of a file brought into the order of the model's."""
+"""Genes matched by name: those of a file brought into the order of the model's.
+
+A gene is found by the name it has in the file, else by another that the file or the model knows (symbols and
+identifiers), else without the version of an Ensembl identifier, else in another case of letters. What fits two genes
+fits none.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
-from cellalign.errors import InputError, option
+from cellalign.errors import InputError, nearest, option
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 log = logging.getLogger("cellalign")
 
+# columns of var that hold a second name of each gene, as the tools of the field write them, in lower case
+SECOND_NAMES: tuple[str, ...] = (
+    "gene_ids",
+    "gene_id",
+    "gene_symbols",
+    "gene_symbol",
+    "gene_names",
+    "gene_name",
+    "feature_name",
+)
+SECOND_NAMES += ("feature_id", "gene_short_name", "symbol", "symbols", "ensembl_id", "ensembl_ids", "ensembl", "gene")
+VERSION = re.compile(r"^(ENS[A-Z]*\d{6,})\.\d+$")
+MANY_BY_CASE = 0.1  # a share of genes matched in another case that may mean another species
 
-def align_genes(x: Any, have: list[str], need: list[str], *, missing: str = "error", where: str = "the input") -> Any:
+
+@dataclass(frozen=True)
+class Matching:
+    """Which column of a file each gene of a model is.
+
+    Attributes
+    ----------
+    columns : int array [n_need]
+        -1 where the file lacks the gene.
+    how : dict of str to int
+        How many genes were matched by what, the usual way (their name) left out.
+    """
+
+    columns: np.ndarray
+    how: dict[str, int] = field(default_factory=dict)
+
+
+def with_genes_named(adata: AnnData, key: str, where: str) -> AnnData:
+    """The cells with their genes under the names in a column of var, of raw too where it has that column.
+
+    A gene without such a name keeps its own, and of one name several are told apart by a number, as scanpy does. The
+    names before are kept in a column of `SECOND_NAMES`.
+
+    Raises
+    ------
+    InputError
+        There is no such column; the nearest is named.
+    """
+    adata.var = _renamed(adata.var, key, where)
+    if adata.raw is not None and key in adata.raw.var:
+        from anndata import AnnData
+
+        adata.raw = AnnData(adata.raw.X, obs=adata.obs[[]], var=_renamed(adata.raw.var, key, f"{where}'s raw"))
+    return adata
+
+
+def _renamed(var: pd.DataFrame, key: str, where: str) -> pd.DataFrame:
+    from anndata.utils import make_index_unique
+
+    if key not in var:
+        there = ", ".join(map(str, var.columns)) or "none"
+        raise InputError(
+            f"{where} has no {option('gene_key', key)} in var.{nearest(key, map(str, var))} Columns: {there}"
+        )
+    own, values = pd.Index(var.index.astype(str)), var[key].astype(object)
+    unnamed = values.isna() | (values.astype(str).str.strip() == "")
+    names = pd.Index(np.where(unnamed, own, values.astype(str)))
+    kept = next(name for name in ("gene_ids", "gene_id", "feature_id", "gene") if name not in var and name != key)
+    twice = int(names.duplicated().sum())
+    if unnamed.any() or twice:
+        log.info("%s: %d genes have no %r, %d share one", where, int(unnamed.sum()), key, twice)
+    return var.assign(**{kept: own}).set_axis(make_index_unique(names) if twice else names)
+
+
+def second_names(var: pd.DataFrame) -> dict[str, list[str]]:
+    """Columns of var that hold another name of each gene; "" where one has none."""
+    found = {}
+    for key in var.columns:
+        if str(key).lower() in SECOND_NAMES:
+            values = var[key].astype(object)
+            found[str(key)] = values.where(values.notna(), "").astype(str).tolist()
+    return found
+
+
+def match(var: pd.DataFrame, need: Sequence[str], also: Sequence[str] = ()) -> Matching:
+    """Find the genes that a model needs among those of a file.
+
+    Parameters
+    ----------
+    var : DataFrame [n_have, ...]
+        Index: the genes' names in the file.
+    need : sequence of str [n_need]
+    also : sequence of str [n_need] or empty
+        The second name of each needed gene, as `second_names` gave it of the training file.
+    """
+    have = [str(name) for name in var.index]
+    if have == list(need):
+        return Matching(np.arange(len(have)))
+    columns = np.full(len(need), -1, dtype=np.int64)
+    how: dict[str, int] = {}
+    there = {"": have, **{f"var column {key!r}": names for key, names in second_names(var).items()}}
+    wanted = {"": list(need), **({"the model's second name": list(also)} if also else {})}
+    for said, form in FORMS.items():
+        for column, names in there.items():
+            for name, needed in wanted.items():
+                if (columns >= 0).all():
+                    return Matching(columns, how)
+                found = _fill(columns, names, needed, form)
+                by = ", ".join(part for part in (column, name, said) if part)
+                if found and by:
+                    how[by] = found
+    return Matching(columns, how)
+
+
+def _fill(columns: np.ndarray, have: list[str], need: list[str], form: Callable[[str], str]) -> int:
+    """Put the columns of genes that are not found yet and fit in this form; their number."""
+    taken = set(columns[columns >= 0].tolist())
+    place: dict[str, int] = {}
+    for i, name in enumerate(have):
+        key = form(name)
+        place[key] = -1 if key in place or not key else i  # what fits two genes fits none
+    sought = np.flatnonzero(columns < 0).tolist()
+    asked = pd.Series([form(need[i]) for i in sought], dtype=object)
+    found = 0
+    for i, key, twice in zip(sought, asked, asked.duplicated(keep=False), strict=True):
+        position = place.get(key, -1)
+        if position >= 0 and not twice and position not in taken:
+            columns[i] = position
+            found += 1
+    return found
+
+
+def without_version(name: str) -> str:
+    """An Ensembl identifier without its version; any other name as it is (RP11-34P13.7 is no version)."""
+    found = VERSION.match(name)
+    return found[1] if found else name
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "": str,
+    "without the version": without_version,
+    "in another case": lambda name: without_version(name.upper()),
+}
+
+
+def say_how(matching: Matching, where: str) -> None:
+    """Tell what was matched by anything but the gene's name."""
+    if not matching.how:
+        return
+    total = len(matching.columns)
+    by_name = int((matching.columns >= 0).sum()) - sum(matching.how.values())
+    parts = [f"{by_name:,} by name"] + [f"{n:,} by {said}" for said, n in matching.how.items()]
+    log.info("%s: genes matched: %s", where, ", ".join(part.replace("by in ", "in ") for part in parts))
+    by_case = sum(n for said, n in matching.how.items() if "case" in said)
+    if by_case > MANY_BY_CASE * total:
+        asked = "are the cells of one species?"
+        log.warning("%s: %d of %d genes match in another case only; %s", where, by_case, total, asked)
+
+
+def align_genes(
+    x: Any, matching: Matching, need: Sequence[str], *, missing: str = "error", where: str = "the input"
+) -> Any:
     """Columns of x in the order of the genes the model was trained on.
 
     Parameters
     ----------
-    x : matrix [n, len(have)]
+    x : matrix [n, n_have]
+    matching : Matching
+    need : sequence of str
+        Names of the genes, for messages.
     missing : {"error", "zero"}
         What to do about genes the model needs and the file lacks.
 
@@ -27,24 +196,23 @@ def align_genes(x: Any, have: list[str], need: list[str], *, missing: str = "err
     InputError
         Genes are missing and `missing` is "error", or none at all is there.
     """
-    if have == need:
+    columns = matching.columns
+    if len(columns) == x.shape[1] and np.array_equal(columns, np.arange(len(columns))):
         return x
-    position = {gene: i for i, gene in enumerate(have)}
-    absent = [gene for gene in need if gene not in position]
-    if len(absent) == len(need):
-        raise InputError(f"{where} has none of the model's {len(need)} genes; are these the same gene names?")
-    if absent and missing != "zero":
-        named = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+    absent = np.flatnonzero(columns < 0)
+    if len(absent) == len(columns):
+        raise InputError(f"{where} has none of the model's {len(columns)} genes; are these the same gene names?")
+    if len(absent) and missing != "zero":
+        named = ", ".join(need[i] for i in absent[:10]) + (", ..." if len(absent) > 10 else "")
         raise InputError(
-            f"{where} lacks {len(absent)} of the model's {len(need)} genes: {named}; "
+            f"{where} lacks {len(absent)} of the model's {len(columns)} genes: {named}; "
             f"use a file that has them, or {option('missing_genes', 'zero')}"
         )
-    if not absent:
-        return x[:, [position[gene] for gene in need]]
-    log.warning("%s lacks %d of the model's %d genes; they are taken as zero", where, len(absent), len(need))
-    present = [i for i, gene in enumerate(need) if gene in position]
-    columns = sparse.csr_matrix(
-        (np.ones(len(present), dtype=np.float32), ([position[need[i]] for i in present], present)),
-        shape=(len(have), len(need)),
+    if not len(absent):
+        return x[:, columns]
+    log.warning("%s lacks %d of the model's %d genes; they are taken as zero", where, len(absent), len(columns))
+    present = np.flatnonzero(columns >= 0)
+    chosen = sparse.csr_matrix(
+        (np.ones(len(present), dtype=np.float32), (columns[present], present)), shape=(x.shape[1], len(columns))
     )
-    return sparse.csr_matrix(x) @ columns
+    return sparse.csr_matrix(x) @ chosen

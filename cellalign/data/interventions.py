@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.columns import select
+from cellalign.data.columns import Where, select
 from cellalign.data.fields import Column
+from cellalign.data.terms import split_terms
+from cellalign.data.values import number_of, text_of
 from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, Fields
 
@@ -66,7 +68,7 @@ def intervention(
     to: str | float | Mapping[str, Any],
     *,
     from_: str | float | None = None,
-    where: Mapping[str, str] | None = None,
+    where: Where | None = None,
 ) -> Intervention:
     """What is asked of these cells.
 
@@ -77,7 +79,7 @@ def intervention(
         columns to values.
     from_ : str, optional
         The source cells' value of the first column that is set; default the control, or every other one.
-    where : mapping, optional
+    where : mapping of column to value, or sequence of "key=value", optional
         Further restricts the source cells.
 
     Raises
@@ -85,7 +87,7 @@ def intervention(
     InputError
         Unknown value, or no source cell is left.
     UsageError
-        `to` equals `from_`, or is no number where the column holds numbers.
+        `to` equals `from_`, or is no finite number where the column holds numbers.
     ModelError
         The model was trained without a condition, and `to` is no batch.
     """
@@ -94,17 +96,32 @@ def intervention(
     chosen = tuple(field for field, _ in asked)
     if len({field.name for field in chosen}) < len(chosen):
         raise UsageError(f"{option('to', to)} sets a column twice")
-    said = tuple(text for _, text in asked)
-    if from_ == said[0]:
-        raise UsageError(f"{option('to')} and {option('from_')} are both {from_!r}; choose two")
     values = tuple(field.parsed(text) for field, text in asked)
+    # a category under the name it has, others as they were asked for
+    said = tuple(v if isinstance(v, str) else text for v, (_, text) in zip(values, asked, strict=True))
+    if from_ is not None and _same(chosen[0], from_, said[0]):
+        raise UsageError(f"{option('to')} and {option('from_')} are both {from_!r}; choose two")
     mask, origin = chosen[0].sources(cells, values[0], from_)
     if where:
-        mask = mask & select(cells.obs, where)
+        mask = mask & select(cells.obs, where, control=_control(fields))
     if not mask.any():
         source = origin or ("any value" if chosen[0].kind == "number" else f"other than {said[0]}")
         raise InputError(f"no source cell is left: none has {chosen[0].name}={source} and what {option('where')} asks")
     return Intervention(chosen, values, said, origin, np.flatnonzero(mask))
+
+
+def _same(field: Any, one: str, other: str) -> bool:
+    """Whether both are the same value of a field."""
+    if field.categories:
+        return one == other or (field.knows(one) and field.parsed(one) == other)
+    number = number_of(one)
+    return one == other or (number is not None and number == number_of(other))
+
+
+def _control(fields: Fields) -> str | None:
+    """The reference of the condition."""
+    condition = fields.one(CONDITION)
+    return None if condition is None else condition.reference
 
 
 def _asked(fields: Fields, to: str | float | Mapping[str, Any]) -> list[tuple[Column, str]]:
@@ -112,7 +129,7 @@ def _asked(fields: Fields, to: str | float | Mapping[str, Any]) -> list[tuple[Co
     by_name: dict[str, Column] = {f.name: f for f in reversed(fields) if f.role in (CONDITION, BATCH)}  # type: ignore[misc]
     condition: Any = fields.one(CONDITION)
     if not isinstance(to, Mapping):
-        return [_term(term, by_name, condition) for term in _terms(str(to), by_name, condition)]
+        return [_field_of(key, value, by_name, condition) for key, value in _terms(str(to), by_name, condition)]
     asked = []
     for name, value in to.items():
         field = condition if name == CONDITION and name not in by_name else by_name.get(str(name))
@@ -126,33 +143,29 @@ def _asked(fields: Fields, to: str | float | Mapping[str, Any]) -> list[tuple[Co
 
 def _text(value: Any) -> str:
     """A value as a user would type it: a vector is numbers separated by semicolons, several categories are joined."""
-    if isinstance(value, (str, int, float)) or not hasattr(value, "__iter__"):
-        return str(value)
+    if isinstance(value, (str, bytes, int, float)) or not hasattr(value, "__iter__"):
+        return text_of(value)
     parts = list(value)
     return ("+" if parts and isinstance(parts[0], str) else ";").join(map(str, parts))
 
 
-def _terms(text: str, by_name: Mapping[str, Column], condition: Any) -> list[str]:
+def _terms(text: str, by_name: Mapping[str, Column], condition: Any) -> list[tuple[str | None, str]]:
     """The terms of "a,key=value": all of known columns, but for one at most, which is the condition's."""
-    terms = text.split(",")
-    whole = condition is not None and text in condition.categories
-    others = [term for term in terms if not _names_column(term, by_name, condition)]
-    return [text] if whole or len(others) > 1 else terms
+
+    def is_known(key: str | None, value: str) -> bool:
+        field = condition if key is None else by_name[key]
+        return field is not None and field.knows(value)
+
+    terms = split_terms(text, list(by_name), is_known, bare=True)
+    return terms if sum(key is None for key, _ in terms) < 2 else [(None, text)]
 
 
-def _names_column(term: str, by_name: Mapping[str, Column], condition: Any) -> bool:
-    """Whether it is KEY=VALUE of a known column, and not a condition that looks like one."""
-    key, _, value = term.partition("=")
-    return bool(value) and key in by_name and not (condition is not None and term in condition.categories)
-
-
-def _term(term: str, by_name: Mapping[str, Column], condition: Any) -> tuple[Column, str]:
+def _field_of(key: str | None, value: str, by_name: Mapping[str, Column], condition: Any) -> tuple[Column, str]:
     """The field that a term is about, and the value."""
-    if _names_column(term, by_name, condition):
-        key, _, value = term.partition("=")
+    if key is not None:
         return by_name[key], value
     if condition is None:
         batches = [name for name, field in by_name.items() if field.role == BATCH]
         how = f"; predict a batch with {option('to', f'{batches[0]}=VALUE')}" if batches else ""
         raise ModelError(f"the model was trained without a condition, so it has no counterfactual of one{how}")
-    return condition, term
+    return condition, value

@@ -327,7 +327,7 @@ def find_counts(adata: AnnData, *, layer: str | None = None, raw: bool = False, 
     NoCounts
         Nowhere: why each matrix does not serve.
     """
-    return _first_counts(places(adata, layer=layer, raw=raw), rounded, named=raw or layer is not None)
+    return _say(*_first_counts(places(adata, layer=layer, raw=raw), rounded, named=raw or layer is not None))
 
 
 def find_log(adata: AnnData, *, layer: str | None = None, raw: bool = False) -> Place | None:
@@ -347,11 +347,27 @@ def counts_of(adata: AnnData, preferred: str, *, rounded: bool = False) -> Place
     """As `find_counts`, but looked for in the `preferred` matrix before all others, under any name."""
     order = places(adata)
     first = [place for place in order if place.where == preferred and place.said != "raw"]
-    return _first_counts(first + [place for place in order if place not in first], rounded, known=preferred)
+    others = [place for place in order if place not in first]
+    found, said = _first_counts(first + others, rounded, known=preferred)
+    return found if found.where == preferred and not said else _say(found, said)
 
 
-def _first_counts(order: Sequence[Place], rounded: bool, *, named: bool = False, known: str | None = None) -> Place:
-    """The first of several matrices that holds counts; of a layer its name has to say so, unless the user named it."""
+def has_counts(adata: AnnData, *, rounded: bool = False) -> bool:
+    """Whether raw counts are anywhere."""
+    try:
+        _first_counts(places(adata), rounded)
+    except NoCounts:
+        return False
+    return True
+
+
+def _first_counts(
+    order: Sequence[Place], rounded: bool, *, named: bool = False, known: str | None = None
+) -> tuple[Place, str]:
+    """The first of several matrices that holds counts, and what was done to them.
+
+    Of a layer its name has to say that it holds counts, unless the user named it.
+    """
     reasons: dict[str, str] = {}
     unfit = False
     for place in order:
@@ -376,9 +392,13 @@ def _first_counts(order: Sequence[Place], rounded: bool, *, named: bool = False,
     raise NoCounts(looked, unfit)
 
 
-def _found(place: Place, counts: Any, said: str) -> Place:
+def _found(place: Place, counts: Any, said: str) -> tuple[Place, str]:
+    return Place(place.where, counts, place.var, place.cells, place.said), said
+
+
+def _say(place: Place, said: str) -> Place:
     log.info("counts in %s%s", place.said, f" ({said})" if said else "")
-    return Place(place.where, counts, place.var, place.cells, place.said)
+    return place
 
 
 def _counts_in(place: Place, rounded: bool) -> tuple[Any | None, str]:

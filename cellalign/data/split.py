@@ -7,15 +7,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellalign.data.columns import parse_where, select
+from cellalign.data.columns import having, parse_where, select
 from cellalign.errors import InputError, option
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def held_out(obs: pd.DataFrame, items: Sequence[str], *, must_exist: bool = True) -> np.ndarray:
+def held_out(
+    obs: pd.DataFrame,
+    items: Sequence[str],
+    *,
+    must_exist: bool = True,
+    control: str | None = None,
+    quiet: bool = False,
+) -> np.ndarray:
     """Mask [n] of the cells that meet all terms of any "key=value,key=value" item.
+
+    Parameters
+    ----------
+    must_exist : bool
+        Whether a column or value that is not there is an error, and not just met by no cell.
+    control : str, optional
+        Where a column is the condition: what adds nothing in "a+control".
+    quiet : bool
+        Whether cells that have no value, and so are not held out, go unsaid.
 
     Raises
     ------
@@ -23,14 +39,15 @@ def held_out(obs: pd.DataFrame, items: Sequence[str], *, must_exist: bool = True
         An item names no cell, or a column that is not there; unless `must_exist` is false.
     """
     mask = np.zeros(len(obs), dtype=bool)
-    for item in items:
-        terms = parse_where([item])
+    for item in [items] if isinstance(items, str) else items:
+        terms = parse_where([item], obs)
         if not must_exist:
-            there = all(key in obs and (obs[key].astype(str) == value).any() for key, value in terms.items())
-            if not there:
-                continue
-        chosen = select(obs, terms)
-        if must_exist and not chosen.any():
+            if all(key in obs for key in terms):
+                each = [having(obs, key, value, control=control) for key, value in terms.items()]
+                mask |= np.logical_and.reduce(each)
+            continue
+        chosen = select(obs, terms, control=control, quiet=quiet)
+        if not chosen.any():
             raise InputError(f"{option('holdout', [item])} names no cell")
         mask |= chosen
     return mask

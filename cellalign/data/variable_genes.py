@@ -50,15 +50,14 @@ def variable_genes(
     cells.uns["log1p"] = {"base": base}
     if batches is not None:
         cells.obs["batch"] = batches
-    from cellalign.nn.kernels.cache import have_somewhere_to_keep
-
-    have_somewhere_to_keep("scanpy")
-    import scanpy as sc
+    from cellalign.nn.kernels.packages import compiled_elsewhere
 
     key = None if batches is None else "batch"
     try:
-        with warnings.catch_warnings():  # of pandas' options, and of genes that do not vary
-            warnings.simplefilter("ignore")
+        with compiled_elsewhere("scanpy"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pandas' options, and of genes that do not vary
+            import scanpy as sc
+
             found = sc.pp.highly_variable_genes(
                 cells, flavor="seurat", n_top_genes=n_top_genes, batch_key=key, inplace=False
             )

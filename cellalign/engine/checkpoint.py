@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,23 @@ from torch import Tensor
 
 from cellalign.errors import InputError, ModelError, option
 from cellalign.records import CheckpointRecord, RecordError
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors.
+
+    Raises
+    ------
+    OSError
+        As the system does, which safetensors hides in a message.
+    """
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 @dataclass(frozen=True)
@@ -41,12 +59,12 @@ class Checkpoint:
 
     def save(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Replace the state on disk."""
-        self.path.mkdir(parents=True, exist_ok=True)
         target, fresh = self.path / "state.safetensors", self.path / "state.safetensors.tmp"
         record = CheckpointRecord(format_version=CheckpointRecord.FORMAT, settings=self.settings, state=state)
         content = json.dumps(record.model_dump())  # pydantic's JSON has no infinity, which a best loss begins with
         try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, fresh, {"cellalign": content})
+            self.path.mkdir(parents=True, exist_ok=True)
+            save_tensors(tensors, fresh, {"cellalign": content})
             os.replace(fresh, target)
         except OSError as error:
             fresh.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cellalign.errors import UsageError, option
+from cellalign.threads import check, limited
 
 # glibc's mallopt: what it calls them, and the values
 _KEEP_FREED = {-3: 32 << 20, -1: 256 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
@@ -34,8 +35,7 @@ def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
     UsageError
         Unknown name, a device this machine lacks, or no thread to compute with.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"{option('threads')} must be at least 1, not {threads}")
+    check(threads)
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if has[kind])
@@ -58,7 +58,7 @@ def computing(name: str = "auto", threads: int | None = None) -> Iterator[torch.
     name : str
         As `pick_device` takes it.
     threads : int, optional
-        CPU threads of torch within.
+        CPU threads within, of torch and of every other library (`threads`).
 
     Raises
     ------
@@ -66,17 +66,16 @@ def computing(name: str = "auto", threads: int | None = None) -> Iterator[torch.
         As `pick_device`.
     """
     device = pick_device(name, threads)
-    before_threads, before_rules, workspace = torch.get_num_threads(), _rules(), os.environ.get(_CUBLAS)
+    before_rules, workspace = _rules(), os.environ.get(_CUBLAS)
     on_gpu = device.type == "cuda" or torch.cuda.is_initialized()
     streams = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
     gpu_streams = torch.cuda.get_rng_state_all() if on_gpu else []
     mps_stream = torch.mps.get_rng_state() if device.type == "mps" else None
     try:
-        _prepare(device, threads)
-        yield device
+        with limited(threads):
+            _prepare(device)
+            yield device
     finally:
-        if torch.get_num_threads() != before_threads:
-            torch.set_num_threads(before_threads)
         if _rules() != before_rules:
             torch.use_deterministic_algorithms(before_rules[0], warn_only=before_rules[1])
         if workspace is None:
@@ -102,7 +101,9 @@ def computed(parts: Iterator[T], name: str = "auto", threads: int | None = None)
 def own_process(name: str = "auto", threads: int | None = None) -> None:
     """Prepare the whole process for good, which the command line may do and a library may not; errors as above."""
     device = pick_device(name, threads)
-    _prepare(device, threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    _prepare(device)
     if device.type == "cpu":
         keep_freed_memory()
 
@@ -112,10 +113,8 @@ def _rules() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-def _prepare(device: torch.device, threads: int | None) -> None:
-    """Threads, and on a GPU what makes the same seed, input and device give the same file."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _prepare(device: torch.device) -> None:
+    """On a GPU, what makes the same seed, input and device give the same file."""
     if device.type == "cuda":
         os.environ.setdefault(_CUBLAS, ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

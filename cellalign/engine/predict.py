@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cellalign.data.loader import Cells
+from cellalign.errors import ModelError
 from cellalign.methods.base import HasLikelihood, InfersCondition, Labels, Method, Minibatch, Predicts
 
 NEIGHBOURS = 15  # among which a draw looks for what the model does not explain of a cell
@@ -31,7 +32,10 @@ def embeddings(method: Method, cells: Cells, *, device: torch.device, batch_size
     """All that the method embeds, float32 [n, p] each, by suffix (see `Method.embeddings`), in the cells' order."""
     method = method.to(device).eval()
     parts = [method.embeddings(b) for b in cells.in_order(batch_size, device)]
-    return {key: torch.cat([part[key] for part in parts]).float().cpu().numpy() for key in parts[0]}
+    found = {key: torch.cat([part[key] for part in parts]).float().cpu().numpy() for key in parts[0]}
+    for values in found.values():
+        check_finite(values, "embeds with")
+    return found
 
 
 def embed(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
@@ -150,7 +154,20 @@ def predictions(
             if at_least is not None:
                 found["X"] = found["X"].clamp(min=at_least)
             arrays = {key: value.float().cpu().numpy() for key, value in found.items()}
+        for values in arrays.values():
+            check_finite(values, "predicts", number * size)
         yield arrays
+
+
+def check_finite(values: np.ndarray, does: str, first: int = 0) -> None:
+    """Refuse what a model makes of cells [..., B, G], of which `first` is the number of the first: ModelError."""
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        cells = np.flatnonzero(wrong.any(-1).reshape(-1, values.shape[-2]).any(0))
+        raise ModelError(
+            f"the model {does} NaN or infinite values for {len(cells)} of {values.shape[-2]} cells, the first cell "
+            f"{first + cells[0] + 1}; its weights or these cells are out of range: look at the cells, or train again"
+        )
 
 
 def _gpus(batch: Minibatch) -> list[torch.device]:

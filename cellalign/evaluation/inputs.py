@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellalign.data.columns import column, numbers
+from cellalign.data.columns import column, having, numbers
 from cellalign.errors import option
 from cellalign.evaluation.table import Evaluation
+from cellalign.records import Provenance
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
     from cellalign.model import Model
+    from cellalign.records import Counterfactual
 
 
 class NotApplicable(Exception):
@@ -43,6 +46,8 @@ class Inputs:
     device : str
     continuous : bool
         Whether the condition is a number.
+    predictions : sequence of Counterfactual
+        What the cells predict; several where another tool predicted several conditions.
     """
 
     adata: AnnData
@@ -57,6 +62,13 @@ class Inputs:
     device: str = "auto"
     continuous: bool = False
     batch: str | None = None
+    predictions: Sequence[Counterfactual] = ()
+
+    @property
+    def reference(self) -> str | None:
+        """The control: the one that is given, or the source of a counterfactual."""
+        record = Provenance.of(self.adata.uns).counterfactual
+        return self.control or (None if record is None else record.from_ or None)
 
     @property
     def notes(self) -> list[str]:
@@ -76,6 +88,37 @@ class Inputs:
             raise NotApplicable(f"it scores one embedding, and {len(found)} were given")
         return found[0]
 
+    def of_prediction(self, record: Counterfactual) -> Inputs:
+        """The same of the cells that one prediction is of: all of them where there is one prediction only."""
+        if len(self.predictions) < 2:
+            return self
+        rows = np.flatnonzero(self.under(self.adata.obs, record.to))
+        return replace(self, adata=self.adata[rows], predictions=(record,))
+
+    def known(self, *keys: str | None) -> Inputs:
+        """The same without the cells that have no value in these columns, where there are such; that is noted.
+
+        NotApplicable where no cell is left.
+        """
+        kept = np.ones(self.adata.n_obs, dtype=bool)
+        for key in keys:
+            if key is None:
+                continue
+            if self.continuous and key == self.condition:
+                has = np.isfinite(numbers(self.adata.obs, key, missing=True))
+            else:
+                has = column(self.adata.obs, key, purpose="evaluation", missing=True).codes >= 0
+            note = f"{int((~has).sum())} cells have no {key!r} and are left out of what needs it"
+            if not has.all() and note not in self.notes:
+                self.notes.append(note)
+            kept &= has
+        if kept.all():
+            return self
+        if not kept.any():
+            raise NotApplicable(f"no cell has {' and '.join(repr(key) for key in keys if key is not None)}")
+        embeddings = {key: z[kept] for key, z in self.embeddings.items()}
+        return replace(self, adata=self.adata[kept], embeddings=embeddings)
+
     def column(self, key: str) -> np.ndarray:
         """A column of the cells as strings."""
         return np.asarray(column(self.adata.obs, key, purpose="evaluation")).astype(str)
@@ -93,8 +136,8 @@ class Inputs:
         if self.condition is None:
             raise NotApplicable(f"it needs {option('condition')}")
         if self.continuous:
-            return np.isclose(numbers(obs, self.condition), float(value))
-        return np.asarray(column(obs, self.condition)).astype(str) == value
+            return np.isclose(numbers(obs, self.condition, missing=True), float(value))
+        return having(obs, self.condition, value, control=self.reference)
 
     def batches(self) -> np.ndarray:
         """The batch column, by default the condition's, or NotApplicable where that is a number."""

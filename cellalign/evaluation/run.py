@@ -7,14 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from cellalign.data.columns import column
+from cellalign.data.reading import in_memory
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
+from cellalign.evaluation.predictions import of_another_tool
+from cellalign.evaluation.progress import told
 from cellalign.evaluation.table import Evaluation
-from cellalign.records import Provenance, find_obsm_key
+from cellalign.records import Counterfactual, Provenance, find_obsm_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
+MOST_COLUMNS = 10_000  # of an embedding: as many latents as a method may have
 
 
 def evaluate(
@@ -49,6 +54,7 @@ def evaluate(
     **options
         Those of the panels' classes, such as k of mixing.
     """
+    adata, against = in_memory(adata), None if against is None else in_memory(against)
     record = Provenance.of(adata.uns).latest
     if "also" in options:  # its name in earlier versions
         extra_panels = options.pop("also")
@@ -65,21 +71,28 @@ def evaluate(
     columns = {"condition": None if continuous else condition, "batch": batch, "label": label}
     for purpose, key in columns.items():
         if key is not None:
-            column(adata.obs, key, purpose=purpose)
+            if not len(column(adata.obs, key, purpose=purpose, missing=True).categories) and adata.n_obs:
+                raise InputError(f"not one cell has a value in {purpose} column {key!r}; name another")
     result = Evaluation()
+    predictions = _predictions(adata, against, condition, control, embedding, panels, result)
+    if against is not None and predictions and predictions[0].expression == "log":
+        from cellalign.data.recipe import on_scale_of
+
+        against = on_scale_of(adata, against, option("against"))
     inputs = Inputs(
         adata=adata,
         against=against,
         condition=condition,
         label=label,
         control=control,
-        embeddings=_latents(adata, embedding, model, device),
+        embeddings={} if predictions and not _embedded(adata, embedding) else _latents(adata, embedding, model, device),
         seed=seed,
         result=result,
         model=model,
         device=device,
         continuous=continuous,
         batch=batch,
+        predictions=predictions,
     )
     if panels is None and batch is None and len(inputs.embeddings) == 1:
         left_out = [panel for panel in chosen if panel.asked_only and panel.name not in extra_panels]
@@ -93,11 +106,40 @@ def evaluate(
     return result
 
 
+def _predictions(
+    adata: AnnData,
+    against: AnnData | None,
+    condition: str | None,
+    control: str | None,
+    embedding: str | Sequence[str] | None,
+    panels: Sequence[str | Panel] | None,
+    result: Evaluation,
+) -> list[Counterfactual]:
+    """What the cells predict; with real cells to compare with, cells without a record are another tool's prediction."""
+    own = Provenance.of(adata.uns).counterfactual
+    asked = any((panel if isinstance(panel, str) else panel.name) == "response" for panel in panels or ())
+    if own is not None or against is None or (_embedded(adata, embedding) and not asked):
+        return [] if own is None else [own]
+    found = of_another_tool(adata, against, condition, control)
+    values = ", ".join(record.to for record in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    result.notes.append(
+        f"no record of cellalign counterfactual: taken as another tool's prediction ({found[0].expression} expression) "
+        f"of {condition}={values}, from {found[0].from_ or 'all other cells'}"
+    )
+    return found
+
+
+def _embedded(adata: AnnData, keys: str | Sequence[str] | None) -> bool:
+    """Whether there is an embedding to score: one was named, or cellalign wrote one."""
+    return bool(keys) or bool(Provenance.of(adata.uns).embedding)
+
+
 def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
     """Add every panel's rows to the result, or the reason why there are none; InputError where it was required."""
     for panel in panels:
         try:
-            inputs.result.rows += list(panel.run(inputs))
+            with told(f"panel {panel.name}"):
+                inputs.result.rows += list(panel.run(inputs))
         except NotApplicable as reason:
             if required:
                 raise InputError(f"panel {panel.name} cannot run: {reason}") from reason
@@ -140,10 +182,8 @@ def _present_name(name: str) -> str:
 def _latents(
     adata: AnnData, keys: str | Sequence[str] | None, model: Model | None, device: str
 ) -> dict[str, np.ndarray]:
-    """The embeddings to score by obsm key, from the model where the cells have none; of a counterfactual none."""
+    """The embeddings to score by obsm key, from the model where the cells have none."""
     provenance = Provenance.of(adata.uns)
-    if provenance.counterfactual is not None and not provenance.embedding:
-        return {}
     if model is not None and not keys and not provenance.embedding and not _embeddings(adata):
         return {model.embedding_key: model.embed(adata, device=device)}
     named: Sequence[str | None] = [keys] if isinstance(keys, str) else keys or [None]
@@ -163,13 +203,36 @@ def _embedding(adata: AnnData, key: str | None) -> tuple[str, np.ndarray]:
         if len(known) != 1:
             found = ", ".join(known) or "none"
             raise InputError(
-                f"no single embedding X_* in obsm (found: {found}); run cellalign embed or give {option('embedding')}"
+                f"no single embedding X_* in obsm (found: {found}); run cellalign embed or give {option('embedding')}; "
+                f"to score a prediction give {option('against', hint='FILE')}, the real cells"
             )
         key = known[0]
     there = find_obsm_key(key, adata.obsm)
     if there is None:
         raise InputError(f"no embedding {key!r} in obsm.{nearest(key, adata.obsm)} There: {', '.join(adata.obsm)}")
-    z = np.asarray(adata.obsm[there], dtype=np.float32)
+    return key, _as_array(adata.obsm[there], key)
+
+
+def _as_array(values: Any, key: str) -> np.ndarray:
+    """An element of obsm, be it an array, sparse, or a table, as float32 [n, p].
+
+    Raises
+    ------
+    InputError
+        It holds no numbers, no columns, or NaN or infinite values, or it has more columns than an embedding.
+    """
+    if len(values.shape) != 2 or values.shape[1] == 0:
+        raise InputError(f"embedding {key!r} is of shape {tuple(values.shape)}; it needs a row per cell and columns")
+    if values.shape[1] > MOST_COLUMNS:
+        raise InputError(f"embedding {key!r} has {values.shape[1]} columns, more than an embedding has; name another")
+    try:
+        with np.errstate(over="ignore"):
+            z = np.asarray(values.toarray() if sparse.issparse(values) else values)
+            if z.dtype.kind not in "iufbO":
+                raise ValueError(f"it holds {z.dtype}")
+            z = z.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"embedding {key!r} is not numeric: {str(error).splitlines()[0]}") from error
     if not np.isfinite(z).all():
         raise InputError(f"embedding {key!r} holds NaN or infinite values")
-    return key, z
+    return z

@@ -86,6 +86,7 @@ class Autoencoder(Trains, Predicts, Method):
     encoder_shape: ClassVar[Mapping[str, Any]] = {}
     decoder_shape: ClassVar[Mapping[str, Any]] = {}
     least_variance: ClassVar[float] = 0.0
+    also_uses: ClassVar[tuple[Role, ...]] = ()
 
     class Hyperparameters(base.Hyperparameters):
         """Adds the posterior's standard deviation and the likelihood."""
@@ -119,6 +120,13 @@ class Autoencoder(Trains, Predicts, Method):
     def reads(cls, hyperparameters: Any) -> Expression:
         """Counts for the count likelihoods."""
         return "counts" if hyperparameters.likelihood in OF_COUNTS else "log"
+
+    @classmethod
+    def uses(cls) -> frozenset[Role]:
+        """What its networks see, and what it uses besides."""
+        seen = (cls.encoder_sees, cls.decoder_sees, cls.also_uses)
+        # a method whose decoder sees what its hyperparameters say has a property there; its encoder sees as much
+        return frozenset(role for roles in seen if isinstance(roles, tuple) for role in roles)
 
     @property
     def n_latent(self) -> int:

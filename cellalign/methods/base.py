@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -92,13 +92,16 @@ class Latent:
         return cls(z, z.new_zeros(()), z)
 
 
+Width = Annotated[int, Field(ge=1, le=100_000)]  # of a hidden layer
+
+
 class Hyperparameters(BaseModel):
     """What every autoencoder takes; a method's own class adds to it. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     latent_dim: int = Field(40, ge=1, le=10_000, description="number of latent dimensions")
-    hidden: tuple[int, ...] = Field(
+    hidden: tuple[Width, ...] = Field(
         (512, 512, 512), min_length=1, description="encoder widths; the decoder mirrors them"
     )
     batch_norm: bool = Field(True, description="batch normalisation after every hidden layer")
@@ -119,6 +122,9 @@ class Method(nn.Module, ABC):
         What it reads: normalised log1p expression, or raw counts.
     condition_kinds : tuple of str
         Kinds of field that its condition may be.
+    also_uses : tuple of roles
+        Of the columns whose change changes what is learned, those that no network is given: a prior, a penalty or a fit
+        in closed form is.
     disentangles : bool
         Each latent should mean one thing: `tune` ranks by UDR.
     plan_defaults : mapping
@@ -134,6 +140,7 @@ class Method(nn.Module, ABC):
     needs_condition: ClassVar[bool] = True
     needs_label: ClassVar[bool] = False
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical",)
+    also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
@@ -148,6 +155,11 @@ class Method(nn.Module, ABC):
     def reads(cls, hyperparameters: Any) -> Expression:
         """The expression it reads under these hyperparameters."""
         return cls.expression
+
+    @classmethod
+    def uses(cls) -> frozenset[Role]:
+        """Roles of the columns whose change changes what is learned; a column of another role is refused or said."""
+        return frozenset(cls.also_uses)
 
     @abstractmethod
     def encode(self, batch: Minibatch) -> Latent:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ class Celligner(PCA):
     summary = "contrastive PCA, then mutual nearest neighbours onto the reference condition"
     reference = "Warren et al. 2021"
     needs_condition = True
+    also_uses: ClassVar[tuple[Role, ...]] = (CONDITION,)
 
     class Hyperparameters(PCA.Hyperparameters):
         """The published numbers of directions and neighbours."""
@@ -66,7 +67,7 @@ class Celligner(PCA):
         k_reference: int = Field(50, ge=1, description="neighbours of a reference cell in the other condition")
         k_condition: int = Field(5, ge=1, description="neighbours of another condition's cell in the reference")
         rounds: int = Field(5, ge=1, le=100, description="times that mutual neighbours are sought")
-        bandwidth: float = Field(1.0, gt=0, description="kernel width, in distances to the nearest anchors")
+        bandwidth: float = Field(1.0, ge=1e-6, description="kernel width, in distances to the nearest anchors")
         max_anchors: int = Field(2000, ge=1, description="most anchors kept per condition")
 
     mean: Tensor  # [G] where coordinates are zero

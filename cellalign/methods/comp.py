@@ -37,7 +37,7 @@ class CoMP(CVAE):
         )
 
         floor: float | None = Field(
-            5.0, ge=0, description="least a cell counts is minus this, in nats; null is the published penalty"
+            5.0, ge=0, le=1e9, description="least a cell counts is minus this, in nats; null is the published penalty"
         )
 
     def penalties(self, step: Step) -> dict[str, Tensor]:

@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cellalign.methods.autoencoder import VariationalAutoencoder
-from cellalign.methods.base import CombinesConditions, Extends, Fields, Graph, Layout, LearnsGraph, Minibatch
+from cellalign.methods.base import (
+    CONDITION,
+    CombinesConditions,
+    Extends,
+    Fields,
+    Graph,
+    Layout,
+    LearnsGraph,
+    Minibatch,
+)
 from cellalign.methods.vae import COUNT_PLAN, CountHyperparameters
 from cellalign.nn.networks import ScaledParameter
 
@@ -27,6 +36,7 @@ class IVAE(CombinesConditions, Extends, LearnsGraph, VariationalAutoencoder):
     summary = "identifiable VAE: each intervention shifts the prior of z"
     reference = "Khemakhem et al. 2020"
     disentangles = True
+    also_uses = (CONDITION,)  # its prior
     plan_defaults: ClassVar = COUNT_PLAN
 
     class Hyperparameters(CountHyperparameters):

@@ -7,13 +7,13 @@ principal components, by ridge regression over the cell types seen under both co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import CONDITION, Distribution, Layout, Minibatch, Point, Role
+from cellalign.methods.base import CONDITION, LABEL, Distribution, Layout, Minibatch, Point, Role
 from cellalign.methods.capabilities import Batches, means_by_condition
 from cellalign.methods.pca import PCA
 
@@ -25,6 +25,7 @@ class Linear(PCA):
     summary = "mean shift, or ridge regression of the change on principal components"
     reference = "baseline"
     needs_condition = True
+    also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, LABEL)  # the change by condition, weighed by label
 
     class Hyperparameters(PCA.Hyperparameters):
         """Which of the two, and how strongly it is shrunk."""

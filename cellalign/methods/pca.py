@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -53,6 +53,7 @@ class PCA(FitsInClosedForm, Predicts, Method):
     summary = "principal components; knows no condition"
     reference = "Pearson 1901"
     needs_condition = False
+    also_uses: ClassVar[tuple[Role, ...]] = ()
 
     class Hyperparameters(BaseModel):
         """How many components."""

@@ -193,7 +193,7 @@ def presets() -> dict[str, dict[str, Any]]:
     loaded = {}
     for file in sorted(files("cellalign.methods.presets").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
-            content = yaml.safe_load(file.read_text())
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
             loaded[content["name"]] = content
     return loaded
 

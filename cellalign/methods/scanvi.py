@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cellalign.methods.autoencoder import Step
-from cellalign.methods.base import Labels, Latent, Layout, Minibatch
+from cellalign.methods.base import LABEL, Labels, Latent, Layout, Minibatch
 from cellalign.methods.scvi import NORM, SCVI
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, sd_of
 from cellalign.nn.networks import MLP
@@ -45,6 +45,7 @@ class SCANVI(Labels, SCVI):
     summary = "scANVI: scVI with cell types, known for some cells; predicts the others'"
     reference = "Xu et al. 2021"
     needs_label = True
+    also_uses = (LABEL,)  # its prior and its classifier
 
     class Hyperparameters(SCVI.Hyperparameters):
         """Adds the classifier's weight."""

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cellalign.methods.autoencoder import VariationalAutoencoder
-from cellalign.methods.base import CONDITION, FitsInClosedForm, Layout, Minibatch, Role
+from cellalign.methods.base import CONDITION, LABEL, FitsInClosedForm, Layout, Minibatch, Role
 from cellalign.methods.capabilities import Batches, means_by_condition
 from cellalign.nn.likelihoods import LikelihoodName
 
@@ -25,6 +25,7 @@ class ScGen(FitsInClosedForm, VariationalAutoencoder):
     name = "scgen"
     summary = "VAE with latent vector arithmetic; a label weighs cell types alike"
     reference = "Lotfollahi et al. 2019"
+    also_uses = (CONDITION, LABEL)  # the shift from one condition to another, weighed by label
 
     class Hyperparameters(VariationalAutoencoder.Hyperparameters):
         """The squared error of the paper, and its weight of the KL.

@@ -30,6 +30,7 @@ from cellalign.methods.base import (
     Point,
     Predicts,
     Role,
+    Width,
 )
 from cellalign.methods.capabilities import Batches
 from cellalign.nn.networks import MLP
@@ -75,6 +76,7 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
     name = "stgan"
     summary = "style-transfer GAN: a generator per direction, cycle-consistent"
     reference = "Zhu et al. 2017"
+    also_uses: ClassVar[tuple[Role, ...]] = (CONDITION,)
     # no loss of a GAN falls with its quality: the last weights are kept, not those of the lowest
     plan_defaults: ClassVar[Mapping[str, Any]] = {
         "balanced": True,
@@ -90,10 +92,10 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
-        hidden: tuple[int, ...] = Field(
+        hidden: tuple[Width, ...] = Field(
             (700, 100, 50, 100, 700), min_length=1, description="generator widths; the narrowest is the embedding"
         )
-        discriminator_hidden: tuple[int, ...] = Field((700, 100), min_length=1, description="discriminator widths")
+        discriminator_hidden: tuple[Width, ...] = Field((700, 100), min_length=1, description="discriminator widths")
         discriminator_dropout: float = Field(
             0.5, ge=0, lt=1, description="share of the discriminators' units dropped in training, lest they win"
         )

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from cellalign.methods.autoencoder import VariationalAutoencoder
+from cellalign.methods.base import Width
 from cellalign.nn.likelihoods import LikelihoodName
 
 
@@ -30,7 +31,7 @@ class CountHyperparameters(VariationalAutoencoder.Hyperparameters):
     """
 
     latent_dim: int = Field(15, ge=1, le=10_000, description="number of latent dimensions")
-    hidden: tuple[int, ...] = Field((128, 128), min_length=1, description="encoder widths; the decoder mirrors them")
+    hidden: tuple[Width, ...] = Field((128, 128), min_length=1, description="encoder widths; the decoder mirrors them")
     negative_slope: float = Field(0.0, ge=0, le=1, description="slope of the leaky ReLU below zero")
     likelihood: LikelihoodName = Field(
         "nb", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)"

@@ -14,6 +14,7 @@ from cellalign.plots.palette import PALETTE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+GREY = "#c8c8c8"
 EXACT = 50_000  # cells up to which all are compared: above, compiling the search that compares fewer is worth its 5 s
 
 
@@ -27,11 +28,10 @@ def umap(z: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     if len(z) < 4:
         raise InputError(f"UMAP needs at least 4 cells, not {len(z)}")
-    from cellalign.nn.kernels.cache import have_somewhere_to_keep, keep_packages_on_disk  # imports numba
+    from cellalign.nn.kernels.packages import compiled_elsewhere, keep_packages_on_disk  # imports numba
 
-    have_somewhere_to_keep("umap")
     z = np.asarray(z, dtype=np.float32)
-    with warnings.catch_warnings():
+    with compiled_elsewhere("pynndescent"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of coordinates that new cells cannot be given: there will be none
         from umap import UMAP
 
@@ -77,7 +77,7 @@ def before_after(before: np.ndarray, after_: np.ndarray, columns: Mapping[str, A
     ----------
     before, after_ : arrays [n, 2]
     columns : mapping of name to Categorical [n] or numbers [n]
-        What to colour by.
+        What to colour by; cells without a value are grey.
     after : str
         Title of the right-hand column.
     """
@@ -93,7 +93,8 @@ def before_after(before: np.ndarray, after_: np.ndarray, columns: Mapping[str, A
     size = float(np.clip(12_000 / max(1, len(before)), 0.5, 12))
     for row, (name, values) in zip(axes, columns.items(), strict=False):
         numeric = not hasattr(values, "categories")
-        shades = np.asarray(values) if numeric else _colours(values)[np.asarray(values.codes)]
+        # the code of a cell without a value is -1, the last colour
+        shades = np.asarray(values) if numeric else np.append(_colours(values), GREY)[np.asarray(values.codes)]
         for axis, xy, title in zip(row, (before, after_), ("unintegrated", after), strict=True):
             points = axis.scatter(*xy[order].T, s=size, c=shades[order], linewidths=0, rasterized=True)
             axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
@@ -104,6 +105,9 @@ def before_after(before: np.ndarray, after_: np.ndarray, columns: Mapping[str, A
             row[1].scatter([], [], s=30, c=colour, label=str(value))
             for value, colour in zip(values.categories, _colours(values), strict=False)
         ]
+        absent = int((np.asarray(values.codes) < 0).sum())
+        if absent:
+            handles.append(row[1].scatter([], [], s=30, c=GREY, label=f"no value ({absent} cells)"))
         row[1].legend(handles=handles, title=name, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 

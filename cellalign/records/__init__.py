@@ -7,7 +7,7 @@ per version, files of newer ones are refused. Nothing else in the package spells
 from cellalign.records.base import Record, RecordError, VersionedRecord
 from cellalign.records.benchmark import BenchmarkRow
 from cellalign.records.checkpoint import CheckpointRecord
-from cellalign.records.model import CellNumbers, FieldRecord, ModelRecord, Outcome, SourceRecord
+from cellalign.records.model import CellNumbers, FieldRecord, FileRecord, ModelRecord, Outcome, Recipe, SourceRecord
 from cellalign.records.provenance import (
     Annotation,
     Counterfactual,
@@ -27,10 +27,12 @@ __all__ = [
     "Counterfactual",
     "Embedding",
     "FieldRecord",
+    "FileRecord",
     "ModelRecord",
     "Outcome",
     "Preprocessing",
     "Provenance",
+    "Recipe",
     "Record",
     "RecordError",
     "SourceRecord",

@@ -28,13 +28,60 @@ class CellNumbers(Record):
     validation: int
 
 
-class SourceRecord(Record):
-    """The training file; all None where the cells came from memory or standard input."""
+class FileRecord(Record):
+    """A file that was read."""
 
     path: str | None = None
     checksum: str | None = None
     size: int | None = None
     modified_ns: int | None = None
+
+
+class Recipe(Record):
+    """What was done to the training cells' counts, so that it can be done to new ones.
+
+    Attributes
+    ----------
+    target_sum : float, optional
+        What the counts of a cell were scaled to before the logarithm; None where that is not known.
+    n_top_genes : int, optional
+        Of raw counts that training itself preprocessed: how many genes it kept, 0 for all; None where the training
+        file had been preprocessed.
+    rounded : bool
+        Whether estimated counts were rounded.
+    """
+
+    target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
+    n_top_genes: int | None = None
+    rounded: bool = False
+
+
+class SourceRecord(FileRecord):
+    """The training file; all None where the cells came from memory or standard input.
+
+    Attributes
+    ----------
+    others : list of FileRecord
+        Files after the first, where the cells came from several.
+    metadata : FileRecord, optional
+        The table of cell metadata beside them.
+    reading : dict of str to str
+        The other options they were read with (`data.reading`).
+    """
+
+    others: list[FileRecord] = Field(default_factory=list)
+    metadata: FileRecord | None = None
+    reading: dict[str, str] = Field(default_factory=dict)
+
+    def files(self) -> list[FileRecord]:
+        """All of them."""
+        first = FileRecord(**self.model_dump(include=set(FileRecord.model_fields)))
+        return [first, *self.others, *([] if self.metadata is None else [self.metadata])]
+
+    def same_as(self, other: SourceRecord) -> bool:
+        """Whether these are the same cells, wherever the files lie."""
+        ours, theirs = ([file.checksum for file in record.files()] for record in (self, other))
+        return (ours, self.reading) == (theirs, other.reading)
 
 
 class Outcome(Record):
@@ -67,8 +114,9 @@ class ModelRecord(VersionedRecord):
         The command line that trained the model, and the one that would prepare its input.
     transferred : list of str
         Conditions added by `transfer`, which started from the model with the checksum `transferred_from`.
-    genes : list of str
-        In the order the model reads them.
+    recipe : Recipe
+    genes, other_names : list of str
+        In the order the model reads them, and the second name of each, empty where the training file had none.
     """
 
     FORMAT: ClassVar[int] = 2
@@ -92,12 +140,16 @@ class ModelRecord(VersionedRecord):
     outcome: Outcome | None = None
     transferred: list[str] = Field(default_factory=list)
     transferred_from: str | None = None
+    recipe: Recipe = Field(default_factory=Recipe)
+    other_names: list[str] = Field(default_factory=list)
     genes: list[str]  # last in the file: a reader wants the outcome before 2,000 names
 
     def plain(self) -> dict[str, Any]:
         """As it is written to model.yaml: without what is not set."""
-        unset = {k for k in ("outcome", "transferred", "transferred_from") if not getattr(self, k)}
-        return self.model_dump(mode="json", exclude=unset)
+        unset = {k for k in ("outcome", "transferred", "transferred_from", "other_names") if not getattr(self, k)}
+        plain = self.model_dump(mode="json", exclude=unset)
+        plain["source"] = {k: v for k, v in plain["source"].items() if v or k in FileRecord.model_fields}
+        return plain
 
 
 def _fields_of_roles(roles: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ class Preprocessing(Step):
 
     counts_from: str | None = None
     n_top_genes: int
-    target_sum: float | None = None
+    target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
     batch: str | None = None
     min_genes: int = 1
     min_cells: int = 1

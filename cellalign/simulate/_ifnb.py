@@ -41,7 +41,6 @@ Cell types have the real proportions. Unlike the real sample, Mk cells occur in 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -69,6 +68,7 @@ from cellalign.simulate._ifnb_draws import (
     shares_of,
 )
 from cellalign.simulate._ifnb_truth import BIOLOGICAL_SCALE, Truth, expected, level, log_rate
+from cellalign.threads import workers
 
 __all__ = ["CELL_TYPES", "expected", "genes", "ifnb", "level"]
 
@@ -305,8 +305,8 @@ def _draw_counts(
         means *= rng.standard_gamma(shape, means.shape, dtype=np.float32) / shape
         return sparse.csr_matrix(rng.poisson(means).astype(np.float32)), scales
 
-    workers = threads or min(os.cpu_count() or 1, 4)
-    with ThreadPoolExecutor(workers) as pool:
+    jobs = threads or min(workers(), 4)
+    with ThreadPoolExecutor(jobs) as pool:
         parts = list(pool.map(draw, starts, seed.spawn(len(starts))))
     counts = sparse.vstack([part[0] for part in parts], format="csr")
     return counts, {key: np.concatenate([part[1][key] for part in parts]) for key in versions}

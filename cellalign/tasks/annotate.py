@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
@@ -84,30 +84,32 @@ def annotate(
 
     from cellalign.annotation import blind, labelled, no_label, under_names
     from cellalign.evaluation.metrics import annotation as metrics
+    from cellalign.threads import limited
 
     key = _checked(label, model, classifier, k, unknown)
     names, labels, rows = labelled(reference, key, model, unlabelled or no_label(model, key))
-    options: dict[str, Any] = {"missing_genes": missing_genes, "device": device, "threads": threads, "unseen": True}
-    cells = blind(adata, key, model)
-    z = model.embed(cells, **options)
+    options: dict[str, Any] = {"device": device, "threads": threads, "unseen": True}
+    z = model.embed(blind(model.as_read(adata, missing_genes), key, model), **options)
     own = model.label_probability(z, device=device) if classifier == "auto" and key == model.label else None
     try:
-        known = model.embed(blind(reference, key, model, rows), **options)
+        known = model.embed(blind(model.as_read(reference, missing_genes), key, model, rows), **options)
     except InputError as error:
         raise InputError(f"reference: {error}") from error
-    known, z = metrics.whiten(known, labels, z)
-    if own is not None:
-        probability, names = under_names(own, model.labels, names)
-    elif classifier == "knn":
-        distance, nearest_rows = metrics.neighbours(known, z, k)
-        probability = metrics.votes(distance, labels[nearest_rows], len(names))
-    else:
-        probability = metrics.linear(known, labels, z, len(names))
-    predicted = probability.argmax(1)
+    with limited(threads):
+        known, z = metrics.whiten(known, labels, z)
+        if own is not None:
+            probability, names = under_names(own, model.labels, names)
+        elif classifier == "knn":
+            distance, nearest_rows = metrics.neighbours(known, z, k)
+            probability = metrics.votes(distance, labels[nearest_rows], len(names))
+        else:
+            probability = metrics.linear(known, labels, z, len(names))
+        predicted = probability.argmax(1)
+        flagged = metrics.is_unknown(known, labels, z, predicted, unknown, seed=seed)
     columns = {
         f"{key}_predicted": pd.Categorical.from_codes(predicted, names),
         f"{key}_probability": probability.max(1),
-        f"{key}_unknown": metrics.is_unknown(known, labels, z, predicted, unknown, seed=seed),
+        f"{key}_unknown": flagged,
     }
     return pd.DataFrame(columns, index=adata.obs_names)
 
@@ -123,7 +125,7 @@ def annotation_record(model: Model, label: str, **settings: Any) -> Annotation:
 @command_of(annotate, example="cellalign annotate new.h5ad --label cell_type -o new.annotated.h5ad")
 def command(
     call: Call,
-    input: Annotated[str, Argument("Cells to annotate; - is standard input.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Files of cells to annotate; - is standard input.", metavar="INPUT")],
     output: Annotated[str | None, o.OUTPUT] = None,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     reference: Annotated[str | None, Option("Labelled cells [the training file].", metavar="FILE")] = None,
@@ -141,16 +143,16 @@ def command(
     from cellalign.records.provenance import KEY
 
     fitted, asked = load(model), call.options
-    known = reference or _training_file(fitted)
+    known = _training_files(fitted) if reference is None else input.like(reference)
     source = files.spool(input)
     output = output or beside(input, "annotated")
-    files.check_output(output, force, [source, known])
+    files.check_cells_output(output, force, [source, known])
     adata = cells_of(source, fitted)
     table = annotate(adata, fitted, reference=cells_of(known, fitted), **asked)
     key = str(asked["label"] or fitted.label)
     result = score(adata.obs, table, key, unlabelled=asked["unlabelled"] or no_label(fitted, key))
     settings = {name: asked[name] for name in ("classifier", "k", "unknown")}
-    record = annotation_record(fitted, key, reference=str(known), **settings)
+    record = annotation_record(fitted, key, reference=", ".join(known.paths), **settings)
     files.write_with(
         source,
         output,
@@ -181,7 +183,7 @@ def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: 
     return key
 
 
-def _training_file(fitted: Model) -> Path:
+def _training_files(fitted: Model) -> Reading:
     """The labelled cells where the user names none."""
     try:
         return fitted.check_source()

@@ -9,10 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading
+from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.train import matrix_for, train
+from cellalign.tasks.paths import cells_for
+from cellalign.tasks.roles import roles_used
+from cellalign.tasks.train import expression_for, train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +45,7 @@ def by_method(items: Sequence[str]) -> dict[str, dict[str, Any]]:
     return settings
 
 
+@told_once()
 def benchmark(
     adata: AnnData,
     *,
@@ -102,18 +107,20 @@ def benchmark(
     """
     from cellalign.data.fields import fit_fields
     from cellalign.data.files import atomic_path
+    from cellalign.data.terms import term
     from cellalign.evaluation import evaluate
+    from cellalign.threads import limited
 
     options |= {"epochs": epochs, "device": device, "threads": threads}
-    field = fit_fields(adata, condition=condition, control=control)[0]
+    field: Any = fit_fields(adata, condition=condition, control=control)[0]
     if field.reference is None:
         raise UsageError(f"{option('control', hint='VALUE')} is needed: the condition that predictions start from")
     label = label or holdout_each
     for method in [*methods, *(settings or {})]:
         if method not in methods:
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
-        matrix_for(method, settings=(settings or {}).get(method))
-    cases = _cases(adata, condition, field.reference, holdout_each, groups)
+        expression_for(method, settings=(settings or {}).get(method))
+    cases = _cases(adata, field, holdout_each, groups)
     done = _finished(results)
     for seed in seeds:
         for group, to in cases:
@@ -131,24 +138,25 @@ def benchmark(
                         control=field.reference,
                         label=label,
                         settings=own,
-                        holdout=[f"{holdout_each}={group},{condition}={to}"],
+                        holdout=[f"{term(holdout_each, group)},{term(condition, to)}"],
                         seed=seed,
-                        **options,
+                        **roles_used(method, options),
                     )
                 except TrainingError as error:
                     log.warning("%s, seed %d, %s: %s; left out", method, seed, group, error)
                     continue
                 start = {"from_": field.reference, "where": {holdout_each: group}}
                 predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
-                scored = evaluate(
-                    predicted,
-                    against=adata,
-                    condition=condition,
-                    label=holdout_each,
-                    panels=["response"],
-                    seed=seed,
-                    device=device,
-                )
+                with limited(threads):
+                    scored = evaluate(
+                        predicted,
+                        against=adata,
+                        condition=condition,
+                        label=holdout_each,
+                        panels=["response"],
+                        seed=seed,
+                        device=device,
+                    )
                 for row in _rows(scored.frame(), method, seed, group, to):
                     done.setdefault(row.key, row)
                 if results is not None:
@@ -158,30 +166,38 @@ def benchmark(
     return _table([row for row in done.values() if row.method in wanted and row.seed in seeds])
 
 
-def _cases(
-    adata: AnnData, condition: str, control: str, holdout_each: str, groups: Sequence[str] | None
-) -> list[tuple[str, str]]:
+def _cases(adata: AnnData, field: Any, holdout_each: str, groups: Sequence[str] | None) -> list[tuple[str, str]]:
     """Groups and conditions that can be held out: 5 cells under it and under control, and another group as well."""
     import numpy as np
-    import pandas as pd
 
     from cellalign.data.columns import column
+    from cellalign.data.values import known, listed
+    from cellalign.errors import nearest
     from cellalign.evaluation.panels.response import MIN_CELLS_PER_GROUP
 
-    kind = np.asarray(column(adata.obs, holdout_each, purpose="group")).astype(str)
-    under = np.asarray(column(adata.obs, condition, purpose="condition")).astype(str)
-    known = list(np.unique(kind))
-    for group in groups or ():
-        if group not in known:
-            raise InputError(f"{holdout_each} has no {group!r}; there: {', '.join(known)}")
-    table = pd.crosstab(kind, under)
+    values = column(adata.obs, holdout_each, purpose="group", missing=True)
+    there = known(tuple(values.categories))
+    absent = int((values.codes < 0).sum())
+    if absent:
+        log.info("%d cells have no %r and are in no group: trained on, and never held out", absent, holdout_each)
+    wanted = list(range(len(there.names)))
+    if groups:
+        wanted = [there.find(group) for group in groups]
+        for group, code in zip(groups, wanted, strict=True):
+            if code < 0:
+                near = nearest(group, there.names)
+                raise InputError(f"{holdout_each} has no {group!r}.{near} There: {listed(there.names)}")
+    under = field.encode(adata)
+    table = np.zeros((len(there.names), len(field.categories)), dtype=np.int64)
+    np.add.at(table, (values.codes[values.codes >= 0], under[values.codes >= 0]), 1)
+    control = field.categories.index(field.reference)
     cases = [
-        (str(group), str(to))
-        for group in (groups or known)
-        for to in table.columns
-        if to != control and min(table.loc[group, to], table.loc[group, control]) >= MIN_CELLS_PER_GROUP
+        (there.names[group], to)
+        for group in dict.fromkeys(wanted)
+        for code, to in enumerate(field.categories)
+        if code != control and min(table[group, code], table[group, control]) >= MIN_CELLS_PER_GROUP
     ]
-    if not cases or len(known) < 2:
+    if not cases or len(there.names) < 2:
         raise InputError(
             f"no group of {holdout_each!r} has {MIN_CELLS_PER_GROUP} cells under the control and another condition"
         )
@@ -190,14 +206,12 @@ def _cases(
 
 def _finished(results: str | os.PathLike[str] | None) -> dict[tuple[str, int, str, str], BenchmarkRow]:
     """The rows of a table that was begun, by their key."""
-    import pandas as pd
-
     from cellalign.records import BenchmarkRow, RecordError
 
     if results is None or not Path(results).is_file():
         return {}
     try:
-        rows = [BenchmarkRow.of_flat(row) for row in pd.read_csv(results).to_dict("records")]
+        rows = [BenchmarkRow.of_flat(row) for row in _read(results).to_dict("records")]
     except RecordError as error:
         raise InputError(f"{results} holds no benchmark: {error}") from error
     except (ValueError, OSError) as error:
@@ -206,6 +220,15 @@ def _finished(results: str | os.PathLike[str] | None) -> dict[tuple[str, int, st
     if older:
         log.warning("%s: %d rows of an earlier version score decoded means; computed again", results, len(older))
     return {row.key: row for row in rows if row not in older}
+
+
+def _read(results: str | os.PathLike[str]) -> pd.DataFrame:
+    """A table of finished rows; what names a row is text, also where it looks like a number or like missing."""
+    import pandas as pd
+
+    names = ("method", "held_out", "to")
+    as_text = {name: str for name in names}  # a converter: of text with a dtype, NA would still be missing
+    return pd.read_csv(results, converters=as_text)
 
 
 def _rows(scores: pd.DataFrame, method: str, seed: int, group: str, to: str) -> list[BenchmarkRow]:
@@ -275,7 +298,7 @@ def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 )
 def command(
     call: Call,
-    input: Annotated[str, o.PREPROCESSED],
+    input: Annotated[Reading, o.PREPROCESSED],
     runs: Annotated[int, Option("Runs of each.", ("--seeds",), low=1)] = 1,
     metric: Annotated[
         str, Option("Metric of the printed table (cellalign methods --metrics).", metavar="NAME")
@@ -293,10 +316,10 @@ def command(
 
     asked, declared = call.options, metric_of(metric)
     files.check_output(output, True, [input])
-    read = {matrix_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
+    read = {expression_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed
-    adata = files.read_matrix(source, read.pop()) if len(read) == 1 else files.read(source)
+    adata = cells_for(source, read.pop()) if len(read) == 1 else files.read(source)
     table = benchmark(adata, seeds=range(runs), results=output, progress=call.log.info, **asked)
     wide = summary(table, metric)
     rows = [

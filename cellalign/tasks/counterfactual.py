@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import beside, cells_of, source_of
@@ -26,7 +27,9 @@ def counterfactual(
         Option("Condition to predict, or KEY=VALUE of a batch.", metavar="VALUE", text=str),
     ],
     from_: Annotated[str | None, Option("Condition of the source cells [the control].", metavar="VALUE")] = None,
-    where: Annotated[Mapping[str, str] | None, replace(o.WHERE, help="Only these source cells (repeatable).")] = None,
+    where: Annotated[
+        Mapping[str, str] | Sequence[str] | None, replace(o.WHERE, help="Only these source cells (repeatable).")
+    ] = None,
     decoded: Annotated[
         bool, Option("Write the decoded mean, without what the model does not explain of a cell.")
     ] = False,
@@ -62,7 +65,7 @@ def counterfactual(
 @command_of(counterfactual, example="cellalign counterfactual --to stimulated --where cell_type=NK")
 def command(
     call: Call,
-    input: Annotated[str | None, o.CELLS] = None,
+    input: Annotated[Reading, o.CELLS] = o.TRAINING_FILES,
     output: Annotated[str | None, o.OUTPUT] = None,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     draw: Annotated[bool, Option("Write one cell of each, drawn from the prediction, for use as a cell.")] = False,
@@ -79,7 +82,7 @@ def command(
     asked = call.options | ({"draws": max(1, call.options["draws"])} if draw else {})
     source = source_of(input, fitted)
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", to))
-    files.check_output(output, force, [source])
+    files.check_cells_output(output, force, [source])
     predicted = fitted.predict(cells_of(source, fitted), **asked)
     bare, copies = predicted.bare(), max(1, predicted.draws)
     files.write_batches(bare, predicted.batches(), output, copies=copies, force=force)

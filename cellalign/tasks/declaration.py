@@ -17,7 +17,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, get_origin
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
 
 REQUIRED = inspect.Parameter.empty
+NOT_IMPORTED = ("Model",)  # types of declared options that only the command's `text` is looked at of
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,17 @@ class Argument(Option):
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a function that has an option: its name and default in Python, its type in both languages."""
+    """A parameter of a function that has an option: its name and default in Python, its type in both languages.
+
+    A parameter whose type is a dataclass stands for several: its first field has the option that was declared, and
+    each other field one of its own, from its metadata.
+    """
 
     name: str
     option: Option
     python_type: Any
     default: Any
+    part_of: tuple[str, type] | None = None  # the parameter that it is a part of, and that one's class
 
     @property
     def flag(self) -> str:
@@ -92,7 +98,7 @@ class Parameter:
             enumeration: Any = StrEnum
             kind = enumeration(self.name, {word: word for word in get_args(kind)})
         elif get_origin(kind) is not None and issubclass(get_origin(kind), Sequence):
-            return list[str] | None
+            return list[str] if isinstance(self.option, Argument) and self.default is REQUIRED else list[str] | None
         return kind | None if optional else kind
 
     @property
@@ -185,11 +191,43 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
         if isinstance(said, str):
             if not said.startswith("Annotated["):
                 continue
-            said = eval(said, function.__globals__)  # the other annotations may name types that are not imported
+            # the other annotations may name types that are not imported
+            known = inspect.unwrap(function).__globals__ | {name: Any for name in NOT_IMPORTED}
+            said = eval(said, known)
         if get_origin(said) is Annotated and isinstance(said.__metadata__[0], Option):
             python_type = get_args(said)[0]
-            found.append(Parameter(parameter.name, said.__metadata__[0], python_type, parameter.default))
+            if is_dataclass(python_type):
+                found += _parts(parameter.name, said.__metadata__[0], python_type, parameter.default)
+            else:
+                found.append(Parameter(parameter.name, said.__metadata__[0], python_type, parameter.default))
     return found
+
+
+def _parts(name: str, option: Option, kind: Any, default: Any) -> list[Parameter]:
+    """A parameter that is a dataclass, as one of each field."""
+    first, *others = fields(kind)
+    part_of = (name, kind)
+    own = default if default is REQUIRED else getattr(default, first.name)
+    declared = [Parameter(name, option, Sequence[str], own, part_of)]
+    return declared + [
+        Parameter(each.name, Option(**each.metadata), str | None, each.default, part_of) for each in others
+    ]
+
+
+def values(found: Sequence[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The Python values of parameters by name, of what the command line gave of each; parts put together."""
+    result: dict[str, Any] = {}
+    parts: dict[tuple[str, type], dict[str, Any]] = {}
+    for parameter in found:
+        value = parameter.value(given[parameter.name])
+        if parameter.part_of is None:
+            result[parameter.name] = value
+        else:
+            parts.setdefault(parameter.part_of, {})[parameter.name] = value
+    for (name, kind), of_it in parts.items():
+        several = tuple(of_it.pop(name) or ())
+        result[name] = kind(several, **of_it)
+    return result
 
 
 def flags_of(found: Sequence[Parameter]) -> Mapping[str, str]:

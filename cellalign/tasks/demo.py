@@ -34,6 +34,7 @@ def command(
     cells: Annotated[int, Option("Cells to simulate.", low=200)] = 1500,
     input: Annotated[str | None, Option("Raw counts to use instead.", metavar="FILE")] = None,
     epochs: Annotated[int | None, o.EPOCHS] = None,
+    threads: Annotated[int | None, o.THREADS] = None,
     seed: Annotated[int, o.SEED] = 0,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:

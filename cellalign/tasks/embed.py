@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import beside, cells_of, source_of
@@ -70,7 +71,7 @@ def embed(
     found = model.embeddings(adata, missing_genes=missing_genes, unseen=unseen, batch_size=batch_size, **machine)
     adata.obsm.update(found)
     if umap:
-        adata.obsm["X_umap"] = _umap(found[model.embedding_key], seed)
+        adata.obsm["X_umap"] = _umap(found[model.embedding_key], seed, threads)
     adata.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(model.embedding_record()).plain()
     for name, values in model.inferred_condition(adata, missing_genes=missing_genes, unseen=unseen, **machine).items():
         adata.obs[name] = values
@@ -98,10 +99,9 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
         No such column, or the cells are not embedded.
     """
     from cellalign.data.columns import column, numbers
-    from cellalign.data.matrices import matrix_of
-    from cellalign.engine.threads import threads_kept
     from cellalign.errors import InputError
     from cellalign.plots.umap import before_after, unintegrated_umap
+    from cellalign.threads import limited
 
     if model.embedding_key not in adata.obsm:
         raise InputError(f"the cells have no embedding {model.embedding_key!r}; run: cellalign.embed(adata, model)")
@@ -110,13 +110,18 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     usual = (model.condition, model.label or "cell_type")
     keys = color or [key for key in usual if key and key in adata.obs]
     number = model.condition if model.continuous else None
-    colours = {k: numbers(adata.obs, k) if k == number else column(adata.obs, k, purpose="colour") for k in keys}
-    with threads_kept():
-        before = unintegrated_umap(matrix_of(adata, model.matrix), seed)
+    colours: dict[str, Any] = {k: column(adata.obs, k, purpose="colour", missing=True) for k in keys if k != number}
+    if number in keys:
+        colours = {k: colours[k] if k in colours else numbers(adata.obs, k, missing=True) for k in keys}
+    x = model.expression_of(adata, "zero")
+    with limited():
+        before = unintegrated_umap(x, seed)
     return before_after(before, adata.obsm["X_umap"], colours, after=model.name)
 
 
-def write_embedding(adata: AnnData, model: Model, source: str | Path, output: str, *, force: bool = False) -> None:
+def write_embedding(
+    adata: AnnData, model: Model, source: str | Path | Reading, output: str, *, force: bool = False
+) -> None:
     """Write what `embed` added to the cells of a file into a copy of that file."""
     from cellalign.data.files import write_with
     from cellalign.records.provenance import KEY
@@ -132,7 +137,7 @@ def write_embedding(adata: AnnData, model: Model, source: str | Path, output: st
 @command_of(embed, example="cellalign embed -o kang.emb.h5ad --umap --plot umap.png")
 def command(
     call: Call,
-    input: Annotated[str | None, o.CELLS] = None,
+    input: Annotated[Reading, o.CELLS] = o.TRAINING_FILES,
     output: Annotated[str | None, o.OUTPUT] = None,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     plot: Annotated[str | None, Option("Draw the UMAP (.png, .pdf, .svg), before and after.", metavar="FILE")] = None,
@@ -146,7 +151,7 @@ def command(
     fitted = load(model)
     source = source_of(input, fitted)
     output = output or beside(source, "emb")
-    files.check_output(output, force, [source])
+    files.check_cells_output(output, force, [source])
     if plot is not None:
         files.check_output(plot, force)
     adata = embed(
@@ -161,10 +166,10 @@ def command(
     write_embedding(adata, fitted, source, output, force=force)
 
 
-def _umap(z: Any, seed: int) -> Any:
+def _umap(z: Any, seed: int, threads: int | None = None) -> Any:
     """UMAP of latents."""
-    from cellalign.engine.threads import threads_kept
     from cellalign.plots.umap import umap
+    from cellalign.threads import limited
 
-    with threads_kept():
+    with limited(threads):
         return umap(z, seed)

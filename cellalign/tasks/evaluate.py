@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
@@ -67,7 +68,8 @@ def evaluate(
         obs column of the batches that panel bio scores; default the condition. With it no condition is needed,
         and panels that need one are left out.
     against : AnnData, optional
-        Real cells on the same scale as a counterfactual's X.
+        Real cells on the same scale as a counterfactual's X. With them, cells without a record of cellalign are taken
+        as another tool's prediction of the conditions they hold.
     embedding : str or sequence of str, optional
         obsm key; default the one cellalign wrote. Several are compared by panel bio, and by no other.
     panels : sequence of str or Panel, optional
@@ -186,14 +188,15 @@ def check_pictures(
             raise UsageError(f"{option(same[0])} and {option(same[1])} name the same file; choose two")
 
 
-def _check_kind(pictures: Mapping[str, str], provenance: Provenance, source: str) -> None:
+def _check_kind(pictures: Mapping[str, str], provenance: Provenance, source: str, against: str | None) -> None:
     """Refuse pictures of a prediction where the cells are not one, and of an embedding they do not have: UsageError."""
     predicted = provenance.counterfactual is not None
+    foreign = not predicted and not provenance.embedding and against is not None
     for name in pictures:
         of_prediction = PICTURES[name].panel == "response"
         if not of_prediction and predicted and not provenance.embedding:
             raise UsageError(f"{option(name)} draws scores of an embedding; {source} is from cellalign counterfactual")
-        if of_prediction and not predicted:
+        if of_prediction and not (predicted or foreign):
             raise UsageError(f"{option(name)} draws a prediction; {source} is not from cellalign counterfactual")
 
 
@@ -207,12 +210,12 @@ def _picture(help: str) -> Option:
 )
 def command(
     call: Call,
-    input: Annotated[str, Argument("Embedded cells, or a counterfactual; - is stdin.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Embedded cells, or a counterfactual; - is stdin.", metavar="INPUT")],
     against: Annotated[str | None, Option("Real cells to compare a counterfactual with.", metavar="FILE")] = None,
     model: Annotated[
         str | None, Option("For the panels identifiability and likelihood.", ("--model", "-m"), metavar="DIR")
     ] = None,
-    where: Annotated[Mapping[str, str] | None, o.WHERE] = None,
+    where: Annotated[Sequence[str] | None, o.WHERE] = None,
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
     output: Annotated[str | None, Option("Write it here (.csv or .json).", ("--output", "-o"), metavar="FILE")] = None,
     scatter: Annotated[
@@ -230,9 +233,10 @@ def command(
     """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
     from cellalign.data import files
     from cellalign.data.columns import select
-    from cellalign.data.matrices import MATRICES
+    from cellalign.evaluation.predictions import expression_of
     from cellalign.model import load
     from cellalign.records import Provenance
+    from cellalign.tasks.paths import cells_for
 
     asked = call.options
     named = {"scatter": scatter, "violin": violin, "scib_table": scib_table}
@@ -245,19 +249,17 @@ def command(
     fitted = load(model) if model is not None else None
     cells = files.read(input)
     provenance = Provenance.of(cells.uns)
-    prediction = provenance.counterfactual
-    _check_kind(pictures, provenance, input)
+    _check_kind(pictures, provenance, ", ".join(input.paths), against)
     if where:
         cells = cells[select(cells.obs, where)].copy()
-    expression = prediction.expression if prediction is not None else "log"
-    real = files.read_matrix(against, MATRICES[expression]) if against is not None else None
+    real = cells_for(files.spool(input.like(against)), expression_of(cells)) if against is not None else None
     extra_panels = ["bio"] if scib_table is not None else []
     result = evaluate(cells, against=real, model=fitted, extra_panels=extra_panels, **asked)
     call.print_evaluation(result, format)
     if output is not None:
         text = result.to_json() if output.endswith(".json") else result.to_csv()
         with files.atomic_path(output, force) as fresh:
-            fresh.write_text(text)
+            fresh.write_text(text, encoding="utf-8")
     for name, path in pictures.items():
         figure = PICTURES[name].draw(result)
         with files.atomic_path(path, force) as fresh:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,19 +64,24 @@ def _write_graphml(graph: AnnData, path: Path) -> None:
 
     network = nx.DiGraph()
     for name in graph.obs_names:
-        network.add_node(str(name), kind="perturbation", group=int(graph.obs.loc[name, "group"]))
+        network.add_node(_in_xml(name), kind="perturbation", group=int(graph.obs.loc[name, "group"]))
     for name in graph.var_names:
-        program = {"program": str(graph.var.loc[name, "program"])} if "program" in graph.var else {}
-        network.add_node(str(name), kind="latent", **program)
+        program = {"program": _in_xml(graph.var.loc[name, "program"])} if "program" in graph.var else {}
+        network.add_node(_in_xml(name), kind="latent", **program)
     for edge in edges(graph).itertuples():
-        network.add_edge(
-            str(edge.perturbation), str(edge.latent), probability=float(edge.probability), effect=float(edge.effect)
-        )
+        ends = _in_xml(edge.perturbation), _in_xml(edge.latent)
+        network.add_edge(*ends, probability=float(edge.probability), effect=float(edge.effect))
     nx.write_graphml(network, path)
+
+
+def _in_xml(name: object) -> str:
+    r"""A name with the control characters that XML has no way to hold written out, as \x1b."""
+    unfit = r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    return re.sub(unfit, lambda found: found[0].encode("unicode_escape").decode("ascii"), str(name))
 
 
 TEXT: dict[str, Callable[[AnnData, Path], Any]] = {
     ".csv": lambda graph, path: edges(graph).to_csv(path, index=False),
-    ".json": lambda graph, path: path.write_text(json.dumps(as_json(graph), indent=1) + "\n"),
+    ".json": lambda graph, path: path.write_text(json.dumps(as_json(graph), indent=1) + "\n", encoding="utf-8"),
     ".graphml": _write_graphml,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks.declaration import Argument, Option
 
@@ -43,7 +44,7 @@ def key_lists(items: Sequence[str], name: str = "grid") -> dict[str, list[Any]]:
 
 
 def terms(items: Sequence[str]) -> Mapping[str, str]:
-    """KEY=VALUE items, values as they are."""
+    """KEY=VALUE items, values as they are; those of --where are read later, when the columns are known."""
     from cellalign.data.columns import parse_where
 
     return parse_where(items)
@@ -63,7 +64,7 @@ def settings_file(path: str) -> dict[str, Any]:
 
     shown = option("config", path)
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
     except OSError as error:
         raise InputError(f"cannot read {shown}: {error.strerror}") from error
@@ -137,14 +138,15 @@ SETTINGS = Option(
 EPOCHS = Option("Passes over the cells.", panel=TUNING)
 
 # what is read
-CELLS = Argument("Cells; default the training file; - is standard input.", metavar="[INPUT]")
-PREPROCESSED = Argument("Preprocessed .h5ad; - is standard input.", metavar="INPUT")
+TRAINING_FILES = Reading(())  # no INPUT: those of the model
+CELLS = Argument("Files of cells; default the training file; - is standard input.", metavar="INPUT")
+PREPROCESSED = Argument("Files of preprocessed cells; - is standard input.", metavar="INPUT")
 MODEL = Option("Model directory.", ("--model", "-m"), metavar="DIR")
 MISSING_GENES = Option("zero fills genes the file lacks with zeros.")
-WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[str] | None, read=terms)
+WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[str] | None)
 
 # what is written
-OUTPUT = Option("Output .h5ad; - is standard output.", ("--output", "-o"), metavar="FILE")
+OUTPUT = Option("Output .h5ad or .zarr; - is standard output.", ("--output", "-o"), metavar="FILE")
 FORCE = Option("Replace an existing output.")
 FORMAT = Option("For people, or for programs.")
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading, in_memory
+from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from cellalign.model import Model
+
+
+def _loaded(directory: str) -> Model:
+    """The model of the option."""
+    from cellalign.model import load
+
+    return load(directory)
 
 
 def preprocess(
@@ -22,6 +34,12 @@ def preprocess(
     layer: Annotated[str | None, Option("The counts are in this layer, or X.", metavar="NAME")] = None,
     raw: Annotated[bool, Option("The counts are in raw.")] = False,
     rounded: Annotated[bool, o.ROUND] = False,
+    like: Annotated[
+        Model | None,
+        Option("Do what was done to this model's training file.", metavar="DIR", text=str | None, read=_loaded),
+    ] = None,
+    missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
+    threads: Annotated[int | None, o.THREADS] = None,
 ) -> AnnData:
     """Normalise, log-transform and select highly variable genes (scanpy's "seurat" flavour).
 
@@ -44,6 +62,13 @@ def preprocess(
         The counts are in raw.
     rounded : bool
         Estimated counts (SoupX, RSEM, alevin, ...) are rounded to integers.
+    like : Model, optional
+        Do what was done to its training data instead: its genes in its order, its total, no cell dropped. The model
+        does the same to raw counts by itself; this is for the same as a file.
+    missing_genes : {"error", "zero"}
+        What to do about genes that model needs and the cells lack.
+    threads : int, optional
+        CPU threads.
 
     Returns
     -------
@@ -58,12 +83,16 @@ def preprocess(
     InputError
         No counts and no normalised expression, an unfit matrix, or nothing left after filtering.
     """
+    if like is not None:
+        settled = {"n_top_genes": n_top_genes, "target_sum": target_sum, "batch": batch}
+        _refuse_beside_like(settled | {"min_genes": min_genes, "min_cells": min_cells})
+        return like.preprocess(adata, missing_genes, layer=layer, raw=raw, rounded=rounded)
     from cellalign.data.preprocess import preprocess
-    from cellalign.engine.threads import threads_kept
+    from cellalign.threads import limited
 
-    with threads_kept():
+    with limited(threads):
         return preprocess(
-            adata,
+            in_memory(adata),
             n_top_genes=n_top_genes,
             target_sum=target_sum,
             batch=batch,
@@ -75,17 +104,29 @@ def preprocess(
         )
 
 
+def _refuse_beside_like(given: dict[str, Any]) -> None:
+    """Refuse what the model settles: UsageError."""
+    declared = inspect.signature(preprocess).parameters
+    for name, value in given.items():
+        if value != declared[name].default:
+            raise UsageError(f"{option(name, value)} cannot stand beside {option('like')}: the model settles it")
+
+
 @command_of(preprocess, example="cellalign preprocess kang.h5ad -o kang.pp.h5ad")
 def command(
     call: Call,
-    input: Annotated[str, Argument(".h5ad with raw counts; - is standard input.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Files with raw counts; - is standard input.", metavar="INPUT")],
     output: Annotated[str, o.OUTPUT],
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Keep counts in layers["counts"], put normalised log1p expression in X, select highly variable genes."""
     from cellalign.data import files
+    from cellalign.tasks.paths import cells_of
 
-    files.check_output(output, force, [input])
-    result = preprocess(files.read(input), **call.options)
+    files.check_cells_output(output, force, [input])
+    like = call.options["like"]
+    own = call.options["layer"] is not None or call.options["raw"]
+    adata = files.read(input) if like is None or own else cells_of(files.spool(input), like)
+    result = preprocess(adata, **call.options)
     files.write(result, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, result.n_obs, result.n_vars)

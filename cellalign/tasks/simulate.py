@@ -27,13 +27,16 @@ def ifnb(
     response_scale: Annotated[float, Option("Multiplies every gene's response.", low=0)] = 1.0,
     doses: Annotated[bool, Option("A dose per cell in place of two conditions.")] = False,
     rare: Annotated[float | None, Option("Share of each of the rarer cell types.")] = None,
+    threads: Annotated[int | None, o.THREADS] = None,
     seed: Annotated[int, o.SEED] = 0,
     **others: Any,
 ) -> AnnData:
     """Cells like peripheral blood with and without interferon beta: `cellalign.simulate.ifnb`."""
     asked = {name: value for name, value in locals().items() if name != "others"}
     from cellalign import simulate
+    from cellalign.threads import check
 
+    check(threads)
     return simulate.ifnb(**asked, **others)
 
 
@@ -60,13 +63,16 @@ def sparse_shift(
     heldout_sparsity: Annotated[float | None, Option("Sparsity of held-out interventions.")] = None,
     heldout_effect: Annotated[float | None, Option("Effect of held-out interventions.")] = None,
     variant: Annotated[str, Option("As the paper's text, or as its code.", metavar="text|code")] = "text",
+    threads: Annotated[int | None, o.THREADS] = None,
     seed: Annotated[int, o.SEED] = 0,
 ) -> AnnData:
     """Cells under interventions that each shift few latent variables: `cellalign.simulate.sparse_shift`."""
-    asked = dict(locals())
+    asked = {name: value for name, value in locals().items() if name != "threads"}
     from cellalign import simulate
+    from cellalign.threads import limited
 
-    return simulate.sparse_shift(**asked)
+    with limited(threads):
+        return simulate.sparse_shift(**asked)
 
 
 @command_of(ifnb, group="simulate", example="cellalign simulate ifnb --cells 2000 --genes 2000 -o simulated.h5ad")
@@ -74,7 +80,7 @@ def ifnb_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotated[
     """Counts like peripheral blood cells with and without interferon beta, and each cell's expected expression."""
     from cellalign.data import files
 
-    files.check_output(output, force)
+    files.check_cells_output(output, force)
     adata = ifnb(**call.options)
     files.write(adata, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, adata.n_obs, adata.n_vars)
@@ -89,7 +95,7 @@ def sparse_shift_command(call: Call, output: Annotated[str, o.OUTPUT], force: An
     """Counts under interventions that each shift few latent variables, with latents, graph and effects."""
     from cellalign.data import files
 
-    files.check_output(output, force)
+    files.check_cells_output(output, force)
     adata = sparse_shift(**call.options)
     files.write(adata, output, force=force)
     n = call.options["n_interventions"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
@@ -106,8 +107,8 @@ def command(
     call: Call,
     output: Annotated[str, Option("Output .h5ad, .csv, .json, .graphml or .png.", ("--output", "-o"), metavar="FILE")],
     input: Annotated[
-        str | None, Argument("Cells for --programs; default the training file.", metavar="[INPUT]")
-    ] = None,
+        Reading, Argument("Cells for --programs; default the training file.", metavar="INPUT")
+    ] = o.TRAINING_FILES,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:

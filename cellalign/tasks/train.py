@@ -11,9 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cellalign.errors import InputError, UsageError, option, spoken
+from cellalign.data.reading import Reading, in_memory
+from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.paths import beside
+from cellalign.tasks.roles import check_roles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cellalign")
 MIN_TRAINING_CELLS = 4
-FEW_CELLS = 10  # of an intervention
 
 
 def train(
@@ -45,6 +47,9 @@ def train(
     continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
     allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
     layer: Annotated[str | None, o.LAYER] = None,
+    n_top_genes: Annotated[
+        int | None, Option("Highly variable genes to keep of raw counts; 0 keeps all [2000].", low=0)
+    ] = None,
     rounded: Annotated[bool, o.ROUND] = False,
     preset: Annotated[str | None, o.PRESET] = None,
     config: Annotated[
@@ -67,7 +72,7 @@ def train(
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
     progress: Progress | None = None,
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
     resume: Annotated[bool, Option("Go on from the checkpoint of an interrupted run.")] = False,
     force: Annotated[bool, o.FORCE] = False,
@@ -78,7 +83,8 @@ def train(
     ----------
     adata : AnnData [n_cells, n_genes]
         As `preprocess` writes it: normalised log1p expression in X for Gaussian likelihoods, counts in
-        layers["counts"] for count likelihoods.
+        layers["counts"] for count likelihoods. Raw counts are preprocessed first, as `preprocess` does by default; the
+        model keeps how, and does the same to the raw counts of new cells.
     method : str
         A name of `cellalign methods`.
     condition, control, batch, covariate, label : str
@@ -96,6 +102,9 @@ def train(
         Cells whose condition is missing are trained on with the condition the model infers.
     layer : str, optional
         Read this layer (or "X") instead of the method's default matrix.
+    n_top_genes : int, optional
+        Highly variable genes to keep of raw counts, 0 for all; by default 2,000 for methods of log expression. Count
+        methods read all genes there are unless it is given.
     rounded : bool
         Estimated counts (SoupX, RSEM, alevin, ...) are rounded, for methods that read counts.
     preset, config, settings
@@ -106,8 +115,8 @@ def train(
         so is every embedding and prediction.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
-    source : path, optional
-        The file the data came from, recorded in the model.
+    source : path or Reading, optional
+        The files the data came from, recorded in the model.
     model_path : path, optional
         Where the model is saved when it is trained. While training runs a checkpoint lies beside it, which is
         removed once the directory is complete.
@@ -132,20 +141,23 @@ def train(
     import numpy as np
     import torch
 
+    from cellalign.data.design import check_design
     from cellalign.data.fields import field_records, fit_fields
-    from cellalign.data.files import check_output
+    from cellalign.data.genes import second_names
     from cellalign.data.loader import make_cells
-    from cellalign.data.matrices import check_expression, checked_names, default_matrix, matrix_of
+    from cellalign.data.matrices import check_names
+    from cellalign.data.recipe import to_train_on
+    from cellalign.data.said import tell
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
     from cellalign.engine.precision import settled_plan
     from cellalign.engine.settings import resolve_settings
-    from cellalign.methods.base import CONDITION, LearnsGraph
     from cellalign.methods.registry import get
     from cellalign.model import Model
-    from cellalign.model_directory import build, source_record
+    from cellalign.model_directory import build, check_model_output, source_record
     from cellalign.records import CellNumbers, ModelRecord
+    from cellalign.threads import limited
 
     cls = get(method)
     if cls.needs_condition and condition is None:
@@ -160,22 +172,21 @@ def train(
     hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
     kinds = _kinds(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
+    notes = check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
     torch_device = pick_device(device, threads)
     if resume and plan.precision == "auto":
         plan = plan.model_copy(update={"precision": _precision_kept(model_path)})
     plan = settled_plan(cls, plan, torch_device)
     if model_path is not None:
-        check_output(model_path, force)
+        check_model_output(model_path, force)
 
-    genes = checked_names(adata, "the input")
-    expression = cls.reads(hyperparameters)
-    key = layer or default_matrix(adata, expression)
-    hint = _preprocess_command(source)
-    advice = spoken(python="cellalign.preprocess(adata)", command=hint)
-    x = matrix_of(adata, key)
-    names = (adata.obs_names, adata.var_names)
-    x = check_expression(x, expression, f"the input's {key}", advice, names=names, rounded=rounded)
-    trained_on = ~held_out(adata.obs, holdout)
+    adata = in_memory(adata)
+    check_names(adata, "the input")
+    with limited(threads):  # scanpy would leave torch another number of them
+        expression = to_train_on(
+            adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes, rounded=rounded
+        )
+    trained_on = ~held_out(adata.obs, holdout, control=control)
     if trained_on.sum() < MIN_TRAINING_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
     fields = fit_fields(
@@ -189,11 +200,10 @@ def train(
         condition_may_be_missing=allow_missing_condition,
         unlabelled=unlabelled,
     )
-    cells = make_cells(adata, x, fields, ignore=~trained_on)
+    notes += check_design(adata[trained_on], fields)
+    cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
     train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
-    if issubclass(cls, LearnsGraph):
-        _warn_of_few_cells(cells.condition.numpy()[kept], fields.one(CONDITION))
 
     record = ModelRecord(
         format_version=ModelRecord.FORMAT,
@@ -202,18 +212,22 @@ def train(
         hyperparameters=hyperparameters.model_dump(mode="json"),
         training=plan.model_dump(mode="json"),
         preset=preset,
-        matrix=key,
+        matrix=expression.matrix,
+        recipe=expression.recipe,
         fields=field_records(fields),
         holdout=list(holdout),
         seed=seed,
         cells=CellNumbers(all=adata.n_obs, trained=len(train_rows), validation=len(validation_rows)),
         source=source_record(source),
         command=shlex.join(sys.argv) if source is not None else None,
-        command_hint=hint,
+        command_hint=_preprocess_command(source),
         versions=_library_versions(),
-        genes=genes,
+        other_names=next(iter(second_names(expression.var).values()), []),
+        genes=[str(gene) for gene in expression.var.index],
     )
     checkpoint = _checkpoint(model_path, record, resume)
+    for level, message in notes:
+        tell(level, message)
     with computing(device, threads) as torch_device:
         torch.manual_seed(seed)
         module = build(record)
@@ -255,20 +269,29 @@ def matrix_for(
     UsageError
         Unknown method, preset or setting.
     """
-    if layer is not None:
-        return (layer,)
     from cellalign.data.matrices import MATRICES
+
+    return (layer,) if layer is not None else MATRICES[expression_for(method, preset, config, settings)]
+
+
+def expression_for(
+    method: str,
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """What `train` with these options reads: "log" or "counts"; errors as `matrix_for`."""
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 
     cls = get(method)
-    return MATRICES[cls.reads(resolve_settings(cls, preset, config, settings)[0])]
+    return cls.reads(resolve_settings(cls, preset, config, settings)[0])
 
 
 @command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
 def command(
     call: Call,
-    input: Annotated[str, o.PREPROCESSED],
+    input: Annotated[Reading, o.PREPROCESSED],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     output: Annotated[
         str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE")
@@ -276,17 +299,19 @@ def command(
 ) -> None:
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
+    from cellalign.model_directory import check_model_output
     from cellalign.tasks.embed import embed, write_embedding
+    from cellalign.tasks.paths import cells_for
 
     asked = call.options
-    files.check_output(model, asked["force"])
+    check_model_output(model, asked["force"], [input])
     if output is not None:
-        files.check_output(output, asked["force"], [input])
-    reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "config", "settings", "layer")})
+        files.check_cells_output(output, asked["force"], [input])
+    reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
     source = files.spool(input)
-    adata = files.read_matrix(source, reads, vectors(asked["kinds"]))
+    adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
     with call.training_progress() as progress:
-        fitted = train(adata, progress=progress, source=None if input == "-" else input, model_path=model, **asked)
+        fitted = train(adata, progress=progress, source=None if input.from_stdin else input, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
@@ -344,19 +369,6 @@ def _library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
 
 
-def _warn_of_few_cells(codes: np.ndarray, condition: Any) -> None:
-    """Tell of interventions whose targets a handful of cells can hardly show."""
-    import numpy as np
-
-    known = condition.categories
-    sizes = np.bincount(codes, minlength=len(known))
-    named = zip(known, sizes, strict=True)
-    few = [f"{name} ({n})" for name, n in named if n < FEW_CELLS and name != condition.reference]
-    if few:
-        listed = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
-        log.warning("%d of %r have fewer than %d cells; kept: %s", len(few), condition.name, FEW_CELLS, listed)
-
-
 def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation rows among those kept."""
     from cellalign.data.split import stratified_split
@@ -405,7 +417,8 @@ def _outcome(state: State) -> Outcome:
     )
 
 
-def _preprocess_command(source: str | os.PathLike[str] | None) -> str:
+def _preprocess_command(source: str | os.PathLike[str] | Reading | None) -> str:
     if source is None:
         return "cellalign preprocess"
-    return shlex.join(["cellalign", "preprocess", str(source), "-o", f"{Path(source).stem}.pp.h5ad"])
+    reading = Reading.of(source)
+    return shlex.join(["cellalign", "preprocess", *reading.words(), "-o", beside(reading, "pp")])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Annotated
 
+from cellalign.data.reading import Reading
 from cellalign.errors import InputError, ModelError, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 from cellalign.tasks.paths import cells_of
-from cellalign.tasks.train import FEW_CELLS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,7 +53,9 @@ def transfer(
     import numpy as np
 
     from cellalign.data.columns import column
-    from cellalign.data.fields import field_records
+    from cellalign.data.design import FEW
+    from cellalign.data.fields import field_records, together
+    from cellalign.data.values import Known, joined, listed
     from cellalign.engine import predict
     from cellalign.engine.device import computing
     from cellalign.methods.base import CONDITION, Extends, Fields
@@ -64,19 +66,27 @@ def transfer(
         how = spoken(python="cellalign.evaluate(adata, model=model)", command="`evaluate --model`")
         raise ModelError(f"{lacks(model.name, Extends)}; {how} scores it on new cells as it is")
     key = str(model.condition)
-    known = model.conditions
-    names = np.asarray(column(adata.obs, key, purpose="condition")).astype(str)
-    new = [name for name in dict.fromkeys(column(adata.obs, key).categories) if name not in known]
+    known, field = model.conditions, model.fields.one(CONDITION)
+    values = column(adata.obs, key, purpose="condition", missing=True, named=known)
+    absent = int((values.codes < 0).sum())
+    if absent:
+        log.info("%d cells have no %r and are left out", absent, key)
+    called = [joined(str(name), model.control) for name in values.categories]
+    unknown = field.known.codes(list(values.categories)) < 0
+    new = together([name for name, is_new in zip(values.categories, unknown, strict=True) if is_new], model.control)
     if not new:
-        raise InputError(f"not a single new intervention in {key!r}: the model knows all {len(set(names))} of them")
-    rows = np.flatnonzero(np.isin(names, new))
+        raise InputError(f"not a single new intervention in {key!r}: the model knows all {len(called)} of them")
+    places = np.append(Known(new, model.control).codes(called), -1)
+    places[:-1][~unknown] = -1
+    rows = np.flatnonzero(places[values.codes] >= 0)
+    names = np.array([*new, ""], dtype=object)[places[values.codes]]
     cells = model.cells(adata[rows], missing_genes=missing_genes, with_condition=False)
     with computing(device, threads) as torch_device:
         z = predict.embed(model.method, cells, device=torch_device)
     shifts = np.stack([z[names[rows] == name].mean(0) for name in new])
-    few = [name for name in new if (names == name).sum() < FEW_CELLS]
+    few = [name for name in new if (names == name).sum() < FEW]
     if few:
-        log.warning("%d new interventions have fewer than %d cells: %s", len(few), FEW_CELLS, ", ".join(few[:10]))
+        log.warning("%d new interventions have fewer than %d cells: %s", len(few), FEW, listed(few, 10))
 
     wider = [
         field.model_copy(update={"categories": (*known, *new)}) if field.role == CONDITION else field
@@ -98,7 +108,7 @@ def transfer(
 @command_of(transfer, example="cellalign transfer new.h5ad -m svae-model -o svae-model-new")
 def command(
     call: Call,
-    input: Annotated[str, Argument("Cells under new interventions; - is standard input.", metavar="INPUT")],
+    input: Annotated[Reading, Argument("Cells under new interventions; - is standard input.", metavar="INPUT")],
     output: Annotated[str, Option("The new model directory.", ("--output", "-o"), metavar="DIR")],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     force: Annotated[bool, o.FORCE] = False,
@@ -106,8 +116,9 @@ def command(
     """Fit the embeddings of new interventions; encoder, decoder and dispersion stay as they are."""
     from cellalign.data import files
     from cellalign.model import load
+    from cellalign.model_directory import check_model_output
 
-    files.check_output(output, force)
+    check_model_output(output, force, [input])
     fitted = load(model)
     wider = transfer(cells_of(files.spool(input), fitted), fitted, **call.options)
     wider.save(output, force=force)

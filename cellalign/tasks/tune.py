@@ -18,10 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cellalign.data.reading import Reading
+from cellalign.data.said import told_once
 from cellalign.errors import ModelError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.train import matrix_for, train, vectors
+from cellalign.tasks.paths import cells_for
+from cellalign.tasks.train import expression_for, train, vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +39,7 @@ INFORMATIVE = 0.01  # nats of KL to the prior from which a latent carries inform
 UDR_CELLS = 5000
 
 
+@told_once()
 def tune(
     adata: AnnData,
     *,
@@ -108,6 +112,8 @@ def tune(
     import numpy as np
     import pandas as pd
 
+    from cellalign.threads import limited
+
     options |= {
         "condition": condition,
         "control": control,
@@ -149,7 +155,8 @@ def tune(
         raise TrainingError("every run of the grid failed")
     table = pd.DataFrame(records)
     combination_of = table[list(grid)].astype(str).agg(", ".join, axis=1)
-    table["udr"] = _udr(adata, models, combination_of, by)
+    with limited(threads):
+        table["udr"] = _udr(adata, models, combination_of, by)
     own = table["udr"] if by == "udr" else -table["validation_loss"]
     table["score"] = own.groupby(combination_of).transform("median")
     table["rank"] = table["score"].rank(method="dense", ascending=False).astype(int)
@@ -232,7 +239,7 @@ def _run(
 
 def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     """Whether a finished run is what would be trained now."""
-    from cellalign.data.files import checksum
+    from cellalign.model_directory import source_record
 
     record, source = model.record, options.get("source")
     hyperparameters, plan = _resolved(method, settings, options)
@@ -243,7 +250,7 @@ def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any
         and {(field.role, field.name) for field in model.fields} == _columns(options)
         and model.genes == [str(gene) for gene in adata.var_names]
         and record.cells.all == adata.n_obs
-        and (source is None or record.source.checksum == checksum(source))
+        and (source is None or record.source.same_as(source_record(source)))
     )
 
 
@@ -290,7 +297,7 @@ def _udr(adata: AnnData, models: Sequence[Model], combination_of: pd.Series, by:
 )
 def command(
     call: Call,
-    input: Annotated[str, o.PREPROCESSED],
+    input: Annotated[Reading, o.PREPROCESSED],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     output: Annotated[str | None, Option("Write the ranking here.", ("--output", "-o"), metavar="FILE.csv")] = None,
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
@@ -302,15 +309,16 @@ def command(
     """
     from cellalign.data import files
     from cellalign.evaluation.metrics.selection import METRICS
+    from cellalign.model_directory import check_model_output
 
-    files.check_output(model, force)
+    check_model_output(model, force, [input])
     if output is not None:
         files.check_output(output, force, [input])
     asked = call.options
-    reads = matrix_for(asked["method"], **{key: asked[key] for key in ("preset", "settings", "layer")})
-    adata = files.read_matrix(files.spool(input), reads, vectors(asked["kinds"]))
+    reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
+    adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
     runs = Path(model).with_name(Path(model).name + ".tuning")
-    best, table = tune(adata, runs=runs, source=None if input == "-" else input, **asked)
+    best, table = tune(adata, runs=runs, source=None if input.from_stdin else input, **asked)
     best.save(model, force=force)
     if output is not None:
         with files.atomic_path(output, force) as fresh:

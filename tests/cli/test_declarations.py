@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 import cellalign
-from cellalign import evaluation, simulate
+from cellalign import evaluation, simulate, threads
 from cellalign.cli import build, messages
 from cellalign.cli.app import app
 from cellalign.data import preprocess as prepared
@@ -39,7 +39,8 @@ def test_every_declared_command_is_there_with_the_options_of_all():
     assert set(found) == set(DECLARATIONS)
     for name, command in found.items():
         assert {"--quiet", "-q", "--verbose", "-v", "--log-format"} <= flags(command), name
-        assert ({"--device", "--threads"} <= flags(command)) == (name in COMPUTING), name
+        assert ("--device" in flags(command)) == (name in COMPUTING), name
+        assert ("--threads" in flags(command)) == (name != "methods"), name  # which alone computes nothing
         writes = {"--output", "--force"} & flags(command)
         assert name in ("methods", "demo", "benchmark") or "--output" in writes, name
 
@@ -86,6 +87,7 @@ def test_messages_name_the_flags_that_the_command_has():
 def test_a_function_that_only_hands_on_has_the_defaults_of_the_one_it_calls(thin, full):
     theirs = inspect.signature(full).parameters
     own = {"k", "alpha", "min_cells", "particles"} if thin is evaluate.evaluate else set()  # of panels, below
+    own |= {"like", "missing_genes"} if thin is preprocess.preprocess else set()  # a model does it
     for parameter in parameters(thin):
         if parameter.name not in {"threads"} | own:
             assert theirs[parameter.name].default == parameter.default, parameter.name
@@ -108,3 +110,10 @@ def test_python_functions_have_a_docstring_and_required_options_no_default():
 def test_bare_commands_print_their_help(words):
     done = CliRunner().invoke(app, words)
     assert "Usage" in done.output and "error" not in done.output.lower()
+
+
+def test_threads_hold_for_every_library_while_a_command_runs():
+    before = threads.workers()
+    with build._prepared({"threads": 3}):
+        assert threads.workers() == 3
+    assert threads.workers() == before

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from cellalign import threads
 from cellalign.cli import app, build
 from cellalign.errors import UsageError
 from cellalign.tasks.options import key_values
@@ -50,11 +51,12 @@ def test_settings_are_read_as_yaml():
         key_values(["a"])
 
 
-@pytest.mark.parametrize(("given", "expected"), [("3", "3"), ("4,2", None), ("0", None), ("", None)])
+@pytest.mark.parametrize(("given", "expected"), [("3", "3"), ("4,2", "4"), ("0", None), ("", None)])
 def test_numba_takes_as_many_threads_as_torch_is_given(monkeypatch, given, expected):
     monkeypatch.setenv("NUMBA_NUM_THREADS", "")  # so that it is put back
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(threads, "available", lambda: os.cpu_count() or 1)
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     monkeypatch.setattr(app, "_run", lambda: 0)
     for name in ("disable", "freeze"):

@@ -74,7 +74,7 @@ def test_an_interrupted_directory_leaves_the_old_one(tmp_path):
 def test_what_is_no_h5ad_is_named(tmp_path):
     (tmp_path / "t.h5ad").write_text("text")
     for path, says in (
-        (tmp_path / "t.h5ad", "not an .h5ad"),
+        (tmp_path / "t.h5ad", "is text, and no table"),
         (tmp_path / "no", "no such file"),
         (tmp_path, "directory"),
     ):

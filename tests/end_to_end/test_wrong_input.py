@@ -55,10 +55,6 @@ def other_condition(adata):
     adata.obs["stim"] = adata.obs["stim"].astype(str).replace("control", "heated")
 
 
-def counts_in_x(adata):
-    adata.X = adata.layers["counts"].copy()
-
-
 TRAIN = ("--method", "comp", "--condition", "stim", "-m", "new-model", "--epochs", "1")
 DATA_MISTAKES = {
     "an empty matrix": (lambda a: a[:0].copy(), "no cells"),
@@ -66,7 +62,6 @@ DATA_MISTAKES = {
     "NaN": (put(np.nan), "NaN"),
     "infinity": (put(np.inf), "inf"),
     "negative values": (put(-1.0), "negative"),
-    "raw counts to a Gaussian method": (counts_in_x, "cellalign preprocess"),
     "one condition only": (one_condition, "one condition only"),
     "missing values in the condition": (missing_condition, "7"),
     "duplicated cell names": (duplicated_cells, "duplicate"),
@@ -118,7 +113,7 @@ def test_a_mistake_in_a_process_of_its_own(workplace, cellalign, mistaken):
 
 def test_files_that_are_no_h5ad(workplace):
     folder, mistake = workplace
-    (folder / "text.h5ad").write_text("gene,cell\n1,2\n")
+    (folder / "text.h5ad").write_text("no table\nof cells\n")
     whole = (folder / "pp.h5ad").read_bytes()
     (folder / "truncated.h5ad").write_bytes(whole[: len(whole) // 2])
     mistake("train", "nothing.h5ad", *TRAIN, status=3, says="no such file")
@@ -228,3 +223,12 @@ def test_evaluations_that_cannot_be_made(workplace):
     mistake("evaluate", "pp.h5ad", "--condition", "stim", "--panel", "mixng", status=2, says="'mixing'")
     mistake("evaluate", "pp.h5ad", "--condition", "stim", status=3, says="X_")
     mistake("targets", "-o", "t.csv", status=4, says="does not learn a graph")
+
+
+@pytest.mark.parametrize("place", ["results", "pp.h5ad", "."])
+def test_nothing_but_a_model_is_replaced_by_a_model(workplace, place):
+    folder, mistake = workplace
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / "precious.txt").write_text("not a model\n")
+    train = [*TRAIN[: TRAIN.index("-m")], *TRAIN[TRAIN.index("-m") + 2 :]]
+    mistake("train", "pp.h5ad", *train, "-m", place, "--force", status=2, says="choose another name")

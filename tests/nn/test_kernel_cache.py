@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cellalign
-from cellalign.nn.kernels import cache
+from cellalign.nn.kernels import cache, packages
 
 PACKAGE = Path(cellalign.__file__).parent
 
@@ -171,7 +171,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from other.loops import cube, square, total
-from cellalign.nn.kernels.cache import keep_packages_on_disk
+from cellalign.nn.kernels.packages import keep_packages_on_disk
 keep_packages_on_disk("other")
 keep_packages_on_disk("other")
 values = np.arange(4.0)
@@ -199,13 +199,52 @@ def test_functions_of_another_package_are_kept_by_the_functions_they_are_given(t
 
 def test_packages_that_insist_on_a_cache_are_given_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    cache.have_somewhere_to_keep("pynndescent")
-    assert numba.config.CACHE_DIR == str(tmp_path)
+    with packages.compiled_elsewhere("pynndescent"):
+        assert numba.config.CACHE_DIR == str(tmp_path)
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     for locator in ("InTreeCacheLocator", "UserWideCacheLocator"):
         monkeypatch.setattr(f"numba.core.caching.{locator}.from_function", lambda *_: None)
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(double, cache=True)
-    cache.have_somewhere_to_keep("pynndescent")
+    with packages.compiled_elsewhere("pynndescent"):
+        folder = Path(numba.config.CACHE_DIR)
+        function = numba.njit(double, cache=True)
+    assert numba.config.CACHE_DIR == ""  # the caller's again
+    function.compile(SIGNATURE)
+    assert list(folder.rglob("*.nbi"))
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04\x95", b"nonsense"])
+def test_a_damaged_file_of_another_package_is_made_anew(tmp_path, monkeypatch, suffix, content):
+    """As scanpy's and pynndescent's functions are kept: by numba alone."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     numba.njit(double, cache=True).compile(SIGNATURE)
-    assert list(Path(numba.config.CACHE_DIR).rglob("*.nbi"))
+    (path,) = tmp_path.rglob(f"*.{suffix}")
+    path.write_bytes(content)
+    with packages.compiled_elsewhere("pynndescent"):
+        numba.njit(double, cache=True).compile(SIGNATURE)
+    again = numba.njit(double, cache=True)
+    again.compile(SIGNATURE)
+    assert was_read(again)
+
+
+def test_a_full_disk_does_not_stop_another_package(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._save_index", full)
+    with packages.compiled_elsewhere("pynndescent"):
+        numba.njit(double, cache=True).compile(SIGNATURE)
+
+
+def test_numba_is_as_it_was_after_the_last_of_several_calls(tmp_path, monkeypatch):
+    own = numba.core.caching.IndexDataCacheFile.load
+    first, second = packages.compiled_elsewhere("umap"), packages.compiled_elsewhere("umap")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert numba.core.caching.IndexDataCacheFile.load is not own
+    second.__exit__(None, None, None)
+    assert numba.core.caching.IndexDataCacheFile.load is own

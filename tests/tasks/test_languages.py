@@ -48,7 +48,7 @@ def mistakes(tiny, model):
         ("train", lambda: train(tiny, **TRAIN, resume=True), "resume=True needs model_path", "--resume needs"),
         ("train", lambda: train(tiny, **TRAIN, holdout=["cell_type=B,stim=x"]), "", ""),
         ("train", lambda: train(tiny, **TRAIN, numeric=["age"]), "neither a batch nor a cov", "a --batch nor a"),
-        ("train", lambda: train(counts, **TRAIN), "run: cellalign.preprocess(adata)", "run: cellalign preprocess"),
+        ("train", lambda: train(tiny, **TRAIN, n_top_genes=5), "n_top_genes=5 is of raw", "--n-top-genes 5 is of raw"),
         ("train", lambda: train(missing, **TRAIN), "allow_missing_condition=True", "--allow-missing-condition"),
         ("train", lambda: train(dose, **TRAIN), "continuous=True", "name it with --continuous,"),
         ("train", lambda: train(tiny, method="pca", control="x"), "control='x' needs cond", "--control x needs --cond"),

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from cellalign.data.columns import find_control
+from cellalign.data.controls import find_control
 from cellalign.data.fields.categorical import Categorical
 from cellalign.data.fields.column import Column, as_number
 from cellalign.data.fields.number import Number
+from cellalign.data.values import Known, joined, listed, means_missing, value_of
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields
 from cellalign.records import FieldRecord, RecordError
@@ -123,25 +124,46 @@ def _condition(cells: AnnData, key: str, control: str | None, kind: str | None, 
             asked = f"a {option('condition')} with {option('continuous', True)}"
             raise InputError(f"{asked} has no {option('control')}, and none of its values may be missing")
         return Column.KINDS[kind].fit(cells, key, CONDITION, may_be_missing=False)
-    field = Categorical.fit(cells, key, CONDITION, may_be_missing=may_be_missing)
+    named = () if control is None else (control,)
+    field = Categorical.fit(cells, key, CONDITION, may_be_missing=may_be_missing, named=named)
     known = list(field.categories)
-    if len(known) < 2:
-        held = f"one condition only ({known[0]!r})" if known else "no condition"
+    found = find_control(known) if control is None else Known(known, control).name(control)
+    reference = None if found is None else _alone(found)
+    categories = together(known, reference)
+    if len(categories) < 2:
+        held = f"one condition only ({categories[0]!r})" if categories else "no condition"
         raise InputError(f"condition column {key!r} holds {held}; at least two are needed")
-    if control is not None and control not in known:
+    if control is not None and found is None:
         raise InputError(
-            f"control {control!r} is no value of {key!r}.{nearest(control, known)} Values: {', '.join(known)}"
+            f"control {control!r} is no value of {key!r}.{nearest(control, known)} Values: {listed(known)}"
         )
-    return field.model_copy(update={"reference": control or find_control(known)})
+    return field.model_copy(update={"categories": tuple(categories), "reference": reference})
+
+
+def _alone(control: str) -> str:
+    """The control of "ctrl+ctrl"; others are as they are."""
+    parts = control.split("+")
+    return parts[0] if parts[0].strip() and len({value_of(part) for part in parts}) == 1 else control
+
+
+def together(names: Sequence[str], control: str | None) -> list[str]:
+    """Conditions without the control in them ("a+ctrl" is "a"), each combination once ("b+a" is "a+b")."""
+    found: dict[Any, str] = {}
+    for name in names:
+        bare = joined(name, control)
+        # what is no combination stays apart from what has another text
+        found.setdefault(value_of(bare, control) if "+" in name else bare, bare)
+    return list(dict.fromkeys(found.values()))
 
 
 def _label(cells: AnnData, key: str, unlabelled: str | None) -> Categorical:
     """The label, but for the value that means none."""
-    field = Categorical.fit(cells, key, LABEL, may_be_missing=True)
-    if unlabelled is not None and unlabelled not in field.categories:
+    field = Categorical.fit(cells, key, LABEL, may_be_missing=True, named=() if unlabelled is None else (unlabelled,))
+    none = None if unlabelled is None else Known(field.categories).name(unlabelled)
+    if unlabelled is not None and none is None and not means_missing(unlabelled):
         near = nearest(unlabelled, field.categories)
-        raise InputError(f"no cell has {key}={unlabelled}.{near} Values: {', '.join(field.categories)}")
-    known = tuple(name for name in field.categories if name != unlabelled)
+        raise InputError(f"no cell has {key}={unlabelled}.{near} Values: {listed(field.categories)}")
+    known = tuple(name for name in field.categories if name != none)
     if not known:
         raise InputError(f"label column {key!r} has no labelled cell")
-    return field.model_copy(update={"categories": known, "missing_value": unlabelled})
+    return field.model_copy(update={"categories": known, "missing_value": none})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from cellalign.data.columns import column
 from cellalign.data.fields.column import Column
+from cellalign.data.values import Known, joined, known, listed
 from cellalign.errors import InputError, nearest
 from cellalign.nn.minibatch import CONDITION, LABEL, Role
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+
+log = logging.getLogger("cellalign")
 
 
 class Categorical(Column):
@@ -42,32 +46,52 @@ class Categorical(Column):
         return len(self.categories)
 
     @classmethod
-    def fit(cls, cells: AnnData, name: str, role: Role, *, may_be_missing: bool) -> Self:
-        """The categories in use, in their own order."""
-        found = column(cells.obs, name, purpose=role, missing=may_be_missing)
+    def fit(cls, cells: AnnData, name: str, role: Role, *, may_be_missing: bool, named: Collection[str] = ()) -> Self:
+        """The categories in use, in their own order; `named` ones even if they look like missing."""
+        found = column(cells.obs, name, purpose=role, missing=may_be_missing, named=named)
         return cls(name=name, role=role, categories=tuple(map(str, found.categories)), may_be_missing=may_be_missing)
+
+    @property
+    def known(self) -> Known:
+        """The categories, to find values among."""
+        return known(self.categories, self.reference)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Values that are ones even if they look like missing."""
+        return self.categories if self.missing_value is None else (*self.categories, self.missing_value)
 
     def encode(self, cells: AnnData, *, ignore: np.ndarray | None = None, unseen: bool = False) -> np.ndarray:
         """Codes int64 [n], -1 where unknown; a label may hold anything, a condition that may be missing be absent."""
         lenient = unseen or self.role == LABEL
         if self.name not in cells.obs and (lenient or (self.role == CONDITION and self.may_be_missing)):
             return np.full(cells.n_obs, -1, dtype=np.int64)
-        values = column(cells.obs, self.name, purpose=self.role, missing=lenient or self.may_be_missing)
+        missing = lenient or self.may_be_missing or ignore is not None
+        values = column(cells.obs, self.name, purpose=self.role, missing=missing, named=self.named)
+        codes = self.known.codes(list(values.categories))
         looked_at = values.codes if ignore is None else values.codes[~ignore]
+        used = np.unique(looked_at[looked_at >= 0])
+        new = [str(values.categories[i]) for i in used if codes[i] < 0]
         if not lenient:
-            self.check_known(str(values.categories[i]) for i in np.unique(looked_at) if i >= 0)
-        code = {name: i for i, name in enumerate(self.categories)}
-        other = -1 if lenient else 0  # of ignored cells
-        table = np.array([*(code.get(str(v), other) for v in values.categories), -1], dtype=np.int64)
-        return table[values.codes]
+            self.check_known(new)
+            if ignore is not None and not self.may_be_missing and (looked_at < 0).any():
+                column(cells.obs[~ignore], self.name, purpose=self.role, named=self.named)  # says what is missing
+        elif new and self.role != LABEL:
+            n = int(np.isin(looked_at, [i for i in used if codes[i] < 0]).sum())
+            said = f"{self.role} {self.name!r} never trained on, which counts as unknown"
+            log.warning("%d cells have a %s: %s", n, said, listed(new, 10))
+        if not lenient:
+            codes[codes < 0] = 0  # of ignored cells
+        absent = 0 if ignore is not None and not lenient and not self.may_be_missing else -1
+        return np.append(codes, absent)[values.codes]
 
     def check_known(self, names: Iterable[str]) -> None:
         """InputError for the first that is no category; the nearest one and all are named."""
         for name in names:
-            if name not in self.categories:
+            if self.known.find(name) < 0:
                 raise InputError(
                     f"{self.role} {name!r} in column {self.name!r} was never trained on."
-                    f"{nearest(name, self.categories)} Known: {', '.join(self.categories)}"
+                    f"{nearest(name, self.categories)} Known: {listed(self.categories)}"
                 )
 
     def context(self, column: Tensor) -> Tensor:
@@ -76,19 +100,23 @@ class Categorical(Column):
 
     def parsed(self, text: str) -> str | tuple[str, ...]:
         """The category; "a+b" of two known ones is both, as a tuple."""
-        if text in self.categories:
-            return text
-        parts = tuple(text.split("+"))
-        if len(parts) > 1 and self.role == CONDITION and all(part in self.categories for part in parts):
-            return parts
+        bare = joined(text, self.reference)  # of names one of which holds the control, that without it is meant
+        name = self.known.name(text) or self.known.name(bare)
+        if name is not None:
+            return name
+        parts = bare.split("+")
+        found = [self.known.name(part) for part in parts]
+        if len(parts) > 1 and self.role == CONDITION and None not in found:
+            return tuple(name for name in found if name is not None)
         self.check_known([text])
         return text
 
     def code(self, value: str) -> int:
         """Of a category; KeyError where it is none."""
-        if value not in self.categories:
+        code = self.known.find(value)
+        if code < 0:
             raise KeyError(value)
-        return self.categories.index(value)
+        return code
 
     def filled(self, column: Tensor, value: Any) -> Tensor:
         """The category's code in every place."""
@@ -103,13 +131,26 @@ class Categorical(Column):
         targets = value if isinstance(value, tuple) else (value,)
         if origin is not None:
             self.check_known([origin])
+            origin = self.known.name(origin)
         elif self.role == CONDITION:
             others = [name for name in self.categories if name not in targets]
             origin = self.reference if self.reference in others else others[0] if len(others) == 1 else None
-        codes = self.encode(cells, unseen=self.role != CONDITION)
+        # of cells that have one value, what the others have does not matter
+        codes = self._codes_of_sources(cells, strict=self.role == CONDITION and origin is None)
         if origin is not None:
             return codes == self.code(origin), origin
-        return ~np.isin(codes, [self.code(name) for name in targets]), ""
+        return ~np.isin(codes, [self.code(name) for name in targets]) & (codes >= -1), ""
+
+    def _codes_of_sources(self, cells: AnnData, *, strict: bool) -> np.ndarray:
+        """Codes [n], -1 for values never trained on, which only are taken where not strict; -2 where there is none."""
+        values = column(cells.obs, self.name, purpose=self.role, missing=True, named=self.named)
+        codes = self.known.codes(list(values.categories))
+        if strict:
+            self.check_known(values.categories[codes < 0])
+        n = int((values.codes < 0).sum())
+        if n:
+            log.info("%d cells have no %s %r and are left out", n, self.role, self.name)
+        return np.append(codes, -2)[values.codes]
 
     def replaced(self, obs: pd.DataFrame, value: Any) -> Any:
         """A categorical of the known categories, and of "a+b" where it is both."""

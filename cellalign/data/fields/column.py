@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -9,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from cellalign.errors import UsageError, option
+from cellalign.errors import CellalignError, UsageError, option
 from cellalign.nn.minibatch import Role
 from cellalign.records import FieldRecord
 
@@ -81,6 +82,14 @@ class Column(BaseModel):
     def parsed(self, text: str) -> Any:
         """The value that a user names; InputError or UsageError where there is none."""
 
+    def knows(self, text: str) -> bool:
+        """Whether `parsed` gives a value."""
+        try:
+            self.parsed(text)
+        except CellalignError:
+            return False
+        return True
+
     @abstractmethod
     def filled(self, column: Tensor, value: Any) -> Tensor:
         """A column like this one in which every cell has `value`; KeyError for a category it does not have."""
@@ -123,8 +132,18 @@ class Numeric(Column):
 
 
 def as_number(text: str, name: str, parameter: str = "to") -> float:
-    """The number that was typed for a column; UsageError where it is none."""
+    """The number that was typed for a column; UsageError where it is none, or not finite."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         raise UsageError(f"{option(parameter, text)} is no number, but {name!r} holds numbers") from None
+    if not math.isfinite(number):
+        raise UsageError(f"{option(parameter, text)} is not finite; give {name!r} a number")
+    return number
+
+
+def check_size(text: Any, values: Any) -> None:
+    """UsageError where what a network is given of a number is too large for it."""
+    largest = np.abs(values).max()
+    if not largest < np.finfo(np.float32).max / 1e6:
+        raise UsageError(f"{option('to', text)} is {largest:.3g} standard deviations from what was trained on; too far")

@@ -11,6 +11,7 @@ from torch import Tensor
 from cellalign.data.columns import column
 from cellalign.data.fields.categorical import Categorical
 from cellalign.data.fields.column import Column
+from cellalign.data.values import in_order, known, listed
 from cellalign.errors import InputError, nearest
 from cellalign.nn.minibatch import Role
 
@@ -45,26 +46,28 @@ class MultiLabel(Column):
     def fit(cls, cells: AnnData, name: str, role: Role, *, may_be_missing: bool) -> Self:
         """The single categories, sorted."""
         found = column(cells.obs, name, purpose=role, missing=may_be_missing)
-        single = sorted({part for value in found.categories for part in str(value).split("+")})
+        single = in_order({part.strip() for value in found.categories for part in str(value).split("+")})
         return cls(name=name, role=role, categories=tuple(single), may_be_missing=may_be_missing)
 
     def encode(self, cells: AnnData, *, ignore: np.ndarray | None = None, unseen: bool = False) -> np.ndarray:
         """Float32 [n, width], zeros where unknown."""
         if unseen and self.name not in cells.obs:
             return np.zeros((cells.n_obs, self.width), dtype=np.float32)
-        values = column(cells.obs, self.name, purpose=self.role, missing=unseen or self.may_be_missing)
+        missing = unseen or self.may_be_missing
+        values = column(cells.obs, self.name, purpose=self.role, missing=missing, named=self.categories)
         used = np.unique(values.codes if ignore is None else values.codes[~ignore])
         table = np.zeros((len(values.categories) + 1, self.width), dtype=np.float32)  # the last row is for code -1
+        single = known(self.categories)
         for code, value in enumerate(values.categories):
             parts = str(value).split("+")
-            known = [part for part in parts if part in self.categories]
-            if len(known) < len(parts) and code in used and not unseen:
-                new = next(part for part in parts if part not in known)
+            found = np.array([single.find(part) for part in parts])
+            if (found < 0).any() and code in used and not unseen:
+                new = parts[int(np.argmin(found))]
                 raise InputError(
                     f"{self.role} {new!r} in column {self.name!r} was never trained on."
-                    f"{nearest(new, self.categories)} Known: {', '.join(self.categories)}"
+                    f"{nearest(new, self.categories)} Known: {listed(self.categories)}"
                 )
-            table[code, [self.categories.index(part) for part in known]] = 1
+            table[code, found[found >= 0]] = 1
         return table[values.codes]
 
     def context(self, column: Tensor) -> Tensor:
@@ -73,9 +76,9 @@ class MultiLabel(Column):
 
     def parsed(self, text: str) -> tuple[str, ...]:
         """The single categories."""
-        parts = tuple(text.split("+"))
+        parts = text.split("+")
         Categorical(name=self.name, role=self.role, categories=self.categories).check_known(parts)
-        return parts
+        return tuple(str(known(self.categories).name(part)) for part in parts)
 
     def filled(self, column: Tensor, value: Any) -> Tensor:
         """Ones for these categories in every row."""

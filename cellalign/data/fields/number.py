@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cellalign.data.columns import numbers
-from cellalign.data.fields.column import Numeric, as_number
+from cellalign.data.fields.column import Numeric, as_number, check_size
+from cellalign.data.values import number_of
 from cellalign.errors import InputError
 from cellalign.nn.minibatch import CONDITION, Role
 
@@ -79,12 +80,17 @@ class Number(Numeric):
     def parsed(self, text: str) -> float:
         """The number; one far outside the range trained on is an extrapolation, which is said."""
         value = as_number(text, self.name)
+        check_size(text, self.standardised(value))
         if self.low is not None and self.high is not None:
             slack = BEYOND * (self.high - self.low)
             if not self.low - slack <= value <= self.high + slack:
                 found = f"{self.low:g} to {self.high:g}"
                 log.warning("%s=%g lies outside what was trained on (%s): an extrapolation", self.name, value, found)
         return value
+
+    def knows(self, text: str) -> bool:
+        """Whether it is a number."""
+        return number_of(text) is not None
 
     def filled(self, column: Tensor, value: Any) -> Tensor:
         """The standardised number in every place."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellalign.data.fields.column import Numeric, as_number
+from cellalign.data.fields.column import Numeric, as_number, check_size
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.nn.minibatch import Role
 
@@ -47,7 +47,7 @@ class Vector(Numeric):
         return cls(name=name, role=role, may_be_missing=may_be_missing, means=tuple(means), sds=tuple(sds))
 
     @staticmethod
-    def _read(cells: AnnData, name: str, role: str, missing: bool) -> np.ndarray:
+    def _read(cells: AnnData, name: str, role: str, missing: bool, ignore: np.ndarray | None = None) -> np.ndarray:
         if name not in cells.obsm:
             there = ", ".join(cells.obsm) or "none"
             raise InputError(f"no {role} {name!r} in obsm.{nearest(name, cells.obsm)} There: {there}")
@@ -56,6 +56,9 @@ class Vector(Numeric):
         if values.ndim != 2 or values.dtype.kind not in "iufb":
             raise InputError(f"{role} {name!r} in obsm is no table of numbers")
         values = values.astype(np.float64)
+        infinite = np.isinf(values).any(1) & (True if ignore is None else ~ignore)
+        if infinite.any():
+            raise InputError(f"{role} {name!r} in obsm has infinite values in {infinite.sum()} cells")
         bad = ~np.isfinite(values).all(1)
         if bad.any() and not missing:
             raise InputError(f"{role} {name!r} in obsm has missing or infinite values in {bad.sum()} cells")
@@ -67,14 +70,17 @@ class Vector(Numeric):
         if unseen and self.name not in cells.obsm:
             return np.zeros((cells.n_obs, self.width), dtype=np.float32)
         missing = unseen or self.may_be_missing or ignore is not None
-        values = self._read(cells, self.name, self.role, missing)
+        values = self._read(cells, self.name, self.role, missing, ignore)
         if values.shape[1] != self.width:
             raise InputError(
                 f"{self.role} {self.name!r} in obsm has {values.shape[1]} columns; trained on {self.width}"
             )
+        return np.nan_to_num(self._standardised(values)).astype(np.float32)
+
+    def _standardised(self, values: Any) -> np.ndarray:
+        """Less the trained cells' means, over their standard deviations."""
         sds = np.asarray(self.sds)
-        scaled = (values - np.asarray(self.means)) / np.where(sds > 0, sds, 1)
-        return np.nan_to_num(scaled).astype(np.float32)
+        return (np.asarray(values) - np.asarray(self.means)) / np.where(sds > 0, sds, 1)
 
     def context(self, column: Tensor) -> Tensor:
         """As it is."""
@@ -85,12 +91,12 @@ class Vector(Numeric):
         found = tuple(as_number(part, self.name) for part in text.split(";"))
         if len(found) != self.width:
             raise UsageError(f"{self.name}={text} has {len(found)} numbers; {self.width} are needed, separated by ;")
+        check_size(text, self._standardised(found))
         return found
 
     def filled(self, column: Tensor, value: Any) -> Tensor:
         """The standardised vector in every row."""
-        sds = np.asarray(self.sds)
-        scaled = (np.asarray(value) - np.asarray(self.means)) / np.where(sds > 0, sds, 1)
+        scaled = self._standardised(value)
         return torch.as_tensor(scaled, dtype=column.dtype, device=column.device).expand_as(column).clone()
 
     def blank(self, n: int) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cellalign.evaluation.metrics.metric import metric, towards
+from cellalign.threads import workers
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ def neighbours(z: np.ndarray, k: int) -> Neighbours:
     """Exact Euclidean neighbours of each row of z [n, p]; k is capped at n - 1."""
     from sklearn.neighbors import NearestNeighbors
 
-    found = NearestNeighbors(n_neighbors=min(k, len(z) - 1), n_jobs=-1).fit(z).kneighbors(None)
+    found = NearestNeighbors(n_neighbors=min(k, len(z) - 1), n_jobs=workers()).fit(z).kneighbors(None)
     return Neighbours(*found)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from cellalign.evaluation.metrics.metric import NEITHER, UP, Metric, towards
+from cellalign.threads import workers
 
 FOLDS = 3
 CLASSIFIERS = ("logistic regression", "random forest", "15-nearest-neighbour")
@@ -64,6 +67,39 @@ ACCURACY = Metric(
 CROSS_CONDITION = (ACCURACY,)
 
 
+ALL_TRAINED = 30  # conditions up to which a classifier is trained under each
+FEW_CLASSES, TREES, FEWER_TREES = 50, 100, 20  # a forest of hundreds of classes would take minutes
+
+
+@dataclass(frozen=True)
+class CrossCondition:
+    """Accuracies by pair of conditions.
+
+    Attributes
+    ----------
+    scores : dict of (str, str) to float
+        By the condition trained under and the one tested under.
+    n_trained, n_conditions : int
+        Conditions that were trained under, and all of them.
+    """
+
+    scores: dict[tuple[str, str], float]
+    n_trained: int
+    n_conditions: int
+
+    @property
+    def mean(self) -> float:
+        """Mean over the pairs."""
+        return float(np.mean(list(self.scores.values())))
+
+    def by_trained(self) -> dict[str, float]:
+        """Mean over the conditions tested under, by the condition trained under."""
+        found: dict[str, list[float]] = {}
+        for (trained, _), value in self.scores.items():
+            found.setdefault(trained, []).append(value)
+        return {trained: float(np.mean(values)) for trained, values in found.items()}
+
+
 def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Accuracy on held-out cells of predicting y from z (CoMP table 2).
 
@@ -71,7 +107,7 @@ def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
     ----------
     z : array [n, p]
     y : array [n]
-        Classes with fewer than 3 cells are left out.
+        Classes with fewer than 3 cells are left out. Of more than 50 the random forest has 20 trees, not 100.
 
     Returns
     -------
@@ -91,9 +127,10 @@ def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
     z, codes = z[kept], codes[kept]
     if len(np.unique(codes)) < 2:
         return {}
+    trees = TREES if len(classes) <= FEW_CLASSES else FEWER_TREES
     models = (
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
-        RandomForestClassifier(100, random_state=seed, n_jobs=-1),
+        RandomForestClassifier(trees, random_state=seed, n_jobs=workers()),
         KNeighborsClassifier(min(15, len(z) // 2)),
     )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
@@ -119,7 +156,7 @@ def regressions(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]
 
     models = (
         LinearRegression(),
-        RandomForestRegressor(100, random_state=seed, n_jobs=-1),
+        RandomForestRegressor(100, random_state=seed, n_jobs=workers()),
         KNeighborsRegressor(min(15, len(z) // 2)),
     )
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
@@ -129,28 +166,32 @@ def regressions(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]
     return {name: float(1 - np.mean(e**2) / np.var(y)) for name, e in error.items()}
 
 
-def cross_condition(z: np.ndarray, condition: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[str, float]:
+def cross_condition(z: np.ndarray, condition: np.ndarray, label: np.ndarray, seed: int = 0) -> CrossCondition:
     """Label accuracy of a random forest trained on one condition's latents and tested on another's (CoMP table 1).
 
-    Only labels that both conditions have are tested.
-
-    Returns
-    -------
-    dict
-        "a -> b" to accuracy, for every ordered pair of conditions that share two labels or more.
+    Only labels that both conditions have are tested, and pairs that share two or more. Of more than `ALL_TRAINED`
+    conditions so many, drawn at random, are trained under, and each is tested under all others.
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    scores = {}
-    for a in np.unique(condition):
-        rows_a = condition == a
-        forest = None
-        for b in np.unique(condition):
-            shared = np.intersect1d(label[rows_a], label[condition == b])
-            rows_b = (condition == b) & np.isin(label, shared)
-            if a == b or len(shared) < 2:
-                continue
-            if forest is None:
-                forest = RandomForestClassifier(200, random_state=seed, n_jobs=-1).fit(z[rows_a], label[rows_a])
-            scores[f"{a} -> {b}"] = float(np.mean(forest.predict(z[rows_b]) == label[rows_b]))
-    return scores
+    names, codes = np.unique(condition, return_inverse=True)
+    labels, kinds = np.unique(label, return_inverse=True)
+    there = np.zeros((len(names), len(labels)), dtype=bool)
+    there[codes, kinds] = True
+    chosen = np.arange(len(names))
+    scores: dict[tuple[str, str], float] = {}
+    if len(names) > ALL_TRAINED:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:ALL_TRAINED])
+    for a in chosen:
+        others = (there & there[a]).sum(1) > 1
+        others[a] = False
+        tested = others[codes] & there[a, kinds]
+        if not tested.any():
+            continue
+        trained = codes == a
+        forest = RandomForestClassifier(200, random_state=seed, n_jobs=workers()).fit(z[trained], label[trained])
+        right = forest.predict(z[tested]) == label[tested]
+        size = np.bincount(codes[tested], minlength=len(names))
+        hits = np.bincount(codes[tested], right, minlength=len(names))
+        scores |= {(str(names[a]), str(names[b])): float(hits[b] / size[b]) for b in np.flatnonzero(others)}
+    return CrossCondition(scores, len(chosen), len(names))

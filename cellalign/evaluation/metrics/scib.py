@@ -9,6 +9,7 @@ package runs on JAX, which compiles in every process: nothing of it is imported 
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import numpy as np
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics import mixing
 from cellalign.evaluation.metrics.metric import UP, Metric, by_name
+from cellalign.threads import workers
 
 BIO_METRICS = (
     Metric(
@@ -161,7 +163,7 @@ def scib_scores(
     reason = unfit(z, batch, label, neighbours)
     if reason is not None:
         raise InputError(f"scIB scores cannot be computed: {reason}")
-    with _quiet() as scib, exact_neighbours(scib.nearest_neighbors):
+    with _as_many_threads(), _quiet() as scib, exact_neighbours(scib.nearest_neighbors):
         scores = _scores(scib, z, batch, label, neighbours, seed, pca)
     means = {"bio conservation": _mean(scores, BIO), "batch correction": _mean(scores, BATCH)}
     return scores | means | {"total": sum(share * means[name] for name, share in SHARES.items())}
@@ -245,6 +247,22 @@ def _mean(scores: dict[str, float], metrics: tuple[str, ...]) -> float:
     """Mean of the scores that are there and defined, as scib-metrics averages."""
     values = [scores[metric] for metric in metrics if np.isfinite(scores.get(metric, np.nan))]
     return float(np.mean(values)) if values else float("nan")
+
+
+@contextmanager
+def _as_many_threads() -> Iterator[None]:
+    """As many threads of JAX as of all else, where it is not imported yet: it reads their number at its start."""
+    names = ("PJRT_NPROC", "NPROC")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: str(workers()) for name in names})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

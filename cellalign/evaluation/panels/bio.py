@@ -36,6 +36,9 @@ class Bio(Panel):
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """One row per embedding and score; NotApplicable where a score would have no meaning."""
+        from cellalign.nn.kernels.packages import compiled_elsewhere  # imports numba
+
+        inputs = inputs.known(inputs.batch or inputs.condition, inputs.label)
         embeddings, label, batch = inputs.all_latents(), inputs.labels(), inputs.batches()
         for key, z in embeddings.items():
             reason = unfit(z, batch, label)
@@ -49,7 +52,8 @@ class Bio(Panel):
         systems = embeddings if pca is None else embeddings | {BASELINE: pca}
         declared = by_name(METRICS)
         for system, z in systems.items():
-            scores = scib_scores(z, batch, label, seed=inputs.seed, pca=pca)
+            with compiled_elsewhere("pynndescent"):
+                scores = scib_scores(z, batch, label, seed=inputs.seed, pca=pca)
             lost = [metric for metric, value in scores.items() if not np.isfinite(value)]
             if lost:
                 inputs.notes.append(f"bio of {system} averages without {', '.join(lost)}: not defined on these cells")

@@ -24,12 +24,25 @@ class CrossCondition(Panel):
     order = 40
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
-        """Every ordered pair of conditions, and their mean; NotApplicable where no pair shares two labels."""
+        """Every ordered pair of conditions, or of many each that was trained under, and the mean.
+
+        NotApplicable where no pair shares two labels.
+        """
+        inputs = inputs.known(inputs.condition, inputs.label)
         z, label, names = inputs.latents(), inputs.labels(), inputs.categories()
-        scores = probing.cross_condition(z, names, label, inputs.seed)
-        if not scores:
+        found = probing.cross_condition(z, names, label, inputs.seed)
+        if not found.scores:
             raise NotApplicable("no two conditions share two cell types")
-        for pair, value in scores.items():
-            tested = int((names == pair.split(" -> ")[1]).sum())
-            yield self.row("all", pair, probing.ACCURACY, value, tested)
-        yield self.row("all", MEAN, probing.ACCURACY, float(np.mean(list(scores.values()))), len(z))
+        if found.n_trained < found.n_conditions:
+            n = found.n_conditions
+            inputs.notes.append(
+                f"cross-condition: {n} conditions are {n * (n - 1):,} pairs; a classifier was trained under "
+                f"{found.n_trained} of them, drawn at random, and tested under all others"
+            )
+            for trained, value in found.by_trained().items():
+                yield self.row("all", f"{trained} -> others", probing.ACCURACY, value, int((names != trained).sum()))
+        else:
+            sizes = dict(zip(*np.unique(names, return_counts=True), strict=True))
+            for (trained, tested), value in found.scores.items():
+                yield self.row("all", f"{trained} -> {tested}", probing.ACCURACY, value, int(sizes[tested]))
+        yield self.row("all", MEAN, probing.ACCURACY, found.mean, len(z))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cellalign.data.values import known
 from cellalign.errors import option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import identifiability as ident
@@ -49,12 +50,14 @@ class Identifiability(Panel):
             return
         graph = targets(inputs.model)
         names = [str(name) for name in truth["interventions"]]
-        shared = [name for name in names if name in graph.obs_names and not graph.obs.loc[name, "transferred"]]
+        own = known(tuple(graph.obs_names))
+        called = {name: own.name(name) for name in names}  # as the model calls them
+        shared = [name for name in names if called[name] and not graph.obs.loc[called[name], "transferred"]]
         if not shared:
             inputs.notes.append("the model was trained on none of the simulated interventions")
             return
         real = np.asarray(truth["graph"])[[names.index(name) for name in shared]]
-        found = np.asarray(graph[shared].layers["edge"])
+        found = np.asarray(graph[[called[name] for name in shared]].layers["edge"])
         declared = by_name(ident.GRAPH)
         for system, weights in (("graph", np.abs(correlation)), ("graph, signed matching", correlation)):
             for name, value in ident.graph_scores(real, found, ident.match(weights)).items():

@@ -69,17 +69,20 @@ class Likelihood(Panel):
 
 def _groups(inputs: Inputs, model: Model) -> dict[str, np.ndarray]:
     """Masks [n] of the cells that are scored together: by intervention where the model has names of them."""
+    from cellalign.methods.base import CONDITION
     from cellalign.model_description import sees_condition
 
     by_name = not model.continuous and not model.condition_may_be_missing
     if model.condition is None or not sees_condition(model.method) or not by_name:
         return {"all": np.ones(inputs.adata.n_obs, dtype=bool)}
-    names = np.asarray(column(inputs.adata.obs, model.condition, purpose="condition")).astype(str)
-    transferred = np.isin(names, model.transferred)
-    known = np.isin(names, model.conditions)
+    obs, conditions = inputs.adata.obs, model.conditions
+    values = column(obs, model.condition, purpose="condition", missing=True, named=conditions)
+    codes = np.append(model.fields.one(CONDITION).known.codes(list(values.categories)), -1)[values.codes]
+    known = codes >= 0
+    transferred = known & np.isin(np.array([*conditions, ""])[codes], model.transferred)
     if not known.all():
         inputs.notes.append(
-            f"likelihood leaves out {int((~known).sum())} cells of interventions the model does not know; "
+            f"likelihood leaves out {int((~known).sum())} cells of no intervention, or of one the model does not know; "
             "transfer it to them first"
         )
     return {"trained interventions": known & ~transferred, "transferred interventions": transferred}

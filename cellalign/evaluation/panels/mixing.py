@@ -54,6 +54,7 @@ class Mixing(Panel):
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """All cells, each condition, each cell type and their mean; NotApplicable where there is nothing to mix."""
+        inputs = inputs.known(inputs.condition)
         z = inputs.latents()
         names = inputs.categories()
         if len(np.unique(names)) < 2:
@@ -71,11 +72,12 @@ class Mixing(Panel):
         if inputs.label is None:
             inputs.notes.append(f"m-kBET and m-s need {option('label')}")
         else:
-            yield from self._within(inputs, z, codes)
+            yield from self._within(inputs.known(inputs.label))
 
-    def _within(self, inputs: Inputs, z: np.ndarray, codes: np.ndarray) -> Iterator[Row]:
+    def _within(self, inputs: Inputs) -> Iterator[Row]:
         """Each cell type by itself, and the means over cell types: m-kBET and m-s."""
-        label = inputs.labels()
+        z, label = inputs.latents(), inputs.labels()
+        codes = np.unique(inputs.categories(), return_inverse=True)[1]
         scores, skipped = mix.by_label(z, codes, label, k=self.k, alpha=self.alpha, min_cells=self.min_cells)
         for name, (kbet, silhouette, n) in scores.items():
             yield self.row("all", name, self.kbet, kbet, n)

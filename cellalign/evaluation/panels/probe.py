@@ -25,19 +25,23 @@ class Probe(Panel):
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """One row per probe of the condition, and per probe of the label; NotApplicable where there is neither."""
-        z = inputs.latents()
+        inputs.latents()
         if inputs.condition is None and inputs.label is None:
             raise NotApplicable(f"it needs {option('condition')} or {option('label')}")
         if inputs.condition is not None:
+            has = inputs.known(inputs.condition)
+            z = has.latents()
             if inputs.continuous:
                 declared = by_name(probing.OF_NUMBER)
-                scores = probing.regressions(z, numbers(inputs.adata.obs, inputs.condition), inputs.seed)
+                scores = probing.regressions(z, numbers(has.adata.obs, inputs.condition), inputs.seed)
             else:
                 declared = by_name(probing.OF_CONDITION)
-                scores = probing.probes(z, inputs.column(inputs.condition), inputs.seed)
+                scores = probing.probes(z, has.column(inputs.condition), inputs.seed)
             for name, value in scores.items():
                 yield self.row(inputs.condition, "all", declared[name], value, len(z))
         if inputs.label is not None:
             declared = by_name(probing.OF_LABEL)
-            for name, value in probing.probes(z, inputs.column(inputs.label), inputs.seed).items():
+            has = inputs.known(inputs.label)
+            z = has.latents()
+            for name, value in probing.probes(z, has.column(inputs.label), inputs.seed).items():
                 yield self.row(inputs.label, "all", declared[name], value, len(z))

@@ -10,16 +10,19 @@ import numpy as np
 
 from cellalign.data.columns import column
 from cellalign.data.matrices import is_counts
+from cellalign.data.values import known
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
+from cellalign.evaluation.predictions import check_finite, check_library_sizes
 from cellalign.evaluation.table import MEAN, Response, Row
-from cellalign.records import Provenance
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from cellalign.records import Counterfactual
 
 MIN_CELLS_PER_GROUP = 5  # of a cell type, under each condition, for its response to be scored
 PICTURED_GENES = 10  # DE genes of which the pictures show single cells
@@ -37,18 +40,44 @@ class PredictedResponse(Panel):
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Every cell type and their mean; NotApplicable where the cells are no prediction or none can be compared."""
-        record = Provenance.of(inputs.adata.uns).counterfactual
-        if record is None:
+        if not inputs.predictions:
             raise NotApplicable("the input is no counterfactual")
         if inputs.against is None:
             raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
+        per_system: dict[str, list[dict[str, float]]] = {}
+        total, reasons = 0, []
+        for record in inputs.predictions:
+            try:
+                scored = self._scored(inputs.of_prediction(record), record)
+            except (NotApplicable, InputError) as reason:
+                if len(inputs.predictions) == 1:
+                    raise
+                reasons.append(f"{record.to}: {reason}")
+                continue
+            for name, n, found in scored:
+                group = name if len(inputs.predictions) == 1 else f"{record.to}, {name}"
+                total += n
+                for system, scores in found.items():
+                    per_system.setdefault(system, []).append(scores)
+                    yield from self._rows(system, group, scores, n)
+        if not per_system:
+            raise NotApplicable("; ".join(reasons))
+        if reasons:
+            inputs.notes.append(f"response skips {len(reasons)} predicted conditions, the first {reasons[0]}")
+        for system, all_scores in per_system.items():
+            means = {m: _mean([s[m] for s in all_scores if m in s]) for m in all_scores[0]}
+            yield from self._rows(system, MEAN, means, total)
+
+    def _scored(self, inputs: Inputs, record: Counterfactual) -> list[tuple[str, int, dict[str, dict[str, float]]]]:
+        """Cell type, its real cells and its scores by system, of one prediction; what pictures show is kept."""
         origin, to = record.from_ or inputs.control or "", record.to
+        inputs = inputs.known(inputs.label)
         groups = _Groups.of(inputs, origin, to)
         held = _held_out(inputs, groups.names)
         if held:
             inputs.notes.append(f"held out in training: {', '.join(held)}")
         genes = np.asarray(inputs.adata.var_names, dtype=str)
-        per_system: dict[str, list[dict[str, float]]] = {}
+        rows = []
         for name in groups.names:
             de = res.de_genes(groups.control[name], groups.real[name])
             found = _score_group(groups, name, de, inputs.seed)
@@ -65,13 +94,8 @@ class PredictedResponse(Panel):
                     **groups.pictured(name, de[:PICTURED_GENES], inputs.seed),
                 )
             )
-            for system, scores in found.items():
-                per_system.setdefault(system, []).append(scores)
-                yield from self._rows(system, name, scores, groups.size(name))
-        total = sum(groups.size(name) for name in groups.names)
-        for system, all_scores in per_system.items():
-            means = {m: float(np.nanmean([s[m] for s in all_scores if m in s])) for m in all_scores[0]}
-            yield from self._rows(system, MEAN, means, total)
+            rows.append((name, groups.size(name), found))
+        return rows
 
     def _rows(self, system: str, group: str, scores: dict[str, float], n_cells: int) -> Iterator[Row]:
         declared = by_name(self.metrics)
@@ -108,11 +132,11 @@ class _Groups:
             label_p, label_r = np.full(inputs.adata.n_obs, "all"), np.full(against.n_obs, "all")
         else:
             label_p = inputs.labels()
-            label_r = np.asarray(column(against.obs, inputs.label, purpose="label")).astype(str)
-        x_p, x_r = _on_one_scale(inputs.adata, against, columns)
+            label_r = _labels_of_real(inputs, against, label_p)
+        x_p, x_r = _on_one_scale(inputs, against, columns)
         counts = {
             str(n): [int((m & (label_r == n)).sum()) for m in (target, source)]
-            for n in np.unique(np.concatenate([label_p, label_r]))
+            for n in np.unique(np.concatenate([label_p, label_r[label_r != ""]]))
         }
         usable = [n for n, c in counts.items() if min(c) >= MIN_CELLS_PER_GROUP]
         names = [n for n in usable if n in label_p]
@@ -146,6 +170,18 @@ class _Groups:
         }
 
 
+def _labels_of_real(inputs: Inputs, against: AnnData, predicted: np.ndarray) -> np.ndarray:
+    """Labels [n] of the real cells as the predicted ones are called where they are the same value; "" without one."""
+    values = column(against.obs, str(inputs.label), purpose="label", missing=True)
+    names = known(tuple(map(str, dict.fromkeys(predicted))))
+    codes = names.codes(list(values.categories))
+    called = [names.names[code] if code >= 0 else str(v) for code, v in zip(codes, values.categories, strict=True)]
+    n = int((values.codes < 0).sum())
+    if n:
+        inputs.notes.append(f"{n} cells of {option('against')} have no {inputs.label!r} and are left out")
+    return np.array([*called, ""], dtype=str)[values.codes]
+
+
 def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
     """The cell types of which the model was trained on no cell under the predicted condition."""
     if "held_out" not in inputs.adata.obs:
@@ -155,13 +191,23 @@ def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
     return [name for name in names if held[labels == name].all()]
 
 
-def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
+def _mean(values: list[float]) -> float:
+    """Mean of what is defined; NaN where nothing is."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def _on_one_scale(inputs: Inputs, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
     """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
     from cellalign.data.matrices import default_matrix, matrix_of
 
-    record = Provenance.of(predicted.uns).counterfactual
-    if record is None or record.expression != "counts":
-        return predicted.X, matrix_of(real, "X", option("against"))[:, columns]
+    record, predicted = inputs.predictions[0], inputs.adata.X
+    check_finite(predicted, "the prediction's X")
+    if record.expression != "counts":
+        x = matrix_of(real, "X", option("against"))[:, columns]
+        note = check_library_sizes(predicted, x, option("against")) if not record.method else None
+        inputs.notes.extend([note] if note and note not in inputs.notes else [])
+        return predicted, x
     x = matrix_of(real, default_matrix(real, "counts"), option("against"))[:, columns]
     if not is_counts(x):
         raise InputError(f"the prediction is of counts, but {option('against')} holds none; name the cells trained on")
@@ -169,7 +215,7 @@ def _on_one_scale(predicted: AnnData, real: AnnData, columns: np.ndarray) -> tup
 
     size = float(np.median(np.asarray(x.sum(1))))
     # l1 normalisation keeps a sparse matrix sparse
-    return tuple(np.log1p(normalize(m, "l1") * size) for m in (predicted.X, x))
+    return tuple(np.log1p(normalize(m, "l1") * size) for m in (predicted, x))
 
 
 def mean_shift(groups: _Groups, name: str) -> np.ndarray | None:

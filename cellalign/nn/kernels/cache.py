@@ -4,28 +4,21 @@ numba's own cache, but for three things. It is fresh only while no source of thi
 the function's own file, not at those of the functions and constants compiled into it. What cannot be read, for whatever
 reason, is compiled again and written anew. And data carry a checksum: broken machine code would end the process.
 
-Other packages' functions that are compiled in every process can be kept in the same way (`keep_packages_on_disk`).
+`packages.py` does the same for functions of other packages.
 """
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import logging
-import os
 import pickle
-import shutil
-import sys
-import tempfile
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import llvmlite  # type: ignore[import-untyped]
 import numba
-from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
-from numba.core.dispatcher import Dispatcher
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 log = logging.getLogger("cellalign")
 
@@ -97,69 +90,3 @@ def keep_on_disk(dispatcher: Any, of_sources: str | None = None) -> None:
         dispatcher._cache = _Cache(dispatcher.py_func, of_sources or stamp())
     except Exception as error:  # nowhere to write, or a numba that is organised in another way
         log.debug("compiled for this process only: %s", error)
-
-
-@cache
-def keep_packages_on_disk(*packages: str) -> None:
-    """Have the functions of imported packages kept that these compile in every process, before they first compile them.
-
-    Parameters
-    ----------
-    packages : str
-        Names; functions of one may be compiled into functions of another.
-    """
-    modules = {
-        name: module
-        for name, module in list(sys.modules.items())
-        if name.partition(".")[0] in packages and getattr(module, "__file__", None)
-    }
-    of_sources = stamp(*sorted({Path(str(module.__file__)).parent for module in modules.values()}))
-    for name, module in modules.items():
-        found: list[Any] = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
-        for dispatcher in found:
-            twins = sum(other.py_func is dispatcher.py_func for other in found) > 1
-            if twins and dispatcher.targetoptions.get("parallel"):
-                continue  # numba would take it for the one that is compiled for one thread
-            if dispatcher.py_func.__module__ == name:
-                if isinstance(dispatcher._cache, NullCache) and not dispatcher.overloads:
-                    keep_on_disk(dispatcher, of_sources)
-                _name_alike(dispatcher, f"{name}.{dispatcher.py_func.__qualname__} {of_sources}")
-
-
-def _name_alike(dispatcher: Any, name: str) -> None:
-    """Have every process know a function by the same name.
-
-    A function that is handed to another is part of the other's signature, under a name that numba draws at random:
-    what was compiled for that signature would not be found again.
-    """
-    try:
-        dispatcher._set_uuid(name)
-    except Exception as error:  # named already, or a numba that is organised in another way
-        log.debug("%s may be compiled again: %s", name, error)
-
-
-def have_somewhere_to_keep(package: str) -> None:
-    """Give numba a temporary folder where it has none to write to: else a package that uses its cache fails to import.
-
-    Parameters
-    ----------
-    package : str
-        That is about to be imported.
-    """
-    where = getattr(find_spec(package), "origin", None)
-    if where is None:
-        return
-    made: dict[str, Any] = {}
-    exec(compile("def function(): pass", where, "exec"), made)  # as numba sees one of that package
-    try:
-        FunctionCache(made["function"])
-    except RuntimeError as error:
-        log.debug("compiled for this process only: %s", error)
-        numba.config.CACHE_DIR = folder = tempfile.mkdtemp(prefix="cellalign-")  # type: ignore[attr-defined]
-        atexit.register(_remove, folder, os.getpid())
-
-
-def _remove(folder: str, process: int) -> None:
-    """Remove a temporary folder at the end of the process that made it, and not of one forked from it."""
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
 
+from cellalign.evaluation.metrics import probe
 from cellalign.evaluation.metrics.probe import (
     CLASSIFIERS,
     OF_CONDITION,
@@ -51,3 +53,42 @@ def test_what_is_computed_is_what_is_declared(latents):
     assert {str(metric.better) for metric in OF_CONDITION} == {"towards majority", "none"}
     assert {str(metric.better) for metric in OF_LABEL} == {"up", "none"}
     assert {str(metric.better) for metric in OF_NUMBER} == {"towards 0"}
+
+
+def test_of_many_conditions_some_are_trained_under_and_all_are_tested(monkeypatch):
+    monkeypatch.setattr(probe, "ALL_TRAINED", 3)
+    rng = np.random.default_rng(0)
+    condition, label = np.repeat([f"g{i}" for i in range(6)], 20), np.tile(["a", "b"], 60)
+    z = rng.normal(size=(120, 3)) + 3 * (label == "a")[:, None]
+    found = probe.cross_condition(z, condition, label)
+    assert (found.n_trained, found.n_conditions, len(found.scores)) == (3, 6, 15)
+    assert {tested for _, tested in found.scores} == set(condition)
+    assert found.mean > 0.9 and set(found.by_trained()) == {trained for trained, _ in found.scores}
+    np.testing.assert_allclose(np.mean(list(found.by_trained().values())), found.mean)
+    again = probe.cross_condition(z, condition, label)
+    assert again == found and probe.cross_condition(z, condition, label, 1).scores.keys() != found.scores.keys()
+
+
+def test_each_pair_is_scored_as_by_itself():
+    """One prediction of all conditions' cells gives what one for each pair gives, also where labels are not shared."""
+    rng = np.random.default_rng(0)
+    condition, label = (
+        np.array(["a", "b", "c -> d"])[rng.integers(0, 3, 150)],
+        np.array(list("xyzw"))[rng.integers(0, 4, 150)],
+    )
+    label[(condition == "a") & (label == "x")] = "y"
+    label[condition == "b"] = np.where(label[condition == "b"] == "w", "x", label[condition == "b"])
+    z = rng.normal(size=(150, 4)) + 2 * (label == "y")[:, None]
+    for (trained, tested), value in probe.cross_condition(z, condition, label).scores.items():
+        rows = condition == trained
+        shared = np.intersect1d(label[rows], label[condition == tested])
+        others = (condition == tested) & np.isin(label, shared)
+        forest = RandomForestClassifier(200, random_state=0).fit(z[rows], label[rows])
+        assert value == pytest.approx(np.mean(forest.predict(z[others]) == label[others]))
+
+
+def test_conditions_that_share_no_two_labels_are_not_tested():
+    condition, label = np.repeat(["a", "b", "c"], 20), np.tile(["x", "y"], 30)
+    label[condition == "c"] = "z"
+    found = probe.cross_condition(np.random.default_rng(0).normal(size=(60, 2)), condition, label)
+    assert set(found.scores) == {("a", "b"), ("b", "a")}

@@ -1,0 +1,104 @@
+"""How a command ends: every error as one line on standard error and its exit status, and output that nobody reads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cellalign.cli.messages import format_asked, say_end, say_traceback, verbosity
+from cellalign.errors import CellalignError, option
+
+DONE, INPUT_WRONG, TRAINING_FAILED, INTERRUPTED, CLOSED_PIPE, TERMINATED = 0, 3, 5, 130, 141, 143
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Terminated(BaseException):
+    """SIGTERM, as a queue sends it before it kills."""
+
+
+class Carried(BaseException):
+    """What a command ended with, past click: it takes EOFError for an interruption, and has statuses of its own."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def carried() -> Iterator[None]:
+    """Whatever is raised within reaches `status_of` as it is."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated, Exception) as error:
+        # click's own, such as what --help ends with, are click's
+        if type(error).__module__.partition(".")[0] in ("click", "typer"):
+            raise
+        raise Carried(error) from error
+
+
+def status_of(error: BaseException) -> int:
+    """Say what a command ended with, and return the exit status."""
+    if isinstance(error, Carried):
+        error = error.error
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # click's
+        return _say("interrupted; outputs are as they were", INTERRUPTED)
+    if isinstance(error, Terminated):
+        return _say("terminated; outputs are as they were", TERMINATED)
+    if isinstance(error, SystemExit):
+        # click leaves so where it printed a help page into a closed pipe
+        closed = isinstance(error.__context__, BrokenPipeError)
+        return CLOSED_PIPE if closed else error.code if isinstance(error.code, int) else 1
+    if isinstance(error, CellalignError):
+        return _say(str(error), error.exit_status, error)
+    if isinstance(error, BrokenPipeError):
+        return CLOSED_PIPE
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's, of the CPU
+        return _say(f"out of memory; use fewer cells or genes, or a smaller {option('batch_size')}", 5, error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        smaller = f"use fewer cells or genes, or {option('device', 'cpu')}"
+        return _say(f"out of memory on the GPU; {smaller}", TRAINING_FAILED, error)
+    if isinstance(error, OSError):
+        return _say(of_the_system(error), INPUT_WRONG, error)
+    shown = getattr(error, "format_message", None)  # click's usage errors
+    if shown is not None:
+        say_end(f"{shown()} (see cellalign --help)", 2, format_asked(sys.argv[1:]))
+        return 2
+    return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
+
+
+def of_the_system(error: OSError) -> str:
+    """What the system refused, of which file, and what to do: for errors that no task has put into words."""
+    where = f" {error.filename!r}" if error.filename is not None else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in FULL:
+        return f"cannot write{where}: the disk is full; make room, or set TMPDIR to a folder on another disk"
+    if "temporary directory" in reason:
+        return "no folder for temporary files can be written to; set TMPDIR to one"
+    if isinstance(error, PermissionError):
+        return f"not permitted{where}: {reason}; change its permissions, or name another"
+    return f"cannot use{where}: {reason}" if where else reason
+
+
+def flushed(status: int) -> int:
+    """Write what is left of standard output; the status is another where nobody reads it or it cannot be written."""
+    try:
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        status = CLOSED_PIPE
+    except OSError as error:
+        status = _say(f"cannot write standard output: {error.strerror}", INPUT_WRONG, error)
+    # what cannot be written would be complained of once more when the interpreter ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def _say(message: str, status: int, error: BaseException | None = None) -> int:
+    """One line on standard error; the traceback only where -v asked for it."""
+    if error is not None and verbosity() > 0:
+        say_traceback(error)
+    say_end(message, status)
+    return status

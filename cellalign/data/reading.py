@@ -1,0 +1,107 @@
+"""Which files of cells are read, and how: one thing for all commands that read cells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+PathLike = str | os.PathLike[str]
+
+
+def _asked(help: str, metavar: str) -> Any:
+    """An option that is not given where it is None."""
+    return field(default=None, metadata={"help": help, "metavar": metavar, "panel": "Reading"})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Files of cells and how they are read; every field but the first is an option of every command that reads cells.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        Files, folders or stores; "-" is standard input.
+    file_key : str, optional
+        obs column that names the file of each cell, where there are several; "file" by default.
+    modality : str, optional
+        Of a MuData file, or a 10x file of several kinds of features, the one to read.
+    obs : str, optional
+        A .csv or .tsv of cell metadata, joined by cell name.
+    obs_key : str, optional
+        Its column of cell names; the first by default.
+    gene_key : str, optional
+        Column of var that names the genes; its index by default.
+    """
+
+    paths: tuple[str, ...]
+    file_key: str | None = _asked("obs column that names each cell's file [file, of several INPUTs].", "KEY")
+    modality: str | None = _asked("Modality to read, of a file that has several.", "NAME")
+    obs: str | None = _asked("Table of cell metadata (.csv, .tsv), joined by cell name.", "FILE")
+    obs_key: str | None = _asked("Its column of cell names [the first].", "COLUMN")
+    gene_key: str | None = _asked("Column of var that names the genes [its index].", "COLUMN")
+
+    @classmethod
+    def of(cls, source: PathLike | Reading) -> Reading:
+        """The same, or the reading of one file without options."""
+        return source if isinstance(source, Reading) else cls((str(source),))
+
+    def options(self) -> dict[str, Any]:
+        """What was given beside the paths."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)[1:]}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def like(self, path: PathLike) -> Reading:
+        """Another file read in the same way; what belongs to these files alone is left out."""
+        return replace(self, paths=(str(path),), file_key=None, obs=None, obs_key=None)
+
+    def words(self) -> list[str]:
+        """As they are typed in a command line."""
+        given = [("--" + name.replace("_", "-"), str(value)) for name, value in self.options().items()]
+        return [*self.paths, *(word for pair in given for word in pair)]
+
+    @property
+    def single(self) -> str | None:
+        """The one file that is read without options; None otherwise."""
+        return self.paths[0] if len(self.paths) == 1 and not self.options() else None
+
+    @property
+    def from_stdin(self) -> bool:
+        """Whether part of it is standard input."""
+        return "-" in self.paths
+
+
+def all_paths(sources: Any) -> Iterator[Path]:
+    """The paths of files and readings, without standard input."""
+    for source in sources:
+        reading = Reading.of(source)
+        yield from (Path(path) for path in (*reading.paths, *([reading.obs] if reading.obs else [])) if path != "-")
+
+
+def labels(paths: tuple[str, ...]) -> list[str]:
+    """A short name of each file, by which they differ: its stem, its folder where stems are the same, or both."""
+    stems = [stem(path) for path in paths]
+    for found in (stems, [Path(path).absolute().parent.name for path in paths]):
+        if len(set(found)) == len(found):
+            return found
+    return [f"{Path(path).absolute().parent.name}_{name}" for path, name in zip(paths, stems, strict=True)]
+
+
+def stem(path: PathLike) -> str:
+    """A file's name without folder and endings."""
+    if str(path) == "-":
+        return "stdin"
+    name = Path(path).name
+    for ending in (".gz", ".bz2", ".xz", ".zip"):
+        name = name.removesuffix(ending)
+    return name.rsplit(".", 1)[0] or name
+
+
+def in_memory(adata: AnnData) -> AnnData:
+    """Cells whose matrix is in memory: of an AnnData opened with `backed` a copy that is."""
+    return adata.to_memory() if adata.isbacked else adata

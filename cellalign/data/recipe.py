@@ -1,0 +1,253 @@
+"""What was done to a model's training file, done to any other: raw counts brought onto the scale of the model.
+
+A model of log expression keeps what the counts of a cell were scaled to. So new cells may hold raw counts, or log
+expression of another total: they are brought onto the model's, and what was done is said.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from cellalign.data.matrices import (
+    check_expression,
+    counts_of,
+    default_matrix,
+    find_counts,
+    has_counts,
+    matrix_of,
+)
+from cellalign.data.preprocess import normalised_log, preprocess
+from cellalign.data.scale import scale_of
+from cellalign.errors import InputError, UsageError, option
+from cellalign.records import Provenance, Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+log = logging.getLogger("cellalign")
+N_TOP_GENES = 2000  # that `preprocess` keeps by default
+SAME_TOTAL = 1e-3  # relative difference of two normalisation totals that float32 explains
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A matrix on the scale that a model reads.
+
+    Attributes
+    ----------
+    x : matrix [n, G]
+    var : DataFrame [G, ...]
+        Of its columns.
+    """
+
+    x: Any
+    var: pd.DataFrame
+
+
+def total_of(adata: AnnData, key: str = "X") -> float | None:
+    """What the counts of a cell were scaled to before the logarithm, where the file says so or all genes are there."""
+    written = Provenance.of(adata.uns).preprocess
+    if written is not None and written.target_sum is not None:
+        return written.target_sum
+    scale = None if _lacks(adata, key) else scale_of(matrix_of(adata, key))
+    return scale.total if scale is not None and scale.kind == "log" and scale.base is None else None
+
+
+def counts_like(adata: AnnData, key: str, *, rounded: bool = False) -> Expression:
+    """Raw counts of cells: where the model's training file had them, else wherever they are; errors as `counts_of`."""
+    found = counts_of(adata, key, rounded=rounded)
+    return Expression(found.matrix, found.var)
+
+
+def log_like(
+    adata: AnnData, key: str, target_sum: float | None, where: str = "the input", *, rounded: bool = False
+) -> Expression:
+    """Log expression of cells at a model's total: as it is, rescaled from another total, or made of raw counts.
+
+    Parameters
+    ----------
+    key : str
+        The matrix that the model reads: "X", or a layer.
+    target_sum : float, optional
+        What the counts of a cell of the training file were scaled to; None where that is not known.
+    rounded : bool
+        Estimated counts are rounded.
+
+    Raises
+    ------
+    InputError
+        There is neither log expression nor, where the total is known, raw counts; or the matrix is not fit.
+    """
+    if not _has_log(adata, key) and (_lacks(adata, key) or has_counts(adata, rounded=rounded)):
+        return _made_of_counts(adata, target_sum, where, rounded)
+    x = matrix_of(adata, key)
+    check_expression(x, "log", f"{where}'s {key}", names=(adata.obs_names, adata.var_names))
+    total = total_of(adata, key)
+    if target_sum is not None and total is not None and abs(total / target_sum - 1) > SAME_TOTAL:
+        said = "%s is normalised to %.6g counts a cell; brought to %.6g, the total of what it is compared with"
+        log.warning(said, where, total, target_sum)
+        x = rescaled(x, target_sum / total)
+    return Expression(x, adata.var)
+
+
+@dataclass(frozen=True)
+class Training(Expression):
+    """What a model is trained on.
+
+    Attributes
+    ----------
+    matrix : str
+        Where it lies in the training file: "X", or a layer.
+    recipe : Recipe
+    """
+
+    matrix: str
+    recipe: Recipe
+
+
+def to_train_on(
+    adata: AnnData,
+    expression: str,
+    *,
+    layer: str | None = None,
+    n_top_genes: int | None = None,
+    batch: str | None = None,
+    rounded: bool = False,
+    where: str = "the input",
+) -> Training:
+    """The matrix to train on; of raw counts, where log expression is wanted, what `preprocess` would make of them.
+
+    Parameters
+    ----------
+    expression : {"log", "counts"}
+        What the method reads.
+    layer : str, optional
+        The matrix to take as it is.
+    n_top_genes : int, optional
+        Highly variable genes to keep of raw counts, 0 for all; by default 2,000 where log expression is wanted, and all
+        where counts are.
+    batch : str, optional
+        obs column within which variability is judged.
+    rounded : bool
+        Estimated counts are rounded.
+
+    Raises
+    ------
+    InputError
+        There is no such matrix, no counts, or they are not fit.
+    """
+    if expression == "counts":
+        return _counts_to_train_on(adata, layer, n_top_genes, batch, where, rounded)
+    if layer is None and not _has_log(adata, "X") and (_lacks(adata, "X") or has_counts(adata, rounded=rounded)):
+        return _preprocessed(adata, n_top_genes, batch, where, rounded=rounded)
+    if n_top_genes is not None:
+        raise UsageError(f"{option('n_top_genes', n_top_genes)} is of raw counts; {where} holds log expression")
+    key = layer or "X"
+    x = matrix_of(adata, key, where)
+    check_expression(x, "log", f"{where}'s {key}", names=(adata.obs_names, adata.var_names))
+    return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key)))
+
+
+def _counts_to_train_on(
+    adata: AnnData, layer: str | None, n_top_genes: int | None, batch: str | None, where: str, rounded: bool
+) -> Training:
+    """Raw counts of all genes, or of the most variable ones."""
+    if layer is not None:
+        place = find_counts(adata, layer=layer, rounded=rounded)
+    else:
+        place = counts_of(adata, default_matrix(adata, "counts"), rounded=rounded)
+    written = Provenance.of(adata.uns).preprocess
+    recipe = Recipe(target_sum=None if written is None else written.target_sum, rounded=rounded)
+    if not n_top_genes:
+        return Training(place.matrix, place.var, place.where, recipe)
+    kept = _preprocessed(adata, n_top_genes, batch, where, layer=layer, rounded=rounded)
+    columns = place.var.index.get_indexer(kept.var.index)
+    return Training(place.matrix[:, columns], kept.var, place.where, kept.recipe)
+
+
+def _preprocessed(
+    adata: AnnData,
+    n_top_genes: int | None,
+    batch: str | None,
+    where: str,
+    *,
+    layer: str | None = None,
+    rounded: bool = False,
+) -> Training:
+    """Of raw counts what `preprocess` makes of them, of every cell: one without counts is zero in all genes."""
+    if n_top_genes is None:
+        n_top_genes = N_TOP_GENES if adata.n_vars > N_TOP_GENES else 0
+    made = preprocess(adata, n_top_genes=n_top_genes, batch=batch, layer=layer, rounded=rounded)
+    step = Provenance.of(made.uns).preprocess
+    assert step is not None and step.target_sum is not None
+    said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does"
+    log.info(said, where, step.target_sum, f"{made.n_vars:,}")
+    x = made.X
+    if made.n_obs < adata.n_obs:
+        log.warning("%d cells have no counts", adata.n_obs - made.n_obs)
+        place = find_counts(adata, layer=layer, rounded=rounded)
+        x = normalised_log(place.matrix, step.target_sum)[:, place.var.index.get_indexer(made.var_names)]
+    recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
+    return Training(x, made.var, "X", recipe)
+
+
+def serves(adata: AnnData, expression: str, key: str = "X") -> bool:
+    """Whether cells, of which one matrix was read, hold what a method reads, or raw counts to make it of."""
+    return (expression == "log" and _has_log(adata, key)) or has_counts(adata)
+
+
+def rescaled(x: Any, factor: float) -> Any:
+    """log1p expression of counts that are `factor` times as many, of a matrix [n, G]; sparse stays sparse."""
+    if sparse.issparse(x):
+        result = x.astype(np.float32)
+        result.data = np.log1p(np.expm1(result.data) * np.float32(factor))
+        return result
+    return np.log1p(np.expm1(np.asarray(x, dtype=np.float32)) * np.float32(factor))
+
+
+def on_scale_of(predicted: AnnData, real: AnnData, where: str) -> AnnData:
+    """Real cells on the scale of a prediction of log expression, as `log_like`; the same object where they are on it.
+
+    Raises
+    ------
+    InputError
+        They hold raw counts, and what the prediction is normalised to is not known.
+    """
+    written = Provenance.of(predicted.uns).preprocess
+    found = log_like(real, "X", written.target_sum if written is not None else None, where)
+    if found.x is real.X:
+        return real
+    return _only(found, real)
+
+
+def _only(found: Expression, cells: AnnData) -> AnnData:
+    """The cells with nothing but obs and this matrix."""
+    from anndata import AnnData
+
+    return AnnData(found.x, obs=cells.obs, var=found.var)
+
+
+def _made_of_counts(adata: AnnData, target_sum: float | None, where: str, rounded: bool) -> Expression:
+    found = find_counts(adata, rounded=rounded)
+    if target_sum is None:
+        raise InputError(
+            f"{where} holds raw counts ({found.said}), and what log expression was normalised to where the model "
+            "learned is not known; normalise and log-transform these cells in the same way"
+        )
+    log.info("%s: raw counts normalised to %.6g a cell and log-transformed", where, target_sum)
+    return Expression(normalised_log(sparse.csr_matrix(found.matrix), target_sum), found.var)
+
+
+def _has_log(adata: AnnData, key: str) -> bool:
+    """Whether a matrix is there and may be log expression."""
+    return not _lacks(adata, key) and scale_of(matrix_of(adata, key)).kind in ("log", "other")
+
+
+def _lacks(adata: AnnData, key: str) -> bool:
+    return adata.X is None if key == "X" else key not in adata.layers

@@ -1,0 +1,128 @@
+"""KEY=VALUE,KEY=VALUE as users type it, with names that hold commas and equals signs themselves.
+
+What is known of columns and values decides where a term ends: the longest text that is a known value wins, so that
+`cell_type=CD4-positive, alpha-beta T cell` is one term. Double quotes keep together what cannot be known:
+`cell_type="a,cond=b",cond=c`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from cellalign.errors import UsageError
+
+Term = tuple[str | None, str]
+IsKnown = Callable[[str | None, str], bool]
+
+
+def split_terms(text: str, keys: Collection[str], is_known: IsKnown, *, bare: bool = False) -> list[Term]:
+    """The terms of an item: keys and values, not yet looked up; the key of a value without one is None.
+
+    Parameters
+    ----------
+    keys : collection of str
+        The columns there are.
+    is_known : callable
+        Whether a column (None: that of a bare value) has a value.
+    bare : bool
+        Whether a term may be a value alone.
+
+    Raises
+    ------
+    UsageError
+        A term is not KEY=VALUE.
+    """
+    found = _parsed(text, keys, is_known, bare)
+    if found is None:
+        found = [_plain(piece, text, keys, bare) for piece in _pieces(text, keys, bare)]
+    return found
+
+
+def term(key: str, value: str) -> str:
+    """KEY=VALUE of a column and its value, quoted where it has to be."""
+    return f"{key}={quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    """A value as one piece of an item."""
+    if not any(sign in value for sign in ',="') and value == value.strip():
+        return value
+    return '"' + value.replace('"', '""') + '"'
+
+
+def unquoted(value: str) -> str:
+    """The inverse of `quoted`; other text is as it is."""
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return value[1:-1].replace('""', '"')
+    return value
+
+
+def _parsed(text: str, keys: Collection[str], is_known: IsKnown, bare: bool) -> list[Term] | None:
+    """All terms, every one of a known column and value, the longest values first; None where there is no such way."""
+    for end in (len(text), *reversed(list(_commas(text)))):
+        first = _known(text[:end], keys, is_known, bare)
+        if first is None:
+            continue
+        if end == len(text):
+            return [first]
+        rest = _parsed(text[end + 1 :], keys, is_known, bare)
+        if rest is not None:
+            return [first, *rest]
+    return None
+
+
+def _known(text: str, keys: Collection[str], is_known: IsKnown, bare: bool) -> Term | None:
+    """The one term that a text is, of a known column and value."""
+    ways: list[Term] = [(None, text.strip())] if bare else []
+    stripped = text.strip()
+    ways += [
+        (key, stripped[len(key) + 1 :].strip()) for key in keys if key and stripped.startswith(f"{key}=")
+    ]  # a key may hold an equals sign
+    for key, value in ways:
+        for meant in dict.fromkeys((value, unquoted(value))):
+            if value and is_known(key, meant):
+                return key, meant
+    return None
+
+
+def _commas(text: str) -> Iterator[int]:
+    """Places of the commas outside double quotes."""
+    within = False
+    for place, sign in enumerate(text):
+        if sign == '"':
+            within = not within
+        elif sign == "," and not within:
+            yield place
+
+
+def _pieces(text: str, keys: Collection[str], bare: bool) -> list[str]:
+    """The text cut at commas: at those before KEY=, of a column that is there or where no value may stand alone."""
+    places = list(_commas(text))
+    parts = [text[start:end] for start, end in zip([0, *(p + 1 for p in places)], [*places, len(text)], strict=True)]
+    pieces = parts[:1]
+    for part in parts[1:]:
+        key, equals, _ = part.partition("=")
+        names_column = any(part.strip().startswith(f"{name}=") for name in keys if name)
+        if names_column or (not bare and equals and " " not in key.strip()):
+            pieces.append(part)
+        else:
+            pieces[-1] += f",{part}"
+    return pieces
+
+
+def _plain(piece: str, item: str, keys: Collection[str], bare: bool) -> Term:
+    """A term whose value nobody knows, so that whoever looks it up can say so."""
+    piece = piece.strip()
+    named = [name for name in keys if name and piece.startswith(f"{name}=")]
+    if named:
+        key = max(named, key=len)
+        value = piece[len(key) + 1 :].strip()
+    else:
+        key, equals, value = (part.strip() for part in piece.partition("="))
+        if bare:
+            return None, unquoted(piece)
+        if not equals or not key:
+            raise UsageError(f"{item!r} is not KEY=VALUE")
+    if not value:
+        raise UsageError(f"{item!r} is not KEY=VALUE")
+    return key, unquoted(value)

@@ -1,0 +1,116 @@
+"""What a file predicts: cellalign's own record of a counterfactual, or, where another tool made it, its condition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from cellalign.data.columns import column, find_control
+from cellalign.data.matrices import LARGEST_LOG, is_counts
+from cellalign.errors import InputError, option, spoken
+from cellalign.records import Counterfactual, Provenance
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+APART = 1.5  # ratio of library sizes from which two normalisations are said to differ
+TOO_FAR_APART = 4.0
+LOOKED_AT = 500  # cells
+
+
+def expression_of(adata: AnnData) -> str:
+    """The scale of a prediction's X, "log" or "counts": as it is recorded, else by its values."""
+    record = Provenance.of(adata.uns).counterfactual
+    if record is not None:
+        return record.expression
+    return "counts" if adata.X is not None and is_counts(adata.X) else "log"
+
+
+def of_another_tool(
+    adata: AnnData, against: AnnData, condition: str | None, control: str | None
+) -> list[Counterfactual]:
+    """Cells of another tool as predictions of the values of their condition column, but for the control.
+
+    Parameters
+    ----------
+    adata, against : AnnData
+        The prediction, and the real cells.
+    condition, control : str, optional
+        The control is looked for among the real cells' conditions where it is not given.
+
+    Raises
+    ------
+    InputError
+        No condition column, only control cells, or no matrix on one of the scales that can be compared.
+    """
+    if condition is None:
+        asked = option("condition", hint="KEY")
+        raise InputError(f"{asked} is needed: the obs column that says which condition each predicted cell is of")
+    check_finite(adata.X, "the prediction's X")
+    scale = expression_of(adata)
+    if scale == "log" and adata.X.max() > LARGEST_LOG:
+        raise InputError(
+            "the prediction's X is neither counts nor log1p expression (its largest value is "
+            f"{adata.X.max():.4g}); bring it on the scale of the real cells"
+        )
+    values = list(column(adata.obs, condition).categories)
+    origin = control or find_control(column(against.obs, condition).categories)
+    predicted = [value for value in values if value != origin]
+    if not predicted:
+        example = spoken(python=f"adata.obs[{condition!r}] = 'stimulated'", command="in Python, adata.obs[KEY] = VALUE")
+        raise InputError(
+            f"every predicted cell has {condition}={origin!r}, the control; write into that column what was "
+            f"predicted: {example}"
+        )
+    return [
+        Counterfactual(method="", condition=condition, from_=origin or "", to=value, expression=scale)
+        for value in predicted
+    ]
+
+
+def check_finite(x: Any, where: str) -> None:
+    """Refuse a matrix that is not there, not numeric, or holds NaN or infinite values: InputError."""
+    if x is None:
+        raise InputError(f"{where} is not there; a prediction's expression has to be in it")
+    values = x.data if sparse.issparse(x) else np.asarray(x)
+    if values.dtype.kind not in "iufb":
+        raise InputError(f"{where} is not numeric (it holds {values.dtype})")
+    # the sum is one pass; only of a bad matrix are the culprits counted
+    with np.errstate(all="ignore"):
+        fine = np.isfinite(values.sum(dtype=np.float64)) or np.isfinite(values).all()
+    if not fine:
+        raise InputError(f"{where} holds {int((~np.isfinite(values)).sum())} NaN or infinite values; correct them")
+
+
+def check_library_sizes(predicted: Any, real: Any, where: str) -> str | None:
+    """Compare what the normalised expression of cells sums up to, of log expression of the same genes [n, G] each.
+
+    Returns
+    -------
+    str or None
+        What is to be noted where sums differ; None where they are alike.
+
+    Raises
+    ------
+    InputError
+        They differ too much to be on one scale.
+    """
+    ours, theirs = (_library_size(x) for x in (predicted, real))
+    if not (ours > 0 and theirs > 0):
+        return None
+    ratio = max(ours, theirs) / min(ours, theirs)
+    said = f"predicted cells sum up to {ours:.4g} (expm1 of X, median) and those of {where} to {theirs:.4g}"
+    if ratio > TOO_FAR_APART:
+        raise InputError(f"{said}: they are not normalised alike; bring both to the same counts per cell")
+    return f"{said}: if they were normalised to different totals, scores tell of that" if ratio > APART else None
+
+
+def _library_size(x: Any) -> float:
+    """Median over cells of the sum of expm1, judged by some of them."""
+    rows = np.unique(np.linspace(0, x.shape[0] - 1, min(LOOKED_AT, x.shape[0])).astype(int))
+    part = x[rows]
+    with np.errstate(all="ignore"):
+        sums = np.asarray((part.expm1() if sparse.issparse(part) else np.expm1(np.asarray(part))).sum(1))
+    return float(np.median(sums))

@@ -1,0 +1,144 @@
+"""How many threads compute: of torch, numba, BLAS, OpenMP and scikit-learn's workers alike. Imports none of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cellalign.errors import UsageError, option
+
+# what libraries read when they are imported
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")
+CGROUPS = Path("/sys/fs/cgroup")
+_limit: int | None = None
+
+
+def available() -> int:
+    """CPUs this process may use: what its affinity, its cgroup's quota and its SLURM job leave of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    job = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    limits = [int(job)] if job.isdigit() and int(job) else []
+    return max(1, min([cpus, *limits, *_quotas()]))
+
+
+def asked_for() -> int | None:
+    """What OMP_NUM_THREADS says, None where it says nothing."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) else None
+
+
+def workers() -> int:
+    """How many jobs scikit-learn may run at a time: as many as torch has threads, and no more than there are CPUs."""
+    if _limit is not None:
+        return _limit
+    torch = sys.modules.get("torch")
+    known = [torch.get_num_threads()] if torch is not None else []
+    return min([asked_for() or available(), *known])
+
+
+@contextmanager
+def limited(threads: int | None = None) -> Iterator[None]:
+    """As many threads of all libraries within, and as many as before after it.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Without it each library keeps its own number; but torch's, which numba changes when it starts, comes back.
+
+    Raises
+    ------
+    UsageError
+        There is no thread to compute with.
+    """
+    global _limit
+    check(threads)
+    before, torch = _limit, sys.modules.get("torch")
+    torch_before = torch.get_num_threads() if torch is not None else 0
+    with ExitStack() as others:
+        try:
+            if threads is not None:
+                _limit = threads
+                _limit_others(threads, others)
+                if torch is not None:
+                    torch.set_num_threads(threads)
+            yield
+        finally:
+            _limit = before
+            others.close()
+            if torch is not None and torch.get_num_threads() != torch_before:
+                torch.set_num_threads(torch_before)
+
+
+def check(threads: int | None) -> None:
+    """Refuse a number below one: UsageError."""
+    if threads is not None and threads < 1:
+        raise UsageError(f"{option('threads')} must be at least 1, not {threads}")
+
+
+def _limit_others(threads: int, stack: ExitStack) -> None:
+    """BLAS, OpenMP and numba, until the stack is closed."""
+    import numba
+    from threadpoolctl import threadpool_limits
+
+    numbas = numba.get_num_threads()  # starts OpenMP with as many as numba has, so that the others come after it
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    stack.callback(numba.set_num_threads, numbas)
+    stack.enter_context(threadpool_limits(threads))
+
+
+def tell_libraries(threads: int | None = None) -> None:
+    """Say in the environment how many threads there are, for libraries that are not imported yet: the command line's.
+
+    Parameters
+    ----------
+    threads : int, optional
+        By default what OMP_NUM_THREADS says, else the CPUs this process may use, where these are not all.
+    """
+    if threads is not None:
+        os.environ.update({name: str(threads) for name in (*VARIABLES, "NUMBA_NUM_THREADS")})
+        return
+    number = asked_for()
+    if number is None and available() < (os.cpu_count() or 1):
+        number = available()
+        os.environ["OMP_NUM_THREADS"] = str(number)
+    # numba, with which scanpy and UMAP compute, would raise the number of torch's threads to that of the cores
+    if number is not None:
+        os.environ.setdefault("NUMBA_NUM_THREADS", str(number))
+
+
+def _quotas() -> list[int]:
+    """CPUs' worth of time that the cgroups this process is in may use."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+    found = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        second = not controllers  # version 2 of cgroups
+        if not (second or "cpu" in controllers.split(",")):
+            continue
+        home = CGROUPS if second else CGROUPS / "cpu"
+        for folder in (home / group.lstrip("/"), *(home / group.lstrip("/")).parents):
+            found += _quota(folder)
+            if folder == home:
+                break
+    return found
+
+
+def _quota(folder: Path) -> list[int]:
+    """The CPUs that one cgroup may use, nothing where it has no quota; a part of one counts as one."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{what}_us").read_text().strip() for what in ("quota", "period"))
+        return [-(-int(quota) // int(period))] if int(quota) > 0 and int(period) > 0 else []
+    except (OSError, ValueError):  # no such file, or "max"
+        return []
