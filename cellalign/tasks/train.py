@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading, in_memory
-from cellalign.errors import InputError, UsageError, option
+from cellalign.errors import InputError, UsageError, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import beside
@@ -184,7 +184,12 @@ def train(
     check_names(adata, "the input")
     with limited(threads):  # scanpy would leave torch another number of them
         expression = to_train_on(
-            adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes, rounded=rounded
+            adata,
+            cls.reads(hyperparameters),
+            layer=layer,
+            n_top_genes=n_top_genes,
+            rounded=rounded,
+            advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
         )
     trained_on = ~held_out(adata.obs, holdout, control=control)
     if trained_on.sum() < MIN_TRAINING_CELLS:
