@@ -77,10 +77,10 @@ class ReadsCells(ModelDescription):
         """
         adata = in_memory(adata)
         check_names(adata, "the input")
-        rounded = self.record.recipe.rounded
+        rounded, base = self.record.recipe.rounded, self.record.recipe.base
         if self.expression == "counts":
             return self._in_order(counts_like(adata, self.matrix, rounded=rounded), missing_genes)
-        return self._in_order(log_like(adata, self.matrix, self.target_sum, rounded=rounded), missing_genes)
+        return self._in_order(log_like(adata, self.matrix, self.target_sum, base=base, rounded=rounded), missing_genes)
 
     def _in_order(self, found: Expression, missing_genes: str) -> Expression:
         """Expression with the model's genes in its order."""
@@ -146,7 +146,9 @@ class ReadsCells(ModelDescription):
         total = self.target_sum
         if total is None and counts is not None and self.expression == "counts":
             total = float(np.median(np.asarray(counts.x.sum(1))))
-        found = self._in_order(log_like(adata, "X", total, rounded=rounded), missing_genes)
+        found = self._in_order(
+            log_like(adata, "X", total, base=self.record.recipe.base, rounded=rounded), missing_genes
+        )
         result = AnnData(found.x, adata.obs, found.var, obsm=dict(adata.obsm), uns=self.preprocessed(adata.uns, total))
         if counts is not None:
             result.layers["counts"] = self._in_order(counts, missing_genes).x
