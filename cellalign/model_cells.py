@@ -79,14 +79,17 @@ class ReadsCells(ModelDescription):
         check_names(adata, "the input")
         rounded, base = self.record.recipe.rounded, self.record.recipe.base
         if self.expression == "counts":
-            return self._in_order(counts_like(adata, self.matrix, rounded=rounded), missing_genes)
-        return self._in_order(log_like(adata, self.matrix, self.target_sum, base=base, rounded=rounded), missing_genes)
+            found = counts_like(adata, self.matrix, rounded=rounded)
+        else:
+            found = log_like(adata, self.matrix, self.target_sum, base=base, rounded=rounded)
+        written = Provenance.of(adata.uns).preprocess
+        return self._in_order(found, missing_genes, preprocessed=written is not None and written.n_top_genes > 0)
 
-    def _in_order(self, found: Expression, missing_genes: str) -> Expression:
+    def _in_order(self, found: Expression, missing_genes: str, preprocessed: bool = False) -> Expression:
         """Expression with the model's genes in its order."""
         matching = match(found.var, self.genes, self.record.other_names)
         say_how(matching, "the input")
-        x = align_genes(found.x, matching, self.genes, missing=missing_genes)
+        x = align_genes(found.x, matching, self.genes, missing=missing_genes, preprocessed=preprocessed)
         var = found.var.reset_index(drop=True).reindex(matching.columns)
         return Expression(x, var.set_axis(pd.Index(self.genes)))
 
