@@ -210,8 +210,8 @@ def align_genes(
     absent = np.flatnonzero(columns < 0)
     if len(absent) == len(columns):
         raise InputError(
-            f"{where} has none of the model's {len(columns)} genes ({need[0]}, ...): if a column of var names them, say "
-            f"which with {option('gene_key', hint='COLUMN')}"
+            f"{where} has none of the model's {len(columns)} genes ({need[0]}, ...): if a column of var names them, "
+            f"say which with {option('gene_key', hint='COLUMN')}"
         )
     if len(absent) and missing != "zero":
         own = "its genes were chosen by a preprocess of its own: name the raw file"
