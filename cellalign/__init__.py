@@ -1,7 +1,7 @@
 """cellalign: integrate single cells across conditions, predict them under another, find what perturbations target.
 
     import cellalign
-    adata = cellalign.preprocess(anndata.read_h5ad("kang.h5ad"))
+    adata = cellalign.preprocess(cellalign.read("kang.h5ad"))
     model = cellalign.train(adata, method="comp", condition="stim")
     cellalign.embed(adata, model)                                   # adata.obsm["X_comp"]
     stimulated = cellalign.counterfactual(adata, model, to="stimulated")
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cellalign.tasks.evaluate import evaluate
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
+    from cellalign.tasks.read import read
     from cellalign.tasks.targets import targets, write_targets
     from cellalign.tasks.train import matrix_for, train
     from cellalign.tasks.transfer import transfer
@@ -47,6 +48,7 @@ _HOME = {
     "matrix_for": "tasks.train",
     "plot_umap": "tasks.embed",
     "preprocess": "tasks.preprocess",
+    "read": "tasks.read",
     "targets": "tasks.targets",
     "train": "tasks.train",
     "transfer": "tasks.transfer",
@@ -68,6 +70,7 @@ __all__ = [
     "matrix_for",
     "plot_umap",
     "preprocess",
+    "read",
     "simulate",
     "targets",
     "train",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.files import read_matrix
-from cellalign.data.genes import align_genes, match, say_how
-from cellalign.data.loader import Cells, make_cells
-from cellalign.data.matrices import check_names, has_counts
-from cellalign.data.reading import Reading, in_memory
-from cellalign.data.recipe import Expression, counts_like, log_like
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.device import computing
@@ -30,15 +23,14 @@ from cellalign.methods.base import (
 )
 from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
-from cellalign.model_description import ModelDescription, sees_condition
-from cellalign.model_directory import build, read_history, read_record, read_weights, training_files, write_model
+from cellalign.model_cells import ReadsCells
+from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
-from cellalign.records import Embedding, ModelRecord, Preprocessing, Provenance, obsm_key
-from cellalign.records.provenance import KEY
+from cellalign.records import Embedding, ModelRecord, obsm_key
 
 
-class Model(ModelDescription):
+class Model(ReadsCells):
     """A method with its weights and everything needed to apply it to new cells.
 
     Attributes
@@ -68,16 +60,6 @@ class Model(ModelDescription):
         if not isinstance(self.method, capability):
             raise ModelError(lacks(self.name, capability))
         return self.method
-
-    def check_source(self) -> Reading:
-        """The training files as they were read, if they are still what the model was trained on.
-
-        Raises
-        ------
-        InputError
-            One is unknown, gone or changed.
-        """
-        return training_files(self.record.source)
 
     def save(self, directory: str | Path, *, force: bool = False) -> None:
         """Write the model directory; see `model_directory.write_model` for what it raises."""
@@ -202,19 +184,6 @@ class Model(ModelDescription):
         with computing(device) as torch_device:
             return predict.posterior(self.method, cells, device=torch_device)
 
-    def cells(
-        self, adata: AnnData, *, missing_genes: str = "error", with_condition: bool = True, unseen: bool = False
-    ) -> Cells:
-        """Cells as the method reads them: genes matched by name, columns as the fields encode them.
-
-        Raises
-        ------
-        InputError
-            As `embeddings`.
-        """
-        x = self.expression_of(adata, missing_genes)
-        return make_cells(adata, x, self.fields, with_condition=with_condition, unseen=unseen)
-
     def validation_rows(self, adata: AnnData) -> np.ndarray | None:
         """Rows of the training data that were validated on; None where `adata` is not the training data."""
         sizes, key = self.record.cells, self.condition
@@ -292,106 +261,6 @@ class Model(ModelDescription):
             layers["sd_of_mean"], the part of it that comes from not knowing the cell's latents.
         """
         return self.predict(adata, to=to, **options).to_adata()
-
-    @cached_property
-    def target_sum(self) -> float | None:
-        """What the counts of a cell of the training file were scaled to; None where that is not known.
-
-        Models of earlier versions do not hold it: their training file does, if `preprocess` wrote it.
-        """
-        if self.record.recipe.target_sum is not None:
-            return self.record.recipe.target_sum
-        try:
-            written = Provenance.of(read_matrix(self.check_source(), None).uns).preprocess
-        except InputError:
-            return None
-        return None if written is None else written.target_sum
-
-    def expression_of(self, adata: AnnData, missing_genes: str = "error") -> Any:
-        """The matrix that the model reads [n, G], on its scale, its genes in the model's order; see `aligned`."""
-        return self.aligned(adata, missing_genes).x
-
-    def aligned(self, adata: AnnData, missing_genes: str = "error") -> Expression:
-        """What the model reads of cells: raw counts and other totals brought to its scale, genes to its order.
-
-        Raises
-        ------
-        InputError
-            As `recipe.log_like` and `recipe.counts_like`; genes are missing, or names occur twice.
-        """
-        adata = in_memory(adata)
-        check_names(adata, "the input")
-        rounded = self.record.recipe.rounded
-        if self.expression == "counts":
-            return self._in_order(counts_like(adata, self.matrix, rounded=rounded), missing_genes)
-        return self._in_order(log_like(adata, self.matrix, self.target_sum, rounded=rounded), missing_genes)
-
-    def _in_order(self, found: Expression, missing_genes: str) -> Expression:
-        """Expression with the model's genes in its order."""
-        matching = match(found.var, self.genes, self.record.other_names)
-        say_how(matching, "the input")
-        x = align_genes(found.x, matching, self.genes, missing=missing_genes)
-        var = found.var.reset_index(drop=True).reindex(matching.columns)
-        return Expression(x, var.set_axis(pd.Index(self.genes)))
-
-    def as_read(self, adata: AnnData, missing_genes: str = "error") -> AnnData:
-        """The cells with their obs and nothing but what the model reads of them, as `aligned` gives it.
-
-        Returns
-        -------
-        AnnData [n, G]
-            The matrix lies where the training file had it, vectors of columns in obsm.
-        """
-        found = self.aligned(adata, missing_genes)
-        vectors = {name: adata.obsm[name] for name in self.obsm if name in adata.obsm}
-        result = AnnData(obs=adata.obs, var=found.var, obsm=vectors, uns=self.preprocessed(adata.uns, self.target_sum))
-        if self.matrix == "X":
-            result.X = found.x
-        else:
-            result.layers[self.matrix] = found.x
-        return result
-
-    def preprocess(self, adata: AnnData, missing_genes: str = "error") -> AnnData:
-        """New cells as `cellalign.preprocess` made the training data: all of them, the model's genes, its total.
-
-        Returns
-        -------
-        AnnData [n, G]
-            X log expression, layers["counts"] the raw counts where there are any; obs, obsm and uns are kept.
-
-        Raises
-        ------
-        InputError
-            As `aligned`.
-        """
-        adata = in_memory(adata)
-        check_names(adata, "the input")
-        counts = counts_like(adata, self.matrix) if self.expression == "counts" or has_counts(adata) else None
-        total = self.target_sum
-        if total is None and counts is not None and self.expression == "counts":
-            total = float(np.median(np.asarray(counts.x.sum(1))))
-        found = self._in_order(log_like(adata, "X", total), missing_genes)
-        result = AnnData(found.x, adata.obs, found.var, obsm=dict(adata.obsm), uns=self.preprocessed(adata.uns, total))
-        if counts is not None:
-            result.layers["counts"] = self._in_order(counts, missing_genes).x
-        return result
-
-    def preprocessed(self, uns: Mapping[str, Any], total: float | None) -> dict[str, Any]:
-        """`uns` with the provenance of cells brought to a total."""
-        written = Provenance.of(uns)
-        if total is not None:
-            step = written.preprocess or Preprocessing(counts_from="", n_top_genes=0, target_sum=total)
-            written = written.with_steps(step.model_copy(update={"target_sum": total}))
-        return {**uns, KEY: written.plain()}
-
-    def _to_encode(self, adata: AnnData, missing_genes: str = "error", unseen: bool = False) -> Cells:
-        """Cells whose condition is read only where the encoder sees it."""
-        needed = self.method.embedding_needs_condition
-        return self.cells(adata, missing_genes=missing_genes, with_condition=needed, unseen=unseen)
-
-    def _to_score(self, adata: AnnData) -> Cells:
-        """Cells whose condition is read only where the likelihood depends on it."""
-        return self.cells(adata, with_condition=sees_condition(self.method))
 
 
 def load(directory: str | Path) -> Model:

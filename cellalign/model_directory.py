@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from safetensors import SafetensorError
@@ -13,16 +15,30 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cellalign.data.fields import read_fields
-from cellalign.data.files import atomic_directory, checksum, stamp
+from cellalign.data.files import atomic_directory, check_output, checksum, stamp
 from cellalign.data.reading import Reading
 from cellalign.engine.checkpoint import save_tensors
-from cellalign.errors import InputError, ModelError, spoken
+from cellalign.errors import InputError, ModelError, UsageError, spoken
 from cellalign.methods.base import Layout, Method
 from cellalign.methods.registry import get
 from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord
 
 log = logging.getLogger("cellalign")
 SPEC, WEIGHTS, HISTORY = "model.yaml", "weights.safetensors", "history.csv"
+
+
+def check_model_output(directory: str | os.PathLike[str], force: bool, inputs: Sequence[Any] = ()) -> None:
+    """Refuse, before any work, a place where a model cannot be written: nothing but a model is replaced by one.
+
+    Raises
+    ------
+    UsageError, InputError
+        As `data.files.check_output`; or it exists and is neither a model directory nor an empty folder.
+    """
+    path = Path(os.path.abspath(directory))
+    check_output(path, force, inputs)
+    if path.exists() and not (path.is_dir() and ((path / SPEC).is_file() or not any(path.iterdir()))):
+        raise UsageError(f"{directory} exists and is no model directory, so it is not replaced; choose another name")
 
 
 def write_model(
@@ -47,7 +63,8 @@ def write_model(
     InputError
         It cannot be written.
     """
-    with atomic_directory(directory, force) as fresh:
+    check_model_output(directory, force)
+    with atomic_directory(os.path.abspath(directory), force) as fresh:
         save_tensors(weights, fresh / WEIGHTS)
         record = record.model_copy(update={"weights_checksum": checksum(fresh / WEIGHTS)})
         (fresh / SPEC).write_text(yaml.safe_dump(record.plain(), sort_keys=False, allow_unicode=True), encoding="utf-8")

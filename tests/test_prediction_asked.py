@@ -105,7 +105,12 @@ def test_a_number_and_a_batch_are_set_at_once(cells):
 
 def test_several_conditions_and_a_batch_are_set_at_once(cells):
     settings = {"hidden": [8], "latent_dim": 2, "epochs": 1}
-    model = cellalign.train(cells, method="ivae", condition="guide", control="ctrl", batch=["site"], settings=settings)
+    options = {"condition": "guide", "control": "ctrl", "settings": settings}
+    with pytest.raises(UsageError, match=r"'ivae' makes no use of batch=\['site'\].* that does: cvae, .*invae"):
+        cellalign.train(cells, method="ivae", batch=["site"], **options)
+    with pytest.MonkeyPatch.context() as patch:  # a model of before such a column was refused
+        patch.setattr("cellalign.tasks.roles.REFUSED", ())
+        model = cellalign.train(cells, method="ivae", batch=["site"], **options)
     assert set(model.counterfactual(cells, to="g1+g2").obs["guide"]) == {"g1+g2"}
     with pytest.raises(UsageError, match="does not see batches"):  # not: an unknown condition
         model.counterfactual(cells, to="g1+g2,site=b")

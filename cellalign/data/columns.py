@@ -55,7 +55,8 @@ def column(
     values = _present(obs, key, purpose)
     if values.dtype.kind == "f" and np.isinf(values.to_numpy(dtype=np.float64, na_value=np.nan)).any():
         raise InputError(f"{purpose} column {key!r} has infinite values; fill them in or drop those cells")
-    if values.dtype.kind == "f" and purpose != "selection" and values.nunique() > 50:
+    continuous = values.dtype.kind == "f" and purpose != "selection" and values.nunique() > 50
+    if continuous and (missing or values.notna().all()):
         number, numeric = option("continuous", True), f"add {option('numeric', [key])}, or "
         mends = {"condition": f"name it with {number}, or ", "batch": numeric, "covariate": numeric}
         raise InputError(

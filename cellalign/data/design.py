@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.columns import text_that_is_missing
+from cellalign.data.columns import column, text_that_is_missing
 from cellalign.data.controls import control_of
-from cellalign.data.said import tell
+from cellalign.data.said import Note
 from cellalign.data.values import known, listed
 from cellalign.errors import InputError, UsageError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields, Role
@@ -52,7 +52,7 @@ def check_apart(named: Mapping[str, Sequence[str]]) -> None:
         )
 
 
-def check_design(cells: AnnData, fields: Fields) -> None:
+def check_design(cells: AnnData, fields: Fields) -> list[Note]:
     """Look at the columns of the training cells together.
 
     Parameters
@@ -61,6 +61,11 @@ def check_design(cells: AnnData, fields: Fields) -> None:
         Those that are trained on; obs is read.
     fields : Fields
         As fitted to them.
+
+    Returns
+    -------
+    list of Note
+        What is to be said of them.
 
     Raises
     ------
@@ -71,13 +76,12 @@ def check_design(cells: AnnData, fields: Fields) -> None:
     codes = {field: field.encode(cells) for field in every if field.kind == "categorical"}
     for field, own in codes.items():
         _check_levels(field, own)
-    _say_control(fields.one(CONDITION), cells)
+    notes = list(_of_control(fields.one(CONDITION)))
     for field, own in codes.items():
-        _say_missing(field, own, cells)
-        _say_few(field, own)
-        _say_alike(field)
+        notes += [*_of_missing(field, own, cells), *_of_sizes(field, own), *_of_names(field, cells)]
     for one, other in _pairs(fields):
-        _say_confounded(one, _groups(one, cells, codes), other, _groups(other, cells, codes))
+        notes += _of_confounding(one, _groups(one, cells, codes), other, _groups(other, cells, codes))
+    return notes
 
 
 def _check_levels(field: Any, codes: np.ndarray) -> None:
@@ -88,11 +92,9 @@ def _check_levels(field: Any, codes: np.ndarray) -> None:
             f"{field.role} column {field.name!r} has {levels} values in {n} cells, about one per cell: nothing can be "
             f"learned of any; name a column of groups of cells"
         )
-    if levels == 1 and field.role in (BATCH, COVARIATE):
-        tell(logging.WARNING, f"{field.role} {field.name!r} is {field.categories[0]!r} in all cells: it tells nothing")
 
 
-def _say_control(field: Any, cells: AnnData) -> None:
+def _of_control(field: Any) -> Iterator[Note]:
     """The control that is taken, or that there is none and what that does."""
     if field is None or not field.categories:
         return
@@ -100,7 +102,7 @@ def _say_control(field: Any, cells: AnnData) -> None:
     alike = [name for name in found.alike if name != field.reference]
     if field.reference is not None:
         others = f" (called like a control too: {listed(alike, SHOWN)})" if alike else ""
-        tell(logging.INFO, f"control: {field.reference}, of {field.name!r}{others}")
+        yield logging.INFO, f"control: {field.reference}, of {field.name!r}{others}"
         return
     without = "counterfactuals start from every other condition"
     if len(field.categories) == 2:
@@ -108,13 +110,13 @@ def _say_control(field: Any, cells: AnnData) -> None:
     if alike:
         looks = "looks like one" if len(alike) == 1 else "look like one"
         message = f"no control taken of {field.name!r}, but {listed(alike, SHOWN)} {looks}"
-        tell(logging.WARNING, f"{message}: {option('control', hint='VALUE')} names it; without, {without}")
+        yield logging.WARNING, f"{message}: {option('control', hint='VALUE')} names it; without, {without}"
     else:
         message = f"no value of {field.name!r} is called as controls are"
-        tell(logging.INFO, f"{message}: {option('control', hint='VALUE')} names one; without, {without}")
+        yield logging.INFO, f"{message}: {option('control', hint='VALUE')} names one; without, {without}"
 
 
-def _say_missing(field: Any, codes: np.ndarray, cells: AnnData) -> None:
+def _of_missing(field: Any, codes: np.ndarray, cells: AnnData) -> Iterator[Note]:
     """Cells that have no value, and text that stands for none."""
     n = int((codes < 0).sum())
     if n:
@@ -126,20 +128,20 @@ def _say_missing(field: Any, codes: np.ndarray, cells: AnnData) -> None:
             COVARIATE: "they count as unknown",
             CONDITION: "theirs is inferred",
         }.get(field.role, "they count as unknown")
-        tell(logging.INFO, f"{n} cells have no {field.role} {field.name!r}{how}: {then}")
+        yield logging.INFO, f"{n} cells have no {field.role} {field.name!r}{how}: {then}"
     if field.role == LABEL:
         like = [name for name in field.categories if name.strip().lower() in NO_LABEL]
         if like:
             said = option("unlabelled", like[0])
-            tell(
-                logging.INFO, f"{listed(map(repr, like))} of {field.name!r} is taken for a label; if it is none: {said}"
-            )
+            yield logging.INFO, f"{like[0]!r} of {field.name!r} is taken for a label; if it means none: {said}"
 
 
-def _say_few(field: Any, codes: np.ndarray) -> None:
+def _of_sizes(field: Any, codes: np.ndarray) -> Iterator[Note]:
     """Values of a handful of cells."""
     sizes = np.bincount(codes[codes >= 0], minlength=len(field.categories))
     few = [(name, int(n)) for name, n in zip(field.categories, sizes, strict=True) if n < FEW]
+    if len(field.categories) == 1 and field.role in (BATCH, COVARIATE):
+        yield logging.WARNING, f"{field.role} {field.name!r} is {field.categories[0]!r} in all cells: it tells nothing"
     if field.role == LABEL or not few:
         return
     named = listed((f"{name} ({n})" for name, n in few), SHOWN)
@@ -147,18 +149,22 @@ def _say_few(field: Any, codes: np.ndarray) -> None:
     one = "; of a single cell there is no spread to learn" if any(n == 1 for _, n in few) else ""
     kind = "condition" if field.role == CONDITION else "value"
     found = f"{len(few)} {kind}s of {field.name!r} have" if len(few) > 1 else f"one {kind} of {field.name!r} has"
-    tell(logging.WARNING, f"{found} fewer than {FEW} cells: {named}; kept, but {then}{one}")
+    yield logging.WARNING, f"{found} fewer than {FEW} cells: {named}; kept, but {then}{one}"
 
 
-def _say_alike(field: Any) -> None:
-    """Categories that differ as text alone."""
-    groups = [group for group in known(field.categories).alike()]
+def _of_names(field: Any, cells: AnnData) -> Iterator[Note]:
+    """Categories that differ as text alone, and conditions that are known without the control in their name."""
+    groups = [" and ".join(map(repr, group)) for group in known(field.categories).alike()]
     if groups:
-        shown = listed((" and ".join(map(repr, group)) for group in groups), SHOWN)
-        tell(
-            logging.WARNING,
-            f"{field.role} {field.name!r} holds {shown}, which differ as text alone: taken as different",
-        )
+        message = f"{field.role} {field.name!r} holds {listed(groups, SHOWN)}, which differ as text alone"
+        yield logging.WARNING, f"{message}: taken as different"
+    if field.role != CONDITION or not any("+" in name for name in cells.obs[field.name].astype(str).unique()):
+        return
+    names = [str(name) for name in column(cells.obs, field.name, missing=True, named=field.named).categories]
+    others = [(name, field.known.name(name)) for name in names if name not in field.categories]
+    if others:
+        taken = listed((f"{name} is {short}" for name, short in others), 3)
+        yield logging.INFO, f"conditions of {field.name!r} without the control in their names, in one order: {taken}"
 
 
 def _pairs(fields: Fields) -> Iterator[tuple[Any, Any]]:
@@ -179,7 +185,7 @@ def _groups(field: Any, cells: AnnData, codes: Mapping[Any, np.ndarray]) -> np.n
     return groups if groups.max(initial=0) < len(groups) / 2 else None
 
 
-def _say_confounded(one: Any, a: np.ndarray | None, other: Any, b: np.ndarray | None) -> None:
+def _of_confounding(one: Any, a: np.ndarray | None, other: Any, b: np.ndarray | None) -> Iterator[Note]:
     """That one column determines the other, with numbers and what it does."""
     if a is None or b is None:
         return
@@ -204,7 +210,7 @@ def _say_confounded(one: Any, a: np.ndarray | None, other: Any, b: np.ndarray | 
         then = "no label is under two conditions, so what a condition does cannot be told from what a label is"
     else:
         then = f"the effect of the one cannot be told from that of the other, and removing the {one.role} removes both"
-    tell(logging.WARNING, f"{how} ({_counts(one, a, other, b)}): {then}")
+    yield logging.WARNING, f"{how} ({_counts(one, a, other, b)}): {then}"
 
 
 def _counts(one: Any, a: np.ndarray, other: Any, b: np.ndarray) -> str:

@@ -11,13 +11,16 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cellalign.errors import InputError, option
+from cellalign.errors import InputError, nearest, option
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 log = logging.getLogger("cellalign")
 
@@ -50,6 +53,43 @@ class Matching:
 
     columns: np.ndarray
     how: dict[str, int] = field(default_factory=dict)
+
+
+def with_genes_named(adata: AnnData, key: str, where: str) -> AnnData:
+    """The cells with their genes under the names in a column of var, of raw too where it has that column.
+
+    A gene without such a name keeps its own, and of one name several are told apart by a number, as scanpy does. The
+    names before are kept in a column of `SECOND_NAMES`.
+
+    Raises
+    ------
+    InputError
+        There is no such column; the nearest is named.
+    """
+    adata.var = _renamed(adata.var, key, where)
+    if adata.raw is not None and key in adata.raw.var:
+        from anndata import AnnData
+
+        adata.raw = AnnData(adata.raw.X, obs=adata.obs[[]], var=_renamed(adata.raw.var, key, f"{where}'s raw"))
+    return adata
+
+
+def _renamed(var: pd.DataFrame, key: str, where: str) -> pd.DataFrame:
+    from anndata.utils import make_index_unique
+
+    if key not in var:
+        there = ", ".join(map(str, var.columns)) or "none"
+        raise InputError(
+            f"{where} has no {option('gene_key', key)} in var.{nearest(key, map(str, var))} Columns: {there}"
+        )
+    own, values = pd.Index(var.index.astype(str)), var[key].astype(object)
+    unnamed = values.isna() | (values.astype(str).str.strip() == "")
+    names = pd.Index(np.where(unnamed, own, values.astype(str)))
+    kept = next(name for name in ("gene_ids", "gene_id", "feature_id", "gene") if name not in var and name != key)
+    twice = int(names.duplicated().sum())
+    if unnamed.any() or twice:
+        log.info("%s: %d genes have no %r, %d share one", where, int(unnamed.sum()), key, twice)
+    return var.assign(**{kept: own}).set_axis(make_index_unique(names) if twice else names)
 
 
 def second_names(var: pd.DataFrame) -> dict[str, list[str]]:

@@ -192,12 +192,14 @@ def _kept(x: sparse.csr_matrix, min_genes: int, min_cells: int) -> tuple[np.ndar
     """
     n_genes = np.diff(x.indptr)
     cells = np.flatnonzero(n_genes >= max(min_genes, 1))
-    _say_dropped("cells", len(n_genes) - len(cells), f"fewer than {max(min_genes, 1)} genes")
+    few = f"fewer than {min_genes} genes" if min_genes > 1 else "no counts"
+    _say_dropped("cells", len(n_genes) - len(cells), few)
     if not len(cells):
         raise InputError(f"no cell has {max(min_genes, 1)} genes or more; lower {option('min_genes')}")
     n_cells = np.bincount(x[cells].indices, minlength=x.shape[1])
     genes = np.flatnonzero(n_cells >= min_cells)
-    _say_dropped("genes", len(n_cells) - len(genes), f"seen in fewer than {min_cells} of {len(cells)} cells")
+    few = f"fewer than {min_cells}" if min_cells > 1 else "none"
+    _say_dropped("genes", len(n_cells) - len(genes), f"seen in {few} of {len(cells)} cells")
     if not len(genes):
         raise InputError(
             f"no gene is seen in {min_cells} or more of the {len(cells)} cells; lower {option('min_cells')}"

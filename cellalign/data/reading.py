@@ -35,6 +35,8 @@ class Reading:
         A .csv or .tsv of cell metadata, joined by cell name.
     obs_key : str, optional
         Its column of cell names; the first by default.
+    gene_key : str, optional
+        Column of var that names the genes; its index by default.
     """
 
     paths: tuple[str, ...]
@@ -42,6 +44,7 @@ class Reading:
     modality: str | None = _asked("Modality to read, of a file that has several.", "NAME")
     obs: str | None = _asked("Table of cell metadata (.csv, .tsv), joined by cell name.", "FILE")
     obs_key: str | None = _asked("Its column of cell names [the first].", "COLUMN")
+    gene_key: str | None = _asked("Column of var that names the genes [its index].", "COLUMN")
 
     @classmethod
     def of(cls, source: PathLike | Reading) -> Reading:

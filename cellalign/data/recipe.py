@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from cellalign.data.genes import match, say_how, second_names
 from cellalign.data.matrices import (
     check_expression,
     counts_of,
@@ -86,8 +87,7 @@ def log_like(
     """
     if not _has_log(adata, key) and (_lacks(adata, key) or has_counts(adata, rounded=rounded)):
         return _made_of_counts(adata, target_sum, where, rounded)
-    x = matrix_of(adata, key)
-    check_expression(x, "log", f"{where}'s {key}", names=(adata.obs_names, adata.var_names))
+    x = _log_of(adata, key, where)
     total = total_of(adata, key)
     if target_sum is not None and total is not None and abs(total / target_sum - 1) > SAME_TOTAL:
         said = "%s is normalised to %.6g counts a cell; brought to %.6g, the total of what it is compared with"
@@ -120,6 +120,7 @@ def to_train_on(
     batch: str | None = None,
     rounded: bool = False,
     where: str = "the input",
+    advice: str | None = None,
 ) -> Training:
     """The matrix to train on; of raw counts, where log expression is wanted, what `preprocess` would make of them.
 
@@ -136,6 +137,8 @@ def to_train_on(
         obs column within which variability is judged.
     rounded : bool
         Estimated counts are rounded.
+    advice : str, optional
+        The command that prepares the input.
 
     Raises
     ------
@@ -149,8 +152,7 @@ def to_train_on(
     if n_top_genes is not None:
         raise UsageError(f"{option('n_top_genes', n_top_genes)} is of raw counts; {where} holds log expression")
     key = layer or "X"
-    x = matrix_of(adata, key, where)
-    check_expression(x, "log", f"{where}'s {key}", names=(adata.obs_names, adata.var_names))
+    x = _log_of(adata, key, where, advice)
     return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key)))
 
 
@@ -211,26 +213,37 @@ def rescaled(x: Any, factor: float) -> Any:
     return np.log1p(np.expm1(np.asarray(x, dtype=np.float32)) * np.float32(factor))
 
 
-def on_scale_of(predicted: AnnData, real: AnnData, where: str) -> AnnData:
-    """Real cells on the scale of a prediction of log expression, as `log_like`; the same object where they are on it.
+def comparable(predicted: AnnData, real: AnnData, expression: str, where: str) -> AnnData:
+    """Real cells under the prediction's names of genes and on its scale; the same object where they are so.
+
+    Parameters
+    ----------
+    predicted, real : AnnData
+    expression : {"log", "counts"}
+        What was predicted; counts are left for the one who compares them.
 
     Raises
     ------
     InputError
         They hold raw counts, and what the prediction is normalised to is not known.
     """
-    written = Provenance.of(predicted.uns).preprocess
-    found = log_like(real, "X", written.target_sum if written is not None else None, where)
-    if found.x is real.X:
-        return real
-    return _only(found, real)
+    found = real
+    if expression == "log":
+        written = Provenance.of(predicted.uns).preprocess
+        made = log_like(real, "X", written.target_sum if written is not None else None, where)
+        if made.x is not real.X:
+            from anndata import AnnData
 
-
-def _only(found: Expression, cells: AnnData) -> AnnData:
-    """The cells with nothing but obs and this matrix."""
-    from anndata import AnnData
-
-    return AnnData(found.x, obs=cells.obs, var=found.var)
+            found = AnnData(made.x, obs=real.obs, var=made.var)
+    names = list(map(str, predicted.var_names))
+    matching = match(found.var, names, next(iter(second_names(predicted.var).values()), []))
+    if not matching.how:
+        return found
+    say_how(matching, where)
+    there = matching.columns >= 0
+    found = found[:, matching.columns[there]].copy()
+    found.var_names = [name for name, is_there in zip(names, there, strict=True) if is_there]
+    return found
 
 
 def _made_of_counts(adata: AnnData, target_sum: float | None, where: str, rounded: bool) -> Expression:
@@ -244,8 +257,28 @@ def _made_of_counts(adata: AnnData, target_sum: float | None, where: str, rounde
     return Expression(normalised_log(sparse.csr_matrix(found.matrix), target_sum), found.var)
 
 
+def _log_of(adata: AnnData, key: str, where: str, advice: str | None = None) -> Any:
+    """A matrix of log expression, checked; of a prediction, which earlier versions wrote below zero, cut at zero."""
+    x = matrix_of(adata, key, where)
+    if _is_prediction(adata, key):
+        values = x.data if sparse.issparse(x) else x
+        if values.size and values.min() < 0:
+            log.warning("%s's %s is a prediction that goes below zero; cut there", where, key)
+            x = x.maximum(0) if sparse.issparse(x) else np.maximum(x, 0)
+    check_expression(x, "log", f"{where}'s {key}", advice, names=(adata.obs_names, adata.var_names))
+    return x
+
+
+def _is_prediction(adata: AnnData, key: str) -> bool:
+    """Whether it is the log expression that `counterfactual` wrote."""
+    written = Provenance.of(adata.uns).counterfactual
+    return key == "X" and written is not None and written.expression == "log"
+
+
 def _has_log(adata: AnnData, key: str) -> bool:
     """Whether a matrix is there and may be log expression."""
+    if not _lacks(adata, key) and _is_prediction(adata, key):
+        return True
     return not _lacks(adata, key) and scale_of(matrix_of(adata, key)).kind in ("log", "other")
 
 

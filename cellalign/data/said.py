@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+Note = tuple[int, str]  # level and message
 log = logging.getLogger("cellalign")
 _told: ContextVar[set[str] | None] = ContextVar("told", default=None)
 

@@ -80,7 +80,7 @@ def _known(text: str, keys: Collection[str], is_known: IsKnown, bare: bool) -> T
     ]  # a key may hold an equals sign
     for key, value in ways:
         for meant in dict.fromkeys((value, unquoted(value))):
-            if is_known(key, meant):
+            if value and is_known(key, meant):
                 return key, meant
     return None
 

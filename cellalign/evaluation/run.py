@@ -75,10 +75,10 @@ def evaluate(
                 raise InputError(f"not one cell has a value in {purpose} column {key!r}; name another")
     result = Evaluation()
     predictions = _predictions(adata, against, condition, control, embedding, panels, result)
-    if against is not None and predictions and predictions[0].expression == "log":
-        from cellalign.data.recipe import on_scale_of
+    if against is not None and predictions:
+        from cellalign.data.recipe import comparable
 
-        against = on_scale_of(adata, against, option("against"))
+        against = comparable(adata, against, predictions[0].expression, option("against"))
     inputs = Inputs(
         adata=adata,
         against=against,

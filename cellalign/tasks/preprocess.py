@@ -85,9 +85,8 @@ def preprocess(
     """
     if like is not None:
         settled = {"n_top_genes": n_top_genes, "target_sum": target_sum, "batch": batch}
-        settled |= {"min_genes": min_genes, "min_cells": min_cells, "layer": layer, "raw": raw, "rounded": rounded}
-        _refuse_beside_like(settled)
-        return like.preprocess(adata, missing_genes)
+        _refuse_beside_like(settled | {"min_genes": min_genes, "min_cells": min_cells})
+        return like.preprocess(adata, missing_genes, layer=layer, raw=raw, rounded=rounded)
     from cellalign.data.preprocess import preprocess
     from cellalign.threads import limited
 
@@ -126,7 +125,8 @@ def command(
 
     files.check_cells_output(output, force, [input])
     like = call.options["like"]
-    adata = files.read(input) if like is None else cells_of(files.spool(input), like)
+    own = call.options["layer"] is not None or call.options["raw"]
+    adata = files.read(input) if like is None or own else cells_of(files.spool(input), like)
     result = preprocess(adata, **call.options)
     files.write(result, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, result.n_obs, result.n_vars)

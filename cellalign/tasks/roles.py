@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cellalign.data.said import tell
+from cellalign.data.said import Note, tell
 from cellalign.errors import UsageError, option
 
 if TYPE_CHECKING:
@@ -30,8 +30,13 @@ def check_roles(
     covariate: Sequence[str] = (),
     label: str | None = None,
     unlabelled: str | None = None,
-) -> None:
-    """Refuse columns that a method has no use for, and those in two roles; say what of it is harmless.
+) -> list[Note]:
+    """Refuse columns that a method has no use for, and those in two roles.
+
+    Returns
+    -------
+    list of Note
+        What is to be said of those that it does not use either, but something else does.
 
     Raises
     ------
@@ -48,6 +53,7 @@ def check_roles(
         "label": [label] if label is not None else [],
     }
     check_apart(named)
+    notes: list[Note] = []
     for role, keys in named.items():
         if not keys or role in cls.uses():
             continue
@@ -59,10 +65,11 @@ def check_roles(
             )
         if role == "condition":
             then = "it learns the same without, and predicts no change; the model keeps it for evaluate and validation"
-            tell(logging.WARNING, f"method {cls.name} does not see the condition {keys[0]!r}: {then}")
+            notes.append((logging.WARNING, f"method {cls.name} does not see the condition {keys[0]!r}: {then}"))
         else:
             then = "the model keeps it for annotate and evaluate"
-            tell(logging.INFO, f"method {cls.name} does not see the label {keys[0]!r}; {then}")
+            notes.append((logging.INFO, f"method {cls.name} does not see the label {keys[0]!r}; {then}"))
+    return notes
 
 
 def roles_used(method: str, options: Mapping[str, Any]) -> dict[str, Any]:

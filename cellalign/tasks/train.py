@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading, in_memory
-from cellalign.errors import InputError, UsageError, option
+from cellalign.errors import InputError, UsageError, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import beside
@@ -143,11 +143,11 @@ def train(
 
     from cellalign.data.design import check_design
     from cellalign.data.fields import field_records, fit_fields
-    from cellalign.data.files import check_output
     from cellalign.data.genes import second_names
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_names
     from cellalign.data.recipe import to_train_on
+    from cellalign.data.said import tell
     from cellalign.data.split import held_out
     from cellalign.engine.device import computing, pick_device
     from cellalign.engine.fit import fit
@@ -155,7 +155,7 @@ def train(
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
     from cellalign.model import Model
-    from cellalign.model_directory import build, source_record
+    from cellalign.model_directory import build, check_model_output, source_record
     from cellalign.records import CellNumbers, ModelRecord
     from cellalign.threads import limited
 
@@ -172,19 +172,24 @@ def train(
     hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
     kinds = _kinds(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
-    check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
+    notes = check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
     torch_device = pick_device(device, threads)
     if resume and plan.precision == "auto":
         plan = plan.model_copy(update={"precision": _precision_kept(model_path)})
     plan = settled_plan(cls, plan, torch_device)
     if model_path is not None:
-        check_output(model_path, force)
+        check_model_output(model_path, force)
 
     adata = in_memory(adata)
     check_names(adata, "the input")
     with limited(threads):  # scanpy would leave torch another number of them
         expression = to_train_on(
-            adata, cls.reads(hyperparameters), layer=layer, n_top_genes=n_top_genes, rounded=rounded
+            adata,
+            cls.reads(hyperparameters),
+            layer=layer,
+            n_top_genes=n_top_genes,
+            rounded=rounded,
+            advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
         )
     trained_on = ~held_out(adata.obs, holdout, control=control)
     if trained_on.sum() < MIN_TRAINING_CELLS:
@@ -200,7 +205,7 @@ def train(
         condition_may_be_missing=allow_missing_condition,
         unlabelled=unlabelled,
     )
-    check_design(adata[trained_on], fields)
+    notes += check_design(adata[trained_on], fields)
     cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
     kept = np.flatnonzero(trained_on)
     train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
@@ -226,6 +231,8 @@ def train(
         genes=[str(gene) for gene in expression.var.index],
     )
     checkpoint = _checkpoint(model_path, record, resume)
+    for level, message in notes:
+        tell(level, message)
     with computing(device, threads) as torch_device:
         torch.manual_seed(seed)
         module = build(record)
@@ -297,11 +304,12 @@ def command(
 ) -> None:
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
+    from cellalign.model_directory import check_model_output
     from cellalign.tasks.embed import embed, write_embedding
     from cellalign.tasks.paths import cells_for
 
     asked = call.options
-    files.check_output(model, asked["force"])
+    check_model_output(model, asked["force"], [input])
     if output is not None:
         files.check_cells_output(output, asked["force"], [input])
     reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])

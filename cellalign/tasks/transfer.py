@@ -116,8 +116,9 @@ def command(
     """Fit the embeddings of new interventions; encoder, decoder and dispersion stay as they are."""
     from cellalign.data import files
     from cellalign.model import load
+    from cellalign.model_directory import check_model_output
 
-    files.check_output(output, force)
+    check_model_output(output, force, [input])
     fitted = load(model)
     wider = transfer(cells_of(files.spool(input), fitted), fitted, **call.options)
     wider.save(output, force=force)

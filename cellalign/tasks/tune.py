@@ -311,8 +311,9 @@ def command(
     """
     from cellalign.data import files
     from cellalign.evaluation.metrics.selection import METRICS
+    from cellalign.model_directory import check_model_output
 
-    files.check_output(model, force)
+    check_model_output(model, force, [input])
     if output is not None:
         files.check_output(output, force, [input])
     asked = call.options

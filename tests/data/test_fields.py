@@ -225,6 +225,32 @@ def test_of_two_conditions_the_other_one_is_the_source():
         field.sources(cells(x=["a"]), "b", "z")
 
 
+def test_a_model_whose_categories_are_floats_knows_them_as_integers_and_text():
+    field = Categorical(name="x", role="condition", categories=("0.0", "10.0"), reference="0.0")
+    for values in ([0, 10], [0.0, 10.0], ["0", "10"], pd.array([0, 10], "Int64"), pd.Categorical([0, 10])):
+        assert field.encode(cells(x=values)).tolist() == [0, 1]
+    assert field.parsed("10") == "10.0" and field.code("1e1") == 1
+    mask, said = field.sources(cells(x=[0, 10, 0]), "10.0", None)
+    assert mask.tolist() == [True, False, True] and said == "0.0"
+    with pytest.raises(InputError, match="'100' .* never trained on. Known: 0.0, 10.0"):
+        field.encode(cells(x=[0, 100]))
+
+
+def test_an_old_models_category_that_looks_missing_is_a_category():
+    field = Categorical(name="x", role="condition", categories=("a", "nan"))
+    assert field.encode(cells(x=["nan", "a"])).tolist() == [1, 0]
+
+
+def test_cells_without_a_condition_are_no_sources(caplog):
+    field = Categorical(name="x", role="condition", categories=("a", "b", "c"), reference="a")
+    with caplog.at_level("INFO", logger="cellalign"):
+        mask, _ = field.sources(cells(x=["a", "nan", None, "b"]), "a", None)
+    assert mask.tolist() == [False, False, False, True] and "2 cells have no condition 'x'" in caplog.text
+    assert field.sources(cells(x=["a", "new"]), "b", None)[0].tolist() == [True, False]
+    with pytest.raises(InputError, match="'new'"):
+        field.sources(cells(x=["a", "new"]), "a", None)
+
+
 # numbers
 
 
@@ -240,8 +266,9 @@ def test_of_a_numeric_condition_the_range_is_kept_and_beyond_it_is_said(caplog):
     assert (field.low, field.high) == (10, 40)
     assert field.parsed("40.2") == 40.2 and not caplog.records  # within a hundredth of the range
     assert field.parsed("50") == 50 and "extrapolation" in caplog.text
-    with pytest.raises(UsageError, match="'much' is no number"):
-        field.parsed("much")
+    for bad, says in (("much", "'much' is no number"), ("nan", "not finite"), ("inf", "finite"), ("1e200", "too far")):
+        with pytest.raises(UsageError, match=says):
+            field.parsed(bad)
 
 
 def test_missing_numbers_are_refused_unless_they_may_be_missing():
@@ -312,8 +339,11 @@ def test_a_sparse_vector_is_read():
 def test_a_vector_is_named_by_numbers_between_semicolons():
     with pytest.raises(UsageError, match="has 2 numbers; 3 are needed"):
         fitted("vector").parsed("1;2")
-    with pytest.raises(UsageError, match="no number"):
-        fitted("vector").parsed("1;2;x")
+    for bad, says in (("1;2;x", "no number"), ("1;2;nan", "not finite"), ("1;2;1e200", "too far")):
+        with pytest.raises(UsageError, match=says):
+            fitted("vector").parsed(bad)
+    with pytest.raises(InputError, match="infinite values in 1 cells"):
+        fitted("vector", missing=True).encode(cells(x=[*DRUGS[:3], [1.0, np.inf, 2.0]]))
     with pytest.raises(UsageError, match="is a vector"):
         fitted("vector").sources(cells(x=DRUGS), (1, 1, 1), "1;1;1")
     assert fitted("vector").sources(cells(x=DRUGS), (1, 1, 1), None)[0].all()

@@ -263,6 +263,23 @@ def test_zarr_of_both_versions_and_zipped(saved, counts, tmp_path):
         files.read_matrix(tmp_path / "v3", "none")
 
 
+def test_a_store_that_was_copied_in_part_is_not_read_as_zeros(saved, tmp_path):
+    cells = ad.read_h5ad(saved)
+    cells.write_zarr(tmp_path / "x.zarr")
+    root = zarr.open_group(str(tmp_path / "x.zarr"), mode="r+", use_consolidated=False)
+    values = root["X/data"][:]
+    del root["X/data"]
+    root["X"].create_array("data", shape=values.shape, dtype=values.dtype, chunks=(50,))[:] = values
+    zarr.consolidate_metadata(str(tmp_path / "x.zarr"))
+    same(files.read(tmp_path / "x.zarr"), cells)
+    chunks = [file for file in (tmp_path / "x.zarr/X/data").rglob("*") if file.is_file() and file.name.isdigit()]
+    chunks[0].unlink()
+    with pytest.raises(
+        InputError, match=rf"x.zarr is truncated or damaged \(X\): 1 of {len(chunks)} chunks are missing"
+    ):
+        files.read(tmp_path / "x.zarr")
+
+
 def test_packed_files_and_standard_names(saved, counts, tmp_path, monkeypatch):
     for name, pack in (("x.h5ad.gz", gzip.compress), ("x.bz2", bz2.compress)):
         (tmp_path / name).write_bytes(pack(saved.read_bytes()))

@@ -2,11 +2,13 @@
 
 import logging
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
+from cellalign.data import files
 from cellalign.data.genes import align_genes, match, say_how, without_version
 from cellalign.errors import InputError
 
@@ -72,3 +74,17 @@ def test_how_genes_were_matched_is_said(caplog):
     say_how(match(var(["a", "Actb", "Gapdh"]), ["a", "ACTB", "GAPDH"]), "new.h5ad")
     assert "new.h5ad: genes matched: 1 by name, 2 in another case" in caplog.text
     assert "of one species" in caplog.text
+
+
+def test_genes_are_named_by_a_column_of_var(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "cellalign")
+    logging.getLogger("cellalign").propagate = True
+    cells = ad.AnnData(np.ones((2, 4)), var=var(IDS, symbol=["A", "B", "B", None]))
+    cells.raw = cells.copy()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    found = files.read(files.Reading((str(tmp_path / "cells.h5ad"),), gene_key="symbol"))
+    assert list(found.var_names) == ["A", "B", "B-1", IDS[3]] == list(found.raw.var_names)
+    assert list(found.var["gene_ids"]) == IDS
+    assert "1 genes have no 'symbol', 1 share one" in caplog.text
+    with pytest.raises(InputError, match="gene_key='symbl' in var. Did you mean 'symbol'"):
+        files.read(files.Reading((str(tmp_path / "cells.h5ad"),), gene_key="symbl"))

@@ -98,6 +98,10 @@ def test_new_cells_are_read_as_those_trained_on(raw, method, tmp_path):
     np.testing.assert_allclose(like.X.toarray(), prepared.X.toarray(), rtol=1e-6)
     np.testing.assert_array_equal(like.layers["counts"].toarray(), prepared.layers["counts"].toarray())
     np.testing.assert_allclose(model.embed(like), wanted, atol=1e-5)
+    elsewhere = in_layer.copy()
+    elsewhere.layers["foo"] = elsewhere.layers.pop("counts")
+    found = cellalign.preprocess(elsewhere, like=model, layer="foo")
+    np.testing.assert_array_equal(found.layers["counts"].toarray(), like.layers["counts"].toarray())
     with pytest.raises(UsageError, match="n_top_genes=5 cannot stand beside like"):
         cellalign.preprocess(raw, like=model, n_top_genes=5)
 

@@ -222,3 +222,12 @@ def test_other_real_data(kang_path, name, kind):
     if kind == "log":
         assert scale_of(x.toarray()).kind == scale_of(x.tocsc()).kind == scale_of(x[:, ::7]).kind == "log"
         assert scale_of(x.expm1()).kind == "normalised" and scale_of(x.log1p()).kind == "double log"
+
+
+def test_a_matrix_that_was_changed_is_judged_anew():
+    counts = np.random.default_rng(0).poisson(2.0, (50, 30)).astype(np.float32)
+    for x in (counts.copy(), sparse.csr_matrix(counts)):
+        assert scale_of(x).kind == "counts" and scale_of(x) is scale_of(x)
+        values = x.data if sparse.issparse(x) else x
+        values /= 3.7
+        assert scale_of(x).kind != "counts"

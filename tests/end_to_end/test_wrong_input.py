@@ -223,3 +223,12 @@ def test_evaluations_that_cannot_be_made(workplace):
     mistake("evaluate", "pp.h5ad", "--condition", "stim", "--panel", "mixng", status=2, says="'mixing'")
     mistake("evaluate", "pp.h5ad", "--condition", "stim", status=3, says="X_")
     mistake("targets", "-o", "t.csv", status=4, says="does not learn a graph")
+
+
+@pytest.mark.parametrize("place", ["results", "pp.h5ad", "."])
+def test_nothing_but_a_model_is_replaced_by_a_model(workplace, place):
+    folder, mistake = workplace
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / "precious.txt").write_text("not a model\n")
+    train = [*TRAIN[: TRAIN.index("-m")], *TRAIN[TRAIN.index("-m") + 2 :]]
+    mistake("train", "pp.h5ad", *train, "-m", place, "--force", status=2, says="choose another name")

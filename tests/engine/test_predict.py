@@ -1,10 +1,12 @@
 """Draws: where they take what a model does not explain of a cell."""
 
 import numpy as np
+import pytest
 import torch
 
 from cellalign.data.loader import Cells, as_matrix
-from cellalign.engine.predict import predictions
+from cellalign.engine.predict import check_finite, predictions
+from cellalign.errors import ModelError
 from cellalign.methods.base import Latent, Layout, Method, Point, Predicts, Trains
 from cellalign.nn.minibatch import Fields
 
@@ -40,3 +42,11 @@ def test_draws_take_from_all_cells_whatever_the_batches():
         drawn = list(predictions(KeepsFirst(), mixed, {}, device=CPU, residual=True, draws=1, batch_size=size))
         got = np.concatenate([part["X"][0] for part in drawn])
         np.testing.assert_allclose(got[:, 1], noise[order.numpy()], rtol=1e-6)
+
+
+def test_what_is_not_finite_is_refused():
+    drawn = np.zeros((2, 4, 3))
+    check_finite(drawn, "predicts")
+    drawn[1, 2, 0] = np.nan
+    with pytest.raises(ModelError, match="predicts NaN or infinite values for 1 of 4 cells, the first cell 103;"):
+        check_finite(drawn, "predicts", 100)

@@ -8,7 +8,7 @@ import pytest
 from support import counterfactual_record
 
 import cellalign
-from cellalign.errors import UsageError
+from cellalign.errors import InputError, UsageError
 from cellalign.evaluation import PANELS, Metric, Panel, run
 from cellalign.evaluation.catalogue import OTHERS, catalogue
 from cellalign.evaluation.metrics import scib
@@ -132,3 +132,39 @@ def test_a_panel_of_one_class_is_run_and_listed(integrated, monkeypatch):
     z = integrated.obsm["X_any"].astype(np.float32)
     assert found.value("spread") == pytest.approx(2 * z.std()) and "spread" in [row.panel for row in found.rows]
     assert ("spread", metric) in catalogue()
+
+
+def test_cells_without_a_label_are_left_out_and_counted_by_every_panel(integrated, predicted):
+    for cells, against in ((integrated, None), (predicted, integrated)):
+        partly = cells.copy()
+        partly.obs["kind"] = partly.obs["cell_type"].astype(object)
+        partly.obs.iloc[:5, partly.obs.columns.get_loc("kind")] = ["", "NA", None, float("nan"), "nan"]
+        real = None if against is None else against.copy()
+        if real is not None:
+            real.obs["kind"] = real.obs["cell_type"].astype(object)
+            real.obs.iloc[0, real.obs.columns.get_loc("kind")] = None
+        options = {"condition": "stim", "label": "kind", "k": 10, "min_cells": 5, "against": real}
+        found = cellalign.evaluate(partly, **options)
+        assert "5 cells have no 'kind' and are left out of what needs it" in found.notes
+        assert found.notes.count("5 cells have no 'kind' and are left out of what needs it") == 1
+        assert (against is None) != any("1 cells of against have no 'kind'" in note for note in found.notes)
+        known = partly[5:].copy()
+        whole = cellalign.evaluate(known, **options)
+        panels = {"cross-condition", "response"}
+        one, other = ([row.value for row in r.rows if row.panel in panels] for r in (found, whole))
+        np.testing.assert_array_equal(one, other)
+        assert len(one) and not any("nan" in row.group or row.group == "" for row in found.rows)
+
+
+def test_labels_of_a_prediction_and_of_real_cells_are_compared_as_values(integrated, predicted):
+    clusters = {name: code for code, name in enumerate(sorted(integrated.obs["cell_type"].unique()))}
+    predicted.obs["cluster"] = predicted.obs["cell_type"].map(clusters).astype(float)
+    integrated.obs["cluster"] = integrated.obs["cell_type"].map(clusters).astype(int)
+    found = cellalign.evaluate(predicted, against=integrated, condition="stim", label="cluster", panels=["response"])
+    assert {row.group for row in found.rows} == {"0.0", "1.0", "2.0", "mean"}
+
+
+def test_a_label_that_no_cell_has_is_refused(integrated):
+    integrated.obs["kind"] = "nan"
+    with pytest.raises(InputError, match="not one cell has a value in label column 'kind'"):
+        cellalign.evaluate(integrated, condition="stim", label="kind")

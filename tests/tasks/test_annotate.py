@@ -215,3 +215,26 @@ def test_mistakes(pca, reference, query):
     ):
         with pytest.raises(error, match=says):
             cellalign.annotate(query, model, **({"reference": reference} | options))
+
+
+def test_labels_that_are_numbers_are_compared_as_numbers(reference, query):
+    """Clusters: integers in the reference and as text in the new cells, or as floats."""
+    clusters = {name: code for code, name in enumerate(sorted(reference.obs["cell_type"].unique()))}
+    known, new = reference.copy(), query.copy()
+    known.obs["cluster"] = known.obs["cell_type"].map(clusters).astype(int)
+    new.obs["cluster"] = new.obs["cell_type"].map(clusters).astype(float)
+    model = cellalign.train(known, method="pca", label="cluster", settings=SETTINGS["pca"])
+    table = cellalign.annotate(new, model, reference=known)
+    found = score(new.obs, table, "cluster")
+    assert not [row for row in found.rows if row.panel == "not in the reference"]
+    assert {row.group for row in found.rows if row.panel == "cluster"} == {str(code) for code in clusters.values()}
+
+
+def test_reference_cells_without_a_label_are_left_out_and_counted(reference, query, pca, caplog):
+    partly = reference.copy()
+    partly.obs["cell_type"] = partly.obs["cell_type"].astype(object)
+    partly.obs.iloc[:4, partly.obs.columns.get_loc("cell_type")] = "nan"
+    with caplog.at_level("INFO", logger="cellalign"):
+        table = cellalign.annotate(query, pca, reference=partly)
+    assert "4 reference cells have no 'cell_type'; left out" in caplog.text
+    assert "nan" not in table["cell_type_predicted"].cat.categories

@@ -30,6 +30,7 @@ from cellalign.data.formats import detect
 from cellalign.data.formats.elements import Wanted, cells_in, damaged, frame_of, is_old, modalities, quiet
 from cellalign.data.formats.normal import normalised
 from cellalign.data.formats.others import named
+from cellalign.data.genes import with_genes_named
 from cellalign.data.reading import PathLike, Reading, all_paths, labels, stem
 from cellalign.errors import InputError, option
 
@@ -166,7 +167,8 @@ def _one(path: PathLike, reading: Reading, wanted: Wanted | None) -> tuple[AnnDa
     name = _copies.get(str(file), str(path))
     with _one_line(name), _unpacked(file, name) as (plain, kind), quiet():
         adata = _by_kind(plain, kind, name, reading, wanted)
-        return normalised(adata, name), name
+        adata = normalised(adata, name)
+        return (adata if reading.gene_key is None else with_genes_named(adata, reading.gene_key, name)), name
 
 
 @contextmanager

@@ -38,9 +38,9 @@ def normalised(adata: AnnData, name: str = "the input") -> AnnData:
     x = None if adata.X is None else plain_matrix(adata.X)
     if x is not adata.X:
         adata.X = x
-    for store in (adata.layers, adata.obsm, adata.varm):
+    for store, mend in ((adata.layers, plain_matrix), (adata.obsm, plain_value), (adata.varm, plain_value)):
         for key in [key for key in store if key is not None]:  # of anndata 0.13 X is the layer None
-            found = plain_value(store[key])
+            found = mend(store[key])
             if found is not store[key]:
                 store[key] = found
     if adata.uns:
@@ -75,7 +75,8 @@ def plain_matrix(x: Any) -> Any:
 
 def plain_frame(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """The same table under names that are strings, and with columns that can be written; itself where it is so."""
-    index = _index(frame.index, set(map(str, frame.columns)))
+    rows = frame.index  # pandas 3 gives another object each time
+    index = _index(rows, set(map(str, frame.columns)))
     names = _column_names(frame.columns, where)
     columns = {}
     for place, name in enumerate(names):
@@ -83,13 +84,14 @@ def plain_frame(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         found = plain_column(given, f"{where} column {name!r}")
         if found is not given:
             columns[name] = found
-    if index is frame.index and names == list(frame.columns) and not columns:
+    if index is rows and names == list(frame.columns) and not columns:
         return frame
     fresh = frame.copy(deep=False)
     fresh.columns = pd.Index(names, dtype=object)
     fresh.index = index
     for name, values in columns.items():
-        fresh[name] = values.array if isinstance(values, pd.Series) else values
+        # a Series, since pandas 3 makes strings of its own kind of an array of objects
+        fresh[name] = values.set_axis(index) if isinstance(values, pd.Series) else values
     return fresh
 
 
@@ -102,6 +104,8 @@ def _index(index: pd.Index, columns: set[str]) -> pd.Index:
         return pd.Index(["_".join(map(_text, parts)) for parts in index], dtype=object, name=name)
     if index.dtype == object and name == index.name and pd.api.types.infer_dtype(index, skipna=False) == "string":
         return index
+    if isinstance(index.dtype, pd.StringDtype) and not index.hasnans:
+        return pd.Index(np.array(index, dtype=object), dtype=object, name=name)
     return pd.Index([_text(value) for value in index], dtype=object, name=name)
 
 
@@ -164,7 +168,7 @@ def _objects(values: pd.Series, where: str) -> Any:
     """Of a column of Python objects what they are, or text where they are of several kinds."""
     kind = pd.api.types.infer_dtype(values, skipna=True)
     if kind == "string":
-        return values
+        return _strings(values) if values.isna().any() else values
     if kind == "empty":
         return np.full(len(values), np.nan)
     if kind == "boolean":
@@ -184,11 +188,14 @@ def _objects(values: pd.Series, where: str) -> Any:
 def _strings(values: Any) -> Any:
     """Strings as Python objects; as categories where some are missing, the one way that old readers know."""
     missing = np.asarray(pd.isna(values))
-    found = np.array([None if gone else _text(v) for v, gone in zip(values, missing, strict=True)], dtype=object)
+    found = np.array(values, dtype=object)
+    found[missing] = None
+    if pd.api.types.infer_dtype(found[~missing], skipna=False) not in ("string", "empty"):
+        found[~missing] = [_text(value) for value in found[~missing]]
     if not missing.any():
         return pd.Series(found, index=getattr(values, "index", None), dtype=object)
-    names = sorted({value for value in found if value is not None})
-    return pd.Categorical(found, categories=pd.Index(names, dtype=object))
+    names = pd.Index(sorted(pd.unique(found[~missing])), dtype=object)
+    return pd.Categorical(found, categories=names)
 
 
 def _plain_categories(categories: pd.Index, where: str) -> pd.Index:
@@ -196,6 +203,8 @@ def _plain_categories(categories: pd.Index, where: str) -> pd.Index:
     dtype = categories.dtype
     if isinstance(dtype, np.dtype) and dtype.kind in "biuf" and dtype.isnative:
         return categories
+    if isinstance(dtype, pd.StringDtype):
+        return categories.astype(object)
     if dtype.kind == "O":
         kind = pd.api.types.infer_dtype(categories, skipna=False)
         if kind in ("string", "empty"):
@@ -206,7 +215,7 @@ def _plain_categories(categories: pd.Index, where: str) -> pd.Index:
         return pd.Index(categories.to_numpy().astype(dtype.newbyteorder("=")))
     elif pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_numeric_dtype(dtype):
         return pd.Index(categories.to_numpy(dtype=bool if pd.api.types.is_bool_dtype(dtype) else np.float64))
-    elif not isinstance(dtype, pd.StringDtype):
+    else:
         log.info("%s has categories of %s, read as text", where, dtype)
     return pd.Index([_text(value) for value in categories], dtype=object)
 

@@ -1,0 +1,170 @@
+"""What a model reads of cells: their matrix on its scale, its genes in its order, the columns it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from cellalign.data.files import read_matrix
+from cellalign.data.genes import align_genes, match, say_how
+from cellalign.data.loader import Cells, make_cells
+from cellalign.data.matrices import check_names, find_counts, has_counts
+from cellalign.data.reading import Reading, in_memory
+from cellalign.data.recipe import Expression, counts_like, log_like
+from cellalign.errors import InputError
+from cellalign.model_description import ModelDescription, sees_condition
+from cellalign.model_directory import training_files
+from cellalign.records import Preprocessing, Provenance
+from cellalign.records.provenance import KEY
+
+
+class ReadsCells(ModelDescription):
+    """A model's side towards cells, old and new."""
+
+    def check_source(self) -> Reading:
+        """The training files as they were read, if they are still what the model was trained on.
+
+        Raises
+        ------
+        InputError
+            One is unknown, gone or changed.
+        """
+        return training_files(self.record.source)
+
+    def cells(
+        self, adata: AnnData, *, missing_genes: str = "error", with_condition: bool = True, unseen: bool = False
+    ) -> Cells:
+        """Cells as the method reads them: genes matched by name, columns as the fields encode them.
+
+        Raises
+        ------
+        InputError
+            As `embeddings`.
+        """
+        x = self.expression_of(adata, missing_genes)
+        return make_cells(adata, x, self.fields, with_condition=with_condition, unseen=unseen)
+
+    @cached_property
+    def target_sum(self) -> float | None:
+        """What the counts of a cell of the training file were scaled to; None where that is not known.
+
+        Models of earlier versions do not hold it: their training file does, if `preprocess` wrote it.
+        """
+        if self.record.recipe.target_sum is not None:
+            return self.record.recipe.target_sum
+        try:
+            written = Provenance.of(read_matrix(self.check_source(), None).uns).preprocess
+        except InputError:
+            return None
+        return None if written is None else written.target_sum
+
+    def expression_of(self, adata: AnnData, missing_genes: str = "error") -> Any:
+        """The matrix that the model reads [n, G], on its scale, its genes in the model's order; see `aligned`."""
+        return self.aligned(adata, missing_genes).x
+
+    def aligned(self, adata: AnnData, missing_genes: str = "error") -> Expression:
+        """What the model reads of cells: raw counts and other totals brought to its scale, genes to its order.
+
+        Raises
+        ------
+        InputError
+            As `recipe.log_like` and `recipe.counts_like`; genes are missing, or names occur twice.
+        """
+        adata = in_memory(adata)
+        check_names(adata, "the input")
+        rounded = self.record.recipe.rounded
+        if self.expression == "counts":
+            return self._in_order(counts_like(adata, self.matrix, rounded=rounded), missing_genes)
+        return self._in_order(log_like(adata, self.matrix, self.target_sum, rounded=rounded), missing_genes)
+
+    def _in_order(self, found: Expression, missing_genes: str) -> Expression:
+        """Expression with the model's genes in its order."""
+        matching = match(found.var, self.genes, self.record.other_names)
+        say_how(matching, "the input")
+        x = align_genes(found.x, matching, self.genes, missing=missing_genes)
+        var = found.var.reset_index(drop=True).reindex(matching.columns)
+        return Expression(x, var.set_axis(pd.Index(self.genes)))
+
+    def as_read(self, adata: AnnData, missing_genes: str = "error") -> AnnData:
+        """The cells with their obs and nothing but what the model reads of them, as `aligned` gives it.
+
+        Returns
+        -------
+        AnnData [n, G]
+            The matrix lies where the training file had it, vectors of columns in obsm.
+        """
+        found = self.aligned(adata, missing_genes)
+        vectors = {name: adata.obsm[name] for name in self.obsm if name in adata.obsm}
+        result = AnnData(obs=adata.obs, var=found.var, obsm=vectors, uns=self.preprocessed(adata.uns, self.target_sum))
+        if self.matrix == "X":
+            result.X = found.x
+        else:
+            result.layers[self.matrix] = found.x
+        return result
+
+    def preprocess(
+        self,
+        adata: AnnData,
+        missing_genes: str = "error",
+        *,
+        layer: str | None = None,
+        raw: bool = False,
+        rounded: bool = False,
+    ) -> AnnData:
+        """New cells as `cellalign.preprocess` made the training data: all of them, the model's genes, its total.
+
+        Parameters
+        ----------
+        missing_genes : {"error", "zero"}
+        layer, raw, rounded
+            Where the counts are, and whether to round estimated ones; by default as `aligned`.
+
+        Returns
+        -------
+        AnnData [n, G]
+            X log expression, layers["counts"] the raw counts where there are any; obs, obsm and uns are kept.
+
+        Raises
+        ------
+        InputError
+            As `aligned`.
+        """
+        adata = in_memory(adata)
+        check_names(adata, "the input")
+        rounded = rounded or self.record.recipe.rounded
+        if layer is not None or raw:
+            place = find_counts(adata, layer=layer, raw=raw, rounded=rounded)
+            adata = AnnData(place.matrix, obs=adata.obs, var=place.var, obsm=dict(adata.obsm), uns=dict(adata.uns))
+        counts = None
+        if self.expression == "counts" or has_counts(adata, rounded=rounded):
+            counts = counts_like(adata, self.matrix, rounded=rounded)
+        total = self.target_sum
+        if total is None and counts is not None and self.expression == "counts":
+            total = float(np.median(np.asarray(counts.x.sum(1))))
+        found = self._in_order(log_like(adata, "X", total, rounded=rounded), missing_genes)
+        result = AnnData(found.x, adata.obs, found.var, obsm=dict(adata.obsm), uns=self.preprocessed(adata.uns, total))
+        if counts is not None:
+            result.layers["counts"] = self._in_order(counts, missing_genes).x
+        return result
+
+    def preprocessed(self, uns: Mapping[str, Any], total: float | None) -> dict[str, Any]:
+        """`uns` with the provenance of cells brought to a total."""
+        written = Provenance.of(uns)
+        if total is not None:
+            step = written.preprocess or Preprocessing(counts_from="", n_top_genes=0, target_sum=total)
+            written = written.with_steps(step.model_copy(update={"target_sum": total}))
+        return {**uns, KEY: written.plain()}
+
+    def _to_encode(self, adata: AnnData, missing_genes: str = "error", unseen: bool = False) -> Cells:
+        """Cells whose condition is read only where the encoder sees it."""
+        needed = self.method.embedding_needs_condition
+        return self.cells(adata, missing_genes=missing_genes, with_condition=needed, unseen=unseen)
+
+    def _to_score(self, adata: AnnData) -> Cells:
+        """Cells whose condition is read only where the likelihood depends on it."""
+        return self.cells(adata, with_condition=sees_condition(self.method))

@@ -1,0 +1,205 @@
+"""When two values of a column are the same, which of them is the control, and how items of text are cut into terms."""
+
+import pandas as pd
+import pytest
+
+from cellalign.data.columns import column, having, numbers, parse_where, select
+from cellalign.data.controls import control_of, find_control
+from cellalign.data.terms import quoted, split_terms, unquoted
+from cellalign.data.values import Known, in_order, means_missing, same
+from cellalign.errors import InputError, UsageError, nearest
+
+ONTOLOGY = "CD4-positive, alpha-beta T cell"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (0, 0.0, True),
+        ("0", "0.0", True),
+        (" 0.00 ", 0, True),
+        ("1e3", 1000, True),
+        ("100.0", "1000", False),
+        (True, "True", True),
+        ("TRUE", "true", True),
+        (True, 1, False),
+        ("stim ", "stim", True),
+        ("Quis_1000", "Quis_1000.0", True),
+        ("Quis_1000", "Quis_100.0", False),
+        ("ENSG1.1", "ENSG1.10", False),
+        ("v1.2.0", "v1.2", False),
+        ("10 µM", "10 μM", True),
+        (0.1, 0.10000000149011612, True),
+        (12345678901234567890, 12345678901234567891, False),
+        ("b+a", "a+b", True),
+        ("a+ctrl", "a", True),
+        ("ctrl+ctrl", "ctrl", True),
+        ("CD4+", "CD4", False),
+        ("1_000", "1000", False),
+        ("Stim", "stim", False),
+        (b"stim", "stim", True),
+    ],
+)
+def test_values_are_the_same(one, other, equal):
+    assert same(one, other) == same(other, one) == equal
+
+
+def test_the_exact_text_wins_and_of_two_that_are_equal_it_alone_counts():
+    known = Known(["0.0", "10.0"])
+    assert known.codes(["0", "10", "5"]).tolist() == [0, 1, -1] and known.name("1e1") == "10.0"
+    both = Known(["0", "0.0"])
+    assert (both.find("0"), both.find("0.0"), both.find("0.00")) == (0, 1, -1) and both.alike() == [["0", "0.0"]]
+    assert known.codes(["0", "0.0"]).tolist() == [-1, 0]  # two values of a file are not one of the model's
+
+
+def test_what_is_beside_the_control_is_meant():
+    known = Known(["ctrl", "KLF1+ctrl", "ctrl+CEBPE", "A+B"], "ctrl")
+    assert [known.find(name) for name in ("KLF1", "CEBPE+ctrl", "B+A", "ctrl+ctrl", "KLF1+CEBPE")] == [1, 2, 3, 0, -1]
+    assert Known(["NT", "A"], "NT").name("NT+A") == "A" and Known(["DMSO", "A"], "x").find("A+DMSO") == -1
+    assert Known(["A+ctrl", "ctrl+A"]).all("A") == [0, 1]
+
+
+def test_numbers_are_sorted_as_numbers():
+    assert in_order(["10", "2", "0.5"]) == ["0.5", "2", "10"] and in_order(["b10", "b2"]) == ["b10", "b2"]
+    obs = pd.DataFrame({"text": ["10", "2", "100"], "kept": pd.Categorical(["b", "a", "b"], ["b", "a"])})
+    obs["written"] = obs["text"].astype("category")
+    assert list(column(obs, "text").categories) == list(column(obs, "written").categories) == ["2", "10", "100"]
+    assert list(column(obs, "kept").categories) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (pd.array([0, 1, None], "Int64"), ["0", "1", None]),
+        (pd.array([0.0, 1.5, None], "Float64"), ["0.0", "1.5", None]),
+        (pd.Categorical([2, 10, None]), ["2", "10", None]),
+        (pd.array([True, False, None], "boolean"), ["True", "False", None]),
+        (pd.array(["a", "", None], "string"), ["a", None, None]),
+        ([1, "1", 1.5], ["1", "1", "1.5"]),
+        ([b"a", "a", None], ["a", "a", None]),
+    ],
+)
+def test_columns_of_every_type_with_missing_values(values, text):
+    found = column(pd.DataFrame({"c": values}), "c", missing=True)
+    assert [None if pd.isna(v) else v for v in found] == text
+
+
+def test_text_that_means_missing_is_missing_unless_it_is_named():
+    obs = pd.DataFrame({"c": ["a", "", "NA", "nan", "NaN", "None", "null", "N/A", "<NA>", "b", "unknown"]})
+    assert list(column(obs, "c", missing=True).categories) == ["a", "b", "unknown"]
+    with pytest.raises(InputError, match="8 missing values .*'': 1.*'None': 1.*rename what does not"):
+        column(obs, "c")
+    assert list(column(obs, "c", missing=True, named=["None"]).categories) == ["None", "a", "b", "unknown"]
+    assert not means_missing("none") and not means_missing("unknown")
+
+
+def test_infinite_numbers_are_no_categories():
+    with pytest.raises(InputError, match="infinite"):
+        column(pd.DataFrame({"c": [1.0, float("inf")]}), "c")
+
+
+def test_numbers_written_as_text_are_numbers():
+    obs = pd.DataFrame({"t": ["0", "1e3", " 2.5 "], "c": pd.Categorical(["1", "10", None]), "i": [1, 2, None]})
+    assert numbers(obs, "t").tolist() == [0, 1000, 2.5] and numbers(obs, "c", missing=True)[:2].tolist() == [1, 10]
+    assert numbers(obs.astype({"i": "Int64"}), "i", missing=True)[:2].tolist() == [1, 2]
+    with pytest.raises(InputError, match="not numeric.*'high'"):
+        numbers(pd.DataFrame({"t": ["1", "high"]}), "t")
+    for bad in ("inf", "nan", "1_000"):
+        with pytest.raises(InputError):
+            numbers(pd.DataFrame({"t": ["1", bad]}), "t")
+
+
+def test_a_hint_names_no_other_dose():
+    assert nearest("1000", ["100.0", "10.0"]) == ""
+    assert "Quis_1000.0" in nearest("Qui_1000", ["Quis_100.0", "Quis_1000.0"])
+    assert "'stim'" in nearest("stm", ["stim"]) and nearest("IL12", ["IL2", "IL1"]) == ""
+
+
+# controls
+
+
+CALLED = """NT NTC nontargeting non_targeting Non-Targeting NegCtrl neg_ctrl DMSO_TF mock PBS WT wild-type pre unstim
+unstimulated healthy Healthy_Control control_0.0 vehicle_0 scramble Scrambled sgNT sgCtrl 0 0.0 0h untreated DMSO
+Control ctrl+ctrl NT+NT mock-infected normal day_0 siScramble saline""".split()
+
+
+@pytest.mark.parametrize("name", [*CALLED, "non targeting", "DMSO (0 uM)", "0 uM"])
+def test_a_control_is_known_by_its_name(name):
+    assert find_control(["KLF1", name, "CEBPE"]) == name
+
+
+@pytest.mark.parametrize("name", ["AAVS1", "safe_harbor", "10", "stim", "WTAP", "NTRK1", "control_10", "T cell", "0.5"])
+def test_other_names_are_no_controls(name):
+    assert find_control(["KLF1", name]) is None
+
+
+def test_of_several_controls_none_is_taken_but_those_of_earlier_versions():
+    assert find_control(["control", "healthy", "a"]) == "control"  # as before there was a longer list
+    found = control_of(["NT", "mock", "a"])
+    assert found.name is None and found.alike == ["NT", "mock"]
+    assert control_of(["NT_1", "NT_2", "a"]).alike == ["NT_1", "NT_2"]
+    assert control_of(["Quis_0.0", "Quis_10.0"]) == control_of(["Quis_0.0", "Quis_10.0"])
+    assert control_of(["Quis_0.0", "Quis_10.0"]).alike == ["Quis_0.0"]
+    assert find_control(["0.0", "10.0", "100.0"]) == "0.0" and find_control(["10", "0", "a"]) == "0"
+
+
+# terms
+
+
+@pytest.fixture
+def obs():
+    types = [ONTOLOGY, "B cell", "a=b", "x,cond=stim", None]
+    columns = {"cell_type": types, "cond": ["ctrl", "stim", "stim", "ctrl", "stim"], "dose": [0.0, 10, 100, 0, 10]}
+    return pd.DataFrame(columns | {"a=b": list("vwxyz")})
+
+
+@pytest.mark.parametrize(
+    ("item", "terms"),
+    [
+        (f"cell_type={ONTOLOGY}", {"cell_type": ONTOLOGY}),
+        (f"cell_type={ONTOLOGY},cond=ctrl", {"cell_type": ONTOLOGY, "cond": "ctrl"}),
+        (f"cond=ctrl, cell_type={ONTOLOGY}", {"cell_type": ONTOLOGY, "cond": "ctrl"}),
+        (f'cell_type="{ONTOLOGY}",cond=ctrl', {"cell_type": ONTOLOGY, "cond": "ctrl"}),
+        ("cell_type=a=b", {"cell_type": "a=b"}),
+        ("a=b=v", {"a=b": "v"}),
+        ("cell_type=x,cond=stim", {"cell_type": "x,cond=stim"}),
+        ("cell_type=nothing,cond=stim", {"cell_type": "nothing", "cond": "stim"}),
+        ('cell_type="B cell",cond="stim"', {"cell_type": "B cell", "cond": "stim"}),
+        ("cell_type=Z, z,cond=stim", {"cell_type": "Z, z", "cond": "stim"}),
+        ("dose=0,cond=ctrl", {"dose": "0", "cond": "ctrl"}),
+        ("nowhere=1,cond=ctrl", {"nowhere": "1", "cond": "ctrl"}),
+    ],
+)
+def test_items_with_names_that_hold_commas_and_equals_signs(obs, item, terms):
+    assert parse_where([item], obs) == terms
+
+
+def test_items_that_are_no_terms(obs):
+    for item in ("cell_type", "=a", "cell_type=", ""):
+        with pytest.raises(UsageError, match="KEY=VALUE"):
+            parse_where([item], obs)
+    with pytest.raises(UsageError, match="both 'ctrl' and 'stim'"):
+        parse_where(["cond=ctrl", "cond=stim"], obs)
+
+
+@pytest.mark.parametrize("value", ["plain", ONTOLOGY, 'say "a", b', "a=b", " spaced "])
+def test_a_quoted_value_is_read_back(value):
+    assert unquoted(quoted(value)) == value
+    assert split_terms(f"k={quoted(value)},l=m", ["k", "l"], lambda key, text: False) == [("k", value), ("l", "m")]
+
+
+def test_cells_are_chosen_by_value(obs, caplog):
+    assert (
+        select(obs, {"dose": "0"}).tolist() == select(obs, ["dose=0.0"]).tolist() == [True, False, False, True, False]
+    )
+    assert select(obs, f"cell_type={ONTOLOGY}").sum() == 1
+    with pytest.raises(InputError, match="no cell has dose=1000.* Values: 0.0, 10.0, 100.0") as error:
+        select(obs, ["dose=1000"])
+    assert "Did you mean" not in str(error.value)
+    with caplog.at_level("INFO", logger="cellalign"):
+        select(obs, ["cell_type=B cell"])
+    assert "1 cells have no 'cell_type'" in caplog.text
+    assert having(obs, "cell_type", "nan").tolist() == [False] * 4 + [True]
+    conditions = pd.DataFrame({"c": ["A+ctrl", "ctrl+A", "B", "A+B", "B+A"]})
+    assert having(conditions, "c", "A").tolist() == [True, True, False, False, False]
+    assert having(conditions, "c", "A+B").tolist() == [False, False, False, True, True]

@@ -1,0 +1,114 @@
+"""What a method says it uses is what changes its training, and nothing else does; train refuses or says the rest."""
+
+import logging
+
+import pytest
+import torch
+from support import layout, minibatch
+
+import cellalign
+from cellalign.errors import UsageError
+from cellalign.methods.base import BATCH, CONDITION, COVARIATE, LABEL, FitsInClosedForm, Method, Trains
+from cellalign.methods.registry import get, names
+from cellalign.tasks.roles import check_roles, roles_used
+
+GENES, CELLS = 12, 60
+ROLES = (CONDITION, BATCH, COVARIATE, LABEL)
+SIZES = {CONDITION: 3, BATCH: 2, COVARIATE: 2, LABEL: 2}
+NETWORK = {"hidden": (8, 4), "latent_dim": 3, "discriminator_hidden": (8,), "posterior_scale": 0.5}
+
+
+def columns(seed=0, changed=None):
+    """A column for each role; of one role another."""
+    given = {}
+    for role in ROLES:
+        generator = torch.Generator().manual_seed(seed + 1 + ROLES.index(role) + 100 * (role == changed))
+        given[role] = torch.randint(SIZES[role], (CELLS,), generator=generator)
+    return given
+
+
+def learned(cls, given):
+    """The loss of the cells and its gradients, and what is fitted in closed form."""
+    torch.manual_seed(0)
+    known = set(cls.Hyperparameters.model_fields)
+    settings = {key: value for key, value in NETWORK.items() if key in known}
+    if cls.name == "mmd-ae":
+        settings.pop("posterior_scale")
+    made = layout(GENES, SIZES[CONDITION], [SIZES[BATCH]], [SIZES[COVARIATE]], SIZES[LABEL], control=0, cells=CELLS)
+    method = cls(cls.Hyperparameters(**settings), made).train()
+    x = torch.rand(CELLS, GENES, generator=torch.Generator().manual_seed(9)).mul(5)
+    x = x.round() if cls.reads(method.hp) == "counts" else x
+    batch = minibatch(x, made, given[CONDITION], [given[BATCH]], [given[COVARIATE]], given[LABEL])
+    found = []
+    if isinstance(method, Trains):
+        torch.manual_seed(1)
+        loss = method(batch, 1.0)
+        found.append(loss.total.detach())
+        (sum(loss.by_player.values()) if loss.by_player else loss.total).backward()
+        found += [p.grad.clone() for p in method.parameters() if p.grad is not None]
+    if isinstance(method, FitsInClosedForm):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            method.eval().fit_closed_form(lambda: iter([batch]))
+        found += list(method.buffers())
+    return found
+
+
+def same(one, other):
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_a_method_uses_is_what_changes_its_training(name):
+    cls = get(name)
+    as_it_is = learned(cls, columns())
+    assert same(as_it_is, learned(cls, columns()))  # the same twice
+    for role in ROLES:
+        assert same(as_it_is, learned(cls, columns(changed=role))) == (role not in cls.uses()), (name, role)
+
+
+def test_a_method_needs_what_it_uses():
+    for name in names():
+        cls = get(name)
+        assert not cls.needs_condition or CONDITION in cls.uses(), name
+        assert not cls.needs_label or LABEL in cls.uses(), name
+
+
+def test_a_method_of_another_package_that_says_nothing_is_refused_nothing():
+    assert Method.uses() == set(ROLES)
+
+
+@pytest.mark.parametrize(
+    ("method", "role", "able"),
+    [("vae", "batch", "cvae, .*invae"), ("svae+", "batch", "scvi"), ("comp", "covariate", "nf-ivae, invae$")],
+)
+def test_a_column_without_use_is_refused_with_the_methods_that_have_one(method, role, able):
+    with pytest.raises(UsageError, match=rf"{'svae.' if method == 'svae+' else method}' makes no use of .* {able}"):
+        check_roles(get(method), **{role: ["x"]})
+
+
+def test_a_column_that_is_used_elsewhere_is_said():
+    ((level, condition),) = check_roles(get("vae"), condition="stim")
+    assert level == logging.WARNING and "does not see the condition 'stim'" in condition
+    ((level, label),) = check_roles(get("comp"), condition="stim", label="kind")
+    assert level == logging.INFO and "does not see the label 'kind'; the model keeps it for annotate" in label
+    assert check_roles(get("scanvi"), condition="stim", batch=["site"], label="kind") == []
+    with pytest.raises(UsageError, match="unlabelled='x' needs label"):
+        check_roles(get("comp"), condition="stim", unlabelled="x")
+
+
+def test_of_several_methods_each_is_given_what_it_uses():
+    options = {"batch": ["site", "age"], "numeric": ["age"], "epochs": 1, "kinds": {"age": "number"}}
+    assert roles_used("cvae", options) == options
+    assert roles_used("linear", options) == {"epochs": 1, "numeric": [], "kinds": {}}
+
+
+def test_train_refuses_and_says_it(tiny, caplog):
+    with pytest.raises(UsageError, match="'stim' is both"):
+        cellalign.train(tiny, method="cvae", condition="stim", batch=["stim"])
+    with pytest.raises(UsageError, match="'pca' makes no use of covariate="):
+        cellalign.train(tiny, method="pca", covariate=["cell_type"])
+    with caplog.at_level("INFO", logger="cellalign"):
+        cellalign.train(tiny, method="pca", condition="stim", label="cell_type", settings={"latent_dim": 2})
+    assert "does not see the condition" in caplog.text and "does not see the label" in caplog.text
+    assert "control: control, of 'stim'" in caplog.text
