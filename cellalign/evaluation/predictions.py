@@ -74,6 +74,8 @@ def check_finite(x: Any, where: str) -> None:
     """Refuse a matrix that is not there, not numeric, or holds NaN or infinite values: InputError."""
     if x is None:
         raise InputError(f"{where} is not there; a prediction's expression has to be in it")
+    if not all(x.shape):
+        raise InputError(f"{where} holds {x.shape[0]} cells and {x.shape[1]} genes; there is nothing to compare")
     values = x.data if sparse.issparse(x) else np.asarray(x)
     if values.dtype.kind not in "iufb":
         raise InputError(f"{where} is not numeric (it holds {values.dtype})")

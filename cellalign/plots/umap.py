@@ -62,11 +62,23 @@ def unintegrated_umap(x: Any, seed: int = 0) -> np.ndarray:
 
 
 def unintegrated_pca(x: Any, seed: int = 0) -> np.ndarray:
-    """First 50 principal components [n, at most 50] of expression x [n, G]; sparse input stays sparse."""
+    """First 50 principal components [n, at most 50] of expression x [n, G]; sparse input stays sparse.
+
+    Raises
+    ------
+    InputError
+        Fewer than 3 cells or genes, or expression that does not differ between cells.
+    """
+    from scipy.sparse.linalg import ArpackError
     from sklearn.decomposition import PCA
 
-    n_components = max(2, min(50, min(x.shape) - 1))
-    found = PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(x)
+    if min(x.shape) < 3:
+        raise InputError(f"there are no principal components of {x.shape[0]} cells and {x.shape[1]} genes")
+    n_components = min(50, min(x.shape) - 1)
+    try:
+        found = PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(x)
+    except ArpackError as error:
+        raise InputError(f"expression has no principal components, it is alike in all cells ({error})") from error
     return found.astype(np.float32, copy=False)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
 from cellalign.data.said import told_once
-from cellalign.errors import ModelError, TrainingError, UsageError, option
+from cellalign.errors import InputError, ModelError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import cells_for
@@ -158,8 +158,10 @@ def tune(
     with limited(threads):
         table["udr"] = _udr(adata, models, combination_of, by)
     own = table["udr"] if by == "udr" else -table["validation_loss"]
+    if own.isna().all():
+        raise InputError(f"no run has a {by} to be ranked by: {adata.n_obs} cells are too few to keep some for it")
     table["score"] = own.groupby(combination_of).transform("median")
-    table["rank"] = table["score"].rank(method="dense", ascending=False).astype(int)
+    table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)
     best = own.where(table["rank"] == 1).idxmax()
     return models[int(best)], table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)
 
