@@ -16,6 +16,7 @@ from scipy import sparse
 from cellalign.data.genes import match, say_how, second_names
 from cellalign.data.matrices import (
     check_expression,
+    check_names,
     counts_of,
     default_matrix,
     find_counts,
@@ -253,6 +254,7 @@ def comparable(predicted: AnnData, real: AnnData, expression: str, where: str) -
     InputError
         They hold raw counts, and what the prediction is normalised to is not known.
     """
+    check_names(real, where)
     found = real
     if expression == "log":
         written = Provenance.of(predicted.uns).preprocess
