@@ -221,9 +221,8 @@ def _preprocessed(
     if made.n_obs < adata.n_obs:
         log.warning("%d cells have no counts", adata.n_obs - made.n_obs)
         place = find_counts(adata, layer=layer, rounded=rounded)
-        x = normalised_log(sparse.csr_matrix(place.matrix), step.target_sum)[
-            :, place.var.index.get_indexer(made.var_names)
-        ]
+        columns = place.var.index.get_indexer(made.var_names)
+        x = normalised_log(sparse.csr_matrix(place.matrix), step.target_sum)[:, columns]
     recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
     return Training(x, made.var, "X", recipe)
 

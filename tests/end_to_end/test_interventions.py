@@ -100,7 +100,7 @@ def test_mistakes(folder, mistaken):
     known.write_h5ad(folder / "known.h5ad")
     train = ("train", "shifts.h5ad", *SVAE[:4], "-m", "new", "--epochs", 1)
     for arguments, status, says in (
-        (("train", "fractions.h5ad", *SVAE[:4], "-m", "new"), 3, "cellalign preprocess"),
+        (("train", "fractions.h5ad", *SVAE[:4], "-m", "new"), 3, "--round of preprocess or train"),
         ((*train, "--control", "contrl"), 3, "'control'"),
         (("train", "shifts.h5ad", "--method", "svae+", "-m", "new"), 2, "--condition"),
         (("transfer", "known.h5ad", "-m", "model", "-o", "new"), 3, "not a single new intervention"),
