@@ -47,7 +47,7 @@ def cell(name: str, file: File, corpus: Path, reference: object, notes: list[str
         try:
             driven = drive(name, file, corpus, Path(folder), reference)  # type: ignore[arg-type]
         except AssertionError as error:
-            return noted("NO", f"{file.name}: {str(error).strip().splitlines()[0]}", notes)
+            return noted("NO", str(error).strip().splitlines()[0], notes)
         if driven.status == 0 and not driven.advice:
             return "yes"
         said = re.sub(r"\s+", " ", driven.advice[-1].removeprefix("cellalign: error: "))

@@ -77,16 +77,19 @@ class ReadsCells(ModelDescription):
         """
         adata = in_memory(adata)
         check_names(adata, "the input")
-        rounded = self.record.recipe.rounded
+        rounded, base = self.record.recipe.rounded, self.record.recipe.base
         if self.expression == "counts":
-            return self._in_order(counts_like(adata, self.matrix, rounded=rounded), missing_genes)
-        return self._in_order(log_like(adata, self.matrix, self.target_sum, rounded=rounded), missing_genes)
+            found = counts_like(adata, self.matrix, rounded=rounded)
+        else:
+            found = log_like(adata, self.matrix, self.target_sum, base=base, rounded=rounded)
+        written = Provenance.of(adata.uns).preprocess
+        return self._in_order(found, missing_genes, preprocessed=written is not None and written.n_top_genes > 0)
 
-    def _in_order(self, found: Expression, missing_genes: str) -> Expression:
+    def _in_order(self, found: Expression, missing_genes: str, preprocessed: bool = False) -> Expression:
         """Expression with the model's genes in its order."""
         matching = match(found.var, self.genes, self.record.other_names)
         say_how(matching, "the input")
-        x = align_genes(found.x, matching, self.genes, missing=missing_genes)
+        x = align_genes(found.x, matching, self.genes, missing=missing_genes, preprocessed=preprocessed)
         var = found.var.reset_index(drop=True).reindex(matching.columns)
         return Expression(x, var.set_axis(pd.Index(self.genes)))
 
@@ -146,7 +149,9 @@ class ReadsCells(ModelDescription):
         total = self.target_sum
         if total is None and counts is not None and self.expression == "counts":
             total = float(np.median(np.asarray(counts.x.sum(1))))
-        found = self._in_order(log_like(adata, "X", total, rounded=rounded), missing_genes)
+        found = self._in_order(
+            log_like(adata, "X", total, base=self.record.recipe.base, rounded=rounded), missing_genes
+        )
         result = AnnData(found.x, adata.obs, found.var, obsm=dict(adata.obsm), uns=self.preprocessed(adata.uns, total))
         if counts is not None:
             result.layers["counts"] = self._in_order(counts, missing_genes).x

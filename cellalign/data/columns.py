@@ -150,7 +150,11 @@ def _numbers_of_text(values: pd.Series, key: str, purpose: str) -> np.ndarray:
 def _present(obs: pd.DataFrame, key: str, purpose: str) -> pd.Series:
     if key not in obs:
         there = ", ".join(map(str, obs.columns)) or "none"
-        raise InputError(f"no {purpose} column {key!r} in obs.{nearest(key, map(str, obs.columns))} Columns: {there}")
+        table = (
+            "" if len(obs.columns) else f"; give the cells' metadata as a table with {option('obs', hint='FILE.csv')}"
+        )
+        near = nearest(key, map(str, obs.columns))
+        raise InputError(f"no {purpose} column {key!r} in obs.{near} Columns: {there}{table}")
     values = obs[key]
     if isinstance(values, pd.DataFrame):
         raise InputError(f"obs has {values.shape[1]} columns {key!r}; rename all but one")

@@ -178,7 +178,13 @@ def say_how(matching: Matching, where: str) -> None:
 
 
 def align_genes(
-    x: Any, matching: Matching, need: Sequence[str], *, missing: str = "error", where: str = "the input"
+    x: Any,
+    matching: Matching,
+    need: Sequence[str],
+    *,
+    missing: str = "error",
+    where: str = "the input",
+    preprocessed: bool = False,
 ) -> Any:
     """Columns of x in the order of the genes the model was trained on.
 
@@ -190,6 +196,8 @@ def align_genes(
         Names of the genes, for messages.
     missing : {"error", "zero"}
         What to do about genes the model needs and the file lacks.
+    preprocessed : bool
+        The file is known to hold a choice of genes only.
 
     Raises
     ------
@@ -201,12 +209,17 @@ def align_genes(
         return x
     absent = np.flatnonzero(columns < 0)
     if len(absent) == len(columns):
-        raise InputError(f"{where} has none of the model's {len(columns)} genes; are these the same gene names?")
+        raise InputError(
+            f"{where} has none of the model's {len(columns)} genes ({need[0]}, ...): if a column of var names them, "
+            f"say which with {option('gene_key', hint='COLUMN')}"
+        )
     if len(absent) and missing != "zero":
+        own = "its genes were chosen by a preprocess of its own: name the raw file"
+        advice = own if preprocessed else "use a file that has them"
         named = ", ".join(need[i] for i in absent[:10]) + (", ..." if len(absent) > 10 else "")
         raise InputError(
             f"{where} lacks {len(absent)} of the model's {len(columns)} genes: {named}; "
-            f"use a file that has them, or {option('missing_genes', 'zero')}"
+            f"{advice}, or {option('missing_genes', 'zero')}"
         )
     if not len(absent):
         return x[:, columns]

@@ -105,9 +105,20 @@ def intervention(
     if where:
         mask = mask & select(cells.obs, where, control=_control(fields))
     if not mask.any():
-        source = origin or ("any value" if chosen[0].kind == "number" else f"other than {said[0]}")
-        raise InputError(f"no source cell is left: none has {chosen[0].name}={source} and what {option('where')} asks")
+        raise InputError(_nothing_left(cells, chosen[0], said[0], origin, bool(where)))
     return Intervention(chosen, values, said, origin, np.flatnonzero(mask))
+
+
+def _nothing_left(cells: AnnData, field: Column, to: str, origin: str, restricted: bool) -> str:
+    """Why there is no source cell, with the values that there are."""
+    source = origin or ("any value" if field.kind == "number" else f"other than {to}")
+    said = f"no source cell is left: none has {field.name}={source}"
+    if restricted:
+        return f"{said} and what {option('where')} asks"
+    if field.name not in cells.obs:
+        return said
+    there = list(map(str, cells.obs[field.name].dropna().unique()[:10]))
+    return f"{said}; values: {', '.join(there) or 'none'}"
 
 
 def _same(field: Any, one: str, other: str) -> bool:

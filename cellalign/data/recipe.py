@@ -16,6 +16,7 @@ from scipy import sparse
 from cellalign.data.genes import match, say_how, second_names
 from cellalign.data.matrices import (
     check_expression,
+    check_names,
     counts_of,
     default_matrix,
     find_counts,
@@ -57,7 +58,7 @@ def total_of(adata: AnnData, key: str = "X") -> float | None:
     if written is not None and written.target_sum is not None:
         return written.target_sum
     scale = None if _lacks(adata, key) else scale_of(matrix_of(adata, key))
-    return scale.total if scale is not None and scale.kind == "log" and scale.base is None else None
+    return scale.total if scale is not None and scale.kind == "log" else None
 
 
 def counts_like(adata: AnnData, key: str, *, rounded: bool = False) -> Expression:
@@ -67,7 +68,13 @@ def counts_like(adata: AnnData, key: str, *, rounded: bool = False) -> Expressio
 
 
 def log_like(
-    adata: AnnData, key: str, target_sum: float | None, where: str = "the input", *, rounded: bool = False
+    adata: AnnData,
+    key: str,
+    target_sum: float | None,
+    where: str = "the input",
+    *,
+    base: float | None = None,
+    rounded: bool = False,
 ) -> Expression:
     """Log expression of cells at a model's total: as it is, rescaled from another total, or made of raw counts.
 
@@ -77,6 +84,8 @@ def log_like(
         The matrix that the model reads: "X", or a layer.
     target_sum : float, optional
         What the counts of a cell of the training file were scaled to; None where that is not known.
+    base : float, optional
+        Of the model's logarithm, where it is not the natural one.
     rounded : bool
         Estimated counts are rounded.
 
@@ -86,14 +95,30 @@ def log_like(
         There is neither log expression nor, where the total is known, raw counts; or the matrix is not fit.
     """
     if not _has_log(adata, key) and (_lacks(adata, key) or has_counts(adata, rounded=rounded)):
-        return _made_of_counts(adata, target_sum, where, rounded)
+        made = _made_of_counts(adata, target_sum, where, rounded)
+        return Expression(_in_base(made.x, None, base), made.var)
     x = _log_of(adata, key, where)
+    scale = scale_of(x)
+    if scale.kind == "log" and scale.base != base:
+        log.warning("%s is %s; brought to that of %s", where, _said_of(scale.base), _said_of(base).split(" of ")[-1])
+        x = _in_base(x, scale.base, base)
     total = total_of(adata, key)
     if target_sum is not None and total is not None and abs(total / target_sum - 1) > SAME_TOTAL:
         said = "%s is normalised to %.6g counts a cell; brought to %.6g, the total of what it is compared with"
         log.warning(said, where, total, target_sum)
-        x = rescaled(x, target_sum / total)
+        x = _in_base(rescaled(_in_base(x, base, None), target_sum / total), None, base)
     return Expression(x, adata.var)
+
+
+def _said_of(base: float | None) -> str:
+    return f"a logarithm of base {'e' if base is None else f'{base:g}'}"
+
+
+def _in_base(x: Any, base: float | None, wanted: float | None) -> Any:
+    """Log expression of a base in another; None is the natural one."""
+    if base == wanted:
+        return x
+    return x * np.float32(np.log(base or np.e) / np.log(wanted or np.e))
 
 
 @dataclass(frozen=True)
@@ -153,7 +178,9 @@ def to_train_on(
         raise UsageError(f"{option('n_top_genes', n_top_genes)} is of raw counts; {where} holds log expression")
     key = layer or "X"
     x = _log_of(adata, key, where, advice)
-    return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key)))
+    scale = scale_of(x)
+    base = scale.base if scale.kind == "log" else None
+    return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key), base=base))
 
 
 def _counts_to_train_on(
@@ -194,7 +221,9 @@ def _preprocessed(
     if made.n_obs < adata.n_obs:
         log.warning("%d cells have no counts", adata.n_obs - made.n_obs)
         place = find_counts(adata, layer=layer, rounded=rounded)
-        x = normalised_log(place.matrix, step.target_sum)[:, place.var.index.get_indexer(made.var_names)]
+        x = normalised_log(sparse.csr_matrix(place.matrix), step.target_sum)[
+            :, place.var.index.get_indexer(made.var_names)
+        ]
     recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
     return Training(x, made.var, "X", recipe)
 
@@ -227,6 +256,7 @@ def comparable(predicted: AnnData, real: AnnData, expression: str, where: str) -
     InputError
         They hold raw counts, and what the prediction is normalised to is not known.
     """
+    check_names(real, where)
     found = real
     if expression == "log":
         written = Provenance.of(predicted.uns).preprocess

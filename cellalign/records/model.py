@@ -49,11 +49,14 @@ class Recipe(Record):
         file had been preprocessed.
     rounded : bool
         Whether estimated counts were rounded.
+    base : float, optional
+        Of the logarithm, where it is not the natural one.
     """
 
     target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
     n_top_genes: int | None = None
     rounded: bool = False
+    base: float | None = None
 
 
 class SourceRecord(FileRecord):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -247,12 +247,16 @@ def command(
     for path in pictures.values():
         files.check_output(path, force)
     fitted = load(model) if model is not None else None
-    cells = files.read(input)
+    # a prediction has its metadata: a table of them belongs to the real cells
+    cells = files.read(replace(input, obs=None, obs_key=None) if against is not None else input)
     provenance = Provenance.of(cells.uns)
     _check_kind(pictures, provenance, ", ".join(input.paths), against)
     if where:
         cells = cells[select(cells.obs, where)].copy()
-    real = cells_for(files.spool(input.like(against)), expression_of(cells)) if against is not None else None
+    real = None
+    if against is not None:
+        reading = replace(input.like(against), obs=input.obs, obs_key=input.obs_key)
+        real = cells_for(files.spool(reading), expression_of(cells))
     extra_panels = ["bio"] if scib_table is not None else []
     result = evaluate(cells, against=real, model=fitted, extra_panels=extra_panels, **asked)
     call.print_evaluation(result, format)

@@ -128,3 +128,18 @@ def test_real_cells_are_compared_on_the_scale_of_the_prediction(raw):
     ]
     for other in scores[1:]:
         np.testing.assert_allclose(other, scores[0], rtol=1e-3, atol=1e-4)
+
+
+def test_logarithms_of_another_base_are_brought_to_the_models(raw, caplog):
+    caplog.set_level(logging.INFO, "cellalign")
+    logging.getLogger("cellalign").propagate = True
+    natural = scanpys(raw, 1e4)
+    in_base_2 = natural.copy()
+    in_base_2.X = natural.X / np.float32(np.log(2))
+    found = recipe.log_like(in_base_2, "X", 1e4)
+    assert "a logarithm of base 2; brought to that of base e" in caplog.text
+    np.testing.assert_allclose(found.x.toarray(), natural.X.toarray(), rtol=1e-5)
+    model = cellalign.train(in_base_2, method="cvae", condition="stim", **SMALL)
+    wanted = model.embed(in_base_2)
+    for cells in (natural, raw, scanpys(raw, 500.0)):
+        np.testing.assert_allclose(model.embed(cells), wanted, atol=1e-4)
