@@ -38,6 +38,7 @@ def start(
     logger = logging.getLogger("cellalign")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Text())
+    handler.addFilter(_Once())
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
@@ -80,6 +81,21 @@ def say_traceback(error: BaseException) -> None:
     import traceback
 
     sys.stderr.write(printable("".join(traceback.format_exception(error)), keep="\n"))
+
+
+class _Once(logging.Filter):
+    """Of warnings, those that this command has not given before: several of its steps look at the same file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        known = record.levelno == logging.WARNING and message in self.given
+        if record.levelno == logging.WARNING:
+            self.given.add(message)
+        return not known
 
 
 class _Text(logging.Formatter):
