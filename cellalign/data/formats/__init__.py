@@ -14,6 +14,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from cellalign.data.formats.normal import normalised
 from cellalign.data.formats.others import named
 from cellalign.data.genes import with_genes_named
 from cellalign.data.reading import PathLike, Reading, all_paths, labels, stem
-from cellalign.errors import InputError, option
+from cellalign.errors import CellalignError, InputError, option
 
 __all__ = [
     "PathLike",
@@ -186,8 +187,19 @@ def _one_line(name: str) -> Iterator[None]:
         ) from error
     except BlockingIOError as error:
         raise InputError(f"{name} is open for writing in another program; close it there, or wait") from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except MemoryError as error:
+        raise InputError(
+            f"{name} does not fit into memory: {error or 'it ran out'}; read it where there is more"
+        ) from error
+    except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise damaged(name, error) from error
+    except CellalignError:
+        raise
+    except Exception as error:  # of the reader, about what the file holds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{name} is not laid out as files of its kind are ({type(error).__name__}: {reason})"
+        ) from error
 
 
 @contextmanager

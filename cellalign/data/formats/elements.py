@@ -219,7 +219,8 @@ def _element(element: Any) -> Any:
     in numbers of the machine.
     """
     if hasattr(element, "keys") and {"data", "indices", "indptr"} <= set(element):
-        _check_whole(element["data"])
+        for part in ("data", "indices", "indptr") if element["data"].shape[0] else ():
+            _check_whole(element[part])
         dtype, shape = element["data"].dtype, element.attrs.get("shape", element.attrs.get("h5sparse_shape"))
         if shape is not None and (not dtype.isnative or dtype == np.float16):
             kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format")))
@@ -229,9 +230,9 @@ def _element(element: Any) -> Any:
 
 
 def _check_whole(data: Any) -> None:
-    """OSError where chunks of a zarr array of stored values are missing: they would be read as zeros, silently."""
+    """OSError where chunks of a zarr array of a sparse matrix are missing: they would be read as zeros, silently."""
     there, all_of_them = getattr(data, "nchunks_initialized", None), getattr(data, "nchunks", 0)
-    if there is not None and there < all_of_them and all_of_them > 1:
+    if there is not None and there < all_of_them:
         raise OSError(f"{all_of_them - there} of {all_of_them} chunks are missing")
 
 
