@@ -7,6 +7,7 @@ are named for what they are, with the command that converts them (`others`).
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import lzma
 import os
@@ -183,7 +184,7 @@ def _one_line(name: str) -> Iterator[None]:
         raise InputError(f"no such file: {name}") from error
     except PermissionError as error:
         raise InputError(
-            f"cannot read {name}: {error.strerror or 'permission denied'}; change its permissions"
+            f"cannot read {name}: {os.strerror(error.errno or errno.EACCES)}; change its permissions"
         ) from error
     except BlockingIOError as error:
         raise InputError(f"{name} is open for writing in another program; close it there, or wait") from error
