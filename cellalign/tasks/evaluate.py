@@ -242,6 +242,8 @@ def command(
     named = {"scatter": scatter, "violin": violin, "scib_table": scib_table}
     pictures = {name: path for name, path in named.items() if path is not None}
     check_pictures(pictures, against=against is not None, label=asked["label"] is not None, panels=asked["panels"])
+    if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):
+        raise UsageError(f"{option('against', against)} is the input itself; a prediction is compared with real cells")
     if output is not None:
         files.check_output(output, force, [input])
     for path in pictures.values():

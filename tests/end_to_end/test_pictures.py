@@ -59,5 +59,5 @@ def test_pictures_that_cannot_be_drawn(prediction, kang_like):
     mistake("--violin", "a.png", says="--violin needs --against", **unread)
     mistake(*against, "--scatter", "a.png", "--panel", "mixing", says="--panel leaves out", **unread)
     mistake(*against, "--scatter", "a.png", "--violin", "./a.png", says="the same file", **unread)
-    mistake(*against, "--violin", "a.png", says="is not from cellalign counterfactual", cells=kang_like)
+    mistake(*against, "--violin", "a.png", says="is the input itself", cells=kang_like)
     (folder / "there.png").unlink()
