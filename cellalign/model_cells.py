@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellalign.data.counts import find_counts, has_counts
 from cellalign.data.files import read_matrix
 from cellalign.data.genes import align_genes, match, say_how
 from cellalign.data.loader import Cells, make_cells
-from cellalign.data.matrices import check_names, find_counts, has_counts
+from cellalign.data.matrices import check_names
 from cellalign.data.reading import Reading, in_memory
 from cellalign.data.recipe import Expression, counts_like, log_like
 from cellalign.errors import InputError

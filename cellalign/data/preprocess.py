@@ -11,8 +11,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.columns import column
+from cellalign.data.counts import NoCounts, Place, find_counts, find_log
 from cellalign.data.integers import without_duplicates
-from cellalign.data.matrices import NoCounts, Place, check_names, find_counts, find_log
+from cellalign.data.matrices import check_names
 from cellalign.data.variable_genes import variable_genes
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Preprocessing, Provenance

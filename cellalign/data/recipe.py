@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from cellalign.data.counts import counts_of, find_counts, has_counts
 from cellalign.data.genes import match, say_how, second_names
-from cellalign.data.matrices import (
-    check_expression,
-    check_names,
-    counts_of,
-    default_matrix,
-    find_counts,
-    has_counts,
-    matrix_of,
-)
+from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
 from cellalign.data.scale import scale_of
 from cellalign.errors import InputError, UsageError, option

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from cellalign.data import counts as counts_in
 from cellalign.data import matrices
 from cellalign.errors import InputError, UsageError
 
@@ -102,7 +103,7 @@ def test_rounding_does_not_make_counts_of_anything(tiny):
 def test_counts_are_found_in_a_layer_of_such_a_name(tiny, name, caplog):
     caplog.set_level("INFO", "cellalign")
     tiny.layers[name] = tiny.layers.pop("counts")
-    found = matrices.find_counts(tiny)
+    found = counts_in.find_counts(tiny)
     assert found.where == name and found.matrix is tiny.layers[name]
     assert f'counts in layers["{name}"]' in caplog.text
 
@@ -112,37 +113,37 @@ def test_counts_of_another_name_are_taken_only_when_named(tiny):
     with pytest.raises(
         InputError, match=r"X: log1p: undone, .*; layers\[\"mask\"\]: counts, but its name .*layer='mask'"
     ):
-        matrices.find_counts(tiny)
-    assert matrices.find_counts(tiny, layer="mask").where == "mask"
-    assert matrices.counts_of(tiny, "mask").where == "mask"
+        counts_in.find_counts(tiny)
+    assert counts_in.find_counts(tiny, layer="mask").where == "mask"
+    assert counts_in.counts_of(tiny, "mask").where == "mask"
 
 
 def test_spliced_counts_before_unspliced_ones(tiny):
     counts = tiny.layers.pop("counts")
     tiny.layers["unspliced"], tiny.layers["spliced"] = counts, counts
-    assert matrices.find_counts(tiny).where == "spliced"
+    assert counts_in.find_counts(tiny).where == "spliced"
 
 
 def test_raw_or_a_layer(tiny, tiny_counts):
     with pytest.raises(UsageError, match="layer='counts' and raw=True name two matrices"):
-        matrices.find_counts(tiny, layer="counts", raw=True)
+        counts_in.find_counts(tiny, layer="counts", raw=True)
     with pytest.raises(InputError, match="no raw;"):
-        matrices.find_counts(tiny, raw=True)
+        counts_in.find_counts(tiny, raw=True)
     with pytest.raises(InputError, match="no layer 'umi'; matrices: X, counts"):
-        matrices.find_counts(tiny, layer="umi")
+        counts_in.find_counts(tiny, layer="umi")
     tiny.raw = tiny_counts
-    found = matrices.find_counts(tiny[:, :10].copy(), raw=True)
+    found = counts_in.find_counts(tiny[:, :10].copy(), raw=True)
     assert found.where == "raw" and len(found.var) == 60 == found.matrix.shape[1]
 
 
 def test_a_count_model_looks_where_training_did_then_elsewhere(tiny, tiny_counts):
-    assert matrices.counts_of(tiny, "X").where == "counts"
-    assert matrices.counts_of(tiny_counts, "counts").where == "X"
+    assert counts_in.counts_of(tiny, "X").where == "counts"
+    assert counts_in.counts_of(tiny_counts, "counts").where == "X"
     tiny_counts.layers["counts"] = tiny_counts.X.copy()
-    assert matrices.counts_of(tiny_counts, "X").where == "X"
+    assert counts_in.counts_of(tiny_counts, "X").where == "X"
     tiny.layers["counts"] = tiny.X
     with pytest.raises(InputError, match="no raw counts .X: .*; layers.*counts.*: .*"):
-        matrices.counts_of(tiny, "X")
+        counts_in.counts_of(tiny, "X")
 
 
 def joined(tiny_counts, tiny):
@@ -155,7 +156,7 @@ def joined(tiny_counts, tiny):
 def test_a_layer_that_a_join_filled_with_zeros_is_noticed(tiny_counts, tiny, caplog):
     del tiny.layers["counts"]
     counts = joined(tiny_counts, tiny_counts)
-    found = matrices.find_counts(counts)
+    found = counts_in.find_counts(counts)
     assert (
         found.where == "X"
         and "all zero in 240 of 480 cells that have expression in X, the first 'cell0-1'" in caplog.text
@@ -165,19 +166,19 @@ def test_a_layer_that_a_join_filled_with_zeros_is_noticed(tiny_counts, tiny, cap
     with pytest.raises(
         InputError, match=r"layers\[\"counts\"\]: all zero in 240 of 480 .* give these cells their counts"
     ):
-        matrices.find_counts(both)
-    assert matrices.find_counts(both, layer="counts").where == "counts"
+        counts_in.find_counts(both)
+    assert counts_in.find_counts(both, layer="counts").where == "counts"
 
 
 def test_a_cell_of_no_counts_is_no_mistake(tiny_counts):
     tiny_counts.layers["counts"] = sparse.csr_matrix(np.diag(np.arange(240) != 3).astype(np.float32) @ tiny_counts.X)
     tiny_counts.X = tiny_counts.layers["counts"].log1p()
-    assert matrices.find_counts(tiny_counts).where == "counts"
+    assert counts_in.find_counts(tiny_counts).where == "counts"
 
 
 def test_only_the_matrix_that_is_read_is_checked(tiny, tiny_counts):
     tiny.layers["velocity"] = np.full(tiny.shape, np.nan)
     tiny.X = tiny.X.toarray() - 1
-    assert matrices.find_counts(tiny).where == "counts"
+    assert counts_in.find_counts(tiny).where == "counts"
     tiny_counts.layers["counts"] = np.full(tiny.shape, np.nan)
-    assert matrices.find_counts(tiny_counts).where == "X"
+    assert counts_in.find_counts(tiny_counts).where == "X"
