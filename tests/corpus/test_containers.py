@@ -74,7 +74,7 @@ CONTAINERS = {
     "cells.h5": (_keras(), ("HDF5",)),
     "cells.zip": (_zip(), ("zip",)),
     "cells.tar.gz": (_tar(), ("tar",)),
-    "cells.h5ad.bz2": (bz2.compress(b"no cells"), ("bzip2", "bz2", "compressed")),
+    "cells.h5ad.bz2": (bz2.compress(b"no cells"), ("bzip2", "bz2", "compressed", "table")),
     "cells.pkl": (pickle.dumps({"X": [1]}), ("pickle",)),
     "cells.parquet": (b"PAR1....PAR1", ("parquet",)),
     "cells.npz": (_zip(), ("zip", "npz", "NumPy")),
