@@ -66,6 +66,7 @@ def test_a_file_that_may_not_be_read(run, unreadable, words):
     )
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_looked_into(run, tiny_path, tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir()
@@ -103,6 +104,7 @@ def test_folders_for_caches_that_cannot_be_used(run, tiny_counts_path):
     assert (done.returncode, done.stderr) == (0, PREPROCESSED)
 
 
+@pytest.mark.slow
 def test_a_locale_without_the_letters_of_a_name(run, tiny, tmp_path):
     tiny.obs["stim"] = tiny.obs["stim"].cat.rename_categories({"stimulated": "👩‍🔬 [/naive]"})
     tiny.obsm["X_z"] = tiny.X[:, :3].toarray()

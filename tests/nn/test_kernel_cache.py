@@ -131,6 +131,7 @@ print(sum(likelihood.KERNEL.serial.stats.cache_hits.values()), likelihood._expon
 """
 
 
+@pytest.mark.slow
 def test_a_constant_of_another_file_counts_as_source(tmp_path):
     copy = tmp_path / "cellalign"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
