@@ -203,8 +203,7 @@ def _preprocessed(
     rounded: bool = False,
 ) -> Training:
     """Of raw counts what `preprocess` makes of them, of every cell: one without counts is zero in all genes."""
-    if n_top_genes is None:
-        n_top_genes = N_TOP_GENES if adata.n_vars > N_TOP_GENES else 0
+    n_top_genes = n_kept(adata, n_top_genes)
     made = preprocess(adata, n_top_genes=n_top_genes, batch=batch, layer=layer, rounded=rounded)
     step = Provenance.of(made.uns).preprocess
     assert step is not None and step.target_sum is not None
@@ -218,6 +217,13 @@ def _preprocessed(
         x = normalised_log(sparse.csr_matrix(place.matrix), step.target_sum)[:, columns]
     recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
     return Training(x, made.var, "X", recipe)
+
+
+def n_kept(adata: AnnData, n_top_genes: int | None) -> int:
+    """How many genes of raw counts are kept where log expression is wanted, 0 for all."""
+    if n_top_genes is not None:
+        return n_top_genes
+    return N_TOP_GENES if adata.n_vars > N_TOP_GENES else 0
 
 
 def serves(adata: AnnData, expression: str, key: str = "X") -> bool:

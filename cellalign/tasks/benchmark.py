@@ -62,6 +62,8 @@ def benchmark(
         Mapping[str, Mapping[str, Any]] | None,
         replace(o.SETTINGS, help="One setting of one method (repeatable).", metavar="METHOD.KEY=VALUE", read=by_method),
     ] = None,
+    n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
+    rounded: Annotated[bool, o.ROUND] = False,
     epochs: Annotated[int | None, o.EPOCHS] = None,
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
@@ -86,7 +88,7 @@ def benchmark(
         Only these groups; default all with 5 cells under both conditions.
     seeds : sequence of int
     settings : mapping of method to settings, optional
-    epochs, device, threads
+    n_top_genes, rounded, epochs, device, threads
         As `train` takes them.
     results : path, optional
         A CSV of finished rows: those in it are not computed again, and it grows with every run.
@@ -111,6 +113,7 @@ def benchmark(
     from cellalign.evaluation import evaluate
     from cellalign.threads import limited
 
+    options |= {"n_top_genes": n_top_genes, "rounded": rounded}
     options |= {"epochs": epochs, "device": device, "threads": threads}
     field: Any = fit_fields(adata, condition=condition, control=control)[0]
     if field.reference is None:

@@ -125,6 +125,7 @@ HOLDOUT = Option("Do not train on these cells (repeatable).", metavar="KEY=VALUE
 # what is trained
 METHOD = Option("A name of `cellalign methods`.")
 LAYER = Option("Read this layer instead of the default.", metavar="NAME")
+N_TOP_GENES = Option("Highly variable genes to keep of raw counts; 0 keeps all [2000].", low=0)
 ROUND = Option("Round counts that are estimated (SoupX, RSEM, alevin).", ("--round",))
 PRESET = Option("Published hyperparameters.", metavar="NAME", panel=TUNING)
 SETTINGS = Option(

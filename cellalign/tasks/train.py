@@ -47,9 +47,7 @@ def train(
     continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
     allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
     layer: Annotated[str | None, o.LAYER] = None,
-    n_top_genes: Annotated[
-        int | None, Option("Highly variable genes to keep of raw counts; 0 keeps all [2000].", low=0)
-    ] = None,
+    n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
     rounded: Annotated[bool, o.ROUND] = False,
     preset: Annotated[str | None, o.PRESET] = None,
     config: Annotated[

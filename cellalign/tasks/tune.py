@@ -68,6 +68,8 @@ def tune(
     kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
     layer: Annotated[str | None, o.LAYER] = None,
+    n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
+    rounded: Annotated[bool, o.ROUND] = False,
     holdout: Annotated[Sequence[str], o.HOLDOUT] = (),
     preset: Annotated[str | None, o.PRESET] = None,
     epochs: Annotated[int | None, o.EPOCHS] = None,
@@ -91,8 +93,8 @@ def tune(
         Settings that are the same in all runs.
     runs : path, optional
         Where finished runs are kept; those there already with the same settings are not trained again.
-    condition, control, batch, covariate, label, numeric, kinds, unlabelled, layer, holdout, preset, epochs
-    device, threads
+    condition, control, batch, covariate, label, numeric, kinds, unlabelled, layer, n_top_genes, rounded, holdout
+    preset, epochs, device, threads
         As `train` takes them; `options` are others of its parameters.
 
     Returns
@@ -124,6 +126,8 @@ def tune(
         "kinds": kinds,
         "unlabelled": unlabelled,
         "layer": layer,
+        "n_top_genes": n_top_genes,
+        "rounded": rounded,
         "holdout": holdout,
         "preset": preset,
         "epochs": epochs,
@@ -250,10 +254,22 @@ def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any
         == (method, hyperparameters.model_dump(mode="json"), plan.model_dump(mode="json"))
         and (model.condition, record.holdout) == (options.get("condition"), list(options.get("holdout", ())))
         and {(field.role, field.name) for field in model.fields} == _columns(options)
-        and model.genes == [str(gene) for gene in adata.var_names]
+        and _of_same_genes(model, adata, options)
         and record.cells.all == adata.n_obs
         and (source is None or record.source.same_as(source_record(source)))
     )
+
+
+def _of_same_genes(model: Model, adata: AnnData, options: Mapping[str, Any]) -> bool:
+    """Whether a run of these cells and options reads the genes that this one read."""
+    from cellalign.data.recipe import n_kept
+
+    recipe, there = model.record.recipe, [str(gene) for gene in adata.var_names]
+    if recipe.rounded != bool(options.get("rounded")):
+        return False
+    if recipe.n_top_genes is None:
+        return model.genes == there
+    return recipe.n_top_genes == n_kept(adata, options.get("n_top_genes")) and set(model.genes) <= set(there)
 
 
 def _columns(options: Mapping[str, Any]) -> set[tuple[str, str]]:

@@ -59,3 +59,16 @@ def test_wrong_grids(tiny):
     ):
         with pytest.raises(UsageError, match=said):
             cellalign.tune(tiny, method="comp", grid=grid, condition="stim", **options)
+
+
+def test_finished_runs_of_raw_counts_are_read(tiny_counts, tmp_path, monkeypatch):
+    options = {"method": "cvae", "grid": {"beta": [0.5]}, "seeds": 1, "condition": "stim", "runs": tmp_path / "runs"}
+    options |= {"settings": {"hidden": [8], "latent_dim": 2}, "epochs": 1}
+    first, _ = cellalign.tune(tiny_counts, n_top_genes=20, **options)
+    assert len(first.genes) == 20
+    with monkeypatch.context() as patched:
+        patched.setattr("cellalign.tasks.tune.train", None)
+        again, _ = cellalign.tune(tiny_counts, n_top_genes=20, **options)
+    assert again.record.weights_checksum == first.record.weights_checksum
+    other, _ = cellalign.tune(tiny_counts, n_top_genes=30, **options)
+    assert len(other.genes) == 30
