@@ -118,10 +118,10 @@ def shuffled(rows: Tensor, size: int, generator: torch.Generator) -> list[Tensor
     """One epoch of row numbers in random order, cut into equal parts of at most `size` cells.
 
     Equal parts rather than a short last one: no cell is left out, and batch normalisation never meets a
-    remainder of a single cell.
+    single cell; batches of one or two cells may get one more for that.
     """
     order = rows[torch.randperm(len(rows), generator=generator)]
-    return list(torch.tensor_split(order, max(1, -(-len(rows) // size))))
+    return list(torch.tensor_split(order, max(1, min(-(-len(rows) // size), len(rows) // 2))))
 
 
 def balanced(rows: Tensor, condition: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:

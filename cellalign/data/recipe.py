@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from cellalign.data.counts import counts_of, find_counts, has_counts
+from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
 from cellalign.data.genes import match, say_how, second_names
 from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
@@ -165,8 +165,11 @@ def to_train_on(
     """
     if expression == "counts":
         return _counts_to_train_on(adata, layer, n_top_genes, batch, where, rounded)
-    if layer is None and not _has_log(adata, "X") and (_lacks(adata, "X") or has_counts(adata, rounded=rounded)):
-        return _preprocessed(adata, n_top_genes, batch, where, rounded=rounded)
+    if layer is None and not _has_log(adata, "X"):
+        if has_counts(adata, rounded=rounded):
+            return _preprocessed(adata, n_top_genes, batch, where, rounded=rounded)
+        if _lacks(adata, "X"):
+            layer = _only_log(adata, rounded)
     if n_top_genes is not None:
         raise UsageError(f"{option('n_top_genes', n_top_genes)} is of raw counts; {where} holds log expression")
     key = layer or "X"
@@ -174,6 +177,16 @@ def to_train_on(
     scale = scale_of(x)
     base = scale.base if scale.kind == "log" else None
     return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key), base=base))
+
+
+def _only_log(adata: AnnData, rounded: bool) -> str:
+    """The layer that holds log expression, where there is neither X nor counts; errors as `find_counts`."""
+    place = find_log(adata)
+    if place is None or place.where not in adata.layers:
+        find_counts(adata, rounded=rounded)
+        raise InputError("there is no X and no layer of log expression")
+    log.info("log expression in %s", place.said)
+    return place.where
 
 
 def _counts_to_train_on(

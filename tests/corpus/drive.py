@@ -93,12 +93,15 @@ class Driven:
         The command line that was typed last.
     advice : list of str
         What was said before, and obeyed.
+    messages : str
+        What it said beside its output.
     """
 
     status: int
     output: str
     line: list[object]
     advice: list[str] = field(default_factory=list)
+    messages: str = ""
 
 
 def drive(name: str, file: File, corpus: Path, folder: Path, reference: Reference) -> Driven:
@@ -119,7 +122,7 @@ def drive(name: str, file: File, corpus: Path, folder: Path, reference: Referenc
         shown = f"{shlex.join(map(str, line))}\n{done.stderr}"
         if done.returncode == 0:
             assert_unharmed(before, digest(folder), shown)
-            return Driven(0, done.stdout, line, said)
+            return Driven(0, done.stdout, line, said, done.stderr)
         error = one_error(done.returncode, done.stderr, shown)
         assert digest(folder) == before, f"a command that failed changed files: {shown}"
         if name in file.refused and all(word in error for word in file.refused[name]):

@@ -157,6 +157,11 @@ def right_counterfactual(driven, file, folder, reference):
 def right_annotation(driven, file, folder, reference):
     made, wanted = output(driven, folder), reference.read("a.h5ad")
     assert_cells(made)
+    if (
+        "as unknown" in driven.messages
+    ):  # the condition that the encoder sees is not in the file, or not under its names
+        assert set(made.obs["cell_type_predicted"]) <= set(wanted.obs["cell_type_predicted"])
+        return
     assert list(made.obs["cell_type_predicted"].astype(str)) == list(wanted.obs["cell_type_predicted"].astype(str))
 
 

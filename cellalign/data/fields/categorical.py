@@ -65,6 +65,9 @@ class Categorical(Column):
         """Codes int64 [n], -1 where unknown; a label may hold anything, a condition that may be missing be absent."""
         lenient = unseen or self.role == LABEL
         if self.name not in cells.obs and (lenient or (self.role == CONDITION and self.may_be_missing)):
+            if unseen and self.role == CONDITION:
+                said = "no column %r in obs: the model has learned with it, and counts it as unknown in all %d cells"
+                log.warning(said, self.name, cells.n_obs)
             return np.full(cells.n_obs, -1, dtype=np.int64)
         missing = lenient or self.may_be_missing or ignore is not None
         values = column(cells.obs, self.name, purpose=self.role, missing=missing, named=self.named)

@@ -219,8 +219,7 @@ def _element(element: Any) -> Any:
     in numbers of the machine.
     """
     if hasattr(element, "keys") and {"data", "indices", "indptr"} <= set(element):
-        for part in ("data", "indices", "indptr") if element["data"].shape[0] else ():
-            _check_whole(element[part])
+        _check_whole(element)
         dtype, shape = element["data"].dtype, element.attrs.get("shape", element.attrs.get("h5sparse_shape"))
         if shape is not None and (not dtype.isnative or dtype == np.float16):
             kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format")))
@@ -229,11 +228,27 @@ def _element(element: Any) -> Any:
     return read_elem(element)
 
 
-def _check_whole(data: Any) -> None:
-    """OSError where chunks of a zarr array of a sparse matrix are missing: they would be read as zeros, silently."""
-    there, all_of_them = getattr(data, "nchunks_initialized", None), getattr(data, "nchunks", 0)
-    if there is not None and there < all_of_them:
-        raise OSError(f"{all_of_them - there} of {all_of_them} chunks are missing")
+def _check_whole(matrix: Any) -> None:
+    """OSError where chunks of a sparse matrix in a zarr store are missing that cannot be zeros, which are left out."""
+    lost = {part: _n_missing(matrix[part]) for part in ("data", "indices", "indptr")}
+    if not any(n for n, _ in lost.values()):
+        return
+    pointers, n_values = matrix["indptr"][:], matrix["data"].shape[0]
+    sizes = np.diff(pointers)
+    torn = {
+        "indptr": sizes.min(initial=0) < 0 or (len(pointers) > 0 and pointers[-1] != n_values),
+        "indices": sizes.max(initial=0) > 1,  # of several in a row not all are the first
+        "data": lost["data"][0] < lost["data"][1],  # all of them zero, or lost: a matrix of zeros is refused later
+    }
+    for part, (n, of) in lost.items():
+        if n and torn[part]:
+            raise OSError(f"{n} of {of} chunks are missing")
+
+
+def _n_missing(array: Any) -> tuple[int, int]:
+    """How many chunks of an array are missing, of how many; none of an HDF5 dataset."""
+    there, all_of_them = getattr(array, "nchunks_initialized", None), getattr(array, "nchunks", 0)
+    return (0, all_of_them) if there is None else (all_of_them - there, all_of_them)
 
 
 def damaged(name: str, error: BaseException, path: str = "") -> InputError:
