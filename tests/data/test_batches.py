@@ -132,3 +132,11 @@ def test_balanced_batches_hold_as_many_of_every_condition():
 def test_more_conditions_than_a_batch_can_balance_are_shuffled():
     batches = balanced(torch.arange(40), torch.arange(40) % 20, 30, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(batches).tolist()) == list(range(40))
+
+
+@pytest.mark.parametrize("n", range(2, 12))
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_batch_is_of_one_cell(n, size):
+    parts = shuffled(torch.arange(n), size, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(parts).tolist()) == list(range(n))
+    assert min(map(len, parts)) > 1 and max(map(len, parts)) <= max(size + 1, 3)

@@ -1,5 +1,7 @@
 """Fields: what a column of obs or obsm means, for every kind alike; and how a minibatch is set to another value."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -423,3 +425,10 @@ def test_fields_keep_their_categories():
     assert stim.encode(cells).tolist() == [1, 0, 1]
     with pytest.raises(InputError, match="'ctrl' in column 'stim' was never trained on.*Known: b"):
         Categorical(name="stim", role="condition", categories=("b",)).encode(cells)
+
+
+def test_an_absent_condition_is_said(caplog):
+    logging.getLogger("cellalign").propagate = True
+    stim = Categorical(name="stim", role="condition", categories=("ctrl", "b"))
+    assert stim.encode(AnnData(obs=pd.DataFrame(index=["x", "y"])), unseen=True).tolist() == [-1, -1]
+    assert "no column 'stim' in obs" in caplog.text and "all 2 cells" in caplog.text

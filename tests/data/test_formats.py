@@ -566,3 +566,13 @@ def test_files_that_may_not_be_read_are_no_damaged_ones(saved, monkeypatch):
         files.read(saved)
     with pytest.raises(InputError, match="is an address and not a file; download it first"):
         files.read("https://example.org/a.h5ad")
+
+
+@pytest.mark.parametrize("x", [[[1, 0], [2, 0], [3, 0]], [[0, 0], [0, 0], [4, 5]]])
+def test_chunks_of_zeros_which_a_store_leaves_out_are_read(tmp_path, x):
+    cells = ad.AnnData(sparse.csr_matrix(np.array(x, dtype=np.float32)))
+    stored = cells.copy()
+    stored.X.data[:] = 0
+    for name, written in (("x.zarr", cells), ("zeros.zarr", stored)):
+        written.write_zarr(tmp_path / name)
+        np.testing.assert_array_equal(files.read(tmp_path / name).X.toarray(), written.X.toarray())

@@ -143,3 +143,13 @@ def test_logarithms_of_another_base_are_brought_to_the_models(raw, caplog):
     wanted = model.embed(in_base_2)
     for cells in (natural, raw, scanpys(raw, 500.0)):
         np.testing.assert_allclose(model.embed(cells), wanted, atol=1e-4)
+
+
+def test_log_expression_in_a_layer_only_is_trained_on(raw):
+    made = scanpys(raw, 1e4)
+    cells = ad.AnnData(obs=made.obs, var=made.var, layers={"lognorm": made.X})
+    model = cellalign.train(cells, method="cvae", condition="stim", **SMALL)
+    assert model.matrix == "lognorm" and model.target_sum == pytest.approx(1e4)
+    np.testing.assert_allclose(model.embed(raw), model.embed(cells), atol=1e-5)
+    with pytest.raises(InputError, match="no raw counts"):
+        cellalign.train(ad.AnnData(obs=made.obs, var=made.var), method="cvae", condition="stim", **SMALL)
