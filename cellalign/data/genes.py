@@ -102,6 +102,11 @@ def second_names(var: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
+def second_name(var: pd.DataFrame) -> list[str]:
+    """The first of `second_names`; empty where there is none."""
+    return next(iter(second_names(var).values()), [])
+
+
 def match(var: pd.DataFrame, need: Sequence[str], also: Sequence[str] = ()) -> Matching:
     """Find the genes that a model needs among those of a file.
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
-from cellalign.data.genes import match, say_how, second_names
+from cellalign.data.genes import match, say_how, second_name
 from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
 from cellalign.data.scale import scale_of
@@ -103,6 +103,12 @@ def log_like(
     return Expression(x, adata.var)
 
 
+def _base_of(x: Any) -> float | None:
+    """Of the logarithm of a matrix; None where it is the natural one, or cannot be told."""
+    scale = None if x is None else scale_of(x)
+    return scale.base if scale is not None and scale.kind == "log" else None
+
+
 def _said_of(base: float | None) -> str:
     return f"a logarithm of base {'e' if base is None else f'{base:g}'}"
 
@@ -174,9 +180,7 @@ def to_train_on(
         raise UsageError(f"{option('n_top_genes', n_top_genes)} is of raw counts; {where} holds log expression")
     key = layer or "X"
     x = _log_of(adata, key, where, advice)
-    scale = scale_of(x)
-    base = scale.base if scale.kind == "log" else None
-    return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key), base=base))
+    return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key), base=_base_of(x)))
 
 
 def _only_log(adata: AnnData, rounded: bool) -> str:
@@ -271,13 +275,15 @@ def comparable(predicted: AnnData, real: AnnData, expression: str, where: str) -
     found = real
     if expression == "log":
         written = Provenance.of(predicted.uns).preprocess
-        made = log_like(real, "X", written.target_sum if written is not None else None, where)
+        total = written.target_sum if written is not None else None
+        # the observed cells beside a prediction are on its scale
+        made = log_like(real, "X", total, where, base=_base_of(predicted.layers.get("source")))
         if made.x is not real.X:
             from anndata import AnnData
 
             found = AnnData(made.x, obs=real.obs, var=made.var)
     names = list(map(str, predicted.var_names))
-    matching = match(found.var, names, next(iter(second_names(predicted.var).values()), []))
+    matching = match(found.var, names, second_name(predicted.var))
     if not matching.how:
         return found
     say_how(matching, where)
@@ -318,9 +324,9 @@ def _is_prediction(adata: AnnData, key: str) -> bool:
 
 def _has_log(adata: AnnData, key: str) -> bool:
     """Whether a matrix is there and may be log expression."""
-    if not _lacks(adata, key) and _is_prediction(adata, key):
-        return True
-    return not _lacks(adata, key) and scale_of(matrix_of(adata, key)).kind in ("log", "other")
+    if _lacks(adata, key):
+        return False
+    return _is_prediction(adata, key) or scale_of(matrix_of(adata, key)).kind in ("log", "other")
 
 
 def _lacks(adata: AnnData, key: str) -> bool:

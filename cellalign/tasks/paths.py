@@ -28,14 +28,11 @@ def source_of(input: Reading, model: Model) -> Reading:
 
 def cells_of(source: Reading, model: Model) -> AnnData:
     """Of files what a model reads: obs, var, its matrix, and the vectors it was given; errors as `read_matrix`."""
-    from cellalign.data.files import read, read_matrix
     from cellalign.data.matrices import MATRICES
-    from cellalign.data.recipe import serves
 
     if model.matrix in MATRICES[model.expression]:
         return cells_for(source, model.expression, model.obsm)
-    found = read_matrix(source, model.matrix, model.obsm, required=False)
-    return found if serves(found, model.expression, model.matrix) else read(source)
+    return _serving(source, model.expression, [model.matrix], model.obsm)
 
 
 def cells_for(source: Reading, expression: str, obsm: Sequence[str] = (), layer: str | None = None) -> AnnData:
@@ -53,14 +50,21 @@ def cells_for(source: Reading, expression: str, obsm: Sequence[str] = (), layer:
     InputError
         As `data.files.read_matrix`.
     """
-    from cellalign.data.files import read, read_matrix
+    from cellalign.data.files import read_matrix
     from cellalign.data.matrices import MATRICES
-    from cellalign.data.recipe import serves
 
     if layer is not None:
         return read_matrix(source, layer, obsm)
-    found = read_matrix(source, [*MATRICES[expression], "counts"], obsm, required=False)
-    return found if serves(found, expression) else read(source)
+    return _serving(source, expression, [*MATRICES[expression], "counts"], obsm)
+
+
+def _serving(source: Reading, expression: str, matrices: Sequence[str], obsm: Sequence[str]) -> AnnData:
+    """The file with the first of these matrices, or the whole of it where that one does not serve."""
+    from cellalign.data.files import read, read_matrix
+    from cellalign.data.recipe import serves
+
+    found = read_matrix(source, matrices, obsm, required=False)
+    return found if serves(found, expression, matrices[0]) else read(source)
 
 
 def beside(source: Reading, ending: str) -> str:

@@ -141,7 +141,7 @@ def train(
 
     from cellalign.data.design import check_design
     from cellalign.data.fields import field_records, fit_fields
-    from cellalign.data.genes import second_names
+    from cellalign.data.genes import second_name
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_names
     from cellalign.data.recipe import to_train_on
@@ -225,7 +225,7 @@ def train(
         command=shlex.join(sys.argv) if source is not None else None,
         command_hint=_preprocess_command(source),
         versions=_library_versions(),
-        other_names=next(iter(second_names(expression.var).values()), []),
+        other_names=second_name(expression.var),
         genes=[str(gene) for gene in expression.var.index],
     )
     checkpoint = _checkpoint(model_path, record, resume)

@@ -153,3 +153,14 @@ def test_log_expression_in_a_layer_only_is_trained_on(raw):
     np.testing.assert_allclose(model.embed(raw), model.embed(cells), atol=1e-5)
     with pytest.raises(InputError, match="no raw counts"):
         cellalign.train(ad.AnnData(obs=made.obs, var=made.var), method="cvae", condition="stim", **SMALL)
+
+
+def test_real_cells_in_the_base_of_the_prediction_are_left_as_they_are(raw):
+    natural = scanpys(raw, 1e4)
+    in_base_2 = natural.copy()
+    in_base_2.X = natural.X / np.float32(np.log(2))
+    model = cellalign.train(in_base_2, method="linear", condition="stim", settings={"latent_dim": 2})
+    predicted = model.counterfactual(in_base_2, to="stimulated")
+    assert recipe.comparable(predicted, in_base_2, "log", "real").X is in_base_2.X
+    found = recipe.comparable(predicted, natural, "log", "real")
+    np.testing.assert_allclose(found.X.toarray(), in_base_2.X.toarray(), rtol=1e-4)
