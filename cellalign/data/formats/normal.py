@@ -177,7 +177,7 @@ def _objects(values: pd.Series, where: str) -> Any:
         try:
             return values.astype(np.int64)
         except OverflowError:
-            pass
+            pass  # numbers of more digits than any reader of a file takes: text, below
     elif kind in ("integer", "floating", "mixed-integer-float", "decimal"):
         return pd.to_numeric(values.astype(object).where(values.notna(), np.nan)).astype(np.float64)
     elif kind != "bytes":
