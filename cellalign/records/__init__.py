@@ -18,6 +18,7 @@ from cellalign.records.provenance import (
     find_obsm_key,
     obsm_key,
 )
+from cellalign.records.text import checked_text, plain_of, verify
 
 __all__ = [
     "Annotation",
@@ -29,6 +30,9 @@ __all__ = [
     "FieldRecord",
     "FileRecord",
     "ModelRecord",
+    "checked_text",
+    "plain_of",
+    "verify",
     "Outcome",
     "Preprocessing",
     "Provenance",

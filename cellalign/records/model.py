@@ -148,7 +148,7 @@ class ModelRecord(VersionedRecord):
     genes: list[str]  # last in the file: a reader wants the outcome before 2,000 names
 
     def plain(self) -> dict[str, Any]:
-        """As it is written to model.yaml: without what is not set."""
+        """As it is written to model.yaml, but for the checksum (`records.text`): without what is not set."""
         unset = {k for k in ("outcome", "transferred", "transferred_from", "other_names") if not getattr(self, k)}
         plain = self.model_dump(mode="json", exclude=unset)
         plain["source"] = {k: v for k, v in plain["source"].items() if v or k in FileRecord.model_fields}

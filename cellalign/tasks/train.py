@@ -153,7 +153,7 @@ def train(
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
     from cellalign.model import Model
-    from cellalign.model_directory import build, check_model_output, source_record
+    from cellalign.model_directory import build_to_train, check_model_output, source_record
     from cellalign.records import CellNumbers, ModelRecord
     from cellalign.threads import limited
 
@@ -233,7 +233,7 @@ def train(
         tell(level, message)
     with computing(device, threads) as torch_device:
         torch.manual_seed(seed)
-        module = build(record)
+        module = build_to_train(record)
         state = fit(
             module,
             cells,
