@@ -125,8 +125,9 @@ def test_files_of_cell_ranger_too(tmp_path, hurt):
             group[part] = getattr(x, part)
         group["shape"] = [G, N]
         group["barcodes"] = [f"c{i}".encode() for i in range(N)]
-        for key, values in (("id", "e"), ("name", "g"), ("feature_type", ""), ("genome", "")):
-            group[f"features/{key}"] = [(values + str(i) if values else "Gene Expression").encode() for i in range(G)]
+        kinds = ["Gene Expression"] * (G - 1) + ["Antibody Capture"]  # of which a part is taken
+        for key, values in (("id", range(G)), ("name", range(G)), ("feature_type", kinds), ("genome", [""] * G)):
+            group[f"features/{key}"] = [str(value).encode() for value in values]
     with pytest.raises(InputError, match=r"in\.h5 is"):
         files.read(tmp_path / "in.h5")
 
