@@ -85,12 +85,38 @@ def test_the_first_setting_that_differs_is_named():
     record = CheckpointRecord(format_version=3, settings={"seed": 0, "method": "comp"}, state={})
     assert record.differing({"seed": 0, "method": "comp"}) is None
     assert record.differing({"seed": 0, "method": "vae"}) == "method"
-    assert record.differing({"seed": 0, "cells": 3}) == "cells"
+    assert record.differing({"method": "vae", "seed": 1}) == "method"  # in the order of COMPARED
+
+
+def test_what_a_checkpoint_did_not_keep_is_not_compared():
+    record = CheckpointRecord(format_version=3, settings={"seed": 0, "content": None}, state={})
+    assert record.differing({"seed": 0, "content": "sha256:1", "matrix": "X"}) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "kept", "now", "said"),
+    [
+        ("content", "sha256:1", "sha256:2", "input (the cells have changed: values of the matrix, or of a column)"),
+        ("matrix", "X", "counts", "matrix (X, now counts)"),
+        ("recipe", {"rounded": False}, {"rounded": True}, "rounded (False, now True)"),
+        ("cells", {"all": 240, "trained": 216}, {"all": 230, "trained": 207}, "number of cells (240, now 230)"),
+        ("genes", ["a"], ["b"], "list of genes"),
+    ],
+)
+def test_what_differs_is_said_in_words(key, kept, now, said):
+    record = CheckpointRecord(format_version=3, settings={key: kept}, state={})
+    assert record.differing({key: kept}) is None and record.differing({key: now}) == said
+
+
+def test_what_is_measured_on_the_cells_may_differ_in_a_last_bit():
+    recipe = {"target_sum": 174.00000028, "base": None, "rounded": False}
+    record = CheckpointRecord(format_version=3, settings={"recipe": recipe}, state={})
+    assert record.differing({"recipe": recipe | {"target_sum": 174.00000030}}) is None
 
 
 def test_what_a_resumed_run_must_share():
     compared = {"method", "hyperparameters", "training", "fields", "holdout", "seed", "cells", "genes"}
-    assert set(CheckpointRecord.COMPARED) == compared
+    assert set(CheckpointRecord.COMPARED) == compared | {"content", "matrix", "recipe"}
 
 
 def test_a_benchmark_row_survives_a_table():
