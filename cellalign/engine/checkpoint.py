@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -55,18 +55,25 @@ class Checkpoint:
     settings : dict
         What decides the outcome of a run (`CheckpointRecord.COMPARED`).
     every : float
-        Seconds between two saves; the first comes within `FIRST` of the first step.
+        Seconds between two saves.
+    how : str
+        What goes on from here, for who ends a run.
     """
 
     path: Path
     settings: dict[str, Any]
     every: float = 60.0
+    how: str = ""
+
+    FILES: ClassVar[tuple[str, ...]] = (STATE, f"{STATE}.tmp")
 
     @classmethod
-    def beside(cls, model: str | os.PathLike[str], settings: dict[str, Any], every: float = 60.0) -> Checkpoint:
+    def beside(
+        cls, model: str | os.PathLike[str], settings: dict[str, Any], every: float = 60.0, how: str = ""
+    ) -> Checkpoint:
         """The checkpoint of the run that is to become `model`."""
         model = Path(os.path.abspath(model))
-        return cls(model.with_name(model.name + ".partial"), settings, every)
+        return cls(model.with_name(model.name + ".partial"), settings, every, how)
 
     @property
     def file(self) -> Path:
@@ -140,7 +147,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the state: the run is complete, or is started anew. What else is in the folder stays."""
-        for name in (STATE, f"{STATE}.tmp"):
+        for name in self.FILES:
             (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):  # something else is in it
             self.path.rmdir()

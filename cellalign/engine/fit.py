@@ -193,7 +193,7 @@ class _Run:
     def keep(self, error: BaseException) -> None:
         """Leave a checkpoint before the run ends with `error`, which says so."""
         if self.checkpoint is not None and self.save():
-            error.add_note(f"{self.state.said(self.epochs)} are kept")
+            error.add_note(f"{self.state.said(self.epochs)} are kept; go on with: {self.checkpoint.how}")
 
     def go_back(self, found: Diverged) -> None:
         """Be as after the best epoch, or untrained, with a smaller learning rate and fresh moments.
