@@ -20,6 +20,11 @@ def _from_2(old: dict[str, Any]) -> dict[str, Any]:
     return old | {"settings": {**old["settings"], "training": training}}
 
 
+def _from_3(old: dict[str, Any]) -> dict[str, Any]:
+    """Checkpoints were left between epochs alone; what the state has besides has defaults."""
+    return old
+
+
 class CheckpointRecord(VersionedRecord):
     """The settings that a resumed run must share, and the state of the loop.
 
@@ -31,8 +36,8 @@ class CheckpointRecord(VersionedRecord):
         Epoch, step, best loss and history, as the engine keeps them.
     """
 
-    FORMAT: ClassVar[int] = 3
-    MIGRATIONS: ClassVar = {1: _from_1, 2: _from_2}
+    FORMAT: ClassVar[int] = 4
+    MIGRATIONS: ClassVar = {1: _from_1, 2: _from_2, 3: _from_3}
     COMPARED: ClassVar[tuple[str, ...]] = (
         "method",
         "hyperparameters",

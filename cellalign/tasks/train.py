@@ -300,7 +300,7 @@ def _precision_kept(model_path: str | os.PathLike[str] | None) -> str:
     checkpoint = None if model_path is None else Checkpoint.beside(model_path, {})
     if checkpoint is None or not checkpoint.exists():
         return "auto"
-    return str(checkpoint.kept().get("training", {}).get("precision", "auto"))
+    return str(checkpoint.kept().settings.get("training", {}).get("precision", "auto"))
 
 
 def _outcome(state: State) -> Outcome:

@@ -42,7 +42,7 @@ def test_a_checkpoint_is_read_as_it_was_left(tmp_path):
 
 def test_a_checkpoint_of_format_1_is_refused_in_one_sentence(tmp_path):
     said = refused(left(tmp_path, {"settings": {"seed": 0, "method": "comp"}, "state": {"epoch": 1}}))
-    assert "older cellalign" in said and "without resume" in said
+    assert "older cellalign" in said and "restart" in said
 
 
 def test_a_checkpoint_of_format_2_was_of_a_run_in_float32(tmp_path):
@@ -55,7 +55,7 @@ def test_a_checkpoint_of_format_2_was_of_a_run_in_float32(tmp_path):
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):
-    assert "newer cellalign" in refused(left(tmp_path, {"format_version": 4, "settings": {}, "state": {}}))
+    assert "newer cellalign" in refused(left(tmp_path, {"format_version": 99, "settings": {}, "state": {}}))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,20 @@ def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):
 )
 def test_a_damaged_checkpoint_is_refused(tmp_path, content):
     refused(left(tmp_path, content))
+
+
+def test_no_changed_bit_of_a_checkpoint_goes_unnoticed(tmp_path):
+    checkpoint = Checkpoint.beside(tmp_path / "model", {"seed": 0})
+    checkpoint.save({"weights.w": torch.arange(3.0), "rng": torch.zeros(5, dtype=torch.uint8)}, {"epoch": 2})
+    whole = checkpoint.file.read_bytes()
+    for place in range(len(whole)):
+        checkpoint.file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        refused(checkpoint)
+    for length in range(0, len(whole), 7):
+        checkpoint.file.write_bytes(whole[:length])
+        refused(checkpoint)
+    checkpoint.file.write_bytes(whole)
+    assert checkpoint.load()[1] == {"epoch": 2}
 
 
 def test_a_file_without_our_header_is_refused(tmp_path):
