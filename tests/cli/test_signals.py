@@ -88,7 +88,8 @@ def test_a_second_signal_does_not_wait_for_what_is_slow(tmp_path):
 
 
 def test_a_signal_at_the_end_changes_nothing(tmp_path):
-    at_exit = "import atexit, typer\natexit.register(lambda: (print('leaving', flush=True), time.sleep(0.5)))\nraise typer.Exit"
+    leave = "(print('leaving', flush=True), time.sleep(0.5))"
+    at_exit = f"import atexit, typer\natexit.register(lambda: {leave})\nraise typer.Exit"
     command = working(at_exit, tmp_path)
     while (line := command.read_line()) != "leaving":
         assert command.process.poll() is None, line
