@@ -18,6 +18,7 @@ from cellalign.data.genes import match, say_how, second_name
 from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
 from cellalign.data.scale import scale_of
+from cellalign.data.source import content_of
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Provenance, Recipe
 
@@ -129,10 +130,14 @@ class Training(Expression):
     matrix : str
         Where it lies in the training file: "X", or a layer.
     recipe : Recipe
+    made_of : str, optional
+        Digest of the raw counts of all genes that log expression was made of here: the last bit of a logarithm is not
+        the same on all machines.
     """
 
     matrix: str
     recipe: Recipe
+    made_of: str | None = None
 
 
 def to_train_on(
@@ -226,14 +231,13 @@ def _preprocessed(
     assert step is not None and step.target_sum is not None
     said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does"
     log.info(said, where, step.target_sum, f"{made.n_vars:,}")
-    x = made.X
+    x, place = made.X, find_counts(adata, layer=layer, rounded=rounded)
     if made.n_obs < adata.n_obs:
         log.warning("%d cells have no counts", adata.n_obs - made.n_obs)
-        place = find_counts(adata, layer=layer, rounded=rounded)
         columns = place.var.index.get_indexer(made.var_names)
         x = normalised_log(sparse.csr_matrix(place.matrix), step.target_sum)[:, columns]
     recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
-    return Training(x, made.var, "X", recipe)
+    return Training(x, made.var, "X", recipe, content_of(place.matrix))
 
 
 def n_kept(adata: AnnData, n_top_genes: int | None) -> int:

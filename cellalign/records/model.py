@@ -118,6 +118,9 @@ class ModelRecord(VersionedRecord):
     transferred : list of str
         Conditions added by `transfer`, which started from the model with the checksum `transferred_from`.
     recipe : Recipe
+    content : str, optional
+        A digest of the cells it was trained on, as training read them (`data.loader.Cells.content`); models of before
+        have none.
     genes, other_names : list of str
         In the order the model reads them, and the second name of each, empty where the training file had none.
     """
@@ -144,12 +147,15 @@ class ModelRecord(VersionedRecord):
     transferred: list[str] = Field(default_factory=list)
     transferred_from: str | None = None
     recipe: Recipe = Field(default_factory=Recipe)
+    content: str | None = None
     other_names: list[str] = Field(default_factory=list)
     genes: list[str]  # last in the file: a reader wants the outcome before 2,000 names
 
     def plain(self) -> dict[str, Any]:
         """As it is written to model.yaml: without what is not set."""
-        unset = {k for k in ("outcome", "transferred", "transferred_from", "other_names") if not getattr(self, k)}
+        unset = {
+            k for k in ("outcome", "transferred", "transferred_from", "content", "other_names") if not getattr(self, k)
+        }
         plain = self.model_dump(mode="json", exclude=unset)
         plain["source"] = {k: v for k, v in plain["source"].items() if v or k in FileRecord.model_fields}
         return plain
