@@ -310,6 +310,7 @@ def command(
     check_model_output(model, asked["force"], [input])
     if output is not None:
         files.check_cells_output(output, asked["force"], [input])
+        files.check_apart(model, output)
     reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
     source = files.spool(input)
     adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
