@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,13 +36,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
     OSError
         As the system does, which safetensors hides in a message.
     """
+    with open(path, "wb"):  # with the permissions that every new file gets here; safetensors makes its own private
+        mode = path.stat().st_mode
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
     except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
+        found = re.search(r"(?:os error |code: )(\d+)", str(error))
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    os.chmod(path, stat.S_IMODE(mode))
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,7 @@ def command(
     check_model_output(model, asked["force"] or asked["auto_resume"], [input])
     if output is not None:
         files.check_cells_output(output, asked["force"], [input])
+        files.check_apart(model, output)
     reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
     with Resuming(model).claimed(asked["wait"]):  # before the cells are read, which may take long
         source = files.spool(input)
