@@ -88,13 +88,23 @@ class SourceRecord(FileRecord):
 
 
 class Outcome(Record):
-    """How training ended."""
+    """How training ended.
+
+    Attributes
+    ----------
+    setbacks : list of str
+        Divergences that it went back from.
+    lr_factor : float
+        What they multiplied the learning rate by.
+    """
 
     epochs: int
     steps: int
     seconds: float
     best_epoch: int | None = None
     validation_loss: float | None = None
+    setbacks: list[str] = Field(default_factory=list)
+    lr_factor: float = 1.0
 
 
 class ModelRecord(VersionedRecord):

@@ -308,4 +308,6 @@ def _outcome(state: State) -> Outcome:
         seconds=round(state.seconds, 2),
         best_epoch=best[0],
         validation_loss=best[1],
+        setbacks=state.setbacks,
+        lr_factor=state.lr_factor,
     )
