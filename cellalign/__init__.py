@@ -14,9 +14,11 @@ Everything is imported when first used, so that the command line answers at once
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # the name that type checkers know: typing itself takes time
 if TYPE_CHECKING:
+    from typing import Any
+
     from cellalign import simulate
     from cellalign.evaluation import Evaluation
     from cellalign.graph import add_programs

@@ -269,6 +269,7 @@ def command(
     check_model_output(model, force, [input])
     if output is not None:
         files.check_output(output, force, [input])
+        files.check_apart(model, output)
     asked = call.options
     reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
     adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])

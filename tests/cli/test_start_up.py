@@ -57,8 +57,8 @@ def test_numba_takes_as_many_threads_as_torch_is_given(monkeypatch, given, expec
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr(threads, "available", lambda: os.cpu_count() or 1)
-    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     monkeypatch.setattr(app, "_run", lambda: 0)
+    monkeypatch.setattr(app.signals, "ending", lambda _: None)
     for name in ("disable", "freeze"):
         monkeypatch.setattr(app.gc, name, lambda: None)
     with pytest.raises(SystemExit):
