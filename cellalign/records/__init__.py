@@ -15,6 +15,7 @@ from cellalign.records.provenance import (
     Preprocessing,
     Provenance,
     Targets,
+    Umap,
     find_obsm_key,
     obsm_key,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "RecordError",
     "SourceRecord",
     "Targets",
+    "Umap",
     "VersionedRecord",
     "find_obsm_key",
     "obsm_key",
