@@ -62,6 +62,7 @@ def train(
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
+    deterministic: Annotated[bool, o.DETERMINISTIC] = False,
     progress: Progress | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
@@ -104,6 +105,8 @@ def train(
     precision : {"auto", "float32", "bfloat16"}, optional
         Of the products in training; auto is bfloat16 on CPUs that have instructions for it. All else is float32, and
         so is every embedding and prediction.
+    deterministic : bool
+        The same bytes whatever the number of threads: one computes, which takes longer where there are several.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
     source : path or Reading, optional
@@ -132,11 +135,12 @@ def train(
     import torch
 
     from cellalign.data.said import tell
-    from cellalign.engine.device import computing
+    from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
     from cellalign.model import Model
     from cellalign.model_directory import build, check_model_output
 
+    threads = 1 if deterministic else threads
     if model_path is not None:
         check_model_output(model_path, force)
     prepared = prepare(
@@ -176,7 +180,8 @@ def train(
     checkpoint = _checkpoint(model_path, record, resume)
     for level, message in prepared.notes:
         tell(level, message)
-    with computing(device, threads) as torch_device:
+    with computing(device, threads, deterministic=deterministic) as torch_device:
+        record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
         torch.manual_seed(seed)
         module = build(record)
         state = fit(
