@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 FAST = ["--condition", "stim", "--epochs", 1, "--set", "hidden=[8]", "--set", "latent_dim=3"]
 
 
@@ -37,6 +39,7 @@ def test_reproduce(cellalign, tmp_path, kang_raw):
     assert run("reproduce", "nothing").returncode == 4
 
 
+@pytest.mark.slow
 def test_a_process_starts_with_the_model_s_threads(cellalign, tmp_path, kang_raw):
     run = cellalign(cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
     assert run("train", kang_raw, *FAST, "-m", "model", "--threads", 2).returncode == 0

@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+from test_old_models import NAMES, OLD
 
 import cellalign
 from cellalign.data.fields import read_fields
@@ -14,7 +15,6 @@ from cellalign.methods.registry import get, names
 from cellalign.tasks.prepare import prepare
 from cellalign.tasks.reproduce import TOLERANCE, Reproduction, reproduce, training_options
 from cellalign.tasks.roles import roles_used
-from test_old_models import NAMES, OLD
 
 SMALL = {"hidden": [8], "latent_dim": 3, "epochs": 2, "batch_size": 32, "discriminator_hidden": [8]}
 
