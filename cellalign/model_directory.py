@@ -15,16 +15,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cellalign.data.fields import read_fields
-from cellalign.data.files import atomic_directory, check_output, checksum, stamp
+from cellalign.data.files import atomic_directory, check_directory, checksum, stamp
+from cellalign.data.outputs import MODEL_FILES, why_no_model
+from cellalign.data.placing import put_back
 from cellalign.data.reading import Reading
 from cellalign.engine.checkpoint import save_tensors
-from cellalign.errors import InputError, ModelError, UsageError, spoken
+from cellalign.errors import InputError, ModelError, spoken
 from cellalign.methods.base import Layout, Method
 from cellalign.methods.registry import get
 from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord
 
 log = logging.getLogger("cellalign")
-SPEC, WEIGHTS, HISTORY = "model.yaml", "weights.safetensors", "history.csv"
+SPEC, WEIGHTS, HISTORY = MODEL_FILES
 
 
 def check_model_output(directory: str | os.PathLike[str], force: bool, inputs: Sequence[Any] = ()) -> None:
@@ -33,12 +35,10 @@ def check_model_output(directory: str | os.PathLike[str], force: bool, inputs: S
     Raises
     ------
     UsageError, InputError
-        As `data.files.check_output`; or it exists and is neither a model directory nor an empty folder.
+        As `data.files.check_output`; or it exists and is neither an empty folder nor a model directory that holds
+        nothing else.
     """
-    path = Path(os.path.abspath(directory))
-    check_output(path, force, inputs)
-    if path.exists() and not (path.is_dir() and ((path / SPEC).is_file() or not any(path.iterdir()))):
-        raise UsageError(f"{directory} exists and is no model directory, so it is not replaced; choose another name")
+    check_directory(directory, force, inputs, why_no_model)
 
 
 def write_model(
@@ -59,12 +59,11 @@ def write_model(
     Raises
     ------
     UsageError
-        It exists and `force` is not set.
+        It exists and `force` is not set, or is not to be replaced.
     InputError
-        It cannot be written.
+        It cannot be written; it is as it was, and the message says so.
     """
-    check_model_output(directory, force)
-    with atomic_directory(os.path.abspath(directory), force) as fresh:
+    with atomic_directory(directory, force, why_no_model) as fresh:
         save_tensors(weights, fresh / WEIGHTS)
         record = record.model_copy(update={"weights_checksum": checksum(fresh / WEIGHTS)})
         (fresh / SPEC).write_text(yaml.safe_dump(record.plain(), sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -85,6 +84,7 @@ def read_record(directory: str | Path) -> ModelRecord:
         No such directory, no model in it, not readable, or of a newer version.
     """
     directory = Path(directory)
+    put_back(directory)
     if not directory.is_dir():
         how = spoken(
             python=f"cellalign.train(adata, model_path={str(directory)!r})",

@@ -42,11 +42,11 @@ def status_of(error: BaseException) -> int:
         error = error.error
     error = meant(error)
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # click's
-        return _say("interrupted; outputs are as they were", INTERRUPTED)
+        return _say(f"interrupted; {_what_is_kept(error)}", INTERRUPTED)
     if isinstance(error, Terminated):
-        return _say("terminated; outputs are as they were", TERMINATED)
+        return _say(f"terminated; {_what_is_kept(error)}", TERMINATED)
     if isinstance(error, HungUp):
-        return _say("hung up; outputs are as they were", HUNG_UP)
+        return _say(f"hung up; {_what_is_kept(error)}", HUNG_UP)
     if isinstance(error, SystemExit):
         # click leaves so where it printed a help page into a closed pipe
         closed = isinstance(error.__context__, BrokenPipeError)
@@ -67,6 +67,11 @@ def status_of(error: BaseException) -> int:
         say_end(f"{shown()} (see cellalign --help)", 2, format_asked(sys.argv[1:]))
         return 2
     return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
+
+
+def _what_is_kept(error: BaseException) -> str:
+    """What a training that was ended says of its checkpoint; else nothing was changed."""
+    return "; ".join(getattr(error, "__notes__", None) or ["outputs are as they were"])
 
 
 def of_the_system(error: OSError) -> str:

@@ -26,11 +26,14 @@ LOCK, OWNER = "lock", "owner.json"
 TOUCHED_EVERY = 10  # seconds
 DEAD_AFTER = 60  # without a touch, on another machine
 ASKED_EVERY = 1.0
+_held: dict[Path, int] = {}  # by which thread of this process
 
 
 @contextmanager
-def claimed(folder: Path, what: str, *, holds: Sequence[str] | None = None, wait: bool = False) -> Iterator[None]:
+def claimed(folder: Path, what: str, holds: Sequence[str] | None = None, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder, which is made if it is not there and removed afterwards if nothing else is in it.
+
+    Who holds it already may ask again.
 
     Parameters
     ----------
@@ -49,6 +52,10 @@ def claimed(folder: Path, what: str, *, holds: Sequence[str] | None = None, wait
     InputError
         The folder cannot be made or written.
     """
+    folder = Path(os.path.abspath(folder))
+    if _held.get(folder) == threading.get_ident():
+        yield
+        return
     others = {entry.name for entry in folder.iterdir()} - {LOCK, OWNER, *holds} if holds and folder.is_dir() else set()
     if others or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder} is needed for {what}, but it is not cellalign's; rename it, or choose another name")
@@ -62,13 +69,15 @@ def claimed(folder: Path, what: str, *, holds: Sequence[str] | None = None, wait
             log.info("%s; waiting for its end", holder)
         told = True
         time.sleep(ASKED_EVERY)
-    alive = threading.Event()
-    toucher = threading.Thread(target=_touch, args=(folder / OWNER, alive), daemon=True)
+    ended = threading.Event()
+    toucher = threading.Thread(target=_touch, args=(folder / OWNER, ended), daemon=True)
     toucher.start()
+    _held[folder] = threading.get_ident()
     try:
         yield
     finally:
-        alive.set()
+        del _held[folder]
+        ended.set()
         toucher.join()
         for ours in (OWNER, LOCK):  # while it is held: who waits finds the folder gone, and makes another
             (folder / ours).unlink(missing_ok=True)
@@ -120,8 +129,8 @@ def _held_elsewhere(folder: Path) -> bool:
         probe.unlink(missing_ok=True)
 
 
-def _touch(owner: Path, done: threading.Event) -> None:
-    while not done.wait(TOUCHED_EVERY):
+def _touch(owner: Path, ended: threading.Event) -> None:
+    while not ended.wait(TOUCHED_EVERY):
         try:
             os.utime(owner)
         except OSError as error:

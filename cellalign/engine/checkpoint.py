@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,13 +36,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
     OSError
         As the system does, which safetensors hides in a message.
     """
+    with open(path, "wb"):  # with the permissions that every new file gets here; safetensors makes its own private
+        mode = path.stat().st_mode
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
     except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
+        found = re.search(r"(?:os error |code: )(\d+)", str(error))
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    os.chmod(path, stat.S_IMODE(mode))
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,25 @@ class Checkpoint:
     settings : dict
         What decides the outcome of a run (`CheckpointRecord.COMPARED`).
     every : float
-        Seconds between two saves; the first comes within `FIRST` of the first step.
+        Seconds between two saves.
+    how : str
+        What goes on from here, for who ends a run.
     """
 
     path: Path
     settings: dict[str, Any]
     every: float = 60.0
+    how: str = ""
+
+    FILES: ClassVar[tuple[str, ...]] = (STATE, f"{STATE}.tmp")
 
     @classmethod
-    def beside(cls, model: str | os.PathLike[str], settings: dict[str, Any], every: float = 60.0) -> Checkpoint:
+    def beside(
+        cls, model: str | os.PathLike[str], settings: dict[str, Any], every: float = 60.0, how: str = ""
+    ) -> Checkpoint:
         """The checkpoint of the run that is to become `model`."""
         model = Path(os.path.abspath(model))
-        return cls(model.with_name(model.name + ".partial"), settings, every)
+        return cls(model.with_name(model.name + ".partial"), settings, every, how)
 
     @property
     def file(self) -> Path:
@@ -140,7 +151,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the state: the run is complete, or is started anew. What else is in the folder stays."""
-        for name in (STATE, f"{STATE}.tmp"):
+        for name in self.FILES:
             (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):  # something else is in it
             self.path.rmdir()

@@ -166,7 +166,8 @@ class _Run:
             if self.progress is not None:
                 self.progress.update(self.state.epoch, self.epochs, self.state.history[-1])
         except BaseException as error:
-            self.keep(error)
+            if self.checkpoint is not None and self.save():
+                error.add_note(self.said_of_checkpoint())
             raise
         self.between_steps()
 
@@ -180,20 +181,19 @@ class _Run:
         if now < self.due and not self.signals.waiting:
             return
         self.signals.keep = False
-        if self.signals.ending is None:
-            self.save()
-        else:
-            try:
-                self.signals.deliver()
-            except BaseException as error:
-                self.keep(error)
-                raise
+        kept = self.save()
+        try:
+            self.signals.deliver()
+        except BaseException as error:
+            if kept:
+                error.add_note(self.said_of_checkpoint())
+            raise
         self.due = time.monotonic() + self.checkpoint.every
 
-    def keep(self, error: BaseException) -> None:
-        """Leave a checkpoint before the run ends with `error`, which says so."""
-        if self.checkpoint is not None and self.save():
-            error.add_note(f"{self.state.said(self.epochs)} are kept")
+    def said_of_checkpoint(self) -> str:
+        """What is kept, and what goes on from there."""
+        assert self.checkpoint is not None
+        return f"{self.state.said(self.epochs)} are kept; go on with: {self.checkpoint.how}"
 
     def go_back(self, found: Diverged) -> None:
         """Be as after the best epoch, or untrained, with a smaller learning rate and fresh moments.

@@ -59,11 +59,20 @@ class CheckpointRecord(VersionedRecord):
         "content": "input (the cells have changed: values of the matrix, or of a column)",
     }
 
+    # of the plan, what a run that is gone on with may have another of
+    FREE: ClassVar[frozenset[str]] = frozenset({"lr", "epochs", "early_stopping", "patience"})
+
     settings: dict[str, Any]
     state: dict[str, Any]
 
+    def changed(self, settings: dict[str, Any]) -> list[str]:
+        """What differs and may differ, in words."""
+        kept, now = (each.get("training", {}) for each in (self.settings, settings))
+        differing = [name for name in sorted(self.FREE) if name in kept and kept[name] != now.get(name)]
+        return [f"{name} ({kept[name]}, now {now.get(name)})" for name in differing]
+
     def differing(self, settings: dict[str, Any]) -> str | None:
-        """The first setting that is not as here, where it can be said with both values; None where all are.
+        """The first setting that is not as here and must be, where it can be said with both values; None where all are.
 
         What an older version did not keep is not compared.
         """
@@ -74,6 +83,8 @@ class CheckpointRecord(VersionedRecord):
                 continue
             if key == "recipe":
                 kept, value = ({k: v for k, v in one.items() if k not in self.MEASURED} for one in (kept, value))
+            if key == "training":
+                kept, value = ({k: v for k, v in one.items() if k not in self.FREE} for one in (kept, value))
             if kept != value:
                 return self._said(key, kept, value)
         return None

@@ -146,7 +146,7 @@ def command(
     known = _training_files(fitted) if reference is None else input.like(reference)
     source = files.spool(input)
     output = output or beside(input, "annotated")
-    files.check_cells_output(output, force, [source, known])
+    files.check_cells_output(output, force, [source, known, model])
     adata = cells_of(source, fitted)
     table = annotate(adata, fitted, reference=cells_of(known, fitted), **asked)
     key = str(asked["label"] or fitted.label)

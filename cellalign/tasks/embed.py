@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
+from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import beside, cells_of, source_of
@@ -151,9 +152,11 @@ def command(
     fitted = load(model)
     source = source_of(input, fitted)
     output = output or beside(source, "emb")
-    files.check_cells_output(output, force, [source])
+    files.check_cells_output(output, force, [source, model])
     if plot is not None:
-        files.check_output(plot, force)
+        _check_picture(plot)
+        files.check_output(plot, force, [source, model])
+        files.check_apart(output, plot)
     adata = embed(
         cells_of(source, fitted),
         fitted,
@@ -164,6 +167,14 @@ def command(
         with files.atomic_path(plot, force) as fresh:
             figure.savefig(fresh, dpi=150)
     write_embedding(adata, fitted, source, output, force=force)
+
+
+def _check_picture(path: str) -> None:
+    """Refuse an ending that no picture has: UsageError."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if Path(path).suffix.lower()[1:] not in FigureCanvasBase.filetypes:
+        raise UsageError(f"{option('plot', path)} ends in none of .png, .pdf, .svg")
 
 
 def _umap(z: Any, seed: int, threads: int | None = None) -> Any:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.reading import Reading, in_memory
@@ -182,6 +183,24 @@ def prepare(
         genes=[str(gene) for gene in expression.var.index],
     )
     return Prepared(record, cells, plan, train_rows, validation_rows, notes)
+
+
+PREPARED = frozenset(signature(prepare).parameters) - {"adata"}
+PLANNED = ("epochs", "batch_size", "lr", "latent_dim", "validation", "early_stopping", "precision")
+
+
+def of_preparation(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `train`'s options that `prepare` takes."""
+    return {name: value for name, value in options.items() if name in PREPARED}
+
+
+def resolved(method: str, settings: Mapping[str, Any] | None, options: Mapping[str, Any]) -> tuple[Any, Plan]:
+    """Hyperparameters and plan of `train` with these options, of the precision that is asked for; errors as `train`."""
+    from cellalign.engine.settings import resolve_settings
+    from cellalign.methods.registry import get
+
+    named = {name: options.get(name) for name in PLANNED}
+    return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named)
 
 
 def _check_needs(cls: type[Method], condition: str | None, label: str | None) -> None:

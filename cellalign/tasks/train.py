@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.prepare import prepare
+from cellalign.tasks.resuming import Resuming
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from cellalign.engine.checkpoint import Checkpoint
     from cellalign.engine.fit import Progress, State
     from cellalign.model import Model
-    from cellalign.records import ModelRecord, Outcome
+    from cellalign.records import Outcome
 
 log = logging.getLogger("cellalign")
 
@@ -66,7 +65,11 @@ def train(
     progress: Progress | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
-    resume: Annotated[bool, Option("Go on from the checkpoint of an interrupted run.")] = False,
+    resume: Annotated[bool, Option("Go on from the checkpoint of a run that was cut off.")] = False,
+    auto_resume: Annotated[bool, Option("Go on if there is a checkpoint, else start: for jobs tried again.")] = False,
+    restart: Annotated[bool, Option("Throw a checkpoint away and start.")] = False,
+    checkpoint_every: Annotated[float, Option("Seconds between two checkpoints.", metavar="SECONDS", low=0)] = 60,
+    wait: Annotated[bool, Option("Wait for another job that trains the same model.")] = False,
     force: Annotated[bool, o.FORCE] = False,
 ) -> Model:
     """Train a method on cells.
@@ -115,7 +118,16 @@ def train(
         Where the model is saved when it is trained. While training runs a checkpoint lies beside it, which is
         removed once the directory is complete.
     resume : bool
-        Go on from that checkpoint.
+        Go on from that checkpoint: learning rate, number of epochs and early stopping may be others. Without it a
+        checkpoint that is there is an error.
+    auto_resume : bool
+        Go on from a checkpoint of these settings if there is one, give the model if it is complete, else start.
+    restart : bool
+        Throw the checkpoint away and start.
+    checkpoint_every : float
+        Seconds between two checkpoints; the first comes within 15 seconds of the first step.
+    wait : bool
+        Wait for the end of another job that trains the same model, rather than refuse.
     force : bool
         Replace a model that is there already.
 
@@ -126,7 +138,8 @@ def train(
     Raises
     ------
     UsageError
-        Unknown method, preset or setting, a value out of range, or `model_path` exists and `force` is not set.
+        Unknown method, preset or setting, a value out of range, `model_path` exists and `force` is not set, a
+        checkpoint is there and nothing was said of it, or another job trains the same model.
     InputError
         The data is not fit for the method, or the model cannot be saved.
     TrainingError
@@ -141,65 +154,71 @@ def train(
     from cellalign.model_directory import build, check_model_output
 
     threads = 1 if deterministic else threads
-    if model_path is not None:
-        check_model_output(model_path, force)
-    prepared = prepare(
-        adata,
-        method=method,
-        condition=condition,
-        control=control,
-        batch=batch,
-        covariate=covariate,
-        label=label,
-        numeric=numeric,
-        unlabelled=unlabelled,
-        kinds=kinds,
-        continuous=continuous,
-        allow_missing_condition=allow_missing_condition,
-        layer=layer,
-        n_top_genes=n_top_genes,
-        rounded=rounded,
-        preset=preset,
-        config=config,
-        settings=settings,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        latent_dim=latent_dim,
-        holdout=holdout,
-        validation=validation,
-        early_stopping=early_stopping,
-        seed=seed,
-        device=device,
-        threads=threads,
-        precision=precision,
-        source=source,
-        automatic=_precision_kept(model_path) if resume else None,
-    )
-    record = prepared.record
-    checkpoint = _checkpoint(model_path, record, resume)
-    for level, message in prepared.notes:
-        tell(level, message)
-    with computing(device, threads, deterministic=deterministic) as torch_device:
-        record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
-        torch.manual_seed(seed)
-        module = build(record)
-        state = fit(
-            module,
-            prepared.cells,
-            torch.from_numpy(prepared.train_rows),
-            torch.from_numpy(prepared.validation_rows),
-            prepared.plan,
-            device=torch_device,
+    resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every)
+    with resuming.claimed(wait):
+        if model_path is not None:
+            check_model_output(model_path, force or auto_resume)
+        prepared = prepare(
+            adata,
+            method=method,
+            condition=condition,
+            control=control,
+            batch=batch,
+            covariate=covariate,
+            label=label,
+            numeric=numeric,
+            unlabelled=unlabelled,
+            kinds=kinds,
+            continuous=continuous,
+            allow_missing_condition=allow_missing_condition,
+            layer=layer,
+            n_top_genes=n_top_genes,
+            rounded=rounded,
+            preset=preset,
+            config=config,
+            settings=settings,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            latent_dim=latent_dim,
+            holdout=holdout,
+            validation=validation,
+            early_stopping=early_stopping,
             seed=seed,
-            progress=progress,
-            checkpoint=checkpoint,
+            device=device,
+            threads=threads,
+            precision=precision,
+            source=source,
+            automatic=resuming.precision(),
         )
-    model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
-    if model_path is not None and checkpoint is not None:
-        model.save(Path(model_path), force=force)
-        checkpoint.remove()  # not before: a run that is killed here has the one or the other
-    return model
+        record = prepared.record
+        if (finished := resuming.complete(record)) is not None:
+            return finished
+        if model_path is not None:
+            check_model_output(model_path, force)
+        checkpoint = resuming.checkpoint(record)
+        for level, message in prepared.notes:
+            tell(level, message)
+        with computing(device, threads, deterministic=deterministic) as torch_device:
+            record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
+            torch.manual_seed(seed)
+            module = build(record)
+            state = fit(
+                module,
+                prepared.cells,
+                torch.from_numpy(prepared.train_rows),
+                torch.from_numpy(prepared.validation_rows),
+                prepared.plan,
+                device=torch_device,
+                seed=seed,
+                progress=progress,
+                checkpoint=checkpoint,
+            )
+        model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
+        if model_path is not None and checkpoint is not None:
+            model.save(Path(model_path), force=force)
+            checkpoint.remove()  # not before: a run that is killed here has the one or the other
+        return model
 
 
 def matrix_for(
@@ -257,14 +276,17 @@ def command(
     from cellalign.tasks.paths import cells_for
 
     asked = call.options
-    check_model_output(model, asked["force"], [input])
+    check_model_output(model, asked["force"] or asked["auto_resume"], [input])
     if output is not None:
         files.check_cells_output(output, asked["force"], [input])
+        files.check_apart(model, output)
     reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
-    source = files.spool(input)
-    adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
-    with call.training_progress() as progress:
-        fitted = train(adata, progress=progress, source=None if input.from_stdin else input, model_path=model, **asked)
+    with Resuming(model).claimed(asked["wait"]):  # before the cells are read, which may take long
+        source = files.spool(input)
+        adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
+        named = None if input.from_stdin else input
+        with call.training_progress() as progress:
+            fitted = train(adata, progress=progress, source=named, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
@@ -279,33 +301,6 @@ def vectors(kinds: Mapping[str, str] | None) -> list[str]:
     from cellalign.data.fields import Column
 
     return [key for key, kind in (kinds or {}).items() if kind in Column.KINDS and Column.KINDS[kind].in_obsm]
-
-
-def _checkpoint(model_path: str | os.PathLike[str] | None, record: ModelRecord, resume: bool) -> Checkpoint | None:
-    from cellalign.engine.checkpoint import Checkpoint
-    from cellalign.records import CheckpointRecord
-
-    if model_path is None:
-        if resume:
-            raise UsageError(f"{option('resume', True)} needs model_path, the model directory's path")
-        return None
-    settings = record.model_dump(mode="json", include=set(CheckpointRecord.COMPARED))
-    checkpoint = Checkpoint.beside(model_path, settings)
-    if resume and not checkpoint.exists():
-        raise UsageError(f"nothing to resume: there is no {checkpoint.path}; train without {option('resume')}")
-    if not resume:
-        checkpoint.remove()
-    return checkpoint
-
-
-def _precision_kept(model_path: str | os.PathLike[str] | None) -> str:
-    """The precision of the run that is to be resumed, on whatever machine it began; auto where there is none."""
-    from cellalign.engine.checkpoint import Checkpoint
-
-    checkpoint = None if model_path is None else Checkpoint.beside(model_path, {})
-    if checkpoint is None or not checkpoint.exists():
-        return "auto"
-    return str(checkpoint.kept().settings.get("training", {}).get("precision", "auto"))
 
 
 def _outcome(state: State) -> Outcome:

@@ -118,7 +118,7 @@ def command(
     from cellalign.model import load
     from cellalign.model_directory import check_model_output
 
-    check_model_output(output, force, [input])
+    check_model_output(output, force, [input, model])
     fitted = load(model)
     wider = transfer(cells_of(files.spool(input), fitted), fitted, **call.options)
     wider.save(output, force=force)

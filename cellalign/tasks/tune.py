@@ -12,8 +12,10 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cellalign")
 INFORMATIVE = 0.01  # nats of KL to the prior from which a latent carries information (Duan et al. 2020)
 UDR_CELLS = 5000
+RUN = re.compile(r"-[0-9a-f]{8}-seed\d+$")  # how the name of a run's folder ends
 
 
 @told_once()
@@ -283,7 +286,19 @@ def _folder(settings: Mapping[str, Any], seed: int) -> str:
     """A name that says the settings, short enough for any file system, and their digest."""
     said = json.dumps(settings, sort_keys=True)
     safe = "".join(c if c.isalnum() or c in ".-" else "_" for c in said.strip("{}").replace('"', ""))
+    # as `RUN` knows it
     return f"{safe[:80]}-{hashlib.sha256(said.encode()).hexdigest()[:8]}-seed{seed}"
+
+
+def _remove_runs(runs: Path) -> None:
+    """Remove the models of a finished grid, and their folder if nothing else lies in it."""
+    from cellalign.data.outputs import why_no_model
+
+    for folder in list(runs.iterdir()) if runs.is_dir() else []:
+        if RUN.search(folder.name) and folder.is_dir() and not folder.is_symlink() and why_no_model(folder) is None:
+            shutil.rmtree(folder)
+    with suppress(OSError):  # something of the user's is in it
+        runs.rmdir()
 
 
 def _said(combination: Mapping[str, Any]) -> str:
@@ -332,6 +347,7 @@ def command(
     check_model_output(model, force, [input])
     if output is not None:
         files.check_output(output, force, [input])
+        files.check_apart(model, output)
     asked = call.options
     reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
     adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
@@ -341,7 +357,7 @@ def command(
     if output is not None:
         with files.atomic_path(output, force) as fresh:
             table.to_csv(fresh, index=False)
-    shutil.rmtree(runs)
+    _remove_runs(runs)
     columns, arrows = [str(name) for name in table.columns], {metric.name: metric.heading for metric in METRICS}
     # not astype(str), which of pandas 3 leaves what is missing a number
     rows = [[str(value) for value in row] for row in table.round(4).itertuples(index=False)]

@@ -87,8 +87,8 @@ def test_a_run_ended_amid_an_epoch_goes_on_to_the_same_weights(tmp_path, heeded,
 
 def test_it_says_where_it_was(tmp_path, heeded):
     with pytest.raises(Ended) as caught:
-        go(checkpoint=Checkpoint.beside(tmp_path / "model", {}), at=12)
-    assert caught.value.__notes__ == ["1 and 3 batches of 4 epochs are kept"]
+        go(checkpoint=Checkpoint.beside(tmp_path / "model", {}, how="do it again"), at=12)
+    assert caught.value.__notes__ == ["1 and 3 batches of 4 epochs are kept; go on with: do it again"]
 
 
 def test_a_first_signal_waits_for_the_state_and_a_second_does_not(tmp_path, heeded, monkeypatch):

@@ -40,7 +40,9 @@ def test_the_same_cells_kept_otherwise_are_accepted(tiny, interrupted):
 
 def test_a_changed_value_of_one_cell_is_noticed(tiny, interrupted):
     tiny.X.data[-1] *= 1.25
-    refused(tiny, interrupted, r"another input \(the cells have changed: .*\); use the same options, or train without")
+    refused(
+        tiny, interrupted, r"another input \(the cells have changed: .*\); use the same options, name another model, or"
+    )
 
 
 def test_a_changed_column_is_noticed(tiny, interrupted):

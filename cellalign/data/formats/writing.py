@@ -7,7 +7,7 @@ a file that the user has.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from anndata.io import read_elem, write_elem
 
 from cellalign.data.formats import detect
 from cellalign.data.formats.normal import normalised, plain_value
+from cellalign.data.formats.steady import steady
 
 NULLABLE_STRINGS = "nullable-string-array"  # since anndata 0.11, read by 0.12
 NULL = "null"  # since anndata 0.12: None
@@ -52,8 +53,9 @@ def fill(adata: AnnData, target: Path, packed: bool) -> None:
         if target.suffix == ".zarr":
             adata.write_zarr(target)
         else:
-            adata.write_h5ad(target, compression="gzip" if packed else None)
-    with changing(target) as root:
+            with steady(target, "w") as (handle, _):
+                write_elem(handle, "/", adata, dataset_kwargs={"compression": "gzip" if packed else None})
+    with changing(target) as (root, _):
         keep_plain(root)
 
 
@@ -68,16 +70,16 @@ def _nullable_strings() -> Iterator[None]:
 
 
 @contextmanager
-def changing(target: Path) -> Iterator[Any]:
-    """A file or store that was just written, open for changes."""
+def changing(target: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """A file or store that was just written, open for changes, and what raises the errors so far (`steady`)."""
     if target.suffix != ".zarr":
-        with h5py.File(target, "r+") as handle:
-            yield handle
+        with steady(target, "r+") as opened:
+            yield opened
         return
     import zarr
 
     root = zarr.open_group(str(target), mode="r+", use_consolidated=False)
-    yield root
+    yield root, lambda: None  # errors are raised at once
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(str(target))
