@@ -7,7 +7,16 @@ per version, files of newer ones are refused. Nothing else in the package spells
 from cellalign.records.base import Record, RecordError, VersionedRecord
 from cellalign.records.benchmark import BenchmarkRow
 from cellalign.records.checkpoint import CheckpointRecord
-from cellalign.records.model import CellNumbers, FieldRecord, FileRecord, ModelRecord, Outcome, Recipe, SourceRecord
+from cellalign.records.model import (
+    CellNumbers,
+    FieldRecord,
+    FileRecord,
+    Machine,
+    ModelRecord,
+    Outcome,
+    Recipe,
+    SourceRecord,
+)
 from cellalign.records.provenance import (
     Annotation,
     Counterfactual,
@@ -29,6 +38,7 @@ __all__ = [
     "Embedding",
     "FieldRecord",
     "FileRecord",
+    "Machine",
     "ModelRecord",
     "Outcome",
     "Preprocessing",
