@@ -28,6 +28,7 @@ from cellalign.records.provenance import (
     find_obsm_key,
     obsm_key,
 )
+from cellalign.records.text import checked_text, plain_of, verify
 
 __all__ = [
     "Annotation",
@@ -40,6 +41,9 @@ __all__ = [
     "FileRecord",
     "Machine",
     "ModelRecord",
+    "checked_text",
+    "plain_of",
+    "verify",
     "Outcome",
     "Preprocessing",
     "Provenance",
