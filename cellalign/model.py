@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
+from cellalign.engine.checkpoint import tensors_checksum
 from cellalign.engine.device import computing
 from cellalign.engine.room import TooLarge, room_for
 from cellalign.errors import InputError, ModelError, UsageError, option
@@ -28,7 +29,8 @@ from cellalign.model_cells import ReadsCells
 from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
-from cellalign.records import Embedding, ModelRecord, obsm_key
+from cellalign.records import Embedding, ModelRecord, Umap, obsm_key
+from cellalign.records.provenance import ModelStep
 
 
 class Model(ReadsCells):
@@ -140,6 +142,19 @@ class Model(ReadsCells):
             found = predict.embeddings(self.method, cells, device=torch_device, batch_size=batch_size)
         return {obsm_key(self.name, suffix): z for suffix, z in found.items()}
 
+    @property
+    def weights_checksum(self) -> str:
+        """Of the weights: as in model.yaml, or of a model that is not saved as it would be there."""
+        if self.record.weights_checksum is not None:
+            return self.record.weights_checksum
+        return tensors_checksum(self.method.state_dict())
+
+    def made(self, step: ModelStep | None) -> bool | None:
+        """Whether this model, or the one it was transferred from, wrote something; None where that was not recorded."""
+        if step is None or not step.weights:
+            return None
+        return step.weights in (self.weights_checksum, self.record.transferred_from)
+
     def embedding_record(self) -> Embedding:
         """Provenance of an embedding."""
         return Embedding(
@@ -148,8 +163,13 @@ class Model(ReadsCells):
             condition=self.condition,
             continuous=self.continuous,
             version=self.record.cellalign,
-            weights=self.record.weights_checksum,
+            weights=self.weights_checksum,
         )
+
+    def umap_record(self) -> Umap:
+        """Provenance of the UMAP of an embedding."""
+        embedding = self.embedding_record()
+        return Umap(method=self.name, key=embedding.key, version=embedding.version, weights=embedding.weights)
 
     def label_probability(self, z: np.ndarray, *, device: str = "auto") -> np.ndarray | None:
         """Probability of each label by the method's own classifier at embeddings [n_cells, n_latent].

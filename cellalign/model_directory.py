@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cellalign.data.fields import read_fields
-from cellalign.data.files import atomic_directory, check_output, checksum, stamp
+from cellalign.data.files import atomic_directory, check_directory, checksum, stamp
+from cellalign.data.outputs import MODEL_FILES, why_no_model
+from cellalign.data.placing import put_back
 from cellalign.data.reading import Reading
 from cellalign.engine.checkpoint import save_tensors
 from cellalign.engine.room import TooLarge, within
@@ -25,7 +27,7 @@ from cellalign.methods.registry import get
 from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord, checked_text, plain_of, verify
 
 log = logging.getLogger("cellalign")
-SPEC, WEIGHTS, HISTORY = "model.yaml", "weights.safetensors", "history.csv"
+SPEC, WEIGHTS, HISTORY = MODEL_FILES
 # bytes of model.yaml, which names every gene, and those of the weights; and of a history of a million epochs
 LARGEST_SPEC, PER_WEIGHT, LARGEST_HISTORY = 8 << 20, 32, 1 << 28
 PER_TRAINED_BYTE = 4  # a weight, its gradient, and Adam's two moments
@@ -37,12 +39,10 @@ def check_model_output(directory: str | os.PathLike[str], force: bool, inputs: S
     Raises
     ------
     UsageError, InputError
-        As `data.files.check_output`; or it exists and is neither a model directory nor an empty folder.
+        As `data.files.check_output`; or it exists and is neither an empty folder nor a model directory that holds
+        nothing else.
     """
-    path = Path(os.path.abspath(directory))
-    check_output(path, force, inputs)
-    if path.exists() and not (path.is_dir() and ((path / SPEC).is_file() or not any(path.iterdir()))):
-        raise UsageError(f"{directory} exists and is no model directory, so it is not replaced; choose another name")
+    check_directory(directory, force, inputs, why_no_model)
 
 
 def write_model(
@@ -63,12 +63,11 @@ def write_model(
     Raises
     ------
     UsageError
-        It exists and `force` is not set.
+        It exists and `force` is not set, or is not to be replaced.
     InputError
-        It cannot be written.
+        It cannot be written; it is as it was, and the message says so.
     """
-    check_model_output(directory, force)
-    with atomic_directory(os.path.abspath(directory), force) as fresh:
+    with atomic_directory(directory, force, why_no_model) as fresh:
         save_tensors(weights, fresh / WEIGHTS)
         record = record.model_copy(update={"weights_checksum": checksum(fresh / WEIGHTS)})
         (fresh / SPEC).write_text(checked_text(record.plain()), encoding="utf-8")
@@ -89,6 +88,7 @@ def read_record(directory: str | Path) -> ModelRecord:
         No such directory, no model in it, not readable, or of a newer version.
     """
     directory = Path(directory)
+    put_back(directory)
     if not directory.is_dir():
         how = spoken(
             python=f"cellalign.train(adata, model_path={str(directory)!r})",

@@ -1,23 +1,20 @@
 """Files in and out: cells read through the one door (`formats`), outputs written whole or not at all.
 
-Every output is written beside its final name and renamed into place when complete, so that an interrupted or
-failed command leaves what was there before.
+Every output is written beside its final name and put in place when complete (`placing`), so that an interrupted or
+failed command leaves what was there before; what may be replaced says `outputs`.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from anndata import AnnData
 from anndata.io import write_elem
@@ -26,21 +23,36 @@ from cellalign.data.formats import (
     PathLike,
     Reading,
     all_paths,
-    is_zarr,
     read,
     read_matrix,
     spool,
 )
 from cellalign.data.formats.writing import can_be_copied, changing, dense_dataset, fill, keep_plain, put_columns
-from cellalign.errors import InputError, UsageError, option
+from cellalign.data.outputs import (
+    check_apart,
+    check_cells_output,
+    check_directory,
+    check_folder,
+    check_output,
+    check_table,
+    refuse_directory,
+    refuse_file,
+    why_no_store,
+)
+from cellalign.data.placing import one_line, place_directory, place_file, place_of
 
 __all__ = [
     "PathLike",
     "Reading",
+    "all_paths",
     "atomic_directory",
     "atomic_path",
+    "check_apart",
     "check_cells_output",
+    "check_directory",
+    "check_folder",
     "check_output",
+    "check_table",
     "checksum",
     "read",
     "read_matrix",
@@ -50,8 +62,6 @@ __all__ = [
     "write_batches",
     "write_with",
 ]
-
-CELLS = (".h5ad", ".zarr")  # what an output of cells may end in
 
 
 def checksum(path: PathLike) -> str:
@@ -75,119 +85,36 @@ def _files_in(folder: PathLike) -> list[Path]:
     return sorted(inner for inner in Path(folder).rglob("*") if inner.is_file())
 
 
-def check_cells_output(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading] = ()) -> None:
-    """Refuse an output of cells before any work is done for it: what it ends in decides what is written.
-
-    Raises
-    ------
-    UsageError
-        It ends in no format that is written, it is a folder but no store that may be replaced, or as `check_output`.
-    InputError
-        As `check_output`.
-    """
-    if str(path) == "-":
-        return
-    serve = f"{' or '.join(CELLS)} (- is standard output)"
-    given = option("output", str(path))
-    if str(path).endswith(("/", os.sep)) or (Path(path).is_dir() and Path(path).suffix not in CELLS):
-        raise UsageError(f"{given} is a folder; name a file in it that ends in {serve}")
-    if Path(path).suffix not in CELLS:
-        ends = f"ends in {Path(path).suffix}" if Path(path).suffix else "has no ending"
-        raise UsageError(f"{given} {ends}; cells are written to {serve}")
-    check_output(path, force, inputs)
-    if Path(path).suffix == ".zarr" and Path(path).exists() and not _replaceable_store(path):
-        raise UsageError(f"{given} is no zarr store and is not replaced; choose another name")
-    if Path(path).suffix != ".zarr" and Path(path).is_dir():
-        raise UsageError(f"{given} is a folder and is not replaced; choose another name")
-
-
-def _replaceable_store(path: PathLike) -> bool:
-    return is_zarr(path) or (Path(path).is_dir() and not any(Path(path).iterdir()))
-
-
-def check_output(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading] = ()) -> None:
-    """Refuse an output before any work is done for it.
-
-    Raises
-    ------
-    UsageError
-        It exists and `force` is not set, or it is one of the inputs.
-    InputError
-        Its folder does not exist or cannot be written.
-    """
-    if str(path) == "-":
-        return
-    path = Path(path)
-    for source in all_paths(inputs):
-        if path.exists() and source.exists() and os.path.samefile(path, source):
-            raise UsageError(f"output {path} is the input; choose another name")
-    if path.exists() and not force:
-        raise UsageError(f"output {path} exists; pass {option('force', True)} to replace it, or choose another name")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {folder}; create it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {path}: the folder {folder} is not writable")
-
-
 @contextmanager
 def atomic_path(path: PathLike, force: bool = False) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it on success and removed on any failure.
+    """A temporary path that is given the name `path` on success and removed on any failure.
 
     Raises
     ------
     UsageError, InputError
         As `check_output`, and where the disk is full.
     """
-    check_output(path, force)
-    path = Path(path)
-    # the ending stays: writers of figures go by it
-    fresh = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        with _one_line(path):
-            yield fresh
-            with open(fresh, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    refuse_file(path, force)
+    with one_line(path), place_file(place_of(path), force) as fresh:
+        yield fresh
+        if force:  # what was put there meanwhile is not lost either
+            refuse_file(path, force)
 
 
 @contextmanager
-def atomic_directory(path: PathLike, force: bool = False) -> Iterator[Path]:
-    """A temporary directory beside `path`, swapped in on success and removed on any failure."""
-    check_output(path, force)
-    path = Path(path)
-    fresh = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # as above
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        with _one_line(path):
-            fresh.mkdir()
-            yield fresh
-            if path.exists():
-                os.rename(path, old)
-            try:
-                os.rename(fresh, path)
-            except OSError:
-                if old.exists():
-                    os.rename(old, path)
-                raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+def atomic_directory(path: PathLike, force: bool, why_not: Callable[[Path], str | None]) -> Iterator[Path]:
+    """A temporary directory that is given the name `path` on success and removed on any failure.
 
-
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """What goes wrong while writing `path`, as one line."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        code = error.errno if isinstance(error, OSError) else None
-        # HDF5 hides the system's error in its message
-        full = code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error).splitlines()[0]
-        raise InputError(f"cannot write {path}: {reason}; nothing was changed") from error
+    Parameters
+    ----------
+    path, force, why_not
+        As of `check_directory`, whose errors it has, and where the disk is full.
+    """
+    refuse_directory(path, force, (), why_not)
+    with one_line(path), place_directory(place_of(path), force) as fresh:
+        yield fresh
+        if force:
+            refuse_directory(path, force, (), why_not)
 
 
 def write(adata: AnnData, path: PathLike, *, force: bool = False) -> None:
@@ -242,7 +169,7 @@ def write_with(
 
     def copy(target: Path) -> None:
         shutil.copyfile(str(single), target)
-        with h5py.File(target, "r+") as handle:
+        with changing(target) as (handle, _):
             keep_plain(handle)
             for group, elements in (("obsm", obsm or {}), ("uns", uns or {})):
                 if group not in handle:
@@ -287,7 +214,7 @@ def write_batches(
 
     def stream(target: Path) -> None:
         fill(bare, target, True)
-        with changing(target) as root:
+        with changing(target) as (root, check):
             if "X" in root:
                 del root["X"]
             root.require_group("layers")
@@ -299,6 +226,7 @@ def write_batches(
                     for copy in range(copies):
                         own = values[copy] if values.ndim == 3 else values
                         place[copy * n + start : copy * n + stop] = own
+                check()  # not hours later
                 start = stop
 
     try:
@@ -329,12 +257,15 @@ def _written(path: PathLike, force: bool, fill: Callable[[Path], None]) -> None:
         return
     place: AbstractContextManager[Path] = atomic_path(path, force)
     if Path(path).suffix == ".zarr":
-        place = atomic_directory(path, force)
+        place = atomic_directory(path, force, why_no_store)
     with place as fresh:
         fill(fresh)
 
 
 def _to_stdout(file: Path) -> None:
+    out = sys.stdout.buffer
     with open(file, "rb") as handle:
-        shutil.copyfileobj(handle, sys.stdout.buffer, 1 << 20)
-    sys.stdout.buffer.flush()
+        while piece := memoryview(handle.read(1 << 20)):
+            while piece:  # where Python does not buffer, a part may be written, as on a disk that is nearly full
+                piece = piece[out.write(piece) or 0 :]
+    out.flush()

@@ -28,6 +28,7 @@ from cellalign.methods.capabilities import (
     Loss,
     Player,
     Predicts,
+    Reconstructs,
     Trains,
 )
 from cellalign.nn.distributions import Distribution, Normal, Point
@@ -59,6 +60,7 @@ __all__ = [
     "Player",
     "Point",
     "Predicts",
+    "Reconstructs",
     "Role",
     "Trains",
 ]

@@ -118,7 +118,7 @@ def annotation_record(model: Model, label: str, **settings: Any) -> Annotation:
     """Provenance of an annotation."""
     from cellalign.records import Annotation
 
-    version, weights = model.record.cellalign, model.record.weights_checksum
+    version, weights = model.record.cellalign, model.weights_checksum
     return Annotation(method=model.name, label=label, version=version, weights=weights, **settings)
 
 
@@ -146,7 +146,7 @@ def command(
     known = _training_files(fitted) if reference is None else input.like(reference)
     source = files.spool(input)
     output = output or beside(input, "annotated")
-    files.check_cells_output(output, force, [source, known])
+    files.check_cells_output(output, force, [source, known, model])
     adata = cells_of(source, fitted)
     table = annotate(adata, fitted, reference=cells_of(known, fitted), **asked)
     key = str(asked["label"] or fitted.label)

@@ -82,7 +82,7 @@ def command(
     asked = call.options | ({"draws": max(1, call.options["draws"])} if draw else {})
     source = source_of(input, fitted)
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", to))
-    files.check_cells_output(output, force, [source])
+    files.check_cells_output(output, force, [source, model])
     predicted = fitted.predict(cells_of(source, fitted), **asked)
     bare, copies = predicted.bare(), max(1, predicted.draws)
     files.write_batches(bare, predicted.batches(), output, copies=copies, force=force)

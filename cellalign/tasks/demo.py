@@ -44,7 +44,7 @@ def command(
     start = Path(input).absolute() if input else None
     if start is not None and not start.is_file():
         raise InputError(f"no such file: {input}")
-    files.check_output(folder, force)
+    files.check_folder(folder, force)
     Path(folder).mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     for step in steps(None if start is None else str(start), cells, epochs, seed):

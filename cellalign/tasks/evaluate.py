@@ -244,10 +244,12 @@ def command(
     check_pictures(pictures, against=against is not None, label=asked["label"] is not None, panels=asked["panels"])
     if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):
         raise UsageError(f"{option('against', against)} is the input itself; a prediction is compared with real cells")
+    read: list[str | Reading] = [input, *(path for path in (against, model) if path is not None)]
     if output is not None:
-        files.check_output(output, force, [input])
+        files.check_table(output, force, read)
     for path in pictures.values():
-        files.check_output(path, force)
+        files.check_output(path, force, read)
+    files.check_apart(output, *pictures.values())
     fitted = load(model) if model is not None else None
     # a prediction has its metadata: a table of them belongs to the real cells
     cells = files.read(replace(input, obs=None, obs_key=None) if against is not None else input)

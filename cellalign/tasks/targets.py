@@ -117,10 +117,12 @@ def command(
     from cellalign.model import load
 
     check_ending(output)
-    files.check_output(output, force)
+    files.check_output(output, force, [input, model], standard_output=True)
     fitted, cells = load(model), None
     if call.options["programs"] is not None:
-        cells = cells_of(source_of(input, fitted), fitted)
+        source = source_of(input, fitted)
+        files.check_output(output, force, [source], standard_output=True)
+        cells = cells_of(source, fitted)
     found = targets(fitted, cells, **call.options)
     write_targets(found, output, force=force)
     edges = int(found.layers["edge"].sum())

@@ -96,7 +96,7 @@ def transfer(
         update={
             "fields": field_records(wider),
             "transferred": [*model.transferred, *new],
-            "transferred_from": model.record.weights_checksum,
+            "transferred_from": model.weights_checksum,
             "weights_checksum": None,
         }
     )
@@ -118,7 +118,7 @@ def command(
     from cellalign.model import load
     from cellalign.model_directory import check_model_output
 
-    check_model_output(output, force, [input])
+    check_model_output(output, force, [input, model])
     fitted = load(model)
     wider = transfer(cells_of(files.spool(input), fitted), fitted, **call.options)
     wider.save(output, force=force)

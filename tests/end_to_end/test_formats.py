@@ -111,8 +111,8 @@ def test_a_matrix_folder_with_its_metadata_in_a_table(here):
         ("o", "--output o has no ending"),
         ("new/", "--output new/ is a folder; name a file in it"),
         ("there", "--output there is a folder; name a file in it"),
-        ("there.zarr", "--output there.zarr is no zarr store and is not replaced"),
-        ("there.h5ad", "--output there.h5ad is a folder and is not replaced"),
+        ("there.zarr", "output there.zarr exists and is no zarr store, so it is not replaced"),
+        ("there.h5ad", "output there.h5ad is a folder and is not replaced"),
     ],
 )
 def test_an_output_that_is_no_file_of_cells_is_refused_before_the_work(here, output, says):

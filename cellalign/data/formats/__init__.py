@@ -34,6 +34,7 @@ from cellalign.data.formats.normal import normalised
 from cellalign.data.formats.others import named
 from cellalign.data.formats.probe import fault_of
 from cellalign.data.genes import with_genes_named
+from cellalign.data.placing import FULL, put_back
 from cellalign.data.reading import PathLike, Reading, all_paths, labels, stem
 from cellalign.data.structure import check_stored
 from cellalign.errors import CellalignError, InputError, option
@@ -116,6 +117,7 @@ def spool(source: PathLike | Reading) -> Any:
     if str(source) == "-":
         return _copied(sys.stdin.buffer, "standard input")
     try:
+        put_back(source)
         pipe = stat.S_ISFIFO(os.stat(source).st_mode)
     except (OSError, ValueError):  # said when it is read
         pipe = False
@@ -133,9 +135,23 @@ def is_zarr(path: PathLike) -> bool:
 def _copied(stream: IO[bytes], name: str) -> Path:
     with tempfile.NamedTemporaryFile(prefix="cellalign-", suffix=".h5ad", delete=False) as file:
         atexit.register(Path(file.name).unlink, missing_ok=True)
-        shutil.copyfileobj(stream, file, 1 << 20)
+        with _room_for(name):
+            shutil.copyfileobj(stream, file, 1 << 20)
+            file.flush()
     _copies[file.name] = name
     return Path(file.name)
+
+
+@contextmanager
+def _room_for(name: str) -> Iterator[None]:
+    """A full disk while a temporary copy is made, as one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f"{tempfile.gettempdir()} has no room for a copy of {name}"
+        raise InputError(f"{where}; make room, or set TMPDIR to a folder on another disk") from error
 
 
 def _cells(source: PathLike | Reading, wanted: Wanted | None) -> AnnData:
@@ -218,7 +234,7 @@ def _unpacked(file: Path, name: str) -> Iterator[tuple[Path, str]]:
         return
     with tempfile.TemporaryDirectory(prefix="cellalign-") as folder:
         fresh = Path(folder) / "unpacked"
-        with detect.opened(file) as source, open(fresh, "wb") as target:
+        with _room_for(name), detect.opened(file) as source, open(fresh, "wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
         yield fresh, "hdf5"
 

@@ -39,7 +39,7 @@ def read_10x(path: Path, name: str, modality: str | None) -> AnnData:
                 raise InputError(f"{name} is a 10x file without its genes (matrix/features); export it again")
         else:
             genome = _one_of(list(handle), modality, name, "genomes")
-    with compiled_elsewhere("scanpy"):
+    with compiled_elsewhere():
         import scanpy as sc
 
         adata = sc.read_10x_h5(path, gex_only=False, genome=genome)

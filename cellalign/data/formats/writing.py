@@ -6,9 +6,10 @@ a file that the user has.
 
 from __future__ import annotations
 
+import asyncio
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from anndata.io import read_elem, write_elem
 
 from cellalign.data.formats import detect
 from cellalign.data.formats.normal import normalised, plain_value
+from cellalign.data.formats.steady import steady
 
 NULLABLE_STRINGS = "nullable-string-array"  # since anndata 0.11, read by 0.12
 NULL = "null"  # since anndata 0.12: None
+STILL_WRITING = 10  # seconds that a store's other files are waited for
 CHUNK_VALUES = 2**18  # of a dense matrix, compressed together: a megabyte
 
 
@@ -50,10 +53,12 @@ def fill(adata: AnnData, target: Path, packed: bool) -> None:
     adata = normalised(adata.copy() if adata.is_view else adata, "the output")
     with _nullable_strings():
         if target.suffix == ".zarr":
-            adata.write_zarr(target)
+            with _settled():
+                adata.write_zarr(target)
         else:
-            adata.write_h5ad(target, compression="gzip" if packed else None)
-    with changing(target) as root:
+            with steady(target, "w") as (handle, _):
+                write_elem(handle, "/", adata, dataset_kwargs={"compression": "gzip" if packed else None})
+    with changing(target) as (root, _):
         keep_plain(root)
 
 
@@ -68,19 +73,39 @@ def _nullable_strings() -> Iterator[None]:
 
 
 @contextmanager
-def changing(target: Path) -> Iterator[Any]:
-    """A file or store that was just written, open for changes."""
+def changing(target: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """A file or store that was just written, open for changes, and what raises the errors so far (`steady`)."""
     if target.suffix != ".zarr":
-        with h5py.File(target, "r+") as handle:
-            yield handle
+        with steady(target, "r+") as opened:
+            yield opened
         return
     import zarr
 
-    root = zarr.open_group(str(target), mode="r+", use_consolidated=False)
-    yield root
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(str(target))
+    with _settled():
+        root = zarr.open_group(str(target), mode="r+", use_consolidated=False)
+        yield root, lambda: None  # errors are raised at once
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(str(target))
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Where zarr fails, other files of the store are still being written: wait, or they would be written later."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the loop is no public part of zarr
+            from zarr.core.sync import sync
+
+            sync(_others_done())
+        raise
+
+
+async def _others_done() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=STILL_WRITING)
 
 
 def dense_dataset(root: Any, name: str, shape: tuple[int, int]) -> Any:
