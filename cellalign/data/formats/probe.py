@@ -9,6 +9,7 @@ Also run as a script (`python probe.py FILE`), where a process cannot be forked;
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import subprocess
 import sys
@@ -112,6 +113,7 @@ def _limit(seconds: int) -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
+    faulthandler.disable()
     try:
         import resource
     except ImportError:  # not on Windows
