@@ -14,6 +14,7 @@ from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.checkpoint import tensors_checksum
 from cellalign.engine.device import computing
+from cellalign.engine.room import TooLarge, room_for
 from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.methods.base import (
     CONDITION,
@@ -77,20 +78,27 @@ class Model(ReadsCells):
             Absent, of a newer version, damaged, or of a method that is not installed.
         """
         record = read_record(directory)
+        weights = read_weights(directory, record)
+        unfit = f"{directory}: the weights do not fit the method, genes and hyperparameters in model.yaml"
         try:
             with computing("cpu"):  # fresh weights are drawn before they are filled in
-                method = build(record)
+                method = build(record, room_for(weights))
+        except TooLarge as error:
+            raise ModelError(f"{unfit}, which would be {error}; restore it or train again") from error
         except UsageError as error:
             raise ModelError(f"{directory}: {error}; install the package that provides it") from error
         except Exception as error:  # whatever a network says of sizes and settings that nobody would train with
             first = (str(error).splitlines() or [""])[0]
             raise ModelError(f"{directory}/model.yaml is damaged: {type(error).__name__} {first}") from error
-        weights = read_weights(directory, record)
+        kinds = {name: values.dtype for name, values in method.state_dict().items()}
+        other = [name for name, values in weights.items() if kinds.get(name, values.dtype) != values.dtype]
+        if other:
+            held = f"{other[0]} is of {weights[other[0]].dtype} and not of {kinds[other[0]]}"
+            raise ModelError(f"{unfit}: {held}; restore it or train again")
         try:
             method.load_state_dict(weights)
         except Exception as error:
-            said = "the weights do not fit the method, genes and hyperparameters in model.yaml"
-            raise ModelError(f"{directory}: {said}; restore it or train again") from error
+            raise ModelError(f"{unfit}; restore it or train again") from error
         method.eval()
         settings = method.hp.model_dump(mode="json")  # under the names of this version
         record = record.model_copy(update={"hyperparameters": settings})

@@ -55,7 +55,7 @@ def _prepared(asked: Mapping[str, Any]) -> Iterator[None]:
     threads = asked.get("threads")
     if threads is not None and "numpy" not in sys.modules:
         tell_libraries(threads)
-    if "device" in asked:
+    if asked.get("device") is not None:
         from cellalign.engine.device import own_process
 
         own_process(asked["device"])

@@ -251,7 +251,7 @@ def package_version() -> str:
 
 
 def _library_versions() -> dict[str, str]:
-    names = ("torch", "anndata", "numpy", "scipy")
+    names = ("torch", "numba", "anndata", "scanpy", "numpy", "scipy")
     return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
 
 

@@ -61,6 +61,7 @@ def train(
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
+    deterministic: Annotated[bool, o.DETERMINISTIC] = False,
     progress: Progress | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
@@ -107,6 +108,8 @@ def train(
     precision : {"auto", "float32", "bfloat16"}, optional
         Of the products in training; auto is bfloat16 on CPUs that have instructions for it. All else is float32, and
         so is every embedding and prediction.
+    deterministic : bool
+        The same bytes whatever the number of threads: one computes, which takes longer where there are several.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
     source : path or Reading, optional
@@ -145,11 +148,12 @@ def train(
     import torch
 
     from cellalign.data.said import tell
-    from cellalign.engine.device import computing
+    from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
     from cellalign.model import Model
-    from cellalign.model_directory import build, check_model_output
+    from cellalign.model_directory import build_to_train, check_model_output
 
+    threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every)
     with resuming.claimed(wait):
         if model_path is not None:
@@ -195,9 +199,10 @@ def train(
         checkpoint = resuming.checkpoint(record)
         for level, message in prepared.notes:
             tell(level, message)
-        with computing(device, threads) as torch_device:
+        with computing(device, threads, deterministic=deterministic) as torch_device:
+            record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
             torch.manual_seed(seed)
-            module = build(record)
+            module = build_to_train(record)
             state = fit(
                 module,
                 prepared.cells,
@@ -308,4 +313,6 @@ def _outcome(state: State) -> Outcome:
         seconds=round(state.seconds, 2),
         best_epoch=best[0],
         validation_loss=best[1],
+        setbacks=state.setbacks,
+        lr_factor=state.lr_factor,
     )

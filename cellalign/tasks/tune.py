@@ -268,7 +268,7 @@ def command(
 
     check_model_output(model, force, [input])
     if output is not None:
-        files.check_output(output, force, [input])
+        files.check_table(output, force, [input])
         files.check_apart(model, output)
     asked = call.options
     reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
