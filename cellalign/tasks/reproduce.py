@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from cellalign.records import ModelRecord
 
 log = logging.getLogger("cellalign")
-# Root mean square difference of latents over their spread, where threads, device, processor or libraries are others
-TOLERANCE = 0.25
+# How far apart latents may be, of their spread, where threads, device, processor or libraries are others; of networks
+# that are trained against one another farther (docs/reproducing.md)
+TOLERANCE, OF_PLAYERS = 0.5, 1.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,11 @@ class Reproduction:
     @property
     def tolerance(self) -> float:
         """How far latents may be apart: not at all where everything is as it was."""
-        return TOLERANCE if self.differs else 0.0
+        from cellalign.methods.base import HasPlayers
+
+        if not self.differs:
+            return 0.0
+        return OF_PLAYERS if isinstance(self.model.method, HasPlayers) else TOLERANCE
 
     @property
     def agrees(self) -> bool:
@@ -294,14 +299,7 @@ def _report(call: Call, found: Reproduction, format: str) -> None:
         "loss_now": losses[1],
         "differs": "; ".join(found.differs) or "-",
     }
-    headings = [
-        "result",
-        "weights differ by",
-        "latents by, of their spread",
-        "tolerance",
-        "validation loss then",
-        "now",
-    ]
+    headings = ["result", "weights differ by", "latents, of their spread", "tolerance", "validation loss then", "now"]
     call.print_rows("reproduce", list(row), [list(row.values())], format, headings=[*headings, "not as then"])
 
 

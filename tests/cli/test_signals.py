@@ -135,5 +135,5 @@ def test_a_signal_at_any_moment_of_any_command(tmp_path, tiny_path, tiny_counts_
         "evaluate": "evaluate emb.h5ad --condition stim --label cell_type --panel mixing,probe",
     }[command]
     before = {path.name for path in tmp_path.iterdir()} | {"pp.h5ad"}
-    assert at_spread_moments(words.split(), tmp_path, 24) == []
+    assert at_spread_moments(words.split(), tmp_path, 21) == []
     assert {path.name for path in tmp_path.iterdir() if "partial" not in path.name} <= before | {"model.checkpoint"}
