@@ -34,6 +34,7 @@ from cellalign.data.outputs import (
     check_directory,
     check_folder,
     check_output,
+    check_table,
     refuse_directory,
     refuse_file,
     why_no_store,
@@ -51,6 +52,7 @@ __all__ = [
     "check_directory",
     "check_folder",
     "check_output",
+    "check_table",
     "checksum",
     "read",
     "read_matrix",
@@ -261,6 +263,9 @@ def _written(path: PathLike, force: bool, fill: Callable[[Path], None]) -> None:
 
 
 def _to_stdout(file: Path) -> None:
+    out = sys.stdout.buffer
     with open(file, "rb") as handle:
-        shutil.copyfileobj(handle, sys.stdout.buffer, 1 << 20)
-    sys.stdout.buffer.flush()
+        while piece := memoryview(handle.read(1 << 20)):
+            while piece:  # where Python does not buffer, a part may be written, as on a disk that is nearly full
+                piece = piece[out.write(piece) or 0 :]
+    out.flush()

@@ -26,6 +26,7 @@ OF_STORES = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")  # file
 OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in any folder
 PICTURES = {".png": (b"\x89PNG", "PNG picture"), ".pdf": (b"%PDF", "PDF")}
 OTHERS = {
+    stat.S_IFREG: "a file",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFIFO: "a pipe",
@@ -77,6 +78,13 @@ def check_directory(
     put_back(path)
     refuse_directory(path, force, inputs, why_not)
     _try(path)
+
+
+def check_table(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading] = ()) -> None:
+    """Refuse an output of text that bears the ending of something else; errors as `check_output`."""
+    if Path(path).suffix.lower() in (*CELLS, *PICTURES):
+        raise UsageError(f"output {path} ends in {Path(path).suffix}, and a table is to be written; {ELSEWHERE}")
+    check_output(path, force, inputs)
 
 
 def check_folder(path: PathLike, force: bool) -> None:
@@ -134,8 +142,7 @@ def refuse_file(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
     if stat.S_ISDIR(found.st_mode):
         raise UsageError(f"output {path} is a folder and is not replaced; {ELSEWHERE}")
     if not stat.S_ISREG(found.st_mode):
-        what = OTHERS.get(stat.S_IFMT(found.st_mode), "no file")
-        raise UsageError(f"output {path} is {what} and no file, and is not replaced; - is standard output")
+        raise UsageError(f"output {path} is {_kind(found)} and no file, so it is not written; - is standard output")
     if not force:
         raise UsageError(_exists(path))
     place = place_of(path)
@@ -162,7 +169,7 @@ def refuse_directory(
     place = place_of(path)
     if _within(os.getcwd(), place) or place_of(os.getcwd()) == place:
         raise UsageError(f"output {path} is the folder this runs in, or holds it, and is not replaced; {ELSEWHERE}")
-    why = why_not(place) if stat.S_ISDIR(found.st_mode) else "is a file"
+    why = why_not(place) if stat.S_ISDIR(found.st_mode) else f"is {_kind(found)}"
     if why is not None:
         raise UsageError(f"output {path} exists and {why}, so it is not replaced; {ELSEWHERE}")
     if any(_is_protected(inner) for inner in (place, *_entries(place))):
@@ -216,6 +223,8 @@ def _try(path: PathLike) -> None:
     """Refuse a place where nothing can be written: InputError."""
     place = place_of(path)
     try:
+        if os.path.islink(place):  # still, after links were followed: they lead in a circle
+            os.stat(place)
         try_place(place)
     except (OSError, ValueError) as error:
         link = f" ({path} is a link)" if os.path.islink(path) else ""
@@ -228,6 +237,10 @@ def _stat(path: PathLike) -> os.stat_result | None:
         return os.stat(path)
     except (OSError, ValueError):  # `_try` says why
         return None
+
+
+def _kind(found: os.stat_result) -> str:
+    return OTHERS.get(stat.S_IFMT(found.st_mode), "something else")
 
 
 def _is_folder(path: PathLike) -> bool:

@@ -36,7 +36,7 @@ log = logging.getLogger("cellalign")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OLD, LOCK = "replaced", "lock"  # in the hidden folder: what stood at the output's name, and the lock of who writes
 LONGEST = 180  # bytes of the output's name in that of the hidden folder; 255 are the most that file systems take
-A_DAY = 86400  # seconds
+A_DAY, A_MINUTE = 86400, 60  # in seconds
 SWAP, ONLY_NEW = "swap", "only new"  # ways to rename
 RENAMING = {"linux": ("renameat2", {SWAP: 2, ONLY_NEW: 1}), "darwin": ("renamex_np", {SWAP: 2, ONLY_NEW: 4})}
 AT_CWD = -100  # paths are relative to the working directory, for renameat2
@@ -203,7 +203,8 @@ def _locked(folder: Path) -> int:
 def _is_dead(folder: Path) -> bool:
     """Whether whoever wrote there is surely gone: its lock is free here, or nothing changed for a day."""
     if fcntl is None or not (folder / LOCK).exists():
-        return _untouched(folder)
+        empty = not any(folder.iterdir())  # killed, or about to lock it
+        return _untouched(folder, A_MINUTE if empty else A_DAY)
     try:
         handle = os.open(folder / LOCK, os.O_RDWR)
     except OSError:
@@ -220,13 +221,13 @@ def _is_dead(folder: Path) -> bool:
         os.close(handle)
 
 
-def _untouched(folder: Path) -> bool:
-    """Whether nothing in a folder changed for a day."""
+def _untouched(folder: Path, seconds: float = A_DAY) -> bool:
+    """Whether nothing in a folder changed for so long."""
     try:
         newest = max(inner.lstat().st_mtime for inner in (folder, *folder.rglob("*")))
     except OSError:
         return False
-    return time.time() - newest > A_DAY
+    return time.time() - newest > seconds
 
 
 def _keep_mode(place: Path, fresh: Path) -> None:
@@ -284,4 +285,5 @@ def reason(error: Exception, place: Path) -> str:
         errno.ENAMETOOLONG: "the name is too long",
         errno.ELOOP: "its links lead in a circle",
     }
-    return known.get(code or 0) or (str(error).splitlines() or [type(error).__name__])[0]
+    said = error.strerror if isinstance(error, OSError) else None
+    return known.get(code or 0) or said or (str(error).splitlines() or [type(error).__name__])[0]

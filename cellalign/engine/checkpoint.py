@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from cellalign.errors import ModelError, option
@@ -46,6 +46,12 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
     os.chmod(path, stat.S_IMODE(mode))
+
+
+def tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The "sha256:..." of the file that `save_tensors` would write."""
+    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,8 @@ class _Run:
         tried = [self.plan.lr * SLOWER**i for i in range(len(state.setbacks) + 1)]
         last = -1 if found.batch is None else found.batch
         rows = self.rows[max(0, last + 1 - CHECK_EVERY) : last + 1]
-        state.back_to_best()
+        if not state.go_back():
+            self.best = None
         self.method.load_state_dict(self.untrained if self.best is None else self.best)
         self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
         self.losses, self.epoch_rng = [], self.shuffler.get_state()

@@ -41,11 +41,15 @@ class State:
     lr_factor: float = 1.0
     setbacks: list[str] = field(default_factory=list)
 
-    def back_to_best(self) -> None:
-        """Be as after the best epoch, or as before the first."""
+    def go_back(self) -> bool:
+        """Be as after the best epoch, or as before the first where none was better than untrained networks: which."""
+        found = self.best_epoch > 0 and self.best_loss < self.first.get("loss", math.nan)
+        if not found:
+            self.best_epoch, self.best_loss = 0, math.inf
         self.epoch, self.batch = self.best_epoch, 0
         self.history = self.history[: self.epoch]
         self.step = int(self.history[-1]["step"]) if self.history else 0
+        return found
 
     def said(self, epochs: int) -> str:
         """Where it is, in words."""

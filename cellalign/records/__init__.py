@@ -24,9 +24,11 @@ from cellalign.records.provenance import (
     Preprocessing,
     Provenance,
     Targets,
+    Umap,
     find_obsm_key,
     obsm_key,
 )
+from cellalign.records.text import checked_text, plain_of, verify
 
 __all__ = [
     "Annotation",
@@ -39,6 +41,9 @@ __all__ = [
     "FileRecord",
     "Machine",
     "ModelRecord",
+    "checked_text",
+    "plain_of",
+    "verify",
     "Outcome",
     "Preprocessing",
     "Provenance",
@@ -47,6 +52,7 @@ __all__ = [
     "RecordError",
     "SourceRecord",
     "Targets",
+    "Umap",
     "VersionedRecord",
     "find_obsm_key",
     "obsm_key",

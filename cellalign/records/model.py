@@ -88,13 +88,23 @@ class SourceRecord(FileRecord):
 
 
 class Outcome(Record):
-    """How training ended."""
+    """How training ended.
+
+    Attributes
+    ----------
+    setbacks : list of str
+        Divergences that it went back from.
+    lr_factor : float
+        What they multiplied the learning rate by.
+    """
 
     epochs: int
     steps: int
     seconds: float
     best_epoch: int | None = None
     validation_loss: float | None = None
+    setbacks: list[str] = Field(default_factory=list)
+    lr_factor: float = 1.0
 
 
 class Machine(Record):
@@ -176,7 +186,7 @@ class ModelRecord(VersionedRecord):
     genes: list[str]  # last in the file: a reader wants the outcome before 2,000 names
 
     def plain(self) -> dict[str, Any]:
-        """As it is written to model.yaml: without what is not set."""
+        """As it is written to model.yaml, but for the checksum (`records.text`): without what is not set."""
         optional = ("outcome", "transferred", "transferred_from", "content", "machine", "other_names")
         unset = {k for k in optional if not getattr(self, k)}
         plain = self.model_dump(mode="json", exclude=unset)

@@ -317,7 +317,7 @@ def command(
     from cellalign.data import files
 
     asked, declared = call.options, metric_of(metric)
-    files.check_output(output, True, [input])
+    files.check_table(output, True, [input])
     finished(output)  # what is no benchmark is refused before any work
     read = {expression_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
     source = files.spool(input)

@@ -245,9 +245,10 @@ def command(
     if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):
         raise UsageError(f"{option('against', against)} is the input itself; a prediction is compared with real cells")
     read: list[str | Reading] = [input, *(path for path in (against, model) if path is not None)]
-    for path in (output, *pictures.values()):
-        if path is not None:
-            files.check_output(path, force, read)
+    if output is not None:
+        files.check_table(output, force, read)
+    for path in pictures.values():
+        files.check_output(path, force, read)
     files.check_apart(output, *pictures.values())
     fitted = load(model) if model is not None else None
     # a prediction has its metadata: a table of them belongs to the real cells

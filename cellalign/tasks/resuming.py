@@ -83,7 +83,9 @@ class Resuming:
         except ModelError:
             return None
         found = CheckpointRecord(format_version=CheckpointRecord.FORMAT, settings=settings, state={})
-        if settings.get("content") is None or found.differing(_settings(record)) is not None:
+        wanted = _settings(record)
+        # what a run that is gone on with may have another of makes another model all the same
+        if settings.get("content") is None or found.differing(wanted) is not None or found.changed(wanted):
             return None
         log.info("%s is complete, of the same cells and settings", self.model)
         return load(Path(self.model))
@@ -143,5 +145,6 @@ def _settings(record: ModelRecord) -> dict[str, object]:
 def _how_to_go_on(record: ModelRecord) -> str:
     """What goes on with a run that is cut off, for who ends it."""
     words = [word for word in sys.argv[1:] if word not in ("--restart", "--auto-resume", "--resume")]
-    command = shlex.join(["cellalign", *words, "--resume"])
+    going_on = ["--resume"] if words[:1] == ["train"] else []  # tune goes on by itself
+    command = shlex.join(["cellalign", *words, *going_on])
     return spoken(python="train again with resume=True", command=command)

@@ -151,7 +151,7 @@ def train(
     from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
     from cellalign.model import Model
-    from cellalign.model_directory import build, check_model_output
+    from cellalign.model_directory import build_to_train, check_model_output
 
     threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every)
@@ -202,7 +202,7 @@ def train(
         with computing(device, threads, deterministic=deterministic) as torch_device:
             record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
             torch.manual_seed(seed)
-            module = build(record)
+            module = build_to_train(record)
             state = fit(
                 module,
                 prepared.cells,
@@ -313,4 +313,6 @@ def _outcome(state: State) -> Outcome:
         seconds=round(state.seconds, 2),
         best_epoch=best[0],
         validation_loss=best[1],
+        setbacks=state.setbacks,
+        lr_factor=state.lr_factor,
     )

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 import cellalign
-from cellalign.errors import ModelError
+from cellalign.errors import ModelError, UsageError
 from tests.support import StopAfter
 
 FAST = {"method": "cvae", "condition": "stim", "epochs": 3, "settings": {"hidden": [8], "latent_dim": 3}}
@@ -72,3 +72,22 @@ def test_counts_are_compared_as_they_were_read(tiny_counts, tmp_path, monkeypatc
     real = preprocess.normalised_log
     monkeypatch.setattr(preprocess, "normalised_log", lambda *a: real(*a) * np.float32(1.0000001))
     assert cellalign.train(tiny_counts, resume=True, **options).record.outcome.epochs == 3
+
+
+@pytest.mark.parametrize(
+    "other", [{"epochs": 2}, {"settings": {"hidden": [8], "latent_dim": 3, "lr": 0.1}}, {"seed": 1}]
+)
+def test_a_complete_model_of_other_settings_is_not_taken_for_this_one(tiny, tmp_path, other):
+    cellalign.train(tiny, model_path=tmp_path / "m", **FAST | {"epochs": 1})
+    again = FAST | {"epochs": 1} | other
+    with pytest.raises(UsageError, match="exists"):
+        cellalign.train(tiny, model_path=tmp_path / "m", auto_resume=True, **again)
+    model = cellalign.train(tiny, model_path=tmp_path / "m", auto_resume=True, force=True, **again)
+    assert model.record.training["epochs"] == again["epochs"]
+
+
+def test_a_complete_model_of_other_cells_is_not_taken_for_this_one(tiny, tmp_path):
+    cellalign.train(tiny, model_path=tmp_path / "m", **FAST | {"epochs": 1})
+    tiny.X.data[-1] *= 1.25
+    with pytest.raises(UsageError, match="exists"):
+        cellalign.train(tiny, model_path=tmp_path / "m", auto_resume=True, **FAST | {"epochs": 1})

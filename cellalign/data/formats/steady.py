@@ -116,6 +116,15 @@ def steady(path: Path, mode: str) -> Iterator[tuple[h5py.File, Callable[[], None
         file.close()
 
 
+def _send(number: int) -> None:
+    """A signal to the main thread, which it wakes up where the system has such signals."""
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
+
+
 @contextmanager
 def _signals_wait() -> Iterator[None]:
     """A signal that comes while HDF5 writes is handled after it: what it raises would be a failed write."""
@@ -130,7 +139,7 @@ def _signals_wait() -> Iterator[None]:
             within = within.f_back
         if within is not None:
             # not from here, where a second signal would find the first one's handler at work
-            threading.Timer(AGAIN, _thread.interrupt_main, (number,)).start()
+            threading.Timer(AGAIN, _send, (number,)).start()
             return None
         return handlers[signal.Signals(number)](number, frame)
 

@@ -6,9 +6,10 @@ a file that the user has.
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from cellalign.data.formats.steady import steady
 
 NULLABLE_STRINGS = "nullable-string-array"  # since anndata 0.11, read by 0.12
 NULL = "null"  # since anndata 0.12: None
+STILL_WRITING = 10  # seconds that a store's other files are waited for
 CHUNK_VALUES = 2**18  # of a dense matrix, compressed together: a megabyte
 
 
@@ -51,7 +53,8 @@ def fill(adata: AnnData, target: Path, packed: bool) -> None:
     adata = normalised(adata.copy() if adata.is_view else adata, "the output")
     with _nullable_strings():
         if target.suffix == ".zarr":
-            adata.write_zarr(target)
+            with _settled():
+                adata.write_zarr(target)
         else:
             with steady(target, "w") as (handle, _):
                 write_elem(handle, "/", adata, dataset_kwargs={"compression": "gzip" if packed else None})
@@ -78,11 +81,31 @@ def changing(target: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
         return
     import zarr
 
-    root = zarr.open_group(str(target), mode="r+", use_consolidated=False)
-    yield root, lambda: None  # errors are raised at once
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(str(target))
+    with _settled():
+        root = zarr.open_group(str(target), mode="r+", use_consolidated=False)
+        yield root, lambda: None  # errors are raised at once
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(str(target))
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Where zarr fails, other files of the store are still being written: wait, or they would be written later."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the loop is no public part of zarr
+            from zarr.core.sync import sync
+
+            sync(_others_done())
+        raise
+
+
+async def _others_done() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=STILL_WRITING)
 
 
 def dense_dataset(root: Any, name: str, shape: tuple[int, int]) -> Any:
