@@ -11,7 +11,7 @@ from support import rewritten
 
 import cellalign
 from cellalign.data.files import checksum
-from cellalign.errors import CellalignError, ModelError
+from cellalign.errors import CellalignError, ModelError, UsageError
 
 GARBAGE = [None, "x", "", -1, 0, 10**30, 1.5, float("nan"), float("inf"), True, [], {}, [None], {"a": 1}, [[1]], "\x1b"]
 GONE = object()
@@ -148,3 +148,118 @@ def test_a_damaged_history_is_no_damage_to_the_model(damaged, tiny_cells, conten
     folder = damaged("vae")
     (folder / "history.csv").write_bytes(content)
     assert cellalign.load(folder).embed(tiny_cells).shape == (240, 3)
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.rpartition("- ")[0],  # its last gene
+    lambda text: text[: text.rindex("- ", 0, -9)],
+    lambda text: text.replace("- GENE4\n- GENE5\n", "- GENE5\n- GENE4\n"),
+    lambda text: text.replace("seed: 0", "seed: 1"),
+    lambda text: text.replace("trained: ", "trained: 1"),
+    lambda text: text.replace("matrix: X", "matrix: counts"),
+    lambda text: text.replace("checksum: sha256:", "checksum: sha256:0"),
+])  # fmt: skip
+def test_model_yaml_of_which_a_value_is_another_is_damaged(damaged, change):
+    folder = damaged("vae")
+    text = (folder / "model.yaml").read_text()
+    assert change(text) != text
+    (folder / "model.yaml").write_text(change(text))
+    with pytest.raises(
+        ModelError, match=r"model\.yaml is damaged: its values are not those of its checksum; restore it"
+    ):
+        cellalign.load(folder)
+
+
+def test_model_yaml_may_be_laid_out_otherwise_and_edited_on_purpose(damaged, tiny_cells):
+    folder = damaged("vae")
+    path = folder / "model.yaml"
+    before = cellalign.load(folder)
+    text = path.read_text()
+    plain = yaml.safe_load(text)
+    path.write_text("# a note\n" + yaml.safe_dump(plain, sort_keys=True, default_flow_style=True, width=40) + "\n\n")
+    assert cellalign.load(folder).record == before.record
+    rewritten(folder, lambda plain: plain | {"command_hint": "mine"})
+    assert cellalign.load(folder).record.command_hint == "mine"
+
+
+def bomb(levels):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (bomb(12), "it holds an alias"),
+        ("a: &a 1\n", "it holds an alias"),
+        ("seed: 1\nseed: 2\n", "it holds 'seed' twice"),
+        ("cells: {all: 1, all: 2}\n", "it holds 'all' twice"),
+        ("[" * 100_000, "it is deeper than 20 levels"),
+        ("- " * 100_000, "it is deeper than 20 levels"),
+        ("{a: " * 100_000, "it is deeper than 20 levels"),
+        ("a: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
+        ("a: " + "9" * 100_000 + "\n", "Exceeds the limit"),
+        ("genes: [" + "x, " * 4_000_000 + "]", "it is 12 MB, and the weights are"),
+    ],
+)
+def test_yaml_that_grows_or_hides_is_refused_at_once(damaged, content, says):
+    folder = damaged("vae")
+    (folder / "model.yaml").write_text(content)
+    with pytest.raises(ModelError, match=f"is damaged: {says}"):
+        cellalign.load(folder)
+
+
+@pytest.mark.parametrize("settings", [{"hidden": [100_000] * 100}, {"latent_dim": 10_000, "hidden": [99_999]}])
+def test_networks_far_larger_than_the_weights_are_refused_before_they_are_made(damaged, settings):
+    folder = damaged("vae")
+    rewritten(folder, lambda plain: plain | {"hyperparameters": plain["hyperparameters"] | settings})
+    with pytest.raises(ModelError, match=r"the weights do not fit the method, .*, which would be .* GB or more"):
+        cellalign.load(folder)
+
+
+@pytest.mark.parametrize("settings", [{"hidden": [6_000_000]}, {"latent_dim": 10**9}, {"hidden": [2] * 101}])
+def test_sizes_beyond_any_use_are_refused(damaged, tiny_cells, settings):
+    with pytest.raises(CellalignError, match="is out of range"):
+        cellalign.train(tiny_cells, method="vae", settings=settings)
+    folder = damaged("vae")
+    rewritten(folder, lambda plain: plain | {"hyperparameters": plain["hyperparameters"] | settings})
+    with pytest.raises(ModelError, match="is damaged"):
+        cellalign.load(folder)
+
+
+def test_training_of_more_than_there_is_memory_for_is_refused_before_it_is_taken(tiny_cells):
+    with pytest.raises(
+        UsageError, match=r"hidden=\[100000, .*would take .* GB or more, four times that in training, of"
+    ):
+        cellalign.train(tiny_cells, method="vae", settings={"hidden": [100_000] * 20})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_are_not_finite_are_damage(damaged, method, value):
+    folder = damaged(method)
+    weights = load_file(folder / "weights.safetensors")
+    name = next(name for name, values in weights.items() if values.is_floating_point())
+    weights[name].view(-1)[-1] = value
+    save_file(weights, folder / "weights.safetensors")
+    rewritten(folder, lambda plain: plain | {"weights_checksum": checksum(folder / "weights.safetensors")})
+    with pytest.raises(ModelError, match=f"holds 1 values of {name} that are NaN or infinite"):
+        cellalign.load(folder)
+
+
+def test_weights_of_another_type_are_damage(damaged):
+    folder = damaged("vae")
+    weights = {name: values.double() for name, values in load_file(folder / "weights.safetensors").items()}
+    save_file(weights, folder / "weights.safetensors")
+    rewritten(folder, lambda plain: plain | {"weights_checksum": checksum(folder / "weights.safetensors")})
+    with pytest.raises(ModelError, match=r"the weights do not fit .* is of torch\.float64 and not of"):
+        cellalign.load(folder)
+
+
+def test_a_history_that_is_a_folder_or_gone_is_no_damage_to_the_model(damaged, caplog):
+    folder = damaged("vae")
+    (folder / "history.csv").unlink()
+    assert cellalign.load(folder).history == [] and not caplog.records
+    (folder / "history.csv").mkdir()
+    assert cellalign.load(folder).history == [] and len(caplog.records) == 1

@@ -103,5 +103,15 @@ def stem(path: PathLike) -> str:
 
 
 def in_memory(adata: AnnData) -> AnnData:
-    """Cells whose matrix is in memory: of an AnnData opened with `backed` a copy that is."""
-    return adata.to_memory() if adata.isbacked else adata
+    """Cells whose matrix is in memory, and is one: of an AnnData opened with `backed` a copy that is.
+
+    Raises
+    ------
+    InputError
+        A sparse matrix whose parts do not fit each other.
+    """
+    from cellalign.data.structure import check_cells
+
+    adata = adata.to_memory() if adata.isbacked else adata
+    check_cells(adata, "the input")
+    return adata

@@ -18,6 +18,7 @@ from scipy import sparse
 from scipy.io import mmwrite
 
 from cellalign.data import files
+from cellalign.data.formats.normal import normalised
 from cellalign.data.reading import Reading
 from cellalign.errors import InputError
 
@@ -578,3 +579,16 @@ def test_chunks_of_zeros_which_a_store_leaves_out_are_read(tmp_path, x):
     for name, written in (("x.zarr", cells), ("zeros.zarr", stored)):
         written.write_zarr(tmp_path / name)
         np.testing.assert_array_equal(files.read(tmp_path / name).X.toarray(), written.X.toarray())
+
+
+def test_null_characters_are_refused_in_names_and_left_out_of_columns(saved, caplog):
+    adata = files.read(saved)
+    adata.obs["note"] = pd.Series(["a\0b"] * adata.n_obs, index=adata.obs_names, dtype=object)
+    adata.obs["kind"] = pd.Categorical(["x\0"] * adata.n_obs)
+    adata.uns["text"] = {"a": "b\0c", "many": np.array(["d\0", "e"], dtype=object)}
+    made = normalised(adata)
+    assert set(made.obs["note"]) == {"ab"} and set(made.obs["kind"]) == {"x"} and "null characters" in caplog.text
+    assert made.uns["text"]["a"] == "bc" and list(made.uns["text"]["many"]) == ["d", "e"]
+    made.obs_names = ["a\0", *made.obs_names[1:]]
+    with pytest.raises(InputError, match="the name .* holds a null character"):
+        normalised(made)

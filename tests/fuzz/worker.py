@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1]
-SECONDS = 20  # a case that takes longer hangs; a loaded machine may take a few
-PROBE = 2  # seconds of computing that HDF5 may take to look through a small file
+SECONDS = 60  # a case that takes longer hangs: it takes a tenth of one, on a machine with nothing else to do
+PROBE = 1  # seconds of computing that HDF5 may take to look through a small file
 MEMORY = 3 << 30  # beyond what the process has when it starts
 
 

@@ -33,10 +33,10 @@ from cellalign.data.formats.elements import Wanted, cells_in, damaged, frame_of,
 from cellalign.data.formats.normal import normalised
 from cellalign.data.formats.others import named
 from cellalign.data.formats.probe import fault_of
-from cellalign.data.formats.structure import check_stored
 from cellalign.data.genes import with_genes_named
 from cellalign.data.placing import FULL, put_back
 from cellalign.data.reading import PathLike, Reading, all_paths, labels, stem
+from cellalign.data.structure import check_stored
 from cellalign.errors import CellalignError, InputError, option
 
 __all__ = [

@@ -14,6 +14,7 @@ import pandas as pd
 from anndata import AnnData
 
 from cellalign.data.formats.detect import opened
+from cellalign.data.structure import check_cells
 from cellalign.errors import InputError, option
 
 log = logging.getLogger("cellalign.reading")
@@ -141,7 +142,8 @@ def _of_features(adata: AnnData, name: str, modality: str | None) -> AnnData:
 
 
 def _unique(adata: AnnData, name: str) -> AnnData:
-    """Genes of one symbol told apart by a number, as scanpy does."""
+    """Cells as they were just read, their genes of one symbol told apart by a number, as scanpy does."""
+    check_cells(adata, name)  # before anything takes a part of them
     twice = int(adata.var_names.duplicated().sum())
     if twice:
         log.info("%s: %d gene names occur more than once; they are numbered (GENE-1)", name, twice)

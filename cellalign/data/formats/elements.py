@@ -20,7 +20,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from cellalign.data.formats.normal import plain_matrix
-from cellalign.data.formats.structure import check_all, check_stored, is_sparse
+from cellalign.data.structure import check_all, check_stored, is_sparse
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign.reading")

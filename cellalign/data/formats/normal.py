@@ -15,12 +15,13 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from cellalign.data.formats.structure import check_all
+from cellalign.data.structure import check_cells
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign.reading")
 RESERVED = "_index"  # the name anndata keeps names of rows under
 NUMBERS = "iufc"
+NULL = "\0"
 
 
 def normalised(adata: AnnData, name: str = "the input") -> AnnData:
@@ -38,7 +39,7 @@ def normalised(adata: AnnData, name: str = "the input") -> AnnData:
     InputError
         A sparse matrix is not one: its parts do not fit each other.
     """
-    _check_matrices(adata, name)
+    check_cells(adata, name)
     for key in ("obs", "var"):
         frame = getattr(adata, key)
         plain = plain_frame(frame, f"{name}: {key}")
@@ -57,24 +58,6 @@ def normalised(adata: AnnData, name: str = "the input") -> AnnData:
     if adata.raw is not None:
         _normalise_raw(adata, name)
     return adata
-
-
-def _check_matrices(adata: AnnData, name: str) -> None:
-    """Refuse sparse matrices that are none, wherever they lie: what computes with one would read beyond its end."""
-    held: list[tuple[str, Any]] = [("X", adata.X)]
-    for key in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
-        held += [(f"{key}/{inner}", value) for inner, value in getattr(adata, key).items()]
-    if adata.raw is not None:
-        held.append(("raw/X", adata.raw.X))
-    while held:
-        where, value = held.pop()
-        if isinstance(value, Mapping):
-            held += [(f"{where}/{inner}", deeper) for inner, deeper in value.items()]
-            continue
-        try:
-            check_all(value)
-        except ValueError as error:
-            raise InputError(f"{name} is damaged ({where}): {error}; copy or download it again") from error
 
 
 def _normalise_raw(adata: AnnData, name: str) -> None:
@@ -104,11 +87,13 @@ def plain_frame(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """The same table under names that are strings, and with columns that can be written; itself where it is so."""
     rows = frame.index  # pandas 3 gives another object each time
     index = _index(rows, set(map(str, frame.columns)))
+    if NULL in "".join(index):  # of 10x files, whose bytes are read as they are
+        raise InputError(f"{where} is damaged: the name {next(n for n in index if NULL in n)!r} holds a null character")
     names = _column_names(frame.columns, where)
     columns = {}
     for place, name in enumerate(names):
         given = frame.iloc[:, place]
-        found = plain_column(given, f"{where} column {name!r}")
+        found = _without_null(plain_column(given, f"{where} column {name!r}"), f"{where} column {name!r}")
         if found is not given:
             columns[name] = found
     if index is rows and names == list(frame.columns) and not columns:
@@ -120,6 +105,18 @@ def plain_frame(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         # a Series, since pandas 3 makes strings of its own kind of an array of objects
         fresh[name] = values.set_axis(index) if isinstance(values, pd.Series) else values
     return fresh
+
+
+def _without_null(values: Any, where: str) -> Any:
+    """Text without null characters, which HDF5 does not write; the same where there are none, as there should be."""
+    plain = pd.Categorical(values) if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype) else None
+    texts = values if plain is None else plain.categories
+    if not isinstance(texts, pd.Series | pd.Index) or texts.dtype.kind != "O" or NULL not in "".join(map(str, texts)):
+        return values
+    log.warning("%s holds null characters, left out; the file may be damaged", where)
+    if plain is None:
+        return pd.Series([str(text).replace(NULL, "") for text in values], index=values.index, dtype=object)
+    return pd.Categorical([None if pd.isna(text) else str(text).replace(NULL, "") for text in plain])
 
 
 def _index(index: pd.Index, columns: set[str]) -> pd.Index:
@@ -138,6 +135,11 @@ def _index(index: pd.Index, columns: set[str]) -> pd.Index:
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _plain_text(value: Any) -> Any:
+    """Text that lies in uns, without null characters; anything else as it is."""
+    return value.replace(NULL, "") if isinstance(value, str) else value
 
 
 def _column_names(columns: pd.Index, where: str) -> list[str]:
@@ -256,10 +258,14 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, pd.api.extensions.ExtensionArray) and isinstance(value.dtype, pd.StringDtype):
         plain = _strings(value)
         return plain.to_numpy() if isinstance(plain, pd.Series) else plain
-    if isinstance(value, bytes):
-        return _text(value)
+    if isinstance(value, bytes | str):
+        return _plain_text(_text(value))
     if isinstance(value, np.ndarray) and value.dtype.kind == "S":
-        return np.char.decode(value, "utf-8", "replace").astype(object)
+        value = np.char.decode(value, "utf-8", "replace").astype(object)
+    if isinstance(value, np.ndarray) and value.dtype == object and NULL in "".join(map(str, value.flat)):
+        flat = np.empty(value.size, dtype=object)
+        flat[:] = [_plain_text(text) for text in value.flat]
+        return flat.reshape(value.shape)
     if sparse.issparse(value) or (isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS):
         return plain_matrix(value)
     return value

@@ -6,13 +6,17 @@ it; an array that says it is a thousand times larger than its file takes the mem
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from scipy import sparse
 
 from cellalign import memory
+from cellalign.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 PARTS = ("data", "indices", "indptr")
 PACKED = 5000  # times that an array may be larger than its bytes in the file, of zeros five thousand times as much
@@ -135,13 +139,36 @@ def check_room(array: Any) -> None:
 
 def _stored(array: Any) -> int | None:
     """Bytes of an array in its file; None where that is not known."""
-    if isinstance(array, h5py.Dataset):
+    if hasattr(array, "id"):  # of h5py
         return array.id.get_storage_size()
     stored = getattr(array, "nbytes_stored", None)
     return stored() if callable(stored) else stored
 
 
 def check_all(x: Any) -> None:
-    """`check_sparse` of what is a sparse matrix of compressed rows or columns; nothing of anything else."""
-    if sparse.issparse(x) and x.format in ("csr", "csc"):
+    """`check_sparse` of what is a sparse matrix of compressed rows or columns, or holds some; nothing of others."""
+    if isinstance(x, Mapping):
+        for inner in x.values():
+            check_all(inner)
+    elif sparse.issparse(x) and x.format in ("csr", "csc"):
         check_sparse(x)
+
+
+def check_cells(adata: AnnData, name: str) -> None:
+    """Refuse sparse matrices that are none, wherever they lie: what computes with one would read beyond its end.
+
+    Raises
+    ------
+    InputError
+        The first that is none, and why.
+    """
+    held: dict[str, Any] = {"X": adata.X, "raw/X": None if adata.raw is None else adata.raw.X}
+    for key in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+        held |= {f"{key}/{inner}": value for inner, value in getattr(adata, key).items() if inner is not None}
+    for where, value in held.items():
+        try:
+            check_all(value)
+        except ValueError as error:
+            raise InputError(
+                f"{name} is damaged ({where}): {error}; make it anew, or copy or download it again"
+            ) from error
