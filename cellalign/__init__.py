@@ -14,9 +14,11 @@ Everything is imported when first used, so that the command line answers at once
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # the name that type checkers know: typing itself takes time
 if TYPE_CHECKING:
+    from typing import Any
+
     from cellalign import simulate
     from cellalign.evaluation import Evaluation
     from cellalign.graph import add_programs
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
     from cellalign.tasks.read import read
+    from cellalign.tasks.reproduce import reproduce
     from cellalign.tasks.targets import targets, write_targets
     from cellalign.tasks.train import matrix_for, train
     from cellalign.tasks.transfer import transfer
@@ -49,6 +52,7 @@ _HOME = {
     "plot_umap": "tasks.embed",
     "preprocess": "tasks.preprocess",
     "read": "tasks.read",
+    "reproduce": "tasks.reproduce",
     "targets": "tasks.targets",
     "train": "tasks.train",
     "transfer": "tasks.transfer",
@@ -71,6 +75,7 @@ __all__ = [
     "plot_umap",
     "preprocess",
     "read",
+    "reproduce",
     "simulate",
     "targets",
     "train",

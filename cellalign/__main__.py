@@ -1,6 +1,6 @@
 """python -m cellalign."""
 
-from cellalign.cli.app import main
+from cellalign.cli.entry import main
 
 if __name__ == "__main__":
     main()

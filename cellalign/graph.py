@@ -70,7 +70,7 @@ def targets(model: Model, *, threshold: float = 0.5) -> AnnData:
         condition=str(model.condition),
         threshold=threshold,
         version=model.record.cellalign,
-        weights=model.record.weights_checksum,
+        weights=model.weights_checksum,
     )
     result.uns[KEY] = Provenance().with_steps(record).plain()
     return result

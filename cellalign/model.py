@@ -12,7 +12,9 @@ from anndata import AnnData
 
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
+from cellalign.engine.checkpoint import tensors_checksum
 from cellalign.engine.device import computing
+from cellalign.engine.room import TooLarge, room_for
 from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.methods.base import (
     CONDITION,
@@ -27,7 +29,8 @@ from cellalign.model_cells import ReadsCells
 from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
-from cellalign.records import Embedding, ModelRecord, obsm_key
+from cellalign.records import Embedding, ModelRecord, Umap, obsm_key
+from cellalign.records.provenance import ModelStep
 
 
 class Model(ReadsCells):
@@ -75,20 +78,27 @@ class Model(ReadsCells):
             Absent, of a newer version, damaged, or of a method that is not installed.
         """
         record = read_record(directory)
+        weights = read_weights(directory, record)
+        unfit = f"{directory}: the weights do not fit the method, genes and hyperparameters in model.yaml"
         try:
             with computing("cpu"):  # fresh weights are drawn before they are filled in
-                method = build(record)
+                method = build(record, room_for(weights))
+        except TooLarge as error:
+            raise ModelError(f"{unfit}, which would be {error}; restore it or train again") from error
         except UsageError as error:
             raise ModelError(f"{directory}: {error}; install the package that provides it") from error
         except Exception as error:  # whatever a network says of sizes and settings that nobody would train with
             first = (str(error).splitlines() or [""])[0]
             raise ModelError(f"{directory}/model.yaml is damaged: {type(error).__name__} {first}") from error
-        weights = read_weights(directory, record)
+        kinds = {name: values.dtype for name, values in method.state_dict().items()}
+        other = [name for name, values in weights.items() if kinds.get(name, values.dtype) != values.dtype]
+        if other:
+            held = f"{other[0]} is of {weights[other[0]].dtype} and not of {kinds[other[0]]}"
+            raise ModelError(f"{unfit}: {held}; restore it or train again")
         try:
             method.load_state_dict(weights)
         except Exception as error:
-            said = "the weights do not fit the method, genes and hyperparameters in model.yaml"
-            raise ModelError(f"{directory}: {said}; restore it or train again") from error
+            raise ModelError(f"{unfit}; restore it or train again") from error
         method.eval()
         settings = method.hp.model_dump(mode="json")  # under the names of this version
         record = record.model_copy(update={"hyperparameters": settings})
@@ -132,6 +142,19 @@ class Model(ReadsCells):
             found = predict.embeddings(self.method, cells, device=torch_device, batch_size=batch_size)
         return {obsm_key(self.name, suffix): z for suffix, z in found.items()}
 
+    @property
+    def weights_checksum(self) -> str:
+        """Of the weights: as in model.yaml, or of a model that is not saved as it would be there."""
+        if self.record.weights_checksum is not None:
+            return self.record.weights_checksum
+        return tensors_checksum(self.method.state_dict())
+
+    def made(self, step: ModelStep | None) -> bool | None:
+        """Whether this model, or the one it was transferred from, wrote something; None where that was not recorded."""
+        if step is None or not step.weights:
+            return None
+        return step.weights in (self.weights_checksum, self.record.transferred_from)
+
     def embedding_record(self) -> Embedding:
         """Provenance of an embedding."""
         return Embedding(
@@ -140,8 +163,13 @@ class Model(ReadsCells):
             condition=self.condition,
             continuous=self.continuous,
             version=self.record.cellalign,
-            weights=self.record.weights_checksum,
+            weights=self.weights_checksum,
         )
+
+    def umap_record(self) -> Umap:
+        """Provenance of the UMAP of an embedding."""
+        embedding = self.embedding_record()
+        return Umap(method=self.name, key=embedding.key, version=embedding.version, weights=embedding.weights)
 
     def label_probability(self, z: np.ndarray, *, device: str = "auto") -> np.ndarray | None:
         """Probability of each label by the method's own classifier at embeddings [n_cells, n_latent].

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,13 +19,18 @@ from cellalign.data.outputs import MODEL_FILES, why_no_model
 from cellalign.data.placing import put_back
 from cellalign.data.reading import Reading
 from cellalign.engine.checkpoint import save_tensors
-from cellalign.errors import InputError, ModelError, spoken
+from cellalign.engine.room import TooLarge, within
+from cellalign.errors import InputError, ModelError, UsageError, spoken
+from cellalign.memory import said, total
 from cellalign.methods.base import Layout, Method
 from cellalign.methods.registry import get
-from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord
+from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord, checked_text, plain_of, verify
 
 log = logging.getLogger("cellalign")
 SPEC, WEIGHTS, HISTORY = MODEL_FILES
+# bytes of model.yaml, which names every gene, and those of the weights; and of a history of a million epochs
+LARGEST_SPEC, PER_WEIGHT, LARGEST_HISTORY = 8 << 20, 32, 1 << 28
+PER_TRAINED_BYTE = 4  # a weight, its gradient, and Adam's two moments
 
 
 def check_model_output(directory: str | os.PathLike[str], force: bool, inputs: Sequence[Any] = ()) -> None:
@@ -66,7 +70,7 @@ def write_model(
     with atomic_directory(directory, force, why_no_model) as fresh:
         save_tensors(weights, fresh / WEIGHTS)
         record = record.model_copy(update={"weights_checksum": checksum(fresh / WEIGHTS)})
-        (fresh / SPEC).write_text(yaml.safe_dump(record.plain(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        (fresh / SPEC).write_text(checked_text(record.plain()), encoding="utf-8")
         columns = list(dict.fromkeys(key for row in history for key in row))
         with open(fresh / HISTORY, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
@@ -94,18 +98,24 @@ def read_record(directory: str | Path) -> ModelRecord:
     if not (directory / SPEC).is_file():
         raise ModelError(f"{directory} is no model directory: it holds no {SPEC}")
     try:
-        plain = yaml.load(
-            (directory / SPEC).read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
+        _check_size(directory)
+        plain = plain_of((directory / SPEC).read_text(encoding="utf-8"))
+        record = ModelRecord.read(plain)  # names what is missing, which a checksum cannot
+        verify(plain)
+        return record
     except OSError as error:
         raise _unreadable(directory / SPEC, error) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ModelError(f"{directory / SPEC} is damaged: {str(error).splitlines()[0]}") from error
-    try:
-        return ModelRecord.read(plain)
-    except RecordError as error:
+    except ValueError as error:  # RecordError among them
         kind = "cannot be read" if "newer cellalign" in str(error) else "is damaged"
-        raise ModelError(f"{directory / SPEC} {kind}: {error}") from error
+        raise ModelError(f"{directory / SPEC} {kind}: {str(error).splitlines()[0]}") from error
+
+
+def _check_size(directory: Path) -> None:
+    """RecordError where model.yaml is far larger than the weights allow for: of every gene they hold a number."""
+    size = (directory / SPEC).stat().st_size
+    weights = (directory / WEIGHTS).stat().st_size if (directory / WEIGHTS).is_file() else 0
+    if size > LARGEST_SPEC + PER_WEIGHT * weights:
+        raise RecordError(f"it is {said(size)}, and the weights are {said(weights)}")
 
 
 def read_weights(directory: str | Path, record: ModelRecord) -> dict[str, Tensor]:
@@ -114,7 +124,7 @@ def read_weights(directory: str | Path, record: ModelRecord) -> dict[str, Tensor
     Raises
     ------
     ModelError
-        Missing or damaged.
+        Missing or damaged, or not all of them are finite.
     """
     file = Path(directory) / WEIGHTS
     if not file.is_file():
@@ -122,11 +132,16 @@ def read_weights(directory: str | Path, record: ModelRecord) -> dict[str, Tensor
     try:
         if checksum(file) != record.weights_checksum:
             raise ModelError(f"{file} is damaged: its checksum is not the one in {SPEC}; restore it or train again")
-        return load_file(file)
+        weights = load_file(file)
     except OSError as error:
         raise _unreadable(file, error) from error
     except SafetensorError as error:
         raise ModelError(f"{file} is damaged: {error}; restore it or train again") from error
+    for name, values in weights.items():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            n = int((~values.isfinite()).sum())
+            raise ModelError(f"{file} holds {n} values of {name} that are NaN or infinite; restore it or train again")
+    return weights
 
 
 def _unreadable(file: Path, error: OSError) -> ModelError:
@@ -136,18 +151,58 @@ def _unreadable(file: Path, error: OSError) -> ModelError:
 def read_history(directory: str | Path) -> list[dict[str, float]]:
     """Rows of history.csv; empty where the file is gone or damaged (nothing but plots needs it)."""
     file = Path(directory) / HISTORY
-    if not file.is_file():
-        return []
     try:
+        if not file.exists():
+            return []
+        if file.stat().st_size > LARGEST_HISTORY:
+            raise ValueError(f"it is {said(file.stat().st_size)}")
         with open(file, newline="", encoding="utf-8") as handle:
             return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(handle)]
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        log.warning("%s is not read, the model is as good without: %s", file, error)
+        log.warning("%s is not read, the model is as good without: %s", file, str(error).splitlines()[0])
         return []
 
 
-def build(record: ModelRecord) -> Method:
-    """A method with fresh weights from what model.yaml says of it; settings may have the names of older versions."""
+def build(record: ModelRecord, at_most: int | None = None) -> Method:
+    """A method with fresh weights from what model.yaml says of it; settings may have the names of older versions.
+
+    Parameters
+    ----------
+    record : ModelRecord
+    at_most : int, optional
+        Bytes that its weights may take.
+
+    Raises
+    ------
+    TooLarge
+        They would take more, none of which has been taken.
+    """
+    with within(at_most):
+        return _built(record)
+
+
+def build_to_train(record: ModelRecord) -> Method:
+    """The same, where there is memory to train it.
+
+    Raises
+    ------
+    UsageError
+        Its weights, their gradients and what the optimiser keeps of them are more than the memory there is.
+    """
+    there = total()
+    try:
+        return build(record, None if there is None else there // PER_TRAINED_BYTE)
+    except TooLarge as error:
+        sizes = ", ".join(
+            f"{key}={value}" for key, value in record.hyperparameters.items() if key.endswith(("hidden", "latent_dim"))
+        )
+        raise UsageError(
+            f"{sizes or record.method}: {len(record.genes):,} genes would take {error}, four times that "
+            f"in training, of {said(there or 0)} of memory; make them smaller"
+        ) from error
+
+
+def _built(record: ModelRecord) -> Method:
     cls = get(record.method)
     settings = {cls.renamed_settings.get(key, key): value for key, value in record.hyperparameters.items()}
     layout = Layout(len(record.genes), read_fields(record.fields), record.cells.trained)

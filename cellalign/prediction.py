@@ -177,7 +177,7 @@ def predict(
         samples=samples,
         draws=draws,
         version=model.record.cellalign,
-        weights=model.record.weights_checksum,
+        weights=model.weights_checksum,
     )
     provenance = Provenance(preprocess=Provenance.of(model.preprocessed(adata.uns, model.target_sum)).preprocess)
     obs = _predicted_obs(source.obs, asked, model.record.holdout, model.control, draws)

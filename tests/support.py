@@ -6,10 +6,12 @@ biological covariates cov0 of d0, d1, ...; those that are numbers number0, numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from cellalign.data.fields import Categorical, Number
@@ -99,6 +101,14 @@ def to(*codes: int) -> dict[str, Any]:
     """The intervention that sets the condition to that of a code, or to those of several."""
     names = tuple(f"c{code}" for code in codes)
     return {CONDITION_NAME: names if len(names) > 1 else names[0]}
+
+
+def rewritten(directory: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """model.yaml edited on purpose: changed, and without its checksum."""
+    path = directory / "model.yaml"
+    plain = yaml.safe_load(path.read_text())
+    plain.pop("checksum", None)
+    path.write_text(yaml.safe_dump(change(plain), sort_keys=False, allow_unicode=True))
 
 
 def as_cells(batch: Minibatch) -> Cells:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 from importlib import import_module
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from cellalign.cli import signals
 from cellalign.cli.build import callback
-from cellalign.cli.ending import DONE, Terminated, flushed, status_of
+from cellalign.cli.ending import DONE, flushed, status_of
 from cellalign.cli.process import prepare_process
 from cellalign.errors import on_command_line
 from cellalign.tasks.declaration import DECLARATIONS
 
 # one module of `tasks` each, in the order of the help
 VERBS = ["preprocess", "train", "tune", "embed", "counterfactual", "annotate", "evaluate", "targets", "transfer"]
-VERBS += ["benchmark", "methods", "demo", "simulate"]
+VERBS += ["reproduce", "benchmark", "methods", "demo", "simulate"]
 HELP = "Integrate single cells across conditions, predict them under another, find what perturbations target."
 GROUPS = {"simulate": "Simulate data with the truth inside."}
 
@@ -71,15 +71,13 @@ app = assembled()
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with the status the specification gives."""
-
-    def terminate(number: int, frame: Any) -> NoReturn:
-        raise Terminated
-
+    """Run the command line and exit with the status the specification gives; called by `entry.main`."""
     gc.disable()  # until all that stays is imported (`build.callback`)
-    signal.signal(signal.SIGTERM, terminate)
     prepare_process()
-    status = flushed(_run())
+    status = _run()
+    signals.ending(status)
+    status = flushed(status)
+    signals.ending(status)
     # the interpreter would look for garbage once more among the million objects of the libraries: half a second
     gc.freeze()
     sys.exit(status)

@@ -16,6 +16,7 @@ from cellalign.cli import tables
 from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
 from cellalign.cli.printable import printable
+from cellalign.cli.signals import at_work
 from cellalign.errors import on_command_line
 from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters, values
 
@@ -35,7 +36,7 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
             log = start(**values(of_all, given))
             asked, more = values(options, given), values(own, given)
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
-            with _prepared(asked | more):
+            with _prepared(asked | more), at_work():
                 declaration.command(_Call(asked, log, app, messages), **more)
 
     shown = sorted([*own, *options], key=_place) + of_all
@@ -54,7 +55,7 @@ def _prepared(asked: Mapping[str, Any]) -> Iterator[None]:
     threads = asked.get("threads")
     if threads is not None and "numpy" not in sys.modules:
         tell_libraries(threads)
-    if "device" in asked:
+    if asked.get("device") is not None:
         from cellalign.engine.device import own_process
 
         own_process(asked["device"])

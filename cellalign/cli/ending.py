@@ -8,15 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cellalign.cli.messages import format_asked, say_end, say_traceback, verbosity
+from cellalign.cli.messages import say_end, say_traceback, verbosity
+from cellalign.cli.signals import HungUp, Terminated, format_asked, meant
 from cellalign.errors import CellalignError, option
 
-DONE, INPUT_WRONG, TRAINING_FAILED, INTERRUPTED, CLOSED_PIPE, TERMINATED = 0, 3, 5, 130, 141, 143
+DONE, INPUT_WRONG, TRAINING_FAILED, HUNG_UP, INTERRUPTED, CLOSED_PIPE, TERMINATED = 0, 3, 5, 129, 130, 141, 143
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Terminated(BaseException):
-    """SIGTERM, as a queue sends it before it kills."""
 
 
 class Carried(BaseException):
@@ -32,7 +29,7 @@ def carried() -> Iterator[None]:
     """Whatever is raised within reaches `status_of` as it is."""
     try:
         yield
-    except (KeyboardInterrupt, Terminated, Exception) as error:
+    except (KeyboardInterrupt, Terminated, HungUp, Exception) as error:
         # click's own, such as what --help ends with, are click's
         if type(error).__module__.partition(".")[0] in ("click", "typer"):
             raise
@@ -43,10 +40,13 @@ def status_of(error: BaseException) -> int:
     """Say what a command ended with, and return the exit status."""
     if isinstance(error, Carried):
         error = error.error
+    error = meant(error)
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # click's
-        return _say("interrupted; outputs are as they were", INTERRUPTED)
+        return _say(f"interrupted; {_what_is_kept(error)}", INTERRUPTED)
     if isinstance(error, Terminated):
-        return _say("terminated; outputs are as they were", TERMINATED)
+        return _say(f"terminated; {_what_is_kept(error)}", TERMINATED)
+    if isinstance(error, HungUp):
+        return _say(f"hung up; {_what_is_kept(error)}", HUNG_UP)
     if isinstance(error, SystemExit):
         # click leaves so where it printed a help page into a closed pipe
         closed = isinstance(error.__context__, BrokenPipeError)
@@ -67,6 +67,11 @@ def status_of(error: BaseException) -> int:
         say_end(f"{shown()} (see cellalign --help)", 2, format_asked(sys.argv[1:]))
         return 2
     return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
+
+
+def _what_is_kept(error: BaseException) -> str:
+    """What a training that was ended says of its checkpoint; else nothing was changed."""
+    return "; ".join(getattr(error, "__notes__", None) or ["outputs are as they were"])
 
 
 def of_the_system(error: OSError) -> str:

@@ -45,13 +45,6 @@ def start(
     return logger
 
 
-def format_asked(words: list[str]) -> str:
-    """The --log-format among the words of a command line that could not be read, "text" without one."""
-    spread = [part for word in words for part in word.split("=", 1)]
-    given = [after for word, after in zip(spread, spread[1:], strict=False) if word == "--log-format"]
-    return "json" if given[-1:] == ["json"] else "text"
-
-
 def say_end(message: str, status: int, log_format: str | None = None) -> None:
     """The one line on standard error that a command which did not succeed ends with.
 
@@ -59,12 +52,12 @@ def say_end(message: str, status: int, log_format: str | None = None) -> None:
     ----------
     message : str
     status : int
-        The exit status; 130 and 143 are no errors of the user's or ours.
+        The exit status; 129, 130 and 143 are no errors of the user's or ours.
     log_format : {"text", "json"}, optional
         By default that of the command that started.
     """
     line = " ".join(message.split())
-    stopped = status in (130, 143)
+    stopped = status in (129, 130, 143)
     handlers = logging.getLogger("cellalign").handlers
     if log_format is None:
         log_format = "json" if any(isinstance(h.formatter, _Json) for h in handlers) else "text"

@@ -6,6 +6,7 @@ at all.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from cellalign.data.source import Rows, as_matrix
+from cellalign.data.source import Rows, as_matrix, digest_of
 from cellalign.nn.minibatch import CONDITION, Fields, Minibatch
 
 READ_TOGETHER = 1024  # cells: of 128, a dozen operations and a wait for the GPU cost as much as the cells
@@ -50,6 +51,27 @@ class Cells:
             if field.role == CONDITION and field.categories:
                 return column
         return torch.zeros(self.n, dtype=torch.int64, device=self.device)
+
+    def content(self, made_of: str | None = None) -> str:
+        """A digest of all that training reads of the cells: the matrix, and the fields' columns, in order of rows.
+
+        Of cells that lie in the CPU's memory.
+
+        Parameters
+        ----------
+        made_of : str, optional
+            Digest of what the matrix was made of, to count in its stead.
+
+        Returns
+        -------
+        str
+            "sha256:...": the same wherever the cells come from, in whatever format they were kept.
+        """
+        digest = hashlib.sha256((made_of or digest_of(self.matrix, self.n)).encode())
+        for field, column in zip(self.fields, self.columns, strict=True):
+            digest.update(f"; {field.role} {field.name}: {column.dtype} {tuple(column.shape)}".encode())
+            digest.update(np.ascontiguousarray(column.numpy()).data)
+        return f"sha256:{digest.hexdigest()}"
 
     def batch(self, rows: Tensor) -> Minibatch:
         """The given rows as one mini-batch."""

@@ -17,7 +17,9 @@ from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
 from cellalign.data.genes import match, say_how, second_name
 from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
+from cellalign.data.said import tell
 from cellalign.data.scale import scale_of
+from cellalign.data.source import content_of
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Provenance, Recipe
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cellalign")
 N_TOP_GENES = 2000  # that `preprocess` keeps by default
+CHANGED_TOTAL = 0.01  # relative difference of a total from the one that was written; less is of a few genes dropped
 SAME_TOTAL = 1e-3  # relative difference of two normalisation totals that float32 explains
 
 
@@ -47,11 +50,15 @@ class Expression:
 
 def total_of(adata: AnnData, key: str = "X") -> float | None:
     """What the counts of a cell were scaled to before the logarithm, where the file says so or all genes are there."""
-    written = Provenance.of(adata.uns).preprocess
-    if written is not None and written.target_sum is not None:
-        return written.target_sum
     scale = None if _lacks(adata, key) else scale_of(matrix_of(adata, key))
-    return scale.total if scale is not None and scale.kind == "log" else None
+    found = scale.total if scale is not None and scale.kind == "log" else None
+    step = Provenance.of(adata.uns).preprocess
+    written = None if step is None else step.target_sum
+    if written is None or found is None or abs(found / written - 1) < CHANGED_TOTAL:
+        return found if written is None else written
+    said = "%s sums up to %.6g a cell, not to %.6g as preprocess wrote: normalised again since; what it holds counts"
+    tell(logging.WARNING, said % (key, found, written))
+    return found
 
 
 def counts_like(adata: AnnData, key: str, *, rounded: bool = False) -> Expression:
@@ -129,10 +136,14 @@ class Training(Expression):
     matrix : str
         Where it lies in the training file: "X", or a layer.
     recipe : Recipe
+    made_of : str, optional
+        Digest of the raw counts of all genes that log expression was made of here: the last bit of a logarithm is not
+        the same on all machines.
     """
 
     matrix: str
     recipe: Recipe
+    made_of: str | None = None
 
 
 def to_train_on(
@@ -226,14 +237,13 @@ def _preprocessed(
     assert step is not None and step.target_sum is not None
     said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does"
     log.info(said, where, step.target_sum, f"{made.n_vars:,}")
-    x = made.X
+    x, place = made.X, find_counts(adata, layer=layer, rounded=rounded)
     if made.n_obs < adata.n_obs:
         log.warning("%d cells have no counts", adata.n_obs - made.n_obs)
-        place = find_counts(adata, layer=layer, rounded=rounded)
         columns = place.var.index.get_indexer(made.var_names)
         x = normalised_log(sparse.csr_matrix(place.matrix), step.target_sum)[:, columns]
     recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
-    return Training(x, made.var, "X", recipe)
+    return Training(x, made.var, "X", recipe, content_of(place.matrix))
 
 
 def n_kept(adata: AnnData, n_top_genes: int | None) -> int:

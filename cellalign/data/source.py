@@ -6,6 +6,7 @@ that the loader asks for, so that a store on disk has its place here.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,9 +18,15 @@ from torch import Tensor
 from cellalign.nn.kernels.ops import rows_of
 from cellalign.nn.sparse import SparseRows
 
+DIGESTED_TOGETHER = 256  # rows
+
 
 class Rows(Protocol):
     """Gives rows of a matrix [n, G]."""
+
+    @property
+    def n_columns(self) -> int:
+        """G."""
 
     def rows(self, rows: Tensor) -> SparseRows | Tensor:
         """The given rows, float32 [B, G]."""
@@ -54,6 +61,11 @@ class Dense:
 
     values: Tensor
 
+    @property
+    def n_columns(self) -> int:
+        """G."""
+        return self.values.shape[1]
+
     def rows(self, rows: Tensor) -> Tensor:
         """Float32 rows [B, G]."""
         return self.values[rows].float()
@@ -61,6 +73,41 @@ class Dense:
     def to(self, device: torch.device) -> Dense:
         """The same matrix on another device."""
         return Dense(self.values.to(device))
+
+
+def content_of(x: Any) -> str:
+    """A digest of the values of a matrix [n, G], sparse or dense, whatever its types and however it is laid out.
+
+    Returns
+    -------
+    str
+        "sha256:...", of the values that are not zero, in float32, with their places.
+    """
+    return digest_of(as_matrix(x), x.shape[0])
+
+
+def digest_of(matrix: Rows, n: int) -> str:
+    """`content_of`, of rows [n, G]; a block of them is looked at at a time."""
+    digest = hashlib.sha256(f"cellalign matrix 1: {n} x {matrix.n_columns}".encode())
+    for first in range(0, n, DIGESTED_TOGETHER):
+        for part in _stored(matrix, first, min(n, first + DIGESTED_TOGETHER)):
+            digest.update(part.data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _stored(matrix: Rows, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a run of rows, how many values each has that are not zero in float32 [B], their columns and they [nnz]."""
+    if isinstance(matrix, CSR):
+        start = matrix.indptr[first : last + 1].numpy()
+        columns, values = (part[start[0] : start[-1]].numpy() for part in (matrix.indices, matrix.values))
+        sizes, values = np.diff(start), values.astype("<f4", copy=False)
+        if values.all():
+            return sizes.astype("<i4"), columns.astype("<i4", copy=False), values
+    read = matrix.rows(torch.arange(first, last))
+    dense = (read.dense() if isinstance(read, SparseRows) else read).numpy().astype("<f4", copy=False)
+    there = dense != 0
+    columns = np.flatnonzero(there) % matrix.n_columns
+    return there.sum(1, dtype="<i4"), columns.astype("<i4"), dense[there]
 
 
 def as_matrix(x: Any) -> CSR | Dense:
@@ -84,7 +131,8 @@ def as_matrix(x: Any) -> CSR | Dense:
 
 
 def native(values: np.ndarray) -> np.ndarray:
-    """Values in a type torch can index: unsigned, half-precision and big-endian ones become float32."""
-    if values.dtype.isnative and values.dtype.kind in "if" and values.dtype.itemsize >= 4 and values.flags.writeable:
+    """Values as torch can index them: unsigned, half-precision and big-endian ones become float32, and lie in order."""
+    plain = values.dtype.isnative and values.dtype.kind in "if" and values.dtype.itemsize >= 4
+    if plain and values.flags.writeable and min(values.strides, default=0) >= 0:
         return values
-    return values.astype(np.float32)
+    return values.astype(np.float32, order="C")

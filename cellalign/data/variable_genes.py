@@ -54,7 +54,7 @@ def variable_genes(
 
     key = None if batches is None else "batch"
     try:
-        with compiled_elsewhere("scanpy"), warnings.catch_warnings():
+        with compiled_elsewhere(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pandas' options, and of genes that do not vary
             import scanpy as sc
 

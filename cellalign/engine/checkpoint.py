@@ -1,27 +1,31 @@
 """A run that was cut off, on disk: `MODEL.partial/` beside the model directory it is to become.
 
-Tensors in safetensors, the rest in JSON: data, never code. Each save replaces the last one only when complete.
+Tensors in safetensors, the rest in JSON: data, never code. Each save replaces the last one only when complete, and a
+digest of all of it shows damage.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
-from cellalign.errors import InputError, ModelError, option
+from cellalign.errors import ModelError, option
 from cellalign.records import CheckpointRecord, RecordError
+
+STATE = "state.safetensors"
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -44,35 +48,72 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
     os.chmod(path, stat.S_IMODE(mode))
 
 
+def tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The "sha256:..." of the file that `save_tensors` would write."""
+    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the state is kept, and the settings it belongs to: a resumed run must have the same."""
+    """Where the state is kept, and the settings it belongs to: a resumed run must have the same.
+
+    Attributes
+    ----------
+    path : Path
+        A folder.
+    settings : dict
+        What decides the outcome of a run (`CheckpointRecord.COMPARED`).
+    every : float
+        Seconds between two saves.
+    how : str
+        What goes on from here, for who ends a run.
+    """
 
     path: Path
     settings: dict[str, Any]
+    every: float = 60.0
+    how: str = ""
+
+    FILES: ClassVar[tuple[str, ...]] = (STATE, f"{STATE}.tmp")
 
     @classmethod
-    def beside(cls, model: str | os.PathLike[str], settings: dict[str, Any]) -> Checkpoint:
+    def beside(
+        cls, model: str | os.PathLike[str], settings: dict[str, Any], every: float = 60.0, how: str = ""
+    ) -> Checkpoint:
         """The checkpoint of the run that is to become `model`."""
-        model = Path(model)
-        return cls(model.with_name(model.name + ".partial"), settings)
+        model = Path(os.path.abspath(model))
+        return cls(model.with_name(model.name + ".partial"), settings, every, how)
+
+    @property
+    def file(self) -> Path:
+        """What it is kept in."""
+        return self.path / STATE
 
     def exists(self) -> bool:
         """Whether there is a state to go on from."""
-        return (self.path / "state.safetensors").exists()
+        return self.file.exists()
 
     def save(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Replace the state on disk."""
-        target, fresh = self.path / "state.safetensors", self.path / "state.safetensors.tmp"
+        """Replace the state on disk.
+
+        Raises
+        ------
+        OSError
+            It cannot be written; the one before is as it was.
+        """
+        fresh = self.path / f"{STATE}.tmp"
         record = CheckpointRecord(format_version=CheckpointRecord.FORMAT, settings=self.settings, state=state)
         content = json.dumps(record.model_dump())  # pydantic's JSON has no infinity, which a best loss begins with
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            save_tensors(tensors, fresh, {"cellalign": content})
-            os.replace(fresh, target)
-        except OSError as error:
+            save_tensors(tensors, fresh, {"cellalign": content, "digest": _digest(tensors, content)})
+            with open(fresh, "rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(fresh, self.file)
+        finally:
             fresh.unlink(missing_ok=True)
-            raise InputError(f"cannot write the checkpoint {target}: {error.strerror or error}") from error
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and state.
@@ -82,41 +123,52 @@ class Checkpoint:
         ModelError
             The file is damaged, or belongs to a run with other settings (the first one that differs is named).
         """
-        with self._opened() as handle:
-            record = self._record(handle)
-            tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+        tensors, record = self._read()
         differing = record.differing(json.loads(json.dumps(self.settings)))
         if differing is not None:
             raise ModelError(
-                f"the checkpoint {self.path} was left by a run with another {differing}; "
-                f"use the same options, or train without {option('resume')}"
+                f"the checkpoint {self.path} was left by a run with another {differing}; use the same options, "
+                f"name another model, or throw the checkpoint away with {option('restart', True)}"
             )
         return tensors, record.state
 
-    def kept(self) -> dict[str, Any]:
-        """The settings of the run that left it; errors as `load`."""
-        with self._opened() as handle:
-            return self._record(handle).settings
+    def kept(self) -> CheckpointRecord:
+        """What it says of the run that left it; errors as `load`."""
+        return self._read()[1]
 
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        file = self.path / "state.safetensors"
+    def _read(self) -> tuple[dict[str, Tensor], CheckpointRecord]:
+        again = f"throw it away with {option('restart', True)} and train anew"
         try:
-            with safe_open(file, "pt") as handle:
-                yield handle
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"the checkpoint {file} is damaged ({error}); delete {self.path} and train anew"
-            ) from error
-
-    def _record(self, handle: Any) -> CheckpointRecord:
-        content = json.loads(handle.metadata()["cellalign"])
+            with safe_open(self.file, "pt") as handle:
+                metadata = handle.metadata()
+                content = metadata["cellalign"]
+                plain = json.loads(content)
+                tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ModelError(f"the checkpoint {self.file} is damaged ({error}); {again}") from error
         try:
-            return CheckpointRecord.read({"format_version": 1, **content} if isinstance(content, dict) else content)
+            record = CheckpointRecord.read({"format_version": 1, **plain} if isinstance(plain, dict) else plain)
         except RecordError as error:
-            how = f"train without {option('resume')}"
-            raise ModelError(f"the checkpoint {self.path} is not read: {error}; {how}") from error
+            raise ModelError(f"the checkpoint {self.path} is not read: {error}; {again}") from error
+        # formats before the fourth had no digest
+        if (digest := metadata.get("digest")) != _digest(tensors, content) and (digest or plain["format_version"] > 3):
+            raise ModelError(f"the checkpoint {self.file} is damaged (its digest is another); {again}")
+        return tensors, record
 
     def remove(self) -> None:
-        """Delete the state: the run is complete, or is started anew."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete the state: the run is complete, or is started anew. What else is in the folder stays."""
+        for name in self.FILES:
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            self.path.rmdir()
+
+
+def _digest(tensors: Mapping[str, Tensor], content: str) -> str:
+    """Of everything that is kept, so that no changed bit goes unnoticed."""
+    whole = hashlib.sha256(content.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            whole.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,13 +13,15 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from cellalign.errors import UsageError, option
+from cellalign.errors import TrainingError, UsageError, option
+from cellalign.records import Machine
 from cellalign.threads import check, limited
 
 # glibc's mallopt: what it calls them, and the values
 _KEEP_FREED = {-3: 32 << 20, -1: 256 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 T = TypeVar("T")
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+_REPEATABLE = (":4096:8", ":16:8")  # its values under which cuBLAS gives the same bits twice
 
 
 def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
@@ -48,7 +51,7 @@ def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
 
 
 @contextmanager
-def computing(name: str = "auto", threads: int | None = None) -> Iterator[torch.device]:
+def computing(name: str = "auto", threads: int | None = None, *, deterministic: bool = False) -> Iterator[torch.device]:
     """The device, with torch set up for a computation; the caller's random streams and settings come back after it.
 
     What is drawn within is drawn as ever: whoever draws seeds torch itself.
@@ -59,13 +62,19 @@ def computing(name: str = "auto", threads: int | None = None) -> Iterator[torch.
         As `pick_device` takes it.
     threads : int, optional
         CPU threads within, of torch and of every other library (`threads`).
+    deterministic : bool
+        The same bits whatever the number of threads, which is one within: sums are added up in another order by
+        another number of them. On a GPU algorithms that may give other bits the next time are refused.
 
     Raises
     ------
     UsageError
         As `pick_device`.
+    TrainingError
+        There is no deterministic algorithm on this GPU.
     """
     device = pick_device(name, threads)
+    threads = 1 if deterministic else threads
     before_rules, workspace = _rules(), os.environ.get(_CUBLAS)
     on_gpu = device.type == "cuda" or torch.cuda.is_initialized()
     streams = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
@@ -73,13 +82,20 @@ def computing(name: str = "auto", threads: int | None = None) -> Iterator[torch.
     mps_stream = torch.mps.get_rng_state() if device.type == "mps" else None
     try:
         with limited(threads):
-            _prepare(device)
+            _prepare(device, strict=deterministic)
             yield device
+    except RuntimeError as error:
+        if not (deterministic and "deterministic" in str(error)):
+            raise
+        said = str(error).partition(",")[0].splitlines()[0]
+        raise TrainingError(f"{said}; use {option('device', 'cpu')}") from error
     finally:
         if _rules() != before_rules:
             torch.use_deterministic_algorithms(before_rules[0], warn_only=before_rules[1])
         if workspace is None:
             os.environ.pop(_CUBLAS, None)
+        else:
+            os.environ[_CUBLAS] = workspace
         torch.set_rng_state(streams[0])
         np.random.set_state(streams[1])  # noqa: NPY002
         if gpu_streams:
@@ -113,11 +129,32 @@ def _rules() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-def _prepare(device: torch.device) -> None:
-    """On a GPU, what makes the same seed, input and device give the same file."""
+def _prepare(device: torch.device, strict: bool = False) -> None:
+    """On a GPU, what makes the same seed, input and device give the same file, as far as there is an algorithm."""
     if device.type == "cuda":
-        os.environ.setdefault(_CUBLAS, ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        os.environ.setdefault(_CUBLAS, _REPEATABLE[0])
+        if strict and os.environ[_CUBLAS] not in _REPEATABLE:
+            os.environ[_CUBLAS] = _REPEATABLE[0]
+        torch.use_deterministic_algorithms(True, warn_only=not strict)
+
+
+def machine(device: torch.device, *, deterministic: bool = False) -> Machine:
+    """What computes within `computing`, as a model keeps it."""
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
+    return Machine(
+        device=device.type, processor=processor, threads=torch.get_num_threads(), deterministic=deterministic
+    )
+
+
+@cache
+def _cpu() -> str:
+    """The processor's name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            named = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:  # not Linux
+        named = []
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 @cache

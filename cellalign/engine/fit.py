@@ -1,17 +1,18 @@
 """The training loop: any method, one device, read from top to bottom.
 
-Notable: the schedule is a pure function of the step; losses are checked every 50 steps, not every step, so
-that a GPU never waits for the CPU; the best weights by validation loss are kept; a checkpoint with everything
-needed to go on is left every minute, between two epochs, so that a resumed run ends in the same weights. A method with
-several players has an optimiser for each.
+Notable: the schedule is a pure function of the step; losses are looked at every 50 steps, not every step, so that a GPU
+never waits for the CPU; the best weights by validation loss are kept; a checkpoint with everything needed to go on is
+left every minute and when a signal comes, between any two steps, so that a resumed run ends in the same weights; a run
+that diverges goes on from its best state with a tenth of the learning rate. A method with several players has an
+optimiser for each.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -19,16 +20,21 @@ from torch import Tensor
 
 from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
+from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome
 from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
 from cellalign.engine.precision import DTYPES, settle
+from cellalign.engine.signals import Signals
+from cellalign.engine.state import State
 from cellalign.errors import TrainingError, option
 from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player, Trains
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.products import products_in
 
+log = logging.getLogger("cellalign")
 CHECK_EVERY = 50
-CHECKPOINT_SECONDS = 60
+FIRST_CHECKPOINT = 15.0  # seconds after the first step at the latest
+SETBACKS, SLOWER = 3, 0.1  # how often a run that diverges goes back, and by what its learning rate is multiplied
 
 
 class Progress(Protocol):
@@ -36,18 +42,6 @@ class Progress(Protocol):
 
     def update(self, epoch: int, epochs: int, row: dict[str, float]) -> None:
         """Called with the epoch just finished (from 1), their number, and its row of the history."""
-
-
-@dataclass
-class State:
-    """Everything a run needs to go on: what a checkpoint holds besides weights and optimiser."""
-
-    epoch: int = 0
-    step: int = 0
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def fit(
@@ -72,12 +66,12 @@ def fit(
         Row numbers; validation may be empty.
     plan : Plan
     checkpoint : Checkpoint, optional
-        Where to leave the state every minute; a run it already holds is continued.
+        Where to leave the state; a run it already holds is continued. Signals then wait for it to be left.
 
     Raises
     ------
     TrainingError
-        The loss became non-finite (the step is named), or memory ran out.
+        It diverged again and again (step, batch and likely cause are named), or memory ran out.
     """
     try:
         return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint).run()
@@ -113,8 +107,13 @@ class _Run:
         self.shuffler = torch.Generator().manual_seed(seed)
         self.condition = cells.condition[train].cpu() if plan.balanced else None
         self.state = State()
-        self.saved = 0.0
+        self.losses: list[dict[str, Tensor]] = []  # of the epoch that is begun
+        self.rows: list[Tensor] = []
+        self.epoch_rng = self.shuffler.get_state()
+        self.untrained = {key: value.detach().clone() for key, value in self.method.state_dict().items()}
         self.best: dict[str, Tensor] | None = None
+        self.signals = Signals()
+        self.due = math.inf
 
     def optimiser(self, player: Player) -> AdamW:
         """AdamW of a player's parameters."""
@@ -124,16 +123,15 @@ class _Run:
         """All epochs, or as many as early stopping lets run."""
         if self.checkpoint is not None and self.checkpoint.exists():
             self.restore(self.checkpoint)
-        started = self.saved = time.monotonic()
-        offset = self.state.seconds
+        self.started = time.monotonic() - self.state.seconds
         asked = self.plan.precision
         precision = settle(asked, self.device) if asked == "auto" else asked
         with products_in(self.method, DTYPES[precision]):
-            while self.state.epoch < self.epochs and not self.should_stop():
-                row = self.epoch()
-                self.state.seconds = offset + time.monotonic() - started
-                self.state.history.append(row | {"seconds": round(self.state.seconds, 3)})
-                self.report()
+            if self.checkpoint is None:
+                self.train_on()
+            else:
+                with self.signals:
+                    self.train_on()
         if self.best is not None:
             self.method.load_state_dict(self.best)
         self.method.eval()
@@ -144,18 +142,89 @@ class _Run:
                 self.method.fit_closed_form(lambda: self.cells.batches(rows))
         return self.state
 
+    def train_on(self) -> None:
+        """Epoch after epoch from where the state is; back and on from there where it diverges."""
+        while True:
+            try:
+                while self.state.epoch < self.epochs and not self.should_stop():
+                    row = self.epoch()
+                    self.state.history.append(row | {"seconds": round(self.seconds(), 3)})
+                    self.report()
+                self.judge_outcome()
+                return
+            except Diverged as found:
+                self.go_back(found)
+
+    def seconds(self) -> float:
+        """Spent in training until now."""
+        self.state.seconds = time.monotonic() - self.started
+        return self.state.seconds
+
     def report(self) -> None:
-        """Tell of the epoch, and leave a checkpoint where one is due: between epochs the state is whole."""
+        """Tell of the epoch; what is raised there ends the run, and leaves a checkpoint."""
         try:
             if self.progress is not None:
                 self.progress.update(self.state.epoch, self.epochs, self.state.history[-1])
-        except BaseException:
-            if self.checkpoint is not None:
-                self.save(self.checkpoint)
+        except BaseException as error:
+            if self.checkpoint is not None and self.save():
+                error.add_note(self.said_of_checkpoint())
             raise
-        if self.checkpoint is not None and time.monotonic() - self.saved > CHECKPOINT_SECONDS:
-            self.save(self.checkpoint)
-            self.saved = time.monotonic()
+        self.between_steps()
+
+    def between_steps(self) -> None:
+        """Leave a checkpoint where one is due or a signal came: between two steps the state is whole."""
+        if self.checkpoint is None:
+            return
+        now = time.monotonic()
+        if self.due == math.inf:  # the first step is done
+            self.due = now + min(FIRST_CHECKPOINT, self.checkpoint.every)
+        if now < self.due and not self.signals.waiting:
+            return
+        self.signals.keep = False
+        kept = self.save()
+        try:
+            self.signals.deliver()
+        except BaseException as error:
+            if kept:
+                error.add_note(self.said_of_checkpoint())
+            raise
+        self.due = time.monotonic() + self.checkpoint.every
+
+    def said_of_checkpoint(self) -> str:
+        """What is kept, and what goes on from there."""
+        assert self.checkpoint is not None
+        return f"{self.state.said(self.epochs)} are kept; go on with: {self.checkpoint.how}"
+
+    def go_back(self, found: Diverged) -> None:
+        """Be as after the best epoch, or untrained, with a smaller learning rate and fresh moments.
+
+        Raises
+        ------
+        TrainingError
+            It diverged before, and smaller rates did not help.
+        """
+        state = self.state
+        tried = [self.plan.lr * SLOWER**i for i in range(len(state.setbacks) + 1)]
+        last = -1 if found.batch is None else found.batch
+        rows = self.rows[max(0, last + 1 - CHECK_EVERY) : last + 1]
+        if not state.go_back():
+            self.best = None
+        self.method.load_state_dict(self.untrained if self.best is None else self.best)
+        self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
+        self.losses, self.epoch_rng = [], self.shuffler.get_state()
+        if len(state.setbacks) == SETBACKS or found.step == 1:  # before which no rate has changed anything
+            state.setbacks, state.lr_factor = [], 1.0  # who goes on from here says with which learning rate
+            kept = self.best is not None and self.checkpoint is not None and self.save()
+            raise failure(found, tried, self.cells, rows, state.epoch if kept else None)
+        state.setbacks.append(str(found))
+        state.lr_factor *= SLOWER
+        where = f"epoch {state.epoch}" if state.epoch else "the start"
+        log.warning(
+            "diverged: %s; back to %s, with %s from there",
+            found,
+            where,
+            option("lr", float(f"{self.plan.lr * state.lr_factor:.6g}")),
+        )
 
     def should_stop(self) -> bool:
         """Whether the validation loss has not improved for `patience` of the planned epochs."""
@@ -165,23 +234,30 @@ class _Run:
         return waited > max(10, self.plan.patience * self.epochs)
 
     def epoch(self) -> dict[str, float]:
-        """One pass over the training cells, then the validation loss."""
+        """One pass over the training cells, or what is left of one, then the validation loss."""
         state = self.state
-        self.method.train()
-        self.method.on_epoch_start(state.epoch / self.epochs, 1 / self.epochs)
+        if state.batch == 0:
+            self.epoch_rng = self.shuffler.get_state()
+            self.method.train()
+            self.method.on_epoch_start(state.epoch / self.epochs, 1 / self.epochs)
+            self.rows = self.rows_of_batches()
         warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
-        losses: list[dict[str, Tensor]] = []
-        for batch in self.cells.batches(self.rows_of_batches()):
-            losses.append(self.step(batch, warmup))
-            if len(losses) % CHECK_EVERY == 0:
-                self.check_finite(losses[-CHECK_EVERY:])
-        self.check_finite(losses[-(len(losses) % CHECK_EVERY or CHECK_EVERY) :])
-        state.epoch += 1
-        row: dict[str, float] = {"epoch": state.epoch, "step": state.step, "lr": self.rate()}
-        row |= {f"train_{k}": float(torch.stack([loss[k] for loss in losses]).mean()) for k in losses[0]}
-        if len(self.validation):
-            row |= {f"validation_{k}": v for k, v in self.validate().items()}
-            self.keep_best(row["validation_loss"])
+        for batch in self.cells.batches(self.rows[state.batch :]):
+            self.losses.append(self.step(batch, warmup))
+            state.batch += 1
+            if state.batch % CHECK_EVERY == 0:
+                self.judge(self.losses[-CHECK_EVERY:])
+            self.between_steps()
+        self.judge(self.losses[-(state.batch % CHECK_EVERY or CHECK_EVERY) :])
+        row: dict[str, float] = {"epoch": state.epoch + 1, "step": state.step, "lr": self.rate()}
+        row |= {f"train_{k}": float(torch.stack([loss[k] for loss in self.losses]).mean()) for k in self.losses[0]}
+        validation = self.validation_losses()
+        row |= {f"validation_{k}": v for k, v in validation.items()}
+        state.epoch, state.batch, self.losses = state.epoch + 1, 0, []
+        if validation:
+            if not math.isfinite(validation["loss"]):
+                raise Diverged("on the validation cells is not finite", state.step)
+            self.keep_best(validation["loss"])
         return row
 
     def rows_of_batches(self) -> list[Tensor]:
@@ -192,11 +268,15 @@ class _Run:
 
     def rate(self) -> float:
         """The learning rate of the step that was taken last."""
-        return self.plan.learning_rate(max(0, self.state.step - 1), self.epochs * self.steps_per_epoch)
+        return self.rate_at(max(0, self.state.step - 1))
+
+    def rate_at(self, step: int) -> float:
+        """The plan's learning rate of a step, or less after a divergence."""
+        return self.plan.learning_rate(step, self.epochs * self.steps_per_epoch) * self.state.lr_factor
 
     def step(self, batch: Minibatch, warmup: float) -> dict[str, Tensor]:
         """One optimisation step of every player; returns the loss and its parts, still on the device."""
-        rate = self.plan.learning_rate(self.state.step, self.epochs * self.steps_per_epoch)
+        rate = self.rate_at(self.state.step)
         loss: Loss = self.method(batch, warmup)
         self.differentiate(loss)
         for name, optimiser in self.optimisers.items():
@@ -220,21 +300,33 @@ class _Run:
             for parameter, gradient in zip(parameters, found, strict=True):
                 parameter.grad = gradient
 
-    def check_finite(self, losses: list[dict[str, Tensor]]) -> None:
-        """Stop where a loss is not finite; name the first such step and the part to blame."""
-        finite = torch.stack([loss["loss"] for loss in losses]).isfinite()
-        if bool(finite.all()):
-            return
-        first = int((~finite).nonzero()[0])
-        step = self.state.step - len(losses) + first + 1
-        blamed = [k for k, v in losses[first].items() if k != "loss" and not bool(v.isfinite())]
-        where = f" ({', '.join(blamed)})" if blamed else ""
-        slower = option("lr", float(f"{self.plan.lr / 10:g}"))
-        raise TrainingError(f"training diverged: the loss{where} is not finite at step {step}; try {slower}")
+    def judge(self, losses: Sequence[dict[str, Tensor]]) -> None:
+        """Look at the losses of the steps taken last: Diverged where they show it."""
+        if not math.isfinite(self.state.first.get("loss", math.nan)):
+            self.state.first = {name: float(value) for name, value in self.losses[0].items()}
+        judge(losses, self.state.first["loss"], self.state.step, self.state.batch)
+
+    def judge_outcome(self) -> None:
+        """Diverged where a run of many steps has learned next to nothing."""
+        state = self.state
+        if state.step >= JUDGED_FROM and state.best_epoch:
+            judge_outcome(self.method, self.cells, self.train, self.validation, state, self.plan.batch_size)
+
+    def validation_losses(self) -> dict[str, float]:
+        """The losses of the validation cells; a signal does not wait for all of them."""
+        while len(self.validation):
+            found = self.validate()
+            if found is not None:
+                return found
+            self.between_steps()
+        return {}
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Mean loss over the validation cells, weighted by batch size, under noise fixed by the seed."""
+    def validate(self) -> dict[str, float] | None:
+        """Mean loss over the validation cells, weighted by batch size, under noise fixed by the seed.
+
+        None where a signal came first: within, random numbers are not the run's.
+        """
         self.method.eval()
         totals: dict[str, float] = {}
         devices = [self.device] if self.device.type == "cuda" else []
@@ -242,6 +334,8 @@ class _Run:
             torch.manual_seed(self.seed)
             n = max(1, math.ceil(len(self.validation) / self.plan.batch_size))
             for batch in self.cells.batches(torch.tensor_split(self.validation, n)):
+                if self.signals.waiting:
+                    return None
                 loss = self.method(batch, 1.0)
                 for key, value in {"loss": loss.total, **loss.parts}.items():
                     totals[key] = totals.get(key, 0.0) + float(value) * len(batch)
@@ -259,29 +353,49 @@ class _Run:
             for key, value in current.items():
                 self.best[key].copy_(value)
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Leave everything needed to go on at the end of this epoch."""
+    def save(self) -> bool:
+        """Leave everything needed to go on; a checkpoint that cannot be written ends no run: whether it was."""
+        assert self.checkpoint is not None
+        self.seconds()
         tensors = {f"weights.{k}": v for k, v in self.method.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
         for name, optimiser in self.optimisers.items():
             tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser.tensors().items()}
-        tensors |= {"rng.torch": torch.get_rng_state(), "rng.shuffle": self.shuffler.get_state()}
+        for part in self.losses[0] if self.losses else ():
+            tensors[f"losses.{part}"] = torch.stack([loss[part] for loss in self.losses])
+        between = self.state.batch == 0
+        tensors |= {"rng.torch": torch.get_rng_state()}
+        tensors |= {"rng.shuffle": self.shuffler.get_state() if between else self.epoch_rng}
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint.save(tensors, vars(self.state))
+        try:
+            self.checkpoint.save(tensors, vars(self.state))
+        except OSError as error:
+            log.warning("cannot write the checkpoint %s: %s", self.checkpoint.file, error.strerror or error)
+            return False
+        return True
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same run."""
         tensors, state = checkpoint.load()
-        self.method.load_state_dict(_under("weights.", tensors))
+        self.state = State(**state)
+        self.shuffler.set_state(tensors["rng.shuffle"])
         self.best = _under("best.", tensors) or None
+        weights = _under("weights.", tensors)
+        self.method.load_state_dict(weights)
+        if self.state.batch:  # amid an epoch: what its start did besides changing weights
+            self.epoch_rng = self.shuffler.get_state()
+            self.method.train()
+            self.method.on_epoch_start(self.state.epoch / self.epochs, 1 / self.epochs)
+            self.method.load_state_dict(weights)
+            self.rows = self.rows_of_batches()
+            losses = {part: values.to(self.device) for part, values in _under("losses.", tensors).items()}
+            self.losses = [{part: losses[part][i] for part in losses} for i in range(self.state.batch)]
         for name, optimiser in self.optimisers.items():
             optimiser.restore(_under(f"optimiser.{name}.", tensors))
         torch.set_rng_state(tensors["rng.torch"])
-        self.shuffler.set_state(tensors["rng.shuffle"])
         if "rng.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
-        self.state = State(**state)
 
 
 def _players(method: Method) -> Mapping[str, Player]:

@@ -49,6 +49,8 @@ class Panel(ABC):
         Its place among the panels, which run and are printed by order and then name.
     former_names : tuple of str
         Under which earlier versions knew it; still taken.
+    version : int
+        Of its scores: one more when the same cells get others. What was scored before is then computed again.
     """
 
     name: ClassVar[str]
@@ -58,6 +60,7 @@ class Panel(ABC):
     metrics_as_rows: ClassVar[bool] = False
     order: ClassVar[int] = 100
     former_names: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def run(self, inputs: Inputs) -> Iterator[Row]:

@@ -8,16 +8,19 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.columns import column, find_control
-from cellalign.data.matrices import LARGEST_LOG, is_counts
+from cellalign.data.matrices import LARGEST_LOG, default_matrix, is_counts, matrix_of
 from cellalign.errors import InputError, option, spoken
 from cellalign.records import Counterfactual, Provenance
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from cellalign.model import Model
+
 APART = 1.5  # ratio of library sizes from which two normalisations are said to differ
 TOO_FAR_APART = 4.0
 LOOKED_AT = 500  # cells
+SAME = 1e-3  # of a cell's values, that a change of scale explains
 
 
 def expression_of(adata: AnnData) -> str:
@@ -68,6 +71,45 @@ def of_another_tool(
         Counterfactual(method="", condition=condition, from_=origin or "", to=value, expression=scale)
         for value in predicted
     ]
+
+
+def origin_notes(adata: AnnData, against: AnnData, model: Model | None) -> list[str]:
+    """Whether a prediction is of the model that is given, and of the cells it is compared with: notes where it is not.
+
+    Parameters
+    ----------
+    adata : AnnData
+        With layers["source"], the cells it was predicted from, where cellalign predicted it.
+    against : AnnData
+        The real cells, on the prediction's scale.
+    """
+    record, notes = Provenance.of(adata.uns).counterfactual, []
+    if model is not None and model.made(record) is False:
+        notes.append(f"it was predicted by another model than {option('model')}, and panel response is of that one")
+    if record is None or "source" not in adata.layers or not against.obs_names.is_unique:
+        return notes
+    names = adata.obs_names.astype(str).str.replace(r"-draw\d+$", "", regex=True)
+    rows = against.obs_names.astype(str).get_indexer(names)
+    columns = against.var_names.get_indexer(adata.var_names)
+    shared, genes = np.flatnonzero(rows >= 0), columns >= 0
+    if not len(shared):
+        notes.append(f"not one of the cells it was predicted from is in {option('against')}, by name")
+    elif genes.any():
+        some = shared[np.unique(np.linspace(0, len(shared) - 1, min(LOOKED_AT, len(shared))).astype(int))]
+        was = _dense(adata.layers["source"][some])[:, genes]
+        key = "X" if record.expression == "log" else default_matrix(against, "counts")
+        now = _dense(matrix_of(against, key, option("against"))[rows[some]])[:, columns[genes]]
+        n = int((~np.isclose(was, now, rtol=SAME, atol=SAME)).any(1).sum())
+        if n:
+            notes.append(
+                f"{n} of {len(some)} cells that it was predicted from are others in {option('against')}, under the "
+                "same names: it has changed since, or is another file"
+            )
+    return notes
+
+
+def _dense(x: Any) -> np.ndarray:
+    return np.asarray(x.toarray() if sparse.issparse(x) else x)
 
 
 def check_finite(x: Any, where: str) -> None:

@@ -15,7 +15,7 @@ from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
-from cellalign.evaluation.predictions import of_another_tool
+from cellalign.evaluation.predictions import of_another_tool, origin_notes
 from cellalign.evaluation.progress import told
 from cellalign.evaluation.table import Evaluation
 from cellalign.records import Counterfactual, Provenance, find_obsm_key
@@ -79,13 +79,15 @@ def evaluate(
         from cellalign.data.recipe import comparable
 
         against = comparable(adata, against, predictions[0].expression, option("against"))
+        result.notes.extend(origin_notes(adata, against, model))
+    scored = not predictions or _embedded(adata, embedding)
     inputs = Inputs(
         adata=adata,
         against=against,
         condition=condition,
         label=label,
         control=control,
-        embeddings={} if predictions and not _embedded(adata, embedding) else _latents(adata, embedding, model, device),
+        embeddings=_latents(adata, embedding, model, device, result.notes) if scored else {},
         seed=seed,
         result=result,
         model=model,
@@ -180,14 +182,26 @@ def _present_name(name: str) -> str:
 
 
 def _latents(
-    adata: AnnData, keys: str | Sequence[str] | None, model: Model | None, device: str
+    adata: AnnData, keys: str | Sequence[str] | None, model: Model | None, device: str, notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """The embeddings to score by obsm key, from the model where the cells have none."""
+    """The embeddings to score by obsm key, from the model where the cells have none, or of other models alone."""
     provenance = Provenance.of(adata.uns)
-    if model is not None and not keys and not provenance.embedding and not _embeddings(adata):
-        return {model.embedding_key: model.embed(adata, device=device)}
+    records = {key: record for key, record in provenance.embedding.items() if find_obsm_key(key, adata.obsm)}
+    if model is not None and not keys:
+        own = sorted((key for key in records if model.made(records[key])), key=lambda key: records[key].step)
+        others = [key for key in records if model.made(records[key]) is False]
+        if not own and (others or not (provenance.embedding or _embeddings(adata))):
+            if others:
+                there = ", ".join(others)
+                notes.append(f"{there} in obsm is of another model than {option('model')}: embedded by it anew")
+            return {model.embedding_key: model.embed(adata, device=device)}
+        keys = own[-1:]
     named: Sequence[str | None] = [keys] if isinstance(keys, str) else keys or [None]
-    return dict(_embedding(adata, key) for key in named)
+    found = dict(_embedding(adata, key) for key in named)
+    for key in found:
+        if model is not None and model.made(records.get(key)) is False:
+            notes.append(f"{key} is of another model than {option('model')}, and its scores are of that one")
+    return found
 
 
 def _embeddings(adata: AnnData) -> list[str]:

@@ -32,6 +32,7 @@ from cellalign.methods.base import (
     Method,
     Minibatch,
     Predicts,
+    Reconstructs,
     Role,
     Trains,
 )
@@ -68,7 +69,7 @@ class Step:
     warmup: float
 
 
-class Autoencoder(Trains, Predicts, Method):
+class Autoencoder(Trains, Reconstructs, Predicts, Method):
     """Encoder and decoder with a posterior, a prior and a likelihood; its subclasses are the published methods.
 
     Attributes
@@ -223,6 +224,10 @@ class Autoencoder(Trains, Predicts, Method):
             parts[name] = value
             total = total + value
         return Loss(total, {name: value.detach() for name, value in parts.items()})
+
+    def nll_of_alike(self, batch: Minibatch, mean: Tensor, variance: Tensor) -> Tensor:
+        """The reconstruction [B] of cells that were all alike, by its likelihood."""
+        return self.likelihood.of_alike(batch, mean, variance).nll(batch)
 
     # predictions
 

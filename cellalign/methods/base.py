@@ -28,6 +28,7 @@ from cellalign.methods.capabilities import (
     Loss,
     Player,
     Predicts,
+    Reconstructs,
     Trains,
 )
 from cellalign.nn.distributions import Distribution, Normal, Point
@@ -59,6 +60,7 @@ __all__ = [
     "Player",
     "Point",
     "Predicts",
+    "Reconstructs",
     "Role",
     "Trains",
 ]
@@ -102,7 +104,7 @@ class Hyperparameters(BaseModel):
 
     latent_dim: int = Field(40, ge=1, le=10_000, description="number of latent dimensions")
     hidden: tuple[Width, ...] = Field(
-        (512, 512, 512), min_length=1, description="encoder widths; the decoder mirrors them"
+        (512, 512, 512), min_length=1, max_length=100, description="encoder widths; the decoder mirrors them"
     )
     batch_norm: bool = Field(True, description="batch normalisation after every hidden layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units dropped in training")

@@ -145,6 +145,22 @@ class CombinesConditions(Predicts):
         """What each condition adds to the latents, [conditions, p]; zeros for the control."""
 
 
+class Reconstructs(Capability):
+    """Has a reconstruction of cells in its loss, of which is known what it is worth."""
+
+    does = "reconstruct cells"
+
+    @abstractmethod
+    def nll_of_alike(self, batch: Minibatch, mean: Tensor, variance: Tensor) -> Tensor:
+        """The reconstruction [B] of cells that were all alike: what whoever looks at cells should beat.
+
+        Parameters
+        ----------
+        mean, variance : Tensor [G]
+            Of the genes, over all cells.
+        """
+
+
 class HasLikelihood(Capability):
     """Gives cells a likelihood."""
 

@@ -46,7 +46,9 @@ class SCVI(VariationalAutoencoder):
         """scvi-tools' defaults."""
 
         latent_dim: int = Field(10, ge=1, le=10_000, description="number of latent dimensions")
-        hidden: tuple[Width, ...] = Field((128,), min_length=1, description="encoder widths; the decoder mirrors them")
+        hidden: tuple[Width, ...] = Field(
+            (128,), min_length=1, max_length=100, description="encoder widths; the decoder mirrors them"
+        )
         dropout: float = Field(0.1, ge=0, lt=1, description="share of the encoder's hidden units dropped in training")
         negative_slope: float = Field(0.0, ge=0, le=1, description="slope of the leaky ReLU below zero")
         likelihood: LikelihoodName = Field(

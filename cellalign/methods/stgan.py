@@ -93,9 +93,14 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         hidden: tuple[Width, ...] = Field(
-            (700, 100, 50, 100, 700), min_length=1, description="generator widths; the narrowest is the embedding"
+            (700, 100, 50, 100, 700),
+            min_length=1,
+            max_length=100,
+            description="generator widths; the narrowest is the embedding",
         )
-        discriminator_hidden: tuple[Width, ...] = Field((700, 100), min_length=1, description="discriminator widths")
+        discriminator_hidden: tuple[Width, ...] = Field(
+            (700, 100), min_length=1, max_length=100, description="discriminator widths"
+        )
         discriminator_dropout: float = Field(
             0.5, ge=0, lt=1, description="share of the discriminators' units dropped in training, lest they win"
         )

@@ -31,7 +31,9 @@ class CountHyperparameters(VariationalAutoencoder.Hyperparameters):
     """
 
     latent_dim: int = Field(15, ge=1, le=10_000, description="number of latent dimensions")
-    hidden: tuple[Width, ...] = Field((128, 128), min_length=1, description="encoder widths; the decoder mirrors them")
+    hidden: tuple[Width, ...] = Field(
+        (128, 128), min_length=1, max_length=100, description="encoder widths; the decoder mirrors them"
+    )
     negative_slope: float = Field(0.0, ge=0, le=1, description="slope of the leaky ReLU below zero")
     likelihood: LikelihoodName = Field(
         "nb", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)"

@@ -37,6 +37,10 @@ class Likelihood(nn.Module):
         """p(x | z)."""
         raise NotImplementedError
 
+    def of_alike(self, batch: Minibatch, mean: Tensor, variance: Tensor) -> Distribution:
+        """One p(x) for all cells, of the genes' means and variances [G]."""
+        raise NotImplementedError
+
 
 class Gaussian(Likelihood):
     """N(m_g(h), s(h)) with one standard deviation per cell, s = 0.01 + softplus (CoMP appendix D)."""
@@ -50,6 +54,11 @@ class Gaussian(Likelihood):
         """A normal of every gene."""
         return Normal(rounded(self.to_mean, h), 0.01 + F.softplus(self.to_scale(h)))
 
+    def of_alike(self, batch: Minibatch, mean: Tensor, variance: Tensor) -> Distribution:
+        """The best there is with one standard deviation for all genes."""
+        cells = len(batch)
+        return Normal(mean.expand(cells, -1), 0.01 + variance.mean().sqrt().expand(cells, 1))
+
 
 class SquaredError(Likelihood):
     """A ReLU output judged by half its squared error, summed over genes (trVAE and scGen)."""
@@ -61,6 +70,10 @@ class SquaredError(Likelihood):
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
         """A mean that is not negative, without a spread."""
         return Point(F.relu(rounded(self.to_mean, h)))
+
+    def of_alike(self, batch: Minibatch, mean: Tensor, variance: Tensor) -> Distribution:
+        """The means."""
+        return Point(mean.expand(len(batch), -1))
 
 
 class Counts(Likelihood):
@@ -81,6 +94,11 @@ class Counts(Likelihood):
         """NB or zero-inflated NB; a cell without a single count is taken to have one."""
         counts = NegativeBinomial(rounded(self.to_logits, h), batch.library_size.clamp(min=1), self.log_theta())
         return counts if self.to_dropout is None else ZeroInflatedNegativeBinomial(counts, rounded(self.to_dropout, h))
+
+    def of_alike(self, batch: Minibatch, mean: Tensor, variance: Tensor) -> Distribution:
+        """The genes' shares of all counts, with the dispersion of an untrained model."""
+        shares = (mean / mean.sum()).clamp(min=1e-8).log().expand(len(batch), -1)
+        return NegativeBinomial(shares, batch.library_size.clamp(min=1), torch.zeros_like(mean))
 
 
 LIKELIHOODS: dict[str, Callable[[int, int], Likelihood]] = {

@@ -31,7 +31,7 @@ def umap(z: np.ndarray, seed: int = 0) -> np.ndarray:
     from cellalign.nn.kernels.packages import compiled_elsewhere, keep_packages_on_disk  # imports numba
 
     z = np.asarray(z, dtype=np.float32)
-    with compiled_elsewhere("pynndescent"), warnings.catch_warnings():
+    with compiled_elsewhere(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of coordinates that new cells cannot be given: there will be none
         from umap import UMAP
 

@@ -7,7 +7,16 @@ per version, files of newer ones are refused. Nothing else in the package spells
 from cellalign.records.base import Record, RecordError, VersionedRecord
 from cellalign.records.benchmark import BenchmarkRow
 from cellalign.records.checkpoint import CheckpointRecord
-from cellalign.records.model import CellNumbers, FieldRecord, FileRecord, ModelRecord, Outcome, Recipe, SourceRecord
+from cellalign.records.model import (
+    CellNumbers,
+    FieldRecord,
+    FileRecord,
+    Machine,
+    ModelRecord,
+    Outcome,
+    Recipe,
+    SourceRecord,
+)
 from cellalign.records.provenance import (
     Annotation,
     Counterfactual,
@@ -15,9 +24,11 @@ from cellalign.records.provenance import (
     Preprocessing,
     Provenance,
     Targets,
+    Umap,
     find_obsm_key,
     obsm_key,
 )
+from cellalign.records.text import checked_text, plain_of, verify
 
 __all__ = [
     "Annotation",
@@ -28,7 +39,11 @@ __all__ = [
     "Embedding",
     "FieldRecord",
     "FileRecord",
+    "Machine",
     "ModelRecord",
+    "checked_text",
+    "plain_of",
+    "verify",
     "Outcome",
     "Preprocessing",
     "Provenance",
@@ -37,6 +52,7 @@ __all__ = [
     "RecordError",
     "SourceRecord",
     "Targets",
+    "Umap",
     "VersionedRecord",
     "find_obsm_key",
     "obsm_key",

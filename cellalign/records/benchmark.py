@@ -14,6 +14,11 @@ def _from_1(old: dict[str, Any]) -> dict[str, Any]:
     return old | {"of_decoded_means": True}
 
 
+def _from_2(old: dict[str, Any]) -> dict[str, Any]:
+    """Nothing said which cells and settings a row is of."""
+    return old | {"made_of": None}
+
+
 class BenchmarkRow(VersionedRecord):
     """A method's, or a baseline's, scores on one held-out group under one condition.
 
@@ -24,32 +29,44 @@ class BenchmarkRow(VersionedRecord):
     seed : int
     held_out, to : str
         The group that was left out, and the condition it was predicted under.
+    made_of : str, optional
+        A digest of all else that the scores depend on: the cells, the settings, how they are scored. None of a row
+        that an earlier version wrote.
     scores : dict of str to float
         By metric of the response panel.
     of_decoded_means : bool
         Whether decoded means were scored, as before residual transfer was the default.
     """
 
-    FORMAT: ClassVar[int] = 2
-    MIGRATIONS: ClassVar = {1: _from_1}
+    FORMAT: ClassVar[int] = 3
+    MIGRATIONS: ClassVar = {1: _from_1, 2: _from_2}
     KEYS: ClassVar[tuple[str, ...]] = ("method", "seed", "held_out", "to")
+    COLUMNS: ClassVar[tuple[str, ...]] = ("format_version", *KEYS, "made_of")
+    TEXT: ClassVar[tuple[str, ...]] = ("method", "held_out", "to")
 
     format_version: int = FORMAT
     method: str
     seed: int
     held_out: str
     to: str
+    made_of: str | None = None
     scores: dict[str, float]
     of_decoded_means: bool = False
 
     @property
     def key(self) -> tuple[str, int, str, str]:
-        """What tells rows apart."""
+        """What tells rows of the same cells and settings apart."""
         return self.method, self.seed, self.held_out, self.to
+
+    @property
+    def identity(self) -> tuple[str, int, str, str, str | None]:
+        """What tells any two rows apart."""
+        return *self.key, self.made_of
 
     def flat(self) -> dict[str, Any]:
         """As a row of CSV: a column per key and metric."""
-        return {key: getattr(self, key) for key in ("format_version", *self.KEYS)} | self.scores
+        own = {key: getattr(self, key) for key in self.COLUMNS}
+        return {key: value for key, value in own.items() if value is not None} | self.scores
 
     @classmethod
     def of_flat(cls, row: Mapping[str, Any]) -> Self:
@@ -61,8 +78,10 @@ class BenchmarkRow(VersionedRecord):
             A column is missing or of the wrong kind.
         """
         known = {key: row[key] for key in cls.KEYS if key in row}
-        known |= {key: str(known[key]) for key in ("method", "held_out", "to") if key in known}
-        others = {k: v for k, v in row.items() if k not in (*cls.KEYS, "format_version")}
+        known |= {key: str(known[key]) for key in cls.TEXT if key in known}
+        made_of = row.get("made_of")
+        known["made_of"] = made_of if isinstance(made_of, str) and made_of else None
+        others = {k: v for k, v in row.items() if k not in cls.COLUMNS}
         try:
             scores = {k: float(v) for k, v in others.items() if v is not None}
             version = row.get("format_version")

@@ -88,13 +88,44 @@ class SourceRecord(FileRecord):
 
 
 class Outcome(Record):
-    """How training ended."""
+    """How training ended.
+
+    Attributes
+    ----------
+    setbacks : list of str
+        Divergences that it went back from.
+    lr_factor : float
+        What they multiplied the learning rate by.
+    """
 
     epochs: int
     steps: int
     seconds: float
     best_epoch: int | None = None
     validation_loss: float | None = None
+    setbacks: list[str] = Field(default_factory=list)
+    lr_factor: float = 1.0
+
+
+class Machine(Record):
+    """What trained the model, as far as it decides the last bits of the weights.
+
+    Attributes
+    ----------
+    device : str
+        "cpu", "cuda" or "mps".
+    processor : str
+        Name of the CPU or GPU.
+    threads : int
+        CPU threads that computed.
+    deterministic : bool
+        Whether the number of threads was kept from mattering.
+    """
+
+    device: str
+    processor: str
+    threads: int
+    deterministic: bool = False
 
 
 class ModelRecord(VersionedRecord):
@@ -118,6 +149,11 @@ class ModelRecord(VersionedRecord):
     transferred : list of str
         Conditions added by `transfer`, which started from the model with the checksum `transferred_from`.
     recipe : Recipe
+    content : str, optional
+        A digest of the cells it was trained on, as training read them (`data.loader.Cells.content`); models of before
+        have none.
+    machine : Machine, optional
+        Models of before have none.
     genes, other_names : list of str
         In the order the model reads them, and the second name of each, empty where the training file had none.
     """
@@ -144,12 +180,15 @@ class ModelRecord(VersionedRecord):
     transferred: list[str] = Field(default_factory=list)
     transferred_from: str | None = None
     recipe: Recipe = Field(default_factory=Recipe)
+    content: str | None = None
+    machine: Machine | None = None
     other_names: list[str] = Field(default_factory=list)
     genes: list[str]  # last in the file: a reader wants the outcome before 2,000 names
 
     def plain(self) -> dict[str, Any]:
-        """As it is written to model.yaml: without what is not set."""
-        unset = {k for k in ("outcome", "transferred", "transferred_from", "other_names") if not getattr(self, k)}
+        """As it is written to model.yaml, but for the checksum (`records.text`): without what is not set."""
+        optional = ("outcome", "transferred", "transferred_from", "content", "machine", "other_names")
+        unset = {k for k in optional if not getattr(self, k)}
         plain = self.model_dump(mode="json", exclude=unset)
         plain["source"] = {k: v for k, v in plain["source"].items() if v or k in FileRecord.model_fields}
         return plain

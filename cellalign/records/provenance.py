@@ -74,6 +74,12 @@ class Embedding(ModelStep):
     continuous: bool = False
 
 
+class Umap(ModelStep):
+    """Of `embed --umap`: obsm["X_umap"] is of the latents in obsm[key]."""
+
+    key: str
+
+
 class Counterfactual(ModelStep):
     """Of `counterfactual`: what X predicts.
 
@@ -164,6 +170,7 @@ class Provenance(VersionedRecord):
     format_version: int = FORMAT
     preprocess: Preprocessing | None = None
     embedding: dict[str, Embedding] = Field(default_factory=dict)
+    umap: Umap | None = None
     counterfactual: Counterfactual | None = None
     annotation: dict[str, Annotation] = Field(default_factory=dict)
     targets: Targets | None = None
@@ -212,6 +219,8 @@ class Provenance(VersionedRecord):
                 changed["preprocess"] = record
             elif isinstance(record, Embedding):
                 changed["embedding"] = {**self.embedding, **changed.get("embedding", {}), record.key: record}
+            elif isinstance(record, Umap):
+                changed["umap"] = record
             elif isinstance(record, Counterfactual):
                 changed["counterfactual"] = record
             elif isinstance(record, Annotation):
@@ -223,7 +232,7 @@ class Provenance(VersionedRecord):
 
     def steps(self) -> Iterable[Step]:
         """Every step, in no order."""
-        single = (self.preprocess, self.counterfactual, self.targets)
+        single = (self.preprocess, self.umap, self.counterfactual, self.targets)
         return [step for step in (*single, *self.embedding.values(), *self.annotation.values()) if step is not None]
 
     @property

@@ -118,7 +118,7 @@ def annotation_record(model: Model, label: str, **settings: Any) -> Annotation:
     """Provenance of an annotation."""
     from cellalign.records import Annotation
 
-    version, weights = model.record.cellalign, model.record.weights_checksum
+    version, weights = model.record.cellalign, model.weights_checksum
     return Annotation(method=model.name, label=label, version=version, weights=weights, **settings)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cellalign.data.reading import Reading
+from cellalign.data.reading import Reading, in_memory
 from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
+from cellalign.tasks.benchmark_file import add, finished
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.made_of import MadeOf, made_of
 from cellalign.tasks.paths import cells_for
 from cellalign.tasks.roles import roles_used
 from cellalign.tasks.train import expression_for, train
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from cellalign.records import BenchmarkRow
 
 log = logging.getLogger("cellalign")
-BASELINES = {"no change", "mean shift", "ceiling"}
+BASELINES = ("no change", "mean shift", "ceiling")
 
 
 def by_method(items: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -91,7 +93,8 @@ def benchmark(
     n_top_genes, rounded, epochs, device, threads
         As `train` takes them.
     results : path, optional
-        A CSV of finished rows: those in it are not computed again, and it grows with every run.
+        A CSV of finished rows, which grows with every run, several at a time too. Rows in it of the same cells,
+        settings and scores are not computed again; all others are kept, and left out of what is returned.
     options
         Others of `train`'s parameters.
 
@@ -108,65 +111,85 @@ def benchmark(
         No group can be held out, or the data is not fit.
     """
     from cellalign.data.fields import fit_fields
-    from cellalign.data.files import atomic_path
     from cellalign.data.terms import term
     from cellalign.evaluation import evaluate
     from cellalign.threads import limited
 
     options |= {"n_top_genes": n_top_genes, "rounded": rounded}
     options |= {"epochs": epochs, "device": device, "threads": threads}
+    done, adata = finished(results), in_memory(adata)
     field: Any = fit_fields(adata, condition=condition, control=control)[0]
     if field.reference is None:
         raise UsageError(f"{option('control', hint='VALUE')} is needed: the condition that predictions start from")
-    label = label or holdout_each
     for method in [*methods, *(settings or {})]:
         if method not in methods:
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
         expression_for(method, settings=(settings or {}).get(method))
     cases = _cases(adata, field, holdout_each, groups)
-    done = _finished(results)
-    for seed in seeds:
-        for group, to in cases:
-            for method in methods:
-                if (method, seed, group, to) in done:
-                    continue
-                if progress is not None:
-                    progress(f"{method}, seed {seed}: {holdout_each}={group} under {condition}={to} held out")
-                own = dict((settings or {}).get(method, {}))
-                try:
-                    model = train(
-                        adata,
-                        method=method,
-                        condition=condition,
-                        control=field.reference,
-                        label=label,
-                        settings=own,
-                        holdout=[f"{term(holdout_each, group)},{term(condition, to)}"],
-                        seed=seed,
-                        **roles_used(method, options),
-                    )
-                except TrainingError as error:
-                    log.warning("%s, seed %d, %s: %s; left out", method, seed, group, error)
-                    continue
-                start = {"from_": field.reference, "where": {holdout_each: group}}
-                predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
-                with limited(threads):
-                    scored = evaluate(
-                        predicted,
-                        against=adata,
-                        condition=condition,
-                        label=holdout_each,
-                        panels=["response"],
-                        seed=seed,
-                        device=device,
-                    )
-                for row in _rows(scored.frame(), method, seed, group, to):
-                    done.setdefault(row.key, row)
-                if results is not None:
-                    with atomic_path(results, force=True) as fresh:
-                        _table(done.values()).to_csv(fresh, index=False)
-    wanted = {*methods, *BASELINES}
-    return _table([row for row in done.values() if row.method in wanted and row.seed in seeds])
+    options |= {"condition": condition, "control": field.reference, "label": label or holdout_each}
+    asked = {
+        method: roles_used(method, options) | {"method": method, "settings": dict((settings or {}).get(method, {}))}
+        for method in methods
+    }
+    keys = {method: made_of(adata, holdout_each, own) for method, own in asked.items()}
+    _say_others(done, keys, results)
+    for seed, (group, to), method in itertools.product(seeds, cases, methods):
+        if (method, seed, group, to, keys[method].scores) in done:
+            continue
+        if progress is not None:
+            progress(f"{method}, seed {seed}: {holdout_each}={group} under {condition}={to} held out")
+        held = f"{term(holdout_each, group)},{term(condition, to)}"
+        try:
+            model = train(adata, holdout=[held], seed=seed, **asked[method])
+        except TrainingError as error:
+            log.warning("%s, seed %d, %s: %s; left out", method, seed, group, error)
+            continue
+        start = {"from_": field.reference, "where": {holdout_each: group}}
+        predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
+        with limited(threads):
+            scored = evaluate(
+                predicted,
+                against=adata,
+                condition=condition,
+                label=holdout_each,
+                panels=["response"],
+                seed=seed,
+                device=device,
+            )
+        rows = _rows(scored.frame(), keys[method], method, seed, group, to)
+        done = {row.identity: row for row in rows} | done
+        if results is not None:
+            add(results, rows)
+    return _table(_shown(done, keys, itertools.product(seeds, cases)))
+
+
+def _say_others(
+    done: Mapping[Any, BenchmarkRow], keys: Mapping[str, MadeOf], results: str | os.PathLike[str] | None
+) -> None:
+    """Say which rows of the file are not of this run."""
+    old = sum(row.made_of is None for row in done.values())
+    ours = {digest for own in keys.values() for digest in (own.scores, own.baselines)}
+    other = sum(row.made_of not in ours for row in done.values()) - old
+    kept = "they are kept there, and left out here"
+    if old:
+        unsaid = "do not say of which cells and settings they are"
+        log.warning("%s: %d rows of an earlier version %s: %s", results, old, unsaid, kept)
+    if other:
+        log.info("%s: %d rows are of other cells, settings or scores: %s", results, other, kept)
+
+
+def _shown(
+    done: Mapping[Any, BenchmarkRow], keys: Mapping[str, MadeOf], cases: Iterable[tuple[int, tuple[str, str]]]
+) -> list[BenchmarkRow]:
+    """Of every case the rows of the methods, then those of the baselines, once: as beside the first that has them."""
+    baselines = list(dict.fromkeys(own.baselines for own in keys.values()))
+    wanted = [(method, [own.scores]) for method, own in keys.items()] + [(name, baselines) for name in BASELINES]
+    found = []
+    for seed, (group, to) in cases:
+        for name, digests in wanted:
+            rows = [done.get((name, seed, group, to, digest)) for digest in digests]
+            found += [row for row in rows if row is not None][:1]
+    return found
 
 
 def _cases(adata: AnnData, field: Any, holdout_each: str, groups: Sequence[str] | None) -> list[tuple[str, str]]:
@@ -207,53 +230,29 @@ def _cases(adata: AnnData, field: Any, holdout_each: str, groups: Sequence[str] 
     return cases
 
 
-def _finished(results: str | os.PathLike[str] | None) -> dict[tuple[str, int, str, str], BenchmarkRow]:
-    """The rows of a table that was begun, by their key."""
-    from cellalign.records import BenchmarkRow, RecordError
-
-    if results is None or not Path(results).is_file():
-        return {}
-    try:
-        rows = [BenchmarkRow.of_flat(row) for row in _read(results).to_dict("records")]
-    except RecordError as error:
-        raise InputError(f"{results} holds no benchmark: {error}") from error
-    except (ValueError, OSError) as error:
-        raise InputError(f"{results} cannot be read as CSV: {error}") from error
-    older = [row for row in rows if row.of_decoded_means and row.method not in BASELINES]
-    if older:
-        log.warning("%s: %d rows of an earlier version score decoded means; computed again", results, len(older))
-    return {row.key: row for row in rows if row not in older}
-
-
-def _read(results: str | os.PathLike[str]) -> pd.DataFrame:
-    """A table of finished rows; what names a row is text, also where it looks like a number or like missing."""
-    import pandas as pd
-
-    names = ("method", "held_out", "to")
-    as_text = {name: str for name in names}  # a converter: of text with a dtype, NA would still be missing
-    return pd.read_csv(results, converters=as_text)
-
-
-def _rows(scores: pd.DataFrame, method: str, seed: int, group: str, to: str) -> list[BenchmarkRow]:
+def _rows(scores: pd.DataFrame, keys: MadeOf, method: str, seed: int, group: str, to: str) -> list[BenchmarkRow]:
     """The method's scores, and the baselines'."""
     from cellalign.records import BenchmarkRow
 
     found = []
     for system, own in scores[scores["group"] == group].groupby("system"):
-        name = method if system == "prediction" else str(system)
+        name, digest = (method, keys.scores) if system == "prediction" else (str(system), keys.baselines)
         values = dict(zip(own["metric"], own["value"], strict=True))
-        found.append(BenchmarkRow(method=name, seed=seed, held_out=group, to=to, scores=values))
+        found.append(BenchmarkRow(method=name, seed=seed, held_out=group, to=to, made_of=digest, scores=values))
     return found
 
 
 def _table(rows: Collection[BenchmarkRow]) -> pd.DataFrame:
-    """One row each, a column for every metric."""
+    """One row each, a column for every metric that one of them has."""
     import pandas as pd
 
+    from cellalign.evaluation.panels.response import PredictedResponse
     from cellalign.records import BenchmarkRow
 
-    columns = None if rows else ["format_version", *BenchmarkRow.KEYS]
-    return pd.DataFrame([row.flat() for row in rows], columns=columns)
+    found = {name for row in rows for name in row.scores}
+    declared = [metric.name for metric in PredictedResponse.metrics if metric.name in found]
+    columns = dict.fromkeys([*BenchmarkRow.COLUMNS, *declared, *sorted(found)])
+    return pd.DataFrame([row.flat() for row in rows], columns=list(columns))
 
 
 def metric_of(name: str) -> Metric:
@@ -313,12 +312,13 @@ def command(
 ) -> None:
     """Hold out each group under each condition in turn, predict it with every method, score it.
 
-    Rows already in the output file are kept and not computed again.
+    Rows already in the output file are kept; those of the same cells and settings are not computed again.
     """
     from cellalign.data import files
 
     asked, declared = call.options, metric_of(metric)
     files.check_table(output, True, [input])
+    finished(output)  # what is no benchmark is refused before any work
     read = {expression_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed

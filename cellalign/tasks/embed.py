@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cellalign.model import Model
+    from cellalign.records.provenance import Step
 
 log = logging.getLogger("cellalign")
 
@@ -71,9 +72,11 @@ def embed(
     machine: dict[str, Any] = {"device": device, "threads": threads}
     found = model.embeddings(adata, missing_genes=missing_genes, unseen=unseen, batch_size=batch_size, **machine)
     adata.obsm.update(found)
+    steps: list[Step] = [model.embedding_record()]
     if umap:
         adata.obsm["X_umap"] = _umap(found[model.embedding_key], seed, threads)
-    adata.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(model.embedding_record()).plain()
+        steps.append(model.umap_record())
+    adata.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(*steps).plain()
     for name, values in model.inferred_condition(adata, missing_genes=missing_genes, unseen=unseen, **machine).items():
         adata.obs[name] = values
     return adata
@@ -85,7 +88,8 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     Parameters
     ----------
     adata : AnnData
-        As `embed` leaves it; its obsm["X_umap"] is drawn, or computed where it is not there.
+        As `embed` leaves it; its obsm["X_umap"] is drawn, or computed where it is not there. One that `embed` made
+        of another model's latents is not drawn: that of these is computed.
     model : Model
     color : sequence of str, optional
         obs columns to colour by; default the model's condition and label (or cell_type) where they are there.
@@ -97,17 +101,27 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     Raises
     ------
     InputError
-        No such column, or the cells are not embedded.
+        No such column, or the cells are not embedded by this model.
     """
     from cellalign.data.columns import column, numbers
     from cellalign.errors import InputError
     from cellalign.plots.umap import before_after, unintegrated_umap
+    from cellalign.records import Provenance
     from cellalign.threads import limited
 
     if model.embedding_key not in adata.obsm:
         raise InputError(f"the cells have no embedding {model.embedding_key!r}; run: cellalign.embed(adata, model)")
-    if "X_umap" not in adata.obsm:
-        adata.obsm["X_umap"] = _umap(adata.obsm[model.embedding_key], seed)
+    provenance = Provenance.of(adata.uns)
+    if model.made(provenance.embedding.get(model.embedding_key)) is False:
+        how = "embed the cells again: cellalign.embed(adata, model)"
+        raise InputError(f"the cells' embedding {model.embedding_key!r} is of another model than the one given; {how}")
+    drawn = adata.obsm.get("X_umap")
+    written = provenance.umap
+    if written is not None and (written.key != model.embedding_key or model.made(written) is False):
+        log.info("obsm 'X_umap' is of another model's embedding (%s): another one is computed", written.key)
+        drawn = _umap(adata.obsm[model.embedding_key], seed)
+    elif drawn is None:
+        drawn = adata.obsm["X_umap"] = _umap(adata.obsm[model.embedding_key], seed)
     usual = (model.condition, model.label or "cell_type")
     keys = color or [key for key in usual if key and key in adata.obs]
     number = model.condition if model.continuous else None
@@ -117,7 +131,7 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     x = model.expression_of(adata, "zero")
     with limited():
         before = unintegrated_umap(x, seed)
-    return before_after(before, adata.obsm["X_umap"], colours, after=model.name)
+    return before_after(before, drawn, colours, after=model.name)
 
 
 def write_embedding(

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cellalign.data.reading import Reading, in_memory
-from cellalign.errors import InputError, UsageError, option, spoken
+from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.paths import beside
-from cellalign.tasks.roles import check_roles
+from cellalign.tasks.prepare import prepare
+from cellalign.tasks.resuming import Resuming
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
 
-    from cellalign.engine.checkpoint import Checkpoint
     from cellalign.engine.fit import Progress, State
-    from cellalign.methods.base import Method
     from cellalign.model import Model
-    from cellalign.records import ModelRecord, Outcome
+    from cellalign.records import Outcome
 
 log = logging.getLogger("cellalign")
-MIN_TRAINING_CELLS = 4
 
 
 def train(
@@ -69,10 +61,15 @@ def train(
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
+    deterministic: Annotated[bool, o.DETERMINISTIC] = False,
     progress: Progress | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
-    resume: Annotated[bool, Option("Go on from the checkpoint of an interrupted run.")] = False,
+    resume: Annotated[bool, Option("Go on from the checkpoint of a run that was cut off.")] = False,
+    auto_resume: Annotated[bool, Option("Go on if there is a checkpoint, else start: for jobs tried again.")] = False,
+    restart: Annotated[bool, Option("Throw a checkpoint away and start.")] = False,
+    checkpoint_every: Annotated[float, Option("Seconds between two checkpoints.", metavar="SECONDS", low=0)] = 60,
+    wait: Annotated[bool, Option("Wait for another job that trains the same model.")] = False,
     force: Annotated[bool, o.FORCE] = False,
 ) -> Model:
     """Train a method on cells.
@@ -111,6 +108,8 @@ def train(
     precision : {"auto", "float32", "bfloat16"}, optional
         Of the products in training; auto is bfloat16 on CPUs that have instructions for it. All else is float32, and
         so is every embedding and prediction.
+    deterministic : bool
+        The same bytes whatever the number of threads: one computes, which takes longer where there are several.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
     source : path or Reading, optional
@@ -119,7 +118,16 @@ def train(
         Where the model is saved when it is trained. While training runs a checkpoint lies beside it, which is
         removed once the directory is complete.
     resume : bool
-        Go on from that checkpoint.
+        Go on from that checkpoint: learning rate, number of epochs and early stopping may be others. Without it a
+        checkpoint that is there is an error.
+    auto_resume : bool
+        Go on from a checkpoint of these settings if there is one, give the model if it is complete, else start.
+    restart : bool
+        Throw the checkpoint away and start.
+    checkpoint_every : float
+        Seconds between two checkpoints; the first comes within 15 seconds of the first step.
+    wait : bool
+        Wait for the end of another job that trains the same model, rather than refuse.
     force : bool
         Replace a model that is there already.
 
@@ -130,126 +138,87 @@ def train(
     Raises
     ------
     UsageError
-        Unknown method, preset or setting, a value out of range, or `model_path` exists and `force` is not set.
+        Unknown method, preset or setting, a value out of range, `model_path` exists and `force` is not set, a
+        checkpoint is there and nothing was said of it, or another job trains the same model.
     InputError
         The data is not fit for the method, or the model cannot be saved.
     TrainingError
         Training diverged or memory ran out.
     """
-    import numpy as np
     import torch
 
-    from cellalign.data.design import check_design
-    from cellalign.data.fields import field_records, fit_fields
-    from cellalign.data.genes import second_name
-    from cellalign.data.loader import make_cells
-    from cellalign.data.matrices import check_names
-    from cellalign.data.recipe import to_train_on
     from cellalign.data.said import tell
-    from cellalign.data.split import held_out
-    from cellalign.engine.device import computing, pick_device
+    from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
-    from cellalign.engine.precision import settled_plan
-    from cellalign.engine.settings import resolve_settings
-    from cellalign.methods.registry import get
     from cellalign.model import Model
-    from cellalign.model_directory import build, check_model_output, source_record
-    from cellalign.records import CellNumbers, ModelRecord
-    from cellalign.threads import limited
+    from cellalign.model_directory import build_to_train, check_model_output
 
-    cls = get(method)
-    if cls.needs_condition and condition is None:
-        raise UsageError(
-            f"method {method!r} needs {option('condition', hint='KEY')}, the obs column whose effect is modelled"
-        )
-    if cls.needs_label and label is None:
-        asked = option("label", hint="KEY")
-        raise UsageError(f"method {method!r} needs {asked}, the obs column of cell types; some may be missing")
-    named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
-    named |= {"validation": validation, "early_stopping": early_stopping, "precision": precision}
-    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
-    kinds = _kinds(condition, continuous, numeric, kinds)
-    _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
-    notes = check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
-    torch_device = pick_device(device, threads)
-    if resume and plan.precision == "auto":
-        plan = plan.model_copy(update={"precision": _precision_kept(model_path)})
-    plan = settled_plan(cls, plan, torch_device)
-    if model_path is not None:
-        check_model_output(model_path, force)
-
-    adata = in_memory(adata)
-    check_names(adata, "the input")
-    with limited(threads):  # scanpy would leave torch another number of them
-        expression = to_train_on(
+    threads = 1 if deterministic else threads
+    resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every)
+    with resuming.claimed(wait):
+        if model_path is not None:
+            check_model_output(model_path, force or auto_resume)
+        prepared = prepare(
             adata,
-            cls.reads(hyperparameters),
+            method=method,
+            condition=condition,
+            control=control,
+            batch=batch,
+            covariate=covariate,
+            label=label,
+            numeric=numeric,
+            unlabelled=unlabelled,
+            kinds=kinds,
+            continuous=continuous,
+            allow_missing_condition=allow_missing_condition,
             layer=layer,
             n_top_genes=n_top_genes,
             rounded=rounded,
-            advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
-        )
-    trained_on = ~held_out(adata.obs, holdout, control=control)
-    if trained_on.sum() < MIN_TRAINING_CELLS:
-        raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
-    fields = fit_fields(
-        adata[trained_on],
-        condition=condition,
-        control=control,
-        batches=batch,
-        covariates=covariate,
-        label=label,
-        kinds=kinds,
-        condition_may_be_missing=allow_missing_condition,
-        unlabelled=unlabelled,
-    )
-    notes += check_design(adata[trained_on], fields)
-    cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
-    kept = np.flatnonzero(trained_on)
-    train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
-
-    record = ModelRecord(
-        format_version=ModelRecord.FORMAT,
-        cellalign=package_version(),
-        method=method,
-        hyperparameters=hyperparameters.model_dump(mode="json"),
-        training=plan.model_dump(mode="json"),
-        preset=preset,
-        matrix=expression.matrix,
-        recipe=expression.recipe,
-        fields=field_records(fields),
-        holdout=list(holdout),
-        seed=seed,
-        cells=CellNumbers(all=adata.n_obs, trained=len(train_rows), validation=len(validation_rows)),
-        source=source_record(source),
-        command=shlex.join(sys.argv) if source is not None else None,
-        command_hint=_preprocess_command(source),
-        versions=_library_versions(),
-        other_names=second_name(expression.var),
-        genes=[str(gene) for gene in expression.var.index],
-    )
-    checkpoint = _checkpoint(model_path, record, resume)
-    for level, message in notes:
-        tell(level, message)
-    with computing(device, threads) as torch_device:
-        torch.manual_seed(seed)
-        module = build(record)
-        state = fit(
-            module,
-            cells,
-            torch.from_numpy(train_rows),
-            torch.from_numpy(validation_rows),
-            plan,
-            device=torch_device,
+            preset=preset,
+            config=config,
+            settings=settings,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            latent_dim=latent_dim,
+            holdout=holdout,
+            validation=validation,
+            early_stopping=early_stopping,
             seed=seed,
-            progress=progress,
-            checkpoint=checkpoint,
+            device=device,
+            threads=threads,
+            precision=precision,
+            source=source,
+            automatic=resuming.precision(),
         )
-    model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
-    if model_path is not None and checkpoint is not None:
-        model.save(Path(model_path), force=force)
-        checkpoint.remove()  # not before: a run that is killed here has the one or the other
-    return model
+        record = prepared.record
+        if (finished := resuming.complete(record)) is not None:
+            return finished
+        if model_path is not None:
+            check_model_output(model_path, force)
+        checkpoint = resuming.checkpoint(record)
+        for level, message in prepared.notes:
+            tell(level, message)
+        with computing(device, threads, deterministic=deterministic) as torch_device:
+            record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
+            torch.manual_seed(seed)
+            module = build_to_train(record)
+            state = fit(
+                module,
+                prepared.cells,
+                torch.from_numpy(prepared.train_rows),
+                torch.from_numpy(prepared.validation_rows),
+                prepared.plan,
+                device=torch_device,
+                seed=seed,
+                progress=progress,
+                checkpoint=checkpoint,
+            )
+        model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
+        if model_path is not None and checkpoint is not None:
+            model.save(Path(model_path), force=force)
+            checkpoint.remove()  # not before: a run that is killed here has the one or the other
+        return model
 
 
 def matrix_for(
@@ -307,15 +276,17 @@ def command(
     from cellalign.tasks.paths import cells_for
 
     asked = call.options
-    check_model_output(model, asked["force"], [input])
+    check_model_output(model, asked["force"] or asked["auto_resume"], [input])
     if output is not None:
         files.check_cells_output(output, asked["force"], [input])
         files.check_apart(model, output)
     reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
-    source = files.spool(input)
-    adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
-    with call.training_progress() as progress:
-        fitted = train(adata, progress=progress, source=None if input.from_stdin else input, model_path=model, **asked)
+    with Resuming(model).claimed(asked["wait"]):  # before the cells are read, which may take long
+        source = files.spool(input)
+        adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
+        named = None if input.from_stdin else input
+        with call.training_progress() as progress:
+            fitted = train(adata, progress=progress, source=named, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
@@ -325,87 +296,11 @@ def command(
         write_embedding(adata, fitted, source, output, force=asked["force"])
 
 
-def _check_condition(
-    cls: type[Method], condition: str | None, kinds: Mapping[str, str], continuous: bool, may_be_missing: bool
-) -> None:
-    """Refuse an option about the condition that the method has no answer to."""
-    from cellalign.methods.base import InfersCondition
-    from cellalign.methods.registry import lacks, loadable
-
-    missing = "allow_missing_condition"
-    for asked, name in ((continuous, "continuous"), (may_be_missing, missing)):
-        if asked and condition is None:
-            raise UsageError(f"{option(name)} needs {option('condition', hint='KEY')}")
-    kind = kinds.get(condition or "", "categorical")
-    if kind not in cls.condition_kinds:
-        able = ", ".join(name for name, other in loadable() if kind in other.condition_kinds) or "none"
-        said = option("continuous") if kind == "number" else f"condition of the kind {kind!r}"
-        raise UsageError(f"method {cls.name!r} has no {said}; these have: {able}")
-    if may_be_missing and not issubclass(cls, InfersCondition):
-        raise UsageError(f"{lacks(cls.name, InfersCondition)} ({option(missing, True)})")
-
-
-def _kinds(
-    condition: str | None, continuous: bool, numeric: Sequence[str], kinds: Mapping[str, str] | None
-) -> dict[str, str]:
-    """Kinds of the columns that are not categories."""
-    found = {key: "number" for key in numeric} | dict(kinds or {})
-    return found | ({condition: "number"} if continuous and condition is not None else {})
-
-
 def vectors(kinds: Mapping[str, str] | None) -> list[str]:
     """Those of the columns that lie in obsm."""
     from cellalign.data.fields import Column
 
     return [key for key, kind in (kinds or {}).items() if kind in Column.KINDS and Column.KINDS[kind].in_obsm]
-
-
-def package_version() -> str:
-    """Version of the installed package."""
-    try:
-        return version("cellalign")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "0+unknown"
-
-
-def _library_versions() -> dict[str, str]:
-    names = ("torch", "anndata", "numpy", "scipy")
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
-
-
-def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation rows among those kept."""
-    from cellalign.data.split import stratified_split
-
-    train_rows, validation_rows = stratified_split(condition[kept], fraction, seed)
-    return kept[train_rows], kept[validation_rows]
-
-
-def _checkpoint(model_path: str | os.PathLike[str] | None, record: ModelRecord, resume: bool) -> Checkpoint | None:
-    from cellalign.engine.checkpoint import Checkpoint
-    from cellalign.records import CheckpointRecord
-
-    if model_path is None:
-        if resume:
-            raise UsageError(f"{option('resume', True)} needs model_path, the model directory's path")
-        return None
-    settings = record.model_dump(mode="json", include=set(CheckpointRecord.COMPARED))
-    checkpoint = Checkpoint.beside(model_path, settings)
-    if resume and not checkpoint.exists():
-        raise UsageError(f"nothing to resume: there is no {checkpoint.path}; train without {option('resume')}")
-    if not resume:
-        checkpoint.remove()
-    return checkpoint
-
-
-def _precision_kept(model_path: str | os.PathLike[str] | None) -> str:
-    """The precision of the run that is to be resumed, on whatever machine it began; auto where there is none."""
-    from cellalign.engine.checkpoint import Checkpoint
-
-    checkpoint = None if model_path is None else Checkpoint.beside(model_path, {})
-    if checkpoint is None or not checkpoint.exists():
-        return "auto"
-    return str(checkpoint.kept().get("training", {}).get("precision", "auto"))
 
 
 def _outcome(state: State) -> Outcome:
@@ -418,11 +313,6 @@ def _outcome(state: State) -> Outcome:
         seconds=round(state.seconds, 2),
         best_epoch=best[0],
         validation_loss=best[1],
+        setbacks=state.setbacks,
+        lr_factor=state.lr_factor,
     )
-
-
-def _preprocess_command(source: str | os.PathLike[str] | Reading | None) -> str:
-    if source is None:
-        return "cellalign preprocess"
-    reading = Reading.of(source)
-    return shlex.join(["cellalign", "preprocess", *reading.words(), "-o", beside(reading, "pp")])

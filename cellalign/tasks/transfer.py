@@ -96,7 +96,7 @@ def transfer(
         update={
             "fields": field_records(wider),
             "transferred": [*model.transferred, *new],
-            "transferred_from": model.record.weights_checksum,
+            "transferred_from": model.weights_checksum,
             "weights_checksum": None,
         }
     )

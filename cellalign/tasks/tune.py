@@ -7,39 +7,35 @@ ranked by the loss on validation cells (the negative ELBO, and with it any penal
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 import os
-import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
 from cellalign.data.said import told_once
-from cellalign.errors import InputError, ModelError, TrainingError, UsageError, option
+from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import cells_for
+from cellalign.tasks.prepare import resolved
 from cellalign.tasks.train import expression_for, train, vectors
+from cellalign.tasks.tune_runs import Runs
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from anndata import AnnData
 
-    from cellalign.engine.plan import Plan
     from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
 INFORMATIVE = 0.01  # nats of KL to the prior from which a latent carries information (Duan et al. 2020)
 UDR_CELLS = 5000
-RUN = re.compile(r"-[0-9a-f]{8}-seed\d+$")  # how the name of a run's folder ends
 
 
 @told_once()
@@ -61,7 +57,7 @@ def tune(
     settings: Annotated[
         Mapping[str, Any] | None, replace(o.SETTINGS, help="A setting of all runs (repeatable).")
     ] = None,
-    runs: str | os.PathLike[str] | None = None,
+    runs: str | os.PathLike[str] | Runs | None = None,
     condition: Annotated[str | None, o.CONDITION] = None,
     control: Annotated[str | None, o.CONTROL] = None,
     batch: Annotated[Sequence[str], o.BATCH] = (),
@@ -78,6 +74,7 @@ def tune(
     epochs: Annotated[int | None, o.EPOCHS] = None,
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
+    wait: Annotated[bool, Option("Wait for another job that tunes the same model.")] = False,
     **options: Any,
 ) -> tuple[Model, pd.DataFrame]:
     """Train every combination of a grid under several seeds, rank them, and keep the best model.
@@ -95,10 +92,13 @@ def tune(
     settings : mapping, optional
         Settings that are the same in all runs.
     runs : path, optional
-        Where finished runs are kept; those there already with the same settings are not trained again.
+        Where runs are kept: those of the same cells and settings that are there already are not trained again, and
+        those that were cut off are gone on with. Others stay beside them.
     condition, control, batch, covariate, label, numeric, kinds, unlabelled, layer, n_top_genes, rounded, holdout
     preset, epochs, device, threads
         As `train` takes them; `options` are others of its parameters.
+    wait : bool
+        Wait for another job that holds `runs`, rather than refuse.
 
     Returns
     -------
@@ -139,25 +139,24 @@ def tune(
     }
     combinations = list(_combinations(grid))
     by = _criterion(method, by, seeds, combinations, settings or {}, options)
+    kept = runs if isinstance(runs, Runs) or runs is None else Runs(runs)
     records: list[dict[str, Any]] = []
     models: list[Model] = []
-    for combination, seed in itertools.product(combinations, range(seeds)):
-        try:
-            model = _run(adata, method, (dict(settings or {}) | combination), seed, runs, options)
-        except TrainingError as error:
-            log.warning("%s, seed %d: %s; left out", _said(combination), seed, error)
-            continue
-        outcome = model.record.outcome
-        loss = np.nan if outcome is None or outcome.validation_loss is None else outcome.validation_loss
-        log.info(
-            "%s, seed %d: validation loss %.4g, %.0f s",
-            _said(combination),
-            seed,
-            loss,
-            outcome.seconds if outcome else 0,
-        )
-        records.append(combination | {"seed": seed, "validation_loss": loss})
-        models.append(model)
+    if kept is not None:
+        kept.of(adata, method, options)
+    with nullcontext() if kept is None else kept.held(wait):
+        for combination, seed in itertools.product(combinations, range(seeds)):
+            said = f"{_said(combination)}, seed {seed}"
+            try:
+                model = _run(adata, method, (dict(settings or {}) | combination), seed, kept, options)
+            except TrainingError as error:
+                log.warning("%s: %s; left out", said, error)
+                continue
+            outcome = model.record.outcome
+            loss = np.nan if outcome is None or outcome.validation_loss is None else outcome.validation_loss
+            log.info("%s: validation loss %.4g, %.0f s", said, loss, outcome.seconds if outcome else 0)
+            records.append(combination | {"seed": seed, "validation_loss": loss})
+            models.append(model)
     if not models:
         raise TrainingError("every run of the grid failed")
     table = pd.DataFrame(records)
@@ -199,24 +198,10 @@ def _criterion(
     if by == "udr" and seeds < 2:
         raise UsageError(f"UDR compares models that differ by seed: {option('seeds')} must be at least 2")
     for combination in combinations:
-        _, plan = _resolved(method, {**settings, **combination}, options)
+        _, plan = resolved(method, {**settings, **combination}, options)
         if by == "loss" and plan.validation == 0:
             raise UsageError("ranking by validation loss needs validation cells; leave the setting validation above 0")
     return by
-
-
-def _resolved(method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, Plan]:
-    """Hyperparameters and plan of a run, as `train` would settle them."""
-    from cellalign.engine.device import pick_device
-    from cellalign.engine.precision import settled_plan
-    from cellalign.engine.settings import resolve_settings
-    from cellalign.methods.registry import get
-
-    keys = "epochs", "batch_size", "lr", "latent_dim", "validation", "early_stopping", "precision"
-    named = {key: options.get(key) for key in keys}
-    cls = get(method)
-    hyperparameters, plan = resolve_settings(cls, options.get("preset"), options.get("config"), settings, named)
-    return hyperparameters, settled_plan(cls, plan, pick_device(options.get("device") or "auto"))
 
 
 def _run(
@@ -224,81 +209,18 @@ def _run(
     method: str,
     settings: dict[str, Any],
     seed: int,
-    runs: str | os.PathLike[str] | None,
+    runs: Runs | None,
     options: Mapping[str, Any],
 ) -> Model:
-    """One model: read where it is finished already, trained and kept otherwise."""
-    from cellalign.model import load
-
+    """One model: read where it is finished already, gone on with where it was cut off, trained and kept otherwise."""
+    own = {"method": method, "settings": settings, "seed": seed, **options}
     if runs is None:
-        return train(adata, method=method, settings=settings, seed=seed, **options)
-    folder = Path(runs) / _folder(settings, seed)
-    if folder.is_dir():
-        try:
-            kept = load(folder)
-        except ModelError as error:
-            log.warning("%s; trained again", error)
-        else:
-            if _is_of(kept, adata, method, settings, options):
-                return kept
-            log.warning("%s is of other data or options; trained again", folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return train(adata, method=method, settings=settings, seed=seed, model_path=folder, force=True, **options)
-
-
-def _is_of(model: Model, adata: AnnData, method: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-    """Whether a finished run is what would be trained now."""
-    from cellalign.model_directory import source_record
-
-    record, source = model.record, options.get("source")
-    hyperparameters, plan = _resolved(method, settings, options)
-    return (
-        (record.method, record.hyperparameters, {"precision": "float32", **record.training})
-        == (method, hyperparameters.model_dump(mode="json"), plan.model_dump(mode="json"))
-        and (model.condition, record.holdout) == (options.get("condition"), list(options.get("holdout", ())))
-        and {(field.role, field.name) for field in model.fields} == _columns(options)
-        and _of_same_genes(model, adata, options)
-        and record.cells.all == adata.n_obs
-        and (source is None or record.source.same_as(source_record(source)))
-    )
-
-
-def _of_same_genes(model: Model, adata: AnnData, options: Mapping[str, Any]) -> bool:
-    """Whether a run of these cells and options reads the genes that this one read."""
-    from cellalign.data.recipe import n_kept
-
-    recipe, there = model.record.recipe, [str(gene) for gene in adata.var_names]
-    if recipe.rounded != bool(options.get("rounded")):
-        return False
-    if recipe.n_top_genes is None:
-        return model.genes == there
-    return recipe.n_top_genes == n_kept(adata, options.get("n_top_genes")) and set(model.genes) <= set(there)
-
-
-def _columns(options: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """Roles and names of the columns that a run is given."""
-    single = {(role, options.get(role)) for role in ("condition", "label")}
-    several = {(role, name) for role in ("batch", "covariate") for name in options.get(role) or ()}
-    return {(role, name) for role, name in single if name is not None} | several
-
-
-def _folder(settings: Mapping[str, Any], seed: int) -> str:
-    """A name that says the settings, short enough for any file system, and their digest."""
-    said = json.dumps(settings, sort_keys=True)
-    safe = "".join(c if c.isalnum() or c in ".-" else "_" for c in said.strip("{}").replace('"', ""))
-    # as `RUN` knows it
-    return f"{safe[:80]}-{hashlib.sha256(said.encode()).hexdigest()[:8]}-seed{seed}"
-
-
-def _remove_runs(runs: Path) -> None:
-    """Remove the models of a finished grid, and their folder if nothing else lies in it."""
-    from cellalign.data.outputs import why_no_model
-
-    for folder in list(runs.iterdir()) if runs.is_dir() else []:
-        if RUN.search(folder.name) and folder.is_dir() and not folder.is_symlink() and why_no_model(folder) is None:
-            shutil.rmtree(folder)
-    with suppress(OSError):  # something of the user's is in it
-        runs.rmdir()
+        return train(adata, **own)
+    place = runs.place(settings, seed)
+    kept = runs.finished(settings, seed, place)
+    if kept is not None:
+        return kept
+    return train(adata, model_path=place, force=True, resume=runs.cut_off(place), **own)
 
 
 def _said(combination: Mapping[str, Any]) -> str:
@@ -338,7 +260,7 @@ def command(
 ) -> None:
     """Train every combination of a grid under several seeds, rank them, keep the best model.
 
-    Finished runs are kept in MODEL.tuning until all are done, so that a run that was cut off goes on from there.
+    Runs are kept in MODEL.tuning until all are done, so that a grid that was cut off goes on from there.
     """
     from cellalign.data import files
     from cellalign.evaluation.metrics.selection import METRICS
@@ -351,13 +273,16 @@ def command(
     asked = call.options
     reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
     adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
-    runs = Path(model).with_name(Path(model).name + ".tuning")
-    best, table = tune(adata, runs=runs, source=None if input.from_stdin else input, **asked)
-    best.save(model, force=force)
-    if output is not None:
-        with files.atomic_path(output, force) as fresh:
-            table.to_csv(fresh, index=False)
-    _remove_runs(runs)
+    runs = Runs(Path(os.path.abspath(model) + ".tuning"))
+    with runs.held(asked["wait"]):
+        best, table = tune(adata, runs=runs, source=None if input.from_stdin else input, **asked)
+        best.save(model, force=force)
+        if output is not None:
+            with files.atomic_path(output, force) as fresh:
+                table.to_csv(fresh, index=False)
+        runs.remove()
+    if runs.folder.exists():
+        call.log.info("%s holds something else as well, and is kept", runs.folder)
     columns, arrows = [str(name) for name in table.columns], {metric.name: metric.heading for metric in METRICS}
     # not astype(str), which of pandas 3 leaves what is missing a number
     rows = [[str(value) for value in row] for row in table.round(4).itertuples(index=False)]

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from cellalign.cli.messages import format_asked, say_end
+from cellalign.cli.messages import say_end
+from cellalign.cli.signals import format_asked
 
 
 def lines(done) -> list[dict]:

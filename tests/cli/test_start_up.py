@@ -14,7 +14,7 @@ from cellalign.tasks.options import key_values
 
 HEAVY = {"torch", "scanpy", "anndata", "pandas", "numpy", "numba", "scipy", "sklearn", "matplotlib", "pydantic", "h5py"}
 COMMANDS = ["preprocess", "train", "tune", "embed", "annotate", "counterfactual", "evaluate", "targets", "transfer"]
-COMMANDS += ["benchmark", "methods", "demo", "simulate ifnb", "simulate sparse-shift"]
+COMMANDS += ["reproduce", "benchmark", "methods", "demo", "simulate ifnb", "simulate sparse-shift"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -57,8 +57,8 @@ def test_numba_takes_as_many_threads_as_torch_is_given(monkeypatch, given, expec
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr(threads, "available", lambda: os.cpu_count() or 1)
-    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     monkeypatch.setattr(app, "_run", lambda: 0)
+    monkeypatch.setattr(app.signals, "ending", lambda _: None)
     for name in ("disable", "freeze"):
         monkeypatch.setattr(app.gc, name, lambda: None)
     with pytest.raises(SystemExit):

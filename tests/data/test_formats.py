@@ -542,12 +542,14 @@ def test_damaged_files_and_no_others_are_called_damaged(saved, counts, tmp_path)
 
 
 def test_a_compression_that_is_not_installed_is_named(saved, monkeypatch):
+    with h5py.File(saved) as handle:
+        n = len(handle["X/data"])
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_chunk((10,))
+    plist.set_chunk((n,))
     plist.set_filter(32015, h5py.h5z.FLAG_OPTIONAL)
     with h5py.File(saved, "r+") as handle:
         del handle["X/data"]
-        space = h5py.h5s.create_simple((10,))
+        space = h5py.h5s.create_simple((n,))
         made = h5py.h5d.create(handle["X"].id, b"data", h5py.h5t.NATIVE_FLOAT, space, plist)
         made.write_direct_chunk((0,), b"\x28\xb5\x2f\xfd" + bytes(30))
     monkeypatch.setitem(__import__("sys").modules, "hdf5plugin", None)

@@ -164,3 +164,12 @@ def test_real_cells_in_the_base_of_the_prediction_are_left_as_they_are(raw):
     assert recipe.comparable(predicted, in_base_2, "log", "real").X is in_base_2.X
     found = recipe.comparable(predicted, natural, "log", "real")
     np.testing.assert_allclose(found.X.toarray(), in_base_2.X.toarray(), rtol=1e-4)
+
+
+def test_a_total_that_was_written_before_cells_were_normalised_again_does_not_count(tiny_counts, caplog):
+    """The record stays in uns when X is replaced."""
+    cells = cellalign.preprocess(tiny_counts, target_sum=500)
+    assert recipe.total_of(cells) == 500 and not caplog.text
+    cells.X = cells.X.expm1().multiply(10).tocsr().log1p()
+    assert recipe.total_of(cells) == pytest.approx(5000, rel=1e-3)
+    assert "normalised again since" in caplog.text

@@ -132,7 +132,7 @@ def test_same_seed_same_files(kang_like, cellalign, tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_training_leaves_the_old_model(kang_like, model, command, tmp_path, number, status):
     before = {p.name: p.read_bytes() for p in model.iterdir()}
-    options = ("--condition", "stim", "-m", str(model), "--force", "--epochs", "100000")
+    options = ("--condition", "stim", "-m", str(model), "--force", "--epochs", "100000", "--restart")
     arguments = [str(command), "train", str(kang_like), *options]
     # a shell that runs the tests in the background has its children ignore SIGINT
     heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
@@ -146,6 +146,8 @@ def test_an_interrupted_training_leaves_the_old_model(kang_like, model, command,
     finally:
         process.kill()  # one that did not heed the signal must not go on for days
     assert process.returncode == status and "Traceback" not in said
+    assert " of 100000 epochs are kept; go on with: cellalign train " in said and said.endswith(" --resume\n")
+    assert (model.parent / f"{model.name}.partial" / "state.safetensors").exists()
     assert {p.name: p.read_bytes() for p in model.iterdir()} == before
 
 

@@ -184,6 +184,9 @@ def test_models_that_cannot_be_used(workplace):
     spec = yaml.safe_load(spec_file.read_text())
     spec_file.write_text(yaml.safe_dump(spec | {"format_version": 99}))
     mistake("embed", "-o", "e.h5ad", status=4, says="newer")
+    spec_file.write_text(yaml.safe_dump(spec | {"seed": 99}))
+    mistake("embed", "-o", "e.h5ad", status=4, says="checksum")
+    del spec["checksum"]
     spec["hyperparameters"]["latent_dim"] = 7
     spec_file.write_text(yaml.safe_dump(spec))
     mistake("embed", "-o", "e.h5ad", status=4, says="do not fit")

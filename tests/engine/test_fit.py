@@ -99,7 +99,8 @@ def test_a_checkpoint_of_other_settings_or_damaged_is_refused(tmp_path):
 def test_divergence_names_the_step_and_the_part():
     data = cells()
     data.matrix.values[:] = float("inf")
-    with pytest.raises(TrainingError, match=r"loss \(reconstruction.*\) is not finite at step 1; try lr=0.0001"):
+    said = r"rate 0.001: the loss \(reconstruction.*\) is not finite at step 1 \(a batch of 25 cells"
+    with pytest.raises(TrainingError, match=said + r".*which holds inf of gene"):
         run(data=data)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import cellalign
+from cellalign.errors import TrainingError
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 FOLDER = Path(__file__).parent.parent / "fixtures" / "format1"
@@ -58,3 +59,17 @@ def test_training_repeats_itself(method, precision, cells, monkeypatch):
     first, second = (cellalign.train(cells, seed=1, **options).embed(cells, device="cuda") for _ in range(2))
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_where_it_is_asked_for_only_deterministic_algorithms_are_used(method, cells):
+    settings = {"hidden": [8, 4, 8]} if method == "stgan" else {"latent_dim": 4}
+    epochs = None if method in ("linear", "celligner") else 2
+    options = {"method": method, "condition": "stim", "label": "cell_type", "device": "cuda", "settings": settings}
+    try:
+        model = cellalign.train(cells, **options, epochs=epochs, deterministic=True)
+    except TrainingError as error:
+        assert "deterministic" in str(error) and "cpu" in str(error)
+        return
+    assert model.record.machine.device == "cuda" and model.record.machine.deterministic
+    assert not torch.are_deterministic_algorithms_enabled()

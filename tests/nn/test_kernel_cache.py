@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import cellalign
-from cellalign.nn.kernels import cache, packages
+from cellalign.nn.kernels import cache, packages, places
 
 PACKAGE = Path(cellalign.__file__).parent
 
@@ -57,7 +58,16 @@ DAMAGE = {
     "zeros": lambda content: bytes(len(content)),
     "another version's": lambda content: b"\x80\x04\x95" + content,
     "a flipped bit": lambda content: content[:-50] + bytes([content[-50] ^ 1]) + content[-49:],
+    "the first bit": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "a bit of the digest or the header": lambda content: content[:20] + bytes([content[20] ^ 128]) + content[21:],
+    "a pickle of something else": lambda _: pickle.dumps({"what": 1}),
+    "a pickle that runs": lambda _: pickle.dumps(Runs()),
 }
+
+
+class Runs:
+    def __reduce__(self):
+        return os._exit, (99,)
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
@@ -92,14 +102,26 @@ def test_a_file_that_may_not_be_read_is_made_anew(folder, suffix, monkeypatch):
     assert was_read(compiled())
 
 
-def test_nowhere_to_write(tmp_path, monkeypatch):
-    blocked = tmp_path / "file"
-    blocked.touch()
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(blocked / "cache"))
-    for locator in ("InTreeCacheLocator", "UserWideCacheLocator"):
-        monkeypatch.setattr(f"numba.core.caching.{locator}.from_function", lambda *_: None)
+@pytest.fixture
+def nowhere(monkeypatch):
+    """No folder but a temporary one serves."""
+    monkeypatch.setattr(places, "usable", lambda _: False)
+
+
+def test_nowhere_to_write(nowhere, monkeypatch):
+    monkeypatch.setattr(places, "temporary_folder", lambda: Path("/dev/null"))
     compiled()
     assert not was_read(compiled())
+
+
+def test_what_has_no_other_place_lasts_as_long_as_the_process(nowhere):
+    """A child of its own, for the folder goes with it."""
+    script = (
+        "from cellalign.nn.kernels import places; places.usable = lambda _: False; print(places.folder_for("
+        "places.Path('/x/y.py'), 'z'), flush=True); assert places.temporary_folder().is_dir()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
+    assert not Path(done.stdout.strip()).parent.exists()
 
 
 def test_a_full_disk(folder, monkeypatch):
@@ -108,7 +130,7 @@ def test_a_full_disk(folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._save_index", full)
+    monkeypatch.setattr(cache, "write_private", full)
     assert not was_read(compiled())
 
 
@@ -199,35 +221,50 @@ def test_functions_of_another_package_are_kept_by_the_functions_they_are_given(t
 
 
 def test_packages_that_insist_on_a_cache_are_given_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    with packages.compiled_elsewhere("pynndescent"):
-        assert numba.config.CACHE_DIR == str(tmp_path)
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     for locator in ("InTreeCacheLocator", "UserWideCacheLocator"):
         monkeypatch.setattr(f"numba.core.caching.{locator}.from_function", lambda *_: None)
+    monkeypatch.setattr(places, "usable", lambda _: False)
+    monkeypatch.setattr(places, "temporary_folder", lambda: tmp_path)
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(double, cache=True)
-    with packages.compiled_elsewhere("pynndescent"):
-        folder = Path(numba.config.CACHE_DIR)
+    with packages.compiled_elsewhere():
+        (tmp_path / places.PrivateLocator.get_suitable_cache_subpath(__file__)).mkdir()
+        numba.njit(double, cache=True).compile(SIGNATURE)
+    assert list(tmp_path.rglob("*.nbi"))
+
+
+def of_another_package():
+    """As scanpy's and pynndescent's functions are kept."""
+    with packages.compiled_elsewhere():
         function = numba.njit(double, cache=True)
-    assert numba.config.CACHE_DIR == ""  # the caller's again
-    function.compile(SIGNATURE)
-    assert list(folder.rglob("*.nbi"))
+        function.compile(SIGNATURE)
+    return function
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-@pytest.mark.parametrize("content", [b"", b"\x80\x04\x95", b"nonsense"])
-def test_a_damaged_file_of_another_package_is_made_anew(tmp_path, monkeypatch, suffix, content):
-    """As scanpy's and pynndescent's functions are kept: by numba alone."""
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_of_another_package_is_made_anew(tmp_path, monkeypatch, suffix, damage):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert not was_read(of_another_package())
+    assert was_read(of_another_package())
+    (path,) = tmp_path.rglob(f"*.{suffix}")
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    of_another_package()
+    assert was_read(of_another_package())
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_what_numba_itself_has_kept_is_not_read(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    early = numba.njit(double, cache=True)  # made before the context, as by a user who imported scanpy
     numba.njit(double, cache=True).compile(SIGNATURE)
     (path,) = tmp_path.rglob(f"*.{suffix}")
-    path.write_bytes(content)
-    with packages.compiled_elsewhere("pynndescent"):
-        numba.njit(double, cache=True).compile(SIGNATURE)
-    again = numba.njit(double, cache=True)
-    again.compile(SIGNATURE)
-    assert was_read(again)
+    path.write_bytes(pickle.dumps(Runs()))
+    assert not was_read(of_another_package())
+    with packages.compiled_elsewhere():
+        early.compile(SIGNATURE)
+    assert was_read(early)
 
 
 def test_a_full_disk_does_not_stop_another_package(tmp_path, monkeypatch):
@@ -235,17 +272,43 @@ def test_a_full_disk_does_not_stop_another_package(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._save_index", full)
-    with packages.compiled_elsewhere("pynndescent"):
-        numba.njit(double, cache=True).compile(SIGNATURE)
+    monkeypatch.setattr(cache, "write_private", full)
+    assert not was_read(of_another_package())
 
 
-def test_numba_is_as_it_was_after_the_last_of_several_calls(tmp_path, monkeypatch):
-    own = numba.core.caching.IndexDataCacheFile.load
-    first, second = packages.compiled_elsewhere("umap"), packages.compiled_elsewhere("umap")
+def test_numba_is_as_it_was_after_the_last_of_several_calls():
+    from numba.core.caching import Cache, CacheImpl
+
+    own = Cache.load_overload, Cache.save_overload, CacheImpl._locator_classes
+    first, second = packages.compiled_elsewhere(), packages.compiled_elsewhere()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert numba.core.caching.IndexDataCacheFile.load is not own
+    assert Cache.load_overload is not own[0]
     second.__exit__(None, None, None)
-    assert numba.core.caching.IndexDataCacheFile.load is own
+    assert (Cache.load_overload, Cache.save_overload, CacheImpl._locator_classes) == own
+
+
+def test_two_processes_that_write_at_a_time_never_mix_their_files_up(tmp_path):
+    """Both have read the index before either writes: one of them loses its place, and neither is given the other's."""
+    tmp_path.chmod(0o700)
+    first, second = (cache.Files(str(tmp_path), "f", "sources") for _ in range(2))
+    seen: list = []
+    read = second._index
+
+    def index():
+        found = read()
+        if not seen:
+            seen.append(found)
+            first.save("a", "data of a")
+        return found
+
+    second._index = index
+    second.save("b", "data of b")
+    fresh = cache.Files(str(tmp_path), "f", "sources")
+    assert fresh.load("a") in (None, "data of a") and fresh.load("b") == "data of b"
+    for each, key in ((first, "a"), (second, "b"), (first, "a")):
+        each.save(key, f"data of {key}")
+        assert fresh.load(key) == f"data of {key}"
+    assert (fresh.load("a"), fresh.load("b")) == ("data of a", "data of b")
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".nbi", ".nbc")]

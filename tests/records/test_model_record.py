@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import rewritten
 
 import cellalign
 from cellalign.data.fields import field_records, read_fields
@@ -54,12 +55,6 @@ def saved(tmp_path):
     """A model that was saved in the format of today."""
     cellalign.load(OLD / "comp").save(tmp_path / "comp")
     return tmp_path / "comp"
-
-
-def rewritten(directory, change):
-    path = directory / "model.yaml"
-    plain = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(change(plain), sort_keys=False))
 
 
 def refused(directory):

@@ -42,7 +42,7 @@ def test_a_checkpoint_is_read_as_it_was_left(tmp_path):
 
 def test_a_checkpoint_of_format_1_is_refused_in_one_sentence(tmp_path):
     said = refused(left(tmp_path, {"settings": {"seed": 0, "method": "comp"}, "state": {"epoch": 1}}))
-    assert "older cellalign" in said and "without resume" in said
+    assert "older cellalign" in said and "restart" in said
 
 
 def test_a_checkpoint_of_format_2_was_of_a_run_in_float32(tmp_path):
@@ -55,7 +55,7 @@ def test_a_checkpoint_of_format_2_was_of_a_run_in_float32(tmp_path):
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):
-    assert "newer cellalign" in refused(left(tmp_path, {"format_version": 4, "settings": {}, "state": {}}))
+    assert "newer cellalign" in refused(left(tmp_path, {"format_version": 99, "settings": {}, "state": {}}))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,20 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
     refused(left(tmp_path, content))
 
 
+def test_no_changed_bit_of_a_checkpoint_goes_unnoticed(tmp_path):
+    checkpoint = Checkpoint.beside(tmp_path / "model", {"seed": 0})
+    checkpoint.save({"weights.w": torch.arange(3.0), "rng": torch.zeros(5, dtype=torch.uint8)}, {"epoch": 2})
+    whole = checkpoint.file.read_bytes()
+    for place in range(len(whole)):
+        checkpoint.file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        refused(checkpoint)
+    for length in range(0, len(whole), 7):
+        checkpoint.file.write_bytes(whole[:length])
+        refused(checkpoint)
+    checkpoint.file.write_bytes(whole)
+    assert checkpoint.load()[1] == {"epoch": 2}
+
+
 def test_a_file_without_our_header_is_refused(tmp_path):
     checkpoint = Checkpoint.beside(tmp_path / "model", {})
     checkpoint.path.mkdir()
@@ -85,12 +99,38 @@ def test_the_first_setting_that_differs_is_named():
     record = CheckpointRecord(format_version=3, settings={"seed": 0, "method": "comp"}, state={})
     assert record.differing({"seed": 0, "method": "comp"}) is None
     assert record.differing({"seed": 0, "method": "vae"}) == "method"
-    assert record.differing({"seed": 0, "cells": 3}) == "cells"
+    assert record.differing({"method": "vae", "seed": 1}) == "method"  # in the order of COMPARED
+
+
+def test_what_a_checkpoint_did_not_keep_is_not_compared():
+    record = CheckpointRecord(format_version=3, settings={"seed": 0, "content": None}, state={})
+    assert record.differing({"seed": 0, "content": "sha256:1", "matrix": "X"}) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "kept", "now", "said"),
+    [
+        ("content", "sha256:1", "sha256:2", "input (the cells have changed: values of the matrix, or of a column)"),
+        ("matrix", "X", "counts", "matrix (X, now counts)"),
+        ("recipe", {"rounded": False}, {"rounded": True}, "rounded (False, now True)"),
+        ("cells", {"all": 240, "trained": 216}, {"all": 230, "trained": 207}, "number of cells (240, now 230)"),
+        ("genes", ["a"], ["b"], "list of genes"),
+    ],
+)
+def test_what_differs_is_said_in_words(key, kept, now, said):
+    record = CheckpointRecord(format_version=3, settings={key: kept}, state={})
+    assert record.differing({key: kept}) is None and record.differing({key: now}) == said
+
+
+def test_what_is_measured_on_the_cells_may_differ_in_a_last_bit():
+    recipe = {"target_sum": 174.00000028, "base": None, "rounded": False}
+    record = CheckpointRecord(format_version=3, settings={"recipe": recipe}, state={})
+    assert record.differing({"recipe": recipe | {"target_sum": 174.00000030}}) is None
 
 
 def test_what_a_resumed_run_must_share():
     compared = {"method", "hyperparameters", "training", "fields", "holdout", "seed", "cells", "genes"}
-    assert set(CheckpointRecord.COMPARED) == compared
+    assert set(CheckpointRecord.COMPARED) == compared | {"content", "matrix", "recipe"}
 
 
 def test_a_benchmark_row_survives_a_table():

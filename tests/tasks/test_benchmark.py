@@ -109,3 +109,4 @@ def test_mistakes(tiny, tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="holds no benchmark"):
         benchmark(tiny, methods=["linear"], control="a", results=tmp_path / "other.csv", **OPTIONS)
+    assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"

@@ -3,7 +3,7 @@
 import pytest
 
 import cellalign
-from cellalign.errors import UsageError
+from cellalign.errors import InputError, UsageError
 from cellalign.model import Model
 
 FAST = {"method": "cvae", "condition": "stim", "epochs": 1, "settings": {"hidden": [8], "latent_dim": 3}}
@@ -24,19 +24,16 @@ def test_a_model_that_is_there_is_not_replaced_unasked(tiny, tmp_path):
 
 
 def test_a_checkpoint_stays_until_the_model_is_saved(tiny, tmp_path, monkeypatch):
-    from cellalign.engine.checkpoint import Checkpoint
-
-    removed = []
-    monkeypatch.setattr(Checkpoint, "remove", lambda self: removed.append((tmp_path / "model").exists()))
-
     def fails(*_, **__):
-        raise KeyboardInterrupt
+        raise InputError("the disk is full")
 
     monkeypatch.setattr(Model, "save", fails)
-    with pytest.raises(KeyboardInterrupt):
-        cellalign.train(tiny, model_path=tmp_path / "model", **FAST)
-    assert removed == [False]  # that of an older run, before training
+    with pytest.raises(InputError):
+        cellalign.train(tiny, model_path=tmp_path / "model", checkpoint_every=0, **FAST)
+    assert [path.name for path in (tmp_path / "model.partial").iterdir()] == ["state.safetensors"]
     monkeypatch.undo()
+    model = cellalign.train(tiny, model_path=tmp_path / "model", resume=True, **FAST)
+    assert model.record.outcome.epochs == 1 and [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_which_matrix_a_method_reads():

@@ -32,6 +32,8 @@ from cellalign.data.formats import detect
 from cellalign.data.formats.elements import Wanted, cells_in, damaged, frame_of, is_old, modalities, quiet
 from cellalign.data.formats.normal import normalised
 from cellalign.data.formats.others import named
+from cellalign.data.formats.probe import fault_of
+from cellalign.data.formats.structure import check_stored
 from cellalign.data.genes import with_genes_named
 from cellalign.data.placing import FULL, put_back
 from cellalign.data.reading import PathLike, Reading, all_paths, labels, stem
@@ -240,10 +242,14 @@ def _unpacked(file: Path, name: str) -> Iterator[tuple[Path, str]]:
 def _by_kind(file: Path, kind: str, name: str, reading: Reading, wanted: Wanted | None) -> AnnData:
     """The cells of a file of a known kind."""
     if kind == "hdf5":
+        fault = fault_of(file)
+        if fault is not None:
+            raise InputError(f"{name} is damaged: {fault}; copy or download it again")
         with h5py.File(file) as handle:
             kind = detect.kind_of_hdf5(handle)
             if kind in ("h5ad", "h5mu"):
                 return _from_group(handle, name, reading, wanted, lambda: ad.read_h5ad(file))
+            check_stored(handle)
             if kind == "other hdf5":
                 there = ", ".join(sorted(handle)[:10]) or "nothing"
                 raise InputError(f"{name} is an HDF5 file, but not one of cells that is known; it holds: {there}")
@@ -291,6 +297,7 @@ def _from_group(root: Any, name: str, reading: Reading, wanted: Wanted | None, a
         _say_unused(reading, name)
         if not is_old(root):
             return cells_in(root, name, wanted)
+        check_stored(root)
         whole = _old(as_before, name)
         return whole if wanted is None else wanted.of(whole, name)
     asked = reading.modality

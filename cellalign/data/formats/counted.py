@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def read_10x(path: Path, name: str, modality: str | None) -> AnnData:
                 raise InputError(f"{name} is a 10x file without its genes (matrix/features); export it again")
         else:
             genome = _one_of(list(handle), modality, name, "genomes")
-    with compiled_elsewhere("scanpy"):
+    with compiled_elsewhere():
         import scanpy as sc
 
         adata = sc.read_10x_h5(path, gex_only=False, genome=genome)
@@ -58,6 +59,7 @@ def read_mtx(path: Path, name: str, modality: str | None) -> AnnData:
     prefix = file.name[: file.name.rindex("matrix")] if "matrix" in file.name else ""
     genes = _names_beside(folder, prefix, ("features", "genes"), name)
     cells = _names_beside(folder, prefix, ("barcodes", "cells"), name)
+    _check_size(file, len(genes) * len(cells), name)
     adata = matrix_market(file)
     if adata.shape == (len(genes), len(cells)):  # also where there are as many: genes are in rows, as 10x has them
         adata = adata.T
@@ -65,6 +67,18 @@ def read_mtx(path: Path, name: str, modality: str | None) -> AnnData:
         rows, columns = adata.shape
         raise InputError(f"{name}: {rows} x {columns} values, but {len(genes)} genes and {len(cells)} cells are named")
     return _of_features(_unique(_with_names(adata, genes, cells), name), name, modality)
+
+
+def _check_size(file: Path, named: int, name: str) -> None:
+    """Refuse a matrix that says it has other rows and columns than are named, before memory is taken for them."""
+    with opened(file) as text:
+        said = next((line for line in islice(text, 1000) if not line.startswith(b"%") and line.strip()), b"")
+    sides = said.split()[:2]
+    if not all(side.isdigit() and len(side) < 12 for side in sides) or len(sides) < 2:
+        raise InputError(f"{name} is damaged: it does not say how many rows and columns it has; copy it again")
+    rows, columns = map(int, sides)
+    if rows * columns > max(10 * named, 1 << 24):
+        raise InputError(f"{name}: {rows} x {columns} values, but names for {named} are beside it")
 
 
 def read_loom(path: Path, name: str) -> AnnData:

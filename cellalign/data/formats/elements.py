@@ -20,6 +20,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from cellalign.data.formats.normal import plain_matrix
+from cellalign.data.formats.structure import check_all, check_stored, is_sparse
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign.reading")
@@ -106,10 +107,10 @@ def cells_in(root: Any, name: str, wanted: Wanted | None = None) -> AnnData:
         if "X" in root:
             _put_x(adata, root, name)
         for key in layers:
-            _into(adata.layers, root, f"layers/{key}", name)
+            _into(adata.layers, root, f"layers/{key}", name, adata.shape)
         for store in ("obsm", "varm", "obsp", "varp"):
             for key in _names(root, store):
-                _into(getattr(adata, store), root, f"{store}/{key}", name)
+                _into(getattr(adata, store), root, f"{store}/{key}", name, _shape(adata, store))
         for key in _names(root, "uns"):
             _into(adata.uns, root, f"uns/{key}", name)
         _add_raw(adata, root, name)
@@ -133,14 +134,14 @@ def _add_wanted(adata: AnnData, root: Any, name: str, wanted: Wanted, layers: Se
     needed = [("obsm", key) for key in wanted.obsm if key in _names(root, "obsm")]
     needed += [("layers", found)] if found not in (None, "X") else []
     for store, key in needed:
-        value = _needed(root, f"{store}/{key}", name)
+        value = _needed(root, f"{store}/{key}", name, _shape(adata, store))
         _assembled(f"{name}: {store}/{key}", partial(getattr(adata, store).__setitem__, key, value))
     if found == "X":
         _put_x(adata, root, name)
 
 
 def _put_x(adata: AnnData, root: Any, name: str) -> None:
-    _assembled(f"{name}: X", partial(setattr, adata, "X", _needed(root, "X", name)))
+    _assembled(f"{name}: X", partial(setattr, adata, "X", _needed(root, "X", name, adata.shape)))
 
 
 def _add_raw(adata: AnnData, root: Any, name: str) -> None:
@@ -149,7 +150,7 @@ def _add_raw(adata: AnnData, root: Any, name: str) -> None:
         return
     raw = root["raw"]
     try:
-        x = _read(raw, "X", f"{name}: raw")
+        x = _read(raw, "X", f"{name}: raw", (adata.n_obs,))
         if "var" in raw:
             var = frame_of(raw, "var", f"{name}: raw")
         elif x.shape[1] == adata.n_vars:
@@ -163,11 +164,19 @@ def _add_raw(adata: AnnData, root: Any, name: str) -> None:
         log.warning("%s: raw is left out: %s", name, _first_line(error))
 
 
-def _into(store: Any, root: Any, path: str, name: str) -> None:
+def _shape(adata: AnnData, store: str) -> tuple[int, ...]:
+    """The shape of what lies in a store, or its first side."""
+    n_obs, n_var = adata.shape
+    return {"layers": (n_obs, n_var), "obsm": (n_obs,), "obsp": (n_obs, n_obs), "varp": (n_var, n_var)}.get(
+        store, (n_var,)
+    )
+
+
+def _into(store: Any, root: Any, path: str, name: str, shape: tuple[int, ...] | None = None) -> None:
     """An element put where it belongs; one that cannot be read or does not fit is left out, and said."""
     key = path.split("/", 1)[1]
     try:
-        value = _read(root, path, name)
+        value = _read(root, path, name, shape)
         if value is not None:
             store[key] = value
     except Unreadable as error:
@@ -176,10 +185,10 @@ def _into(store: Any, root: Any, path: str, name: str) -> None:
         log.warning("%s: %s is left out: %s", name, path, _first_line(error))
 
 
-def _needed(root: Any, path: str, name: str) -> Any:
+def _needed(root: Any, path: str, name: str, shape: tuple[int, ...]) -> Any:
     """An element without which the command has nothing to do: InputError where it cannot be read."""
     try:
-        return _read(root, path, name)
+        return _read(root, path, name, shape)
     except Unreadable as error:
         raise InputError(str(error)) from error
 
@@ -188,8 +197,8 @@ class Unreadable(Exception):
     """An element is of a kind that the installed anndata does not read; the message says which."""
 
 
-def _read(root: Any, path: str, name: str) -> Any:
-    """An element, read by anndata; with hdf5plugin where its compression needs that.
+def _read(root: Any, path: str, name: str, shape: tuple[int, ...] | None = None) -> Any:
+    """An element, read by anndata, of a shape it has to have; with hdf5plugin where its compression needs that.
 
     Raises
     ------
@@ -199,13 +208,15 @@ def _read(root: Any, path: str, name: str) -> Any:
         The file is damaged, or its compression needs a package that is not installed.
     """
     try:
-        return _element(root[path])
+        return _element(root[path], shape)
+    except MemoryError:
+        raise
     except OSError as error:
         missing = missing_filter(root[path])
         if missing is None:
             raise damaged(name, error, path) from error
         _import_filters(f"{name}: {path}", missing, error)
-        return _element(root[path])
+        return _element(root[path], shape)
     except Exception as error:
         reason = _first_line(error)
         if "No read method" in reason:
@@ -214,11 +225,19 @@ def _read(root: Any, path: str, name: str) -> Any:
         raise Unreadable(f"{name}: {path} cannot be read: {reason}") from error
 
 
-def _element(element: Any) -> Any:
+def _element(element: Any, shape: tuple[int, ...] | None) -> Any:
+    """An element that is what it says it is."""
+    check_stored(element, shape)
+    value = _by_anndata(element)
+    check_all(value)
+    return value
+
+
+def _by_anndata(element: Any) -> Any:
     """An element by anndata; a sparse matrix of numbers that scipy takes none of, such as those of another byte order,
     in numbers of the machine.
     """
-    if hasattr(element, "keys") and {"data", "indices", "indptr"} <= set(element):
+    if is_sparse(element):
         _check_whole(element)
         dtype, shape = element["data"].dtype, element.attrs.get("shape", element.attrs.get("h5sparse_shape"))
         if shape is not None and (not dtype.isnative or dtype == np.float16):

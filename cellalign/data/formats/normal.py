@@ -15,6 +15,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from cellalign.data.formats.structure import check_all
+from cellalign.errors import InputError
+
 log = logging.getLogger("cellalign.reading")
 RESERVED = "_index"  # the name anndata keeps names of rows under
 NUMBERS = "iufc"
@@ -29,7 +32,13 @@ def normalised(adata: AnnData, name: str = "the input") -> AnnData:
         Changed in place, but for `raw`, which is made anew.
     name : str
         How messages call the file.
+
+    Raises
+    ------
+    InputError
+        A sparse matrix is not one: its parts do not fit each other.
     """
+    _check_matrices(adata, name)
     for key in ("obs", "var"):
         frame = getattr(adata, key)
         plain = plain_frame(frame, f"{name}: {key}")
@@ -48,6 +57,24 @@ def normalised(adata: AnnData, name: str = "the input") -> AnnData:
     if adata.raw is not None:
         _normalise_raw(adata, name)
     return adata
+
+
+def _check_matrices(adata: AnnData, name: str) -> None:
+    """Refuse sparse matrices that are none, wherever they lie: what computes with one would read beyond its end."""
+    held: list[tuple[str, Any]] = [("X", adata.X)]
+    for key in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+        held += [(f"{key}/{inner}", value) for inner, value in getattr(adata, key).items()]
+    if adata.raw is not None:
+        held.append(("raw/X", adata.raw.X))
+    while held:
+        where, value = held.pop()
+        if isinstance(value, Mapping):
+            held += [(f"{where}/{inner}", deeper) for inner, deeper in value.items()]
+            continue
+        try:
+            check_all(value)
+        except ValueError as error:
+            raise InputError(f"{name} is damaged ({where}): {error}; copy or download it again") from error
 
 
 def _normalise_raw(adata: AnnData, name: str) -> None:

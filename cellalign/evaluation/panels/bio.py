@@ -52,7 +52,7 @@ class Bio(Panel):
         systems = embeddings if pca is None else embeddings | {BASELINE: pca}
         declared = by_name(METRICS)
         for system, z in systems.items():
-            with compiled_elsewhere("pynndescent"):
+            with compiled_elsewhere():
                 scores = scib_scores(z, batch, label, seed=inputs.seed, pca=pca)
             lost = [metric for metric, value in scores.items() if not np.isfinite(value)]
             if lost:

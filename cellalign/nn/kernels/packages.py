@@ -2,17 +2,13 @@
 
 These keep some functions in numba's own cache, and fail where there is nowhere to write to, where a file of it is empty
 or broken, or where the disk is full; others they compile in every process. Importing and calling them within
-`compiled_elsewhere` mends the first, and `keep_packages_on_disk` the second.
+`compiled_elsewhere` keeps the first as `cache.py` keeps ours, and `keep_packages_on_disk` the second.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
-import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,107 +16,67 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+from numba.core.caching import Cache, CacheImpl, NullCache
 from numba.core.dispatcher import Dispatcher
 
-from cellalign.nn.kernels.cache import keep_on_disk, stamp
+from cellalign.nn.kernels.cache import Files, keep_on_disk, stamp
+from cellalign.nn.kernels.places import PrivateLocator
 
 log = logging.getLogger("cellalign")
 _lock = threading.Lock()
 _within = 0  # how many calls are: numba is patched by the first that comes and mended by the last that goes
-_own = {name: getattr(IndexDataCacheFile, name) for name in ("load", "save")}
+_own: dict[str, Any] = {name: getattr(Cache, name) for name in ("load_overload", "save_overload")}
+_locators = CacheImpl._locator_classes
 
 
 @contextmanager
-def compiled_elsewhere(package: str) -> Iterator[None]:
-    """Within, a package that uses numba's cache can be imported and called, whatever state that cache is in.
+def compiled_elsewhere() -> Iterator[None]:
+    """Within, packages that use numba's cache can be imported and called, whatever state that cache is in.
 
-    Parameters
-    ----------
-    package : str
-        Its name. Where numba finds no folder to write to, it is given a temporary one.
+    What they keep lies in the places of `places.py`, in files of our own: what numba itself has kept is not read, since
+    nothing says whether it is whole, and nothing of what cannot be read or written is raised.
     """
-    folder = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-    try:
-        if not _has_somewhere(package):
-            numba.config.CACHE_DIR = _temporary_folder()  # type: ignore[attr-defined]
-        with _forgiving():
-            yield
-    finally:
-        numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
-
-
-def _has_somewhere(package: str) -> bool:
-    """Whether numba can keep functions of a package, which need not be imported."""
-    from importlib.util import find_spec
-
-    where = getattr(find_spec(package), "origin", None)
-    if where is None:
-        return True
-    made: dict[str, Any] = {}
-    exec(compile("def function(): pass", where, "exec"), made)  # as numba sees one of that package
-    try:
-        FunctionCache(made["function"])
-    except RuntimeError as error:
-        log.debug("compiled for this process only: %s", error)
-        return False
-    return True
-
-
-@cache
-def _temporary_folder() -> str:
-    """A folder that is there until this process ends."""
-    folder = tempfile.mkdtemp(prefix="cellalign-")
-    atexit.register(_remove, folder, os.getpid())
-    return folder
-
-
-def _remove(folder: str, process: int) -> None:
-    """Remove a temporary folder at the end of the process that made it, and not of one forked from it."""
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _forgiving() -> Iterator[None]:
-    """Within, what numba cannot read of its cache is compiled anew, and what it cannot write is left out."""
     global _within
     with _lock:
         _within += 1
         if _within == 1:
-            _patch(load=_load, save=_save)
+            _patch([PrivateLocator, *_locators], load_overload=_load, save_overload=_save)
     try:
         yield
     finally:
         with _lock:
             _within -= 1
             if _within == 0:
-                _patch(**_own)
+                _patch(_locators, **_own)
 
 
-def _patch(**methods: Any) -> None:
+def _patch(locators: list[Any], **methods: Any) -> None:
+    CacheImpl._locator_classes = locators
     for name, method in methods.items():
-        setattr(IndexDataCacheFile, name, method)
+        setattr(Cache, name, method)
 
 
-def _load(self: Any, key: Any) -> Any:
+def _load(self: Any, sig: Any, target_context: Any) -> Any:
     try:
-        return _own["load"](self, key)
+        _keep_as_ours(self)
+        return _own["load_overload"](self, sig, target_context)
     except Exception as error:
-        log.debug("compiling again, since %s cannot be read: %s", self._index_path, error)
+        log.debug("compiling again, since %s cannot be read: %s", self._cache_path, error)
         return None
 
 
-def _save(self: Any, key: Any, data: Any) -> None:
+def _save(self: Any, sig: Any, data: Any) -> None:
     try:
-        try:
-            _own["save"](self, key, data)
-        except Exception:  # the index cannot be read: begin another
-            self.flush()
-            _own["save"](self, key, data)
+        _keep_as_ours(self)
+        _own["save_overload"](self, sig, data)
     except Exception as error:
-        log.debug("compiled for this process only, since %s cannot be written: %s", self._index_path, error)
+        log.debug("compiled for this process only, since %s cannot be written: %s", self._cache_path, error)
+
+
+def _keep_as_ours(kept: Any) -> None:
+    """Have a function that another package keeps read from, and written to, files of our own."""
+    if not isinstance(kept._cache_file, Files):
+        kept._cache_file = Files(kept._cache_path, kept._impl.filename_base, kept._cache_file._source_stamp)
 
 
 @cache

@@ -1,0 +1,37 @@
+"""The command's first lines: signals are taken before anything is imported that takes time."""
+
+from __future__ import annotations
+
+from cellalign.cli import signals
+
+
+def main() -> None:
+    """Run the command line and exit with the status the specification gives."""
+    signals.install()
+    import atexit
+    import os
+
+    atexit.register(_leave, os.getpid())  # registered first: what others register is called before it
+
+    from cellalign.cli.app import main as run
+
+    run()
+
+
+def _leave(process: int) -> None:
+    """End here, after all that has to be put away: the teardown of libraries takes long, and may crash.
+
+    HDF5 does where a disk was full; and of a signal that comes while modules are taken down nobody is the master.
+    """
+    import os
+    import sys
+
+    status = signals.status()
+    if status is None or os.getpid() != process:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(status)

@@ -1,0 +1,147 @@
+"""Whether arrays are what they say they are, before anything computes with them or takes memory for them.
+
+A sparse matrix whose pointers and columns are not within its bounds is read beyond its end by all that computes with
+it; an array that says it is a thousand times larger than its file takes the memory that it says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+import numpy as np
+from scipy import sparse
+
+from cellalign import memory
+
+PARTS = ("data", "indices", "indptr")
+PACKED = 5000  # times that an array may be larger than its bytes in the file, of zeros five thousand times as much
+LITTLE = 1 << 28  # bytes that may be any number of times larger
+
+
+def check_sparse(x: Any) -> None:
+    """Refuse a CSR or CSC matrix whose parts do not fit each other; of values stored twice the sum is kept.
+
+    Parameters
+    ----------
+    x : scipy CSR or CSC matrix
+        Changed in place where values are stored twice.
+
+    Raises
+    ------
+    ValueError
+        Pointers do not rise from 0 to the number of values, there are not as many values as indices, or an index is
+        outside of the matrix.
+    """
+    major, minor = x.shape if x.format == "csr" else x.shape[::-1]
+    _check_parts(x.data, x.indices, x.indptr, major)
+    pointers, indices = x.indptr, x.indices
+    if pointers[0] != 0 or pointers[-1] != len(indices) or np.any(pointers[1:] < pointers[:-1]):
+        raise ValueError(f"its pointers (indptr) do not rise from 0 to its {len(indices):,} values")
+    if len(indices) and (indices.min() < 0 or indices.max() >= minor):
+        wrong = indices[(indices < 0) | (indices >= minor)][0]
+        raise ValueError(f"it has an index of {wrong}, and {minor:,} {'columns' if x.format == 'csr' else 'rows'}")
+    if not x.has_canonical_format:
+        x.sum_duplicates()
+
+
+def _check_parts(data: Any, indices: Any, indptr: Any, major: int) -> None:
+    """ValueError where the three arrays of a sparse matrix are not of the sizes and kinds they must be."""
+    for name, part in (("data", data), ("indices", indices), ("indptr", indptr)):
+        if len(part.shape) != 1:
+            raise ValueError(f"its {name} has {len(part.shape)} dimensions and not 1")
+        if name != "data" and part.dtype.kind not in "iu":
+            raise ValueError(f"its {name} is of {part.dtype} and not of integers")
+    if data.shape != indices.shape:
+        raise ValueError(f"it has {data.shape[0]:,} values, and {indices.shape[0]:,} indices")
+    if indptr.shape[0] != major + 1:
+        raise ValueError(f"it has {indptr.shape[0]:,} pointers (indptr), and {major:,} rows or columns")
+
+
+def is_sparse(element: Any) -> bool:
+    """Whether a group of an open file holds a sparse matrix."""
+    return hasattr(element, "keys") and set(PARTS) <= set(element)
+
+
+def shape_of(element: Any) -> tuple[int, ...] | None:
+    """The shape that a matrix in an open file says it has; None of what is none."""
+    if not is_sparse(element):
+        shape = getattr(element, "shape", None)
+        return None if shape is None else tuple(map(int, shape))
+    said = element.attrs.get("shape", element.attrs.get("h5sparse_shape"))
+    return None if said is None else tuple(int(n) for n in np.ravel(said))
+
+
+def check_stored(element: Any, shape: tuple[int, ...] | None = None) -> None:
+    """Refuse, before it is read, an element of an open file that is not what it says, or that cannot fit into memory.
+
+    Parameters
+    ----------
+    element : h5py or zarr group or array
+    shape : tuple of int, optional
+        That it has to have, or its first sides: None where any will do.
+
+    Raises
+    ------
+    ValueError
+        Another shape, or the parts of a sparse matrix do not fit each other.
+    OSError
+        It is far larger than what its file holds of it.
+    MemoryError
+        It is larger than the memory there is.
+    """
+    own = shape_of(element)
+    if shape is not None and own is not None and own[: len(shape)] != shape:
+        said, wanted = (" x ".join(f"{n:,}" for n in sides) for sides in (own, shape))
+        raise ValueError(f"it does not fit the names of its cells and genes: it is {said}, and they are {wanted}")
+    for array in arrays_in(element):
+        check_room(array)
+    if is_sparse(element) and own is not None and all(hasattr(element[part], "dtype") for part in PARTS):
+        if len(own) != 2 or min(own) < 0:
+            raise ValueError(f"its shape is {own}")
+        kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", "csr")))
+        data, indices, indptr = (element[part] for part in PARTS)
+        _check_parts(data, indices, indptr, own[1 if kind.startswith("csc") else 0])
+
+
+def arrays_in(element: Any) -> list[Any]:
+    """The arrays of an element, at most three groups deep."""
+    found, waiting = [], [(element, 0)]
+    while waiting:
+        inner, depth = waiting.pop()
+        if hasattr(inner, "dtype"):
+            found.append(inner)
+        elif hasattr(inner, "keys") and depth < 3:
+            waiting += [(child, depth + 1) for child in (inner.get(key) for key in inner) if child is not None]
+    return found
+
+
+def check_room(array: Any) -> None:
+    """OSError or MemoryError of an array that says it is larger than it can be."""
+    shape, itemsize = array.shape, getattr(array.dtype, "itemsize", 8)
+    if shape is None:
+        return
+    size, chunk = (itemsize * int(np.prod(sides or (), dtype=object)) for sides in (shape, array.chunks))
+    size = max(size, chunk)
+    if size <= LITTLE:
+        return
+    stored = _stored(array)
+    if stored is not None and size > PACKED * max(stored, 1):
+        raise OSError(f"it says it is of {memory.said(size)}, of which the file holds {memory.said(stored)}")
+    there = memory.total()
+    if there is not None and size > there:
+        raise MemoryError(f"{array.name.strip('/')} takes {memory.said(size)}, and there are {memory.said(there)}")
+
+
+def _stored(array: Any) -> int | None:
+    """Bytes of an array in its file; None where that is not known."""
+    if isinstance(array, h5py.Dataset):
+        return array.id.get_storage_size()
+    stored = getattr(array, "nbytes_stored", None)
+    return stored() if callable(stored) else stored
+
+
+def check_all(x: Any) -> None:
+    """`check_sparse` of what is a sparse matrix of compressed rows or columns; nothing of anything else."""
+    if sparse.issparse(x) and x.format in ("csr", "csc"):
+        check_sparse(x)

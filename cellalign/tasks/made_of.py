@@ -1,0 +1,78 @@
+"""What the scores of a benchmark depend on, as a digest: rows of other cells or settings are not mistaken for these."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cellalign.tasks.prepare import of_preparation, prepare, resolved
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+DIGITS = 16  # of a digest: a coincidence of two is one in 10^19
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    """Digests of all that scores depend on but the seed and what is held out.
+
+    Attributes
+    ----------
+    scores, baselines : str
+        Of a method's own scores, and of those of the baselines beside it.
+    """
+
+    scores: str
+    baselines: str
+
+
+def made_of(adata: AnnData, holdout_each: str, asked: Mapping[str, Any]) -> MadeOf:
+    """What `train` with these options would be given and make of it, and what its predictions are compared with.
+
+    On which device and with how many threads does not count, nor does a precision that follows from the device.
+    """
+    from cellalign.evaluation.panels.response import PredictedResponse
+    from cellalign.methods.registry import get
+
+    record = prepare(adata, **of_preparation(asked)).record
+    hyperparameters, plan = resolved(asked["method"], asked["settings"], asked)
+    compared = {
+        "version": PredictedResponse.version,
+        "columns": {key: _values(adata, key) for key in (asked["condition"], holdout_each)},
+        "held out": holdout_each,
+        "condition": [field.model_dump(mode="json") for field in record.fields if field.role == "condition"],
+        "real": _real(adata, get(asked["method"]).reads(hyperparameters)),
+        "genes": record.genes,
+        "recipe": record.recipe.model_dump(mode="json"),
+        "matrix": record.matrix,
+    }
+    trained = record.model_dump(mode="json", include={"method", "hyperparameters", "fields", "content"})
+    return MadeOf(_digest(compared | trained | {"training": plan.model_dump(mode="json")}), _digest(compared))
+
+
+def _digest(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def _values(adata: AnnData, key: str) -> str:
+    """A digest of what every cell has in a column."""
+    from cellalign.data.columns import column
+
+    values = column(adata.obs, key, missing=True)
+    names = [*map(str, values.categories), None]
+    return _digest([names[code] for code in values.codes])
+
+
+def _real(adata: AnnData, expression: str) -> list[str]:
+    """A digest of the expression that predictions are compared with."""
+    from cellalign.data.matrices import default_matrix
+    from cellalign.data.source import content_of
+
+    key = "X" if expression == "log" else default_matrix(adata, "counts")
+    matrix = adata.X if key == "X" else adata.layers[key]
+    matrices = [matrix] if matrix is not None else [adata.layers[name] for name in sorted(adata.layers)]
+    return [content_of(each) for each in matrices]

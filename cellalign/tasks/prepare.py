@@ -1,0 +1,270 @@
+"""What training starts from: the record of the model to be, its cells, plan and rows, before anything is fitted.
+
+Whether a run on disk is the one that was asked for is seen by comparing records, not lists of options.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from cellalign.data.reading import Reading, in_memory
+from cellalign.errors import InputError, UsageError, option, spoken
+from cellalign.tasks.paths import beside
+from cellalign.tasks.roles import check_roles
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from cellalign.data.loader import Cells
+    from cellalign.data.said import Note
+    from cellalign.engine.plan import Plan
+    from cellalign.methods.base import Method
+    from cellalign.records import ModelRecord
+
+MIN_TRAINING_CELLS = 4
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that has not begun.
+
+    Attributes
+    ----------
+    record : ModelRecord
+        Of the model to be, without weights and outcome.
+    cells : Cells
+    plan : Plan
+    train_rows, validation_rows : int array
+    notes : list of (level, message)
+        What is worth saying about roles and design.
+    """
+
+    record: ModelRecord
+    cells: Cells
+    plan: Plan
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    notes: list[Note]
+
+
+def prepare(
+    adata: AnnData,
+    *,
+    method: str = "comp",
+    condition: str | None = None,
+    control: str | None = None,
+    batch: Sequence[str] = (),
+    covariate: Sequence[str] = (),
+    label: str | None = None,
+    numeric: Sequence[str] = (),
+    unlabelled: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+    continuous: bool = False,
+    allow_missing_condition: bool = False,
+    layer: str | None = None,
+    n_top_genes: int | None = None,
+    rounded: bool = False,
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    latent_dim: int | None = None,
+    holdout: Sequence[str] = (),
+    validation: float | None = None,
+    early_stopping: bool | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
+    source: str | os.PathLike[str] | Reading | None = None,
+    automatic: str | None = None,
+) -> Prepared:
+    """Check everything that `train` with these options would, and settle what it would do; parameters are `train`'s.
+
+    Parameters
+    ----------
+    automatic : str, optional
+        The precision that "auto" stands for: that of a run which is resumed.
+
+    Raises
+    ------
+    UsageError, InputError
+        As `train`.
+    """
+    import numpy as np
+
+    from cellalign.data.design import check_design
+    from cellalign.data.fields import field_records, fit_fields
+    from cellalign.data.genes import second_name
+    from cellalign.data.loader import make_cells
+    from cellalign.data.matrices import check_names
+    from cellalign.data.recipe import to_train_on
+    from cellalign.data.split import held_out
+    from cellalign.engine.device import pick_device
+    from cellalign.engine.precision import settled_plan
+    from cellalign.engine.settings import resolve_settings
+    from cellalign.methods.registry import get
+    from cellalign.model_directory import source_record
+    from cellalign.records import CellNumbers, ModelRecord
+    from cellalign.threads import limited
+
+    cls = get(method)
+    _check_needs(cls, condition, label)
+    named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
+    named |= {"validation": validation, "early_stopping": early_stopping, "precision": precision}
+    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
+    kinds = _kinds(condition, continuous, numeric, kinds)
+    _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
+    notes = check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
+    torch_device = pick_device(device, threads)
+    if automatic is not None and plan.precision == "auto":
+        plan = plan.model_copy(update={"precision": automatic})
+    plan = settled_plan(cls, plan, torch_device)
+
+    adata = in_memory(adata)
+    check_names(adata, "the input")
+    with limited(threads):  # scanpy would leave torch another number of them
+        expression = to_train_on(
+            adata,
+            cls.reads(hyperparameters),
+            layer=layer,
+            n_top_genes=n_top_genes,
+            rounded=rounded,
+            advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
+        )
+    trained_on = ~held_out(adata.obs, holdout, control=control)
+    if trained_on.sum() < MIN_TRAINING_CELLS:
+        raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
+    fields = fit_fields(
+        adata[trained_on],
+        condition=condition,
+        control=control,
+        batches=batch,
+        covariates=covariate,
+        label=label,
+        kinds=kinds,
+        condition_may_be_missing=allow_missing_condition,
+        unlabelled=unlabelled,
+    )
+    notes += check_design(adata[trained_on], fields)
+    cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
+    kept = np.flatnonzero(trained_on)
+    train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
+
+    record = ModelRecord(
+        format_version=ModelRecord.FORMAT,
+        cellalign=package_version(),
+        method=method,
+        hyperparameters=hyperparameters.model_dump(mode="json"),
+        training=plan.model_dump(mode="json"),
+        preset=preset,
+        matrix=expression.matrix,
+        recipe=expression.recipe,
+        content=cells.content(expression.made_of),
+        fields=field_records(fields),
+        holdout=list(holdout),
+        seed=seed,
+        cells=CellNumbers(all=adata.n_obs, trained=len(train_rows), validation=len(validation_rows)),
+        source=source_record(source),
+        command=shlex.join(sys.argv) if source is not None else None,
+        command_hint=_preprocess_command(source),
+        versions=_library_versions(),
+        other_names=second_name(expression.var),
+        genes=[str(gene) for gene in expression.var.index],
+    )
+    return Prepared(record, cells, plan, train_rows, validation_rows, notes)
+
+
+PREPARED = frozenset(signature(prepare).parameters) - {"adata"}
+PLANNED = ("epochs", "batch_size", "lr", "latent_dim", "validation", "early_stopping", "precision")
+
+
+def of_preparation(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `train`'s options that `prepare` takes."""
+    return {name: value for name, value in options.items() if name in PREPARED}
+
+
+def resolved(method: str, settings: Mapping[str, Any] | None, options: Mapping[str, Any]) -> tuple[Any, Plan]:
+    """Hyperparameters and plan of `train` with these options, of the precision that is asked for; errors as `train`."""
+    from cellalign.engine.settings import resolve_settings
+    from cellalign.methods.registry import get
+
+    named = {name: options.get(name) for name in PLANNED}
+    return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named)
+
+
+def _check_needs(cls: type[Method], condition: str | None, label: str | None) -> None:
+    """Refuse a method without the column it cannot do without."""
+    if cls.needs_condition and condition is None:
+        raise UsageError(
+            f"method {cls.name!r} needs {option('condition', hint='KEY')}, the obs column whose effect is modelled"
+        )
+    if cls.needs_label and label is None:
+        asked = option("label", hint="KEY")
+        raise UsageError(f"method {cls.name!r} needs {asked}, the obs column of cell types; some may be missing")
+
+
+def _check_condition(
+    cls: type[Method], condition: str | None, kinds: Mapping[str, str], continuous: bool, may_be_missing: bool
+) -> None:
+    """Refuse an option about the condition that the method has no answer to."""
+    from cellalign.methods.base import InfersCondition
+    from cellalign.methods.registry import lacks, loadable
+
+    missing = "allow_missing_condition"
+    for asked, name in ((continuous, "continuous"), (may_be_missing, missing)):
+        if asked and condition is None:
+            raise UsageError(f"{option(name)} needs {option('condition', hint='KEY')}")
+    kind = kinds.get(condition or "", "categorical")
+    if kind not in cls.condition_kinds:
+        able = ", ".join(name for name, other in loadable() if kind in other.condition_kinds) or "none"
+        said = option("continuous") if kind == "number" else f"condition of the kind {kind!r}"
+        raise UsageError(f"method {cls.name!r} has no {said}; these have: {able}")
+    if may_be_missing and not issubclass(cls, InfersCondition):
+        raise UsageError(f"{lacks(cls.name, InfersCondition)} ({option(missing, True)})")
+
+
+def _kinds(
+    condition: str | None, continuous: bool, numeric: Sequence[str], kinds: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Kinds of the columns that are not categories."""
+    found = {key: "number" for key in numeric} | dict(kinds or {})
+    return found | ({condition: "number"} if continuous and condition is not None else {})
+
+
+def package_version() -> str:
+    """Version of the installed package."""
+    try:
+        return version("cellalign")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0+unknown"
+
+
+def _library_versions() -> dict[str, str]:
+    names = ("torch", "numba", "anndata", "scanpy", "numpy", "scipy")
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
+
+
+def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows among those kept."""
+    from cellalign.data.split import stratified_split
+
+    train_rows, validation_rows = stratified_split(condition[kept], fraction, seed)
+    return kept[train_rows], kept[validation_rows]
+
+
+def _preprocess_command(source: str | os.PathLike[str] | Reading | None) -> str:
+    if source is None:
+        return "cellalign preprocess"
+    reading = Reading.of(source)
+    return shlex.join(["cellalign", "preprocess", *reading.words(), "-o", beside(reading, "pp")])

@@ -1,0 +1,306 @@
+"""reproduce: train a model again from what model.yaml holds, and compare."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cellalign.data.reading import Reading
+from cellalign.errors import InputError, ModelError, TrainingError
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Argument, Call, Option, command_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from cellalign.engine.fit import Progress
+    from cellalign.model import Model
+    from cellalign.records import ModelRecord
+
+log = logging.getLogger("cellalign")
+# Root mean square difference of latents over their spread, where threads, device, processor or libraries are others
+TOLERANCE = 0.25
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A model beside the one that was trained again from its record.
+
+    Attributes
+    ----------
+    model : Model
+        The one trained now.
+    identical : bool
+        Whether all weights are the same, bit for bit.
+    weights : float
+        The largest difference of a weight.
+    latents : float
+        Root mean square difference of the training cells' latents, over the root mean square of their spread.
+    validation_losses : pair of float, or None
+        Then and now: which of the two is the better model.
+    differs : list of str
+        What is not as it was: libraries, device, processor, threads.
+    """
+
+    model: Model
+    identical: bool
+    weights: float
+    latents: float
+    validation_losses: tuple[float | None, float | None]
+    differs: list[str]
+
+    @property
+    def tolerance(self) -> float:
+        """How far latents may be apart: not at all where everything is as it was."""
+        return TOLERANCE if self.differs else 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the models are the same, or as near as they can be expected to be."""
+        return self.identical or self.latents <= self.tolerance
+
+    @property
+    def result(self) -> str:
+        """In words."""
+        return "identical" if self.identical else "within tolerance" if self.agrees else "different"
+
+
+def reproduce(
+    model: Model,
+    adata: AnnData | None = None,
+    *,
+    device: Annotated[str | None, replace(o.DEVICE, help="Train there [where the model was].")] = None,
+    threads: Annotated[int | None, replace(o.THREADS, help="CPU threads [as many as the model's].")] = None,
+    progress: Progress | None = None,
+    source: Reading | None = None,
+) -> Reproduction:
+    """Train a model again from its record, and compare weights and latents.
+
+    With the same cells, libraries, processor and number of threads every bit is the same. Another number of threads
+    adds sums up in another order; training magnifies that, and the latents end apart, of models as good as each other.
+    Of models that were trained with `deterministic` the number of threads does not matter.
+
+    Parameters
+    ----------
+    model : Model
+    adata : AnnData, optional
+        The training cells; by default the training files, read as they were.
+    device, threads
+        By default the model's own.
+    source : Reading, optional
+        The files the cells came from.
+
+    Returns
+    -------
+    Reproduction
+
+    Raises
+    ------
+    ModelError
+        It was not trained, but transferred.
+    InputError
+        The training files are unknown, gone or changed, or these are other cells.
+    """
+    from cellalign.data.files import read
+    from cellalign.tasks.prepare import prepare
+    from cellalign.tasks.train import train
+
+    record = model.record
+    _check(record)
+    options = training_options(record)
+    machine = record.machine
+    options["device"] = device or ("auto" if machine is None else machine.device)
+    options["threads"] = threads or (None if machine is None else machine.threads)
+    if adata is None:
+        source = model.check_source()
+        adata = read(source)
+    elif record.content is not None and prepare(adata, **options).record.content != record.content:
+        raise InputError("these are not the cells the model was trained on, read as they were then")
+    deterministic = machine is not None and machine.deterministic
+    again = train(adata, **options, deterministic=deterministic, progress=progress, source=source)
+    before, after = (_weights(each) for each in (model, again))
+    latents = [each.embeddings(adata, device=options["device"], threads=options["threads"]) for each in (model, again)]
+    return Reproduction(
+        again,
+        _identical(before, after),
+        _largest_difference(before, after),
+        max(_apart(latents[0][key], latents[1][key]) for key in latents[0]),
+        (_validation_loss(record), _validation_loss(again.record)),
+        _differences(record, again.record),
+    )
+
+
+def training_options(record: ModelRecord) -> dict[str, Any]:
+    """The parameters of `train` under which a model was trained, but for the machine's."""
+    from cellalign.data.fields import read_fields
+    from cellalign.methods.base import BATCH, CONDITION, COVARIATE, LABEL
+
+    fields = read_fields(record.fields)
+    condition, label = fields.one(CONDITION), fields.one(LABEL)
+    others = [field for field in fields if field.role in (BATCH, COVARIATE)]
+    given = [*others, *([] if condition is None else [condition])]
+    return {
+        "method": record.method,
+        "condition": None if condition is None else condition.name,
+        "control": None if condition is None else condition.reference,
+        "allow_missing_condition": condition is not None and condition.may_be_missing,
+        "batch": [field.name for field in others if field.role == BATCH],
+        "covariate": [field.name for field in others if field.role == COVARIATE],
+        "label": None if label is None else label.name,
+        "unlabelled": getattr(label, "missing_value", None),
+        "kinds": {field.name: field.kind for field in given if field.kind != "categorical"},
+        "layer": _layer(record),
+        "n_top_genes": record.recipe.n_top_genes,
+        "rounded": record.recipe.rounded,
+        # models of before precisions were all float32
+        "settings": {"precision": "float32", **record.hyperparameters, **record.training},
+        "holdout": record.holdout,
+        "seed": record.seed,
+    }
+
+
+def _check(record: ModelRecord) -> None:
+    """Refuse a model that no training made; say of one that was chosen among several."""
+    if record.transferred:
+        raise ModelError(
+            f"this model was not trained: transfer added {len(record.transferred)} interventions to another one; "
+            "reproduce that one, and transfer again"
+        )
+    if record.command is not None and shlex.split(record.command)[1:2] == ["tune"]:
+        log.info("this model was chosen by tune; its own training is repeated, not the search")
+
+
+def _layer(record: ModelRecord) -> str | None:
+    """The matrix to name; None where training made it of raw counts, or found it in raw."""
+    made = record.recipe.n_top_genes is not None and record.matrix == "X"
+    return None if made or record.matrix == "raw" else record.matrix
+
+
+def _validation_loss(record: ModelRecord) -> float | None:
+    return None if record.outcome is None else record.outcome.validation_loss
+
+
+def _weights(model: Model) -> dict[str, np.ndarray]:
+    return {name: value.detach().cpu().numpy() for name, value in model.method.state_dict().items()}
+
+
+def _identical(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> bool:
+    return before.keys() == after.keys() and all(
+        (value.shape, value.dtype, value.tobytes()) == (after[name].shape, after[name].dtype, after[name].tobytes())
+        for name, value in before.items()
+    )
+
+
+def _largest_difference(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
+    """Of any weight; infinite where these are not weights of the same networks."""
+    import numpy as np
+
+    if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in after.items()}:
+        return np.inf
+    pairs = ((value.astype(np.float64), after[name].astype(np.float64)) for name, value in before.items() if value.size)
+    return max((float(np.abs(a - b).max()) for a, b in pairs), default=0.0)
+
+
+def _apart(before: np.ndarray, after: np.ndarray) -> float:
+    """Root mean square difference of latents [n, d], over the root mean square of their spread."""
+    import numpy as np
+
+    if before.shape != after.shape:
+        return np.inf
+    a, b = before.astype(np.float64), after.astype(np.float64)
+    spread = np.sqrt(a.var(0).mean())
+    difference = np.sqrt(((a - b) ** 2).mean())
+    return 0.0 if difference == 0 else float(difference / spread) if spread > 0 else np.inf
+
+
+def _differences(before: ModelRecord, after: ModelRecord) -> list[str]:
+    """What was not the same in the two trainings, with both values."""
+    pairs: dict[str, tuple[Any, Any]] = {"cellalign": (before.cellalign, after.cellalign)}
+    pairs |= {name: (value, after.versions.get(name, "none")) for name, value in before.versions.items()}
+    if before.machine is None or after.machine is None:
+        found = ["device and threads (of a model that an older cellalign trained, not known)"]
+    else:
+        found = []
+        for name in ("device", "processor", *([] if before.machine.deterministic else ["threads"])):
+            pairs[name] = getattr(before.machine, name), getattr(after.machine, name)
+    return found + [f"{name} ({old}, now {new})" for name, (old, new) in pairs.items() if old != new]
+
+
+@command_of(reproduce, example="cellalign reproduce cellalign-model")
+def command(
+    call: Call,
+    model: Annotated[str, Argument("Model directory.", metavar="MODEL")],
+    input: Annotated[
+        Reading, Argument("The training cells, where they lie elsewhere now; - is standard input.", metavar="INPUT")
+    ] = o.TRAINING_FILES,
+    output: Annotated[str | None, Option("Also keep the model trained now.", ("--output", "-o"), metavar="DIR")] = None,
+    format: Annotated[o.TableFormat, o.FORMAT] = "table",
+    force: Annotated[bool, o.FORCE] = False,
+) -> None:
+    """Train a model again from its model.yaml, and compare weights and latents.
+
+    Exit status 0 where all is the same, or as near as another number of threads or other libraries allow; 5 where not.
+    """
+    _tell_threads(model, call.options["threads"])
+    from cellalign.engine.device import own_process
+    from cellalign.model import load
+    from cellalign.model_directory import check_model_output
+    from cellalign.tasks.paths import cells_for, source_of
+    from cellalign.tasks.train import vectors
+
+    fitted = load(model)
+    _check(fitted.record)
+    if output is not None:
+        check_model_output(output, force, [input])
+    source = source_of(input, fitted)
+    machine = fitted.record.machine
+    own_process(call.options["device"] or ("auto" if machine is None else machine.device))
+    options = training_options(fitted.record)
+    adata = cells_for(source, fitted.expression, vectors(options["kinds"]), options["layer"])
+    with call.training_progress() as progress:
+        known = None if input.from_stdin else source
+        found = reproduce(fitted, adata, progress=progress, source=known, **call.options)
+    if output is not None:
+        found.model.save(output, force=force)
+    _report(call, found, format)
+    if not found.agrees:
+        much = f"latents differ by {found.latents:.2g} of their scale"
+        why = "more than training on another machine explains" if found.differs else "though nothing else does"
+        raise TrainingError(f"{model} is not reproduced: {much}, {why}")
+
+
+def _report(call: Call, found: Reproduction, format: str) -> None:
+    losses = ["-" if loss is None else f"{loss:.6g}" for loss in found.validation_losses]
+    row = {
+        "result": found.result,
+        "weights": f"{found.weights:.3g}",
+        "latents": f"{found.latents:.3g}",
+        "tolerance": f"{found.tolerance:g}",
+        "loss_then": losses[0],
+        "loss_now": losses[1],
+        "differs": "; ".join(found.differs) or "-",
+    }
+    headings = ["result", "weights differ by", "latents, of their scale", "tolerance", "validation loss then", "now"]
+    call.print_rows("reproduce", list(row), [list(row.values())], format, headings=[*headings, "not as then"])
+
+
+def _tell_threads(directory: str, asked: int | None) -> None:
+    """Have libraries that are not imported yet start with as many threads as the model was trained with."""
+    from cellalign.threads import tell_libraries
+
+    if asked is not None or "numpy" in sys.modules:
+        return
+    try:
+        text = (Path(directory) / "model.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return  # said when the model is loaded
+    kept = re.search(r"^machine:\n(?: +.*\n)*? +threads: (\d{1,4})$", text, re.MULTILINE)
+    if kept is not None and int(kept[1]):
+        tell_libraries(int(kept[1]))

@@ -1,0 +1,150 @@
+"""What a training does about a run of the same name: one that is going on, was cut off, or is complete."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cellalign.errors import ModelError, UsageError, option, spoken
+
+if TYPE_CHECKING:
+    from cellalign.engine.checkpoint import Checkpoint
+    from cellalign.model import Model
+    from cellalign.records import CheckpointRecord, ModelRecord
+
+log = logging.getLogger("cellalign")
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """What was asked for, and of which model directory.
+
+    Attributes
+    ----------
+    resume : bool
+        Go on from the checkpoint, which has to be there.
+    auto_resume : bool
+        Go on from it if it is there.
+    restart : bool
+        Throw it away.
+    every : float
+        Seconds between two checkpoints.
+    """
+
+    model: str | os.PathLike[str] | None
+    resume: bool = False
+    auto_resume: bool = False
+    restart: bool = False
+    every: float = 60.0
+
+    def __post_init__(self) -> None:
+        asked = [name for name in ("resume", "auto_resume", "restart") if getattr(self, name)]
+        if len(asked) > 1:
+            raise UsageError(f"{' and '.join(option(name, True) for name in asked)} exclude each other; choose one")
+        if asked and self.model is None:
+            raise UsageError(f"{option(asked[0], True)} needs model_path, the model directory's path")
+        if not self.every >= 0:
+            raise UsageError(f"{option('checkpoint_every', self.every)} is not a number of seconds")
+
+    @contextmanager
+    def claimed(self, wait: bool) -> Iterator[None]:
+        """Hold the model's name; errors as `data.claim.claimed`."""
+        from cellalign.data.claim import claimed
+        from cellalign.engine.checkpoint import Checkpoint
+
+        if self.model is None:
+            yield
+            return
+        with claimed(Checkpoint.beside(self.model, {}).path, f"the model {self.model}", Checkpoint.FILES, wait=wait):
+            yield
+
+    def precision(self) -> str | None:
+        """The precision of a run that is gone on with, on whatever machine it began; None where none is."""
+        kept = self._kept()
+        return None if kept is None else str(kept.settings.get("training", {}).get("precision", "auto"))
+
+    def complete(self, record: ModelRecord) -> Model | None:
+        """The model itself, where it is there already and all settings were these."""
+        from cellalign.model import load
+        from cellalign.model_directory import read_record
+        from cellalign.records import CheckpointRecord
+
+        if not self.auto_resume or self.model is None or not os.path.isdir(self.model):
+            return None
+        try:
+            settings = _settings(read_record(Path(self.model)))
+        except ModelError:
+            return None
+        found = CheckpointRecord(format_version=CheckpointRecord.FORMAT, settings=settings, state={})
+        wanted = _settings(record)
+        # what a run that is gone on with may have another of makes another model all the same
+        if settings.get("content") is None or found.differing(wanted) is not None or found.changed(wanted):
+            return None
+        log.info("%s is complete, of the same cells and settings", self.model)
+        return load(Path(self.model))
+
+    def checkpoint(self, record: ModelRecord) -> Checkpoint | None:
+        """Where the run that is to give `record` leaves its state; one that is not to be gone on with is gone.
+
+        Raises
+        ------
+        UsageError
+            There is nothing to resume, or there is and nobody said what to do with it.
+        ModelError
+            The checkpoint is damaged.
+        """
+        from cellalign.engine.checkpoint import Checkpoint
+
+        if self.model is None:
+            return None
+        checkpoint = Checkpoint.beside(self.model, _settings(record), self.every, _how_to_go_on(record))
+        if self.restart:
+            checkpoint.remove()
+        elif not checkpoint.exists():
+            if self.resume:
+                raise UsageError(f"nothing to resume: there is no {checkpoint.file}; train without {option('resume')}")
+        elif not (self.resume or self.auto_resume):
+            self._refuse(checkpoint)
+        else:
+            for said in checkpoint.kept().changed(checkpoint.settings):
+                log.info("going on with another %s", said)
+        return checkpoint
+
+    def _refuse(self, checkpoint: Checkpoint) -> None:
+        kept = checkpoint.kept()
+        differing = kept.differing(checkpoint.settings)
+        go_on = f"go on with it by {option('resume', True)}"
+        what = "of these settings" if differing is None else f"with another {differing}"
+        raise UsageError(
+            f"{checkpoint.path} holds a run {what} that was cut off after {kept.state.get('epoch', 0)} epochs; "
+            f"{go_on if differing is None else 'choose another name'}, or throw it away by {option('restart', True)}"
+        )
+
+    def _kept(self) -> CheckpointRecord | None:
+        from cellalign.engine.checkpoint import Checkpoint
+
+        if self.model is None or not (self.resume or self.auto_resume):
+            return None
+        checkpoint = Checkpoint.beside(self.model, {})
+        return checkpoint.kept() if checkpoint.exists() else None
+
+
+def _settings(record: ModelRecord) -> dict[str, object]:
+    from cellalign.records import CheckpointRecord
+
+    return record.model_dump(mode="json", include=set(CheckpointRecord.COMPARED))
+
+
+def _how_to_go_on(record: ModelRecord) -> str:
+    """What goes on with a run that is cut off, for who ends it."""
+    words = [word for word in sys.argv[1:] if word not in ("--restart", "--auto-resume", "--resume")]
+    going_on = ["--resume"] if words[:1] == ["train"] else []  # tune goes on by itself
+    command = shlex.join(["cellalign", *words, *going_on])
+    return spoken(python="train again with resume=True", command=command)
