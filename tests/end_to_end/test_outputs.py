@@ -69,6 +69,7 @@ REFUSED = [
     ("tune table.csv --method vae --grid lr=1 -m new -o table.csv --force", "is the input"),
     ("benchmark kang.h5ad --methods pca --holdout-each cell_type --condition stim -o other.h5ad", "a table"),
     ("benchmark table.csv --methods pca --holdout-each cell_type --condition stim -o table.csv", "is the input"),
+    ("reproduce m kang.h5ad -o m --force", "is the input"),
     ("demo table.csv --force", "is no folder"),
     ("demo m", "exists; pass --force"),
     ("simulate ifnb --cells 20 --genes 50 -o m --force", "is a folder"),
