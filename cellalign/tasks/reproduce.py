@@ -270,7 +270,7 @@ def command(
     fitted = load(model)
     _check(fitted.record)
     if output is not None:
-        check_model_output(output, force, [input])
+        check_model_output(output, force, [input, model])
     source = source_of(input, fitted)
     machine = fitted.record.machine
     own_process(call.options["device"] or ("auto" if machine is None else machine.device))
