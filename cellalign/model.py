@@ -221,6 +221,8 @@ class Model(ReadsCells):
             left_out = held_out(adata.obs, self.record.holdout, control=self.control, quiet=True)
             kept = np.flatnonzero(~left_out)
             codes = strata(self.fields, adata, left_out)[kept]
+            if self.is_of(adata, left_out) is False:
+                return None
         except InputError:
             return None
         train, validation = stratified_split(codes, self.record.training.get("validation", 0.0), self.record.seed)

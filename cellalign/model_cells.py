@@ -17,6 +17,7 @@ from cellalign.data.loader import Cells, make_cells
 from cellalign.data.matrices import check_names
 from cellalign.data.reading import Reading, in_memory
 from cellalign.data.recipe import Expression, counts_like, log_like
+from cellalign.data.source import content_of
 from cellalign.errors import InputError
 from cellalign.model_description import ModelDescription, sees_condition
 from cellalign.model_directory import training_files
@@ -49,6 +50,29 @@ class ReadsCells(ModelDescription):
         """
         x = self.expression_of(adata, missing_genes)
         return make_cells(adata, x, self.fields, with_condition=with_condition, unseen=unseen)
+
+    def is_of(self, adata: AnnData, left_out: np.ndarray) -> bool | None:
+        """Whether these are the cells it was trained on, in their order; None of a model that does not know them.
+
+        Parameters
+        ----------
+        left_out : bool array [n]
+            The cells that were held out.
+
+        Raises
+        ------
+        InputError
+            The model cannot read them.
+        """
+        recipe, made_of = self.record.recipe, None
+        if self.record.content is None:
+            return None
+        if self.expression == "log" and recipe.n_top_genes is not None:  # made of raw counts in training
+            if not has_counts(adata, rounded=recipe.rounded):
+                return False
+            made_of = content_of(find_counts(adata, rounded=recipe.rounded).matrix)
+        cells = make_cells(adata, self.expression_of(adata), self.fields, ignore=left_out)
+        return cells.content(made_of) == self.record.content
 
     @cached_property
     def target_sum(self) -> float | None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+ENDS = ("cellalign: interrupted; ", "cellalign: terminated; ", "cellalign: hung up; ")
 # until the entry is imported it is Python that starts, and nothing of ours can take a signal; {first} may change things
 START = """
 import os, sys
@@ -78,7 +79,9 @@ def at_spread_moments(words: Sequence[object], cwd: Path, n: int) -> list[str]:
         command.send(number, after)
         status, said = command.ended()
         lines = said.splitlines()
-        last = [line for line in lines if "outputs are as they were" in line]
+        last = [
+            line for line in lines if line.startswith(("cellalign: interr", "cellalign: termin", "cellalign: hung"))
+        ]
         whole_line = status == 0 or (lines[-1:] == last and len(last) == 1)
         if status not in (0, expected[number]) or "Traceback" in said or "ignored" in said or not whole_line:
             wrong.append(f"{number.name} after {after:.2f} of {whole:.2f} s: {status} {said}")

@@ -94,11 +94,6 @@ def meant(error: BaseException) -> BaseException:
     return _raised
 
 
-def ended_by(error: BaseException) -> tuple[int, str] | None:
-    """Exit status and words for an exception that a signal raised; None for others."""
-    return next(((status, said) for kind, status, said in KNOWN.values() if isinstance(error, kind)), None)
-
-
 def _arrived(number: int, frame: FrameType | None) -> None:
     global _received, _raised
     kind, status, said = KNOWN[number]

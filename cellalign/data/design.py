@@ -158,7 +158,7 @@ def _of_names(field: Any, cells: AnnData) -> Iterator[Note]:
     if groups:
         message = f"{field.role} {field.name!r} holds {listed(groups, SHOWN)}, which differ as text alone"
         yield logging.WARNING, f"{message}: taken as different"
-    if field.role != CONDITION or not any("+" in name for name in cells.obs[field.name].astype(str).unique()):
+    if field.role != CONDITION or not any("+" in name for name in cells.obs[field.name].dropna().astype(str).unique()):
         return
     names = [str(name) for name in column(cells.obs, field.name, missing=True, named=field.named).categories]
     others = [(name, field.known.name(name)) for name in names if name not in field.categories]

@@ -280,10 +280,11 @@ def _another_kind(place: Path) -> str | None:
         return None if h5py.is_hdf5(place) else "HDF5 file"
     with open(place, "rb") as file:
         head = file.read(4096)
-    if place.suffix in PICTURES:
-        magic, name = PICTURES[place.suffix]
+    ending = place.suffix.lower()
+    if ending in PICTURES:
+        magic, name = PICTURES[ending]
         return None if head.startswith(magic) else name
-    if place.suffix in (".jpg", ".jpeg", ".tif", ".tiff", ".webp"):
+    if ending in (".jpg", ".jpeg", ".tif", ".tiff", ".webp"):
         return None
     return "text file" if b"\0" in head or head.startswith(tuple(magic for magic, _ in PICTURES.values())) else None
 

@@ -21,6 +21,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ log = logging.getLogger("cellalign")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OLD, LOCK = "replaced", "lock"  # in the hidden folder: what stood at the output's name, and the lock of who writes
 LONGEST = 180  # bytes of the output's name in that of the hidden folder; 255 are the most that file systems take
+AT_ONCE = 16
 A_DAY, A_MINUTE = 86400, 60  # in seconds
 SWAP, ONLY_NEW = "swap", "only new"  # ways to rename
 RENAMING = {"linux": ("renameat2", {SWAP: 2, ONLY_NEW: 1}), "darwin": ("renamex_np", {SWAP: 2, ONLY_NEW: 4})}
@@ -252,10 +254,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
+    """The same of all files in a directory, then of the names in it and in each folder of it."""
+    files, folders = [], []
     for inner, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(inner) / name)
-        _sync_folder(Path(inner))
+        files += [Path(inner) / name for name in names]
+        folders.append(Path(inner))
+    if len(files) > AT_ONCE:  # stores have thousands, and a file system serves several at the cost of one
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(_sync, files))
+    else:
+        for file in files:
+            _sync(file)
+    for inner_folder in folders:
+        _sync_folder(inner_folder)
 
 
 @contextmanager

@@ -111,4 +111,5 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who waits makes another
         lock.release()

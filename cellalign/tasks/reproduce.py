@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from cellalign.records import ModelRecord
 
 log = logging.getLogger("cellalign")
-# Root mean square difference of latents over their spread, where threads, device, processor or libraries are others
-TOLERANCE = 0.25
+# How far apart latents may be, of their spread, where threads, device, processor or libraries are others; of networks
+# that are trained against one another farther (docs/reproducing.md)
+TOLERANCE, OF_PLAYERS = 0.5, 1.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Reproduction:
     weights : float
         The largest difference of a weight.
     latents : float
-        Root mean square difference of the training cells' latents, over the root mean square of their spread.
+        Root mean square difference of the training cells' latents over the root mean square of their spread, after one
+        set was turned onto the other.
     validation_losses : pair of float, or None
         Then and now: which of the two is the better model.
     differs : list of str
@@ -59,7 +61,11 @@ class Reproduction:
     @property
     def tolerance(self) -> float:
         """How far latents may be apart: not at all where everything is as it was."""
-        return TOLERANCE if self.differs else 0.0
+        from cellalign.methods.base import HasPlayers
+
+        if not self.differs:
+            return 0.0
+        return OF_PLAYERS if isinstance(self.model.method, HasPlayers) else TOLERANCE
 
     @property
     def agrees(self) -> bool:
@@ -209,15 +215,21 @@ def _largest_difference(before: Mapping[str, np.ndarray], after: Mapping[str, np
 
 
 def _apart(before: np.ndarray, after: np.ndarray) -> float:
-    """Root mean square difference of latents [n, d], over the root mean square of their spread."""
+    """Root mean square difference of latents [n, d] over the root mean square of their spread, turned onto each other.
+
+    No loss here tells axes apart that were turned, swapped or mirrored together with the weights that read them.
+    """
     import numpy as np
 
     if before.shape != after.shape:
         return np.inf
-    a, b = before.astype(np.float64), after.astype(np.float64)
-    spread = np.sqrt(a.var(0).mean())
-    difference = np.sqrt(((a - b) ** 2).mean())
-    return 0.0 if difference == 0 else float(difference / spread) if spread > 0 else np.inf
+    if np.array_equal(before, after):
+        return 0.0
+    a, b = (z.astype(np.float64) - z.mean(0, dtype=np.float64) for z in (before, after))
+    spread = (a**2).sum()
+    # the best orthogonal map of b leaves |a|^2 + |b|^2 - 2 (sum of the singular values of a'b); Schoenemann 1966
+    left = spread + (b**2).sum() - 2 * np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    return float(np.sqrt(max(left, 0.0) / spread)) if spread > 0 else np.inf
 
 
 def _differences(before: ModelRecord, after: ModelRecord) -> list[str]:
@@ -236,7 +248,7 @@ def _differences(before: ModelRecord, after: ModelRecord) -> list[str]:
 @command_of(reproduce, example="cellalign reproduce cellalign-model")
 def command(
     call: Call,
-    model: Annotated[str, Argument("Model directory.", metavar="MODEL")],
+    model: Annotated[str, Argument("The model's directory.", metavar="MODEL")],
     input: Annotated[
         Reading, Argument("The training cells, where they lie elsewhere now; - is standard input.", metavar="INPUT")
     ] = o.TRAINING_FILES,
@@ -258,7 +270,7 @@ def command(
     fitted = load(model)
     _check(fitted.record)
     if output is not None:
-        check_model_output(output, force, [input])
+        check_model_output(output, force, [input, model])
     source = source_of(input, fitted)
     machine = fitted.record.machine
     own_process(call.options["device"] or ("auto" if machine is None else machine.device))
@@ -271,7 +283,7 @@ def command(
         found.model.save(output, force=force)
     _report(call, found, format)
     if not found.agrees:
-        much = f"latents differ by {found.latents:.2g} of their scale"
+        much = f"latents differ by {found.latents:.2g} of their spread"
         why = "more than training on another machine explains" if found.differs else "though nothing else does"
         raise TrainingError(f"{model} is not reproduced: {much}, {why}")
 
@@ -287,7 +299,7 @@ def _report(call: Call, found: Reproduction, format: str) -> None:
         "loss_now": losses[1],
         "differs": "; ".join(found.differs) or "-",
     }
-    headings = ["result", "weights differ by", "latents, of their scale", "tolerance", "validation loss then", "now"]
+    headings = ["result", "weights differ by", "latents, of their spread", "tolerance", "validation loss then", "now"]
     call.print_rows("reproduce", list(row), [list(row.values())], format, headings=[*headings, "not as then"])
 
 

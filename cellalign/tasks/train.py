@@ -151,13 +151,13 @@ def train(
     from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
     from cellalign.model import Model
-    from cellalign.model_directory import build_to_train, check_model_output
+    from cellalign.model_directory import build_to_train, check_model_output, holds_model
 
     threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every)
     with resuming.claimed(wait):
-        if model_path is not None:
-            check_model_output(model_path, force or auto_resume)
+        if model_path is not None and not (auto_resume and holds_model(model_path)):
+            check_model_output(model_path, force)
         prepared = prepare(
             adata,
             method=method,
@@ -271,12 +271,13 @@ def command(
 ) -> None:
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
-    from cellalign.model_directory import check_model_output
+    from cellalign.model_directory import check_model_output, holds_model
     from cellalign.tasks.embed import embed, write_embedding
     from cellalign.tasks.paths import cells_for
 
     asked = call.options
-    check_model_output(model, asked["force"] or asked["auto_resume"], [input])
+    if not (asked["auto_resume"] and holds_model(model)):  # which may be complete: it is not replaced then
+        check_model_output(model, asked["force"], [input])
     if output is not None:
         files.check_cells_output(output, asked["force"], [input])
         files.check_apart(model, output)

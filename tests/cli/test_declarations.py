@@ -17,7 +17,18 @@ from cellalign.tasks import evaluate, options, preprocess
 from cellalign.tasks import simulate as simulating
 from cellalign.tasks.declaration import DECLARATIONS, REQUIRED, Argument, Option, flags_of, parameters
 
-COMPUTING = {"train", "tune", "embed", "counterfactual", "annotate", "evaluate", "targets", "transfer", "benchmark"}
+COMPUTING = {
+    "train",
+    "tune",
+    "embed",
+    "counterfactual",
+    "annotate",
+    "evaluate",
+    "targets",
+    "transfer",
+    "benchmark",
+    "reproduce",
+}
 SHARED = [option for option in vars(options).values() if isinstance(option, Option)]
 
 

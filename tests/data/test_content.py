@@ -114,6 +114,18 @@ def test_columns_count_and_those_that_are_not_read_do_not(tiny):
     assert cells_of(swapped).content() != content
 
 
+def test_files_of_other_formats_hold_the_same_cells(tiny, tmp_path):
+    from cellalign.data import files
+
+    tiny.write_h5ad(tmp_path / "a.h5ad", compression="gzip")
+    tiny.write_zarr(tmp_path / "a.zarr")
+    dense = tiny.copy()
+    dense.X = dense.X.toarray()
+    dense.write_h5ad(tmp_path / "dense.h5ad")
+    found = {cells_of(files.read(tmp_path / name)).content() for name in ("a.h5ad", "a.zarr", "dense.h5ad")}
+    assert found == {cells_of(tiny).content()}
+
+
 def test_what_the_matrix_was_made_of_counts_in_its_stead(tiny):
     cells = cells_of(tiny)
     other = tiny.copy()

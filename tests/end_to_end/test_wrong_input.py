@@ -81,7 +81,7 @@ def workplace(tmp_path, kang_like, kang_raw, model, mistaken):
     for file in (kang_like, kang_raw):
         shutil.copy(file, tmp_path / file.name)
     shutil.copytree(model, tmp_path / "cellalign-model")
-    (tmp_path / "there.h5ad").write_bytes(b"a user's file")
+    (tmp_path / "there.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(2040))  # a user's file
 
     def mistake(*arguments: object, status: int, says: str, env: dict[str, str] | None = None) -> None:
         before = digest(tmp_path)

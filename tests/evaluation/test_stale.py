@@ -96,3 +96,18 @@ def test_a_prediction_of_other_cells_or_another_model_is_said(tiny, models):
     assert "predicted from" not in notes(predicted, **asked | {"against": tiny[::-1].copy()})
     drawn = one.counterfactual(tiny, to="stimulated", draws=2)
     assert "predicted from" not in notes(drawn, **asked)
+
+
+def test_other_cells_of_the_same_number_were_not_validated_on(tiny, tiny_counts, models):
+    held = cellalign.train(tiny.copy(), batch=["donor"], holdout=["cell_type=B"], **FAST)
+    of_counts = cellalign.train(tiny_counts.copy(), n_top_genes=20, **FAST)
+    for model, cells in ((models[0], tiny), (held, tiny), (of_counts, tiny_counts)):
+        assert len(model.validation_rows(cells)) == model.record.cells.validation
+        assert model.validation_rows(cells[::-1].copy()) is None
+        changed = cells.copy()
+        changed.X.data[0] *= 2
+        assert model.validation_rows(changed) is None
+    older = tiny.copy()
+    older.X.data[0] *= 2
+    models[1].record = models[1].record.model_copy(update={"content": None})  # of an earlier version: by the numbers
+    assert models[1].validation_rows(older) is not None

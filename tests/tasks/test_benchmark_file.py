@@ -199,6 +199,7 @@ def test_rows_of_runs_at_the_same_time_are_all_kept(tmp_path):
     running = [subprocess.Popen([sys.executable, "-c", ADDING, tmp_path / path, name]) for name, path in names.items()]
     assert [process.wait(timeout=120) for process in running] == [0] * 3
     assert (tmp_path / "link.csv").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"b.csv", "link.csv"}
     found = finished(tmp_path / "b.csv")
     assert len(found) == 75
     for name in names:  # each in the order it was added

@@ -49,8 +49,8 @@ def test_every_method_gives_the_same_bytes_again(method, cells):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", names())
-def test_every_method_does_so_on_any_number_of_threads_where_it_is_asked_to(method, kang_like):
-    cells = ad.read_h5ad(kang_like)
+def test_every_method_does_so_on_any_number_of_threads_where_it_is_asked_to(method):
+    cells = cellalign.preprocess(cellalign.simulate.ifnb(n_cells=400, n_genes=300, seed=1))
     cells.obs["donor"] = np.where(np.arange(cells.n_obs) % 2, "a", "b")
     options = options_for(method)
     if method != "stgan" and "hidden" in options["settings"]:
