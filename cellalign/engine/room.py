@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from cellalign import memory
 
-MAKES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.tensor}
+BY_SIZE = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn}
 SLACK = 1 << 26  # bytes that are let go again while a network is made
 
 
@@ -29,12 +29,25 @@ class _Counting(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in MAKES:
-            planned = func(*args, **{**kwargs, "device": "meta"})  # of that size, without memory
+        size = _size(func, args, kwargs)
+        if size is not None:
+            # of that size, without memory; others than empty would import torch's compiler there
+            planned = torch.empty(*size, dtype=kwargs.get("dtype"), device="meta")
             self.taken += planned.numel() * planned.element_size()
             if self.taken > self.at_most:
                 raise TooLarge(f"{memory.said(self.taken)} or more")
         return func(*args, **kwargs)
+
+
+def _size(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any] | None:
+    """The size of the tensor that a call makes; None of one that makes none."""
+    if func in BY_SIZE:
+        return args or (kwargs["size"],)
+    if func is torch.full:
+        return (args[0] if args else kwargs["size"],)
+    if func is torch.eye:
+        return args[:2] if len(args) > 1 else (args[0], kwargs.get("m", args[0]))
+    return None
 
 
 @contextmanager
