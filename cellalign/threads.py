@@ -13,18 +13,19 @@ from cellalign.errors import UsageError, option
 # what libraries read when they are imported
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")
 CGROUPS = Path("/sys/fs/cgroup")
+CPU_TIMES = Path("/proc/stat")
+# how idle threads of OpenMP wait; who has set one of these is left alone
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+SPIN_BESIDE_OTHERS = "1000"  # turns, some 20 microseconds, before a thread sleeps (benchmarks/README.md)
 _limit: int | None = None
+_neighbours: Neighbours | None = None
 
 
 def available() -> int:
     """CPUs this process may use: what its affinity, its cgroup's quota and its SLURM job leave of the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        cpus = len(os.sched_getaffinity(0))
-    else:
-        cpus = os.cpu_count() or 1
     job = os.environ.get("SLURM_CPUS_PER_TASK", "")
     limits = [int(job)] if job.isdigit() and int(job) else []
-    return max(1, min([cpus, *limits, *_quotas()]))
+    return max(1, min([len(_cpus()), *limits, *_quotas()]))
 
 
 def asked_for() -> int | None:
@@ -110,6 +111,66 @@ def tell_libraries(threads: int | None = None) -> None:
     # numba, with which scanpy and UMAP compute, would raise the number of torch's threads to that of the cores
     if number is not None:
         os.environ.setdefault("NUMBA_NUM_THREADS", str(number))
+
+
+class Neighbours:
+    """How many of this process's CPUs others keep busy, from the time it was made."""
+
+    def __init__(self) -> None:
+        self._began = _cpu_times()
+
+    def busy(self) -> float:
+        """CPUs' worth of others' work on the CPUs this process may run on; 0 where the system does not say."""
+        now = _cpu_times()
+        if now is None or self._began is None or now[2] - self._began[2] < 0.05:
+            return 0.0
+        all_of_them, own, seconds = (after - before for after, before in zip(now, self._began, strict=True))
+        return max(0.0, (all_of_them - own) / seconds)
+
+
+def watch_neighbours() -> None:
+    """Begin to look at what others do; called as early as can be."""
+    global _neighbours
+    _neighbours = Neighbours()
+
+
+def wait_as_neighbours_allow(threads: int | None = None) -> str | None:
+    """Have idle threads sleep soon where others want the CPUs: the command line's, before torch is imported.
+
+    A thread that waits for its next task in a busy loop is the fastest on CPUs of its own. Beside another process it
+    keeps the thread from running that it waits for, and a training takes several times as long.
+
+    Returns
+    -------
+    str or None
+        What was done, for a log.
+    """
+    if _neighbours is None or "torch" in sys.modules or any(name in os.environ for name in WAITING):
+        return None
+    busy, cpus = _neighbours.busy(), len(_cpus())
+    if busy + (threads or asked_for() or available()) < cpus + 0.5:
+        return None
+    os.environ["GOMP_SPINCOUNT"] = SPIN_BESIDE_OTHERS
+    return f"other processes keep {busy:.1f} of {cpus} CPUs busy; idle threads sleep soon"
+
+
+def _cpus() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _cpu_times() -> tuple[float, float, float] | None:
+    """Seconds that the CPUs of this process have been busy, those of this process and its children, and the time."""
+    try:
+        lines = CPU_TIMES.read_text().splitlines()
+        tick = os.sysconf("SC_CLK_TCK")
+        named = {f"cpu{number}" for number in _cpus()}
+        # user, nice, system, then idle and waiting for a disk, then interrupts, and what other guests of a host took
+        rows = [[int(value) for value in line.split()[1:9]] for line in lines if line.split(" ", 1)[0] in named]
+        busy = sum(sum(row) - row[3] - row[4] for row in rows) / tick
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+    used = os.times()
+    return busy, used.user + used.system + used.children_user + used.children_system, used.elapsed
 
 
 def _quotas() -> list[int]:

@@ -1,6 +1,7 @@
 """--threads holds for every library, and what the machine, the job and the environment allow is kept to."""
 
 import os
+import sys
 
 import numba
 import pytest
@@ -111,3 +112,63 @@ def test_all_cpus_need_no_word(environment):
     environment.setattr(threads, "available", lambda: 64)
     threads.tell_libraries()
     assert "OMP_NUM_THREADS" not in os.environ and "NUMBA_NUM_THREADS" not in os.environ
+
+
+# neighbours
+
+
+@pytest.fixture
+def two_cpus(monkeypatch, tmp_path):
+    """A machine of two CPUs for this process, a third for others; `spent(seconds)` lets others work for a second."""
+    stat, now = tmp_path / "stat", {"elapsed": 100.0, "own": 1.0}
+    rows = {"cpu": [0] * 10, "cpu0": [0] * 10, "cpu1": [0] * 10, "cpu2": [0] * 10}
+
+    def write():
+        stat.write_text("".join(f"{name} {' '.join(map(str, row))}\n" for name, row in rows.items()) + "intr 1 2\n")
+
+    def spent(seconds, on="cpu1", own=0.0):
+        now["elapsed"] += 1.0
+        now["own"] += own
+        rows["cpu0"][0] += round(100 * own)
+        rows[on][0] += round(100 * seconds)
+        rows[on][3] += round(100 * (1 - seconds))  # idle
+        write()
+
+    write()
+    monkeypatch.setattr(threads, "CPU_TIMES", stat)
+    monkeypatch.setattr(threads, "_cpus", lambda: {0, 1})
+    monkeypatch.setattr(threads, "available", lambda: 2)
+    monkeypatch.setattr(threads, "_neighbours", None)
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(os, "times", lambda: os.times_result((now["own"], 0.0, 0.0, 0.0, now["elapsed"])))
+    monkeypatch.delitem(sys.modules, "torch")
+    for name in (*threads.WAITING, "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    yield spent
+    os.environ.pop("GOMP_SPINCOUNT", None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "more", "said"), [(0.9, {}, "0.9 of 2 CPUs"), (0.2, {}, None), (0.9, {"own": 1.0}, "0.9")]
+)
+def test_idle_threads_sleep_soon_beside_a_busy_process(two_cpus, seconds, more, said):
+    threads.watch_neighbours()
+    two_cpus(seconds, **more)
+    told = threads.wait_as_neighbours_allow()
+    assert (told is None) == (said is None) and (said or "") in (told or "")
+    assert os.environ.get("GOMP_SPINCOUNT") == (None if said is None else threads.SPIN_BESIDE_OTHERS)
+
+
+def test_what_leaves_the_waiting_as_it_is(two_cpus, monkeypatch):
+    assert threads.wait_as_neighbours_allow() is None  # nobody looked
+    threads.watch_neighbours()
+    two_cpus(0.9, on="cpu2")  # on a CPU that is not this process's
+    assert threads.wait_as_neighbours_allow() is None
+    two_cpus(1.0)
+    assert threads.wait_as_neighbours_allow(1) is None  # there is a CPU for each
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert threads.wait_as_neighbours_allow() is None  # the user's own choice
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(threads, "CPU_TIMES", threads.CPU_TIMES.with_name("absent"))
+    assert threads.wait_as_neighbours_allow() is None  # another system
+    assert "GOMP_SPINCOUNT" not in os.environ

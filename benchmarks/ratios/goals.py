@@ -149,6 +149,14 @@ def _bare() -> Iterable[Goal]:
             )  # fmt: skip
 
 
+def _beside_others() -> Iterable[Goal]:
+    for method in ("comp", "scvi", "cvae"):
+        yield Goal(
+            f"busy-{method}", f"`{method}`, training beside one busy process, and alone", "alone; as torch has threads wait",
+            "beside_busy:measure", needs=("beside_busy.py",), options={"method": method},
+        )  # fmt: skip
+
+
 GOALS: tuple[Goal, ...] = (
     Goal(
         "training-comp", "`comp`, kang_2k, all defaults, whole training", "the version before",
@@ -166,6 +174,7 @@ GOALS: tuple[Goal, ...] = (
         "start-up", "CPU seconds of a command before its first work", "torch and anndata imported",
         "ratios.steps:start_up", needs=("start_up.py",),
     ),
+    *_beside_others(),
     Goal("likelihood", "count likelihood with its gradient, 2,000 genes", "dense formula", "ratios.steps:likelihoods"),
     Goal("layers", "first layer with its gradient", "dense gradient", "ratios.steps:first_layers"),
 )  # fmt: skip

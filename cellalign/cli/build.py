@@ -23,6 +23,7 @@ from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Paramet
 if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
 
+log = logging.getLogger("cellalign")
 COMPUTING = ("device", "threads", "seed")
 
 
@@ -50,11 +51,14 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
 @contextmanager
 def _prepared(asked: Mapping[str, Any]) -> Iterator[None]:
     """The process as a command needs it: its threads, its device, its garbage collected."""
-    from cellalign.threads import limited, tell_libraries
+    from cellalign.threads import limited, tell_libraries, wait_as_neighbours_allow
 
     threads = asked.get("threads")
     if threads is not None and "numpy" not in sys.modules:
         tell_libraries(threads)
+    waiting = wait_as_neighbours_allow(threads)
+    if waiting is not None:
+        log.debug("%s", waiting)
     if asked.get("device") is not None:
         from cellalign.engine.device import own_process
 

@@ -13,6 +13,9 @@ def main() -> None:
 
     atexit.register(_leave, os.getpid())  # registered first: what others register is called before it
 
+    from cellalign.threads import watch_neighbours
+
+    watch_neighbours()
     from cellalign.cli.app import main as run
 
     run()
