@@ -152,7 +152,7 @@ def _bare() -> Iterable[Goal]:
 def _beside_others() -> Iterable[Goal]:
     for method in ("comp", "scvi", "cvae"):
         yield Goal(
-            f"busy-{method}", f"`{method}`, training beside one busy process, and alone", "alone; as torch has threads wait",
+            f"busy-{method}", f"`{method}`, beside one busy process, and alone", "alone; as torch has threads wait",
             "beside_busy:measure", needs=("beside_busy.py",), options={"method": method},
         )  # fmt: skip
 
