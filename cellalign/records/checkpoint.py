@@ -95,6 +95,6 @@ class CheckpointRecord(VersionedRecord):
         if isinstance(kept, dict) and isinstance(value, dict):
             inner = next(name for name in {**kept, **value} if kept.get(name) != value.get(name))
             return f"{called or inner} ({kept.get(inner)}, now {value.get(inner)})"
-        if key == "matrix":
-            return f"matrix ({kept}, now {value})"
+        if key in ("matrix", "deterministic"):
+            return f"{key} ({kept}, now {value})"
         return called or key

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cellalign.errors import ModelError, UsageError, option, spoken
 
@@ -36,6 +36,8 @@ class Resuming:
         Throw it away.
     every : float
         Seconds between two checkpoints.
+    deterministic : bool
+        Whether the number of threads is to change nothing, which a run is from its beginning or not at all.
     """
 
     model: str | os.PathLike[str] | None
@@ -43,6 +45,7 @@ class Resuming:
     auto_resume: bool = False
     restart: bool = False
     every: float = 60.0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         asked = [name for name in ("resume", "auto_resume", "restart") if getattr(self, name)]
@@ -79,11 +82,12 @@ class Resuming:
         if not self.auto_resume or self.model is None or not os.path.isdir(self.model):
             return None
         try:
-            settings = _settings(read_record(Path(self.model)))
+            kept = read_record(Path(self.model))
         except ModelError:
             return None
+        settings = _settings(kept, None if kept.machine is None else kept.machine.deterministic)
         found = CheckpointRecord(format_version=CheckpointRecord.FORMAT, settings=settings, state={})
-        wanted = _settings(record)
+        wanted = _settings(record, self.deterministic)
         # what a run that is gone on with may have another of makes another model all the same
         if settings.get("content") is None or found.differing(wanted) is not None or found.changed(wanted):
             return None
@@ -104,7 +108,8 @@ class Resuming:
 
         if self.model is None:
             return None
-        checkpoint = Checkpoint.beside(self.model, _settings(record), self.every, _how_to_go_on(record))
+        settings = _settings(record, self.deterministic)
+        checkpoint = Checkpoint.beside(self.model, settings, self.every, _how_to_go_on(record))
         if self.restart:
             checkpoint.remove()
         elif not checkpoint.exists():
@@ -136,10 +141,11 @@ class Resuming:
         return checkpoint.kept() if checkpoint.exists() else None
 
 
-def _settings(record: ModelRecord) -> dict[str, object]:
+def _settings(record: ModelRecord, deterministic: bool | None) -> dict[str, Any]:
+    """What a run that is gone on with has to have the same of."""
     from cellalign.records import CheckpointRecord
 
-    return record.model_dump(mode="json", include=set(CheckpointRecord.COMPARED))
+    return record.model_dump(mode="json", include=set(CheckpointRecord.COMPARED)) | {"deterministic": deterministic}
 
 
 def _how_to_go_on(record: ModelRecord) -> str:

@@ -154,7 +154,7 @@ def train(
     from cellalign.model_directory import build_to_train, check_model_output, holds_model
 
     threads = 1 if deterministic else threads
-    resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every)
+    resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every, deterministic)
     with resuming.claimed(wait):
         if model_path is not None and not (auto_resume and holds_model(model_path)):
             check_model_output(model_path, force)

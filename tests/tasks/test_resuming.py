@@ -78,6 +78,14 @@ def test_a_run_goes_on_with_another_rate_or_more_epochs(tiny, cut_off, caplog):
     assert model.record.training["epochs"] == 6 and model.history[-1]["lr"] < 1e-4 < model.history[1]["lr"]
 
 
+def test_a_run_is_deterministic_from_its_beginning_or_not_at_all(tiny, cut_off):
+    with pytest.raises(ModelError, match="another deterministic .False, now True"):
+        train(tiny, cut_off, resume=True, deterministic=True)
+    train(tiny, cut_off, resume=True)
+    with pytest.raises(UsageError, match="exists"):
+        train(tiny, cut_off, auto_resume=True, deterministic=True)
+
+
 def test_a_damaged_checkpoint_is_said_and_can_be_thrown_away(tiny, cut_off):
     (cut_off / "m.partial" / "state.safetensors").write_bytes(state(cut_off)[:-3])
     for how in ({}, {"resume": True}, {"auto_resume": True}):
