@@ -128,14 +128,20 @@ def killed(training: Training, kills: int) -> int:
 
 def ended_by_signals(training: Training, numbers: Sequence[int]) -> None:
     """Each signal leaves a checkpoint, ends with its status and names the command that goes on; that one does."""
-    expected, seconds = training.whole()
-    for number in numbers:
+    expected, _ = training.whole()
+    waiting = list(numbers)
+    while waiting:
+        number = waiting[0]
         process = training.start()
         while not training.state.exists() and process.poll() is None:  # training has begun
             time.sleep(0.01)
-        time.sleep(training.random.uniform(0, seconds / 4))
+        time.sleep(training.random.uniform(0, 0.4))
         process.send_signal(number)
         _, said = process.communicate(timeout=120)
+        if process.returncode == 0:  # it came too late
+            _remove_model(training.folder / "m")
+            continue
+        waiting.pop(0)
         assert process.returncode == STATUS[number], said
         last = said.strip().splitlines()[-1]
         assert " epochs are kept; go on with: cellalign train" in last and "Traceback" not in said, said
