@@ -74,5 +74,7 @@ def _real(adata: AnnData, expression: str) -> list[str]:
 
     key = "X" if expression == "log" else default_matrix(adata, "counts")
     matrix = adata.X if key == "X" else adata.layers[key]
-    matrices = [matrix] if matrix is not None else [adata.layers[name] for name in sorted(adata.layers)]
+    matrices = (
+        [matrix] if matrix is not None else [adata.layers[name] for name in sorted(key for key in adata.layers if key)]
+    )  # of anndata 0.13 X is the layer None
     return [content_of(each) for each in matrices]
