@@ -42,6 +42,10 @@ def check_model_output(directory: str | os.PathLike[str], force: bool, inputs: S
         As `data.files.check_output`; or it exists and is neither an empty folder nor a model directory that holds
         nothing else.
     """
+    try:
+        os.path.abspath(directory).encode()
+    except UnicodeEncodeError as error:  # safetensors takes no other paths
+        raise UsageError(f"the name {directory} is not UTF-8, which a model's has to be; choose another") from error
     check_directory(directory, force, inputs, why_no_model)
 
 
@@ -159,6 +163,8 @@ def read_history(directory: str | Path) -> list[dict[str, float]]:
     try:
         if not file.exists():
             return []
+        if not file.is_file():
+            raise ValueError("it is no file")
         if file.stat().st_size > LARGEST_HISTORY:
             raise ValueError(f"it is {said(file.stat().st_size)}")
         with open(file, newline="", encoding="utf-8") as handle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +18,7 @@ from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
 from cellalign.cli.printable import printable
 from cellalign.cli.signals import at_work
-from cellalign.errors import on_command_line
+from cellalign.errors import InputError, on_command_line
 from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters, values
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
     def run(**given: Any) -> None:
         with carried(), on_command_line(flags):
             log = start(**values(of_all, given))
+            _check_place()
             asked, more = values(options, given), values(own, given)
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
             with _prepared(asked | more), at_work():
@@ -46,6 +48,14 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
     return run
+
+
+def _check_place() -> None:
+    """Refuse a working directory that is gone, in which some libraries end the process when they are imported."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(f"the working directory is gone ({error.strerror}); change to another") from error
 
 
 @contextmanager

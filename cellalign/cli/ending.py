@@ -52,10 +52,13 @@ def status_of(error: BaseException) -> int:
         closed = isinstance(error.__context__, BrokenPipeError)
         return CLOSED_PIPE if closed else error.code if isinstance(error.code, int) else 1
     if isinstance(error, CellalignError):
-        return _say(str(error), error.exit_status, error)
+        notes = getattr(error, "__notes__", [])
+        # what a note says is done is no more "nothing"
+        said = str(error).removesuffix("; nothing was changed") if notes else str(error)
+        return _say("; ".join([said, *notes]), error.exit_status, error)
     if isinstance(error, BrokenPipeError):
         return CLOSED_PIPE
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's, of the CPU
+    if isinstance(error, MemoryError) or _is_of_memory(error):  # torch's, of the CPU
         return _say(f"out of memory; use fewer cells or genes, or a smaller {option('batch_size')}", 5, error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         smaller = f"use fewer cells or genes, or {option('device', 'cpu')}"
@@ -67,6 +70,13 @@ def status_of(error: BaseException) -> int:
         say_end(f"{shown()} (see cellalign --help)", 2, format_asked(sys.argv[1:]))
         return 2
     return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out in the words of torch, or of the system that loads a library."""
+    said = str(error)
+    of_a_library = isinstance(error, (ImportError, OSError)) and "failed to map segment" in said
+    return of_a_library or "can't allocate memory" in said
 
 
 def _what_is_kept(error: BaseException) -> str:

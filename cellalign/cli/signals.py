@@ -57,6 +57,9 @@ def install() -> None:
     for number in KNOWN:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _arrived)
+    # asks for a checkpoint where there is a training to keep (`engine.signals`), and ends nothing
+    if hasattr(signal, "SIGUSR1") and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, _nothing_to_keep)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, _look_again)
     sys.excepthook, sys.unraisablehook = _unless_ended(sys.excepthook), _unless_ended(sys.unraisablehook)
@@ -105,6 +108,10 @@ def _arrived(number: int, frame: FrameType | None) -> None:
     _received, _raised = number, kind()
     _wake_in(AGAIN)
     raise _raised
+
+
+def _nothing_to_keep(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _look_again(number: int, frame: FrameType | None) -> None:

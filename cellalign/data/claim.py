@@ -14,11 +14,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from cellalign.data.placing import reason
 from cellalign.errors import InputError, UsageError, option
 
 log = logging.getLogger("cellalign")
@@ -105,8 +106,12 @@ def _acquired(lock: FileLock, folder: Path) -> bool:
             return False
         (folder / OWNER).write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8")
     except OSError as error:
+        for ours in (OWNER, LOCK):
+            (folder / ours).unlink(missing_ok=True)
         lock.release()
-        raise InputError(f"cannot write in {folder}: {error.strerror or error}") from error
+        with suppress(OSError):
+            folder.rmdir()
+        raise InputError(f"cannot write in {folder}: {reason(error, folder / OWNER)}") from error
     except BaseException:
         lock.release()
         raise

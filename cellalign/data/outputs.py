@@ -181,7 +181,7 @@ def why_no_model(place: Path) -> str | None:
     names = [inner.name for inner in _entries(place)]
     if names and not _holds_model(place):
         return "is no model directory"
-    others = sorted(set(names) - set(MODEL_FILES))
+    others = [name for name in sorted(names) if name not in MODEL_FILES or not (place / name).is_file()]
     return f"holds {others[0]}, which is no part of a model" if others else None
 
 

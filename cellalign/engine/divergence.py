@@ -72,8 +72,7 @@ def judge(losses: Sequence[dict[str, Tensor]], first_loss: float, step: int, bat
     if not bool(finite.all()):
         worst, what = int((~finite).nonzero()[0]), "is not finite"
     else:
-        limit = first_loss + (FAR_ABOVE - 1) * max(1.0, abs(first_loss))
-        if not bool(total.median() > limit):
+        if not bool(total.median() > _limit(first_loss)):
             return
         worst = int(total.argmax())
         what = f"is {float(total[worst]):.3g}, where it began with {first_loss:.3g},"
@@ -83,6 +82,25 @@ def judge(losses: Sequence[dict[str, Tensor]], first_loss: float, step: int, bat
         blamed = [max(parts, key=lambda name: abs(parts[name]))]
     behind = len(losses) - worst - 1
     raise Diverged(what, step - behind, ", ".join(blamed) or None, batch - behind - 1)
+
+
+def judge_validation(rows: Sequence[dict[str, float]], first_loss: float, step: int) -> None:
+    """Look at the validation losses of the last two epochs.
+
+    Raises
+    ------
+    Diverged
+        The last is not finite, or both are far above `first_loss`: one alone may come of batch normalisation.
+    """
+    losses = [row["validation_loss"] for row in rows]
+    if not math.isfinite(losses[-1]):
+        raise Diverged("on the validation cells is not finite", step)
+    if len(losses) > 1 and min(losses) > _limit(first_loss):
+        raise Diverged(f"on the validation cells is {losses[-1]:.3g}, where it began with {first_loss:.3g},", step)
+
+
+def _limit(first_loss: float) -> float:
+    return first_loss + (FAR_ABOVE - 1) * max(1.0, abs(first_loss))
 
 
 @torch.no_grad()

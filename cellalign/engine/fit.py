@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
-from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome
+from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
 from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
 from cellalign.engine.precision import DTYPES, settle
@@ -255,8 +255,7 @@ class _Run:
         row |= {f"validation_{k}": v for k, v in validation.items()}
         state.epoch, state.batch, self.losses = state.epoch + 1, 0, []
         if validation:
-            if not math.isfinite(validation["loss"]):
-                raise Diverged("on the validation cells is not finite", state.step)
+            judge_validation([*state.history[-1:], row], state.first["loss"], state.step)
             self.keep_best(validation["loss"])
         return row
 

@@ -22,9 +22,18 @@ NOTE = "# Of the values below; without its line an edited file is read as it is.
 
 def checked_text(plain: Mapping[str, Any]) -> str:
     """A plain record as YAML, its checksum in the first line."""
-    text = yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_writable(dict(plain)), sort_keys=False, allow_unicode=True)
     # of what will be read, should YAML ever give anything else than it was given
     return f"{NOTE}\nchecksum: {checksum_of(yaml.load(text, Loader=LOADER))}\n{text}"
+
+
+def _writable(plain: Any) -> Any:
+    """The same with what is no Unicode (a path of another encoding) written out: no YAML could be read again."""
+    if isinstance(plain, str):
+        return plain.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(plain, Mapping):
+        return {_writable(key): _writable(value) for key, value in plain.items()}
+    return [_writable(each) for each in plain] if isinstance(plain, (list, tuple)) else plain
 
 
 def plain_of(text: str) -> Any:

@@ -156,4 +156,4 @@ DEVICE = Option("auto picks the GPU.", metavar="auto|cpu|cuda|mps", panel=COMPUT
 THREADS = Option("CPU threads.", low=1, panel=COMPUTING)
 PRECISION = Option("Of products in training; auto is bfloat16 where the CPU has it.", panel=COMPUTING)
 DETERMINISTIC = Option("The same bytes whatever the number of threads, at the speed of one.", panel=COMPUTING)
-SEED = Option("Seed of everything drawn.", low=0, panel=COMPUTING)
+SEED = Option("Seed of everything drawn.", low=0, high=2**32 - 1, panel=COMPUTING)  # the largest of all libraries

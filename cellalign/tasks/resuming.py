@@ -118,7 +118,11 @@ class Resuming:
         elif not (self.resume or self.auto_resume):
             self._refuse(checkpoint)
         else:
-            for said in checkpoint.kept().changed(checkpoint.settings):
+            kept, epochs = checkpoint.kept(), record.training.get("epochs")
+            if epochs is not None and epochs < kept.state.get("epoch", 0):
+                done = kept.state["epoch"]
+                raise UsageError(f"{option('epochs', epochs)} is less than the {done} that are done; ask for more")
+            for said in kept.changed(checkpoint.settings):
                 log.info("going on with another %s", said)
         return checkpoint
 

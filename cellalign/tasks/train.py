@@ -293,8 +293,14 @@ def command(
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
     call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, precision)
     if output is not None:
-        embed(adata, fitted, device=asked["device"], threads=asked["threads"])
-        write_embedding(adata, fitted, source, output, force=asked["force"])
+        try:
+            embed(adata, fitted, device=asked["device"], threads=asked["threads"])
+            write_embedding(adata, fitted, source, output, force=asked["force"])
+        except BaseException as error:
+            error.add_note(
+                f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"
+            )
+            raise
 
 
 def vectors(kinds: Mapping[str, str] | None) -> list[str]:

@@ -83,6 +83,19 @@ def test_standard_output_may_be_closed():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_file_is_not_sent_to_a_closed_standard_output(monkeypatch):
+    from cellalign.cli.ending import status_of
+    from cellalign.cli.process import prepare_process
+
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr("cellalign.cli.process.tell_libraries", lambda: None)
+    prepare_process()
+    print("a table that nobody wants")
+    with pytest.raises(OSError, match="is closed") as caught:
+        sys.stdout.buffer.write(b"")
+    assert status_of(caught.value) == 3
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_name_in_any_encoding(encoding, tmp_path):

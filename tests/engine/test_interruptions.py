@@ -181,6 +181,21 @@ def test_a_loss_that_stays_far_above_the_first_is_divergence_and_one_odd_step_is
         judge(of(1.0, float("nan"), 1.0), 1.0, 3, 3)
 
 
+def test_a_validation_loss_that_stays_far_above_the_first_is_divergence_and_one_odd_epoch_is_not():
+    from cellalign.engine.divergence import Diverged, judge_validation
+
+    def rows(*losses):
+        return [{"validation_loss": loss} for loss in losses]
+
+    judge_validation(rows(1e9), 100.0, 3)
+    judge_validation(rows(300.0, 1e9), 100.0, 3)
+    judge_validation(rows(1e9, 300.0), 100.0, 3)
+    with pytest.raises(Diverged, match="on the validation cells is 1e[+]09, where it began with 100"):
+        judge_validation(rows(500.0, 1e9), 100.0, 3)
+    with pytest.raises(Diverged, match="is not finite"):
+        judge_validation(rows(1.0, float("nan")), 100.0, 3)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "mse"])
 def test_cells_that_are_all_alike_are_explained_by_the_means(name):
     """The same numbers by a plain loop."""

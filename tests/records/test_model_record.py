@@ -242,3 +242,13 @@ def test_every_model_survives_being_saved_and_read(tmp_path, name):
     assert again.record == model.record and again.fields == model.fields
     assert yaml.safe_load((tmp_path / name / "model.yaml").read_text())["format_version"] == 2
     assert read_fields(field_records(model.fields)) == model.fields
+
+
+def test_a_path_that_is_no_unicode_is_written_out():
+    """YAML that holds half a character could not be read again, and a finished training would be lost."""
+    from cellalign.records import checked_text, plain_of
+
+    text = checked_text({"command": "cellalign train in\udcff.h5ad", "holdout": ["\udcfe=1"], "genes": ["ü", "🦠"]})
+    text.encode()
+    plain = plain_of(text)
+    assert plain["command"] == "cellalign train in\\xff.h5ad" and plain["genes"] == ["ü", "🦠"]

@@ -86,6 +86,11 @@ def test_a_run_is_deterministic_from_its_beginning_or_not_at_all(tiny, cut_off):
         train(tiny, cut_off, auto_resume=True, deterministic=True)
 
 
+def test_fewer_epochs_than_are_done_are_refused(tiny, cut_off):
+    with pytest.raises(UsageError, match="epochs=1 is less than the 2 that are done"):
+        train(tiny, cut_off, resume=True, epochs=1)
+
+
 def test_a_damaged_checkpoint_is_said_and_can_be_thrown_away(tiny, cut_off):
     (cut_off / "m.partial" / "state.safetensors").write_bytes(state(cut_off)[:-3])
     for how in ({}, {"resume": True}, {"auto_resume": True}):

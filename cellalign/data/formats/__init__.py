@@ -115,6 +115,8 @@ def spool(source: PathLike | Reading) -> Any:
     if isinstance(source, Reading):
         return replace(source, paths=tuple(str(spool(path)) for path in source.paths))
     if str(source) == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed; name a file, or send one")
         return _copied(sys.stdin.buffer, "standard input")
     try:
         put_back(source)
