@@ -67,12 +67,13 @@ def test_numba_takes_as_many_threads_as_torch_is_given(monkeypatch, given, expec
 
 
 def test_garbage_is_collected_again_once_a_command_is_imported():
+    frozen = gc.get_freeze_count()  # Python 3.12 has some of its own
     try:
         build._collect_garbage()
-        assert gc.isenabled() and gc.get_freeze_count() == 0  # as a library leaves it
+        assert gc.isenabled() and gc.get_freeze_count() == frozen  # as a library leaves it
         gc.disable()
         build._collect_garbage()
-        assert gc.isenabled() and gc.get_freeze_count() > 0
+        assert gc.isenabled() and gc.get_freeze_count() > frozen
     finally:
         gc.enable()
         gc.unfreeze()
