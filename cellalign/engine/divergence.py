@@ -18,7 +18,7 @@ from cellalign.engine.state import State
 from cellalign.errors import TrainingError, option
 from cellalign.methods.base import Method, Reconstructs
 
-FAR_ABOVE = 4.0  # times the first loss; a healthy run stays below twice (benchmarks/README.md)
+FAR_ABOVE = 4.0  # times the first loss, above which a healthy run does not rise (benchmarks/README.md)
 JUDGED_FROM = 300  # steps, before which a model need not have learned anything
 MOMENTS_OF = 10_000  # cells
 OUTLYING = 20.0  # times what is usual
