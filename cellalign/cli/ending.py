@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cellalign.cli.messages import say_end, say_traceback, verbosity
-from cellalign.cli.signals import HungUp, Terminated, format_asked, meant
+from cellalign.cli.signals import KNOWN, HungUp, Terminated, format_asked, meant
 from cellalign.errors import CellalignError, option
 
-DONE, INPUT_WRONG, TRAINING_FAILED, HUNG_UP, INTERRUPTED, CLOSED_PIPE, TERMINATED = 0, 3, 5, 129, 130, 141, 143
+DONE, INPUT_WRONG, TRAINING_FAILED, INTERRUPTED, CLOSED_PIPE = 0, 3, 5, 130, 141
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -41,12 +41,11 @@ def status_of(error: BaseException) -> int:
     if isinstance(error, Carried):
         error = error.error
     error = meant(error)
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # click's
-        return _say(f"interrupted; {_what_is_kept(error)}", INTERRUPTED)
-    if isinstance(error, Terminated):
-        return _say(f"terminated; {_what_is_kept(error)}", TERMINATED)
-    if isinstance(error, HungUp):
-        return _say(f"hung up; {_what_is_kept(error)}", HUNG_UP)
+    by_click = type(error).__name__ == "Abort"
+    ended = (INTERRUPTED, "interrupted") if by_click else _ended_by(error)
+    if ended is not None:
+        status, said = ended
+        return _say(f"{said}; {_what_is_kept(error)}", status)
     if isinstance(error, SystemExit):
         # click leaves so where it printed a help page into a closed pipe
         closed = isinstance(error.__context__, BrokenPipeError)
@@ -77,6 +76,11 @@ def _is_of_memory(error: BaseException) -> bool:
     said = str(error)
     of_a_library = isinstance(error, (ImportError, OSError)) and "failed to map segment" in said
     return of_a_library or "can't allocate memory" in said
+
+
+def _ended_by(error: BaseException) -> tuple[int, str] | None:
+    """Exit status and words for an exception that a signal raised; None for others."""
+    return next(((status, said) for kind, status, said in KNOWN.values() if isinstance(error, kind)), None)
 
 
 def _what_is_kept(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class Resuming:
 
     def precision(self) -> str | None:
         """The precision of a run that is gone on with, on whatever machine it began; None where none is."""
-        kept = self._kept()
+        kept = self._kept if self.resume or self.auto_resume else None
         return None if kept is None else str(kept.settings.get("training", {}).get("precision", "auto"))
 
     def complete(self, record: ModelRecord) -> Model | None:
@@ -118,7 +119,8 @@ class Resuming:
         elif not (self.resume or self.auto_resume):
             self._refuse(checkpoint)
         else:
-            kept, epochs = checkpoint.kept(), record.training.get("epochs")
+            kept, epochs = self._kept, record.training.get("epochs")
+            assert kept is not None
             if epochs is not None and epochs < kept.state.get("epoch", 0):
                 done = kept.state["epoch"]
                 raise UsageError(f"{option('epochs', epochs)} is less than the {done} that are done; ask for more")
@@ -127,7 +129,8 @@ class Resuming:
         return checkpoint
 
     def _refuse(self, checkpoint: Checkpoint) -> None:
-        kept = checkpoint.kept()
+        kept = self._kept
+        assert kept is not None
         differing = kept.differing(checkpoint.settings)
         go_on = f"go on with it by {option('resume', True)}"
         what = "of these settings" if differing is None else f"with another {differing}"
@@ -136,10 +139,12 @@ class Resuming:
             f"{go_on if differing is None else 'choose another name'}, or throw it away by {option('restart', True)}"
         )
 
+    @cached_property
     def _kept(self) -> CheckpointRecord | None:
+        """What the checkpoint says, if there is one; read once, since its digest takes the whole of it."""
         from cellalign.engine.checkpoint import Checkpoint
 
-        if self.model is None or not (self.resume or self.auto_resume):
+        if self.model is None:
             return None
         checkpoint = Checkpoint.beside(self.model, {})
         return checkpoint.kept() if checkpoint.exists() else None
