@@ -16,9 +16,9 @@ from cellalign.data.genes import align_genes, match, say_how
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.matrices import check_names
 from cellalign.data.reading import Reading, in_memory
-from cellalign.data.recipe import Expression, counts_like, log_like
+from cellalign.data.recipe import Expression, counts_like, log_like, values_like
 from cellalign.data.source import content_of
-from cellalign.errors import InputError
+from cellalign.errors import InputError, UsageError, option
 from cellalign.model_description import ModelDescription, sees_condition
 from cellalign.model_directory import training_files
 from cellalign.records import Preprocessing, Provenance
@@ -80,7 +80,7 @@ class ReadsCells(ModelDescription):
 
         Models of earlier versions do not hold it: their training file does, if `preprocess` wrote it.
         """
-        if self.record.recipe.target_sum is not None:
+        if self.record.recipe.target_sum is not None or self.expression == "any":
             return self.record.recipe.target_sum
         try:
             written = Provenance.of(read_matrix(self.check_source(), None).uns).preprocess
@@ -105,6 +105,8 @@ class ReadsCells(ModelDescription):
         rounded, base = self.record.recipe.rounded, self.record.recipe.base
         if self.expression == "counts":
             found = counts_like(adata, self.matrix, rounded=rounded)
+        elif self.expression == "any":
+            found = values_like(adata, self.matrix)
         else:
             found = log_like(adata, self.matrix, self.target_sum, base=base, rounded=rounded)
         written = Provenance.of(adata.uns).preprocess
@@ -161,7 +163,12 @@ class ReadsCells(ModelDescription):
         ------
         InputError
             As `aligned`.
+        UsageError
+            The model reads values as they are.
         """
+        if self.expression == "any":
+            as_they_are = option("expression", "any")
+            raise UsageError(f"the model was trained with {as_they_are}: it reads values as they are, give it the file")
         adata = in_memory(adata)
         check_names(adata, "the input")
         rounded = rounded or self.record.recipe.rounded

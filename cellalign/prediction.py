@@ -118,9 +118,9 @@ def predict(
     where : mapping of column to value, or sequence of "key=value", optional
         Further restricts the source cells.
     decoded : bool
-        X is the decoded mean. By default, of methods of log expression, it is the residual transfer: the observed
-        cell plus the change from what is decoded of it as it is, so that it keeps what the model does not explain.
-        Counts are always decoded.
+        X is the decoded mean. By default, of log expression and of any real values, it is the residual transfer: the
+        observed cell plus the change from what is decoded of it as it is, so that it keeps what the model does not
+        explain. Counts are always decoded; log expression alone is cut at zero.
     draws : int
         0 predicts the mean; n writes n cells of each, drawn from the prediction: counts are integers, log
         expression keeps the noise of real cells.
@@ -147,8 +147,7 @@ def predict(
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
     observed = found.x[asked.rows]
     cells = make_cells(source, observed, model.fields)
-    log_scale = model.expression == "log"
-    residual = log_scale and not decoded
+    residual = model.expression != "counts" and not decoded
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
         found = predictions(
@@ -157,7 +156,7 @@ def predict(
             asked.changes,
             device=pick_device(device, threads),
             residual=residual,
-            at_least=0.0 if log_scale else None,
+            at_least=0.0 if model.expression == "log" else None,
             samples=samples,
             draws=draws,
             seed=seed,
@@ -173,6 +172,7 @@ def predict(
         to=asked.said[0],
         changes={field.name: said for field, said in zip(asked.fields, asked.said, strict=True)},
         expression=model.expression,
+        matrix=model.matrix,
         written=written,
         samples=samples,
         draws=draws,

@@ -43,6 +43,7 @@ def evaluate(
     model: Model | None = None,
     device: str = "auto",
     seed: int = 0,
+    expression: str | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score embedded cells, or a counterfactual against real cells; `tasks.evaluate.evaluate` says what each means.
@@ -74,7 +75,7 @@ def evaluate(
             if not len(column(adata.obs, key, purpose=purpose, missing=True).categories) and adata.n_obs:
                 raise InputError(f"not one cell has a value in {purpose} column {key!r}; name another")
     result = Evaluation()
-    predictions = _predictions(adata, against, condition, control, embedding, panels, result)
+    predictions = _predictions(adata, against, condition, control, embedding, panels, result, expression)
     if against is not None and predictions:
         from cellalign.data.recipe import comparable
 
@@ -92,6 +93,7 @@ def evaluate(
         result=result,
         model=model,
         device=device,
+        values_in=_values_in(adata, model, expression),
         continuous=continuous,
         batch=batch,
         predictions=predictions,
@@ -108,6 +110,16 @@ def evaluate(
     return result
 
 
+def _values_in(adata: AnnData, model: Model | None, expression: str | None) -> str | None:
+    """The matrix that is taken as it is: because it is asked for, or the model or what embedded the cells did so."""
+    written = Provenance.of(adata.uns).latest_embedding
+    if model is not None and model.expression == "any":
+        return model.matrix
+    if written is not None and written.expression == "any":
+        return written.matrix or "X"
+    return "X" if expression == "any" else None
+
+
 def _predictions(
     adata: AnnData,
     against: AnnData | None,
@@ -116,13 +128,14 @@ def _predictions(
     embedding: str | Sequence[str] | None,
     panels: Sequence[str | Panel] | None,
     result: Evaluation,
+    expression: str | None,
 ) -> list[Counterfactual]:
     """What the cells predict; with real cells to compare with, cells without a record are another tool's prediction."""
     own = Provenance.of(adata.uns).counterfactual
     asked = any((panel if isinstance(panel, str) else panel.name) == "response" for panel in panels or ())
     if own is not None or against is None or (_embedded(adata, embedding) and not asked):
         return [] if own is None else [own]
-    found = of_another_tool(adata, against, condition, control)
+    found = of_another_tool(adata, against, condition, control, expression)
     values = ", ".join(record.to for record in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     result.notes.append(
         f"no record of cellalign counterfactual: taken as another tool's prediction ({found[0].expression} expression) "

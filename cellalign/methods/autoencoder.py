@@ -111,7 +111,7 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         self.to_mean = nn.Linear(self.encoder.n_out, self.n_latent)
         self.to_log_variance = self.make_log_variance()
         self.decoder = self.network(self.n_latent, hp.hidden[::-1], self.decoder_sees, **self.decoder_shape)
-        self.likelihood = make_likelihood(hp.likelihood, self.decoder.n_out, layout.n_genes)
+        self.likelihood = make_likelihood(hp.likelihood, self.decoder.n_out, layout.n_genes, signed=layout.signed)
 
     def make_log_variance(self) -> nn.Module | None:
         """What gives the posterior's log variance; None where its standard deviation is fixed."""

@@ -123,11 +123,14 @@ class Layout:
     fields : Fields
     n_cells : int
         Number of cells trained on.
+    signed : bool
+        Values may be negative, so that nothing is cut at zero: they are no expression but any real ones.
     """
 
     n_genes: int
     fields: Fields = Fields()
     n_cells: int = 1
+    signed: bool = False
 
     @property
     def condition(self) -> Field | None:

@@ -64,6 +64,7 @@ def benchmark(
         Mapping[str, Mapping[str, Any]] | None,
         replace(o.SETTINGS, help="One setting of one method (repeatable).", metavar="METHOD.KEY=VALUE", read=by_method),
     ] = None,
+    expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
     rounded: Annotated[bool, o.ROUND] = False,
     epochs: Annotated[int | None, o.EPOCHS] = None,
@@ -90,7 +91,7 @@ def benchmark(
         Only these groups; default all with 5 cells under both conditions.
     seeds : sequence of int
     settings : mapping of method to settings, optional
-    n_top_genes, rounded, epochs, device, threads
+    expression, n_top_genes, rounded, epochs, device, threads
         As `train` takes them.
     results : path, optional
         A CSV of finished rows, which grows with every run, several at a time too. Rows in it of the same cells,
@@ -115,7 +116,7 @@ def benchmark(
     from cellalign.evaluation import evaluate
     from cellalign.threads import limited
 
-    options |= {"n_top_genes": n_top_genes, "rounded": rounded}
+    options |= {"expression": expression, "n_top_genes": n_top_genes, "rounded": rounded}
     options |= {"epochs": epochs, "device": device, "threads": threads}
     done, adata = finished(results), in_memory(adata)
     field: Any = fit_fields(adata, condition=condition, control=control)[0]
@@ -124,7 +125,7 @@ def benchmark(
     for method in [*methods, *(settings or {})]:
         if method not in methods:
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
-        expression_for(method, settings=(settings or {}).get(method))
+        expression_for(method, settings=(settings or {}).get(method), expression=expression)
     cases = _cases(adata, field, holdout_each, groups)
     options |= {"condition": condition, "control": field.reference, "label": label or holdout_each}
     asked = {
@@ -319,7 +320,8 @@ def command(
     asked, declared = call.options, metric_of(metric)
     files.check_table(output, True, [input])
     finished(output)  # what is no benchmark is refused before any work
-    read = {expression_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
+    own, kind = asked["settings"] or {}, asked["expression"]
+    read = {expression_for(name, settings=own.get(name), expression=kind) for name in asked["methods"]}
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed
     adata = cells_for(source, read.pop()) if len(read) == 1 else files.read(source)

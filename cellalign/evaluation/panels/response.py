@@ -205,7 +205,11 @@ def _on_one_scale(inputs: Inputs, real: AnnData, columns: np.ndarray) -> tuple[A
     check_finite(predicted, "the prediction's X")
     if record.expression != "counts":
         x = matrix_of(real, "X", option("against"))[:, columns]
-        note = check_library_sizes(predicted, x, option("against")) if not record.method else None
+        note = (
+            check_library_sizes(predicted, x, option("against"))
+            if not (record.method or record.expression == "any")
+            else None
+        )
         inputs.notes.extend([note] if note and note not in inputs.notes else [])
         return predicted, x
     x = matrix_of(real, default_matrix(real, "counts"), option("against"))[:, columns]
