@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellalign.data.any_values import any_values
 from cellalign.data.counts import find_counts, has_counts
 from cellalign.data.files import read_matrix
 from cellalign.data.genes import align_genes, match, say_how
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.matrices import check_names
 from cellalign.data.reading import Reading, in_memory
-from cellalign.data.recipe import Expression, counts_like, log_like, values_like
+from cellalign.data.recipe import Expression, counts_like, log_like
 from cellalign.data.source import content_of
 from cellalign.errors import InputError, UsageError, option
 from cellalign.model_description import ModelDescription, sees_condition
@@ -106,7 +107,7 @@ class ReadsCells(ModelDescription):
         if self.expression == "counts":
             found = counts_like(adata, self.matrix, rounded=rounded)
         elif self.expression == "any":
-            found = values_like(adata, self.matrix)
+            found = Expression(any_values(adata, self.matrix), adata.var)
         else:
             found = log_like(adata, self.matrix, self.target_sum, base=base, rounded=rounded)
         written = Provenance.of(adata.uns).preprocess

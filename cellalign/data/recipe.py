@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from cellalign.data.any_values import any_values, refuse_beside_any, say_unlike
 from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
 from cellalign.data.genes import match, say_how, second_name
 from cellalign.data.integers import values_of
 from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
 from cellalign.data.said import tell
-from cellalign.data.sample import rows_as_csr
 from cellalign.data.scale import scale_of
 from cellalign.data.source import content_of
 from cellalign.errors import InputError, UsageError, option
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cellalign")
 N_TOP_GENES = 2000  # that `preprocess` keeps by default
-LOOKED_AT = 2000  # cells by which spreads are judged
-UNLIKE = 100  # times the usual spread of a column that no other is heard beside
 CHANGED_TOTAL = 0.01  # relative difference of a total from the one that was written; less is of a few genes dropped
 SAME_TOTAL = 1e-3  # relative difference of two normalisation totals that float32 explains
 
@@ -114,24 +112,6 @@ def log_like(
     return Expression(x, adata.var)
 
 
-def values_like(adata: AnnData, key: str, where: str = "the input") -> Expression:
-    """Any real values of cells, as they are, of the matrix that a model reads: "X", or a layer.
-
-    Raises
-    ------
-    InputError
-        There is no such matrix, or it holds NaN, infinite values or no numbers.
-    """
-    x = matrix_of(adata, key, where)
-    check_expression(x, "any", f"{where}'s {key}", names=(adata.obs_names, adata.var_names))
-    return Expression(_as_numbers(x), adata.var)
-
-
-def _as_numbers(x: Any) -> Any:
-    """A matrix of truth values as zeros and ones, any other as it is."""
-    return x.astype(np.float32) if x.dtype.kind == "b" else x
-
-
 def _base_of(x: Any) -> float | None:
     """Of the logarithm of a matrix; None where it is the natural one, or cannot be told."""
     scale = None if x is None else scale_of(x)
@@ -203,11 +183,11 @@ def to_train_on(
         There is no such matrix, no counts, or they are not fit.
     """
     if expression == "any":
-        _refuse_beside_any(n_top_genes, rounded)
+        refuse_beside_any(n_top_genes, rounded)
         key = layer or "X"
-        found = values_like(adata, key, where)
-        _say_unlike(found.x, f"{where}'s {key}")
-        return Training(found.x, found.var, key, Recipe(expression="any"))
+        x = any_values(adata, key, where)
+        say_unlike(x, f"{where}'s {key}")
+        return Training(x, adata.var, key, Recipe(expression="any"))
     if expression == "counts":
         return _counts_to_train_on(adata, layer, n_top_genes, batch, where, rounded)
     if layer is None and not _has_log(adata, "X"):
@@ -222,28 +202,6 @@ def to_train_on(
     otherwise = f"; or, to model any real values (standardised, CLR, z-scores) as they are, {as_they_are}"
     x = _log_of(adata, key, where, advice, otherwise)
     return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key), base=_base_of(x)))
-
-
-def _refuse_beside_any(n_top_genes: int | None, rounded: bool) -> None:
-    """Refuse what is of counts where values are taken as they are: UsageError."""
-    for name, value in (("n_top_genes", n_top_genes), ("rounded", rounded or None)):
-        if value is not None:
-            as_they_are = option("expression", "any")
-            raise UsageError(f"{option(name, value)} is of raw counts, and {as_they_are} takes values as they are")
-
-
-def _say_unlike(x: Any, where: str) -> None:
-    """Warn where one column's spread is so much larger than most that a model would see nothing else."""
-    rows = np.unique(np.linspace(0, x.shape[0] - 1, min(LOOKED_AT, x.shape[0])).astype(int))
-    part = rows_as_csr(x, rows)
-    sums, squares = (np.bincount(part.indices, part.data**power, x.shape[1]) for power in (1, 2))
-    spread = np.sqrt(np.maximum(squares / len(rows) - (sums / len(rows)) ** 2, 0))
-    usual = float(np.median(spread[spread > 0])) if (spread > 0).any() else 0.0
-    if usual and spread.max() > UNLIKE * usual:
-        said = (
-            "%s: the spread of its widest column is %.3g times that of most, which the others will not be heard beside"
-        )
-        log.warning(f"{said}; standardise the columns", where, spread.max() / usual)
 
 
 def _only_log(adata: AnnData, rounded: bool) -> str:
@@ -355,7 +313,7 @@ def comparable(predicted: AnnData, real: AnnData, expression: str, where: str) -
         from anndata import AnnData
 
         record = Provenance.of(predicted.uns).counterfactual
-        found = AnnData(values_like(real, "X" if record is None else record.matrix, where).x, real.obs, real.var)
+        found = AnnData(any_values(real, "X" if record is None else record.matrix, where), real.obs, real.var)
     names = list(map(str, predicted.var_names))
     matching = match(found.var, names, second_name(predicted.var))
     if not matching.how:

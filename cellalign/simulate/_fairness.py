@@ -1,6 +1,7 @@
 """A table with a known sensitive attribute, as of a census: what leaks it, and what may be kept, are known.
 
-    s ~ Bernoulli(share),  u ~ N(0, 1),  x_g = a_g.u + leak b_g (s - share) + noise,  label = [w.u + gap (s - share) + e > t]
+    s ~ Bernoulli(share),  u ~ N(0, 1),  x_g = a_g.u + leak b_g (s - share) + noise
+    label = [w.u + gap (s - share) + noise > t]
 
 Numbers are x_g; categories are one-hot codes of draws from the softmax of several x_g. A known part of the columns has
 b_g other than zero. All are standardised, as in the fairness experiment of the CoMP paper (appendix D.1), or left.

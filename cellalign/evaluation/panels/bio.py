@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellalign.data.any_values import any_values
 from cellalign.data.matrices import check_log, check_matrix, is_counts
-from cellalign.data.recipe import values_like
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics.metric import by_name
@@ -72,7 +72,7 @@ def _checked_pca(
     InputError
         There is no fit expression, or its components cannot be scored.
     """
-    x = _log_expression(adata) if values_in is None else values_like(adata, values_in).x
+    x = _log_expression(adata) if values_in is None else any_values(adata, values_in)
     if min(x.shape) < 3:
         raise InputError(f"{x.shape[1]} genes are too few")
     pca = unintegrated_pca(x, seed)
