@@ -67,9 +67,13 @@ class ModelStep(Step):
 
 
 class Embedding(ModelStep):
-    """Of `embed`: obsm[key] holds the latents; `condition` is the column that was modelled."""
+    """Of `embed`: obsm[key] holds the latents; `condition` is the column that was modelled.
+
+    `split` is the obs column that tells cells trained on from those validated on; None of other cells.
+    """
 
     key: str
+    split: str | None = None
     condition: str | None = None
     continuous: bool = False
 

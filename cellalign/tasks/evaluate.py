@@ -49,6 +49,9 @@ def evaluate(
     k: Annotated[int, Option("Neighbours of the mixing panel.", low=2)] = 100,
     alpha: Annotated[float, Option("Level of the kBET test.", low=0, high=1)] = 0.1,
     min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [4 k].", low=2)] = None,
+    global_silhouette: Annotated[
+        bool, Option("s of cell types among neighbours over all cells (CoMP eq. 58 to 60), not within types.")
+    ] = False,
     model: Model | None = None,
     particles: Annotated[int, Option("Posterior draws of the likelihood.", low=1)] = 100,
     device: Annotated[str, o.DEVICE] = "auto",
@@ -78,9 +81,12 @@ def evaluate(
     extra_panels : sequence of str
         Panels to run, where they can, beside the default ones.
     k, alpha : int, float
-        Neighbours and test level of the mixing panel.
+        Neighbours and test level of the mixing panel; of validation cells, which are scored where they are known,
+        at most 30 neighbours.
     min_cells : int, optional
         Smallest cell type for m-kBET and m-s; default 4 k.
+    global_silhouette : bool
+        Take s of a cell type from the neighbours over all cells that are of that type (CoMP eq. 58 to 60).
     model : Model, optional
         For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
     particles : int
@@ -120,6 +126,7 @@ def evaluate(
             k=k,
             alpha=alpha,
             min_cells=min_cells,
+            global_silhouette=global_silhouette,
             particles=particles,
             **options,
         )
