@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from cellalign.data.columns import Where
 from cellalign.data.interventions import Intervention, intervention
@@ -56,9 +57,13 @@ class Prediction:
     draws: int
     parts: Callable[[], Iterator[dict[str, np.ndarray]]]
 
-    def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Arrays by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]."""
-        return self.parts()
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Matrices by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]; "drawn" is CSR."""
+        for part in self.parts():
+            if "drawn" in part:  # counts, of which most are 0
+                yield part | {"drawn": sparse.csr_matrix(part["drawn"])}
+            else:
+                yield part
 
     @property
     def uns(self) -> dict[str, Any]:
@@ -74,7 +79,7 @@ class Prediction:
 
     def to_adata(self) -> AnnData:
         """All of it in memory."""
-        found: dict[str, list[np.ndarray]] = {}
+        found: dict[str, list[Any]] = {}
         for batch in self.batches():
             for name, values in batch.items():
                 found.setdefault(name, []).append(values)
@@ -84,7 +89,8 @@ class Prediction:
         result = self.bare()
         result.X = x
         for name, parts in found.items():
-            result.layers[name] = _repeated(np.concatenate(parts), max(1, self.draws))
+            whole = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
+            result.layers[name] = _repeated(whole, max(1, self.draws))
         return result
 
 
@@ -120,7 +126,8 @@ def predict(
     decoded : bool
         X is the decoded mean. By default, of methods of log expression, it is the residual transfer: the observed
         cell plus the change from what is decoded of it as it is, so that it keeps what the model does not explain.
-        Counts are always decoded.
+        Counts are always decoded; beside their mean layers["drawn"] holds one draw of each cell, by which they are
+        scored: the log of a mean is not the mean of logs.
     draws : int
         0 predicts the mean; n writes n cells of each, drawn from the prediction: counts are integers, log
         expression keeps the noise of real cells.
@@ -160,6 +167,7 @@ def predict(
             at_least=0.0 if log_scale else None,
             samples=samples,
             draws=draws,
+            drawn=not log_scale,
             seed=seed,
         )
         return computed(found, device, threads)
@@ -219,7 +227,5 @@ def _repeated(x: Any, times: int) -> Any:
     if times == 1:
         return x
     if hasattr(x, "tocsr"):
-        from scipy import sparse
-
         return sparse.vstack([x] * times, format="csr")
     return np.concatenate([x] * times)
