@@ -14,7 +14,8 @@ from scipy import sparse
 
 from cellalign.data.columns import Where
 from cellalign.data.interventions import Intervention, intervention
-from cellalign.data.loader import make_cells
+from cellalign.data.loader import Cells, make_cells
+from cellalign.data.said import tell
 from cellalign.data.split import held_out
 from cellalign.engine.device import computed, pick_device
 from cellalign.engine.predict import predictions
@@ -154,6 +155,7 @@ def predict(
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
     observed = found.x[asked.rows]
     cells = make_cells(source, observed, model.fields)
+    notes = _caveats(method, cells, asked)
     log_scale = model.expression == "log"
     residual = log_scale and not decoded
 
@@ -184,6 +186,7 @@ def predict(
         written=written,
         samples=samples,
         draws=draws,
+        notes="; ".join(notes),
         version=model.record.cellalign,
         weights=model.weights_checksum,
     )
@@ -206,6 +209,16 @@ def _check(model: Model, asked: Intervention) -> None:
                 f"method {model.name!r} does not see batches, so it has no counterfactual of {field.name!r}"
             )
         log.warning("method %s does not see %r: it predicts no change of the cells", model.name, field.name)
+
+
+def _caveats(method: Any, cells: Cells, asked: Intervention) -> list[str]:
+    """What the method says of predictions between these conditions, which is told."""
+    targets = method.layout.targets(asked.changes)
+    sources = [code for code in cells.condition.unique().tolist() if code >= 0] if targets else []
+    notes: list[str] = method.caveats(sources, targets)
+    for note in notes:
+        tell(logging.WARNING, note)
+    return notes
 
 
 def _predicted_obs(
