@@ -216,7 +216,7 @@ def build_to_train(record: ModelRecord) -> Method:
 def _built(record: ModelRecord) -> Method:
     cls = get(record.method)
     settings = {cls.renamed_settings.get(key, key): value for key, value in record.hyperparameters.items()}
-    layout = Layout(len(record.genes), read_fields(record.fields), record.cells.trained)
+    layout = Layout(len(record.genes), read_fields(record.fields), record.cells.trained, record.image_shape)
     return cls(cls.Hyperparameters(**settings), layout)
 
 

@@ -120,6 +120,11 @@ class Predicts(Capability):
     def responds_to(self) -> frozenset[Role]:
         """Roles of the fields whose change changes a prediction."""
 
+    @property
+    def keeps_residual(self) -> bool:
+        """Whether a cell keeps by default what is not explained of it: the observed cell plus the predicted change."""
+        return True
+
     @abstractmethod
     def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
         """Expression [B, G] of the batch's cells under an intervention.
