@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.columns import Where
+from cellalign.data.images import KEY as IMAGES
 from cellalign.data.interventions import Intervention, intervention
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.said import tell
@@ -47,6 +48,8 @@ class Prediction:
     record : Counterfactual
     draws : int
         Cells predicted of each source cell; 0 for their mean.
+    image_shape : tuple of int, optional
+        Of images.
     """
 
     obs: pd.DataFrame
@@ -57,6 +60,7 @@ class Prediction:
     provenance: Provenance
     draws: int
     parts: Callable[[], Iterator[dict[str, np.ndarray]]]
+    image_shape: tuple[int, ...] | None = None
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """Matrices by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]; "drawn" is CSR."""
@@ -68,8 +72,9 @@ class Prediction:
 
     @property
     def uns(self) -> dict[str, Any]:
-        """Provenance."""
-        return {KEY: self.provenance.with_steps(self.record).plain()}
+        """Provenance, and the shape of images."""
+        plain: dict[str, Any] = {KEY: self.provenance.with_steps(self.record).plain()}
+        return plain if self.image_shape is None else plain | {IMAGES: np.array(self.image_shape)}
 
     def bare(self) -> AnnData:
         """All that is known before anything is computed: obs, var, uns and the observed cells as layers["source"]."""
@@ -127,8 +132,8 @@ def predict(
     decoded : bool
         X is the decoded mean. By default, of methods of log expression, it is the residual transfer: the observed
         cell plus the change from what is decoded of it as it is, so that it keeps what the model does not explain.
-        Counts are always decoded; beside their mean layers["drawn"] holds one draw of each cell, by which they are
-        scored: the log of a mean is not the mean of logs.
+        Counts are always decoded, and images by networks that are of images; beside the mean of counts layers["drawn"]
+        holds one draw of each cell, by which they are scored: the log of a mean is not the mean of logs.
     draws : int
         0 predicts the mean; n writes n cells of each, drawn from the prediction: counts are integers, log
         expression keeps the noise of real cells.
@@ -157,7 +162,7 @@ def predict(
     cells = make_cells(source, observed, model.fields)
     notes = _caveats(method, cells, asked)
     log_scale = model.expression == "log"
-    residual = log_scale and not decoded
+    residual = log_scale and not decoded and method.keeps_residual
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
         found = predictions(
@@ -192,7 +197,7 @@ def predict(
     )
     provenance = Provenance(preprocess=Provenance.of(model.preprocessed(adata.uns, model.target_sum)).preprocess)
     obs = _predicted_obs(source.obs, asked, model.record.holdout, model.control, draws)
-    return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts)
+    return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts, model.record.image_shape)
 
 
 def _check(model: Model, asked: Intervention) -> None:

@@ -123,6 +123,11 @@ class Predicts(Capability):
         """What whoever reads a prediction from these conditions to those should know: one sentence each, or none."""
         return []
 
+    @property
+    def keeps_residual(self) -> bool:
+        """Whether a cell keeps by default what is not explained of it: the observed cell plus the predicted change."""
+        return True
+
     @abstractmethod
     def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
         """Expression [B, G] of the batch's cells under an intervention.
