@@ -23,11 +23,13 @@ from cellalign.methods.base import (
     BATCH,
     CONDITION,
     CombinesConditions,
+    ContextWeight,
     Distribution,
     Expression,
     HasLikelihood,
     Latent,
     Layout,
+    LearnsOn,
     Loss,
     Method,
     Minibatch,
@@ -270,6 +272,19 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         if do:
             z, moved = self.intervene(z, batch, do)
         return self.decode(z, moved).distribution
+
+
+class GivenContext(LearnsOn, Autoencoder):
+    """An autoencoder whose networks are given conditions, batches or covariates."""
+
+    def context_weights(self) -> Mapping[str, ContextWeight]:
+        """Those of the layers of encoder and decoder that the context enters."""
+        networks = (("encoder", self.encoder, self.encoder_sees), ("decoder", self.decoder, self.decoder_sees))
+        return {
+            f"{name}.{layer}context": ContextWeight(tuple(seen), embeds=name == "encoder")
+            for name, network, seen in networks
+            for layer in network.given_context()
+        }
 
 
 class VariationalAutoencoder(HasLikelihood, Autoencoder):

@@ -216,6 +216,36 @@ class Extends(Capability):
         """
 
 
+@dataclass(frozen=True)
+class ContextWeight:
+    """A parameter that has an entry for each column of what its network is given of fields.
+
+    Attributes
+    ----------
+    roles : tuple of roles
+        Of these fields, in the order of `Minibatch.context`.
+    dim, before : int
+        The dimension of the parameter along which these entries lie, and how many others come first.
+    embeds : bool
+        Whether the embedding of a cell depends on it.
+    """
+
+    roles: tuple[Role, ...]
+    dim: int = 0
+    before: int = 0
+    embeds: bool = True
+
+
+class LearnsOn(Capability):
+    """Has weights for each condition or batch, which can be learned of new ones while all others stay."""
+
+    does = "have weights for each condition or batch, which can be learned of new ones"
+
+    @abstractmethod
+    def context_weights(self) -> Mapping[str, ContextWeight]:
+        """By name of the parameter, all whose shape depends on what values the fields have."""
+
+
 class Labels(Capability):
     """Predicts labels by a classifier of its own."""
 
