@@ -103,6 +103,8 @@ class Counterfactual(ModelStep):
         What X is: the observed cell plus the predicted change; the decoded mean; a draw.
     samples, draws : int
         Posterior draws averaged; draws written of each cell.
+    notes : str
+        What whoever reads the prediction should know, sentences separated by "; ".
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
@@ -116,6 +118,7 @@ class Counterfactual(ModelStep):
     written: str = "decoded"
     samples: int = 0
     draws: int = 0
+    notes: str = ""
 
     @field_validator("changes", mode="before")
     @classmethod

@@ -52,6 +52,7 @@ def evaluate(
     global_silhouette: Annotated[
         bool, Option("s of cell types among neighbours over all cells (CoMP eq. 58 to 60), not within types.")
     ] = False,
+    more_genes: Annotated[bool, Option("Score responses over 10 and 100 DE genes too.")] = False,
     model: Model | None = None,
     particles: Annotated[int, Option("Posterior draws of the likelihood.", low=1)] = 100,
     device: Annotated[str, o.DEVICE] = "auto",
@@ -87,6 +88,8 @@ def evaluate(
         Smallest cell type for m-kBET and m-s; default 4 k.
     global_silhouette : bool
         Take s of a cell type from the neighbours over all cells that are of that type (CoMP eq. 58 to 60).
+    more_genes : bool
+        Score a response over the 10 and the 100 most different genes too, beside the 50.
     model : Model, optional
         For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
     particles : int
@@ -127,6 +130,7 @@ def evaluate(
             alpha=alpha,
             min_cells=min_cells,
             global_silhouette=global_silhouette,
+            more_genes=more_genes,
             particles=particles,
             **options,
         )
@@ -237,7 +241,7 @@ def command(
     ] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
-    """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
+    """Score an embedding, or a counterfactual against real cells, beside baselines and what is attainable."""
     from cellalign.data import files
     from cellalign.data.columns import select
     from cellalign.evaluation.predictions import expression_of
