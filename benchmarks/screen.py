@@ -67,7 +67,7 @@ def describe(graph, pathway: list[str]) -> dict[str, object]:
     }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print a row per seed, then the targets' mean shifts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cells")
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=10)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--set", action="append", default=[])
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     cells = cellalign.read(options.cells)
     settings = {"latent_dim": options.latents} | key_values(options.set)
     asked = dict(method=options.method, condition=CONDITION, control=CONTROL, settings=settings, epochs=options.epochs)
