@@ -38,6 +38,7 @@ from cellalign.methods.base import (
     Role,
     Trains,
 )
+from cellalign.methods.capabilities import Rule
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, sd_of
 from cellalign.nn.likelihoods import OF_COUNTS, LikelihoodName, make_likelihood
 from cellalign.nn.networks import MLP
@@ -165,6 +166,13 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         seen = {role for role in (CONDITION, BATCH) if role in self.decoder_sees}
         return frozenset(seen | ({CONDITION} if isinstance(self, CombinesConditions) else set()))
 
+    @property
+    def combines_in(self) -> tuple[Rule, ...]:
+        """In the latents where conditions shift them; else in expression, or in what the decoder is given."""
+        if isinstance(self, CombinesConditions):
+            return "latent", "expression"
+        return ("expression", "latent") if CONDITION in self.decoder_sees else ("expression",)
+
     # the forward pass
 
     def encode(self, batch: Minibatch) -> Latent:
@@ -248,7 +256,8 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
     def intervene(self, z: Tensor, batch: Minibatch, do: Mapping[str, Any]) -> tuple[Tensor, Minibatch]:
         """What an intervention changes: what the decoder sees, and z stays (CoMP eq. 1); or conditions shift z.
 
-        Where conditions combine (sVAE+ section 3.4), z - mu_a + mu_a', the shifts of several adding up.
+        Where conditions combine (sVAE+ section 3.4), z - mu_a + mu_a', the shifts of several adding up. A decoder that
+        sees the condition is given those of several at once, less the reference's for each but one.
 
         Parameters
         ----------

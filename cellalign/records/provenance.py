@@ -103,6 +103,8 @@ class Counterfactual(ModelStep):
         What X is: the observed cell plus the predicted change; the decoded mean; a draw.
     samples, draws : int
         Posterior draws averaged; draws written of each cell.
+    combined : {"", "expression", "latent"}
+        Of several conditions at once, where their effects were added up.
     notes : str
         What whoever reads the prediction should know, sentences separated by "; ".
     """
@@ -118,6 +120,7 @@ class Counterfactual(ModelStep):
     written: str = "decoded"
     samples: int = 0
     draws: int = 0
+    combined: str = ""
     notes: str = ""
 
     @field_validator("changes", mode="before")
