@@ -132,8 +132,8 @@ def digits_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotate
     files.check_cells_output(output, force)
     adata = digits(**call.options)
     files.write(adata, output, force=force)
-    held = int((adata.obs["split"] == "heldout").sum())
-    call.log.info("%s: %d images of 32 x 32, %d of them to hold out", output, adata.n_obs, held)
+    how = "--holdout seen=no,stroke=thin --holdout seen=no,stroke=thick"
+    call.log.info("%s: %d images of 32 x 32; train with %s", output, adata.n_obs, how)
 
 
 def _digits(text: str) -> list[int]:
