@@ -88,13 +88,15 @@ def digits(
             read=lambda text: _digits(text),
         ),
     ] = (1, 3, 6, 7),
+    threads: Annotated[int | None, o.THREADS] = None,
     seed: Annotated[int, o.SEED] = 0,
 ) -> AnnData:
     """Handwritten digits with normal, thin and thick strokes: `cellalign.simulate.digits`."""
-    asked = dict(locals())
     from cellalign import simulate
+    from cellalign.threads import limited
 
-    return simulate.digits(**asked)
+    with limited(threads):
+        return simulate.digits(n_images, seen=seen, seed=seed)
 
 
 @command_of(ifnb, group="simulate", example="cellalign simulate ifnb --cells 2000 --genes 2000 -o simulated.h5ad")

@@ -37,7 +37,7 @@ def test_a_counterfactual_is_scored_and_drawn(run):
     options = ("--against", "digits.h5ad", "--condition", "stroke", "--label", "digit")
     done = command("evaluate", "thick.h5ad", *options, "--images", "thick.png", "--panel", "images")
     assert done.returncode == 0, done.stderr
-    assert "prediction / held out" in done.stdout and "width_of_real" in done.stdout
+    assert "prediction / held out" in done.stdout and "width_error" in done.stdout
     pixels = matplotlib.image.imread(folder / "thick.png")
     assert (pixels[..., :3] != 1).any(-1).mean() > 0.01, "not blank"
 

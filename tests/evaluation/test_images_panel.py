@@ -34,9 +34,9 @@ def scored(adata, real, **more):
 def test_the_truth_has_the_real_width_and_is_read_as_well(real):
     result = scored(prediction(real), real)
     for group in ("held out", "all"):
-        assert result.value("width_of_real", system="prediction", group=group) == pytest.approx(1)
+        assert result.value("width_error", system="prediction", group=group) == pytest.approx(0)
         assert result.value("read_of_real", system="prediction", group=group) == pytest.approx(1)
-        assert result.value("width_of_real", system="no change", group=group) < 0.75
+        assert result.value("width_error", system="no change", group=group) > 0.25
         width = result.value("stroke_width", system="real", group=group)
         assert result.value("stroke_width", system="prediction", group=group) == pytest.approx(width)
     assert result.value("read", system="real") > 0.7
@@ -47,7 +47,7 @@ def test_the_truth_has_the_real_width_and_is_read_as_well(real):
 
 def test_what_did_not_change_is_no_change(real):
     result = scored(prediction(real, of="normal"), real)
-    for metric in ("stroke_width", "width_of_real", "read"):
+    for metric in ("stroke_width", "width_error", "read"):
         assert result.value(metric, system="prediction") == pytest.approx(result.value(metric, system="no change"))
 
 
@@ -56,21 +56,21 @@ def test_digits_that_became_others_are_not_read(real):
     wrong.obs["digit"] = wrong.obs["digit"].astype(int).add(1).mod(10).astype(str).astype("category")
     result = scored(wrong, real)
     assert result.value("read", system="prediction") < 0.2
-    assert result.value("width_of_real", system="prediction") == pytest.approx(1)
+    assert result.value("width_error", system="prediction") == pytest.approx(0)
 
 
 def test_blank_images_have_no_width_and_are_scored(real):
     blank = prediction(real)
     blank.X = np.zeros_like(blank.X)
     result = scored(blank, real)
-    assert np.isnan(result.value("width_of_real", system="prediction"))
+    assert np.isnan(result.value("width_error", system="prediction"))
     assert result.value("read", system="prediction") < 0.4
     assert result.image_rows().axes
 
 
 def test_without_labels_only_widths_are_scored(real):
     result = scored(prediction(real, held=False), real, label=None)
-    assert {row.metric for row in result.rows} == {"stroke_width", "width_of_real"}
+    assert {row.metric for row in result.rows} == {"stroke_width", "width_error"}
     assert {row.group for row in result.rows} == {"all"}
 
 

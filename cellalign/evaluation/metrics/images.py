@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cellalign.evaluation.metrics.metric import NEITHER, UP, Metric, metric, towards
+from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric, metric
 
 FINE = 4  # points in a pixel, along each side, at which an edge is looked for
 FOLDS = 5
@@ -25,11 +25,11 @@ def stroke_width(images: np.ndarray, level: float) -> float:
     return float(np.nanmean(widths)) if np.isfinite(widths).any() else float("nan")
 
 
-WIDTH_RATIO = Metric(
-    "width_of_real",
-    "Mean stroke width over that of real images under the condition.",
-    towards(1),
-    "that of `no change`: of the images before, over that of those after",
+WIDTH_ERROR = Metric(
+    "width_error",
+    "How far the mean stroke width is from that of real images under the condition, as a part of it.",
+    DOWN,
+    "that of `no change`: of the images before",
 )
 READ = Metric(
     "read",
@@ -44,7 +44,7 @@ READ_RATIO = Metric(
     UP,
     "as for read, over its share of real images",
 )
-METRICS = (stroke_width, WIDTH_RATIO, READ, READ_RATIO)
+METRICS = (stroke_width, WIDTH_ERROR, READ, READ_RATIO)
 
 
 def stroke_widths(images: np.ndarray, level: float) -> np.ndarray:

@@ -35,8 +35,6 @@ class ImagesOfCondition(Panel):
     metrics = img.METRICS
     order = 55
 
-    original: str = ORIGINAL
-
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Held-out labels, all, and each; NotApplicable where the cells are no predicted images."""
         if not inputs.predictions:
@@ -49,7 +47,7 @@ class ImagesOfCondition(Panel):
         for record in inputs.predictions:
             own = inputs.of_prediction(record).known(inputs.label)
             named = f"{record.to}, " if len(inputs.predictions) > 1 else ""
-            for row in self._scored(_Images.of(own, record, shape, self.original), inputs.seed):
+            for row in self._scored(_Images.of(own, record, shape), inputs.seed):
                 yield (
                     row if not named else self.row(row.system, named + row.group, row.declared, row.value, row.n_cells)
                 )
@@ -70,7 +68,7 @@ class ImagesOfCondition(Panel):
                 if not found["n"]:
                     continue
                 yield self.row(name, group, img.stroke_width, found["width"], found["n"])
-                yield self.row(name, group, img.WIDTH_RATIO, found["width"] / real["width"], found["n"])
+                yield self.row(name, group, img.WIDTH_ERROR, abs(found["width"] / real["width"] - 1), found["n"])
                 if right:
                     yield self.row(name, group, img.READ, found["read"], found["n"])
                     ratio = found["read"] / real["read"] if real["read"] else float("nan")
@@ -108,7 +106,7 @@ class _Images:
     level: float
 
     @classmethod
-    def of(cls, inputs: Inputs, record: Counterfactual, shape: Shape, original: str) -> _Images:
+    def of(cls, inputs: Inputs, record: Counterfactual, shape: Shape) -> _Images:
         against = inputs.against
         assert against is not None
         columns = against.var_names.get_indexer(inputs.adata.var_names)
@@ -127,7 +125,7 @@ class _Images:
             rows = np.flatnonzero(mask)
             labels = _labels(adata, inputs.label)[rows]
             kept = labels != ""
-            return _Some(dense(x[rows])[kept], labels[kept], _originals(adata, original)[rows][kept])
+            return _Some(dense(x[rows])[kept], labels[kept], _originals(adata)[rows][kept])
 
         predicted = some(inputs.adata, inputs.adata.X, np.ones(inputs.adata.n_obs, dtype=bool))
         before, real = (some(against, pixels[:, columns], mask) for mask in (source, target))
@@ -196,7 +194,7 @@ def _labels(adata: Any, label: str | None) -> np.ndarray:
     return np.array([*map(str, values.categories), ""], dtype=str)[values.codes]
 
 
-def _originals(adata: Any, key: str) -> np.ndarray:
+def _originals(adata: Any) -> np.ndarray:
     """Which original each image is of: that of obs, or its own name."""
-    values = adata.obs[key] if key in adata.obs else adata.obs_names
+    values = adata.obs[ORIGINAL] if ORIGINAL in adata.obs else adata.obs_names
     return np.asarray(values).astype(str)
