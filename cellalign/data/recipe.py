@@ -14,8 +14,8 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
-from cellalign.data.images import image_shape, pixels_of, said_shape
 from cellalign.data.genes import match, say_how, second_name
+from cellalign.data.images import image_shape, pixels_of, said_shape
 from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
 from cellalign.data.said import tell
@@ -204,7 +204,9 @@ def to_train_on(
 def _pixels_to_train_on(adata: AnnData, key: str, n_top_genes: int | None, where: str) -> Training:
     """Pixels as they are, all of them."""
     if n_top_genes is not None:
-        raise UsageError(f"{option('n_top_genes', n_top_genes)} is of genes; {where} holds images, whose pixels all count")
+        raise UsageError(
+            f"{option('n_top_genes', n_top_genes)} is of genes; {where} holds images, whose pixels all count"
+        )
     return Training(pixels_of(adata, key, where), adata.var, key, Recipe())
 
 

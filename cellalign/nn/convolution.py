@@ -14,8 +14,8 @@ table 2 (`unet`)
     they are 8 x 8 of 64, from which the three enlargements of the table lead to 64 x 64. No layer skips z, although the
     text calls it like a U-Net: what skipped it would carry the condition past it.
 
-A transposed convolution of stride 1 is a convolution with its kernel turned, and is one here. Everything is deterministic,
-on GPUs too: enlargements and poolings are reshapes.
+A transposed convolution of stride 1 is a convolution with its kernel turned, and is one here. Enlargements and poolings
+are reshapes, so that all is deterministic on GPUs too.
 """
 
 from __future__ import annotations
@@ -262,9 +262,7 @@ class ImageDecoder(nn.Module):
         for before, n in zip(units, units[1:], strict=False):
             dense += [Linear(before, n), settings.activation()]
         self.dense = nn.Sequential(*dense)
-        self.sizes = [
-            (math.ceil(height / 2**i), math.ceil(width / 2**i)) for i in reversed(range(kind.enlargements))
-        ]
+        self.sizes = [(math.ceil(height / 2**i), math.ceil(width / 2**i)) for i in reversed(range(kind.enlargements))]
         up = [settings.maps(block) for block in kind.up]
         ins = [grid_maps, *(block[-1] for block in up)]
         self.blocks = nn.ModuleList(settings.convolutions(n, block) for n, block in zip(ins, up, strict=False))

@@ -100,7 +100,8 @@ def evaluate(
     Returns
     -------
     Evaluation
-        Its `scatter` and `violin` draw what the response panel scored, `scib_table` what bio did.
+        Its `scatter` and `violin` draw what the response panel scored, `image_rows` what images did, `scib_table` what
+        bio did.
 
     Raises
     ------
@@ -162,6 +163,7 @@ TYPES = ("bio", "label", "the cell types that scores of panel bio are about", "K
 PICTURES = {
     "scatter": Picture(*REAL, draw=lambda result: result.scatter()),
     "violin": Picture(*REAL, draw=lambda result: result.violin()),
+    "images": Picture("images", *REAL[1:], draw=lambda result: result.image_rows()),
     "scib_table": Picture(*TYPES, draw=lambda result: result.scib_table()),
 }
 
@@ -204,7 +206,7 @@ def _check_kind(pictures: Mapping[str, str], provenance: Provenance, source: str
     predicted = provenance.counterfactual is not None
     foreign = not predicted and not provenance.embedding and against is not None
     for name in pictures:
-        of_prediction = PICTURES[name].panel == "response"
+        of_prediction = PICTURES[name].needs == "against"
         if not of_prediction and predicted and not provenance.embedding:
             raise UsageError(f"{option(name)} draws scores of an embedding; {source} is from cellalign counterfactual")
         if of_prediction and not (predicted or foreign):
@@ -236,6 +238,9 @@ def command(
         str | None,
         _picture("Draw the 10 most different genes: control, predicted, real cells (.png, .pdf, .svg), per --label."),
     ] = None,
+    images: Annotated[
+        str | None, _picture("Draw images before, predicted and real (.png, .pdf, .svg), per --label.")
+    ] = None,
     scib_table: Annotated[
         str | None, _picture("Draw the scores of panel bio (.png, .pdf, .svg); it runs then.")
     ] = None,
@@ -250,7 +255,7 @@ def command(
     from cellalign.tasks.paths import cells_for
 
     asked = call.options
-    named = {"scatter": scatter, "violin": violin, "scib_table": scib_table}
+    named = {"scatter": scatter, "violin": violin, "images": images, "scib_table": scib_table}
     pictures = {name: path for name, path in named.items() if path is not None}
     check_pictures(pictures, against=against is not None, label=asked["label"] is not None, panels=asked["panels"])
     if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):

@@ -88,13 +88,15 @@ def digits(
             read=lambda text: _digits(text),
         ),
     ] = (1, 3, 6, 7),
+    threads: Annotated[int | None, o.THREADS] = None,
     seed: Annotated[int, o.SEED] = 0,
 ) -> AnnData:
     """Handwritten digits with normal, thin and thick strokes: `cellalign.simulate.digits`."""
-    asked = dict(locals())
     from cellalign import simulate
+    from cellalign.threads import limited
 
-    return simulate.digits(**asked)
+    with limited(threads):
+        return simulate.digits(n_images, seen=seen, seed=seed)
 
 
 @command_of(ifnb, group="simulate", example="cellalign simulate ifnb --cells 2000 --genes 2000 -o simulated.h5ad")
@@ -132,8 +134,8 @@ def digits_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotate
     files.check_cells_output(output, force)
     adata = digits(**call.options)
     files.write(adata, output, force=force)
-    held = int((adata.obs["split"] == "heldout").sum())
-    call.log.info("%s: %d images of 32 x 32, %d of them to hold out", output, adata.n_obs, held)
+    how = "--holdout seen=no,stroke=thin --holdout seen=no,stroke=thick"
+    call.log.info("%s: %d images of 32 x 32; train with %s", output, adata.n_obs, how)
 
 
 def _digits(text: str) -> list[int]:

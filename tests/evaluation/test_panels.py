@@ -16,9 +16,9 @@ from cellalign.evaluation.metrics.metric import UP
 from cellalign.evaluation.panels import bio
 from cellalign.evaluation.panels.likelihood import Likelihood
 from cellalign.evaluation.panels.mixing import Mixing
-from cellalign.records import Embedding, Provenance
+from cellalign.records import Counterfactual, Embedding, Provenance
 
-NAMES = ["mixing", "bio", "probe", "cross-condition", "response", "identifiability", "likelihood"]
+NAMES = ["mixing", "bio", "probe", "cross-condition", "response", "images", "identifiability", "likelihood"]
 
 
 @pytest.fixture
@@ -38,6 +38,14 @@ def predicted(tiny):
     return source
 
 
+def thick(images):
+    """Those with thick strokes, as a prediction."""
+    found = images[images.obs["stroke"] == "thick"].copy()
+    record = Counterfactual(method="trvae", condition="stroke", from_="normal", to="thick")
+    found.uns["cellalign"] = Provenance().with_steps(record).plain()
+    return found
+
+
 def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
     integrated, predicted, shifts, svae_model, monkeypatch
 ):
@@ -48,11 +56,12 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
     dosed.obs["dose"] = np.linspace(0, 1, dosed.n_obs)
     record = Embedding(method="any", key="X_any", condition="dose", continuous=True)
     dosed.uns["cellalign"] = Provenance().with_steps(record).plain()
-    simulated = shifts[::4].copy()
+    simulated, images = shifts[::4].copy(), cellalign.simulate.digits(30)
     results = [
         cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, extra_panels=["bio"]),
         cellalign.evaluate(dosed, label="cell_type", panels=["probe"]),
         cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim", more_genes=True),
+        cellalign.evaluate(thick(images), against=images, label="digit", panels=["images"]),
         cellalign.evaluate(simulated, model=svae_model, panels=["identifiability", "likelihood"], particles=2),
     ]
     rows = [row for result in results for row in result.rows]
