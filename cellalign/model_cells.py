@@ -14,6 +14,7 @@ from cellalign.data.any_values import any_values
 from cellalign.data.counts import find_counts, has_counts
 from cellalign.data.files import read_matrix
 from cellalign.data.genes import align_genes, match, say_how
+from cellalign.data.images import check_shape, pixels_of
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.matrices import check_names
 from cellalign.data.reading import Reading, in_memory
@@ -104,7 +105,10 @@ class ReadsCells(ModelDescription):
         adata = in_memory(adata)
         check_names(adata, "the input")
         rounded, base = self.record.recipe.rounded, self.record.recipe.base
-        if self.expression == "counts":
+        check_shape(adata, self.record.image_shape)
+        if self.record.image_shape is not None and self.expression == "log":
+            found = Expression(pixels_of(adata, self.matrix), adata.var)
+        elif self.expression == "counts":
             found = counts_like(adata, self.matrix, rounded=rounded)
         elif self.expression == "any":
             found = Expression(any_values(adata, self.matrix), adata.var)

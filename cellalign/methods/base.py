@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cellalign.methods.capabilities import (
     CombinesConditions,
+    ContextWeight,
     Extends,
     FitsInClosedForm,
     Graph,
@@ -25,6 +26,7 @@ from cellalign.methods.capabilities import (
     InfersCondition,
     Labels,
     LearnsGraph,
+    LearnsOn,
     Loss,
     Player,
     Predicts,
@@ -40,6 +42,7 @@ __all__ = [
     "COVARIATE",
     "LABEL",
     "CombinesConditions",
+    "ContextWeight",
     "Distribution",
     "Extends",
     "Fields",
@@ -53,6 +56,7 @@ __all__ = [
     "Latent",
     "Layout",
     "LearnsGraph",
+    "LearnsOn",
     "Loss",
     "Method",
     "Minibatch",
@@ -135,6 +139,8 @@ class Method(nn.Module, ABC):
         Its own defaults of any setting for values that are no expression but any real ones.
     renamed_settings : mapping of old to new name
         Settings that models and command lines of earlier versions spell otherwise.
+    settings_before : mapping of setting to value
+        What models do that were trained before there was the setting, where that is not its default.
     """
 
     name: ClassVar[str]
@@ -149,6 +155,7 @@ class Method(nn.Module, ABC):
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     defaults_of_any: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
+    settings_before: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:

@@ -45,9 +45,9 @@ class Likelihood(nn.Module):
 class Gaussian(Likelihood):
     """N(m_g(h), s(h)) with one standard deviation per cell, s = 0.01 + softplus (CoMP appendix D)."""
 
-    def __init__(self, n_hidden: int, n_genes: int) -> None:
+    def __init__(self, n_hidden: int, n_genes: int, *, given: bool = False) -> None:
         super().__init__()
-        self.to_mean = Linear(n_hidden, n_genes)
+        self.to_mean = nn.Identity() if given else Linear(n_hidden, n_genes)
         self.to_scale = nn.Linear(n_hidden, 1)
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
@@ -66,9 +66,9 @@ class SquaredError(Likelihood):
     Of values that may be negative the output is linear, as a ReLU could not give them.
     """
 
-    def __init__(self, n_hidden: int, n_genes: int, *, signed: bool = False) -> None:
+    def __init__(self, n_hidden: int, n_genes: int, *, given: bool = False, signed: bool = False) -> None:
         super().__init__()
-        self.to_mean = Linear(n_hidden, n_genes)
+        self.to_mean = nn.Identity() if given else Linear(n_hidden, n_genes)
         self.signed = signed
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
@@ -106,7 +106,7 @@ class Counts(Likelihood):
         return NegativeBinomial(shares, batch.library_size.clamp(min=1), torch.zeros_like(mean))
 
 
-LIKELIHOODS: dict[str, Callable[[int, int], Likelihood]] = {
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "gaussian": Gaussian,
     "mse": SquaredError,
     "nb": Counts,
@@ -115,8 +115,12 @@ LIKELIHOODS: dict[str, Callable[[int, int], Likelihood]] = {
 OF_COUNTS = frozenset({"nb", "zinb"})
 
 
-def make_likelihood(name: LikelihoodName, n_hidden: int, n_genes: int, *, signed: bool = False) -> Likelihood:
-    """The likelihood of that name, of values that may be negative where `signed`."""
-    if signed and name == "mse":
-        return SquaredError(n_hidden, n_genes, signed=True)
-    return LIKELIHOODS[name](n_hidden, n_genes)
+def make_likelihood(
+    name: LikelihoodName, n_hidden: int, n_genes: int, given: bool = False, *, signed: bool = False
+) -> Likelihood:
+    """The likelihood of that name, of values that may be negative where `signed`.
+
+    `given`, the hidden units are the means of the genes (not of counts).
+    """
+    more = ({"given": True} if given else {}) | ({"signed": True} if signed and name == "mse" else {})
+    return LIKELIHOODS[name](n_hidden, n_genes, **more)

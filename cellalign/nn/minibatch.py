@@ -123,6 +123,8 @@ class Layout:
     fields : Fields
     n_cells : int
         Number of cells trained on.
+    image : (height, width, channels), optional
+        Where the genes are the pixels of images, in this order.
     signed : bool
         Values may be negative, so that nothing is cut at zero: they are no expression but any real ones.
     """
@@ -130,6 +132,7 @@ class Layout:
     n_genes: int
     fields: Fields = Fields()
     n_cells: int = 1
+    image: tuple[int, int, int] | None = None
     signed: bool = False
 
     @property

@@ -69,6 +69,8 @@ class ModelStep(Step):
 class Embedding(ModelStep):
     """Of `embed`: obsm[key] holds the latents; `condition` is the column that was modelled.
 
+    `split` is the obs column that tells cells trained on from those validated on; None of other cells.
+
     Attributes
     ----------
     written : {"mean", "draw"}
@@ -78,6 +80,7 @@ class Embedding(ModelStep):
     """
 
     key: str
+    split: str | None = None
     condition: str | None = None
     continuous: bool = False
     written: str = "mean"
@@ -113,6 +116,10 @@ class Counterfactual(ModelStep):
         What X is: the observed cell plus the predicted change; the decoded mean; a draw.
     samples, draws : int
         Posterior draws averaged; draws written of each cell.
+    combined : {"", "expression", "latent"}
+        Of several conditions at once, where their effects were added up.
+    notes : str
+        What whoever reads the prediction should know, sentences separated by "; ".
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
@@ -127,6 +134,8 @@ class Counterfactual(ModelStep):
     written: str = "decoded"
     samples: int = 0
     draws: int = 0
+    combined: str = ""
+    notes: str = ""
 
     @field_validator("changes", mode="before")
     @classmethod
