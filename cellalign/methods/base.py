@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cellalign.methods.capabilities import (
     CombinesConditions,
+    ContextWeight,
     Extends,
     FitsInClosedForm,
     Graph,
@@ -25,6 +26,7 @@ from cellalign.methods.capabilities import (
     InfersCondition,
     Labels,
     LearnsGraph,
+    LearnsOn,
     Loss,
     Player,
     Predicts,
@@ -40,6 +42,7 @@ __all__ = [
     "COVARIATE",
     "LABEL",
     "CombinesConditions",
+    "ContextWeight",
     "Distribution",
     "Extends",
     "Fields",
@@ -53,6 +56,7 @@ __all__ = [
     "Latent",
     "Layout",
     "LearnsGraph",
+    "LearnsOn",
     "Loss",
     "Method",
     "Minibatch",
