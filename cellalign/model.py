@@ -288,7 +288,8 @@ class Model(ReadsCells):
             X predicted expression on the scale of training, not negative; layers["source"] the observed; obs of the
             source cells with the condition replaced and the original in "<condition>_source". With `draws` or `samples`
             layers["sd"], the standard deviation of a cell's expression under the prediction; with `samples`
-            layers["sd_of_mean"], the part of it that comes from not knowing the cell's latents.
+            layers["sd_of_mean"], the part of it that comes from not knowing the cell's latents. Beside the mean of
+            counts layers["drawn"], one draw of each cell (CSR).
         """
         return self.predict(adata, to=to, **options).to_adata()
 

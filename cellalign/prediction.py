@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from cellalign.data.columns import Where
+from cellalign.data.images import KEY as IMAGES
 from cellalign.data.interventions import Intervention, intervention
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.said import tell
@@ -48,6 +50,8 @@ class Prediction:
     record : Counterfactual
     draws : int
         Cells predicted of each source cell; 0 for their mean.
+    image_shape : tuple of int, optional
+        Of images.
     """
 
     obs: pd.DataFrame
@@ -58,15 +62,21 @@ class Prediction:
     provenance: Provenance
     draws: int
     parts: Callable[[], Iterator[dict[str, np.ndarray]]]
+    image_shape: tuple[int, ...] | None = None
 
-    def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Arrays by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]."""
-        return self.parts()
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Matrices by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]; "drawn" is CSR."""
+        for part in self.parts():
+            if "drawn" in part:  # counts, of which most are 0
+                yield part | {"drawn": sparse.csr_matrix(part["drawn"])}
+            else:
+                yield part
 
     @property
     def uns(self) -> dict[str, Any]:
-        """Provenance."""
-        return {KEY: self.provenance.with_steps(self.record).plain()}
+        """Provenance, and the shape of images."""
+        plain: dict[str, Any] = {KEY: self.provenance.with_steps(self.record).plain()}
+        return plain if self.image_shape is None else plain | {IMAGES: np.array(self.image_shape)}
 
     def bare(self) -> AnnData:
         """All that is known before anything is computed: obs, var, uns and the observed cells as layers["source"]."""
@@ -77,7 +87,7 @@ class Prediction:
 
     def to_adata(self) -> AnnData:
         """All of it in memory."""
-        found: dict[str, list[np.ndarray]] = {}
+        found: dict[str, list[Any]] = {}
         for batch in self.batches():
             for name, values in batch.items():
                 found.setdefault(name, []).append(values)
@@ -87,7 +97,8 @@ class Prediction:
         result = self.bare()
         result.X = x
         for name, parts in found.items():
-            result.layers[name] = _repeated(np.concatenate(parts), max(1, self.draws))
+            whole = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
+            result.layers[name] = _repeated(whole, max(1, self.draws))
         return result
 
 
@@ -124,7 +135,8 @@ def predict(
     decoded : bool
         X is the decoded mean. By default, of methods of log expression, it is the residual transfer: the observed
         cell plus the change from what is decoded of it as it is, so that it keeps what the model does not explain.
-        Counts are always decoded.
+        Counts are always decoded, and images by networks that are of images; beside the mean of counts layers["drawn"]
+        holds one draw of each cell, by which they are scored: the log of a mean is not the mean of logs.
     draws : int
         0 predicts the mean; n writes n cells of each, drawn from the prediction: counts are integers, log
         expression keeps the noise of real cells.
@@ -160,7 +172,7 @@ def predict(
     cells = make_cells(source, observed, model.fields)
     notes = _caveats(method, cells, asked)
     log_scale = model.expression == "log"
-    residual = log_scale and not decoded
+    residual = log_scale and not decoded and method.keeps_residual
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
         found = predictions(
@@ -173,6 +185,7 @@ def predict(
             at_least=0.0 if log_scale else None,
             samples=samples,
             draws=draws,
+            drawn=not log_scale,
             seed=seed,
         )
         return computed(found, device, threads)
@@ -196,7 +209,7 @@ def predict(
     )
     provenance = Provenance(preprocess=Provenance.of(model.preprocessed(adata.uns, model.target_sum)).preprocess)
     obs = _predicted_obs(source.obs, asked, model.record.holdout, model.control, draws)
-    return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts)
+    return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts, model.record.image_shape)
 
 
 def _check(model: Model, asked: Intervention) -> None:
@@ -281,7 +294,5 @@ def _repeated(x: Any, times: int) -> Any:
     if times == 1:
         return x
     if hasattr(x, "tocsr"):
-        from scipy import sparse
-
         return sparse.vstack([x] * times, format="csr")
     return np.concatenate([x] * times)

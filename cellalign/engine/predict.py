@@ -108,6 +108,7 @@ def predictions(
     at_least: float | None = None,
     samples: int = 0,
     draws: int = 0,
+    drawn: bool = False,
     seed: int = 0,
     batch_size: int = 4096,
     together: Sequence[Mapping[str, Any]] = (),
@@ -127,6 +128,8 @@ def predictions(
         0 predicts from the mean of each cell's posterior; n > 0 averages over n of its draws.
     draws : int
         0 predicts the mean; n > 0 n cells of each, drawn from the prediction.
+    drawn : bool
+        Beside the mean, one cell drawn from the prediction.
     seed : int
     together : sequence of mappings
         Further interventions: what each of them changes from `do` is added up in expression.
@@ -134,9 +137,9 @@ def predictions(
     Yields
     ------
     dict of float32 arrays [B, G]
-        "X"; with draws "X" is [draws, B, G]. With samples or draws "sd", the standard deviation of a cell's expression
-        under the prediction, where the method has a likelihood; with samples "sd_of_mean", the part of it that comes
-        from not knowing a cell's latents.
+        "X", and "drawn" where it is asked for; with draws "X" is [draws, B, G]. With samples or draws "sd", the
+        standard deviation of a cell's expression under the prediction, where the method has a likelihood; with samples
+        "sd_of_mean", the part of it that comes from not knowing a cell's latents.
     """
     assert isinstance(method, Method)
     method = method.to(device).eval()
@@ -154,8 +157,10 @@ def predictions(
                 found.pop("sd", None)
             if draws:
                 rows = torch.arange(number * size, number * size + len(batch))
-                drawn = [_draw(method, batch, rows, under, pool, at_least) for _ in range(draws)]
-                found["X"] = torch.stack(drawn)
+                copies = [_draw(method, batch, rows, under, pool, at_least) for _ in range(draws)]
+                found["X"] = torch.stack(copies)
+            elif drawn:
+                found["drawn"] = under(batch, draw=True).sample()
             if at_least is not None:
                 found["X"] = found["X"].clamp(min=at_least)
             arrays = {key: value.float().cpu().numpy() for key, value in found.items()}

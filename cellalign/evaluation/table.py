@@ -185,6 +185,10 @@ class Evaluation:
 def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str, list[str], list[list[str]]]:
     """Title, columns and rows of one panel."""
     rows = [row for row in rows if row.panel == panel]
+    spread: dict[tuple[str, str, str | None], float] = {
+        (row.system, row.group, row.declared.spread_of): row.value for row in rows if row.declared.spread_of
+    }
+    rows = [row for row in rows if not row.declared.spread_of]
     metrics = list(dict.fromkeys(row.metric for row in rows))
     arrows = {m: {row.declared.better.arrow for row in rows if row.metric == m} for m in metrics}
     mixed = [m for m in metrics if len(arrows[m]) > 1]
@@ -197,9 +201,15 @@ def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str,
         there = [cell for cell in found if cell is not None]
         own = dict.fromkeys(cell.declared.better.arrow for cell in there if cell.metric in mixed)
         size = max(cell.n_cells for cell in there)
-        numbers = ["" if cell is None else f"{cell.value:.3f}" for cell in found]
+        numbers = ["" if cell is None else _number(cell, spread) for cell in found]
         table.append([" ".join((name, *filter(None, own))), str(size), *numbers])
     columns = ["", "cells", *headings]
     if metrics_as_rows:
         columns, *table = (list(line) for line in zip(columns, *table, strict=True))
     return panel, columns, table
+
+
+def _number(row: Row, spread: dict[tuple[str, str, str | None], float]) -> str:
+    """A value as tables show it, with its standard deviation where it has one."""
+    sd = spread.get((row.system, row.group, row.metric))
+    return f"{row.value:.3f}" if sd is None else f"{row.value:.3f} ± {sd:.3f}"

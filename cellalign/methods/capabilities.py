@@ -135,6 +135,11 @@ class Predicts(Capability):
         """What whoever reads a prediction from these conditions to those should know: one sentence each, or none."""
         return []
 
+    @property
+    def keeps_residual(self) -> bool:
+        """Whether a cell keeps by default what is not explained of it: the observed cell plus the predicted change."""
+        return True
+
     @abstractmethod
     def predict(self, batch: Minibatch, do: Mapping[str, Any], *, draw: bool = False) -> Distribution:
         """Expression [B, G] of the batch's cells under an intervention.
@@ -226,6 +231,36 @@ class Extends(Capability):
         shifts : array [n_new, p]
             Mean latents of the new ones.
         """
+
+
+@dataclass(frozen=True)
+class ContextWeight:
+    """A parameter that has an entry for each column of what its network is given of fields.
+
+    Attributes
+    ----------
+    roles : tuple of roles
+        Of these fields, in the order of `Minibatch.context`.
+    dim, before : int
+        The dimension of the parameter along which these entries lie, and how many others come first.
+    embeds : bool
+        Whether the embedding of a cell depends on it.
+    """
+
+    roles: tuple[Role, ...]
+    dim: int = 0
+    before: int = 0
+    embeds: bool = True
+
+
+class LearnsOn(Capability):
+    """Has weights for each condition or batch, which can be learned of new ones while all others stay."""
+
+    does = "have weights for each condition or batch, which can be learned of new ones"
+
+    @abstractmethod
+    def context_weights(self) -> Mapping[str, ContextWeight]:
+        """By name of the parameter, all whose shape depends on what values the fields have."""
 
 
 class Labels(Capability):

@@ -49,6 +49,7 @@ def evaluate(
     k: Annotated[int, Option("Neighbours of the mixing panel.", low=2)] = 100,
     alpha: Annotated[float, Option("Level of the kBET test.", low=0, high=1)] = 0.1,
     min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [4 k].", low=2)] = None,
+    more_genes: Annotated[bool, Option("Score responses over 10 and 100 DE genes too.")] = False,
     model: Model | None = None,
     particles: Annotated[int, Option("Posterior draws of the likelihood.", low=1)] = 100,
     device: Annotated[str, o.DEVICE] = "auto",
@@ -81,6 +82,8 @@ def evaluate(
         Neighbours and test level of the mixing panel.
     min_cells : int, optional
         Smallest cell type for m-kBET and m-s; default 4 k.
+    more_genes : bool
+        Score a response over the 10 and the 100 most different genes too, beside the 50.
     model : Model, optional
         For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
     particles : int
@@ -120,6 +123,7 @@ def evaluate(
             k=k,
             alpha=alpha,
             min_cells=min_cells,
+            more_genes=more_genes,
             particles=particles,
             **options,
         )
@@ -230,7 +234,7 @@ def command(
     ] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
-    """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
+    """Score an embedding, or a counterfactual against real cells, beside baselines and what is attainable."""
     from cellalign.data import files
     from cellalign.data.columns import select
     from cellalign.evaluation.predictions import expression_of

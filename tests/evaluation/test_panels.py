@@ -51,7 +51,7 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
     results = [
         cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, extra_panels=["bio"]),
         cellalign.evaluate(dosed, label="cell_type", panels=["probe"]),
-        cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim"),
+        cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim", more_genes=True),
         cellalign.evaluate(simulated, model=svae_model, panels=["identifiability", "likelihood"], particles=2),
     ]
     rows = [row for result in results for row in result.rows]
@@ -72,7 +72,7 @@ def test_panels_are_found_in_their_package_in_order():
     assert [name for name, panel in PANELS.items() if panel.asked_only] == ["bio"]
     options = Counter(option for panel in PANELS.values() for option in panel.options())
     assert set(options.values()) == {1}, "evaluate takes the options of all panels by name"
-    assert set(options) == {"k", "alpha", "min_cells", "particles"}
+    assert set(options) == {"k", "alpha", "min_cells", "particles", "more_genes"}
 
 
 @pytest.mark.parametrize(("where", "metric"), catalogue(), ids=lambda each: getattr(each, "name", each))
@@ -100,7 +100,9 @@ def test_a_panel_takes_its_own_options(integrated):
 
 
 def test_options_that_are_wrong(integrated):
-    with pytest.raises(UsageError, match="unknown option 'alfa'. Did you mean 'alpha'.*k, alpha, min_cells, particles"):
+    with pytest.raises(
+        UsageError, match="unknown option 'alfa'. Did you mean 'alpha'.*k, alpha, min_cells, more_genes, particles"
+    ):
         cellalign.evaluate(integrated, condition="stim", alfa=0.2)
     for panel, options, says in (
         (Mixing, {"k": 1}, "k=1 is below 2"),

@@ -182,7 +182,7 @@ def scored(monkeypatch):
 
 
 def test_the_default_leaves_it_out_unless_something_asks_for_it(tiny, scored, monkeypatch):
-    monkeypatch.setattr(run, "PANELS", {name: run.PANELS[name] for name in ("mixing", "bio", "likelihood")})
+    monkeypatch.setattr(run, "PANELS", {name: run.PANELS[name] for name in ("mixing", "bio", "response", "likelihood")})
     cells, options = embedded(tiny), {"condition": "stim", "label": "cell_type", "k": 15}
     left = cellalign.evaluate(cells, **options).left_out["bio"]
     assert "panels bio" in left and not scored

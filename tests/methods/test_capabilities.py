@@ -45,7 +45,7 @@ ABLE = {
     Labels: {"scanvi"},
     HasPlayers: {"stgan"},
     InfersCondition: {"cvae", "comp", "vfae", "trvae", "mmd-ae"},
-    FitsInClosedForm: {"pca", "linear", "celligner", "scgen", "stgan"},
+    FitsInClosedForm: {"pca", "linear", "celligner", "scgen", "stgan", "ivae", "svae", "svae+"},
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cellalign.data.columns import column
 from cellalign.data.fields.column import Column
-from cellalign.data.values import Known, joined, known, listed
+from cellalign.data.values import Known, joined, known, listed, value_of
 from cellalign.errors import InputError, nearest
 from cellalign.nn.minibatch import CONDITION, LABEL, Role
 
@@ -51,6 +51,18 @@ class Categorical(Column):
         """The categories in use, in their own order; `named` ones even if they look like missing."""
         found = column(cells.obs, name, purpose=role, missing=may_be_missing, named=named)
         return cls(name=name, role=role, categories=tuple(map(str, found.categories)), may_be_missing=may_be_missing)
+
+    def extended(self, cells: AnnData) -> Self:
+        """With the categories of more cells; a label keeps those it has, and of it others mean none."""
+        if self.role == LABEL:
+            return self
+        may_be_missing = self.may_be_missing
+        if self.name not in cells.obs and self.role == CONDITION and may_be_missing:
+            return self
+        names = column(cells.obs, self.name, purpose=self.role, missing=may_be_missing, named=self.named).categories
+        new = [str(name) for name, code in zip(names, self.known.codes(list(names)), strict=True) if code < 0]
+        new = together(new, self.reference) if self.role == CONDITION else new
+        return self.model_copy(update={"categories": (*self.categories, *new)})
 
     @property
     def known(self) -> Known:
@@ -183,3 +195,13 @@ class Categorical(Column):
 
         said = "+".join(value) if isinstance(value, tuple) else str(value)
         return pd.Categorical([said] * len(obs), list(dict.fromkeys([*self.categories, said])))
+
+
+def together(names: Sequence[str], control: str | None) -> list[str]:
+    """Conditions without the control in them ("a+ctrl" is "a"), each combination once ("b+a" is "a+b")."""
+    found: dict[Any, str] = {}
+    for name in names:
+        bare = joined(name, control)
+        # what is no combination stays apart from what has another text
+        found.setdefault(value_of(bare, control) if "+" in name else bare, bare)
+    return list(dict.fromkeys(found.values()))

@@ -88,6 +88,8 @@ class Metric:
         What its value is where there is no signal.
     null_value : float, optional
         That value, where it is the same for all data.
+    spread_of : str, optional
+        The metric of the same row whose standard deviation it is; tables for people show both in one column.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Metric:
     better: Better
     null: str
     null_value: float | None = None
+    spread_of: str | None = None
 
     @property
     def heading(self) -> str:
