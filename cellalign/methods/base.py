@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cellalign.methods.capabilities import (
     CombinesConditions,
+    ContextWeight,
     Extends,
     FitsInClosedForm,
     Graph,
@@ -25,6 +26,7 @@ from cellalign.methods.capabilities import (
     InfersCondition,
     Labels,
     LearnsGraph,
+    LearnsOn,
     Loss,
     Player,
     Predicts,
@@ -40,6 +42,7 @@ __all__ = [
     "COVARIATE",
     "LABEL",
     "CombinesConditions",
+    "ContextWeight",
     "Distribution",
     "Extends",
     "Fields",
@@ -53,6 +56,7 @@ __all__ = [
     "Latent",
     "Layout",
     "LearnsGraph",
+    "LearnsOn",
     "Loss",
     "Method",
     "Minibatch",
@@ -133,6 +137,8 @@ class Method(nn.Module, ABC):
         The method's own defaults of the training plan (learning rate, epochs, ...).
     renamed_settings : mapping of old to new name
         Settings that models and command lines of earlier versions spell otherwise.
+    settings_before : mapping of setting to value
+        What models do that were trained before there was the setting, where that is not its default.
     """
 
     name: ClassVar[str]
@@ -146,6 +152,7 @@ class Method(nn.Module, ABC):
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
+    settings_before: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cellalign.methods.autoencoder import Step
-from cellalign.methods.base import BATCH, COVARIATE, Latent, Layout, Minibatch, Role
-from cellalign.methods.nf_ivae import NFIVAE
+from cellalign.methods.base import BATCH, COVARIATE, ContextWeight, Latent, Layout, Minibatch, Role
+from cellalign.methods.nf_ivae import NFIVAE, given_by_prior
 from cellalign.nn.distributions import log_normal
 from cellalign.nn.penalties import gaussian_total_correlation, total_correlation
 from cellalign.nn.priors import NormalPrior
@@ -71,6 +71,11 @@ class INVAE(NFIVAE):
             self.spurious_prior = NormalPrior(
                 self.hp.spurious_dim, n_context, centred=not self.hp.spurious_mean, apart=2.0
             )
+
+    def context_weights(self) -> Mapping[str, ContextWeight]:
+        """Those of the spurious prior too, whose mean the spurious latents are counted from."""
+        spurious = () if self.spurious_prior is None else ("spurious_prior.network.",)
+        return {**super().context_weights(), **given_by_prior(spurious, (BATCH,))}
 
     @property
     def n_latent(self) -> int:

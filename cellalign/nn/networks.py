@@ -182,6 +182,11 @@ class MLP(nn.Module):
             h = block(linear(h, context))
         return first, h
 
+    def given_context(self) -> list[str]:
+        """The layers that the context enters, as their parameters' names begin."""
+        deep = [f"linears.{i}." for i, _ in enumerate(self.linears)]
+        return [] if self.first.context is None else ["first.", *deep]
+
     def forward(self, x: Tensor | SparseRows, context: Tensor) -> Tensor:
         """Units of the last hidden layer."""
         return self.layers(x, context)[1]

@@ -128,6 +128,28 @@ class Machine(Record):
     deterministic: bool = False
 
 
+class LearnedFrom(Record):
+    """The model whose weights a training began with.
+
+    Attributes
+    ----------
+    path : str, optional
+        Its directory; None where it was in memory.
+    weights : str
+        Their checksum, as in its model.yaml.
+    content : str, optional
+        A digest of the cells it was trained on.
+    learn, missing_genes : str
+        As they were asked for.
+    """
+
+    path: str | None = None
+    weights: str
+    content: str | None = None
+    learn: str
+    missing_genes: str = "error"
+
+
 class ModelRecord(VersionedRecord):
     """What model.yaml holds.
 
@@ -148,12 +170,16 @@ class ModelRecord(VersionedRecord):
         The command line that trained the model, and the one that would prepare its input.
     transferred : list of str
         Conditions added by `transfer`, which started from the model with the checksum `transferred_from`.
+    learned_from : LearnedFrom, optional
+        Of a model that learned on from another (`train --from`).
     recipe : Recipe
     content : str, optional
         A digest of the cells it was trained on, as training read them (`data.loader.Cells.content`); models of before
         have none.
     machine : Machine, optional
         Models of before have none.
+    image_shape : list of int, optional
+        Height, width and channels of images whose pixels are the genes.
     genes, other_names : list of str
         In the order the model reads them, and the second name of each, empty where the training file had none.
     """
@@ -179,15 +205,20 @@ class ModelRecord(VersionedRecord):
     outcome: Outcome | None = None
     transferred: list[str] = Field(default_factory=list)
     transferred_from: str | None = None
+    learned_from: LearnedFrom | None = None
     recipe: Recipe = Field(default_factory=Recipe)
     content: str | None = None
     machine: Machine | None = None
+    image_shape: tuple[int, int, int] | None = None
     other_names: list[str] = Field(default_factory=list)
     genes: list[str]  # last in the file: a reader wants the outcome before 2,000 names
 
     def plain(self) -> dict[str, Any]:
         """As it is written to model.yaml, but for the checksum (`records.text`): without what is not set."""
-        optional = ("outcome", "transferred", "transferred_from", "content", "machine", "other_names")
+        optional = (
+            *("outcome", "transferred", "transferred_from", "learned_from", "content", "machine"),
+            *("image_shape", "other_names"),
+        )
         unset = {k for k in optional if not getattr(self, k)}
         plain = self.model_dump(mode="json", exclude=unset)
         plain["source"] = {k: v for k, v in plain["source"].items() if v or k in FileRecord.model_fields}
