@@ -4,10 +4,10 @@
 
 The cells are dealt to three sites at random; the counts of the second and third are multiplied by factors of each
 site's own (log normal by gene, sd 0.5). A model is trained on two sites and meets the third as it is, with the weights
-of the new site learned (`train --from`), with all weights learned slowly (`--learn all`), and beside one that is trained
-on all three from the start. Among 15 neighbours of a cell of the third site, the share of that site, beside 20
-permutations of the sites within cell types (mean, sd); cell types of the third site's cells from the old cells; how far
-old cells moved.
+of the new site learned (`train --from`), with all weights learned slowly (`--learn all`), and beside one that is
+trained on all three from the start. Among 15 neighbours of a cell of the third site, the share of that site, beside 20
+permutations of the sites within cell types (mean, sd); cell types of the third site's cells from the old cells; how
+far old cells moved.
 """
 
 from __future__ import annotations
