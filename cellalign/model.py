@@ -32,6 +32,8 @@ from cellalign.prediction import predict as predict_expression
 from cellalign.records import Embedding, ModelRecord, Umap, obsm_key
 from cellalign.records.provenance import ModelStep
 
+SPLIT = ("trained", "validation", "held out")  # what cells of the training data were used for
+
 
 class Model(ReadsCells):
     """A method with its weights and everything needed to apply it to new cells.
@@ -155,8 +157,8 @@ class Model(ReadsCells):
             return None
         return step.weights in (self.weights_checksum, self.record.transferred_from)
 
-    def embedding_record(self) -> Embedding:
-        """Provenance of an embedding."""
+    def embedding_record(self, split: str | None = None) -> Embedding:
+        """Provenance of an embedding, and of the obs column that `split` was written to."""
         return Embedding(
             method=self.name,
             key=self.embedding_key,
@@ -164,6 +166,7 @@ class Model(ReadsCells):
             continuous=self.continuous,
             version=self.record.cellalign,
             weights=self.weights_checksum,
+            split=split,
         )
 
     def umap_record(self) -> Umap:
@@ -214,6 +217,24 @@ class Model(ReadsCells):
 
     def validation_rows(self, adata: AnnData) -> np.ndarray | None:
         """Rows of the training data that were validated on; None where `adata` is not the training data."""
+        rows = self._split(adata)
+        return None if rows is None else rows[1]
+
+    def split(self, adata: AnnData) -> pd.Categorical | None:
+        """Of every cell of the training data "trained", "validation" or "held out".
+
+        None of other cells, and where all were trained on.
+        """
+        rows = self._split(adata)
+        if rows is None or not len(rows[1]):
+            return None
+        codes = np.full(adata.n_obs, SPLIT.index("held out"))
+        for name, part in zip(SPLIT, rows, strict=False):
+            codes[part] = SPLIT.index(name)
+        return pd.Categorical.from_codes(codes, SPLIT)
+
+    def _split(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rows that were trained on and validated on; None where `adata` is not the training data."""
         sizes, key = self.record.cells, self.condition
         if adata.n_obs != sizes.all or (key is not None and key not in adata.obs):
             return None
@@ -227,7 +248,7 @@ class Model(ReadsCells):
             return None
         train, validation = stratified_split(codes, self.record.training.get("validation", 0.0), self.record.seed)
         same = (len(train), len(validation)) == (sizes.trained, sizes.validation)
-        return kept[validation] if same else None
+        return (kept[train], kept[validation]) if same else None
 
     def nelbo(self, adata: AnnData, *, seed: int = 0, device: str = "auto", threads: int | None = None) -> np.ndarray:
         """Negative evidence lower bound of every cell, [n_cells], in nats, with one posterior draw.
@@ -288,7 +309,8 @@ class Model(ReadsCells):
             X predicted expression on the scale of training, not negative; layers["source"] the observed; obs of the
             source cells with the condition replaced and the original in "<condition>_source". With `draws` or `samples`
             layers["sd"], the standard deviation of a cell's expression under the prediction; with `samples`
-            layers["sd_of_mean"], the part of it that comes from not knowing the cell's latents.
+            layers["sd_of_mean"], the part of it that comes from not knowing the cell's latents. Beside the mean of
+            counts layers["drawn"], one draw of each cell (CSR).
         """
         return self.predict(adata, to=to, **options).to_adata()
 

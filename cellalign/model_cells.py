@@ -13,6 +13,7 @@ from anndata import AnnData
 from cellalign.data.counts import find_counts, has_counts
 from cellalign.data.files import read_matrix
 from cellalign.data.genes import align_genes, match, say_how
+from cellalign.data.images import check_shape, pixels_of
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.matrices import check_names
 from cellalign.data.reading import Reading, in_memory
@@ -103,7 +104,10 @@ class ReadsCells(ModelDescription):
         adata = in_memory(adata)
         check_names(adata, "the input")
         rounded, base = self.record.recipe.rounded, self.record.recipe.base
-        if self.expression == "counts":
+        check_shape(adata, self.record.image_shape)
+        if self.record.image_shape is not None and self.expression == "log":
+            found = Expression(pixels_of(adata, self.matrix), adata.var)
+        elif self.expression == "counts":
             found = counts_like(adata, self.matrix, rounded=rounded)
         else:
             found = log_like(adata, self.matrix, self.target_sum, base=base, rounded=rounded)

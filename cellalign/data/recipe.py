@@ -15,6 +15,7 @@ from scipy import sparse
 
 from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
 from cellalign.data.genes import match, say_how, second_name
+from cellalign.data.images import image_shape, pixels_of, said_shape
 from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
 from cellalign.data.said import tell
@@ -50,6 +51,8 @@ class Expression:
 
 def total_of(adata: AnnData, key: str = "X") -> float | None:
     """What the counts of a cell were scaled to before the logarithm, where the file says so or all genes are there."""
+    if said_shape(adata.uns) is not None:
+        return None
     scale = None if _lacks(adata, key) else scale_of(matrix_of(adata, key))
     found = scale.total if scale is not None and scale.kind == "log" else None
     step = Provenance.of(adata.uns).preprocess
@@ -94,6 +97,8 @@ def log_like(
     InputError
         There is neither log expression nor, where the total is known, raw counts; or the matrix is not fit.
     """
+    if image_shape(adata, where) is not None:
+        return Expression(pixels_of(adata, key, where), adata.var)
     if not _has_log(adata, key) and (_lacks(adata, key) or has_counts(adata, rounded=rounded)):
         made = _made_of_counts(adata, target_sum, where, rounded)
         return Expression(_in_base(made.x, None, base), made.var)
@@ -182,6 +187,8 @@ def to_train_on(
     """
     if expression == "counts":
         return _counts_to_train_on(adata, layer, n_top_genes, batch, where, rounded)
+    if image_shape(adata, where) is not None:
+        return _pixels_to_train_on(adata, layer or "X", n_top_genes, where)
     if layer is None and not _has_log(adata, "X"):
         if has_counts(adata, rounded=rounded):
             return _preprocessed(adata, n_top_genes, batch, where, rounded=rounded)
@@ -192,6 +199,15 @@ def to_train_on(
     key = layer or "X"
     x = _log_of(adata, key, where, advice)
     return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key), base=_base_of(x)))
+
+
+def _pixels_to_train_on(adata: AnnData, key: str, n_top_genes: int | None, where: str) -> Training:
+    """Pixels as they are, all of them."""
+    if n_top_genes is not None:
+        raise UsageError(
+            f"{option('n_top_genes', n_top_genes)} is of genes; {where} holds images, whose pixels all count"
+        )
+    return Training(pixels_of(adata, key, where), adata.var, key, Recipe())
 
 
 def _only_log(adata: AnnData, rounded: bool) -> str:
@@ -283,7 +299,7 @@ def comparable(predicted: AnnData, real: AnnData, expression: str, where: str) -
     """
     check_names(real, where)
     found = real
-    if expression == "log":
+    if expression == "log" and said_shape(predicted.uns) is None:
         written = Provenance.of(predicted.uns).preprocess
         total = written.target_sum if written is not None else None
         # the observed cells beside a prediction are on its scale
@@ -336,7 +352,9 @@ def _has_log(adata: AnnData, key: str) -> bool:
     """Whether a matrix is there and may be log expression."""
     if _lacks(adata, key):
         return False
-    return _is_prediction(adata, key) or scale_of(matrix_of(adata, key)).kind in ("log", "other")
+    if _is_prediction(adata, key) or said_shape(adata.uns) is not None:
+        return True
+    return scale_of(matrix_of(adata, key)).kind in ("log", "other")
 
 
 def _lacks(adata: AnnData, key: str) -> bool:

@@ -13,6 +13,7 @@ from cellalign.errors import InputError, option, spoken
 from cellalign.records import Counterfactual, Provenance
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from cellalign.model import Model
@@ -88,8 +89,7 @@ def origin_notes(adata: AnnData, against: AnnData, model: Model | None) -> list[
         notes.append(f"it was predicted by another model than {option('model')}, and panel response is of that one")
     if record is None or "source" not in adata.layers or not against.obs_names.is_unique:
         return notes
-    names = adata.obs_names.astype(str).str.replace(r"-draw\d+$", "", regex=True)
-    rows = against.obs_names.astype(str).get_indexer(names)
+    rows = against.obs_names.astype(str).get_indexer(source_names(adata))
     columns = against.var_names.get_indexer(adata.var_names)
     shared, genes = np.flatnonzero(rows >= 0), columns >= 0
     if not len(shared):
@@ -106,6 +106,11 @@ def origin_notes(adata: AnnData, against: AnnData, model: Model | None) -> list[
                 "same names: it has changed since, or is another file"
             )
     return notes
+
+
+def source_names(adata: AnnData) -> pd.Index:
+    """Names [n] of the cells that each was predicted from."""
+    return adata.obs_names.astype(str).str.replace(r"-draw\d+$", "", regex=True)
 
 
 def _dense(x: Any) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +97,7 @@ def evaluate(
         batch=batch,
         predictions=predictions,
     )
+    inputs = replace(inputs, validation=_validation(inputs))
     if panels is None and batch is None and len(inputs.embeddings) == 1:
         left_out = [panel for panel in chosen if panel.asked_only and panel.name not in extra_panels]
         named = {name: option(name) for name in ("panels", "batch")}
@@ -106,6 +108,23 @@ def evaluate(
     if not result.rows:
         raise InputError("no panel can run: " + "; ".join(f"{k}: {v}" for k, v in result.left_out.items()))
     return result
+
+
+def _validation(inputs: Inputs) -> np.ndarray | None:
+    """Which cells the embedding's model was validated on: as `embed` wrote it, or as the model knows its own cells."""
+    if len(inputs.embeddings) != 1:
+        return None
+    [key] = inputs.embeddings
+    obs, record = inputs.adata.obs, Provenance.of(inputs.adata.uns).embedding.get(key)
+    model = inputs.model
+    of_model = model is not None and key == model.embedding_key and model.made(record) is not False
+    if model is not None and of_model:
+        rows = model.validation_rows(inputs.adata)
+        if rows is not None:
+            return np.isin(np.arange(inputs.adata.n_obs), rows)
+    if record is None or record.split is None or record.split not in obs:
+        return None
+    return np.asarray(obs[record.split].astype(str) == "validation")
 
 
 def _predictions(

@@ -38,6 +38,7 @@ from cellalign.methods.base import (
     Role,
     Trains,
 )
+from cellalign.methods.capabilities import Rule
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, sd_of
 from cellalign.nn.likelihoods import OF_COUNTS, LikelihoodName, make_likelihood
 from cellalign.nn.networks import MLP
@@ -108,12 +109,24 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
-        hp = self.hp
-        self.encoder = self.network(layout.n_genes, hp.hidden, self.encoder_sees, **self.encoder_shape)
+        self.encoder = self.make_encoder()
         self.to_mean = nn.Linear(self.encoder.n_out, self.n_latent)
         self.to_log_variance = self.make_log_variance()
-        self.decoder = self.network(self.n_latent, hp.hidden[::-1], self.decoder_sees, **self.decoder_shape)
-        self.likelihood = make_likelihood(hp.likelihood, self.decoder.n_out, layout.n_genes)
+        self.decoder = self.make_decoder()
+        self.likelihood = make_likelihood(self.hp.likelihood, self.decoder.n_out, layout.n_genes, self.decoded_pixels)
+
+    def make_encoder(self) -> Any:
+        """The network of `encode`: `layers(x, context)` gives its first and last hidden units, `n_out` of them."""
+        return self.network(self.layout.n_genes, self.hp.hidden, self.encoder_sees, **self.encoder_shape)
+
+    def make_decoder(self) -> Any:
+        """The network of `decode`, alike; of latents."""
+        return self.network(self.n_latent, self.hp.hidden[::-1], self.decoder_sees, **self.decoder_shape)
+
+    @property
+    def decoded_pixels(self) -> bool:
+        """Whether the decoder's last units are the means of the genes themselves."""
+        return False
 
     def make_log_variance(self) -> nn.Module | None:
         """What gives the posterior's log variance; None where its standard deviation is fixed."""
@@ -152,6 +165,13 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         """What the decoder sees, and the condition where conditions shift z."""
         seen = {role for role in (CONDITION, BATCH) if role in self.decoder_sees}
         return frozenset(seen | ({CONDITION} if isinstance(self, CombinesConditions) else set()))
+
+    @property
+    def combines_in(self) -> tuple[Rule, ...]:
+        """In the latents where conditions shift them; else in expression, or in what the decoder is given."""
+        if isinstance(self, CombinesConditions):
+            return "latent", "expression"
+        return ("expression", "latent") if CONDITION in self.decoder_sees else ("expression",)
 
     # the forward pass
 
@@ -236,7 +256,8 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
     def intervene(self, z: Tensor, batch: Minibatch, do: Mapping[str, Any]) -> tuple[Tensor, Minibatch]:
         """What an intervention changes: what the decoder sees, and z stays (CoMP eq. 1); or conditions shift z.
 
-        Where conditions combine (sVAE+ section 3.4), z - mu_a + mu_a', the shifts of several adding up.
+        Where conditions combine (sVAE+ section 3.4), z - mu_a + mu_a', the shifts of several adding up. A decoder that
+        sees the condition is given those of several at once, less the reference's for each but one.
 
         Parameters
         ----------

@@ -137,6 +137,8 @@ class Method(nn.Module, ABC):
         The method's own defaults of the training plan (learning rate, epochs, ...).
     renamed_settings : mapping of old to new name
         Settings that models and command lines of earlier versions spell otherwise.
+    settings_before : mapping of setting to value
+        What models do that were trained before there was the setting, where that is not its default.
     """
 
     name: ClassVar[str]
@@ -150,6 +152,7 @@ class Method(nn.Module, ABC):
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
+    settings_before: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:

@@ -45,9 +45,9 @@ class Likelihood(nn.Module):
 class Gaussian(Likelihood):
     """N(m_g(h), s(h)) with one standard deviation per cell, s = 0.01 + softplus (CoMP appendix D)."""
 
-    def __init__(self, n_hidden: int, n_genes: int) -> None:
+    def __init__(self, n_hidden: int, n_genes: int, *, given: bool = False) -> None:
         super().__init__()
-        self.to_mean = Linear(n_hidden, n_genes)
+        self.to_mean = nn.Identity() if given else Linear(n_hidden, n_genes)
         self.to_scale = nn.Linear(n_hidden, 1)
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
@@ -63,9 +63,9 @@ class Gaussian(Likelihood):
 class SquaredError(Likelihood):
     """A ReLU output judged by half its squared error, summed over genes (trVAE and scGen)."""
 
-    def __init__(self, n_hidden: int, n_genes: int) -> None:
+    def __init__(self, n_hidden: int, n_genes: int, *, given: bool = False) -> None:
         super().__init__()
-        self.to_mean = Linear(n_hidden, n_genes)
+        self.to_mean = nn.Identity() if given else Linear(n_hidden, n_genes)
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
         """A mean that is not negative, without a spread."""
@@ -101,7 +101,7 @@ class Counts(Likelihood):
         return NegativeBinomial(shares, batch.library_size.clamp(min=1), torch.zeros_like(mean))
 
 
-LIKELIHOODS: dict[str, Callable[[int, int], Likelihood]] = {
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "gaussian": Gaussian,
     "mse": SquaredError,
     "nb": Counts,
@@ -110,6 +110,6 @@ LIKELIHOODS: dict[str, Callable[[int, int], Likelihood]] = {
 OF_COUNTS = frozenset({"nb", "zinb"})
 
 
-def make_likelihood(name: LikelihoodName, n_hidden: int, n_genes: int) -> Likelihood:
-    """The likelihood of that name."""
-    return LIKELIHOODS[name](n_hidden, n_genes)
+def make_likelihood(name: LikelihoodName, n_hidden: int, n_genes: int, given: bool = False) -> Likelihood:
+    """The likelihood of that name; `given`, the hidden units are the means of the genes (not of counts)."""
+    return LIKELIHOODS[name](n_hidden, n_genes, **({"given": True} if given else {}))

@@ -123,11 +123,14 @@ class Layout:
     fields : Fields
     n_cells : int
         Number of cells trained on.
+    image : (height, width, channels), optional
+        Where the genes are the pixels of images, in this order.
     """
 
     n_genes: int
     fields: Fields = Fields()
     n_cells: int = 1
+    image: tuple[int, int, int] | None = None
 
     @property
     def condition(self) -> Field | None:

@@ -178,6 +178,8 @@ class ModelRecord(VersionedRecord):
         have none.
     machine : Machine, optional
         Models of before have none.
+    image_shape : list of int, optional
+        Height, width and channels of images whose pixels are the genes.
     genes, other_names : list of str
         In the order the model reads them, and the second name of each, empty where the training file had none.
     """
@@ -207,12 +209,16 @@ class ModelRecord(VersionedRecord):
     recipe: Recipe = Field(default_factory=Recipe)
     content: str | None = None
     machine: Machine | None = None
+    image_shape: tuple[int, int, int] | None = None
     other_names: list[str] = Field(default_factory=list)
     genes: list[str]  # last in the file: a reader wants the outcome before 2,000 names
 
     def plain(self) -> dict[str, Any]:
         """As it is written to model.yaml, but for the checksum (`records.text`): without what is not set."""
-        optional = ("outcome", "transferred", "transferred_from", "learned_from", "content", "machine", "other_names")
+        optional = (
+            *("outcome", "transferred", "transferred_from", "learned_from", "content", "machine"),
+            *("image_shape", "other_names"),
+        )
         unset = {k for k in optional if not getattr(self, k)}
         plain = self.model_dump(mode="json", exclude=unset)
         plain["source"] = {k: v for k, v in plain["source"].items() if v or k in FileRecord.model_fields}

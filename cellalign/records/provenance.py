@@ -67,9 +67,13 @@ class ModelStep(Step):
 
 
 class Embedding(ModelStep):
-    """Of `embed`: obsm[key] holds the latents; `condition` is the column that was modelled."""
+    """Of `embed`: obsm[key] holds the latents; `condition` is the column that was modelled.
+
+    `split` is the obs column that tells cells trained on from those validated on; None of other cells.
+    """
 
     key: str
+    split: str | None = None
     condition: str | None = None
     continuous: bool = False
 
@@ -99,6 +103,10 @@ class Counterfactual(ModelStep):
         What X is: the observed cell plus the predicted change; the decoded mean; a draw.
     samples, draws : int
         Posterior draws averaged; draws written of each cell.
+    combined : {"", "expression", "latent"}
+        Of several conditions at once, where their effects were added up.
+    notes : str
+        What whoever reads the prediction should know, sentences separated by "; ".
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
@@ -112,6 +120,8 @@ class Counterfactual(ModelStep):
     written: str = "decoded"
     samples: int = 0
     draws: int = 0
+    combined: str = ""
+    notes: str = ""
 
     @field_validator("changes", mode="before")
     @classmethod

@@ -1,10 +1,11 @@
-"""Simulated cells whose truth is known: `ifnb` (conditions) and `sparse_shift` (many interventions).
+"""Simulated cells whose truth is known: `ifnb` (conditions), `sparse_shift` (many interventions), `digits` (images).
 
 `expected` rebuilds every `ifnb` cell's expected counts under each condition; `sparse_shift` keeps its latents,
 graph and effects in the data.
 """
 
+from cellalign.simulate._digits import digits
 from cellalign.simulate._ifnb import CELL_TYPES, expected, genes, ifnb
 from cellalign.simulate._sparse_shift import sparse_shift
 
-__all__ = ["CELL_TYPES", "expected", "genes", "ifnb", "sparse_shift"]
+__all__ = ["CELL_TYPES", "digits", "expected", "genes", "ifnb", "sparse_shift"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cellalign.records import BenchmarkRow
 
 log = logging.getLogger("cellalign")
-BASELINES = ("no change", "mean shift", "ceiling")
+BASELINES = ("no change", "mean shift", "split half", "attainable")
 
 
 def by_method(items: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -59,7 +59,8 @@ def embed(
     -------
     AnnData
         With obsm["X_<method>"], float32 [n_cells, n_latent], what else the method embeds, its provenance in
-        uns["cellalign"], and where conditions may be missing those inferred in obs.
+        uns["cellalign"], where conditions may be missing those inferred in obs, and of the training cells
+        obs["<method>_split"]: trained, validation or held out, so that `evaluate` scores mixing on validation cells.
 
     Raises
     ------
@@ -72,7 +73,10 @@ def embed(
     machine: dict[str, Any] = {"device": device, "threads": threads}
     found = model.embeddings(adata, missing_genes=missing_genes, unseen=unseen, batch_size=batch_size, **machine)
     adata.obsm.update(found)
-    steps: list[Step] = [model.embedding_record()]
+    split, column = model.split(adata), f"{model.embedding_key.removeprefix('X_')}_split"
+    if split is not None:
+        adata.obs[column] = split
+    steps: list[Step] = [model.embedding_record(None if split is None else column)]
     if umap:
         adata.obsm["X_umap"] = _umap(found[model.embedding_key], seed, threads)
         steps.append(model.umap_record())
@@ -139,11 +143,15 @@ def write_embedding(
 ) -> None:
     """Write what `embed` added to the cells of a file into a copy of that file."""
     from cellalign.data.files import write_with
+    from cellalign.records import Provenance
     from cellalign.records.provenance import KEY
 
     found = [key for key in adata.obsm if key not in model.obsm]  # what the model reads is in the file already
     inferred = (f"{model.condition}_inferred", f"{model.condition}_probability")
     obs = {name: adata.obs[name].array for name in inferred if model.condition_may_be_missing}
+    split = Provenance.of(adata.uns).embedding[model.embedding_key].split
+    if split is not None:
+        obs[split] = adata.obs[split].array
     obsm = {key: adata.obsm[key] for key in found}
     write_with(source, output, obsm=obsm, uns={KEY: adata.uns[KEY]}, obs=obs, force=force)
     log.info("%s: obsm %s of %d cells", output, ", ".join(found), adata.n_obs)

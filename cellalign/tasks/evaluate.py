@@ -49,6 +49,10 @@ def evaluate(
     k: Annotated[int, Option("Neighbours of the mixing panel.", low=2)] = 100,
     alpha: Annotated[float, Option("Level of the kBET test.", low=0, high=1)] = 0.1,
     min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [4 k].", low=2)] = None,
+    global_silhouette: Annotated[
+        bool, Option("s of cell types among neighbours over all cells (CoMP eq. 58 to 60), not within types.")
+    ] = False,
+    more_genes: Annotated[bool, Option("Score responses over 10 and 100 DE genes too.")] = False,
     model: Model | None = None,
     particles: Annotated[int, Option("Posterior draws of the likelihood.", low=1)] = 100,
     device: Annotated[str, o.DEVICE] = "auto",
@@ -78,9 +82,14 @@ def evaluate(
     extra_panels : sequence of str
         Panels to run, where they can, beside the default ones.
     k, alpha : int, float
-        Neighbours and test level of the mixing panel.
+        Neighbours and test level of the mixing panel; of validation cells, which are scored where they are known,
+        at most 30 neighbours.
     min_cells : int, optional
         Smallest cell type for m-kBET and m-s; default 4 k.
+    global_silhouette : bool
+        Take s of a cell type from the neighbours over all cells that are of that type (CoMP eq. 58 to 60).
+    more_genes : bool
+        Score a response over the 10 and the 100 most different genes too, beside the 50.
     model : Model, optional
         For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
     particles : int
@@ -91,7 +100,8 @@ def evaluate(
     Returns
     -------
     Evaluation
-        Its `scatter` and `violin` draw what the response panel scored, `scib_table` what bio did.
+        Its `scatter` and `violin` draw what the response panel scored, `image_rows` what images did, `scib_table` what
+        bio did.
 
     Raises
     ------
@@ -120,6 +130,8 @@ def evaluate(
             k=k,
             alpha=alpha,
             min_cells=min_cells,
+            global_silhouette=global_silhouette,
+            more_genes=more_genes,
             particles=particles,
             **options,
         )
@@ -151,6 +163,7 @@ TYPES = ("bio", "label", "the cell types that scores of panel bio are about", "K
 PICTURES = {
     "scatter": Picture(*REAL, draw=lambda result: result.scatter()),
     "violin": Picture(*REAL, draw=lambda result: result.violin()),
+    "images": Picture("images", *REAL[1:], draw=lambda result: result.image_rows()),
     "scib_table": Picture(*TYPES, draw=lambda result: result.scib_table()),
 }
 
@@ -193,7 +206,7 @@ def _check_kind(pictures: Mapping[str, str], provenance: Provenance, source: str
     predicted = provenance.counterfactual is not None
     foreign = not predicted and not provenance.embedding and against is not None
     for name in pictures:
-        of_prediction = PICTURES[name].panel == "response"
+        of_prediction = PICTURES[name].needs == "against"
         if not of_prediction and predicted and not provenance.embedding:
             raise UsageError(f"{option(name)} draws scores of an embedding; {source} is from cellalign counterfactual")
         if of_prediction and not (predicted or foreign):
@@ -225,12 +238,15 @@ def command(
         str | None,
         _picture("Draw the 10 most different genes: control, predicted, real cells (.png, .pdf, .svg), per --label."),
     ] = None,
+    images: Annotated[
+        str | None, _picture("Draw images before, predicted and real (.png, .pdf, .svg), per --label.")
+    ] = None,
     scib_table: Annotated[
         str | None, _picture("Draw the scores of panel bio (.png, .pdf, .svg); it runs then.")
     ] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
-    """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
+    """Score an embedding, or a counterfactual against real cells, beside baselines and what is attainable."""
     from cellalign.data import files
     from cellalign.data.columns import select
     from cellalign.evaluation.predictions import expression_of
@@ -239,7 +255,7 @@ def command(
     from cellalign.tasks.paths import cells_for
 
     asked = call.options
-    named = {"scatter": scatter, "violin": violin, "scib_table": scib_table}
+    named = {"scatter": scatter, "violin": violin, "images": images, "scib_table": scib_table}
     pictures = {name: path for name, path in named.items() if path is not None}
     check_pictures(pictures, against=against is not None, label=asked["label"] is not None, panels=asked["panels"])
     if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):

@@ -104,6 +104,7 @@ def prepare(
     from cellalign.data.design import check_design
     from cellalign.data.fields import field_records, fit_fields
     from cellalign.data.genes import second_name
+    from cellalign.data.images import image_shape
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_names
     from cellalign.data.recipe import to_train_on
@@ -158,6 +159,7 @@ def prepare(
         matrix=expression.matrix,
         recipe=expression.recipe,
         content=cells.content(expression.made_of),
+        image_shape=image_shape(adata) if len(expression.var) == adata.n_vars else None,
         fields=field_records(fields),
         holdout=list(holdout),
         seed=seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.errors import UsageError, option
@@ -75,6 +76,29 @@ def sparse_shift(
         return simulate.sparse_shift(**asked)
 
 
+def digits(
+    *,
+    n_images: Annotated[int, Option("Digits, each drawn with three strokes.", ("--images",), low=3)] = 1797,
+    seen: Annotated[
+        Sequence[int],
+        Option(
+            "Digits whose thin and thick images are to be trained on [1,3,6,7].",
+            metavar="DIGIT,DIGIT",
+            text=str | None,
+            read=lambda text: _digits(text),
+        ),
+    ] = (1, 3, 6, 7),
+    threads: Annotated[int | None, o.THREADS] = None,
+    seed: Annotated[int, o.SEED] = 0,
+) -> AnnData:
+    """Handwritten digits with normal, thin and thick strokes: `cellalign.simulate.digits`."""
+    from cellalign import simulate
+    from cellalign.threads import limited
+
+    with limited(threads):
+        return simulate.digits(n_images, seen=seen, seed=seed)
+
+
 @command_of(ifnb, group="simulate", example="cellalign simulate ifnb --cells 2000 --genes 2000 -o simulated.h5ad")
 def ifnb_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotated[bool, o.FORCE] = False) -> None:
     """Counts like peripheral blood cells with and without interferon beta, and each cell's expected expression."""
@@ -100,6 +124,25 @@ def sparse_shift_command(call: Call, output: Annotated[str, o.OUTPUT], force: An
     files.write(adata, output, force=force)
     n = call.options["n_interventions"]
     call.log.info("%s: %d cells x %d genes, %d interventions", output, adata.n_obs, adata.n_vars, n)
+
+
+@command_of(digits, group="simulate", example="cellalign simulate digits -o digits.h5ad")
+def digits_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotated[bool, o.FORCE] = False) -> None:
+    """Images of handwritten digits with normal, thin and thick strokes, like Morpho-MNIST."""
+    from cellalign.data import files
+
+    files.check_cells_output(output, force)
+    adata = digits(**call.options)
+    files.write(adata, output, force=force)
+    how = "--holdout seen=no,stroke=thin --holdout seen=no,stroke=thick"
+    call.log.info("%s: %d images of 32 x 32; train with %s", output, adata.n_obs, how)
+
+
+def _digits(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option('seen', text)} is not DIGIT,DIGIT,..., for example 1,3,6,7") from error
 
 
 def _two_numbers(text: str) -> tuple[int, int]:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.engine.fit import Progress, State
+    from cellalign.methods.base import Method
     from cellalign.model import Model
     from cellalign.records import Outcome
 
 log = logging.getLogger("cellalign")
+MANY = 30  # conditions of which not every pair is looked at
 DEFAULT_METHOD = "comp"
 
 
@@ -242,6 +244,7 @@ def train(
                 checkpoint=checkpoint,
                 learning_on=learning_on,
             )
+            _say_caveats(module)
         model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
         if model_path is not None and checkpoint is not None:
             model.save(Path(model_path), force=force)
@@ -343,6 +346,20 @@ def vectors(kinds: Mapping[str, str] | None) -> list[str]:
     from cellalign.data.fields import Column
 
     return [key for key, kind in (kinds or {}).items() if kind in Column.KINDS and Column.KINDS[kind].in_obsm]
+
+
+def _say_caveats(method: Method) -> None:
+    """What predictions from the control, or of few conditions between any two, will suffer from."""
+    from cellalign.data.said import tell
+    from cellalign.methods.base import Predicts
+
+    conditions, control = range(method.layout.n_conditions), method.layout.control
+    if not isinstance(method, Predicts) or (control is None and len(conditions) > MANY):
+        return
+    found = method.caveats(conditions if control is None else [control], conditions)
+    if found:
+        more = f" (and {len(found) - 1} others)" if len(found) > 1 else ""
+        tell(logging.WARNING, found[0] + more)
 
 
 def _outcome(state: State) -> Outcome:

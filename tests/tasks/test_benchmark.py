@@ -16,7 +16,7 @@ OPTIONS = {"condition": "stim", "holdout_each": "cell_type", "validation": 0}
 def test_linear_shift_is_the_mean_shift_baseline(tiny):
     tiny.X = sparse.csr_matrix(tiny.X.toarray() + 1)  # a prediction is cut at zero, the baseline is not
     table = benchmark(tiny, methods=["linear", "pca"], **OPTIONS)
-    assert sorted(table["method"].unique()) == ["ceiling", "linear", "mean shift", "no change", "pca"]
+    assert sorted(table["method"].unique()) == ["attainable", "linear", "mean shift", "no change", "pca", "split half"]
     assert table.groupby("method").size().eq(3).all() and set(table["held_out"]) == {"B", "CD14 Mono", "NK"}
     wide = summary(table, "r_change_de")
     # both add the mean change of the other two cell types
@@ -87,7 +87,7 @@ def test_goes_on_where_it_was_stopped(tiny, tmp_path, monkeypatch):
     assert calls == [["cell_type=CD14 Mono,stim=stimulated"], ["cell_type=NK,stim=stimulated"]]
     kept = table[table["held_out"] == "B"].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, first, check_dtype=False)
-    assert len(pd.read_csv(results)) == len(table) == 12
+    assert len(pd.read_csv(results)) == len(table) == 15
 
 
 def test_three_conditions_are_each_predicted(tiny):

@@ -12,7 +12,7 @@ from cellalign.data.matrices import check_log, check_matrix, is_counts
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics.metric import by_name
-from cellalign.evaluation.metrics.scib import METRICS, scib_scores, unfit
+from cellalign.evaluation.metrics.scib import METRICS, scib_beside_permuted, unfit
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
 from cellalign.plots.umap import unintegrated_pca
@@ -53,12 +53,12 @@ class Bio(Panel):
         declared = by_name(METRICS)
         for system, z in systems.items():
             with compiled_elsewhere():
-                scores = scib_scores(z, batch, label, seed=inputs.seed, pca=pca)
+                scores, nulls = scib_beside_permuted(z, batch, label, seed=inputs.seed, pca=pca)
             lost = [metric for metric, value in scores.items() if not np.isfinite(value)]
             if lost:
                 inputs.notes.append(f"bio of {system} averages without {', '.join(lost)}: not defined on these cells")
             for name, value in scores.items():
-                yield self.row(system, "all", declared[name], value, len(z))
+                yield self.row(system, "all", declared[name], value, len(z), nulls.get(name))
 
 
 def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
