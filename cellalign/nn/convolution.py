@@ -219,6 +219,7 @@ class ImageEncoder(nn.Module):
             n_in = n
         self.dense = nn.Sequential(*dense)
         self.n_out = n_in
+        _initialise(self, settings.negative_slope)
 
     def layers(self, x: Tensor | SparseRows, context: Tensor) -> tuple[Tensor, Tensor]:
         """The flat feature maps [B, F] and the last dense units [B, n_out], of pixels x [B, H W C]."""
@@ -268,6 +269,7 @@ class ImageDecoder(nn.Module):
         self.blocks = nn.ModuleList(settings.convolutions(n, block) for n, block in zip(ins, up, strict=False))
         self.out = Convolution(ins[-1], channels, kind.last_kernel)
         self.n_out = height * width * channels
+        _initialise(self, settings.negative_slope)
 
     def layers(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Units of the first dense layer [B, H], and pixels [B, n_out] before what the likelihood makes of them."""
@@ -295,6 +297,15 @@ def _joined(settings: Settings, n_plane: int) -> nn.Module | None:
         return None
     plane = Plane(settings, n_plane)
     return plane if settings.architecture.plane_joins else plane.first
+
+
+def _initialise(network: nn.Module, slope: float) -> None:
+    """Weights that keep the spread of units under leaky ReLUs (He et al. 2015), which ten layers of torch's lose."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, slope)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
 
 
 def pooled(x: Tensor) -> Tensor:
