@@ -107,18 +107,42 @@ class Response:
     r2_de: float
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Some images of one label: before, predicted and real.
+
+    Attributes
+    ----------
+    group : str
+        What they show, "all" where that is not known.
+    origin, to : str
+        The conditions before, and predicted.
+    held_out : bool
+        Whether the model was trained on no real one under `to`.
+    images : dict of arrays [n, H, W]
+        Brightness, by `origin`, "predicted" and `to`.
+    """
+
+    group: str
+    origin: str
+    to: str
+    held_out: bool
+    images: dict[str, np.ndarray]
+
+
 @dataclass
 class Evaluation:
     """All scores, the panels left out with the reason, and notes such as skipped cell types.
 
-    `responses` holds what the response panel scored, one per cell type, for pictures; `metrics_as_rows` names the
-    panels that are printed with metrics as rows.
+    `responses` holds what the response panel scored, one per cell type, for pictures, and `images` some of what panel
+    images scored; `metrics_as_rows` names the panels that are printed with metrics as rows.
     """
 
     rows: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
+    images: list[Pictures] = field(default_factory=list)
     metrics_as_rows: set[str] = field(default_factory=set)
 
     def frame(self) -> pd.DataFrame:
@@ -159,6 +183,15 @@ class Evaluation:
         from cellalign.plots.response import violin
 
         return violin(self._pictured())
+
+    def image_rows(self) -> Figure:
+        """Images before, predicted and real, a block of rows per label; InputError without panel images."""
+        from cellalign.plots.images import draw
+
+        if not self.images:
+            reason = self.left_out.get("images", "panel images was not asked for")
+            raise InputError(f"there are no predicted images to draw: {reason}")
+        return draw(self.images)
 
     def scib_table(self) -> Figure:
         """The scores of panel bio as a table, one row per embedding; InputError without that panel."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -109,10 +109,22 @@ class FitsInClosedForm(Capability):
         """
 
 
+Rule = Literal["expression", "latent"]
+
+
 class Predicts(Capability):
     """Predicts the expression of cells under an intervention."""
 
     does = "predict expression"
+
+    @property
+    def combines_in(self) -> tuple[Rule, ...]:
+        """Where the effects of several conditions at once may be added up, the default first.
+
+        In expression the engine adds what the conditions change by themselves; in the latents the method has a rule of
+        its own, and `predict` takes several.
+        """
+        return ("expression",)
 
     @property
     @abstractmethod
@@ -147,6 +159,11 @@ class CombinesConditions(Predicts):
     """Predicts several conditions at once: their effects on the latents add up."""
 
     does = "predict several conditions at once"
+
+    @property
+    def combines_in(self) -> tuple[Rule, ...]:
+        """In the latents by default."""
+        return "latent", "expression"
 
     @abstractmethod
     def shifts(self) -> Tensor:

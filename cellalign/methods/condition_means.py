@@ -6,7 +6,7 @@ conditions: what a third one lacks does not matter. So all groups there are are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,6 +84,14 @@ class ConditionMeans(nn.Module):
         for source in conditions.unique().tolist():
             found[conditions == source] = self.change(source, target)
         return found
+
+    def added(self, conditions: Tensor, targets: Sequence[int]) -> Tensor:
+        """The same to several at once, [B, width]: each one's change from the control, or else from the cell's own."""
+        control = self.layout.control
+        if len(targets) == 1 or control is None:
+            return torch.stack([self.changes(conditions, target) for target in targets]).sum(0)
+        apart = torch.stack([self.change(control, target) for target in targets]).sum(0)
+        return self.changes(conditions, control) + apart
 
     def caveats(self, sources: Iterable[int], targets: Iterable[int]) -> list[str]:
         """One sentence for each pair of conditions that share no type, though there are labels."""

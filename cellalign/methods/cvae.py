@@ -56,7 +56,9 @@ class ConditionalAutoencoder(InfersCondition, GivenContext):
     def completed(self, batch: Minibatch) -> Minibatch:
         """The same cells, those of unknown condition under the one that is most probable."""
         # in training `forward` has completed them, and a GPU must not wait to be asked whether it has
-        if self.classifier is None or self.training or not bool((batch.condition < 0).any()):
+        if self.classifier is None or self.training or batch.condition.dim() > 1:  # several at once are known
+            return batch
+        if not bool((batch.condition < 0).any()):
             return batch
         return batch.with_condition(self.inferred_condition(batch).argmax(1))
 

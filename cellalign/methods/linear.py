@@ -27,6 +27,7 @@ class Linear(PCA):
     reference = "baseline"
     needs_condition = True
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, LABEL)  # the change by condition, weighed by label
+    plan_defaults: ClassVar[Mapping[str, Any]] = {"validation": 0.0}  # there is nothing to choose by cells kept back
 
     class Hyperparameters(PCA.Hyperparameters):
         """Which of the two, and how strongly it is shrunk."""

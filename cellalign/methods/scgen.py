@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cellalign.methods.autoencoder import VariationalAutoencoder
 from cellalign.methods.base import CONDITION, LABEL, FitsInClosedForm, Layout, Minibatch, Role
-from cellalign.methods.capabilities import Batches
+from cellalign.methods.capabilities import Batches, Rule
 from cellalign.methods.condition_means import ConditionMeans, of_centres
 from cellalign.nn.likelihoods import LikelihoodName
 
@@ -51,8 +51,13 @@ class ScGen(FitsInClosedForm, VariationalAutoencoder):
 
     def intervene(self, z: Tensor, batch: Minibatch, do: Mapping[str, Any]) -> tuple[Tensor, Minibatch]:
         """z + delta, delta the difference of the conditions' mean latents over the cell types that both have."""
-        target = self.layout.target(do)
-        return z if target is None else z + self.latents.changes(batch.condition, target), batch
+        targets = self.layout.targets(do)
+        return z + self.latents.added(batch.condition, targets) if targets else z, batch
+
+    @property
+    def combines_in(self) -> tuple[Rule, ...]:
+        """Differences of mean latents add up as well."""
+        return "expression", "latent"
 
     @property
     def responds_to(self) -> frozenset[Role]:

@@ -76,6 +76,7 @@ def benchmark(
         Mapping[str, Mapping[str, Any]] | None,
         replace(o.SETTINGS, help="One setting of one method (repeatable).", metavar="METHOD.KEY=VALUE", read=by_method),
     ] = None,
+    expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [400].", low=2)] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
     rounded: Annotated[bool, o.ROUND] = False,
@@ -109,10 +110,10 @@ def benchmark(
         Only these groups; default all with 5 cells under both conditions.
     seeds : sequence of int
     settings : mapping of method to settings, optional
+    expression, n_top_genes, rounded, epochs, device, threads
+        As `train` takes them.
     min_cells : int, optional
         Smallest cell type within which mixing is scored, where nothing is held out; default 400.
-    n_top_genes, rounded, epochs, device, threads
-        As `train` takes them.
     results : path, optional
         A CSV of finished rows, which grows with every run, several at a time too. Rows in it of the same cells,
         settings and scores are not computed again; all others are kept, and left out of what is returned.
@@ -136,7 +137,7 @@ def benchmark(
     from cellalign.data.fields import fit_fields
     from cellalign.threads import limited
 
-    options |= {"n_top_genes": n_top_genes, "rounded": rounded}
+    options |= {"expression": expression, "n_top_genes": n_top_genes, "rounded": rounded}
     options |= {"epochs": epochs, "device": device, "threads": threads}
     done, adata = finished(results), in_memory(adata)
     field: Any = fit_fields(adata, condition=condition, control=control)[0]
@@ -145,6 +146,8 @@ def benchmark(
     for method in settings or {}:
         if method not in methods:
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
+    for method in methods:
+        expression_for(method, settings=(settings or {}).get(method), expression=expression)
     if holdout_each is None and groups:
         raise UsageError(f"{option('groups')} needs {option('holdout_each', hint='KEY')}, the column they are of")
     options |= {"condition": condition, "control": field.reference, "label": label or holdout_each}
@@ -358,8 +361,12 @@ def command(
     files.check_table(output, True, [input])
     finished(output)  # what is no benchmark is refused before any work
     combined = list(combinations(asked["grid"])) if asked["grid"] else [{}]
-    given = asked["settings"] or {}
-    read = {expression_for(name, settings=given.get(name, {}) | own) for name in asked["methods"] for own in combined}
+    given, kind = asked["settings"] or {}, asked["expression"]
+    read = {
+        expression_for(name, settings=given.get(name, {}) | own, expression=kind)
+        for name in asked["methods"]
+        for own in combined
+    }
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed
     adata = cells_for(source, read.pop()) if len(read) == 1 else files.read(source)

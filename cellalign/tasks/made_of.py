@@ -35,20 +35,25 @@ def made_of(adata: AnnData, holdout_each: str | None, asked: Mapping[str, Any]) 
 
     On which device and with how many threads does not count, nor does a precision that follows from the device.
     """
+    from cellalign.data.matrices import default_matrix
     from cellalign.evaluation.panels.mixing import Mixing
     from cellalign.evaluation.panels.response import PredictedResponse
     from cellalign.methods.registry import get
 
     record = prepare(adata, **of_preparation(asked)).record
     hyperparameters, plan = resolved(asked["method"], asked["settings"], asked)
+    as_they_are = record.recipe.expression == "any"
+    counts = get(asked["method"]).reads(hyperparameters) == "counts"
+    key = record.matrix if as_they_are else default_matrix(adata, "counts") if counts else "X"
     compared = {
         "version": PredictedResponse.version,
         "columns": {key: _values(adata, key) for key in (asked["condition"], holdout_each) if key is not None},
         "held out": holdout_each,
         "condition": [field.model_dump(mode="json") for field in record.fields if field.role == "condition"],
-        "real": _real(adata, get(asked["method"]).reads(hyperparameters)),
+        "real": _real(adata, key),
         "genes": record.genes,
-        "recipe": record.recipe.model_dump(mode="json"),
+        # rows of before know no kind of values
+        "recipe": record.recipe.model_dump(mode="json", exclude=set() if as_they_are else {"expression"}),
         "matrix": record.matrix,
     }
     if holdout_each is None:  # then mixing is scored as well, and the response within these
@@ -72,12 +77,10 @@ def _values(adata: AnnData, key: str) -> str:
     return _digest([names[code] for code in values.codes])
 
 
-def _real(adata: AnnData, expression: str) -> list[str]:
-    """A digest of the expression that predictions are compared with."""
-    from cellalign.data.matrices import default_matrix
+def _real(adata: AnnData, key: str) -> list[str]:
+    """A digest of the matrix that predictions are compared with."""
     from cellalign.data.source import content_of
 
-    key = "X" if expression == "log" else default_matrix(adata, "counts")
     matrix = adata.X if key == "X" else adata.layers[key]
     matrices = (
         [matrix] if matrix is not None else [adata.layers[name] for name in sorted(key for key in adata.layers if key)]

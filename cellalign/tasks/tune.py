@@ -59,6 +59,7 @@ def tune(
     numeric: Annotated[Sequence[str], o.NUMERIC] = (),
     kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
+    expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     layer: Annotated[str | None, o.LAYER] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
     rounded: Annotated[bool, o.ROUND] = False,
@@ -121,6 +122,7 @@ def tune(
         "numeric": numeric,
         "kinds": kinds,
         "unlabelled": unlabelled,
+        "expression": expression,
         "layer": layer,
         "n_top_genes": n_top_genes,
         "rounded": rounded,
@@ -253,7 +255,7 @@ def command(
         files.check_table(output, force, [input])
         files.check_apart(model, output)
     asked = call.options
-    reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
+    reads = expression_for(asked["method"], asked["preset"], None, asked["settings"], asked["expression"])
     adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
     runs = Runs(Path(os.path.abspath(model) + ".tuning"))
     with runs.held(asked["wait"]):

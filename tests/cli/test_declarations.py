@@ -93,6 +93,7 @@ def test_messages_name_the_flags_that_the_command_has():
         (preprocess.preprocess, prepared.preprocess),
         (simulating.ifnb, simulate.ifnb),
         (simulating.sparse_shift, simulate.sparse_shift),
+        (simulating.fairness, simulate.fairness),
     ],
 )
 def test_a_function_that_only_hands_on_has_the_defaults_of_the_one_it_calls(thin, full):

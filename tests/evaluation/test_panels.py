@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import counterfactual_record
 
@@ -14,11 +15,11 @@ from cellalign.evaluation.catalogue import OTHERS, catalogue
 from cellalign.evaluation.metrics import scib
 from cellalign.evaluation.metrics.metric import UP
 from cellalign.evaluation.panels import bio
-from cellalign.evaluation.panels.likelihood import Likelihood
+from cellalign.evaluation.panels.likelihood import Likelihood, mean_of_means
 from cellalign.evaluation.panels.mixing import Mixing
-from cellalign.records import Embedding, Provenance
+from cellalign.records import Counterfactual, Embedding, Provenance
 
-NAMES = ["mixing", "bio", "probe", "cross-condition", "response", "identifiability", "likelihood"]
+NAMES = ["mixing", "bio", "probe", "cross-condition", "response", "images", "identifiability", "likelihood"]
 
 
 @pytest.fixture
@@ -38,6 +39,14 @@ def predicted(tiny):
     return source
 
 
+def thick(images):
+    """Those with thick strokes, as a prediction."""
+    found = images[images.obs["stroke"] == "thick"].copy()
+    record = Counterfactual(method="trvae", condition="stroke", from_="normal", to="thick")
+    found.uns["cellalign"] = Provenance().with_steps(record).plain()
+    return found
+
+
 def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
     integrated, predicted, shifts, svae_model, monkeypatch
 ):
@@ -48,11 +57,12 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
     dosed.obs["dose"] = np.linspace(0, 1, dosed.n_obs)
     record = Embedding(method="any", key="X_any", condition="dose", continuous=True)
     dosed.uns["cellalign"] = Provenance().with_steps(record).plain()
-    simulated = shifts[::4].copy()
+    simulated, images = shifts[::4].copy(), cellalign.simulate.digits(30)
     results = [
         cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, extra_panels=["bio"]),
         cellalign.evaluate(dosed, label="cell_type", panels=["probe"]),
         cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim", more_genes=True),
+        cellalign.evaluate(thick(images), against=images, label="digit", panels=["images"]),
         cellalign.evaluate(simulated, model=svae_model, panels=["identifiability", "likelihood"], particles=2),
     ]
     rows = [row for result in results for row in result.rows]
@@ -221,3 +231,16 @@ def test_a_label_that_no_cell_has_is_refused(integrated):
     integrated.obs["kind"] = "nan"
     with pytest.raises(InputError, match="not one cell has a value in label column 'kind'"):
         cellalign.evaluate(integrated, condition="stim", label="kind")
+
+
+def test_every_intervention_counts_alike_however_many_cells_it_has(shifts, svae_model):
+    values, group = np.array([1.0, 3.0, 10.0, 7.0]), np.array([5, 5, 2, 5])
+    assert mean_of_means(values, group) == pytest.approx((10 + (1 + 3 + 7) / 3) / 2)
+    known = shifts.obs["perturbation"].astype(str).isin(svae_model.conditions).to_numpy()
+    few = np.flatnonzero(known)[::7]  # not as many of each
+    cells = shifts[few].copy()
+    rows = cellalign.evaluate(cells, model=svae_model, panels=["likelihood"], particles=2).rows
+    found = {(row.system, row.metric): row.value for row in rows}
+    by_cell = svae_model.nelbo(cells, seed=0)
+    expected = pd.Series(by_cell).groupby(cells.obs["perturbation"].astype(str).to_numpy()).mean().mean()
+    assert found["trained interventions", "nelbo"] == pytest.approx(expected, rel=1e-5)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 log = logging.getLogger("cellalign")
+MOST_PARTS = 32  # of one value, joined by +
 
 
 class Categorical(Column):
@@ -110,7 +111,9 @@ class Categorical(Column):
                 )
 
     def context(self, column: Tensor) -> Tensor:
-        """One-hot [B, width]; zeros for code -1."""
+        """One-hot [B, width]; zeros for code -1. Of several at once, as `filled` gives them, the column as it is."""
+        if column.dim() > 1:
+            return column
         return (column[:, None] == torch.arange(self.width, device=column.device)).float()
 
     def parsed(self, text: str) -> str | tuple[str, ...]:
@@ -119,12 +122,23 @@ class Categorical(Column):
         name = self.known.name(text) or self.known.name(bare)
         if name is not None:
             return name
-        parts = bare.split("+")
-        found = [self.known.name(part) for part in parts]
-        if len(parts) > 1 and self.role == CONDITION and None not in found:
-            return tuple(name for name in found if name is not None)
+        if self.role == CONDITION:
+            found = self._together(bare.split("+"))
+            if found is not None:
+                return found
         self.check_known([text])
         return text
+
+    def _together(self, parts: Sequence[str]) -> tuple[str, ...] | None:
+        """Categories whose names joined by + are all the parts, a name with a + of its own among them; None of none."""
+        if not 1 < len(parts) <= MOST_PARTS:
+            return None
+        whole: list[tuple[str, ...] | None] = [()]  # of the first parts, which categories they are
+        for end in range(1, len(parts) + 1):
+            starts = range(end - 1, -1, -1)  # single ones before joined ones
+            names = ((whole[i], self.known.name("+".join(parts[i:end]))) for i in starts)
+            whole.append(next(((*left, name) for left, name in names if left is not None and name is not None), None))
+        return whole[-1]
 
     def code(self, value: str) -> int:
         """Of a category; KeyError where it is none."""
@@ -134,7 +148,15 @@ class Categorical(Column):
         return code
 
     def filled(self, column: Tensor, value: Any) -> Tensor:
-        """The category's code in every place."""
+        """The category's code in every place.
+
+        Of several at once what a network is given, float [B, width]: the sum of theirs, less for each but one the
+        reference's, or the cell's own where there is none.
+        """
+        if isinstance(value, tuple):
+            each = [self.context(torch.full_like(column, self.code(name))) for name in value]
+            start = column if self.reference is None else torch.full_like(column, self.code(self.reference))
+            return torch.stack(each).sum(0) - (len(each) - 1) * self.context(start)
         return torch.full_like(column, self.code(value))
 
     def blank(self, n: int) -> Tensor:
