@@ -66,7 +66,9 @@ def check_shape(adata: AnnData, shape: Shape | None, where: str = "the input") -
     given = said_shape(adata.uns, where)
     if shape is None or given is None or given == shape:
         return
-    raise InputError(f"{where} is of images of {said(given)}, and the model reads {said(shape)}; bring them to its shape")
+    raise InputError(
+        f"{where} is of images of {said(given)}, and the model reads {said(shape)}; bring them to its shape"
+    )
 
 
 def pixels_of(adata: AnnData, key: str, where: str = "the input") -> Any:

@@ -204,7 +204,9 @@ def to_train_on(
 def _pixels_to_train_on(adata: AnnData, key: str, n_top_genes: int | None, where: str) -> Training:
     """Pixels as they are, all of them."""
     if n_top_genes is not None:
-        raise UsageError(f"{option('n_top_genes', n_top_genes)} is of genes; {where} holds images, whose pixels all count")
+        raise UsageError(
+            f"{option('n_top_genes', n_top_genes)} is of genes; {where} holds images, whose pixels all count"
+        )
     return Training(pixels_of(adata, key, where), adata.var, key, Recipe())
 
 

@@ -42,7 +42,10 @@ class TrVAE(CVAE):
             "plain", description="of images: convolutional as table 1 (plain) or table 2 (unet), or dense as of genes"
         )
         image_channels: int = Field(
-            32, ge=1, le=1024, description="feature maps of the first convolution, 64 in the paper; others in proportion"
+            32,
+            ge=1,
+            le=1024,
+            description="feature maps of the first convolution, 64 in the paper; others in proportion",
         )
         unbiased: bool = Field(True, description="MMD without each cell's kernel with itself; false is the published")
 

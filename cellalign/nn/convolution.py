@@ -262,9 +262,7 @@ class ImageDecoder(nn.Module):
         for before, n in zip(units, units[1:], strict=False):
             dense += [Linear(before, n), settings.activation()]
         self.dense = nn.Sequential(*dense)
-        self.sizes = [
-            (math.ceil(height / 2**i), math.ceil(width / 2**i)) for i in reversed(range(kind.enlargements))
-        ]
+        self.sizes = [(math.ceil(height / 2**i), math.ceil(width / 2**i)) for i in reversed(range(kind.enlargements))]
         up = [settings.maps(block) for block in kind.up]
         ins = [grid_maps, *(block[-1] for block in up)]
         self.blocks = nn.ModuleList(settings.convolutions(n, block) for n, block in zip(ins, up, strict=False))

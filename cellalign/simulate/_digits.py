@@ -19,7 +19,10 @@ from cellalign.errors import UsageError, option
 SIZE, MARGIN = 32, 4  # pixels
 FINE = 4  # grid points in a pixel, along each side
 THIN, THICK = 0.25, 0.3  # of the stroke's width, on each side
-MIDDLE, RIDGE = 0.1, 0.6  # what a thin stroke keeps around the middle, of its width; slope of the distance below which it is
+MIDDLE, RIDGE = (
+    0.1,
+    0.6,
+)  # what a thin stroke keeps around the middle, of its width; slope of the distance below which it is
 STROKES = ("normal", "thin", "thick")
 SEEN = (1, 3, 6, 7)
 
