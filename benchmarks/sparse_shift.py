@@ -163,7 +163,7 @@ def choose(method: str, setting: Setting, options: argparse.Namespace) -> None:
     print(f"\n{NAMES[method]}, ranked by UDR, {setting.said}\n{table.round(3).to_string(index=False)}", flush=True)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print a block per setting, method and rotation: every seed, then mean and standard deviation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=list(TABLES), default="1")
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=500, help="of each intervention")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--udr", action="store_true", help="choose hyperparameters on one data set, by as many seeds")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     usual = {"1": list(NAMES), "5": list(NAMES), "alpha": ["svae+"]}.get(options.table, list(CONDITIONAL))
     rotations = {"default": [None], "on": [True], "off": [False], "both": [True, False]}[options.rotation]
     settings = TABLES[options.table]

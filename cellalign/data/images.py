@@ -1,7 +1,7 @@
 """Images as cells: every image is a row, its pixels are the genes, and uns["image_shape"] says how they lie.
 
 The shape is (height, width) or (height, width, channels), and pixels are flattened in this order, as numpy does it. A
-pixel is a brightness: it has no scale of counts, so nothing is asked of the matrix but that it is finite and not negative.
+pixel is a brightness, on no scale of counts: nothing is asked of the matrix but that it is finite and not negative.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cellalign.data.loader import Cells
 from cellalign.errors import ModelError
+from cellalign.methods.autoencoder import Autoencoder
 from cellalign.methods.base import Distribution, HasLikelihood, InfersCondition, Labels, Method, Minibatch, Predicts
 
 NEIGHBOURS = 15  # among which a draw looks for what the model does not explain of a cell
@@ -29,14 +30,31 @@ def in_batches(
 
 
 @torch.inference_mode()
-def embeddings(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> dict[str, np.ndarray]:
-    """All that the method embeds, float32 [n, p] each, by suffix (see `Method.embeddings`), in the cells' order."""
+def embeddings(
+    method: Method, cells: Cells, *, device: torch.device, draw_seed: int | None = None, batch_size: int = 4096
+) -> dict[str, np.ndarray]:
+    """All that the method embeds, float32 [n, p] each, by suffix (see `Method.embeddings`), in the cells' order.
+
+    With `draw_seed` one draw of every cell's posterior, by that seed: the same on every device and for every batch
+    size. ModelError of a method whose posterior has no spread.
+    """
     method = method.to(device).eval()
-    parts = [method.embeddings(b) for b in cells.in_order(batch_size, device)]
+    rng = None if draw_seed is None else np.random.default_rng(draw_seed)
+    batches = cells.in_order(batch_size, device)
+    parts = [method.embeddings(b) if rng is None else method.parts(_drawn(method, b, rng)) for b in batches]
     found = {key: torch.cat([part[key] for part in parts]).float().cpu().numpy() for key in parts[0]}
     for values in found.values():
         check_finite(values, "embeds with")
     return found
+
+
+def _drawn(method: Method, batch: Minibatch, rng: np.random.Generator) -> Tensor:
+    """A draw of the posterior of every cell of a batch, [B, p]."""
+    latent = method.encode(batch)
+    if not bool((latent.sd > 0).any()):
+        raise ModelError(f"method {method.name!r} has no posterior to draw from: its embedding is exact")
+    noise = torch.from_numpy(rng.standard_normal(tuple(latent.mean.shape), dtype=np.float32))
+    return latent.mean + latent.sd * noise.to(latent.mean.device)
 
 
 def embed(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
@@ -289,6 +307,31 @@ def _draw(
     before, after = before.clamp(min=0), after.clamp(min=0)
     kept = cell * (torch.rand_like(cell) * before < after)
     return torch.where(after < before, kept, cell + (after - before))
+
+
+@torch.inference_mode()
+def latent_effects(method: Autoencoder, cells: Cells, rows: np.ndarray, *, device: torch.device) -> np.ndarray:
+    """Change of each gene's decoded log expression per unit of each latent, float32 [p, G], mean over some cells.
+
+    Half the difference between a latent one above and one below a cell's posterior mean. Decoded counts are compared
+    as log(1 + counts per 10,000).
+    """
+    method = method.to(device).eval()
+    counts = method.reads(method.hp) == "counts"
+
+    def decoded(z: Tensor, batch: Minibatch) -> Tensor:
+        mean = method.decode(z, batch).distribution.mean
+        return (1e4 * mean / mean.sum(-1, keepdim=True)).log1p() if counts else mean
+
+    total = torch.zeros(method.n_latent, method.layout.n_genes, device=device)
+    for part in torch.from_numpy(rows).split(1024):
+        batch = cells.batch(part).to(device)
+        z = method.encode(batch).mean
+        for i, step in enumerate(torch.eye(method.n_latent, device=device)):
+            total[i] += (decoded(z + step, batch) - decoded(z - step, batch)).sum(0) / 2
+    effect = (total / len(rows)).float().cpu().numpy()
+    check_finite(effect, "decodes")
+    return effect
 
 
 def integrated_gradients(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.errors import InputError
-from cellalign.evaluation.metrics.metric import Metric
+from cellalign.evaluation.metrics.metric import NULL, Metric, Null
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,8 @@ class Row:
         What the value is of.
     value : float
     n_cells : int
+    null : Null, optional
+        The value's mean and standard deviation under permuted labels, where these were scored as well.
     """
 
     panel: str
@@ -38,6 +40,7 @@ class Row:
     declared: Metric
     value: float
     n_cells: int
+    null: Null | None = None
 
     @property
     def metric(self) -> str:
@@ -59,6 +62,8 @@ class Row:
             "value": self.value,
             "n_cells": self.n_cells,
             "better": self.better,
+            "null": float("nan") if self.null is None else self.null.mean,
+            "null_sd": float("nan") if self.null is None else self.null.sd,
         }
 
 
@@ -102,18 +107,42 @@ class Response:
     r2_de: float
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Some images of one label: before, predicted and real.
+
+    Attributes
+    ----------
+    group : str
+        What they show, "all" where that is not known.
+    origin, to : str
+        The conditions before, and predicted.
+    held_out : bool
+        Whether the model was trained on no real one under `to`.
+    images : dict of arrays [n, H, W]
+        Brightness, by `origin`, "predicted" and `to`.
+    """
+
+    group: str
+    origin: str
+    to: str
+    held_out: bool
+    images: dict[str, np.ndarray]
+
+
 @dataclass
 class Evaluation:
     """All scores, the panels left out with the reason, and notes such as skipped cell types.
 
-    `responses` holds what the response panel scored, one per cell type, for pictures; `metrics_as_rows` names the
-    panels that are printed with metrics as rows.
+    `responses` holds what the response panel scored, one per cell type, for pictures, and `images` some of what panel
+    images scored; `metrics_as_rows` names the panels that are printed with metrics as rows.
     """
 
     rows: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
+    images: list[Pictures] = field(default_factory=list)
     metrics_as_rows: set[str] = field(default_factory=set)
 
     def frame(self) -> pd.DataFrame:
@@ -151,6 +180,15 @@ class Evaluation:
 
         return violin(self._pictured())
 
+    def image_rows(self) -> Figure:
+        """Images before, predicted and real, a block of rows per label; InputError without panel images."""
+        from cellalign.plots.images import draw
+
+        if not self.images:
+            reason = self.left_out.get("images", "panel images was not asked for")
+            raise InputError(f"there are no predicted images to draw: {reason}")
+        return draw(self.images)
+
     def scib_table(self) -> Figure:
         """The scores of panel bio as a table, one row per embedding; InputError without that panel."""
         from cellalign.evaluation.metrics.scib import GROUPS
@@ -174,7 +212,8 @@ class Evaluation:
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Tables for people: (title, columns, rows), one per panel; groups as rows, or the metrics.
 
-        An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored.
+        An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored. A
+        score under permuted labels stands behind the score, with its standard deviation.
         """
         return [
             _table(panel, self.rows, panel in self.metrics_as_rows)
@@ -193,6 +232,8 @@ def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str,
     arrows = {m: {row.declared.better.arrow for row in rows if row.metric == m} for m in metrics}
     mixed = [m for m in metrics if len(arrows[m]) > 1]
     headings = [m if m in mixed else f"{m} {next(iter(arrows[m]))}".rstrip() for m in metrics]
+    beside = {row.metric for row in rows if row.null is not None}
+    headings = [each for m, name in zip(metrics, headings, strict=True) for each in (name, NULL)[: 1 + (m in beside)]]
     cells = {(row.system, row.group, row.metric): row for row in rows}
     table = []
     for system, group in dict.fromkeys((row.system, row.group) for row in rows):
@@ -201,7 +242,11 @@ def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str,
         there = [cell for cell in found if cell is not None]
         own = dict.fromkeys(cell.declared.better.arrow for cell in there if cell.metric in mixed)
         size = max(cell.n_cells for cell in there)
-        numbers = ["" if cell is None else _number(cell, spread) for cell in found]
+        numbers: list[str] = []
+        for metric, cell in zip(metrics, found, strict=True):
+            numbers.append("" if cell is None else _number(cell, spread))
+            if metric in beside:
+                numbers.append("" if cell is None or cell.null is None else str(cell.null))
         table.append([" ".join((name, *filter(None, own))), str(size), *numbers])
     columns = ["", "cells", *headings]
     if metrics_as_rows:

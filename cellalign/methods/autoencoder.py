@@ -113,7 +113,9 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         self.to_mean = nn.Linear(self.encoder.n_out, self.n_latent)
         self.to_log_variance = self.make_log_variance()
         self.decoder = self.make_decoder()
-        self.likelihood = make_likelihood(self.hp.likelihood, self.decoder.n_out, layout.n_genes, self.decoded_pixels)
+        self.likelihood = make_likelihood(
+            self.hp.likelihood, self.decoder.n_out, layout.n_genes, self.decoded_pixels, signed=layout.signed
+        )
 
     def make_encoder(self) -> Any:
         """The network of `encode`: `layers(x, context)` gives its first and last hidden units, `n_out` of them."""

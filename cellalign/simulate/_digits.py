@@ -1,7 +1,7 @@
 """Handwritten digits with normal, thin and thick strokes, like Morpho-MNIST (Castro et al. 2018), for trVAE's figure 3.
 
 scikit-learn's 1,797 digits of 8 x 8 pixels are enlarged to 24 x 24 in an image of 32 x 32, on a grid four times as fine
-where ink is what is above half. Of every digit the stroke width w is estimated as four times the mean distance of ink to
+where ink is what is above half. A digit's stroke width w is estimated as four times the mean distance of its ink to the
 paper (in a straight stroke distances are uniform from 0 to w / 2). A thin stroke has lost a quarter of w on each side,
 but keeps the middle of a stroke, so that none breaks; a thick one has gained three tenths of w on each side.
 """
@@ -35,15 +35,15 @@ def digits(n_images: int = 1797, *, seen: Sequence[int] = SEEN, seed: int = 0) -
     n_images
         Digits, at most 1,797; of fewer as many of each kind, nearly, drawn at random.
     seen
-        Digits whose thin and thick images are to be trained on; those of the others are marked "heldout" in
-        obs["split"] (`train --holdout split=heldout`). The paper's text keeps 1, 3, 6 and 7; its code holds these out
-        and keeps all others.
+        Digits whose thin and thick images are to be trained on: obs["seen"] is "yes" (`train --holdout
+        seen=no,stroke=thin --holdout seen=no,stroke=thick`). The paper's text keeps 1, 3, 6 and 7; its code holds these
+        out and keeps all others.
     seed
 
     Returns
     -------
     AnnData [3 n_images, 1024]
-        X: brightness of ink from 0 to 1, float32. obs: digit, stroke (normal, thin, thick), split, and image: the same
+        X: brightness of ink from 0 to 1, float32. obs: digit, stroke (normal, thin, thick), seen, and image: the same
         name for the three images of one digit. uns["image_shape"]: 32, 32.
 
     Raises
@@ -63,13 +63,12 @@ def digits(n_images: int = 1797, *, seen: Sequence[int] = SEEN, seed: int = 0) -
     images = np.stack([_strokes(loaded.images[row] / loaded.images.max()) for row in rows])  # [n, 3, 32, 32]
     digit = np.repeat(loaded.target[rows], len(STROKES))
     stroke = np.tile(STROKES, len(rows))
-    held = (stroke != STROKES[0]) & ~np.isin(digit, list(seen))
     names = np.repeat([f"digit{row:04d}" for row in rows], len(STROKES))
     obs = pd.DataFrame(
         {
             "digit": pd.Categorical(digit.astype(str)),
             "stroke": pd.Categorical(stroke, categories=list(STROKES)),
-            "split": pd.Categorical(np.where(held, "heldout", "train")),
+            "seen": pd.Categorical(np.where(np.isin(digit, list(seen)), "yes", "no"), categories=["no", "yes"]),
             "image": names,
         },
         index=[f"{name}-{kind}" for name, kind in zip(names, stroke, strict=True)],

@@ -46,9 +46,15 @@ def evaluate(
         ),
     ] = None,
     extra_panels: Sequence[str] = (),
+    expression: Annotated[
+        o.Expression | None, Option("any: another tool's prediction is of any real values.", metavar="any")
+    ] = None,
     k: Annotated[int, Option("Neighbours of the mixing panel.", low=2)] = 100,
     alpha: Annotated[float, Option("Level of the kBET test.", low=0, high=1)] = 0.1,
     min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [4 k].", low=2)] = None,
+    global_silhouette: Annotated[
+        bool, Option("s of cell types among neighbours over all cells (CoMP eq. 58 to 60), not within types.")
+    ] = False,
     more_genes: Annotated[bool, Option("Score responses over 10 and 100 DE genes too.")] = False,
     model: Model | None = None,
     particles: Annotated[int, Option("Posterior draws of the likelihood.", low=1)] = 100,
@@ -78,10 +84,16 @@ def evaluate(
         bio, which compiles for half a minute, only where `batch`, several embeddings or `extra_panels` ask for it.
     extra_panels : sequence of str
         Panels to run, where they can, beside the default ones.
+    expression : "any", optional
+        What another tool predicted is neither counts nor log expression but any real values, compared as they are; of
+        cellalign's own predictions that is recorded.
     k, alpha : int, float
-        Neighbours and test level of the mixing panel.
+        Neighbours and test level of the mixing panel; of validation cells, which are scored where they are known,
+        at most 30 neighbours.
     min_cells : int, optional
         Smallest cell type for m-kBET and m-s; default 4 k.
+    global_silhouette : bool
+        Take s of a cell type from the neighbours over all cells that are of that type (CoMP eq. 58 to 60).
     more_genes : bool
         Score a response over the 10 and the 100 most different genes too, beside the 50.
     model : Model, optional
@@ -94,7 +106,8 @@ def evaluate(
     Returns
     -------
     Evaluation
-        Its `scatter` and `violin` draw what the response panel scored, `scib_table` what bio did.
+        Its `scatter` and `violin` draw what the response panel scored, `image_rows` what images did, `scib_table` what
+        bio did.
 
     Raises
     ------
@@ -117,12 +130,14 @@ def evaluate(
             embedding=embedding,
             panels=panels,
             extra_panels=extra_panels,
+            expression=expression,
             model=model,
             device=device,
             seed=seed,
             k=k,
             alpha=alpha,
             min_cells=min_cells,
+            global_silhouette=global_silhouette,
             more_genes=more_genes,
             particles=particles,
             **options,
@@ -155,6 +170,7 @@ TYPES = ("bio", "label", "the cell types that scores of panel bio are about", "K
 PICTURES = {
     "scatter": Picture(*REAL, draw=lambda result: result.scatter()),
     "violin": Picture(*REAL, draw=lambda result: result.violin()),
+    "images": Picture("images", *REAL[1:], draw=lambda result: result.image_rows()),
     "scib_table": Picture(*TYPES, draw=lambda result: result.scib_table()),
 }
 
@@ -197,7 +213,7 @@ def _check_kind(pictures: Mapping[str, str], provenance: Provenance, source: str
     predicted = provenance.counterfactual is not None
     foreign = not predicted and not provenance.embedding and against is not None
     for name in pictures:
-        of_prediction = PICTURES[name].panel == "response"
+        of_prediction = PICTURES[name].needs == "against"
         if not of_prediction and predicted and not provenance.embedding:
             raise UsageError(f"{option(name)} draws scores of an embedding; {source} is from cellalign counterfactual")
         if of_prediction and not (predicted or foreign):
@@ -229,6 +245,9 @@ def command(
         str | None,
         _picture("Draw the 10 most different genes: control, predicted, real cells (.png, .pdf, .svg), per --label."),
     ] = None,
+    images: Annotated[
+        str | None, _picture("Draw images before, predicted and real (.png, .pdf, .svg), per --label.")
+    ] = None,
     scib_table: Annotated[
         str | None, _picture("Draw the scores of panel bio (.png, .pdf, .svg); it runs then.")
     ] = None,
@@ -243,7 +262,7 @@ def command(
     from cellalign.tasks.paths import cells_for
 
     asked = call.options
-    named = {"scatter": scatter, "violin": violin, "scib_table": scib_table}
+    named = {"scatter": scatter, "violin": violin, "images": images, "scib_table": scib_table}
     pictures = {name: path for name, path in named.items() if path is not None}
     check_pictures(pictures, against=against is not None, label=asked["label"] is not None, panels=asked["panels"])
     if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):
@@ -264,7 +283,9 @@ def command(
     real = None
     if against is not None:
         reading = replace(input.like(against), obs=input.obs, obs_key=input.obs_key)
-        real = cells_for(files.spool(reading), expression_of(cells))
+        made = provenance.counterfactual
+        layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
+        real = cells_for(files.spool(reading), expression_of(cells, asked["expression"]), layer=layer)
     extra_panels = ["bio"] if scib_table is not None else []
     result = evaluate(cells, against=real, model=fitted, extra_panels=extra_panels, **asked)
     call.print_evaluation(result, format)

@@ -30,7 +30,6 @@ SHAPES = frozenset(
     + ("threshold", "covariate_dropout", "ridge")
 )
 OF_BATCHES = frozenset(("gamma", "total_correlation"))  # penalties between the cells of a batch: its size matters
-NEAREST, PERMUTATIONS = 15, 20
 ENOUGH = 30  # validation cells, to look for neighbours among
 
 
@@ -202,21 +201,11 @@ def mixing(z: np.ndarray, condition: np.ndarray, types: np.ndarray | None = None
     condition, types : int arrays [n]
         Conditions are permuted within types, whose composition may differ.
     """
-    from cellalign.evaluation.metrics.mixing import neighbours
+    from cellalign.evaluation.metrics.mixing import NEAREST, beside_permuted, neighbours, own_share
 
-    around = neighbours(z, NEAREST).index
-    groups = np.zeros(len(z), dtype=np.int64) if types is None else types
-    place, rng = np.argsort(groups, kind="stable"), np.random.default_rng(0)
-
-    def share(codes: np.ndarray) -> float:
-        return float((codes[around] == codes[:, None]).mean())
-
-    null = []
-    for _ in range(PERMUTATIONS):
-        permuted = np.empty_like(condition)
-        permuted[place] = condition[np.lexsort((rng.random(len(z)), groups))]
-        null.append(share(permuted))
-    return abs(share(condition) - float(np.mean(null)))
+    near = neighbours(z, NEAREST)
+    found = beside_permuted(lambda codes: {"share": own_share(near, codes)}, condition, within=types)
+    return abs(found.values["share"] - float(found.permuted["share"].mean()))
 
 
 def response(model: Model, adata: AnnData, of: Sequence[tuple[str, Mapping[str, str]]], seed: int) -> float:
