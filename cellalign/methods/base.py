@@ -131,6 +131,8 @@ class Method(nn.Module, ABC):
     also_uses : tuple of roles
         Of the columns whose change changes what is learned, those that no network is given: a prior, a penalty or a fit
         in closed form is.
+    removes : tuple of roles
+        Of columns of whose effect the embedding should be free.
     disentangles : bool
         Each latent should mean one thing: `tune` ranks by UDR.
     plan_defaults : mapping
@@ -151,6 +153,7 @@ class Method(nn.Module, ABC):
     needs_label: ClassVar[bool] = False
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical",)
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
+    removes: ClassVar[tuple[Role, ...]] = ()
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     defaults_of_any: ClassVar[Mapping[str, Any]] = {}

@@ -35,6 +35,7 @@ class ConditionalAutoencoder(InfersCondition, GivenContext):
 
     encoder_sees = (CONDITION, BATCH)
     decoder_sees = (CONDITION, BATCH)
+    removes = (CONDITION, BATCH)
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)

@@ -28,6 +28,7 @@ class SCVI(GivenContext, VariationalAutoencoder):
     reference = "Lopez et al. 2018"
     needs_condition = False
     decoder_sees = (CONDITION, BATCH)
+    removes = (CONDITION, BATCH)
     encoder_shape = NORM
     decoder_shape: ClassVar = NORM | {"deep": True, "dropout": 0.0}
     least_variance = 1e-4
