@@ -46,7 +46,7 @@ def tune(
     grid: Annotated[
         Mapping[str, Sequence[Any]],
         Option(
-            "Values of a setting to try (repeatable).",
+            "Values of a setting to try (repeatable); without any, those of the preset's paper.",
             metavar="KEY=VALUE,VALUE",
             text=list[str] | None,
             read=o.key_lists,
@@ -84,7 +84,7 @@ def tune(
     adata : AnnData
     method : str
     grid : mapping of setting to values
-        As `train`'s settings.
+        As `train`'s settings; empty, the grid that the paper of `preset` searched, if it names one.
     seeds : int
         Seeds 0 to seeds - 1 of each combination; UDR needs at least 2.
     by : {"auto", "udr", "loss"}
@@ -137,6 +137,7 @@ def tune(
         "device": device,
         "threads": threads,
     }
+    grid = grid or _published_grid(method, preset)
     combinations = list(_combinations(grid))
     by = _criterion(method, by, seeds, combinations, settings or {}, options)
     kept = runs if isinstance(runs, Runs) or runs is None else Runs(runs)
@@ -170,6 +171,13 @@ def tune(
     table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)
     best = own.where(table["rank"] == 1).idxmax()
     return models[int(best)], table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)
+
+
+def _published_grid(method: str, preset: str | None) -> Mapping[str, Sequence[Any]]:
+    """What the paper of a preset searched, for who names none."""
+    from cellalign.methods.registry import preset_grid
+
+    return preset_grid(preset, method) if preset else {}
 
 
 def _combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

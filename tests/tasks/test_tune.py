@@ -72,3 +72,13 @@ def test_finished_runs_of_raw_counts_are_read(tiny_counts, tmp_path, monkeypatch
     assert again.record.weights_checksum == first.record.weights_checksum
     other, _ = cellalign.tune(tiny_counts, n_top_genes=30, **options)
     assert len(other.genes) == 30
+
+
+def test_a_presets_grid_is_the_papers_where_none_is_given():
+    from cellalign.tasks.tune import _published_grid
+
+    assert _published_grid("svae+", "svae-plus-simulation") == {
+        "epochs": [300, 500],
+        "alpha": [10, 20, 40, 60, 80, 100],
+    }
+    assert _published_grid("svae+", "svae-plus-norman") == {} == _published_grid("comp", None)
