@@ -110,7 +110,9 @@ class Hyperparameters(BaseModel):
     hidden: tuple[Width, ...] = Field(
         (512, 512, 512), min_length=1, max_length=100, description="encoder widths; the decoder mirrors them"
     )
-    batch_norm: bool = Field(True, description="batch normalisation after every hidden layer")
+    batch_norm: bool | Literal["first"] = Field(
+        True, description="batch normalisation after every hidden layer; first: after the encoder's first alone"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units dropped in training")
     negative_slope: float = Field(0.01, ge=0, le=1, description="slope of the leaky ReLU below zero")
     beta: float = Field(1.0, ge=0, description="weight of the KL term")
