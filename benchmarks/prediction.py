@@ -2,6 +2,7 @@
 
     python benchmarks/prediction.py kang.pp.h5ad                 # comp, scgen, trvae; seeds 0, 1, 2
     python benchmarks/prediction.py kang.pp.h5ad --methods comp --seeds 0 --part fitted
+    python benchmarks/prediction.py kang.pp.h5ad --methods scgen --part held-out --set beta=0.01
 
 Fitted: trained on all cells; energy distance to the real stimulated cells of each type with 80 of each or more, and
 correlation of the change from control over all genes and over the 50 most different. Held out: every type in turn is
@@ -12,6 +13,7 @@ real one from the other, five splits.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 
 import anndata as ad
@@ -44,8 +46,8 @@ def masks(cells: ad.AnnData, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return own & (under == CONTROL), own & (under == TARGET)
 
 
-def fitted(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: str) -> Iterator[dict]:
-    model = trained(cells, method, seed, device)
+def fitted(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: str, **how: object) -> Iterator[dict]:
+    model = trained(cells, method, seed, device, **how)
     x = dense(cells.X)
     for name, options in {"no change": None, **WRITTEN}.items():
         if options is not None:
@@ -60,13 +62,13 @@ def fitted(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: 
             yield {"method": method, "seed": seed, "X": name, "type": kind, **scores}
 
 
-def held_out(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: str) -> Iterator[dict]:
+def held_out(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: str, **how: object) -> Iterator[dict]:
     x = dense(cells.X)
     rng = np.random.default_rng(seed)
     shifts = {k: x[masks(cells, k)[1]].mean(0) - x[masks(cells, k)[0]].mean(0) for k in kinds}
     for kind in kinds:
         control, target = masks(cells, kind)
-        model = trained(cells, method, seed, device, holdout=[f"{LABEL}={kind},{CONDITION}={TARGET}"])
+        model = trained(cells, method, seed, device, holdout=[f"{LABEL}={kind},{CONDITION}={TARGET}"], **how)
         rows = np.flatnonzero(control)
         others = {
             name: dense(
@@ -97,7 +99,11 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--part", choices=["fitted", "held-out", "both"], default="both")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--preset")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all methods")
     options = parser.parse_args()
+    how = {"settings": {k: json.loads(v) for k, v in (item.split("=") for item in options.set)}}
+    how |= {"preset": options.preset} if options.preset else {}
     cells = ad.read_h5ad(options.input)
     kinds = [str(k) for k in cells.obs[LABEL].cat.categories if min(m.sum() for m in masks(cells, k)) >= 5]
     large = [k for k in kinds if min(m.sum() for m in masks(cells, k)) >= 80]
@@ -105,9 +111,9 @@ def main() -> None:
     for seed in map(int, options.seeds.split(",")):
         for method in options.methods.split(","):
             if options.part != "held-out":
-                rows["fitted"] += fitted(cells, large, method, seed, options.device)
+                rows["fitted"] += fitted(cells, large, method, seed, options.device, **how)
             if options.part != "fitted":
-                rows["held out"] += held_out(cells, kinds, method, seed, options.device)
+                rows["held out"] += held_out(cells, kinds, method, seed, options.device, **how)
             print(f"# {method}, seed {seed} done", flush=True)
     for title, found in rows.items():
         if found:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from cellalign.data.columns import Where
 from cellalign.data.images import KEY as IMAGES
 from cellalign.data.interventions import Intervention, intervention
-from cellalign.data.loader import make_cells
+from cellalign.data.loader import Cells, make_cells
+from cellalign.data.said import tell
 from cellalign.data.split import held_out
 from cellalign.engine.device import computed, pick_device
 from cellalign.engine.predict import predictions
-from cellalign.errors import UsageError, option
-from cellalign.methods.base import BATCH, CombinesConditions, Predicts
+from cellalign.errors import ModelError, UsageError, option
+from cellalign.methods.base import BATCH, CONDITION, Predicts
+from cellalign.methods.capabilities import Rule
 from cellalign.records import Counterfactual, Provenance
 from cellalign.records.provenance import KEY
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
+RULES = {"expression": "the changes of expression added up", "latent": "the changes of latents added up"}
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,13 @@ class Prediction:
     parts: Callable[[], Iterator[dict[str, np.ndarray]]]
     image_shape: tuple[int, ...] | None = None
 
-    def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Arrays by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]."""
-        return self.parts()
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Matrices by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]; "drawn" is CSR."""
+        for part in self.parts():
+            if "drawn" in part:  # counts, of which most are 0
+                yield part | {"drawn": sparse.csr_matrix(part["drawn"])}
+            else:
+                yield part
 
     @property
     def uns(self) -> dict[str, Any]:
@@ -79,7 +87,7 @@ class Prediction:
 
     def to_adata(self) -> AnnData:
         """All of it in memory."""
-        found: dict[str, list[np.ndarray]] = {}
+        found: dict[str, list[Any]] = {}
         for batch in self.batches():
             for name, values in batch.items():
                 found.setdefault(name, []).append(values)
@@ -89,7 +97,8 @@ class Prediction:
         result = self.bare()
         result.X = x
         for name, parts in found.items():
-            result.layers[name] = _repeated(np.concatenate(parts), max(1, self.draws))
+            whole = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
+            result.layers[name] = _repeated(whole, max(1, self.draws))
         return result
 
 
@@ -103,6 +112,7 @@ def predict(
     decoded: bool = False,
     draws: int = 0,
     samples: int = 0,
+    combine: str = "auto",
     missing_genes: str = "error",
     seed: int = 0,
     device: str = "auto",
@@ -114,7 +124,7 @@ def predict(
     ----------
     adata : AnnData
     to : str, float or mapping
-        The condition to predict; "a+b" of two known ones where the method adds up their shifts; a number where
+        The condition to predict; "a+b" of two known ones, whose effects are added up (`combine`); a number where
         the condition is continuous; "key=value" of a batch column: the cells as if measured in that batch; several
         of these, separated by commas or as a mapping of columns to values.
     from_ : str, optional
@@ -123,23 +133,30 @@ def predict(
     where : mapping of column to value, or sequence of "key=value", optional
         Further restricts the source cells.
     decoded : bool
-        X is the decoded mean. By default, of methods of log expression, it is the residual transfer: the observed
-        cell plus the change from what is decoded of it as it is, so that it keeps what the model does not explain.
-        Counts are always decoded, and images by networks that are of images.
+        X is the decoded mean. By default, of log expression and of any real values, it is the residual transfer: the
+        observed cell plus the change from what is decoded of it as it is, so that it keeps what the model does not
+        explain; log expression alone is cut at zero. Counts are always decoded, and images by networks that are of
+        images; beside the mean of counts layers["drawn"] holds one draw of each cell, by which they are scored: the log
+        of a mean is not the mean of logs.
     draws : int
         0 predicts the mean; n writes n cells of each, drawn from the prediction: counts are integers, log
         expression keeps the noise of real cells.
     samples : int
         0 predicts from the posterior mean; n averages n posterior draws.
+    combine : {"auto", "expression", "latent"}
+        How the effects of "a+b" are added up: the predicted changes of each by itself from the control, in expression
+        (of counts fold changes multiply), or by the method's own rule in its latents; auto is the method's default.
+        Whichever it is, it is an additive rule, which knows no interaction.
 
     Raises
     ------
     InputError
         Unknown condition, or no source cell is left.
     UsageError
-        `to` equals `from_`, or a number is negative or not finite.
+        `to` equals `from_`, a number is negative or not finite, or the method does not combine conditions so.
     ModelError
-        The method does not predict, or does not combine conditions; or, when it is read, a prediction is not finite.
+        The method does not predict, or sees no conditions of which several are asked for; or, when it is read, a
+        prediction is not finite.
     """
     for name, number in (("samples", samples), ("draws", draws)):
         if number < 0:
@@ -148,23 +165,27 @@ def predict(
     found = model.aligned(adata, missing_genes)
     asked = intervention(adata, model.fields, to, from_=from_, where=where)
     _check(model, asked)
+    rule = _rule(model, asked, combine)
+    do, together = _interventions(model, asked) if rule == "expression" else (asked.changes, [])
     vectors = {key: adata.obsm[key][asked.rows] for key in model.obsm if key in adata.obsm}
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
     observed = found.x[asked.rows]
     cells = make_cells(source, observed, model.fields)
-    log_scale = model.expression == "log"
-    residual = log_scale and not decoded and method.keeps_residual
+    notes = _caveats(method, cells, asked)
+    residual = model.expression != "counts" and not decoded and method.keeps_residual
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
         found = predictions(
             method,
             cells,
-            asked.changes,
+            do,
+            together=together,
             device=pick_device(device, threads),
             residual=residual,
-            at_least=0.0 if log_scale else None,
+            at_least=0.0 if model.expression == "log" else None,
             samples=samples,
             draws=draws,
+            drawn=model.expression == "counts",
             seed=seed,
         )
         return computed(found, device, threads)
@@ -178,9 +199,12 @@ def predict(
         to=asked.said[0],
         changes={field.name: said for field, said in zip(asked.fields, asked.said, strict=True)},
         expression=model.expression,
+        matrix=model.matrix,
         written=written,
         samples=samples,
         draws=draws,
+        combined=rule,
+        notes="; ".join(notes),
         version=model.record.cellalign,
         weights=model.weights_checksum,
     )
@@ -192,9 +216,6 @@ def predict(
 def _check(model: Model, asked: Intervention) -> None:
     """Refuse what the method would answer with something else; say where it will answer with no change."""
     method = model.needs(Predicts)
-    both = zip(asked.fields, asked.values, strict=True)
-    if any(isinstance(value, tuple) and field.kind == "categorical" for field, value in both):
-        model.needs(CombinesConditions)
     for field in asked.fields:
         if field.role in method.responds_to:
             continue
@@ -203,6 +224,56 @@ def _check(model: Model, asked: Intervention) -> None:
                 f"method {model.name!r} does not see batches, so it has no counterfactual of {field.name!r}"
             )
         log.warning("method %s does not see %r: it predicts no change of the cells", model.name, field.name)
+
+
+def _several(asked: Intervention) -> tuple[str, tuple[str, ...]] | None:
+    """The column of categories that is asked to have several at once, and these."""
+    both = zip(asked.fields, asked.values, strict=True)
+    return next(((f.name, v) for f, v in both if isinstance(v, tuple) and f.kind == "categorical"), None)
+
+
+def _rule(model: Model, asked: Intervention, combine: str) -> str:
+    """How the effects of several conditions are added up, which is told; "" where one at most is asked for."""
+    if combine not in ("auto", *get_args(Rule)):
+        raise UsageError(f"{option('combine', combine)} is none of auto, {', '.join(get_args(Rule))}")
+    method, several = model.needs(Predicts), _several(asked)
+    if several is None:
+        return ""
+    name, values = several
+    if CONDITION not in method.responds_to:
+        raise ModelError(
+            f"method {model.name!r} does not see {name!r}: it has no effects of {' and '.join(values)} to add up"
+        )
+    known = method.combines_in
+    rule = known[0] if combine == "auto" else combine
+    if rule not in known:
+        raise UsageError(f"method {model.name!r} adds up conditions in {' or '.join(known)} alone, not in {rule}")
+    what = RULES[rule] if model.expression != "counts" or rule != "expression" else "fold changes multiplied"
+    tell(logging.INFO, f"{name}={'+'.join(values)} by an additive rule: {what} ({option('combine', rule)})")
+    return rule
+
+
+def _interventions(model: Model, asked: Intervention) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The control, or nothing where there is none, and each of several conditions by itself."""
+    several = _several(asked)
+    assert several is not None
+    name, values = several
+    rest = {key: value for key, value in asked.changes.items() if key != name}
+    start = rest if model.control is None else rest | {name: model.control}
+    return start, [rest | {name: value} for value in values]
+
+
+def _caveats(method: Any, cells: Cells, asked: Intervention) -> list[str]:
+    """What the method says of predictions between these conditions, which is told."""
+    targets, control = method.layout.targets(asked.changes), method.layout.control
+    sources = [code for code in cells.condition.unique().tolist() if code >= 0] if targets else []
+    if len(targets) > 1 and control is not None:  # all changes are from there
+        notes: list[str] = [*method.caveats(sources, [control]), *method.caveats([control], targets)]
+    else:
+        notes = method.caveats(sources, targets)
+    for note in notes:
+        tell(logging.WARNING, note)
+    return notes
 
 
 def _predicted_obs(
@@ -224,7 +295,5 @@ def _repeated(x: Any, times: int) -> Any:
     if times == 1:
         return x
     if hasattr(x, "tocsr"):
-        from scipy import sparse
-
         return sparse.vstack([x] * times, format="csr")
     return np.concatenate([x] * times)

@@ -122,9 +122,10 @@ def predicted(method: Any, batch: Minibatch, do: Mapping[str, Any], **options: A
     return {name: torch.from_numpy(values) for name, values in found.items()}
 
 
-def counterfactual_record() -> dict[str, Any]:
+def counterfactual_record(**changes: Any) -> dict[str, Any]:
     """uns["cellalign"] of control cells that a method predicted as stimulated ones."""
-    record = Counterfactual(method="comp", condition="stim", from_="control", to="stimulated")
+    said = {"method": "comp", "condition": "stim", "from_": "control", "to": "stimulated"} | changes
+    record = Counterfactual(**said)
     return Provenance().with_steps(record).plain()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cellalign
-from cellalign.errors import InputError, ModelError, UsageError
+from cellalign.errors import InputError, UsageError
 from cellalign.records import Provenance
 
 OLD = Path(__file__).parent / "fixtures" / "format1"
@@ -79,9 +79,14 @@ def test_what_there_is_not_is_refused(sites, cells, to, error):
         sites.counterfactual(cells, to=to)
 
 
-def test_two_conditions_at_once_beside_a_batch_are_refused_too(sites, cells):
-    with pytest.raises(ModelError, match="several conditions at once"):
-        sites.counterfactual(cells, to={"stim": "stimulated+stimulated", "site": "b"}, from_="control")
+def test_two_conditions_at_once_are_added_up_beside_a_batch_too(sites, cells):
+    asked = {"stim": "stimulated+stimulated", "site": "b"}
+    predicted = sites.counterfactual(cells, to=asked, from_="control", decoded=True)
+    source = cells[predicted.obs_names]
+    control, once = (decoded(sites, source, {"stim": c, "site": "b"}) for c in ("control", "stimulated"))
+    np.testing.assert_allclose(predicted.X, np.maximum(control + 2 * (once - control), 0), atol=1e-4)
+    assert set(predicted.obs["site"]) == {"b"}
+    assert Provenance.of(predicted.uns).counterfactual.changes["stim"] == "stimulated+stimulated"
 
 
 def test_a_number_is_set_in_every_cell(old, cells):

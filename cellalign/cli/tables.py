@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
 
 # for an output that cannot hold arrows, as the boxes that rich draws are replaced there
-ASCII_ARROWS = str.maketrans({"↑": "^", "↓": "v", "→": "->"})
+ASCII_ARROWS = str.maketrans({"↑": "^", "↓": "v", "→": "->", "±": "+-"})
 UNCUT = 10_000  # a pipe or log has no width of its own: never cut a column there
 
 

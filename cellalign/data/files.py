@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 from anndata.io import write_elem
+from scipy import sparse
 
 from cellalign.data.formats import (
     PathLike,
@@ -27,7 +28,15 @@ from cellalign.data.formats import (
     read_matrix,
     spool,
 )
-from cellalign.data.formats.writing import can_be_copied, changing, dense_dataset, fill, keep_plain, put_columns
+from cellalign.data.formats.writing import (
+    append_rows,
+    can_be_copied,
+    changing,
+    dense_dataset,
+    fill,
+    keep_plain,
+    put_columns,
+)
 from cellalign.data.outputs import (
     check_apart,
     check_cells_output,
@@ -191,7 +200,7 @@ def write_with(
 
 
 def write_batches(
-    bare: AnnData, batches: Iterator[dict[str, np.ndarray]], path: PathLike, *, copies: int = 1, force: bool = False
+    bare: AnnData, batches: Iterator[dict[str, Any]], path: PathLike, *, copies: int = 1, force: bool = False
 ) -> None:
     """Write cells whose X and layers come batch by batch: no more than one batch of them is in memory.
 
@@ -201,7 +210,8 @@ def write_batches(
         What is known beforehand: obs, var, uns and sparse layers.
     batches : iterator of dict of float32 arrays
         The next cells' "X" and layers, [B, G]; an array [copies, B, G] holds them several times, which are written
-        one after the other, and an array [B, G] is then repeated.
+        one after the other, and an array [B, G] is then repeated. CSR matrices become sparse layers; of copies there
+        are none.
     path : path
         The output, "-" for standard output.
     copies : int
@@ -222,6 +232,9 @@ def write_batches(
             for batch in _or_raise(batches):
                 stop = start + batch["X"].shape[-2]
                 for name, values in batch.items():
+                    if sparse.issparse(values):
+                        append_rows(root, f"layers/{name}", values)
+                        continue
                     place = dense_dataset(root, name if name == "X" else f"layers/{name}", bare.shape)
                     for copy in range(copies):
                         own = values[copy] if values.ndim == 3 else values

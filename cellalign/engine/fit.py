@@ -21,6 +21,7 @@ from torch import Tensor
 from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
+from cellalign.engine.learning_on import LearningOn
 from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
 from cellalign.engine.precision import DTYPES, settle
@@ -55,6 +56,7 @@ def fit(
     seed: int,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    learning_on: LearningOn | None = None,
 ) -> State:
     """Train `method` in place; it ends with the best weights (or the last, without validation).
 
@@ -67,6 +69,8 @@ def fit(
     plan : Plan
     checkpoint : Checkpoint, optional
         Where to leave the state; a run it already holds is continued. Signals then wait for it to be left.
+    learning_on : LearningOn, optional
+        Of a method that is trained already, what learns and how fast; by default everything.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def fit(
         It diverged again and again (step, batch and likely cause are named), or memory ran out.
     """
     try:
-        return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint).run()
+        return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on).run()
     except torch.OutOfMemoryError as error:
         smaller = option("batch_size", max(2, plan.batch_size // 2))
         raise TrainingError(f"out of memory on {device}; try {smaller}") from error
@@ -96,11 +100,13 @@ class _Run:
         seed: int,
         progress: Progress | None,
         checkpoint: Checkpoint | None,
+        learning_on: LearningOn | None,
     ) -> None:
         self.method, self.plan, self.device, self.seed = method.to(device), plan, device, seed
         self.cells, self.train, self.validation = cells.to(device), train, validation.to(device)
         self.progress, self.checkpoint = progress, checkpoint
-        self.players = _players(self.method)
+        self.learning_on = learning_on
+        self.players = _players(self.method) if learning_on is None else learning_on.players(self.method)
         self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
         self.epochs = plan.resolve_epochs(len(train)) if self.players else 0
         self.steps_per_epoch = max(1, math.ceil(len(train) / plan.batch_size))
@@ -117,7 +123,14 @@ class _Run:
 
     def optimiser(self, player: Player) -> AdamW:
         """AdamW of a player's parameters."""
-        return AdamW(player.parameters, weight_decay=self.plan.weight_decay, eps=self.plan.adam_eps)
+        shares = {} if self.learning_on is None else self.learning_on.shares(self.method, player, self.device)
+        return AdamW(player.parameters, weight_decay=self.plan.weight_decay, eps=self.plan.adam_eps, shares=shares)
+
+    def train_mode(self) -> None:
+        """Let the method's layers do what they do in training."""
+        self.method.train()
+        if self.learning_on is not None:
+            self.learning_on.keep_statistics(self.method)
 
     def run(self) -> State:
         """All epochs, or as many as early stopping lets run."""
@@ -134,7 +147,7 @@ class _Run:
                     self.train_on()
         if self.best is not None:
             self.method.load_state_dict(self.best)
-        self.method.eval()
+        self.method.eval().requires_grad_(True)
         if isinstance(self.method, FitsInClosedForm):
             # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
             rows = shuffled(self.train, self.plan.batch_size, self.shuffler)
@@ -238,7 +251,7 @@ class _Run:
         state = self.state
         if state.batch == 0:
             self.epoch_rng = self.shuffler.get_state()
-            self.method.train()
+            self.train_mode()
             self.method.on_epoch_start(state.epoch / self.epochs, 1 / self.epochs)
             self.rows = self.rows_of_batches()
         warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
@@ -308,7 +321,7 @@ class _Run:
     def judge_outcome(self) -> None:
         """Diverged where a run of many steps has learned next to nothing."""
         state = self.state
-        if state.step >= JUDGED_FROM and state.best_epoch:
+        if state.step >= JUDGED_FROM and state.best_epoch and self.learning_on is None:
             judge_outcome(self.method, self.cells, self.train, self.validation, state, self.plan.batch_size)
 
     def validation_losses(self) -> dict[str, float]:
@@ -384,7 +397,7 @@ class _Run:
         self.method.load_state_dict(weights)
         if self.state.batch:  # amid an epoch: what its start did besides changing weights
             self.epoch_rng = self.shuffler.get_state()
-            self.method.train()
+            self.train_mode()
             self.method.on_epoch_start(self.state.epoch / self.epochs, 1 / self.epochs)
             self.method.load_state_dict(weights)
             self.rows = self.rows_of_batches()

@@ -26,6 +26,8 @@ class AdamW:
     weight_decay, eps : float
     betas : pair of float
         How much of the moments is kept at a step.
+    shares : mapping of int to Tensor
+        Of the parameters at these places, the part of a step that each value makes: 0 stays as it is.
     """
 
     def __init__(
@@ -35,15 +37,18 @@ class AdamW:
         weight_decay: float,
         eps: float,
         betas: tuple[float, float] = (0.9, 0.999),
+        shares: Mapping[int, Tensor] | None = None,
     ) -> None:
         self.parameters = list(dict.fromkeys(parameters))
         self.weight_decay, self.eps, self.betas = weight_decay, eps, betas
+        self.shares = dict(shares or {})
         self.moments: dict[int, tuple[Tensor, Tensor]] = {}
         self.steps: dict[int, int] = {}
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """Move every parameter that has a gradient, at this learning rate."""
+        before = {i: self.parameters[i].clone() for i in self.shares}
         alike: dict[tuple[torch.device, torch.dtype, int], list[int]] = defaultdict(list)
         for i, p in enumerate(self.parameters):
             if p.grad is not None:
@@ -67,6 +72,8 @@ class AdamW:
                 amsgrad=False,
                 maximize=False,
             )
+        for i, share in self.shares.items():
+            self.parameters[i].copy_(before[i].lerp_(self.parameters[i], share))
 
     def _begin(self, i: int) -> tuple[Tensor, Tensor]:
         """The moments of a parameter before its first step."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from cellalign.data.loader import Cells
 from cellalign.errors import ModelError
-from cellalign.methods.base import HasLikelihood, InfersCondition, Labels, Method, Minibatch, Predicts
+from cellalign.methods.autoencoder import Autoencoder
+from cellalign.methods.base import Distribution, HasLikelihood, InfersCondition, Labels, Method, Minibatch, Predicts
 
 NEIGHBOURS = 15  # among which a draw looks for what the model does not explain of a cell
 POOL = 4096  # cells among which those neighbours are sought
@@ -28,14 +30,31 @@ def in_batches(
 
 
 @torch.inference_mode()
-def embeddings(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> dict[str, np.ndarray]:
-    """All that the method embeds, float32 [n, p] each, by suffix (see `Method.embeddings`), in the cells' order."""
+def embeddings(
+    method: Method, cells: Cells, *, device: torch.device, draw_seed: int | None = None, batch_size: int = 4096
+) -> dict[str, np.ndarray]:
+    """All that the method embeds, float32 [n, p] each, by suffix (see `Method.embeddings`), in the cells' order.
+
+    With `draw_seed` one draw of every cell's posterior, by that seed: the same on every device and for every batch
+    size. ModelError of a method whose posterior has no spread.
+    """
     method = method.to(device).eval()
-    parts = [method.embeddings(b) for b in cells.in_order(batch_size, device)]
+    rng = None if draw_seed is None else np.random.default_rng(draw_seed)
+    batches = cells.in_order(batch_size, device)
+    parts = [method.embeddings(b) if rng is None else method.parts(_drawn(method, b, rng)) for b in batches]
     found = {key: torch.cat([part[key] for part in parts]).float().cpu().numpy() for key in parts[0]}
     for values in found.values():
         check_finite(values, "embeds with")
     return found
+
+
+def _drawn(method: Method, batch: Minibatch, rng: np.random.Generator) -> Tensor:
+    """A draw of the posterior of every cell of a batch, [B, p]."""
+    latent = method.encode(batch)
+    if not bool((latent.sd > 0).any()):
+        raise ModelError(f"method {method.name!r} has no posterior to draw from: its embedding is exact")
+    noise = torch.from_numpy(rng.standard_normal(tuple(latent.mean.shape), dtype=np.float32))
+    return latent.mean + latent.sd * noise.to(latent.mean.device)
 
 
 def embed(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
@@ -107,8 +126,10 @@ def predictions(
     at_least: float | None = None,
     samples: int = 0,
     draws: int = 0,
+    drawn: bool = False,
     seed: int = 0,
     batch_size: int = 4096,
+    together: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[dict[str, np.ndarray]]:
     """Expression of cells under an intervention, batch by batch in the cells' order.
 
@@ -125,17 +146,22 @@ def predictions(
         0 predicts from the mean of each cell's posterior; n > 0 averages over n of its draws.
     draws : int
         0 predicts the mean; n > 0 n cells of each, drawn from the prediction.
+    drawn : bool
+        Beside the mean, one cell drawn from the prediction.
     seed : int
+    together : sequence of mappings
+        Further interventions: what each of them changes from `do` is added up in expression.
 
     Yields
     ------
     dict of float32 arrays [B, G]
-        "X"; with draws "X" is [draws, B, G]. With samples or draws "sd", the standard deviation of a cell's expression
-        under the prediction, where the method has a likelihood; with samples "sd_of_mean", the part of it that comes
-        from not knowing a cell's latents.
+        "X", and "drawn" where it is asked for; with draws "X" is [draws, B, G]. With samples or draws "sd", the
+        standard deviation of a cell's expression under the prediction, where the method has a likelihood; with samples
+        "sd_of_mean", the part of it that comes from not knowing a cell's latents.
     """
     assert isinstance(method, Method)
     method = method.to(device).eval()
+    under = partial(_under, method, do=do, together=together)
     pool = _Pool.of(method, cells, device, seed) if draws and residual else None
     n, most = len(cells), max(1, batch_size // max(1, draws))
     size = -(-n // max(1, -(-n // most)))  # equal parts
@@ -144,13 +170,15 @@ def predictions(
         with torch.inference_mode(), torch.random.fork_rng(_gpus(batch)):
             torch.manual_seed(1_000_003 * seed + number)
             # of draws the mean is not asked for, and without samples nothing else needs the cells as they are
-            found = _moments(method, batch, do, residual and (samples > 0 or not draws), samples)
+            found = _moments(method, batch, under, residual and (samples > 0 or not draws), samples)
             if not (samples or draws):
                 found.pop("sd", None)
             if draws:
                 rows = torch.arange(number * size, number * size + len(batch))
-                drawn = [_draw(method, batch, rows, do, pool, at_least) for _ in range(draws)]
-                found["X"] = torch.stack(drawn)
+                copies = [_draw(method, batch, rows, under, pool, at_least) for _ in range(draws)]
+                found["X"] = torch.stack(copies)
+            elif drawn:
+                found["drawn"] = under(batch, draw=True).sample()
             if at_least is not None:
                 found["X"] = found["X"].clamp(min=at_least)
             arrays = {key: value.float().cpu().numpy() for key, value in found.items()}
@@ -175,8 +203,25 @@ def _gpus(batch: Minibatch) -> list[torch.device]:
     return [batch.device] if batch.device.type == "cuda" else []
 
 
+def _under(
+    method: Predicts,
+    batch: Minibatch,
+    do: Mapping[str, Any],
+    together: Sequence[Mapping[str, Any]],
+    *,
+    draw: bool = False,
+) -> Distribution:
+    """Expression under an intervention, and all that further ones change from it, at the same draw of the latents."""
+    others = []
+    for other in together:
+        with torch.random.fork_rng(_gpus(batch)):
+            others.append(method.predict(batch, other, draw=draw))
+    found = method.predict(batch, do, draw=draw)
+    return found.changed(others) if others else found
+
+
 def _moments(
-    method: Predicts, batch: Minibatch, do: Mapping[str, Any], residual: bool, samples: int
+    method: Predicts, batch: Minibatch, under: Callable[..., Distribution], residual: bool, samples: int
 ) -> dict[str, Tensor]:
     """Mean, standard deviation, and with samples the part of it that comes from the latents."""
     n = max(1, samples)
@@ -184,7 +229,7 @@ def _moments(
     for i in range(1, n + 1):  # Welford's update: the draws are never kept
         with torch.random.fork_rng(_gpus(batch)):  # the same draw of the latents for both
             own = method.predict(batch, {}, draw=samples > 0).mean if residual else None
-        target = method.predict(batch, do, draw=samples > 0)
+        target = under(batch, draw=samples > 0)
         location = target.mean if own is None else batch.x + (target.mean - own)
         change = location - mean
         mean = mean + change / i
@@ -237,7 +282,12 @@ class _Pool:
 
 
 def _draw(
-    method: Predicts, batch: Minibatch, rows: Tensor, do: Mapping[str, Any], pool: _Pool | None, at_least: float | None
+    method: Predicts,
+    batch: Minibatch,
+    rows: Tensor,
+    under: Callable[..., Distribution],
+    pool: _Pool | None,
+    at_least: float | None,
 ) -> Tensor:
     """One draw of every cell [B, G].
 
@@ -246,7 +296,7 @@ def _draw(
     genes of a cell; real cells differ by gene, so what the model leaves unexplained is taken from them. Where a gene
     falls and there is nothing below zero, a part of the cells loses it, as counts do, and the mean is the one decoded.
     """
-    target = method.predict(batch, do, draw=True)
+    target = under(batch, draw=True)
     if pool is None:
         return target.sample()
     assert isinstance(method, Method)
@@ -257,6 +307,31 @@ def _draw(
     before, after = before.clamp(min=0), after.clamp(min=0)
     kept = cell * (torch.rand_like(cell) * before < after)
     return torch.where(after < before, kept, cell + (after - before))
+
+
+@torch.inference_mode()
+def latent_effects(method: Autoencoder, cells: Cells, rows: np.ndarray, *, device: torch.device) -> np.ndarray:
+    """Change of each gene's decoded log expression per unit of each latent, float32 [p, G], mean over some cells.
+
+    Half the difference between a latent one above and one below a cell's posterior mean. Decoded counts are compared
+    as log(1 + counts per 10,000).
+    """
+    method = method.to(device).eval()
+    counts = method.reads(method.hp) == "counts"
+
+    def decoded(z: Tensor, batch: Minibatch) -> Tensor:
+        mean = method.decode(z, batch).distribution.mean
+        return (1e4 * mean / mean.sum(-1, keepdim=True)).log1p() if counts else mean
+
+    total = torch.zeros(method.n_latent, method.layout.n_genes, device=device)
+    for part in torch.from_numpy(rows).split(1024):
+        batch = cells.batch(part).to(device)
+        z = method.encode(batch).mean
+        for i, step in enumerate(torch.eye(method.n_latent, device=device)):
+            total[i] += (decoded(z + step, batch) - decoded(z - step, batch)).sum(0) / 2
+    effect = (total / len(rows)).float().cpu().numpy()
+    check_finite(effect, "decodes")
+    return effect
 
 
 def integrated_gradients(

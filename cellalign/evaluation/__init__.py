@@ -1,4 +1,4 @@
-"""Evaluation: panels of scores, each beside the baselines and the ceiling that tell what a number means.
+"""Evaluation: panels of scores, each beside the baselines and what is attainable, which tell what a number means.
 
 A panel is a class (`panel.Panel`) with its own options that yields rows, or raises `NotApplicable` with the reason it
 cannot run on these inputs; `panels/` holds one a file, and `PANELS` all of them. Every row is of a declared metric

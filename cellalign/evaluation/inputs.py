@@ -46,8 +46,12 @@ class Inputs:
     device : str
     continuous : bool
         Whether the condition is a number.
+    values_in : str, optional
+        The matrix of the cells, "X" or a layer, that is no expression but any real values, taken as they are.
     predictions : sequence of Counterfactual
         What the cells predict; several where another tool predicted several conditions.
+    validation : bool array [n] or None
+        Which cells the model of the embedding was validated on, not trained; None where that is not known.
     """
 
     adata: AnnData
@@ -62,7 +66,9 @@ class Inputs:
     device: str = "auto"
     continuous: bool = False
     batch: str | None = None
+    values_in: str | None = None
     predictions: Sequence[Counterfactual] = ()
+    validation: np.ndarray | None = None
 
     @property
     def reference(self) -> str | None:
@@ -116,8 +122,13 @@ class Inputs:
             return self
         if not kept.any():
             raise NotApplicable(f"no cell has {' and '.join(repr(key) for key in keys if key is not None)}")
+        return self.some(kept)
+
+    def some(self, kept: np.ndarray) -> Inputs:
+        """The same of some of the cells: a mask [n]."""
         embeddings = {key: z[kept] for key, z in self.embeddings.items()}
-        return replace(self, adata=self.adata[kept], embeddings=embeddings)
+        validation = None if self.validation is None else self.validation[kept]
+        return replace(self, adata=self.adata[kept], embeddings=embeddings, validation=validation)
 
     def column(self, key: str) -> np.ndarray:
         """A column of the cells as strings."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,7 @@ def evaluate(
     model: Model | None = None,
     device: str = "auto",
     seed: int = 0,
+    expression: str | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score embedded cells, or a counterfactual against real cells; `tasks.evaluate.evaluate` says what each means.
@@ -74,7 +76,7 @@ def evaluate(
             if not len(column(adata.obs, key, purpose=purpose, missing=True).categories) and adata.n_obs:
                 raise InputError(f"not one cell has a value in {purpose} column {key!r}; name another")
     result = Evaluation()
-    predictions = _predictions(adata, against, condition, control, embedding, panels, result)
+    predictions = _predictions(adata, against, condition, control, embedding, panels, result, expression)
     if against is not None and predictions:
         from cellalign.data.recipe import comparable
 
@@ -92,10 +94,12 @@ def evaluate(
         result=result,
         model=model,
         device=device,
+        values_in=_values_in(adata, model, expression),
         continuous=continuous,
         batch=batch,
         predictions=predictions,
     )
+    inputs = replace(inputs, validation=_validation(inputs))
     if panels is None and batch is None and len(inputs.embeddings) == 1:
         left_out = [panel for panel in chosen if panel.asked_only and panel.name not in extra_panels]
         named = {name: option(name) for name in ("panels", "batch")}
@@ -108,6 +112,34 @@ def evaluate(
     return result
 
 
+def _values_in(adata: AnnData, model: Model | None, expression: str | None) -> str | None:
+    """The matrix that is taken as it is: because it is asked for, or the model or what embedded the cells did so."""
+    written = Provenance.of(adata.uns).latest_embedding
+    if model is not None and model.expression == "any":
+        return model.matrix
+    if written is not None and written.expression == "any":
+        return written.matrix or "X"
+    return "X" if expression == "any" else None
+
+
+def _validation(inputs: Inputs) -> np.ndarray | None:
+    """Which cells the embedding's model was validated on: as `embed` wrote it, or as the model knows its own cells."""
+    if len(inputs.embeddings) != 1:
+        return None
+    [key] = inputs.embeddings
+    obs, record = inputs.adata.obs, Provenance.of(inputs.adata.uns).embedding.get(key)
+    model = inputs.model
+    own = model is not None and key in (model.embedding_key, model.draw_key)
+    of_model = own and model is not None and model.made(record) is not False
+    if model is not None and of_model:
+        rows = model.validation_rows(inputs.adata)
+        if rows is not None:
+            return np.isin(np.arange(inputs.adata.n_obs), rows)
+    if record is None or record.split is None or record.split not in obs:
+        return None
+    return np.asarray(obs[record.split].astype(str) == "validation")
+
+
 def _predictions(
     adata: AnnData,
     against: AnnData | None,
@@ -116,13 +148,14 @@ def _predictions(
     embedding: str | Sequence[str] | None,
     panels: Sequence[str | Panel] | None,
     result: Evaluation,
+    expression: str | None,
 ) -> list[Counterfactual]:
     """What the cells predict; with real cells to compare with, cells without a record are another tool's prediction."""
     own = Provenance.of(adata.uns).counterfactual
     asked = any((panel if isinstance(panel, str) else panel.name) == "response" for panel in panels or ())
     if own is not None or against is None or (_embedded(adata, embedding) and not asked):
         return [] if own is None else [own]
-    found = of_another_tool(adata, against, condition, control)
+    found = of_another_tool(adata, against, condition, control, expression)
     values = ", ".join(record.to for record in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     result.notes.append(
         f"no record of cellalign counterfactual: taken as another tool's prediction ({found[0].expression} expression) "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.errors import InputError
-from cellalign.evaluation.metrics.metric import Metric
+from cellalign.evaluation.metrics.metric import NULL, Metric, Null
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,8 @@ class Row:
         What the value is of.
     value : float
     n_cells : int
+    null : Null, optional
+        The value's mean and standard deviation under permuted labels, where these were scored as well.
     """
 
     panel: str
@@ -38,6 +40,7 @@ class Row:
     declared: Metric
     value: float
     n_cells: int
+    null: Null | None = None
 
     @property
     def metric(self) -> str:
@@ -59,6 +62,8 @@ class Row:
             "value": self.value,
             "n_cells": self.n_cells,
             "better": self.better,
+            "null": float("nan") if self.null is None else self.null.mean,
+            "null_sd": float("nan") if self.null is None else self.null.sd,
         }
 
 
@@ -207,7 +212,8 @@ class Evaluation:
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Tables for people: (title, columns, rows), one per panel; groups as rows, or the metrics.
 
-        An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored.
+        An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored. A
+        score under permuted labels stands behind the score, with its standard deviation.
         """
         return [
             _table(panel, self.rows, panel in self.metrics_as_rows)
@@ -218,10 +224,16 @@ class Evaluation:
 def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str, list[str], list[list[str]]]:
     """Title, columns and rows of one panel."""
     rows = [row for row in rows if row.panel == panel]
+    spread: dict[tuple[str, str, str | None], float] = {
+        (row.system, row.group, row.declared.spread_of): row.value for row in rows if row.declared.spread_of
+    }
+    rows = [row for row in rows if not row.declared.spread_of]
     metrics = list(dict.fromkeys(row.metric for row in rows))
     arrows = {m: {row.declared.better.arrow for row in rows if row.metric == m} for m in metrics}
     mixed = [m for m in metrics if len(arrows[m]) > 1]
     headings = [m if m in mixed else f"{m} {next(iter(arrows[m]))}".rstrip() for m in metrics]
+    beside = {row.metric for row in rows if row.null is not None}
+    headings = [each for m, name in zip(metrics, headings, strict=True) for each in (name, NULL)[: 1 + (m in beside)]]
     cells = {(row.system, row.group, row.metric): row for row in rows}
     table = []
     for system, group in dict.fromkeys((row.system, row.group) for row in rows):
@@ -230,9 +242,19 @@ def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str,
         there = [cell for cell in found if cell is not None]
         own = dict.fromkeys(cell.declared.better.arrow for cell in there if cell.metric in mixed)
         size = max(cell.n_cells for cell in there)
-        numbers = ["" if cell is None else f"{cell.value:.3f}" for cell in found]
+        numbers: list[str] = []
+        for metric, cell in zip(metrics, found, strict=True):
+            numbers.append("" if cell is None else _number(cell, spread))
+            if metric in beside:
+                numbers.append("" if cell is None or cell.null is None else str(cell.null))
         table.append([" ".join((name, *filter(None, own))), str(size), *numbers])
     columns = ["", "cells", *headings]
     if metrics_as_rows:
         columns, *table = (list(line) for line in zip(columns, *table, strict=True))
     return panel, columns, table
+
+
+def _number(row: Row, spread: dict[tuple[str, str, str | None], float]) -> str:
+    """A value as tables show it, with its standard deviation where it has one."""
+    sd = spread.get((row.system, row.group, row.metric))
+    return f"{row.value:.3f}" if sd is None else f"{row.value:.3f} ± {sd:.3f}"

@@ -23,11 +23,13 @@ from cellalign.methods.base import (
     BATCH,
     CONDITION,
     CombinesConditions,
+    ContextWeight,
     Distribution,
     Expression,
     HasLikelihood,
     Latent,
     Layout,
+    LearnsOn,
     Loss,
     Method,
     Minibatch,
@@ -36,6 +38,7 @@ from cellalign.methods.base import (
     Role,
     Trains,
 )
+from cellalign.methods.capabilities import Rule
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, sd_of
 from cellalign.nn.likelihoods import OF_COUNTS, LikelihoodName, make_likelihood
 from cellalign.nn.networks import MLP
@@ -110,7 +113,9 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         self.to_mean = nn.Linear(self.encoder.n_out, self.n_latent)
         self.to_log_variance = self.make_log_variance()
         self.decoder = self.make_decoder()
-        self.likelihood = make_likelihood(self.hp.likelihood, self.decoder.n_out, layout.n_genes, self.decoded_pixels)
+        self.likelihood = make_likelihood(
+            self.hp.likelihood, self.decoder.n_out, layout.n_genes, self.decoded_pixels, signed=layout.signed
+        )
 
     def make_encoder(self) -> Any:
         """The network of `encode`: `layers(x, context)` gives its first and last hidden units, `n_out` of them."""
@@ -162,6 +167,13 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         """What the decoder sees, and the condition where conditions shift z."""
         seen = {role for role in (CONDITION, BATCH) if role in self.decoder_sees}
         return frozenset(seen | ({CONDITION} if isinstance(self, CombinesConditions) else set()))
+
+    @property
+    def combines_in(self) -> tuple[Rule, ...]:
+        """In the latents where conditions shift them; else in expression, or in what the decoder is given."""
+        if isinstance(self, CombinesConditions):
+            return "latent", "expression"
+        return ("expression", "latent") if CONDITION in self.decoder_sees else ("expression",)
 
     # the forward pass
 
@@ -246,7 +258,8 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
     def intervene(self, z: Tensor, batch: Minibatch, do: Mapping[str, Any]) -> tuple[Tensor, Minibatch]:
         """What an intervention changes: what the decoder sees, and z stays (CoMP eq. 1); or conditions shift z.
 
-        Where conditions combine (sVAE+ section 3.4), z - mu_a + mu_a', the shifts of several adding up.
+        Where conditions combine (sVAE+ section 3.4), z - mu_a + mu_a', the shifts of several adding up. A decoder that
+        sees the condition is given those of several at once, less the reference's for each but one.
 
         Parameters
         ----------
@@ -270,6 +283,19 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         if do:
             z, moved = self.intervene(z, batch, do)
         return self.decode(z, moved).distribution
+
+
+class GivenContext(LearnsOn, Autoencoder):
+    """An autoencoder whose networks are given conditions, batches or covariates."""
+
+    def context_weights(self) -> Mapping[str, ContextWeight]:
+        """Those of the layers of encoder and decoder that the context enters."""
+        networks = (("encoder", self.encoder, self.encoder_sees), ("decoder", self.decoder, self.decoder_sees))
+        return {
+            f"{name}.{layer}context": ContextWeight(tuple(seen), embeds=name == "encoder")
+            for name, network, seen in networks
+            for layer in network.given_context()
+        }
 
 
 class VariationalAutoencoder(HasLikelihood, Autoencoder):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cellalign.methods.capabilities import (
     CombinesConditions,
+    ContextWeight,
     Extends,
     FitsInClosedForm,
     Graph,
@@ -25,6 +26,7 @@ from cellalign.methods.capabilities import (
     InfersCondition,
     Labels,
     LearnsGraph,
+    LearnsOn,
     Loss,
     Player,
     Predicts,
@@ -40,6 +42,7 @@ __all__ = [
     "COVARIATE",
     "LABEL",
     "CombinesConditions",
+    "ContextWeight",
     "Distribution",
     "Extends",
     "Fields",
@@ -53,6 +56,7 @@ __all__ = [
     "Latent",
     "Layout",
     "LearnsGraph",
+    "LearnsOn",
     "Loss",
     "Method",
     "Minibatch",
@@ -131,8 +135,12 @@ class Method(nn.Module, ABC):
         Each latent should mean one thing: `tune` ranks by UDR.
     plan_defaults : mapping
         The method's own defaults of the training plan (learning rate, epochs, ...).
+    defaults_of_any : mapping
+        Its own defaults of any setting for values that are no expression but any real ones.
     renamed_settings : mapping of old to new name
         Settings that models and command lines of earlier versions spell otherwise.
+    settings_before : mapping of setting to value
+        What models do that were trained before there was the setting, where that is not its default.
     """
 
     name: ClassVar[str]
@@ -145,7 +153,9 @@ class Method(nn.Module, ABC):
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
+    defaults_of_any: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
+    settings_before: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
@@ -179,7 +189,11 @@ class Method(nn.Module, ABC):
 
     def embeddings(self, batch: Minibatch) -> dict[str, Tensor]:
         """All that `embed` writes, [B, p] each, by what the obsm key X_<method> is followed by; "" is the embedding."""
-        return {"": self.encode(batch).mean}
+        return self.parts(self.encode(batch).mean)
+
+    def parts(self, z: Tensor) -> dict[str, Tensor]:
+        """Latents [B, p] as `embeddings` names them: posterior means, or draws."""
+        return {"": z}
 
     def embedding(self, batch: Minibatch) -> Tensor:
         """What `embed` writes as X_<method>, [B, p]."""

@@ -1,6 +1,7 @@
 """beta-VAE: a VAE whose KL term weighs more than one (Higgins et al. 2017; baseline of the sVAE+ paper).
 
-Encoder q(z | x) with learned scale, decoder p(x | z), standard normal prior, negative binomial likelihood.
+Encoder q(z | x) with learned scale, decoder p(x | z), standard normal prior, negative binomial likelihood. The KL
+term warms up: with its whole weight from the start most latents collapse before they carry anything.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class BetaVAE(VariationalAutoencoder):
     reference = "Higgins et al. 2017"
     needs_condition = False
     disentangles = True
-    plan_defaults: ClassVar = COUNT_PLAN
+    plan_defaults: ClassVar = COUNT_PLAN | {"warmup_epochs": 20}
 
     class Hyperparameters(CountHyperparameters):
         """The sVAE+ paper's, of its grid of 8, 10 and 30 for beta the first."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from cellalign.nn.distributions import Distribution
@@ -110,15 +109,31 @@ class FitsInClosedForm(Capability):
         """
 
 
+Rule = Literal["expression", "latent"]
+
+
 class Predicts(Capability):
     """Predicts the expression of cells under an intervention."""
 
     does = "predict expression"
 
     @property
+    def combines_in(self) -> tuple[Rule, ...]:
+        """Where the effects of several conditions at once may be added up, the default first.
+
+        In expression the engine adds what the conditions change by themselves; in the latents the method has a rule of
+        its own, and `predict` takes several.
+        """
+        return ("expression",)
+
+    @property
     @abstractmethod
     def responds_to(self) -> frozenset[Role]:
         """Roles of the fields whose change changes a prediction."""
+
+    def caveats(self, sources: Sequence[int], targets: Sequence[int]) -> list[str]:
+        """What whoever reads a prediction from these conditions to those should know: one sentence each, or none."""
+        return []
 
     @property
     def keeps_residual(self) -> bool:
@@ -144,6 +159,11 @@ class CombinesConditions(Predicts):
     """Predicts several conditions at once: their effects on the latents add up."""
 
     does = "predict several conditions at once"
+
+    @property
+    def combines_in(self) -> tuple[Rule, ...]:
+        """In the latents by default."""
+        return "latent", "expression"
 
     @abstractmethod
     def shifts(self) -> Tensor:
@@ -213,6 +233,36 @@ class Extends(Capability):
         """
 
 
+@dataclass(frozen=True)
+class ContextWeight:
+    """A parameter that has an entry for each column of what its network is given of fields.
+
+    Attributes
+    ----------
+    roles : tuple of roles
+        Of these fields, in the order of `Minibatch.context`.
+    dim, before : int
+        The dimension of the parameter along which these entries lie, and how many others come first.
+    embeds : bool
+        Whether the embedding of a cell depends on it.
+    """
+
+    roles: tuple[Role, ...]
+    dim: int = 0
+    before: int = 0
+    embeds: bool = True
+
+
+class LearnsOn(Capability):
+    """Has weights for each condition or batch, which can be learned of new ones while all others stay."""
+
+    does = "have weights for each condition or batch, which can be learned of new ones"
+
+    @abstractmethod
+    def context_weights(self) -> Mapping[str, ContextWeight]:
+        """By name of the parameter, all whose shape depends on what values the fields have."""
+
+
 class Labels(Capability):
     """Predicts labels by a classifier of its own."""
 
@@ -231,27 +281,3 @@ class InfersCondition(Capability):
     @abstractmethod
     def inferred_condition(self, batch: Minibatch) -> Tensor:
         """Probability of each condition for every cell [B, conditions]; 1 for the condition of a cell that has one."""
-
-
-def means_by_condition(batches: Batches, of: Callable[[Minibatch], Tensor], n_conditions: int, n_labels: int) -> Tensor:
-    """Means of `of` [B, width] by condition and cell type, over the types that all conditions share.
-
-    Returns
-    -------
-    Tensor [conditions, types, width]
-        Cells without a label are a type of their own. Where no type is under every condition there is one type, of
-        all cells.
-    """
-    types = n_labels + 1
-    added: list[tuple[Tensor, Tensor]] = []
-    for batch in batches():
-        # a product, not an index, which adds up in an order that differs between runs
-        groups = torch.arange(n_conditions * types, device=batch.device)
-        member = ((batch.condition * types + batch.label + 1)[:, None] == groups).float()
-        added.append((member.T @ of(batch), member.sum(0)))
-    sums = torch.stack([total for total, _ in added]).sum(0).view(n_conditions, types, -1)
-    sizes = torch.stack([size for _, size in added]).sum(0).view(n_conditions, types, 1)
-    shared = (sizes > 0).all(0)[:, 0]
-    if not bool(shared.any()):
-        return sums.sum(1, keepdim=True) / sizes.sum(1, keepdim=True).clamp(min=1)
-    return sums[:, shared] / sizes[:, shared]

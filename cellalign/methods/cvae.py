@@ -9,18 +9,28 @@ unknown ones from it (the discriminative half of Kingma et al. 2014, model M2).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cellalign.methods.autoencoder import Autoencoder, Decoded, VariationalAutoencoder
-from cellalign.methods.base import BATCH, CONDITION, InfersCondition, Latent, Layout, Loss, Minibatch
+from cellalign.methods.autoencoder import Decoded, GivenContext, VariationalAutoencoder
+from cellalign.methods.base import (
+    BATCH,
+    CONDITION,
+    ContextWeight,
+    InfersCondition,
+    Latent,
+    Layout,
+    Loss,
+    Minibatch,
+)
 from cellalign.nn.networks import Classifier
 
 
-class ConditionalAutoencoder(InfersCondition, Autoencoder):
+class ConditionalAutoencoder(InfersCondition, GivenContext):
     """Autoencoder whose networks see the condition; technical covariates are seen like the condition."""
 
     encoder_sees = (CONDITION, BATCH)
@@ -30,6 +40,11 @@ class ConditionalAutoencoder(InfersCondition, Autoencoder):
         super().__init__(hyperparameters, layout)
         missing = layout.condition is not None and layout.condition.may_be_missing
         self.classifier = Classifier(layout.n_genes, layout.n_conditions) if missing else None
+
+    def context_weights(self) -> Mapping[str, ContextWeight]:
+        """Of the classifier too, where the condition may be missing: an output for each."""
+        outputs = () if self.classifier is None else ("classifier.out.weight", "classifier.out.bias")
+        return {**super().context_weights(), **{name: ContextWeight((CONDITION,)) for name in outputs}}
 
     def inferred_condition(self, batch: Minibatch) -> Tensor:
         """q(c | x); 1 for the condition of a cell that has one."""
@@ -41,7 +56,9 @@ class ConditionalAutoencoder(InfersCondition, Autoencoder):
     def completed(self, batch: Minibatch) -> Minibatch:
         """The same cells, those of unknown condition under the one that is most probable."""
         # in training `forward` has completed them, and a GPU must not wait to be asked whether it has
-        if self.classifier is None or self.training or not bool((batch.condition < 0).any()):
+        if self.classifier is None or self.training or batch.condition.dim() > 1:  # several at once are known
+            return batch
+        if not bool((batch.condition < 0).any()):
             return batch
         return batch.with_condition(self.inferred_condition(batch).argmax(1))
 

@@ -6,15 +6,16 @@ principal components, by ridge regression over the cell types seen under both co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from cellalign.methods.base import CONDITION, LABEL, Distribution, Layout, Minibatch, Point, Role
-from cellalign.methods.capabilities import Batches, means_by_condition
+from cellalign.methods.capabilities import Batches
+from cellalign.methods.condition_means import ConditionMeans, of_centres
 from cellalign.methods.pca import PCA
 
 
@@ -26,6 +27,7 @@ class Linear(PCA):
     reference = "baseline"
     needs_condition = True
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, LABEL)  # the change by condition, weighed by label
+    plan_defaults: ClassVar[Mapping[str, Any]] = {"validation": 0.0}  # there is nothing to choose by cells kept back
 
     class Hyperparameters(PCA.Hyperparameters):
         """Which of the two, and how strongly it is shrunk."""
@@ -35,14 +37,10 @@ class Linear(PCA):
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
-        k, p = layout.n_conditions, self.components.shape[1]
-        self.mean: Tensor
+        self.expression_means = ConditionMeans(layout, layout.n_genes)
         self.state: Tensor
         self.slope: Tensor
-        self.register_buffer("mean", torch.zeros(k, layout.n_genes))  # over cell types, by condition
-        self.register_buffer("state", torch.zeros(k, p))  # its components
-        pairs = k if self.hp.change == "ridge" else 0
-        self.register_buffer("slope", torch.zeros(pairs, pairs, p, layout.n_genes))  # from, to
+        self.register_load_state_dict_pre_hook(_from_means)
 
     @property
     def embedding_needs_condition(self) -> bool:
@@ -50,24 +48,9 @@ class Linear(PCA):
         return False
 
     def fit_closed_form(self, batches: Batches) -> None:
-        """Components; then for every condition the mean over cell types, and for ridge its slope on their state."""
+        """Components; then the mean of every condition and cell type."""
         super().fit_closed_form(batches)
-        k = self.layout.n_conditions
-        means = means_by_condition(batches, lambda batch: batch.x, k, self.layout.n_labels)
-        self.mean.copy_(means.mean(1))
-        if self.hp.change == "shift":
-            return
-        states = (means - self.centre) @ self.components
-        self.state.copy_(states.mean(1))
-        for source in range(k):
-            spread = states[source] - self.state[source]
-            gram = spread @ spread.T
-            shrink = self.hp.ridge * gram.diagonal().mean().clamp(min=1e-12)
-            # dual form: as many unknowns as cell types, not as components
-            dual = torch.linalg.solve(gram + shrink * torch.eye(len(gram), device=gram.device), spread)
-            for to in range(k):
-                change = (means[to] - means[source]) - (self.mean[to] - self.mean[source])
-                self.slope[source, to] = dual.T @ change
+        self.expression_means.fit(batches, lambda batch: batch.x)
 
     @property
     def responds_to(self) -> frozenset[Role]:
@@ -81,10 +64,50 @@ class Linear(PCA):
 
     def change(self, batch: Minibatch, target: int) -> Tensor:
         """From each cell's condition to the target's, [B, G]."""
-        change = self.mean[target] - self.mean[batch.condition]
+        change = self.expression_means.changes(batch.condition, target)
         if self.hp.change == "ridge":
             z = self.embedding(batch)
-            for source in batch.condition.unique():
+            for source in batch.condition.unique().tolist():
                 rows = batch.condition == source
-                change[rows] += (z[rows] - self.state[source]) @ self.slope[source, target]
+                change[rows] += self.by_state(z[rows], source, target)
         return change
+
+    def by_state(self, z: Tensor, source: int, target: int) -> Tensor:
+        """What cells of these components [n, p] change more than the mean, [n, G]: ridge regression over cell types."""
+        if self.has_slopes:
+            return (z - self.state[source]) @ self.slope[source, target]
+        before, after = self.expression_means.pair(source, target)
+        states, changes = (before - self.centre) @ self.components, after - before
+        mean = states.mean(0)
+        spread = states - mean
+        gram = spread @ spread.T
+        shrink = self.hp.ridge * gram.diagonal().mean().clamp(min=1e-12)
+        # dual form: as many unknowns as cell types, not as components
+        dual = torch.linalg.solve(gram + shrink * torch.eye(len(gram), device=gram.device), spread)
+        return (z - mean) @ dual.T @ (changes - changes.mean(0))
+
+    @property
+    def has_slopes(self) -> bool:
+        """Whether it is a model of before, which holds `state` [K, p] and `slope` [K, K, p, G] and no cell types."""
+        return "slope" in self._buffers
+
+    def caveats(self, sources: Sequence[int], targets: Sequence[int]) -> list[str]:
+        """Conditions without a cell type in common."""
+        return self.expression_means.caveats(sources, targets)
+
+
+def _from_means(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Models of before hold one mean of each condition, and for ridge the regression between every two."""
+    assert isinstance(module, Linear)
+    if prefix + "mean" in weights:
+        of_centres(weights, prefix + "mean", prefix + "expression_means.")
+    state, slope = weights.get(prefix + "state"), weights.get(prefix + "slope")
+    if state is None or slope is None:
+        return
+    if module.hp.change == "shift":
+        del weights[prefix + "state"], weights[prefix + "slope"]
+        return
+    k, p, n_genes = module.layout.n_conditions, module.components.shape[1], module.layout.n_genes
+    if (state.shape, slope.shape) == ((k, p), (k, k, p, n_genes)):
+        module.register_buffer("state", torch.empty_like(state, device=module.centre.device))
+        module.register_buffer("slope", torch.empty_like(slope, device=module.centre.device))

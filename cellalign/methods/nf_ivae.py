@@ -10,20 +10,21 @@ not known: query cells without annotation, cells of a batch it has never seen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.autoencoder import Step, VariationalAutoencoder
-from cellalign.methods.base import BATCH, COVARIATE, Latent, Layout, Minibatch, Role
+from cellalign.methods.autoencoder import GivenContext, Step, VariationalAutoencoder
+from cellalign.methods.base import BATCH, COVARIATE, ContextWeight, Latent, Layout, Minibatch, Role
 from cellalign.methods.vae import COUNT_PLAN, CountHyperparameters
 from cellalign.nn.distributions import log_normal
 from cellalign.nn.priors import ExponentialFamilyPrior, NormalPrior
 
 
-class NFIVAE(VariationalAutoencoder):
+class NFIVAE(GivenContext, VariationalAutoencoder):
     """VAE whose prior is given covariates; technical ones count like biological ones."""
 
     name = "nf-ivae"
@@ -59,6 +60,11 @@ class NFIVAE(VariationalAutoencoder):
             self.prior = NormalPrior(self.hp.latent_dim, n_context)
         else:
             self.prior = ExponentialFamilyPrior(self.hp.latent_dim, n_context)
+
+    def context_weights(self) -> Mapping[str, ContextWeight]:
+        """Those of the prior's networks too."""
+        networks = [f"prior.{name}." for name in self.prior.of_context]
+        return {**super().context_weights(), **given_by_prior(networks, self.prior_sees)}
 
     @property
     def comparable(self) -> bool:
@@ -104,3 +110,8 @@ class NFIVAE(VariationalAutoencoder):
             return {}
         z, context = self.invariant(step.latent).z, step.batch.context(self.prior_sees)
         return {"score_matching": self.prior.score_matching(z, context, self.hp.score_regularisation)}
+
+
+def given_by_prior(networks: Sequence[str], roles: tuple[Role, ...]) -> dict[str, ContextWeight]:
+    """What the networks of a prior, as their parameters' names begin, have for each column of the context."""
+    return {f"{name}first.weight": ContextWeight(roles, dim=1, before=1, embeds=False) for name in networks}

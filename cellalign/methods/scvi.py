@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from cellalign.methods.autoencoder import VariationalAutoencoder
+from cellalign.methods.autoencoder import GivenContext, VariationalAutoencoder
 from cellalign.methods.base import BATCH, CONDITION, Layout, Width
 from cellalign.nn.likelihoods import Counts, LikelihoodName
 
@@ -20,7 +20,7 @@ from cellalign.nn.likelihoods import Counts, LikelihoodName
 NORM = {"momentum": 0.01, "eps": 1e-3}
 
 
-class SCVI(VariationalAutoencoder):
+class SCVI(GivenContext, VariationalAutoencoder):
     """Variational inference of counts; the batches to remove are the condition and the technical covariates."""
 
     name = "scvi"

@@ -1,27 +1,30 @@
 """sVAE: an intervention shifts few latents (Lachapelle et al. 2022; baseline of the sVAE+ paper).
 
 Encoder q(z | x) with learned scale, decoder p(x | z), prior N(m_a mu_a, 1) with a mask m_a of zeros and ones,
-negative binomial likelihood, penalty alpha times the mean probability of an edge.
+negative binomial likelihood, penalty alpha times the mean probability of an edge. An edge pays where
+|mu| > sqrt(2 alpha / p) (the penalty of one edge of A p against mu^2 / 2 in one cell of A).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cellalign.methods.autoencoder import Step
 from cellalign.methods.base import Fields, Graph, Layout
-from cellalign.methods.ivae import IVAE
+from cellalign.methods.ivae import IVAE, ROTATE_AT, Part
 from cellalign.nn.distributions import gumbel_sigmoid
 from cellalign.nn.networks import ScaledParameter
-from cellalign.nn.rotation import sparsest_rotation
 
 OPEN = 20.0  # logit of a mask that is as good as 1
+AJAR = 0.5  # above the logit of the threshold, of edges that a rotation opens: training soon closes what does not pay
+NEGLIGIBLE = 0.01  # shift that needs no edge, in standard deviations of the prior
 
 
 class SVAE(IVAE):
@@ -32,18 +35,16 @@ class SVAE(IVAE):
     reference = "Lachapelle et al. 2022"
 
     class Hyperparameters(IVAE.Hyperparameters):
-        """Adds the penalty and the mask's start."""
+        """Adds the penalty and the mask's start; its masks are the graph, whether z is rotated or not."""
 
         alpha: float | None = Field(
-            None, ge=0, le=1e6, description="strength of sparsity; null is the number of interventions"
+            10.0, ge=0, le=1e6, description="strength of sparsity; null is the number of interventions"
         )
         mask_start: float = Field(5.0, ge=-10, le=10, description="logit of every edge at the start")
         sparsity_from: float = Field(
             0.25, ge=0, lt=0.6, description="part of the epochs before sparsity; half as much later it has its weight"
         )
-        rotate_at: tuple[float, ...] = Field(
-            (), description="parts of the epochs after which z is turned to the sparsest axes of the shifts"
-        )
+        rotate_at: tuple[Part, ...] = Field((0.25, 0.5), description=ROTATE_AT)
         threshold: float = Field(0.5, gt=0, lt=1, description="probability from which an edge counts")
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
@@ -71,27 +72,17 @@ class SVAE(IVAE):
         return self.alpha * probability.sum() / (self.acts.sum() * self.hp.latent_dim)
 
     def on_epoch_start(self, progress: float, epoch_share: float) -> None:
-        """Let sparsity set in, once the shifts are learned; turn the latent space when its time has come."""
+        """Let sparsity set in, once the shifts are learned; rotate as iVAE does."""
         start = self.hp.sparsity_from
         self.sparsity = 1.0 if start == 0 else min(1.0, max(0.0, (progress - start) / (start / 2)))
-        if any(progress - epoch_share < part <= progress for part in self.hp.rotate_at):
-            self.rotate(sparsest_rotation(self.shifts().detach().cpu().double().numpy()))
+        super().on_epoch_start(progress, epoch_share)
 
-    @torch.no_grad()
-    def rotate(self, rotation: np.ndarray) -> None:
-        """Replace z by z R: posterior means, shifts and reconstructions turn exactly.
-
-        A diagonal covariance does not stay one; its log variances are mixed with the squares of R as weights.
-        """
-        r = torch.as_tensor(rotation, dtype=self.shift.raw.dtype, device=self.shift.raw.device)
-        self.shift.set(self.shifts() @ r)
-        self.decoder.first.weight.copy_(r.T @ self.decoder.first.weight)
-        self.to_mean.weight.copy_(r.T @ self.to_mean.weight)
-        self.to_mean.bias.copy_(r.T @ self.to_mean.bias)
-        if isinstance(self.to_log_variance, nn.Linear):
-            mixing = r.T.square()
-            self.to_log_variance.weight.copy_(mixing @ self.to_log_variance.weight)
-            self.to_log_variance.bias.copy_(mixing @ self.to_log_variance.bias)
+    def set_shifts(self, shifts: Tensor) -> None:
+        """Open the edges that they need as well: a turned shift has other zeros."""
+        super().set_shifts(shifts)
+        closed = torch.sigmoid(self.mask_logits()) <= self.hp.threshold
+        ajar = math.log(self.hp.threshold / (1 - self.hp.threshold)) + AJAR
+        self.mask_logits.set(torch.where(closed & (shifts.abs() > NEGLIGIBLE), ajar, self.mask_logits()))
 
     def shifts(self) -> Tensor:
         """Shifts along the edges of the graph, zero elsewhere, [conditions, p]."""

@@ -24,10 +24,10 @@ class SVAEPlus(SVAE):
     reference = "Lopez et al. 2023"
 
     class Hyperparameters(SVAE.Hyperparameters):
-        """Defaults that turn the latent space early; `rotate_at: []` is the paper's gradient descent alone."""
+        """Its prior's strength; `rotate_at: []` is the paper's gradient descent alone."""
 
-        rotate_at: tuple[float, ...] = Field(
-            (0.25, 0.5), description="parts of the epochs after which z is turned to the sparsest axes of the shifts"
+        alpha: float | None = Field(
+            None, ge=0, le=1e6, description="strength of sparsity; null is the number of interventions"
         )
 
     def sparsity_term(self) -> Tensor:

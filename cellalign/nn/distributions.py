@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -175,6 +176,16 @@ class Distribution(ABC):
     def sample(self) -> Tensor:
         """One draw of every cell [..., B, G]."""
 
+    def changed(self, others: Sequence[Any]) -> Distribution:
+        """What it becomes with all that the others, of the same kind, change from it by themselves, added up."""
+        return Point(_added(self.mean, [other.mean for other in others]))
+
+
+def _added(start: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """start + sum of (other - start)."""
+    start = widened(start)
+    return start + sum(widened(other) - start for other in others)
+
 
 @dataclass(frozen=True, eq=False)
 class Point(Distribution):
@@ -230,6 +241,11 @@ class Normal(Distribution):
         """Mean plus noise."""
         return sample_normal(self.mean, self.sd)
 
+    def changed(self, others: Sequence[Normal]) -> Normal:
+        """Means add up, and standard deviations on their logarithm."""
+        sd = _added(self.sd.log(), [other.sd.log() for other in others]).exp()
+        return Normal(_added(self.location, [other.location for other in others]), sd)
+
 
 @dataclass(frozen=True, eq=False)
 class NegativeBinomial(Distribution):
@@ -280,6 +296,11 @@ class NegativeBinomial(Distribution):
         theta = self.log_theta.exp().expand_as(self.logits)
         return torch.poisson(torch._standard_gamma(theta) * (self.mean / theta))
 
+    def changed(self, others: Sequence[NegativeBinomial]) -> NegativeBinomial:
+        """Fold changes multiply, at the cell's library size."""
+        logits = _added(self.log_mean, [other.log_mean for other in others])
+        return NegativeBinomial(logits, self.library, self.log_theta)
+
 
 @dataclass(frozen=True, eq=False)
 class ZeroInflatedNegativeBinomial(Distribution):
@@ -316,3 +337,10 @@ class ZeroInflatedNegativeBinomial(Distribution):
     def sample(self) -> Tensor:
         """Integers."""
         return self.counts.sample() * (torch.rand_like(self.kept) >= torch.sigmoid(widened(self.dropout_logits)))
+
+    def changed(self, others: Sequence[ZeroInflatedNegativeBinomial]) -> ZeroInflatedNegativeBinomial:
+        """Counts as theirs, and odds of a dropout multiply."""
+        counts = self.counts.changed([other.counts for other in others])
+        return ZeroInflatedNegativeBinomial(
+            counts, _added(self.dropout_logits, [other.dropout_logits for other in others])
+        )

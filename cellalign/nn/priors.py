@@ -38,6 +38,11 @@ class ContextNetwork(nn.Module):
 class NormalPrior(nn.Module):
     """N(m(d), s(d)), one sd per latent.
 
+    Attributes
+    ----------
+    of_context : tuple of str
+        Its networks of the context.
+
     Parameters
     ----------
     centred : bool
@@ -45,6 +50,8 @@ class NormalPrior(nn.Module):
     apart : float
         Standard deviation of m over contexts at the start, about.
     """
+
+    of_context = ("network",)
 
     def __init__(self, n_latent: int, n_context: int, *, centred: bool = False, apart: float = 0.0) -> None:
         super().__init__()
@@ -81,6 +88,8 @@ class ExponentialFamilyPrior(nn.Module):
     hidden : sequence of int
         Widths of T; its last layer gives `n_statistics`.
     """
+
+    of_context = ("weights", "natural")
 
     def __init__(
         self, n_latent: int, n_context: int, *, hidden: Sequence[int] = (64, 64), n_statistics: int = 32

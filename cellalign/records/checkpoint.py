@@ -47,6 +47,7 @@ class CheckpointRecord(VersionedRecord):
         "fields",
         "holdout",
         "seed",
+        "learned_from",
         "cells",
         "genes",
         "content",  # last: of other cells most of the above say more
@@ -54,6 +55,7 @@ class CheckpointRecord(VersionedRecord):
     MEASURED: ClassVar[frozenset[str]] = frozenset({"target_sum", "base"})  # of a recipe: on the content, to a last bit
     CALLED: ClassVar[dict[str, str]] = {
         "fields": "set of columns or their values",
+        "learned_from": "model to learn on from",
         "cells": "number of cells",
         "genes": "list of genes",
         "content": "input (the cells have changed: values of the matrix, or of a column)",

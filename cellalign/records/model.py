@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -51,12 +51,15 @@ class Recipe(Record):
         Whether estimated counts were rounded.
     base : float, optional
         Of the logarithm, where it is not the natural one.
+    expression : "any", optional
+        The values are no expression but any real ones, taken as they are.
     """
 
     target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
     n_top_genes: int | None = None
     rounded: bool = False
     base: float | None = None
+    expression: Literal["any"] | None = None
 
 
 class SourceRecord(FileRecord):
@@ -128,6 +131,28 @@ class Machine(Record):
     deterministic: bool = False
 
 
+class LearnedFrom(Record):
+    """The model whose weights a training began with.
+
+    Attributes
+    ----------
+    path : str, optional
+        Its directory; None where it was in memory.
+    weights : str
+        Their checksum, as in its model.yaml.
+    content : str, optional
+        A digest of the cells it was trained on.
+    learn, missing_genes : str
+        As they were asked for.
+    """
+
+    path: str | None = None
+    weights: str
+    content: str | None = None
+    learn: str
+    missing_genes: str = "error"
+
+
 class ModelRecord(VersionedRecord):
     """What model.yaml holds.
 
@@ -148,6 +173,8 @@ class ModelRecord(VersionedRecord):
         The command line that trained the model, and the one that would prepare its input.
     transferred : list of str
         Conditions added by `transfer`, which started from the model with the checksum `transferred_from`.
+    learned_from : LearnedFrom, optional
+        Of a model that learned on from another (`train --from`).
     recipe : Recipe
     content : str, optional
         A digest of the cells it was trained on, as training read them (`data.loader.Cells.content`); models of before
@@ -181,6 +208,7 @@ class ModelRecord(VersionedRecord):
     outcome: Outcome | None = None
     transferred: list[str] = Field(default_factory=list)
     transferred_from: str | None = None
+    learned_from: LearnedFrom | None = None
     recipe: Recipe = Field(default_factory=Recipe)
     content: str | None = None
     machine: Machine | None = None
@@ -190,7 +218,10 @@ class ModelRecord(VersionedRecord):
 
     def plain(self) -> dict[str, Any]:
         """As it is written to model.yaml, but for the checksum (`records.text`): without what is not set."""
-        optional = ("outcome", "transferred", "transferred_from", "content", "machine", "image_shape", "other_names")
+        optional = (
+            *("outcome", "transferred", "transferred_from", "learned_from", "content", "machine"),
+            *("image_shape", "other_names"),
+        )
         unset = {k for k in optional if not getattr(self, k)}
         plain = self.model_dump(mode="json", exclude=unset)
         plain["source"] = {k: v for k, v in plain["source"].items() if v or k in FileRecord.model_fields}

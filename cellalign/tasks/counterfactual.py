@@ -24,7 +24,7 @@ def counterfactual(
     *,
     to: Annotated[
         str | float | Mapping[str, Any],
-        Option("Condition to predict, or KEY=VALUE of a batch.", metavar="VALUE", text=str),
+        Option("Condition to predict, A+B of two at once, or KEY=VALUE of a batch.", metavar="VALUE", text=str),
     ],
     from_: Annotated[str | None, Option("Condition of the source cells [the control].", metavar="VALUE")] = None,
     where: Annotated[
@@ -37,6 +37,9 @@ def counterfactual(
     samples: Annotated[
         int, Option('Average N posterior draws; adds layers["sd"] and layers["sd_of_mean"].', metavar="N")
     ] = 0,
+    combine: Annotated[
+        str, Option("How effects of A+B are added up; auto is the method's default.", metavar="auto|expression|latent")
+    ] = "auto",
     missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
     seed: Annotated[int, o.SEED] = 0,
     device: Annotated[str, o.DEVICE] = "auto",
@@ -55,6 +58,7 @@ def counterfactual(
         decoded=decoded,
         draws=draws,
         samples=samples,
+        combine=combine,
         missing_genes=missing_genes,
         seed=seed,
         device=device,

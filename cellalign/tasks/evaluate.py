@@ -46,9 +46,16 @@ def evaluate(
         ),
     ] = None,
     extra_panels: Sequence[str] = (),
+    expression: Annotated[
+        o.Expression | None, Option("any: another tool's prediction is of any real values.", metavar="any")
+    ] = None,
     k: Annotated[int, Option("Neighbours of the mixing panel.", low=2)] = 100,
     alpha: Annotated[float, Option("Level of the kBET test.", low=0, high=1)] = 0.1,
     min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [4 k].", low=2)] = None,
+    global_silhouette: Annotated[
+        bool, Option("s of cell types among neighbours over all cells (CoMP eq. 58 to 60), not within types.")
+    ] = False,
+    more_genes: Annotated[bool, Option("Score responses over 10 and 100 DE genes too.")] = False,
     model: Model | None = None,
     particles: Annotated[int, Option("Posterior draws of the likelihood.", low=1)] = 100,
     device: Annotated[str, o.DEVICE] = "auto",
@@ -77,10 +84,18 @@ def evaluate(
         bio, which compiles for half a minute, only where `batch`, several embeddings or `extra_panels` ask for it.
     extra_panels : sequence of str
         Panels to run, where they can, beside the default ones.
+    expression : "any", optional
+        What another tool predicted is neither counts nor log expression but any real values, compared as they are; of
+        cellalign's own predictions that is recorded.
     k, alpha : int, float
-        Neighbours and test level of the mixing panel.
+        Neighbours and test level of the mixing panel; of validation cells, which are scored where they are known,
+        at most 30 neighbours.
     min_cells : int, optional
         Smallest cell type for m-kBET and m-s; default 4 k.
+    global_silhouette : bool
+        Take s of a cell type from the neighbours over all cells that are of that type (CoMP eq. 58 to 60).
+    more_genes : bool
+        Score a response over the 10 and the 100 most different genes too, beside the 50.
     model : Model, optional
         For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
     particles : int
@@ -115,12 +130,15 @@ def evaluate(
             embedding=embedding,
             panels=panels,
             extra_panels=extra_panels,
+            expression=expression,
             model=model,
             device=device,
             seed=seed,
             k=k,
             alpha=alpha,
             min_cells=min_cells,
+            global_silhouette=global_silhouette,
+            more_genes=more_genes,
             particles=particles,
             **options,
         )
@@ -235,7 +253,7 @@ def command(
     ] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
-    """Score an embedding, or a counterfactual against real cells, beside baselines and a ceiling."""
+    """Score an embedding, or a counterfactual against real cells, beside baselines and what is attainable."""
     from cellalign.data import files
     from cellalign.data.columns import select
     from cellalign.evaluation.predictions import expression_of
@@ -265,7 +283,9 @@ def command(
     real = None
     if against is not None:
         reading = replace(input.like(against), obs=input.obs, obs_key=input.obs_key)
-        real = cells_for(files.spool(reading), expression_of(cells))
+        made = provenance.counterfactual
+        layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
+        real = cells_for(files.spool(reading), expression_of(cells, asked["expression"]), layer=layer)
     extra_panels = ["bio"] if scib_table is not None else []
     result = evaluate(cells, against=real, model=fitted, extra_panels=extra_panels, **asked)
     call.print_evaluation(result, format)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,12 @@ from anndata import AnnData
 
 from cellalign.records import Provenance
 
+OF_LATENTS = ("program", "gene_sets")  # what of var goes with every edge, and with every latent
+TABLES = ("enrichment", "interactions", "interactions_latents")
+
 
 def edges(graph: AnnData) -> pd.DataFrame:
-    """The edge list: perturbation, latent, probability, effect, and the latent's program where it is known."""
+    """The edge list: perturbation, latent, probability, effect, and the latent's program and gene sets where known."""
     rows, columns = np.nonzero(np.asarray(graph.layers["edge"]))
     table = pd.DataFrame(
         {
@@ -26,8 +30,9 @@ def edges(graph: AnnData) -> pd.DataFrame:
             "effect": np.asarray(graph.X)[rows, columns],
         }
     )
-    if "program" in graph.var:
-        table["program"] = graph.var["program"].to_numpy()[columns]
+    for name in OF_LATENTS:
+        if name in graph.var:
+            table[name] = graph.var[name].to_numpy()[columns]
     return table
 
 
@@ -56,7 +61,15 @@ def as_json(graph: AnnData) -> dict[str, Any]:
             }
             for name in graph.var_names
         ],
-    }
+    } | {name: _records(graph.uns[name]) for name in TABLES if name in graph.uns}
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows; what is no number, such as an infinite odds ratio, is null, which JSON has."""
+    return [
+        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        for row in table.to_dict("records")
+    ]
 
 
 def _write_graphml(graph: AnnData, path: Path) -> None:
@@ -66,8 +79,8 @@ def _write_graphml(graph: AnnData, path: Path) -> None:
     for name in graph.obs_names:
         network.add_node(_in_xml(name), kind="perturbation", group=int(graph.obs.loc[name, "group"]))
     for name in graph.var_names:
-        program = {"program": _in_xml(graph.var.loc[name, "program"])} if "program" in graph.var else {}
-        network.add_node(_in_xml(name), kind="latent", **program)
+        known = {key: _in_xml(graph.var.loc[name, key]) for key in OF_LATENTS if key in graph.var}
+        network.add_node(_in_xml(name), kind="latent", **known)
     for edge in edges(graph).itertuples():
         ends = _in_xml(edge.perturbation), _in_xml(edge.latent)
         network.add_edge(*ends, probability=float(edge.probability), effect=float(edge.effect))

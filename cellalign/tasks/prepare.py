@@ -69,6 +69,7 @@ def prepare(
     kinds: Mapping[str, str] | None = None,
     continuous: bool = False,
     allow_missing_condition: bool = False,
+    expression: str | None = None,
     layer: str | None = None,
     n_top_genes: int | None = None,
     rounded: bool = False,
@@ -101,8 +102,6 @@ def prepare(
     UsageError, InputError
         As `train`.
     """
-    import numpy as np
-
     from cellalign.data.design import check_design
     from cellalign.data.fields import field_records, fit_fields
     from cellalign.data.genes import second_name
@@ -110,12 +109,8 @@ def prepare(
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_names
     from cellalign.data.recipe import to_train_on
-    from cellalign.data.split import held_out
-    from cellalign.engine.device import pick_device
-    from cellalign.engine.precision import settled_plan
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
-    from cellalign.model_directory import source_record
     from cellalign.records import CellNumbers, ModelRecord
     from cellalign.threads import limited
 
@@ -123,29 +118,25 @@ def prepare(
     _check_needs(cls, condition, label)
     named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
     named |= {"validation": validation, "early_stopping": early_stopping, "precision": precision}
-    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
-    kinds = _kinds(condition, continuous, numeric, kinds)
+    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named, expression)
+    reads = what_is_read(cls, hyperparameters, expression)
+    kinds = kinds_of(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
     notes = check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
-    torch_device = pick_device(device, threads)
-    if automatic is not None and plan.precision == "auto":
-        plan = plan.model_copy(update={"precision": automatic})
-    plan = settled_plan(cls, plan, torch_device)
+    plan = on_device(cls, plan, device, threads, automatic)
 
     adata = in_memory(adata)
     check_names(adata, "the input")
     with limited(threads):  # scanpy would leave torch another number of them
-        expression = to_train_on(
+        found = to_train_on(
             adata,
-            cls.reads(hyperparameters),
+            reads,
             layer=layer,
             n_top_genes=n_top_genes,
             rounded=rounded,
             advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
         )
-    trained_on = ~held_out(adata.obs, holdout, control=control)
-    if trained_on.sum() < MIN_TRAINING_CELLS:
-        raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
+    trained_on = training_rows(adata, holdout, control)
     fields = fit_fields(
         adata[trained_on],
         condition=condition,
@@ -158,31 +149,26 @@ def prepare(
         unlabelled=unlabelled,
     )
     notes += check_design(adata[trained_on], fields)
-    cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
-    kept = np.flatnonzero(trained_on)
-    train_rows, validation_rows = _split(cells.condition.numpy(), kept, plan.validation, seed)
+    cells = make_cells(adata, found.x, fields, ignore=~trained_on)
+    train_rows, validation_rows = split_rows(cells, trained_on, plan, seed)
 
     record = ModelRecord(
         format_version=ModelRecord.FORMAT,
-        cellalign=package_version(),
         method=method,
         hyperparameters=hyperparameters.model_dump(mode="json"),
         training=plan.model_dump(mode="json"),
         preset=preset,
-        matrix=expression.matrix,
-        recipe=expression.recipe,
-        content=cells.content(expression.made_of),
-        image_shape=image_shape(adata) if len(expression.var) == adata.n_vars else None,
+        matrix=found.matrix,
+        recipe=found.recipe,
+        content=cells.content(found.made_of),
+        image_shape=image_shape(adata) if len(found.var) == adata.n_vars else None,
         fields=field_records(fields),
         holdout=list(holdout),
         seed=seed,
         cells=CellNumbers(all=adata.n_obs, trained=len(train_rows), validation=len(validation_rows)),
-        source=source_record(source),
-        command=shlex.join(sys.argv) if source is not None else None,
-        command_hint=_preprocess_command(source),
-        versions=_library_versions(),
-        other_names=second_name(expression.var),
-        genes=[str(gene) for gene in expression.var.index],
+        other_names=second_name(found.var),
+        genes=[str(gene) for gene in found.var.index],
+        **made_by(source),
     )
     return Prepared(record, cells, plan, train_rows, validation_rows, notes)
 
@@ -202,7 +188,34 @@ def resolved(method: str, settings: Mapping[str, Any] | None, options: Mapping[s
     from cellalign.methods.registry import get
 
     named = {name: options.get(name) for name in PLANNED}
-    return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named)
+    kind = options.get("expression")
+    return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named, kind)
+
+
+def what_is_read(cls: type[Method], hyperparameters: Any, expression: str | None) -> str:
+    """What a method reads under these hyperparameters: "log", "counts", or any real values where they are asked for.
+
+    Raises
+    ------
+    UsageError
+        It reads counts, and values as they are are asked for; or something else is.
+    """
+    reads = cls.reads(hyperparameters)
+    if expression is None:
+        return reads
+    if expression != "any":
+        raise UsageError(
+            f"{option('expression', expression)} is not any; without it a method reads what it is made for"
+        )
+    if reads == "counts":
+        likelihood = getattr(hyperparameters, "likelihood", None)
+        said = "" if likelihood is None else f" (likelihood {likelihood})"
+        gaussian = spoken(python="settings={'likelihood': 'gaussian'}", command="--set likelihood=gaussian")
+        mend = "use another method" if likelihood is None else f"add {gaussian}, or use another method"
+        raise UsageError(
+            f"method {cls.name!r} reads counts{said}, so it cannot take {option('expression', 'any')}; {mend}"
+        )
+    return expression
 
 
 def _check_needs(cls: type[Method], condition: str | None, label: str | None) -> None:
@@ -236,7 +249,43 @@ def _check_condition(
         raise UsageError(f"{lacks(cls.name, InfersCondition)} ({option(missing, True)})")
 
 
-def _kinds(
+def on_device(
+    cls: type[Method], plan: Plan, device: str, threads: int | None = None, automatic: str | None = None
+) -> Plan:
+    """The plan with the precision that a device has, or `automatic` where "auto" is asked for."""
+    from cellalign.engine.device import pick_device
+    from cellalign.engine.precision import settled_plan
+
+    torch_device = pick_device(device, threads)
+    if automatic is not None and plan.precision == "auto":
+        plan = plan.model_copy(update={"precision": automatic})
+    return settled_plan(cls, plan, torch_device)
+
+
+def training_rows(adata: AnnData, holdout: Sequence[str], control: str | None) -> np.ndarray:
+    """Mask [n] of the cells that are not held out; InputError where next to none is left."""
+    from cellalign.data.split import held_out
+
+    trained_on = ~held_out(adata.obs, holdout, control=control)
+    if trained_on.sum() < MIN_TRAINING_CELLS:
+        raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
+    return trained_on
+
+
+def made_by(source: str | os.PathLike[str] | Reading | None) -> dict[str, Any]:
+    """What a model's record says of where it comes from."""
+    from cellalign.model_directory import source_record
+
+    return {
+        "cellalign": package_version(),
+        "source": source_record(source),
+        "command": shlex.join(sys.argv) if source is not None else None,
+        "command_hint": _preprocess_command(source),
+        "versions": _library_versions(),
+    }
+
+
+def kinds_of(
     condition: str | None, continuous: bool, numeric: Sequence[str], kinds: Mapping[str, str] | None
 ) -> dict[str, str]:
     """Kinds of the columns that are not categories."""
@@ -257,11 +306,14 @@ def _library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
 
 
-def _split(condition: np.ndarray, kept: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation rows among those kept."""
+def split_rows(cells: Cells, trained_on: np.ndarray, plan: Plan, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows among those that are not held out."""
+    import numpy as np
+
     from cellalign.data.split import stratified_split
 
-    train_rows, validation_rows = stratified_split(condition[kept], fraction, seed)
+    kept = np.flatnonzero(trained_on)
+    train_rows, validation_rows = stratified_split(cells.condition.numpy()[kept], plan.validation, seed)
     return kept[train_rows], kept[validation_rows]
 
 

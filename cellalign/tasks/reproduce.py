@@ -15,6 +15,8 @@ from cellalign.data.reading import Reading
 from cellalign.errors import InputError, ModelError, TrainingError
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
+from cellalign.tasks.learn_on import check_parent
+from cellalign.tasks.trained_with import training_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,12 +112,11 @@ def reproduce(
     Raises
     ------
     ModelError
-        It was not trained, but transferred.
+        It was not trained, but transferred; or it learned on from a model that is gone.
     InputError
         The training files are unknown, gone or changed, or these are other cells.
     """
     from cellalign.data.files import read
-    from cellalign.tasks.prepare import prepare
     from cellalign.tasks.train import train
 
     record = model.record
@@ -127,8 +128,8 @@ def reproduce(
     if adata is None:
         source = model.check_source()
         adata = read(source)
-    elif record.content is not None and prepare(adata, **options).record.content != record.content:
-        raise InputError("these are not the cells the model was trained on, read as they were then")
+    elif record.content is not None:
+        _check_content(record, adata, options)
     deterministic = machine is not None and machine.deterministic
     again = train(adata, **options, deterministic=deterministic, progress=progress, source=source)
     before, after = (_weights(each) for each in (model, again))
@@ -143,33 +144,16 @@ def reproduce(
     )
 
 
-def training_options(record: ModelRecord) -> dict[str, Any]:
-    """The parameters of `train` under which a model was trained, but for the machine's."""
-    from cellalign.data.fields import read_fields
-    from cellalign.methods.base import BATCH, CONDITION, COVARIATE, LABEL
+def _check_content(record: ModelRecord, adata: AnnData, options: Mapping[str, Any]) -> None:
+    """Refuse cells other than those trained on."""
+    from cellalign.tasks.learn_on import Parent, prepare_on
+    from cellalign.tasks.prepare import of_preparation, prepare
 
-    fields = read_fields(record.fields)
-    condition, label = fields.one(CONDITION), fields.one(LABEL)
-    others = [field for field in fields if field.role in (BATCH, COVARIATE)]
-    given = [*others, *([] if condition is None else [condition])]
-    return {
-        "method": record.method,
-        "condition": None if condition is None else condition.name,
-        "control": None if condition is None else condition.reference,
-        "allow_missing_condition": condition is not None and condition.may_be_missing,
-        "batch": [field.name for field in others if field.role == BATCH],
-        "covariate": [field.name for field in others if field.role == COVARIATE],
-        "label": None if label is None else label.name,
-        "unlabelled": getattr(label, "missing_value", None),
-        "kinds": {field.name: field.kind for field in given if field.kind != "categorical"},
-        "layer": _layer(record),
-        "n_top_genes": record.recipe.n_top_genes,
-        "rounded": record.recipe.rounded,
-        # models of before precisions were all float32
-        "settings": {"precision": "float32", **record.hyperparameters, **record.training},
-        "holdout": record.holdout,
-        "seed": record.seed,
-    }
+    parent = Parent.of(options.get("from_"), options.get("learn"), record.method, options.get("missing_genes", "error"))
+    asked = of_preparation(options)
+    found = prepare(adata, **asked) if parent is None else prepare_on(adata, parent=parent, **asked)
+    if found.record.content != record.content:
+        raise InputError("these are not the cells the model was trained on, read as they were then")
 
 
 def _check(record: ModelRecord) -> None:
@@ -179,14 +163,9 @@ def _check(record: ModelRecord) -> None:
             f"this model was not trained: transfer added {len(record.transferred)} interventions to another one; "
             "reproduce that one, and transfer again"
         )
+    check_parent(record)
     if record.command is not None and shlex.split(record.command)[1:2] == ["tune"]:
         log.info("this model was chosen by tune; its own training is repeated, not the search")
-
-
-def _layer(record: ModelRecord) -> str | None:
-    """The matrix to name; None where training made it of raw counts, or found it in raw."""
-    made = record.recipe.n_top_genes is not None and record.matrix == "X"
-    return None if made or record.matrix == "raw" else record.matrix
 
 
 def _validation_loss(record: ModelRecord) -> float | None:

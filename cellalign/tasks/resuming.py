@@ -154,7 +154,9 @@ def _settings(record: ModelRecord, deterministic: bool | None) -> dict[str, Any]
     """What a run that is gone on with has to have the same of."""
     from cellalign.records import CheckpointRecord
 
-    return record.model_dump(mode="json", include=set(CheckpointRecord.COMPARED)) | {"deterministic": deterministic}
+    compared = record.model_dump(mode="json", include=set(CheckpointRecord.COMPARED)) | {"deterministic": deterministic}
+    parent = compared["learned_from"] or {}  # not None, which stands for what an older version did not keep
+    return compared | {"learned_from": {key: parent[key] for key in ("weights", "learn") if key in parent}}
 
 
 def _how_to_go_on(record: ModelRecord) -> str:

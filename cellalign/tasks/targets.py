@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, option
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
     from cellalign.model import Model
 
+OF_CELLS = ("programs", "gene_sets", "interactions")  # what of the options is computed from cells
+SHOWN = 30  # rows of a printed table
+
 
 def targets(
     model: Model,
@@ -23,6 +28,12 @@ def targets(
     *,
     threshold: Annotated[float, Option("Probability from which a target counts.", metavar="P")] = 0.5,
     programs: Annotated[int | None, Option("Name every latent's N most important genes.", metavar="N")] = None,
+    gene_sets: Annotated[
+        Mapping[str, Sequence[str]] | str | os.PathLike[str] | None,
+        Option("Test which gene sets every latent moves (GMT).", metavar="FILE.gmt", text=str | None),
+    ] = None,
+    top_genes: Annotated[int, Option("Genes that a latent moves, for --gene-sets.", metavar="N")] = 50,
+    interactions: Annotated[bool, Option("Compare perturbations a+b with a and b alone.")] = False,
     missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
@@ -34,13 +45,19 @@ def targets(
     ----------
     model : Model
     adata : AnnData, optional
-        Cells on the scale the model reads, to find `programs` with; they do not change the graph.
+        Cells on the scale the model reads, for `programs`, `gene_sets` and `interactions`; the graph is without them.
     threshold : float
         Probability from which a target counts as one.
     programs : int, optional
-        So many most important genes are named for every latent (see `add_programs`).
+        So many most important genes are named for every latent (see `graph.add_programs`).
+    gene_sets : path of a GMT file, or mapping of name to genes, optional
+        Which of them are enriched among the genes that each latent moves (see `enrichment.add_enrichment`).
+    top_genes : int
+        How many genes a latent is taken to move.
+    interactions : bool
+        Observed beside additive change of every a+b among the cells (see `interactions.add_interactions`).
     missing_genes, device, threads, seed
-        Of the programs.
+        Of what is computed from cells.
 
     Returns
     -------
@@ -48,24 +65,47 @@ def targets(
         X: effect on the latent in prior standard deviations, 0 where there is no edge. layers["probability"],
         layers["edge"]. obs: `targets` (their names), `n_targets`, `group` (perturbations with the same targets
         share one; 1 is the largest, 0 holds those without a target), `transferred`. var: `n_perturbations`, and
-        with programs `program`; then also uns["programs"].
+        with programs `program`; then also uns["programs"], uns["enrichment"], uns["interactions"] and
+        uns["interactions_latents"].
 
     Raises
     ------
     ModelError
         The model's method learns no graph.
     UsageError
-        The threshold is not between 0 and 1, or programs are asked for without cells or are not positive.
+        The threshold is not between 0 and 1, a number is out of range, or what needs cells is asked for without.
+    InputError
+        The GMT file holds no sets of the model's genes, or the cells no a+b with a and b alone.
     """
     from cellalign import graph
 
     found = graph.targets(model, threshold=threshold)
-    if programs is None:
+    given = {"programs": programs, "gene_sets": gene_sets, "interactions": interactions}
+    asked = _of_cells(given)
+    if not asked:
         return found
     if adata is None:
-        raise UsageError(f"{option('programs', programs)} needs cells; give adata, such as the training data")
-    machine = {"device": device, "threads": threads}
-    return graph.add_programs(found, model, adata, programs, missing_genes=missing_genes, seed=seed, **machine)
+        shown = option(asked[0]) if asked[0] == "gene_sets" else option(asked[0], given[asked[0]])
+        raise UsageError(f"{shown} needs cells; give adata, such as the training data")
+    of_cells: dict[str, Any] = {"missing_genes": missing_genes, "seed": seed, "device": device, "threads": threads}
+    if gene_sets is not None:
+        from cellalign.data.gene_sets import read_gmt
+        from cellalign.enrichment import add_enrichment
+
+        sets = gene_sets if isinstance(gene_sets, Mapping) else read_gmt(gene_sets)
+        add_enrichment(found, model, adata, sets, top_genes, **of_cells)
+    if interactions:
+        from cellalign.interactions import add_interactions
+
+        add_interactions(found, model, adata, **of_cells)
+    if programs is not None:
+        graph.add_programs(found, model, adata, programs, **of_cells)
+    return found
+
+
+def _of_cells(options: Mapping[str, Any]) -> list[str]:
+    """Those that are asked for of what is computed from cells; 0 programs are asked for too, and refused."""
+    return [name for name in OF_CELLS if options[name] is not None and options[name] is not False]
 
 
 def write_targets(graph: AnnData, path: str, *, force: bool = False) -> None:
@@ -107,23 +147,71 @@ def command(
     call: Call,
     output: Annotated[str, Option("Output .h5ad, .csv, .json, .graphml or .png.", ("--output", "-o"), metavar="FILE")],
     input: Annotated[
-        Reading, Argument("Cells for --programs; default the training file.", metavar="INPUT")
+        Reading,
+        Argument("Cells for --programs, --gene-sets, --interactions; default the training file.", metavar="INPUT"),
     ] = o.TRAINING_FILES,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
+    format: Annotated[o.TableFormat, o.FORMAT] = "table",
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
-    """Write which latent processes each perturbation targets, for methods that learn such a graph."""
+    """Write which latent processes each perturbation targets, for methods that learn such a graph.
+
+    --gene-sets and --interactions also print what they find; all of it is in an .h5ad (uns) or .json.
+    """
     from cellalign.data import files
     from cellalign.model import load
 
     check_ending(output)
+    asked = call.options
+    if asked["gene_sets"] is not None:
+        from cellalign.data.gene_sets import read_gmt
+
+        files.check_output(output, force, [asked["gene_sets"]], standard_output=True)
+        asked = asked | {"gene_sets": read_gmt(asked["gene_sets"])}
     files.check_output(output, force, [input, model], standard_output=True)
     fitted, cells = load(model), None
-    if call.options["programs"] is not None:
+    if _of_cells(asked):
         source = source_of(input, fitted)
         files.check_output(output, force, [source], standard_output=True)
         cells = cells_of(source, fitted)
-    found = targets(fitted, cells, **call.options)
+    found = targets(fitted, cells, **asked)
     write_targets(found, output, force=force)
     edges = int(found.layers["edge"].sum())
     call.log.info("%s: %d perturbations x %d latents, %d edges", output, found.n_obs, found.n_vars, edges)
+    if output != "-":
+        _print_tables(call, found, format)
+
+
+def _print_tables(call: Call, found: AnnData, format: str) -> None:
+    """What gene sets and interactions say: people see the significant ones, programs all."""
+    if "enrichment" in found.uns:
+        from cellalign.enrichment import SIGNIFICANT
+
+        table = found.uns["enrichment"]
+        shown = table[table["q"] <= SIGNIFICANT]
+        if not len(shown):
+            least = table.loc[table["q"].idxmin()]
+            said = "no gene set is enriched at q %g: the smallest is %.2g (%s, %s)"
+            call.log.info(said, SIGNIFICANT, least["q"], least["latent"], least["gene_set"])
+        if len(shown) > SHOWN:
+            call.log.info("%d gene sets are enriched; the %d of smallest q follow", len(shown), SHOWN)
+        columns = [name for name in table if name != "genes"]
+        _print(
+            call,
+            "gene sets",
+            shown.nsmallest(SHOWN, "q", keep="first")[columns] if format == "table" else table,
+            format,
+        )
+    if "interactions" in found.uns:
+        _print(call, "interactions", found.uns["interactions"], format)
+
+
+def _print(call: Call, title: str, table: Any, format: str) -> None:
+    """A table of values; whoever reads it by a program gets every digit."""
+    if format == "table" and not len(table):
+        return
+    digits = "%.3g" if format == "table" else "%r"
+    rows = [
+        [digits % float(v) if isinstance(v, float) else str(v) for v in row] for row in table.itertuples(index=False)
+    ]
+    call.print_rows(title, list(table.columns), rows, format)

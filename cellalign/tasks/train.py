@@ -5,29 +5,45 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.prepare import prepare
+from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
+from cellalign.tasks.prepare import prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.engine.fit import Progress, State
+    from cellalign.methods.base import Method
     from cellalign.model import Model
     from cellalign.records import Outcome
 
 log = logging.getLogger("cellalign")
+MANY = 30  # conditions of which not every pair is looked at
+DEFAULT_METHOD = "comp"
 
 
 def train(
     adata: AnnData,
     *,
-    method: Annotated[str, o.METHOD] = "comp",
+    method: Annotated[str | None, replace(o.METHOD, help="A name of `cellalign methods` [comp].")] = None,
+    from_: Annotated[
+        Model | str | Path | None,
+        Option(
+            "Learn the new batches and conditions of these cells from this model on.", metavar="MODEL", text=str | None
+        ),
+    ] = None,
+    learn: Annotated[
+        Learn | None, Option("With --from: the weights of what is new, or slowly all others too [new].")
+    ] = None,
+    missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
     condition: Annotated[str | None, o.CONDITION] = None,
     control: Annotated[str | None, o.CONTROL] = None,
     batch: Annotated[Sequence[str], o.BATCH] = (),
@@ -38,6 +54,7 @@ def train(
     kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
     continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
     allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
+    expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     layer: Annotated[str | None, o.LAYER] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
     rounded: Annotated[bool, o.ROUND] = False,
@@ -80,8 +97,16 @@ def train(
         As `preprocess` writes it: normalised log1p expression in X for Gaussian likelihoods, counts in
         layers["counts"] for count likelihoods. Raw counts are preprocessed first, as `preprocess` does by default; the
         model keeps how, and does the same to the raw counts of new cells.
-    method : str
-        A name of `cellalign methods`.
+    method : str, optional
+        A name of `cellalign methods`; by default that of `from_`, else comp.
+    from_ : Model or path, optional
+        A model to begin with. It is given weights for the batches and conditions that it does not know; columns, genes,
+        scale and settings are its own, the plan too but for what is asked for.
+    learn : {"new", "all"}, optional
+        With `from_`: "new" learns the new weights alone, and what the model makes of cells it knows stays as it was;
+        "all" learns all others too, at a tenth of the rate.
+    missing_genes : {"error", "zero"}
+        With `from_`: what to do about genes that the model needs and the cells lack.
     condition, control, batch, covariate, label : str
         obs columns by role, and the reference value of the condition. Covariates and labels may be missing.
     numeric : sequence of str
@@ -95,6 +120,10 @@ def train(
         The condition is a number (a dose, a time).
     allow_missing_condition : bool
         Cells whose condition is missing are trained on with the condition the model infers.
+    expression : "any", optional
+        Take the values as they are, whatever their sign and size, as long as they are finite: a standardised table,
+        one-hot codes, CLR protein, gene activities, bulk log TPM, z-scores. Of methods with a Gaussian likelihood or a
+        squared error; nothing is normalised, no output is cut at zero, and the model keeps it.
     layer : str, optional
         Read this layer (or "X") instead of the method's default matrix.
     n_top_genes : int, optional
@@ -137,9 +166,11 @@ def train(
 
     Raises
     ------
+    ModelError
+        `from_` cannot be read, or its method has no weights for each condition or batch.
     UsageError
-        Unknown method, preset or setting, a value out of range, `model_path` exists and `force` is not set, a
-        checkpoint is there and nothing was said of it, or another job trains the same model.
+        Unknown method, preset or setting, a value out of range or that `from_` decides, `model_path` exists and
+        `force` is not set, a checkpoint is there and nothing was said of it, or another job trains the same model.
     InputError
         The data is not fit for the method, or the model cannot be saved.
     TrainingError
@@ -153,12 +184,15 @@ def train(
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train, check_model_output, holds_model
 
+    parent = Parent.of(from_, learn, method, missing_genes)
+    preparing = prepare if parent is None else partial(prepare_on, parent=parent)
+    method = method or (DEFAULT_METHOD if parent is None else parent.model.name)
     threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every, deterministic)
     with resuming.claimed(wait):
         if model_path is not None and not (auto_resume and holds_model(model_path)):
             check_model_output(model_path, force)
-        prepared = prepare(
+        prepared = preparing(
             adata,
             method=method,
             condition=condition,
@@ -171,6 +205,7 @@ def train(
             kinds=kinds,
             continuous=continuous,
             allow_missing_condition=allow_missing_condition,
+            expression=expression,
             layer=layer,
             n_top_genes=n_top_genes,
             rounded=rounded,
@@ -202,7 +237,7 @@ def train(
         with computing(device, threads, deterministic=deterministic) as torch_device:
             record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
             torch.manual_seed(seed)
-            module = build_to_train(record)
+            module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
             state = fit(
                 module,
                 prepared.cells,
@@ -213,7 +248,9 @@ def train(
                 seed=seed,
                 progress=progress,
                 checkpoint=checkpoint,
+                learning_on=learning_on,
             )
+            _say_caveats(module)
         model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
         if model_path is not None and checkpoint is not None:
             model.save(Path(model_path), force=force)
@@ -228,6 +265,7 @@ def matrix_for(
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     layer: str | None = None,
+    expression: str | None = None,
 ) -> tuple[str, ...]:
     """Names of the matrices that `train` with these options reads, of which the first that is there counts.
 
@@ -243,7 +281,7 @@ def matrix_for(
     """
     from cellalign.data.matrices import MATRICES
 
-    return (layer,) if layer is not None else MATRICES[expression_for(method, preset, config, settings)]
+    return (layer,) if layer is not None else MATRICES[expression_for(method, preset, config, settings, expression)]
 
 
 def expression_for(
@@ -251,13 +289,14 @@ def expression_for(
     preset: str | None = None,
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    expression: str | None = None,
 ) -> str:
-    """What `train` with these options reads: "log" or "counts"; errors as `matrix_for`."""
+    """What `train` with these options reads: "log", "counts" or "any"; errors as `matrix_for`."""
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 
     cls = get(method)
-    return cls.reads(resolve_settings(cls, preset, config, settings)[0])
+    return what_is_read(cls, resolve_settings(cls, preset, config, settings)[0], expression)
 
 
 @command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
@@ -273,18 +312,25 @@ def command(
     from cellalign.data import files
     from cellalign.model_directory import check_model_output, holds_model
     from cellalign.tasks.embed import embed, write_embedding
-    from cellalign.tasks.paths import cells_for
+    from cellalign.tasks.paths import cells_for, cells_of
 
     asked = call.options
+    parent = asked["from_"]
+    inputs = [input] if parent is None else [input, parent]
     if not (asked["auto_resume"] and holds_model(model)):  # which may be complete: it is not replaced then
-        check_model_output(model, asked["force"], [input])
+        check_model_output(model, asked["force"], inputs)
     if output is not None:
-        files.check_cells_output(output, asked["force"], [input])
+        files.check_cells_output(output, asked["force"], inputs)
         files.check_apart(model, output)
-    reads = expression_for(asked["method"], asked["preset"], asked["config"], asked["settings"])
+    begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
+    method, kind = asked["method"] or DEFAULT_METHOD, asked["expression"]
+    reads = None if begins_with else expression_for(method, asked["preset"], asked["config"], asked["settings"], kind)
     with Resuming(model).claimed(asked["wait"]):  # before the cells are read, which may take long
         source = files.spool(input)
-        adata = cells_for(source, reads, vectors(asked["kinds"]), asked["layer"])
+        if begins_with is not None:
+            adata = cells_of(source, begins_with.model)
+        else:
+            adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"])
         named = None if input.from_stdin else input
         with call.training_progress() as progress:
             fitted = train(adata, progress=progress, source=named, model_path=model, **asked)
@@ -308,6 +354,20 @@ def vectors(kinds: Mapping[str, str] | None) -> list[str]:
     from cellalign.data.fields import Column
 
     return [key for key, kind in (kinds or {}).items() if kind in Column.KINDS and Column.KINDS[kind].in_obsm]
+
+
+def _say_caveats(method: Method) -> None:
+    """What predictions from the control, or of few conditions between any two, will suffer from."""
+    from cellalign.data.said import tell
+    from cellalign.methods.base import Predicts
+
+    conditions, control = range(method.layout.n_conditions), method.layout.control
+    if not isinstance(method, Predicts) or (control is None and len(conditions) > MANY):
+        return
+    found = method.caveats(conditions if control is None else [control], conditions)
+    if found:
+        more = f" (and {len(found) - 1} others)" if len(found) > 1 else ""
+        tell(logging.WARNING, found[0] + more)
 
 
 def _outcome(state: State) -> Outcome:

@@ -10,9 +10,10 @@ from anndata import AnnData
 
 from cellalign.data.fields import Categorical, Column, Number, field_records, fit_fields, read_fields
 from cellalign.data.fields.multi_label import MultiLabel
+from cellalign.data.fields.number import KNOTS
 from cellalign.data.fields.vector import Vector
 from cellalign.errors import InputError, UsageError
-from cellalign.records import ModelRecord, RecordError
+from cellalign.records import FieldRecord, ModelRecord, RecordError
 
 NAN = float("nan")
 SMALL = {"hidden": [8], "latent_dim": 2, "epochs": 1}
@@ -267,10 +268,63 @@ def test_of_a_numeric_condition_the_range_is_kept_and_beyond_it_is_said(caplog):
     field = fitted("number", "condition")
     assert (field.low, field.high) == (10, 40)
     assert field.parsed("40.2") == 40.2 and not caplog.records  # within a hundredth of the range
-    assert field.parsed("50") == 50 and "extrapolation" in caplog.text
+    assert field.parsed("50") == 50 and "no extrapolation, it counts as 40" in caplog.text
+    assert field.parsed("-5") == -5 and "it counts as 10" in caplog.text
     for bad, says in (("much", "'much' is no number"), ("nan", "not finite"), ("inf", "finite"), ("1e200", "too far")):
         with pytest.raises(UsageError, match=says):
             field.parsed(bad)
+
+
+def doses(n=400):
+    """As in an experiment on doses: a tenth of the cells untreated."""
+    rng = np.random.default_rng(0)
+    return np.where(rng.random(n) < 0.1, 0.0, rng.random(n))
+
+
+def fitted_to(values):
+    return Number.fit(cells(x=values), "x", "condition", may_be_missing=False)
+
+
+def test_a_continuous_condition_is_told_as_hat_functions_of_it():
+    field = fitted_to(doses())
+    assert 2 < field.width == len(field.knots) <= KNOTS and list(field.knots) == sorted(set(field.knots))
+    assert (field.knots[0], field.knots[-1]) == (field.low, field.high)
+    asked = np.linspace(-0.5, 1.5, 81)
+    found = told(field, cells(x=asked))
+    wanted = np.stack([np.interp(asked, field.knots, one) for one in np.eye(field.width)], 1)  # flat beyond the ends
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+
+
+def test_of_few_doses_each_is_what_a_category_is():
+    field = fitted_to([0.0, 10.0, 10.0, 1000.0])
+    assert field.knots == (0, 10, 1000)
+    np.testing.assert_allclose(
+        told(field, cells(x=[10.0, 0.0, 505.0])), [[0, 1, 0], [1, 0, 0], [0, 0.5, 0.5]], atol=1e-5
+    )
+    assert fitted("number", "batch").knots == () and fitted("number", "batch").width == 1
+
+
+@pytest.mark.parametrize(("curve", "line_misses"), [(lambda x: 3 * x - 1, 0.0), (lambda x: x / (x + 0.2), 0.15)])
+def test_a_layer_that_is_given_it_can_follow_a_line_and_a_curve_that_saturates(curve, line_misses):
+    values = doses()
+    at, off = np.linspace(0, 1, 21), {}
+    for name, field in (("hats", fitted_to(values)), ("line", fitted_to(values).model_copy(update={"knots": ()}))):
+        weights = np.linalg.lstsq(*(ones_and(field, values), curve(values)), rcond=None)[0]
+        off[name] = np.abs(ones_and(field, at) @ weights - curve(at)).max() / np.ptp(curve(at))
+    assert off["hats"] < 0.05 and (off["line"] > line_misses or line_misses == 0)
+
+
+def ones_and(field, values):
+    """What a linear layer with a bias is given."""
+    return np.column_stack([np.ones(len(values)), told(field, cells(x=values))])
+
+
+def test_a_number_that_was_kept_before_there_were_knots_is_told_as_it_was():
+    record = {"kind": "number", "name": "x", "role": "condition", "mean": 2.0, "sd": 4.0, "low": 0.0, "high": 9.0}
+    (field,) = read_fields([FieldRecord(**record)])
+    assert field.width == 1 and told(field, cells(x=[6.0, 2.0])).tolist() == [[1.0], [0.0]]
+    assert field.record().model_dump().get("knots", ()) in ((), [])
 
 
 def test_missing_numbers_are_refused_unless_they_may_be_missing():

@@ -128,3 +128,33 @@ def test_an_intervention_of_a_few_cells_is_kept_with_a_warning(folder, cellalign
     assert done.returncode == 0 and "p05" in done.stderr and "fewer than 10 cells" in done.stderr
     (field,) = yaml.safe_load((folder / "few-model" / "model.yaml").read_text())["fields"]
     assert "p05" in field["categories"]
+
+
+def test_gene_sets_and_interactions_of_the_command(folder, cellalign):
+    run = cellalign(cwd=folder)
+    cells = ad.read_h5ad(folder / "shifts.h5ad")
+    cells.obs["perturbation"] = cells.obs["perturbation"].astype(str).replace({"p02": "p00+p01"}).astype("category")
+    cells.write_h5ad(folder / "doubles.h5ad")
+    genes = list(cells.var_names)
+    (folder / "sets.gmt").write_text("".join(f"S{i}\tabout\t" + "\t".join(genes[i::3]) + "\n" for i in range(3)))
+    more = ("--gene-sets", "sets.gmt", "--top-genes", 10, "--interactions")
+    done = run("targets", "doubles.h5ad", "-m", "model", *more, "-o", "more.h5ad")
+    assert done.returncode == 0, done.stderr
+    assert "p00+p01" in done.stdout and "enriched" in done.stderr + done.stdout.replace("gene sets", "enriched")
+    written = ad.read_h5ad(folder / "more.h5ad")
+    assert len(written.uns["enrichment"]) == 3 * 4 and written.uns["interactions"]["cells"].tolist() == [40]
+    done = run("targets", "doubles.h5ad", "-m", "model", *more, "-o", "more.json", "--format", "csv")
+    assert done.returncode == 0, done.stderr
+    held = json.loads((folder / "more.json").read_text())
+    assert {len(held["enrichment"]), len(held["interactions_latents"])} == {12, 4}
+    assert done.stdout.count("\n") == 12 + 1 + 1 + 1
+    for ending in ("csv", "graphml"):
+        assert run("targets", "doubles.h5ad", "-m", "model", *more, "-o", f"more.{ending}").returncode == 0
+    assert "gene_sets" in pd.read_csv(folder / "more.csv")
+
+
+def test_a_gmt_file_that_is_none_ends_before_any_work(folder, cellalign):
+    (folder / "bad.gmt").write_text("a,b,c\n")
+    done = cellalign(cwd=folder)("targets", "-m", "model", "--gene-sets", "bad.gmt", "-o", "bad.json")
+    assert done.returncode == 3 and not (folder / "bad.json").exists()
+    assert done.stderr.count("\n") == 1 and "bad.gmt, line 1: 'a,b,c' is no gene set" in done.stderr

@@ -90,3 +90,15 @@ def test_a_frozen_parameter_keeps_nothing():
     optimiser.step(0.1)
     assert sorted(optimiser.tensors()) == ["1.exp_avg", "1.exp_avg_sq", "1.step"]
     assert torch.equal(frozen, torch.ones(3))
+
+
+def test_of_a_parameter_parts_may_make_a_part_of_a_step_or_none():
+    start = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    share = torch.tensor([0.0, 1.0, 0.5, 0.0])[:, None].expand(4, 3)
+    whole, part = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    options = {"weight_decay": 0.1, "eps": 1e-8}
+    for parameter, shares in ((whole, {}), (part, {0: share})):
+        parameter.grad = torch.ones(4, 3)
+        AdamW([parameter], **options, shares=shares).step(0.1)
+    assert torch.equal(part[[0, 3]], start[[0, 3]]) and torch.equal(part[1], whole[1])
+    torch.testing.assert_close(part[2], (start[2] + whole[2]) / 2)

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import counterfactual_record
 
@@ -14,7 +15,7 @@ from cellalign.evaluation.catalogue import OTHERS, catalogue
 from cellalign.evaluation.metrics import scib
 from cellalign.evaluation.metrics.metric import UP
 from cellalign.evaluation.panels import bio
-from cellalign.evaluation.panels.likelihood import Likelihood
+from cellalign.evaluation.panels.likelihood import Likelihood, mean_of_means
 from cellalign.evaluation.panels.mixing import Mixing
 from cellalign.records import Counterfactual, Embedding, Provenance
 
@@ -50,7 +51,8 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
     integrated, predicted, shifts, svae_model, monkeypatch
 ):
     declared = [each.name for each in scib.METRICS]
-    monkeypatch.setattr(bio, "scib_scores", lambda *_, **__: dict.fromkeys(declared, 0.5))  # which compile long
+    scored = dict.fromkeys(declared, 0.5), {}
+    monkeypatch.setattr(bio, "scib_beside_permuted", lambda *_, **__: scored)  # which compiles long
     dosed = integrated.copy()
     dosed.obs["dose"] = np.linspace(0, 1, dosed.n_obs)
     record = Embedding(method="any", key="X_any", condition="dose", continuous=True)
@@ -59,7 +61,7 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
     results = [
         cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, extra_panels=["bio"]),
         cellalign.evaluate(dosed, label="cell_type", panels=["probe"]),
-        cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim"),
+        cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim", more_genes=True),
         cellalign.evaluate(thick(images), against=images, label="digit", panels=["images"]),
         cellalign.evaluate(simulated, model=svae_model, panels=["identifiability", "likelihood"], particles=2),
     ]
@@ -68,7 +70,7 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
         printed = {row.metric for row in rows if row.panel == name}
         assert printed == {each.name for each in panel.metrics}, name
     mixing = next(row for row in rows if row.metric == "kBET" and row.panel == "mixing")
-    assert mixing.better == "towards 0.1"
+    assert mixing.better == "towards permuted" and 0 < mixing.null.mean < 0.2
     probes = {(row.system, row.better) for row in rows if row.metric == "random forest"}
     assert probes == {("stim", "towards majority"), ("cell_type", "up")}
     assert {row.better for row in rows if row.metric == "random forest R2"} == {"towards 0"}
@@ -81,7 +83,7 @@ def test_panels_are_found_in_their_package_in_order():
     assert [name for name, panel in PANELS.items() if panel.asked_only] == ["bio"]
     options = Counter(option for panel in PANELS.values() for option in panel.options())
     assert set(options.values()) == {1}, "evaluate takes the options of all panels by name"
-    assert set(options) == {"k", "alpha", "min_cells", "particles"}
+    assert set(options) == {"k", "alpha", "min_cells", "global_silhouette", "particles", "more_genes"}
 
 
 @pytest.mark.parametrize(("where", "metric"), catalogue(), ids=lambda each: getattr(each, "name", each))
@@ -103,13 +105,15 @@ def test_a_panel_may_not_print_what_it_has_not_declared():
 def test_a_panel_takes_its_own_options(integrated):
     named = cellalign.evaluate(integrated, condition="stim", panels=["mixing"], k=15, alpha=0.2)
     given = cellalign.evaluate(integrated, condition="stim", panels=[Mixing(k=15, alpha=0.2)])
-    assert named.rows == given.rows and named.rows[0].better == "towards 0.2"
+    assert named.rows == given.rows and given.rows[0].value > cellalign.evaluate(
+        integrated, condition="stim", panels=[Mixing(k=15, alpha=0.01)]
+    ).value("kBET")
     default = cellalign.evaluate(integrated, condition="stim", panels=["mixing"])
     assert default.rows == cellalign.evaluate(integrated, condition="stim", panels=[Mixing(k=100)]).rows
 
 
 def test_options_that_are_wrong(integrated):
-    with pytest.raises(UsageError, match="unknown option 'alfa'. Did you mean 'alpha'.*k, alpha, min_cells, particles"):
+    with pytest.raises(UsageError, match="unknown option 'alfa'. Did you mean 'alpha'.*k, alpha, min_cells.*particles"):
         cellalign.evaluate(integrated, condition="stim", alfa=0.2)
     for panel, options, says in (
         (Mixing, {"k": 1}, "k=1 is below 2"),
@@ -118,6 +122,56 @@ def test_options_that_are_wrong(integrated):
     ):
         with pytest.raises(UsageError, match=says):
             panel(**options)
+
+
+def remembered(integrated, n_validation=80):
+    """Cells whose conditions lie apart where the cells were trained on, and mix where not."""
+    rng = np.random.default_rng(0)
+    validation = rng.permutation(integrated.n_obs) < n_validation
+    integrated.obs["any_split"] = np.where(validation, "validation", "trained")
+    stimulated = (integrated.obs["stim"] == "stimulated").to_numpy()
+    z = rng.normal(size=(integrated.n_obs, 3)) + 2 * (stimulated & ~validation)[:, None]
+    integrated.obsm["X_any"] = z.astype(np.float32)
+    record = Embedding(method="any", key="X_any", condition="stim", split="any_split")
+    integrated.uns["cellalign"] = Provenance().with_steps(record).plain()
+    return validation
+
+
+def test_mixing_is_scored_on_validation_cells_where_they_are_known(integrated):
+    validation = remembered(integrated)
+    found = cellalign.evaluate(integrated, label="cell_type", panels=["mixing"], k=20, min_cells=30)
+    assert list(dict.fromkeys(row.system for row in found.rows)) == ["validation cells", "all"]
+    first, over_all = (next(row for row in found.rows if row.system == s and row.metric == "own share")
+                       for s in ("validation cells", "all"))  # fmt: skip
+    assert first.n_cells == validation.sum() and over_all.n_cells == integrated.n_obs
+    assert abs(first.value - first.null.mean) < 4 * first.null.sd, "these mix"
+    assert over_all.value > over_all.null.mean + 4 * over_all.null.sd
+    assert found.value("own share") == first.value
+    (note,) = [note for note in found.notes if "not trained on" in note]
+    assert "80 cells not trained on, among themselves (k = 20); of all cells 160 of 240 may have been trained" in note
+    table = found.summary()[0][2]
+    assert table[0][:2] == ["validation cells", "80"] and "all cells" in [line[0] for line in table]
+    alone = integrated[validation].copy()
+    assert {row.system for row in cellalign.evaluate(alone, panels=["mixing"], k=20).rows} == {"all"}
+
+
+def test_too_few_validation_cells_are_not_scored_and_that_is_said(integrated):
+    remembered(integrated, n_validation=30)
+    found = cellalign.evaluate(integrated, panels=["mixing"], k=20)
+    assert {row.system for row in found.rows} == {"all"}
+    assert "mixing is scored on cells that were trained on: 30 validation cells are too few" in found.notes
+
+
+def test_the_silhouette_of_types_may_be_of_neighbours_over_all_cells(integrated):
+    integrated.obsm["X_any"] = np.random.default_rng(0).normal(size=(integrated.n_obs, 3))
+    options = {"condition": "stim", "label": "cell_type", "panels": ["mixing"], "k": 20, "min_cells": 30}
+    within, over = (cellalign.evaluate(integrated, **options, global_silhouette=each) for each in (False, True))
+    pairs = list(zip(within.rows, over.rows, strict=True))
+    differing = {(a.metric, a.group) for a, b in pairs if a.value != b.value}
+    types = {*integrated.obs["cell_type"].unique(), "mean within cell types"}
+    assert differing == {("s", group) for group in types}
+    row = next(row for row in over.rows if row.metric == "s" and row.group == "mean within cell types")
+    assert abs(row.value - row.null.mean) < 4 * row.null.sd
 
 
 def test_a_panel_of_one_class_is_run_and_listed(integrated, monkeypatch):
@@ -177,3 +231,16 @@ def test_a_label_that_no_cell_has_is_refused(integrated):
     integrated.obs["kind"] = "nan"
     with pytest.raises(InputError, match="not one cell has a value in label column 'kind'"):
         cellalign.evaluate(integrated, condition="stim", label="kind")
+
+
+def test_every_intervention_counts_alike_however_many_cells_it_has(shifts, svae_model):
+    values, group = np.array([1.0, 3.0, 10.0, 7.0]), np.array([5, 5, 2, 5])
+    assert mean_of_means(values, group) == pytest.approx((10 + (1 + 3 + 7) / 3) / 2)
+    known = shifts.obs["perturbation"].astype(str).isin(svae_model.conditions).to_numpy()
+    few = np.flatnonzero(known)[::7]  # not as many of each
+    cells = shifts[few].copy()
+    rows = cellalign.evaluate(cells, model=svae_model, panels=["likelihood"], particles=2).rows
+    found = {(row.system, row.metric): row.value for row in rows}
+    by_cell = svae_model.nelbo(cells, seed=0)
+    expected = pd.Series(by_cell).groupby(cells.obs["perturbation"].astype(str).to_numpy()).mean().mean()
+    assert found["trained interventions", "nelbo"] == pytest.approx(expected, rel=1e-5)

@@ -17,6 +17,8 @@ import cellalign
 from cellalign.errors import InputError, UsageError
 from cellalign.evaluation import run, scib_scores
 from cellalign.evaluation.metrics import scib
+from cellalign.evaluation.metrics.metric import Null
+from cellalign.evaluation.metrics.mixing import permuted
 from cellalign.evaluation.panels import bio
 from cellalign.plots.scib import draw
 from cellalign.records import Embedding, Provenance
@@ -37,7 +39,8 @@ def latents(apart=0.0):
 def test_scores_known_beforehand(capfd):
     """One test, so that of the workers that run tests side by side only one compiles."""
     pca, handlers = latents(apart=5), list(logging.getLogger().handlers)
-    mixed = scib_scores(latents(), BATCH, LABEL, pca=pca)
+    mixed, nulls = scib.scib_beside_permuted(latents(), BATCH, LABEL, pca=pca)
+    check_permuted_batches_are_what_mixed_ones_score(mixed, nulls)
     separate = scib_scores(latents(apart=40), BATCH, LABEL, pca=pca)
     check_mixed_batches_and_separate_labels_score_high(mixed)
     check_batches_apart_are_seen_by_batch_correction(mixed, separate)
@@ -48,6 +51,23 @@ def test_scores_known_beforehand(capfd):
     assert capfd.readouterr() == ("", ""), "JAX and scib-metrics keep quiet"
     assert logging.getLogger().handlers == handlers
     check_the_numbers_are_those_of_scib_metrics_own_pipeline(mixed, separate, pca)
+
+
+def check_permuted_batches_are_what_mixed_ones_score(mixed, nulls):
+    """By the package called on permuted batches, without what is kept of its graphs."""
+    import scib_metrics
+    from scib_metrics.metrics import _kbet
+
+    assert set(nulls) == {"iLISI", "kBET"} and _kbet.diffusion_nn.__module__.startswith("scib_metrics")
+    for name, null in nulls.items():
+        assert abs(mixed[name] - null.mean) < 0.1 and 0 <= null.sd < 0.1, name
+    rng, plain = np.random.default_rng(0), []
+    with scib.exact_neighbours(scib_metrics.nearest_neighbors):
+        near = scib_metrics.nearest_neighbors.pynndescent(latents(), n_neighbors=90).subset_neighbors(50)
+    for _ in range(scib.PERMUTATIONS):
+        rng.permutation(BATCH)
+        plain.append(float(scib_metrics.kbet_per_label(near, permuted(BATCH, LABEL, rng), LABEL)))
+    assert nulls["kBET"].mean == pytest.approx(np.mean(plain))
 
 
 def check_mixed_batches_and_separate_labels_score_high(mixed):
@@ -170,19 +190,19 @@ def embedded(tiny):
 
 @pytest.fixture
 def scored(monkeypatch):
-    """What the panel hands to scib_scores, which computes nothing."""
+    """What the panel hands to scib_beside_permuted, which computes nothing."""
     calls = []
 
     def record(z, batch, label, *, seed, pca):
         calls.append({"z": z, "batch": batch, "label": label, "seed": seed, "pca": pca})
-        return {"iLISI": 0.5, "kBET": np.nan, "total": 0.5}
+        return {"iLISI": 0.5, "kBET": np.nan, "total": 0.5}, {"iLISI": Null(0.9, 0.01)}
 
-    monkeypatch.setattr(bio, "scib_scores", record)
+    monkeypatch.setattr(bio, "scib_beside_permuted", record)
     return calls
 
 
 def test_the_default_leaves_it_out_unless_something_asks_for_it(tiny, scored, monkeypatch):
-    monkeypatch.setattr(run, "PANELS", {name: run.PANELS[name] for name in ("mixing", "bio", "likelihood")})
+    monkeypatch.setattr(run, "PANELS", {name: run.PANELS[name] for name in ("mixing", "bio", "response", "likelihood")})
     cells, options = embedded(tiny), {"condition": "stim", "label": "cell_type", "k": 15}
     left = cellalign.evaluate(cells, **options).left_out["bio"]
     assert "panels bio" in left and not scored

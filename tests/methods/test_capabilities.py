@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import anndata as ad
+import numpy as np
 import pytest
 import torch
+from support import predicted
 
 import cellalign
-from cellalign.errors import ModelError, UsageError
+from cellalign.errors import InputError, ModelError, UsageError
 from cellalign.methods import capabilities, registry
 from cellalign.methods.autoencoder import Autoencoder, VariationalAutoencoder
 from cellalign.methods.base import (
@@ -33,6 +35,7 @@ from cellalign.methods.base import (
 from cellalign.methods.capabilities import Capability
 from cellalign.methods.cvae import CVAE
 from cellalign.methods.vae import VAE
+from cellalign.records import Provenance
 
 OLD = Path(__file__).parent.parent / "fixtures" / "format1"
 ABLE = {
@@ -42,7 +45,7 @@ ABLE = {
     Labels: {"scanvi"},
     HasPlayers: {"stgan"},
     InfersCondition: {"cvae", "comp", "vfae", "trvae", "mmd-ae"},
-    FitsInClosedForm: {"pca", "linear", "celligner", "scgen", "stgan"},
+    FitsInClosedForm: {"pca", "linear", "celligner", "scgen", "stgan", "ivae", "svae", "svae+"},
 }
 
 
@@ -335,22 +338,131 @@ def guides():
 
 
 @pytest.mark.parametrize("method", ["comp", "cvae", "vfae", "trvae", "scgen", "linear", "celligner", "stgan", "mmd-ae"])
-def test_several_conditions_at_once_are_refused_where_effects_do_not_add_up(guides, method):
+def test_several_conditions_at_once_are_added_up_in_expression_by_default(guides, method):
     fast = {"latent_dim": 2, "hidden": [4], "epochs": 1} if method != "stgan" else {"hidden": [4], "epochs": 1}
     fast = {"latent_dim": 2} if method in ("linear", "celligner") else fast
     model = cellalign.train(guides, method=method, condition="guide", control="ctrl", settings=fast)
+    with torch.no_grad():
+        batch = next(model.cells(guides[guides.obs["guide"] == "ctrl"]).in_order(1000))
+        each = {g: model.method.predict(batch, {"guide": g}).mean for g in ("ctrl", "g1", "g2")}
+        own = model.method.predict(batch, {}).mean
+    both = each["ctrl"] + (each["g1"] - each["ctrl"]) + (each["g2"] - each["ctrl"])
     for to in ("g1+g2", "g2+g1", {"guide": "g1+g2"}):
-        with pytest.raises(ModelError, match="several conditions at once; methods that do: ivae, svae, svae\\+$"):
-            model.counterfactual(guides, to=to)
-    assert set(model.counterfactual(guides, to="g1").obs["guide"]) == {"g1"}
+        found = model.counterfactual(guides, to=to, decoded=True)
+        torch.testing.assert_close(torch.from_numpy(found.X), both.clamp(min=0), atol=1e-4, rtol=1e-4)
+        assert Provenance.of(found.uns).counterfactual.combined == "expression"
+    residual = model.counterfactual(guides, to="g1+g2").X
+    torch.testing.assert_close(torch.from_numpy(residual), (batch.x + both - own).clamp(min=0), atol=1e-4, rtol=1e-4)
+    single = model.counterfactual(guides, to="g1")
+    assert set(single.obs["guide"]) == {"g1"} and Provenance.of(single.uns).counterfactual.combined == ""
 
 
-def test_an_old_flag_does_not_make_a_plugin_able(offer, guides):
+@pytest.mark.parametrize("method", ["comp", "cvae", "vfae", "trvae", "mmd-ae", "scvi"])
+def test_a_decoder_that_sees_the_condition_may_be_given_several(guides, method):
+    small = {"latent_dim": 2, "hidden": [4], "epochs": 1}
+    model = cellalign.train(guides, method=method, condition="guide", control="ctrl", settings=small)
+    predicted = model.counterfactual(guides, to="g1+g2", combine="latent", decoded=True)
+    assert Provenance.of(predicted.uns).counterfactual.combined == "latent"
+    batch = next(model.cells(guides[guides.obs["guide"] == "ctrl"]).in_order(1000))
+    one_hot = torch.eye(len(model.conditions))[[model.conditions.index(g) for g in ("g1", "g2", "ctrl")]]
+    context = one_hot[0] + one_hot[1] - one_hot[2]
+    with torch.no_grad():
+        moved = batch.with_condition(context.expand(len(batch), -1))
+        expected = model.method.decode(model.method.encode(batch).mean, moved).distribution.mean
+    torch.testing.assert_close(torch.from_numpy(predicted.X), expected.clamp(min=0), atol=1e-4, rtol=1e-4)
+
+
+def test_scgen_may_add_up_its_differences_of_latents(guides):
+    small = {"latent_dim": 2, "hidden": [4], "epochs": 1}
+    model = cellalign.train(guides, method="scgen", condition="guide", control="ctrl", settings=small)
+    source = guides[guides.obs["guide"] == "g3"]
+    predicted = model.counterfactual(source, to="g1+g2", from_="g3", combine="latent", decoded=True)
+    code = model.conditions.index
+    mean = {g: model.method.latents.pair(code(g), code(g))[0].mean(0) for g in ("ctrl", "g1", "g2", "g3")}
+    batch = next(model.cells(source).in_order(1000))
+    with torch.no_grad():
+        z = model.method.encode(batch).mean + mean["g1"] + mean["g2"] - mean["ctrl"] - mean["g3"]
+        expected = model.method.decode(z, batch).distribution.mean
+    torch.testing.assert_close(torch.from_numpy(predicted.X), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_of_counts_fold_changes_multiply(guides):
+    small = {"latent_dim": 2, "hidden": [4], "epochs": 2, "likelihood": "nb"}
+    model = cellalign.train(guides, method="cvae", condition="guide", control="ctrl", settings=small)
+    batch = next(model.cells(guides[guides.obs["guide"] == "ctrl"]).in_order(1000))
+    with torch.no_grad():
+        each = {g: model.method.predict(batch, {"guide": g}).mean for g in ("ctrl", "g1", "g2")}
+    both = each["g1"] * each["g2"] / each["ctrl"]
+    both = both / both.sum(1, keepdim=True) * batch.library_size
+    predicted = model.counterfactual(guides, to="g1+g2")
+    torch.testing.assert_close(torch.from_numpy(predicted.X), both, atol=1e-4, rtol=1e-4)
+    drawn = model.counterfactual(guides, to="g1+g2", draws=2)
+    assert drawn.n_obs == 2 * len(batch) and (drawn.X == np.round(drawn.X)).all()
+
+
+def test_several_without_a_control_start_from_each_cells_own_condition(guides):
+    small = {"latent_dim": 2, "hidden": [4], "epochs": 1}
+    cells = guides[guides.obs["guide"] != "ctrl"].copy()
+    model = cellalign.train(cells, method="cvae", condition="guide", settings=small)
+    assert model.control is None
+    batch = next(model.cells(cells[cells.obs["guide"] == "g3"]).in_order(1000))
+    with torch.no_grad():
+        own, g1, g2 = (model.method.predict(batch, do).mean for do in ({}, {"guide": "g1"}, {"guide": "g2"}))
+    predicted = model.counterfactual(cells, to="g1+g2", from_="g3", decoded=True).X
+    torch.testing.assert_close(torch.from_numpy(predicted), (g1 + g2 - own).clamp(min=0), atol=1e-4, rtol=1e-4)
+
+
+def test_with_a_posterior_draw_all_parts_are_of_the_same(guides):
+    small = {"latent_dim": 2, "hidden": [4], "epochs": 1}
+    model = cellalign.train(guides, method="cvae", condition="guide", control="ctrl", settings=small)
+    batch, do = next(model.cells(guides).in_order(1000)), {"guide": "g1"}
+    one = predicted(model.method, batch, do, samples=1, seed=3)["X"]
+    several = predicted(model.method, batch, do, samples=1, seed=3, together=[do, do])["X"]
+    torch.testing.assert_close(several, one)
+    assert not torch.equal(one, predicted(model.method, batch, do, samples=1, seed=4)["X"])
+
+
+def test_an_old_flag_changes_nothing(offer, guides):
     offer(flagged=without("flagged", CVAE, combines_conditions=True))
     small = {"latent_dim": 2, "hidden": [4], "epochs": 1}
     model = cellalign.train(guides, method="flagged", condition="guide", control="ctrl", settings=small)
-    with pytest.raises(ModelError, match="several conditions at once"):
-        model.counterfactual(guides, to="g1+g2")
+    assert Provenance.of(model.counterfactual(guides, to="g1+g2").uns).counterfactual.combined == "expression"
+
+
+def test_what_adds_up_nothing_is_refused(guides):
+    vae = cellalign.train(guides, method="vae", condition="guide", settings={"hidden": [4], "epochs": 1})
+    with pytest.raises(ModelError, match="'vae' does not see 'guide': it has no effects of g1 and g2 to add up"):
+        vae.counterfactual(guides, to="g1+g2")
+    linear = cellalign.train(guides, method="linear", condition="guide", control="ctrl")
+    with pytest.raises(UsageError, match="'linear' adds up conditions in expression alone, not in latent"):
+        linear.counterfactual(guides, to="g1+g2", combine="latent")
+    with pytest.raises(UsageError, match="combine='sum' is none of auto, expression, latent"):
+        linear.counterfactual(guides, to="g1+g2", combine="sum")
+
+
+def test_how_several_are_added_up_is_said(guides, caplog):
+    model = cellalign.load(OLD / "svae+")
+    for combine in ("auto", "latent", "expression"):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="cellalign"):
+            predicted = model.counterfactual(guides, to="g1+g2", combine=combine)
+        rule = "latent" if combine == "auto" else combine
+        assert any("guide=g1+g2 by an additive rule" in m and rule in m for m in caplog.messages)
+        assert Provenance.of(predicted.uns).counterfactual.combined == rule
+
+
+def test_a_category_with_a_plus_of_its_own_stays_one(guides):
+    cells = guides.copy()
+    cells.obs["guide"] = cells.obs["guide"].astype(str).replace({"g2": "g1+x", "g3": "CD4+"})
+    model = cellalign.train(cells, method="linear", condition="guide", control="ctrl")
+    own = model.counterfactual(cells, to="g1+x")
+    assert Provenance.of(own.uns).counterfactual.combined == "" and set(own.obs["guide"]) == {"g1+x"}
+    field = model.fields.one("condition")
+    assert field.parsed("g1+g1+x") == ("g1", "g1+x") and field.parsed("CD4++g1") == ("CD4+", "g1")
+    assert field.parsed("g1+x+ctrl") == "g1+x"
+    for text in ("x+g1+x", "CD4+g1", "g1+", "+".join(["g1"] * 100)):
+        with pytest.raises(InputError):
+            field.parsed(text)
 
 
 def test_two_shifts_add_up_where_they_do(guides):

@@ -50,6 +50,11 @@ def test_presets_are_the_published_ones(name):
     assert settings["epochs"] == (4000 if name == "comp-tumour-cell-line" else 10000)
 
 
+def test_scgens_weight_is_of_sums_as_in_its_code():
+    settings = preset_settings("scgen-original", "scgen")
+    assert not settings.get("averaged") and settings["beta"] == get("scgen").Hyperparameters().beta == 0.0005
+
+
 def test_preset_of_another_method_is_refused():
     with pytest.raises(UsageError, match="belongs to method 'comp'"):
         preset_settings("comp-pbmc", "vae")

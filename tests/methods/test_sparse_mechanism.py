@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
 from support import layout, minibatch, to
 
 import cellalign
@@ -78,7 +79,11 @@ def test_loss_of_ivae_by_hand():
 def test_sparsity_terms_by_hand():
     pi = torch.sigmoid(build("svae").mask_logits()).double().detach()[1:]  # without the control
     alpha = 3  # interventions
-    assert float(build("svae").sparsity_term().detach()) == pytest.approx(alpha * float(pi.mean()), rel=1e-5)
+    for given, weight in ((None, alpha), (7.0, 7)):
+        assert float(build("svae", alpha=given).sparsity_term().detach()) == pytest.approx(
+            weight * float(pi.mean()), rel=1e-5
+        )
+    assert build("svae").alpha == 10 and build("svae+").alpha == alpha
     beta_prior = torch.distributions.Beta(torch.tensor(1.0).double(), torch.tensor(7.0).double())
     expected = -float(beta_prior.log_prob(pi).sum()) / 50
     assert float(build("svae+", alpha=7).sparsity_term().detach()) == pytest.approx(expected, rel=1e-4)
@@ -97,15 +102,116 @@ def test_sparsity_sets_in_late_and_always_counts_in_validation(name):
     assert float(method(batch, 1.0).parts["penalty"]) == pytest.approx(full)
 
 
-def test_rotation_changes_neither_reconstruction_nor_prior_density():
-    method, batch = build("svae+").eval(), cells()
-    before = decoded(method, method.embedding(batch), batch)
-    shifted = (method.embedding(batch) - method.shifts()[batch.condition]).norm(dim=1)
-    method.rotate(np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
-    method.mask_logits.set(torch.full((4, 3), 9.0))  # a turned shift has no zeros
-    torch.testing.assert_close(decoded(method, method.embedding(batch), batch), before, rtol=1e-4, atol=1e-4)
-    after = (method.embedding(batch) - method.shifts()[batch.condition]).norm(dim=1)
-    torch.testing.assert_close(after, shifted, rtol=1e-4, atol=1e-4)
+def turned(name, **settings):
+    """A method before and after the same random rotation R, and R."""
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    after = build(name, **settings).eval()
+    after.rotate(rotation)
+    return build(name, **settings).eval(), after, torch.as_tensor(rotation, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_rotation_turns_latents_and_changes_no_prediction(name):
+    (before, after, r), batch = turned(name), cells()
+    torch.testing.assert_close(after.embedding(batch), before.embedding(batch) @ r, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after.shifts(), before.shifts() @ r, rtol=1e-4, atol=0.02)  # NEGLIGIBLE ones are cut
+    close = {"rtol": 2e-3, "atol": 1e-3}
+    torch.testing.assert_close(
+        decoded(after, after.embedding(batch), batch), decoded(before, before.embedding(batch), batch), **close
+    )
+    for codes in ((0,), (2,), (1, 3)):
+        torch.testing.assert_close(
+            after.predict(batch, to(*codes)).mean, before.predict(batch, to(*codes)).mean, **close
+        )
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_rotation_leaves_the_bound_where_the_posterior_is_isotropic(name):
+    (before, after, r), batch = turned(name, posterior_scale=0.3), cells()
+    for method in (before, after):
+        if name != "ivae":  # a mask that is open in every draw
+            method.mask_logits.set(torch.where(method.mask_logits() > 0, 30.0, -30.0))
+    latent = before.encode(batch)
+    torch.testing.assert_close(after.kl(batch, after.encode(batch)), before.kl(batch, latent), rtol=1e-3, atol=1e-3)
+    z = latent.z.detach()
+    log_likelihood = [m.decode(x, batch).distribution.nll(batch) for m, x in ((before, z), (after, z @ r))]
+    torch.testing.assert_close(*log_likelihood, rtol=1e-4, atol=1e-3)
+    priors = [m.log_prior(x, batch) for m, x in ((before, z), (after, z @ r))]
+    torch.testing.assert_close(*priors, rtol=1e-3, atol=2e-2)
+
+
+def test_rotation_of_a_diagonal_posterior_mixes_log_variances_by_a_loop():
+    (before, after, r), batch = turned("ivae"), cells(5)
+    old, new = (method.encode(batch).sd.detach().log() * 2 for method in (before, after))
+    for n in range(5):
+        for j in range(3):
+            expected = sum(float(r[i, j]) ** 2 * float(old[n, i]) for i in range(3))
+            assert float(new[n, j]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_known_shift_comes_back_to_its_axes(name):
+    rng = np.random.default_rng(0)
+    cls = get(name)
+    method = cls(cls.Hyperparameters(latent_dim=4, hidden=(8,)), layout(6, 41, control=0))
+    true = np.zeros((41, 4))
+    for row in true[1:]:
+        row[rng.choice(4, rng.integers(1, 3), replace=False)] = rng.choice([-1, 1]) * rng.normal(5, 0.5)
+    hidden = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    method.set_shifts(torch.as_tensor(true @ hidden, dtype=torch.float32))
+    method.turn()
+    found = np.abs(method.shifts().detach().numpy())
+    np.testing.assert_allclose(sorted(found[found > 0.05]), sorted(np.abs(true[true != 0])), atol=0.01)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_rotates_at_its_moments_and_after_training(name, monkeypatch):
+    method, turns = build(name, rotate_at=(0.5, 1.0)), []
+    monkeypatch.setattr(method, "turn", lambda: turns.append(1))
+    for epoch in range(4):
+        method.on_epoch_start(epoch / 4, 1 / 4)
+        assert len(turns) == (epoch >= 2)
+    method.fit_closed_form(lambda: iter([]))
+    assert len(turns) == 2
+    build(name, rotate_at=(0.5,)).fit_closed_form(lambda: iter([]))
+    with pytest.raises(ValueError, match="rotate_at"):
+        get(name).Hyperparameters(rotate_at=(1.5,))
+
+
+def test_ivae_draws_edges_by_size_where_it_rotates_and_by_outliers_where_not():
+    method = build("ivae")
+    method.shift.set(torch.tensor([[9.0, 9, 9], [0.9, 1.1, -4], [0, 0, 0.1], [-1.01, 2, 0]]))
+    graph = method.graph()
+    assert (graph.probability > 0.5).tolist() == [[False] * 3, [False, True, True], [False] * 3, [True, True, False]]
+    assert float(graph.probability[3, 1]) == pytest.approx(4 / 5)
+    plain = build("ivae", rotate_at=())
+    assert set(plain.graph().probability.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_models_of_before_draw_the_graph_they_drew(shifts, tmp_path):
+    cells = shifts[:400].copy()
+    settings = {"latent_dim": 5, "hidden": [8], "epochs": 1, "rotate_at": []}
+    model = cellalign.train(cells, method="ivae", condition="perturbation", settings=settings)
+    model.save(tmp_path / "old")
+    record = yaml.safe_load((tmp_path / "old" / "model.yaml").read_text())
+    del record["hyperparameters"]["rotate_at"], record["checksum"]  # as it was before there was the setting
+    (tmp_path / "old" / "model.yaml").write_text(yaml.safe_dump(record))
+    old = cellalign.load(tmp_path / "old")
+    assert old.record.hyperparameters["rotate_at"] == []
+    np.testing.assert_array_equal(old.method.graph().probability, model.method.graph().probability)
+
+
+def test_an_edge_of_svae_pays_from_the_square_root_of_two_alpha_over_p():
+    """Of one edge: the penalty alpha / (A p) against mu^2 / 2 in a share 1 / A of the cells."""
+    method = build("svae", alpha=6.0)
+    method.mask_logits.set(torch.full((4, 3), -30.0))
+    closed = float(method.sparsity_term().detach())
+    logits = torch.full((4, 3), -30.0)
+    logits[1, 0] = 30.0
+    method.mask_logits.set(logits)
+    cost = float(method.sparsity_term().detach()) - closed
+    mu = math.sqrt(2 * 6.0 / 3)
+    assert cost == pytest.approx(mu**2 / 2 / 3)  # three interventions, of as many cells each
 
 
 @pytest.mark.parametrize("name", SPARSE)

@@ -58,7 +58,7 @@ def form(request, monkeypatch):
     """As on a CPU; as where loops are not compiled, or on a GPU; as on MPS."""
     use(request.param, monkeypatch)
     # all the same in float64, or the numbers would not do for the tests of large counts
-    monkeypatch.setattr(tensors, "_has_float64", lambda _: "without" not in request.param)
+    monkeypatch.setattr(tensors, "has_float64", lambda _: "without" not in request.param)
     if "without" in request.param:
         monkeypatch.setattr(tensors, "exact", torch.Tensor.double)
     return request.param
@@ -324,6 +324,49 @@ def test_extremes_stay_exact_in_float32(theta, x, mean):
     rounding = 3e-7 * min(x, mean)  # of a mean in float32, where the gradient is what mean and count differ by
     assert by_logits[0, 0].item() == pytest.approx(expected_by_logit, rel=1e-4, abs=1e-4 + rounding)
     assert by_theta[0].item() == pytest.approx(expected_by_theta, rel=1e-4, abs=1e-3)
+
+
+COUNTS = (0.0, 1.0, 3.0, 15.0, 16.0, 2.5, 400.0)
+
+
+@functools.cache
+def slopes_of_many_digits(logits, library, log_theta):
+    """Value of one cell of COUNTS, its derivatives by logits and by log theta [G], and what of them is rounding.
+
+    From the equation: with s = m / (t + m), by log m it is t s - x (1 - s).
+    """
+    mpmath.mp.dps = 40
+    exponentials, theta = [mpmath.exp(logit) for logit in logits], mpmath.exp(log_theta)
+    shares = [e / sum(exponentials) for e in exponentials]
+    value, by_log_m, by_log_t, rounding = mpmath.mpf(0), [], [], []
+    for x, share in zip(COUNTS, shares, strict=True):
+        m, t = library * share, theta
+        s, rest = m / (t + m), t / (t + m)
+        value -= many_digits_log_nb(mpmath.mpf(x), m, t)
+        by_log_m.append(t * s - x * rest)
+        rising = mpmath.digamma(x + t) - mpmath.digamma(t)
+        by_log_t.append(t * (mpmath.log1p(m / t) - s - rising) + x * rest)
+        rounding.append(float((m + x) * rest))
+    total = sum(by_log_m)
+    by_logits = [float(b - share * total) for b, share in zip(by_log_m, shares, strict=True)]
+    return float(value), by_logits, [float(b) for b in by_log_t], rounding
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("log_theta", [-40.0, -25.0, -13.0, -5.0, 0.0, 12.0, 20.0])
+@pytest.mark.parametrize("spread", [1.0, 30.0, 120.0])  # the last: shares down to e^-720, of which float32 holds none
+def test_all_regimes_are_exact_in_float32(log_theta, spread):
+    logits = (spread * torch.linspace(-6, 0, len(COUNTS))).flip(0)[None].requires_grad_()
+    theta = torch.full((len(COUNTS),), log_theta).requires_grad_()
+    found = negative_binomial_nll(SparseRows.of(torch.tensor([COUNTS])), logits, torch.tensor([[1000.0]]), theta)
+    by_logits, by_theta = torch.autograd.grad(found.sum(), (logits, theta))
+    value, slopes, slopes_t, rounding = slopes_of_many_digits(tuple(logits[0].tolist()), 1000.0, log_theta)
+    assert found.item() == pytest.approx(value, rel=1e-6)
+    shares = logits.detach()[0].softmax(0).tolist()
+    for j in range(len(COUNTS)):
+        of_sum = 1e-6 * sum(rounding) * shares[j]
+        assert by_logits[0, j].item() == pytest.approx(slopes[j], rel=1e-5, abs=1e-6 * rounding[j] + of_sum)
+        assert by_theta[j].item() == pytest.approx(slopes_t[j], rel=1e-4, abs=1e-6 + 1e-14 * math.exp(log_theta))
 
 
 @pytest.mark.usefixtures("form")

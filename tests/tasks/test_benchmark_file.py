@@ -65,8 +65,8 @@ def test_rows_of_other_cells_are_kept_and_not_taken_for_these(tiny, begun, train
         table = benchmark(tiny, methods=["linear", "pca"], results=path, **OPTIONS)
     assert trainings == ["linear", "pca"] and list(table["method"]) == list(first["method"])
     assert not set(table["made_of"]) & set(first["made_of"])
-    assert f"{path}: 5 rows are of other cells, settings or scores: they are kept there" in caplog.text
-    assert path.read_text().startswith(before) and len(pd.read_csv(path)) == 10
+    assert f"{path}: 6 rows are of other cells, settings or scores: they are kept there" in caplog.text
+    assert path.read_text().startswith(before) and len(pd.read_csv(path)) == 12
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_scores_of_another_version_of_the_panel_are_computed_again(tiny, begun, 
 
 def test_methods_of_one_matrix_share_their_baselines(tiny, begun):
     table = begun[1].set_index("method")["made_of"]
-    assert table["no change"] == table["mean shift"] == table["ceiling"]
+    assert table["no change"] == table["mean shift"] == table["split half"] == table["attainable"]
     assert len(set(table)) == 3
 
 
@@ -121,12 +121,12 @@ def test_rows_of_an_earlier_version_are_kept_computed_again_and_said(tiny, begun
     old.to_csv(path, index=False)
     before = path.read_text().splitlines()
     table = benchmark(tiny, methods=["linear"], results=path, **OPTIONS)
-    assert trainings == ["linear"] and len(table) == 4 and table["made_of"].notna().all()
-    assert "5 rows of an earlier version do not say of which cells and settings they are" in caplog.text
+    assert trainings == ["linear"] and len(table) == 5 and table["made_of"].notna().all()
+    assert "6 rows of an earlier version do not say of which cells and settings they are" in caplog.text
     both = pd.read_csv(path, dtype=str, keep_default_na=False)
-    assert len(both) == 9 and list(both["format_version"]) == ["2"] * 5 + ["3"] * 4
+    assert len(both) == 11 and list(both["format_version"]) == ["2"] * 6 + ["3"] * 5
     columns = before[0].split(",")
-    assert both[columns].iloc[:5].agg(",".join, axis=1).tolist() == before[1:]
+    assert both[columns].iloc[:6].agg(",".join, axis=1).tolist() == before[1:]
 
 
 def row(method, **more):

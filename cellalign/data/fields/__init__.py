@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from cellalign.data.controls import find_control
-from cellalign.data.fields.categorical import Categorical
+from cellalign.data.fields.categorical import Categorical, together
 from cellalign.data.fields.column import Column, as_number
 from cellalign.data.fields.number import Number
-from cellalign.data.values import Known, joined, listed, means_missing, value_of
+from cellalign.data.values import Known, listed, means_missing, value_of
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields
 from cellalign.records import FieldRecord, RecordError
@@ -27,7 +27,7 @@ from cellalign.records.base import first_fault
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Categorical", "Column", "Number", "as_number", "field_records", "fit_fields", "read_fields"]
+__all__ = ["Categorical", "Column", "Number", "as_number", "field_records", "fit_fields", "read_fields", "together"]
 
 for _module in iter_modules(__path__):  # each makes its kinds known
     import_module(f"{__name__}.{_module.name}")
@@ -144,16 +144,6 @@ def _alone(control: str) -> str:
     """The control of "ctrl+ctrl"; others are as they are."""
     parts = control.split("+")
     return parts[0] if parts[0].strip() and len({value_of(part) for part in parts}) == 1 else control
-
-
-def together(names: Sequence[str], control: str | None) -> list[str]:
-    """Conditions without the control in them ("a+ctrl" is "a"), each combination once ("b+a" is "a+b")."""
-    found: dict[Any, str] = {}
-    for name in names:
-        bare = joined(name, control)
-        # what is no combination stays apart from what has another text
-        found.setdefault(value_of(bare, control) if "+" in name else bare, bare)
-    return list(dict.fromkeys(found.values()))
 
 
 def _label(cells: AnnData, key: str, unlabelled: str | None) -> Categorical:

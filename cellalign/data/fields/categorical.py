@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cellalign.data.columns import column
 from cellalign.data.fields.column import Column
-from cellalign.data.values import Known, joined, known, listed
+from cellalign.data.values import Known, joined, known, listed, value_of
 from cellalign.errors import InputError, nearest
 from cellalign.nn.minibatch import CONDITION, LABEL, Role
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 log = logging.getLogger("cellalign")
+MOST_PARTS = 32  # of one value, joined by +
 
 
 class Categorical(Column):
@@ -50,6 +51,18 @@ class Categorical(Column):
         """The categories in use, in their own order; `named` ones even if they look like missing."""
         found = column(cells.obs, name, purpose=role, missing=may_be_missing, named=named)
         return cls(name=name, role=role, categories=tuple(map(str, found.categories)), may_be_missing=may_be_missing)
+
+    def extended(self, cells: AnnData) -> Self:
+        """With the categories of more cells; a label keeps those it has, and of it others mean none."""
+        if self.role == LABEL:
+            return self
+        may_be_missing = self.may_be_missing
+        if self.name not in cells.obs and self.role == CONDITION and may_be_missing:
+            return self
+        names = column(cells.obs, self.name, purpose=self.role, missing=may_be_missing, named=self.named).categories
+        new = [str(name) for name, code in zip(names, self.known.codes(list(names)), strict=True) if code < 0]
+        new = together(new, self.reference) if self.role == CONDITION else new
+        return self.model_copy(update={"categories": (*self.categories, *new)})
 
     @property
     def known(self) -> Known:
@@ -98,7 +111,9 @@ class Categorical(Column):
                 )
 
     def context(self, column: Tensor) -> Tensor:
-        """One-hot [B, width]; zeros for code -1."""
+        """One-hot [B, width]; zeros for code -1. Of several at once, as `filled` gives them, the column as it is."""
+        if column.dim() > 1:
+            return column
         return (column[:, None] == torch.arange(self.width, device=column.device)).float()
 
     def parsed(self, text: str) -> str | tuple[str, ...]:
@@ -107,12 +122,23 @@ class Categorical(Column):
         name = self.known.name(text) or self.known.name(bare)
         if name is not None:
             return name
-        parts = bare.split("+")
-        found = [self.known.name(part) for part in parts]
-        if len(parts) > 1 and self.role == CONDITION and None not in found:
-            return tuple(name for name in found if name is not None)
+        if self.role == CONDITION:
+            found = self._together(bare.split("+"))
+            if found is not None:
+                return found
         self.check_known([text])
         return text
+
+    def _together(self, parts: Sequence[str]) -> tuple[str, ...] | None:
+        """Categories whose names joined by + are all the parts, a name with a + of its own among them; None of none."""
+        if not 1 < len(parts) <= MOST_PARTS:
+            return None
+        whole: list[tuple[str, ...] | None] = [()]  # of the first parts, which categories they are
+        for end in range(1, len(parts) + 1):
+            starts = range(end - 1, -1, -1)  # single ones before joined ones
+            names = ((whole[i], self.known.name("+".join(parts[i:end]))) for i in starts)
+            whole.append(next(((*left, name) for left, name in names if left is not None and name is not None), None))
+        return whole[-1]
 
     def code(self, value: str) -> int:
         """Of a category; KeyError where it is none."""
@@ -122,7 +148,15 @@ class Categorical(Column):
         return code
 
     def filled(self, column: Tensor, value: Any) -> Tensor:
-        """The category's code in every place."""
+        """The category's code in every place.
+
+        Of several at once what a network is given, float [B, width]: the sum of theirs, less for each but one the
+        reference's, or the cell's own where there is none.
+        """
+        if isinstance(value, tuple):
+            each = [self.context(torch.full_like(column, self.code(name))) for name in value]
+            start = column if self.reference is None else torch.full_like(column, self.code(self.reference))
+            return torch.stack(each).sum(0) - (len(each) - 1) * self.context(start)
         return torch.full_like(column, self.code(value))
 
     def blank(self, n: int) -> Tensor:
@@ -161,3 +195,13 @@ class Categorical(Column):
 
         said = "+".join(value) if isinstance(value, tuple) else str(value)
         return pd.Categorical([said] * len(obs), list(dict.fromkeys([*self.categories, said])))
+
+
+def together(names: Sequence[str], control: str | None) -> list[str]:
+    """Conditions without the control in them ("a+ctrl" is "a"), each combination once ("b+a" is "a+b")."""
+    found: dict[Any, str] = {}
+    for name in names:
+        bare = joined(name, control)
+        # what is no combination stays apart from what has another text
+        found.setdefault(value_of(bare, control) if "+" in name else bare, bare)
+    return list(dict.fromkeys(found.values()))

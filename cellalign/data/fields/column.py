@@ -56,6 +56,10 @@ class Column(BaseModel):
     def fit(cls, cells: AnnData, name: str, role: Role, *, may_be_missing: bool) -> Self:
         """The field of a column, from the training cells; InputError where the column is not fit."""
 
+    def extended(self, cells: AnnData) -> Self:
+        """The same field with the values of more cells, new ones after those it has; what has no categories stays."""
+        return self
+
     @abstractmethod
     def encode(self, cells: AnnData, *, ignore: np.ndarray | None = None, unseen: bool = False) -> np.ndarray:
         """The column [n, ...] as a minibatch holds it.

@@ -45,9 +45,14 @@ class MultiLabel(Column):
     @classmethod
     def fit(cls, cells: AnnData, name: str, role: Role, *, may_be_missing: bool) -> Self:
         """The single categories, sorted."""
-        found = column(cells.obs, name, purpose=role, missing=may_be_missing)
-        single = in_order({part.strip() for value in found.categories for part in str(value).split("+")})
+        single = _single(cells, name, role, may_be_missing)
         return cls(name=name, role=role, categories=tuple(single), may_be_missing=may_be_missing)
+
+    def extended(self, cells: AnnData) -> Self:
+        """With the single categories of more cells."""
+        single, there = _single(cells, self.name, self.role, self.may_be_missing), known(self.categories)
+        new = [name for name in single if there.find(name) < 0]
+        return self.model_copy(update={"categories": (*self.categories, *new)})
 
     def encode(self, cells: AnnData, *, ignore: np.ndarray | None = None, unseen: bool = False) -> np.ndarray:
         """Float32 [n, width], zeros where unknown."""
@@ -103,3 +108,9 @@ class MultiLabel(Column):
     def replaced(self, obs: pd.DataFrame, value: Any) -> Any:
         """The categories joined by +."""
         return ["+".join(value)] * len(obs)
+
+
+def _single(cells: AnnData, name: str, role: Role, may_be_missing: bool) -> list[str]:
+    """The single categories of cells, sorted."""
+    found = column(cells.obs, name, purpose=role, missing=may_be_missing)
+    return in_order({part.strip() for value in found.categories for part in str(value).split("+")})

@@ -1,4 +1,9 @@
-"""Numbers: a dose, a time, an age."""
+"""Numbers: a dose, a time, an age.
+
+A network is given a continuous condition as hat functions of it, so that its response may be steep in one place and
+flat in another: of a single column, the value, it learns little more than a line. Of a few doses each is then what a
+category is, and a dose between two of them a part of each.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cellalign.data.columns import numbers
 from cellalign.data.fields.column import Numeric, as_number, check_size
@@ -22,16 +28,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cellalign")
 BEYOND = 0.01  # of the range trained on: a value so little outside it is no extrapolation
+KNOTS = 9  # of a condition, at most: steps of an eighth of the cells
 
 
 class Number(Numeric):
-    """A column of numbers, given in standard deviations from its mean among the trained cells.
+    """A column of numbers, held in standard deviations from its mean among the trained cells.
 
     Attributes
     ----------
     mean, sd : float
     low, high : float, optional
         Range of a continuous condition.
+    knots : tuple of float
+        Of a continuous condition: values, rising, at each of which one hat function is 1; beyond the first and the last
+        they stay as they are there. Without any, as in models of before, a network is given the number itself.
     """
 
     kind: Literal["number"] = "number"  # type: ignore[assignment]
@@ -39,11 +49,12 @@ class Number(Numeric):
     sd: float
     low: float | None = None
     high: float | None = None
+    knots: tuple[float, ...] = ()
 
     @property
     def width(self) -> int:
-        """One."""
-        return 1
+        """One for each knot, or one."""
+        return len(self.knots) or 1
 
     @classmethod
     def fit(cls, cells: AnnData, name: str, role: Role, *, may_be_missing: bool) -> Self:
@@ -53,7 +64,9 @@ class Number(Numeric):
         if not len(known) or np.ptp(known) == 0:
             held = f"one value only ({known[0]:g})" if len(known) else "no value"
             raise InputError(f"{role} column {name!r} holds {held}; at least two are needed")
-        limits = {"low": float(known.min()), "high": float(known.max())} if role == CONDITION else {}
+        limits: dict[str, Any] = {}
+        if role == CONDITION:
+            limits = {"low": float(known.min()), "high": float(known.max()), "knots": knots_of(known)}
         spread = {"mean": float(known.mean()), "sd": float(known.std())}
         return cls(name=name, role=role, may_be_missing=may_be_missing, **spread, **limits)
 
@@ -74,18 +87,25 @@ class Number(Numeric):
         return found
 
     def context(self, column: Tensor) -> Tensor:
-        """As it is, [B, 1]."""
-        return column[:, None]
+        """Hat functions of it [B, knots], which add up to 1; without knots as it is, [B, 1]."""
+        if not self.knots:
+            return column[:, None]
+        at = self.standardised(torch.tensor(self.knots, dtype=torch.float64)).to(column)
+        x = column.clamp(at[0], at[-1])[:, None]
+        share = ((x - at[:-1]) / at.diff()).clamp(0, 1)  # of the way from each knot to the next, [B, knots - 1]
+        return F.pad(share, (1, 0), value=1.0) - F.pad(share, (0, 1))
 
     def parsed(self, text: str) -> float:
-        """The number; one far outside the range trained on is an extrapolation, which is said."""
+        """The number; of one outside the range trained on it is said what it counts as."""
         value = as_number(text, self.name)
         check_size(text, self.standardised(value))
         if self.low is not None and self.high is not None:
             slack = BEYOND * (self.high - self.low)
             if not self.low - slack <= value <= self.high + slack:
                 found = f"{self.low:g} to {self.high:g}"
-                log.warning("%s=%g lies outside what was trained on (%s): an extrapolation", self.name, value, found)
+                nearest = self.low if value < self.low else self.high
+                what = f"no extrapolation, it counts as {nearest:g}" if self.knots else "an extrapolation"
+                log.warning("%s=%g lies outside what was trained on (%s): %s", self.name, value, found, what)
         return value
 
     def knows(self, text: str) -> bool:
@@ -109,3 +129,14 @@ class Number(Numeric):
     def replaced(self, obs: pd.DataFrame, value: Any) -> Any:
         """The number in every row."""
         return np.full(len(obs), float(value))
+
+
+def knots_of(values: np.ndarray) -> tuple[float, ...]:
+    """Where hat functions of a condition's values [n] have their tops.
+
+    At the values themselves where they are few, as doses mostly are; else at quantiles, the range's ends among them.
+    """
+    there = np.unique(values)
+    if len(there) > KNOTS:
+        there = np.unique(np.quantile(values, np.linspace(0, 1, KNOTS), method="nearest"))
+    return tuple(map(float, there))

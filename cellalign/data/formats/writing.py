@@ -18,7 +18,8 @@ import h5py
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from anndata.io import read_elem, write_elem
+from anndata.io import read_elem, sparse_dataset, write_elem
+from scipy import sparse
 
 from cellalign.data.formats import detect
 from cellalign.data.formats.normal import normalised, plain_value
@@ -120,6 +121,14 @@ def dense_dataset(root: Any, name: str, shape: tuple[int, int]) -> Any:
         place = root.create_array(name, shape=shape, dtype=np.float32, chunks=chunks)
     place.attrs["encoding-type"], place.attrs["encoding-version"] = "array", "0.2.0"
     return place
+
+
+def append_rows(root: Any, name: str, rows: sparse.csr_matrix) -> None:
+    """Add rows to the CSR matrix of that name, made on first use."""
+    if name not in root:
+        write_elem(root, name, rows)
+        return
+    sparse_dataset(root[name]).append(rows)
 
 
 def keep_plain(group: Any) -> None:

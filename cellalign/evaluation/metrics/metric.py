@@ -10,6 +10,23 @@ import numpy as np
 
 P = ParamSpec("P")
 T = TypeVar("T")
+NULL = "permuted"  # of `Better.target`: the value that the same score has under permuted labels
+
+
+@dataclass(frozen=True)
+class Null:
+    """What a score is where there is no signal, on these very cells: mean and standard deviation over permutations."""
+
+    mean: float
+    sd: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Null:
+        """Of the scores of permutations; the standard deviation of one alone is 0."""
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.sd:.3f}"
 
 
 @dataclass(frozen=True)
@@ -21,7 +38,8 @@ class Better:
     way : {"up", "down", "towards", "none"}
         "none" is for what a score is read beside, such as the majority rate: it is neither good nor bad.
     target : float or str, optional
-        Where `way` is "towards": the best value, or the name of the metric of the same row that is the best value.
+        Where `way` is "towards": the best value, the name of the metric of the same row that is the best value, or
+        `NULL`: the score's own value under permuted labels.
     """
 
     way: Literal["up", "down", "towards", "none"]
@@ -45,15 +63,23 @@ class Better:
     def _said(self) -> str:
         return self.target if isinstance(self.target, str) else f"{self.target:g}" if self.target is not None else ""
 
-    def loss(self, values: Any) -> np.ndarray:
+    def loss(self, values: Any, null: Any = None) -> np.ndarray:
         """Numbers that are smaller the better the values are, of the shape of `values`; NaN stays NaN.
+
+        Parameters
+        ----------
+        values : array
+        null : array, optional
+            Of a metric that is best at its value under permuted labels: those values, of the same shape.
 
         Raises
         ------
         ValueError
-            The best value is another metric's, or there is none.
+            The best value is another metric's or is not given, or there is none.
         """
         values = np.asarray(values, dtype=np.float64)
+        if self.target == NULL and null is not None:
+            return np.abs(values - np.asarray(null, dtype=np.float64))
         if self.way == "up":
             return -values
         if self.way == "down":
@@ -88,6 +114,8 @@ class Metric:
         What its value is where there is no signal.
     null_value : float, optional
         That value, where it is the same for all data.
+    spread_of : str, optional
+        The metric of the same row whose standard deviation it is; tables for people show both in one column.
     """
 
     name: str
@@ -95,6 +123,7 @@ class Metric:
     better: Better
     null: str
     null_value: float | None = None
+    spread_of: str | None = None
 
     @property
     def heading(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics import mixing
-from cellalign.evaluation.metrics.metric import UP, Metric, by_name
+from cellalign.evaluation.metrics.metric import UP, Metric, Null, by_name
 from cellalign.threads import workers
 
 BIO_METRICS = (
@@ -69,14 +70,14 @@ BATCH_METRICS = (
         "iLISI",
         "Scaled so that 1 is all batches evenly, and 0 one batch, in effect among a cell's neighbours.",
         UP,
-        "near 1 where equally large batches are independent of the embedding, below it where sizes differ",
+        "that of batches permuted over all cells: near 1 where they are equally large, below it where sizes differ",
     ),
     Metric(
         "kBET",
-        "Share of cells, mean over labels, whose neighbours' batches pass for a random draw: 1 minus a rejection rate, "
-        "the other way round from kBET of panel mixing.",
+        "Acceptance rate, scib-metrics' convention (panel mixing has the rejection rate): share of cells, mean over "
+        "labels, whose neighbours' batches pass for a random draw.",
         UP,
-        "near 1 where batches are independent of the embedding",
+        "that of batches permuted within each label, near 0.95 or above",
     ),
     Metric(
         "graph connectivity",
@@ -119,6 +120,7 @@ GROUPS = {"bio conservation": BIO, "batch correction": BATCH, "aggregate": (*SHA
 NEIGHBOURS = 90  # of LISI
 EXACT_UP_TO = 50_000  # cells; above, an exact search takes longer than compiling another and searching with it
 KBET_NEIGHBOURS, GRAPH_NEIGHBOURS = 50, 15
+PERMUTATIONS = 5  # of batches: LISI of many cells takes a second
 
 
 def scib_scores(
@@ -158,15 +160,35 @@ def scib_scores(
     InputError
         Too few cells, one batch or label only, or batch and label that cannot be told apart.
     """
+    return scib_beside_permuted(z, batch, label, neighbours=neighbours, seed=seed, pca=pca, permutations=0)[0]
+
+
+def scib_beside_permuted(
+    z: np.ndarray,
+    batch: np.ndarray,
+    label: np.ndarray,
+    *,
+    neighbours: int = NEIGHBOURS,
+    seed: int = 0,
+    pca: np.ndarray | None = None,
+    permutations: int = PERMUTATIONS,
+) -> tuple[dict[str, float], dict[str, Null]]:
+    """`scib_scores`, and of iLISI and kBET the value under permuted batches: over all cells, and within labels.
+
+    Neighbours are those of the scores; the other scores of batches take too long to be computed again.
+    """
     z = np.asarray(z, dtype=np.float32)
     batch, label = np.asarray(batch).astype(str), np.asarray(label).astype(str)
     reason = unfit(z, batch, label, neighbours)
     if reason is not None:
         raise InputError(f"scIB scores cannot be computed: {reason}")
     with _as_many_threads(), _quiet() as scib, exact_neighbours(scib.nearest_neighbors):
-        scores = _scores(scib, z, batch, label, neighbours, seed, pca)
+        near = scib.nearest_neighbors.pynndescent(z, n_neighbors=neighbours, random_state=seed)
+        with _diffused_once(scib) as again:
+            scores = _scores(scib, near, z, batch, label, pca)
+            nulls = _nulls(scib, near, batch, label, seed, permutations, again)
     means = {"bio conservation": _mean(scores, BIO), "batch correction": _mean(scores, BATCH)}
-    return scores | means | {"total": sum(share * means[name] for name, share in SHARES.items())}
+    return scores | means | {"total": sum(share * means[name] for name, share in SHARES.items())}, nulls
 
 
 def unfit(z: np.ndarray, batch: np.ndarray, label: np.ndarray, neighbours: int = NEIGHBOURS) -> str | None:
@@ -188,11 +210,10 @@ def unfit(z: np.ndarray, batch: np.ndarray, label: np.ndarray, neighbours: int =
 
 
 def _scores(
-    scib: Any, z: np.ndarray, batch: np.ndarray, label: np.ndarray, neighbours: int, seed: int, pca: np.ndarray | None
+    scib: Any, near: Any, z: np.ndarray, batch: np.ndarray, label: np.ndarray, pca: np.ndarray | None
 ) -> dict[str, float]:
     """The single scores, in the order of BIO and BATCH."""
-    near = scib.nearest_neighbors.pynndescent(z, n_neighbors=neighbours, random_state=seed)
-    fewer = {n: near.subset_neighbors(min(n, neighbours)) for n in (KBET_NEIGHBOURS, GRAPH_NEIGHBOURS)}
+    fewer = {n: _first(near, n) for n in (KBET_NEIGHBOURS, GRAPH_NEIGHBOURS)}
     clusters = scib.nmi_ari_cluster_labels_kmeans(z, label)
     found = {
         "isolated labels": scib.isolated_labels(z, label, batch),
@@ -208,6 +229,69 @@ def _scores(
     if pca is not None:
         found["PCR comparison"] = _pcr(scib.pcr_comparison, pca, z, batch)
     return {metric: float(value) for metric, value in found.items()}
+
+
+def _first(near: Any, n: int) -> Any:
+    return near.subset_neighbors(min(n, near.indices.shape[1]))
+
+
+def _nulls(
+    scib: Any,
+    near: Any,
+    batch: np.ndarray,
+    label: np.ndarray,
+    seed: int,
+    permutations: int,
+    again: Callable[[], None],
+) -> dict[str, Null]:
+    """iLISI and kBET under permuted batches; `again` is called before kBET looks at the same graphs once more."""
+    if not permutations:
+        return {}
+    rng, first = np.random.default_rng(seed), _first(near, KBET_NEIGHBOURS)
+    found: dict[str, list[float]] = {"iLISI": [], "kBET": []}
+    for _ in range(permutations):
+        again()
+        found["iLISI"].append(float(scib.ilisi_knn(near, rng.permutation(batch))))
+        found["kBET"].append(float(scib.kbet_per_label(first, mixing.permuted(batch, label, rng), label)))
+    return {name: Null.of(np.array(values)) for name, values in found.items()}
+
+
+@contextmanager
+def _diffused_once(scib: Any) -> Iterator[Callable[[], None]]:
+    """Keep the neighbours that kBET finds within each label by diffusion, which is nearly all of its time.
+
+    They depend on the graph and on batches' sizes alone, so that under batches permuted within labels it asks for the
+    same ones in the same order; what is given says that it begins again.
+    """
+    module: Any = sys.modules[scib.kbet_per_label.__module__]
+    diffuse: Any = getattr(module, "diffusion_nn", None)
+    kept: list[Any] = []
+    place = 0
+
+    def remembered(graph: Any, **options: Any) -> Any:
+        nonlocal place
+        if place == len(kept):
+            try:
+                kept.append(diffuse(graph, **options))
+            except ValueError as error:  # kBET counts such a label as rejected
+                kept.append(error)
+        place += 1
+        if isinstance(kept[place - 1], ValueError):
+            raise kept[place - 1]
+        return kept[place - 1]
+
+    def again() -> None:
+        nonlocal place
+        place = 0
+
+    if diffuse is None:  # of another version of the package: computed every time
+        yield again
+        return
+    module.diffusion_nn = remembered
+    try:
+        yield again
+    finally:
+        module.diffusion_nn = diffuse
 
 
 @contextmanager

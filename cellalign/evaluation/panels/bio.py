@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellalign.data.any_values import any_values
 from cellalign.data.matrices import check_log, check_matrix, is_counts
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics.metric import by_name
-from cellalign.evaluation.metrics.scib import METRICS, scib_scores, unfit
+from cellalign.evaluation.metrics.scib import METRICS, scib_beside_permuted, unfit
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
 from cellalign.plots.umap import unintegrated_pca
@@ -46,22 +47,24 @@ class Bio(Panel):
                 raise NotApplicable(reason if len(embeddings) == 1 else f"{key}: {reason}")
         pca = None
         try:
-            pca = _checked_pca(inputs.adata, batch, label, inputs.seed)
+            pca = _checked_pca(inputs.adata, batch, label, inputs.seed, inputs.values_in)
         except InputError as reason:
             inputs.notes.append(f"bio has no {BASELINE} beside it and no PCR comparison: {reason}")
         systems = embeddings if pca is None else embeddings | {BASELINE: pca}
         declared = by_name(METRICS)
         for system, z in systems.items():
             with compiled_elsewhere():
-                scores = scib_scores(z, batch, label, seed=inputs.seed, pca=pca)
+                scores, nulls = scib_beside_permuted(z, batch, label, seed=inputs.seed, pca=pca)
             lost = [metric for metric, value in scores.items() if not np.isfinite(value)]
             if lost:
                 inputs.notes.append(f"bio of {system} averages without {', '.join(lost)}: not defined on these cells")
             for name, value in scores.items():
-                yield self.row(system, "all", declared[name], value, len(z))
+                yield self.row(system, "all", declared[name], value, len(z), nulls.get(name))
 
 
-def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
+def _checked_pca(
+    adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int, values_in: str | None = None
+) -> np.ndarray:
     """Principal components [n, at most 50] of the expression; obsm["X_pca"] may be of anything, and is not read.
 
     Raises
@@ -69,7 +72,7 @@ def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int
     InputError
         There is no fit expression, or its components cannot be scored.
     """
-    x = _log_expression(adata)
+    x = _log_expression(adata) if values_in is None else any_values(adata, values_in)
     if min(x.shape) < 3:
         raise InputError(f"{x.shape[1]} genes are too few")
     pca = unintegrated_pca(x, seed)

@@ -1,42 +1,47 @@
-"""Panel on a counterfactual: predicted against real expression, beside baselines and the ceiling."""
+"""Panel on a counterfactual: predicted against real expression, beside baselines and what is attainable."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.columns import column
-from cellalign.data.matrices import is_counts
-from cellalign.data.values import known
 from cellalign.errors import InputError, option
+from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, Split, compare
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
-from cellalign.evaluation.predictions import check_finite, check_library_sizes
 from cellalign.evaluation.table import MEAN, Response, Row
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from cellalign.records import Counterfactual
 
-MIN_CELLS_PER_GROUP = 5  # of a cell type, under each condition, for its response to be scored
+__all__ = ["MIN_CELLS_PER_GROUP", "PredictedResponse"]
+DE_GENES = 50
 PICTURED_GENES = 10  # DE genes of which the pictures show single cells
 PICTURED_CELLS = 2000  # of one cell type and kind: more would not change the outline of a violin
 
 
 @dataclass(frozen=True)
 class PredictedResponse(Panel):
-    """Predicted against real expression per cell type, beside no change, mean shift and the split-half ceiling."""
+    """Predicted against real expression per cell type, beside no change, mean shift, half of the real cells.
+
+    Attributes
+    ----------
+    more_genes : bool
+        Whether the 10 and the 100 most different genes are scored too, beside the 50.
+    """
 
     name = "response"
-    summary = "Whether predicted expression is the real one, per cell type, beside baselines and the ceiling."
+    summary = "Whether predicted expression is the real one, per cell type, beside baselines and what is attainable."
     metrics = res.METRICS
     order = 50
+    version = 2
+
+    more_genes: bool = False
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Every cell type and their mean; NotApplicable where the cells are no prediction or none can be compared."""
@@ -65,121 +70,41 @@ class PredictedResponse(Panel):
         if reasons:
             inputs.notes.append(f"response skips {len(reasons)} predicted conditions, the first {reasons[0]}")
         for system, all_scores in per_system.items():
-            means = {m: _mean([s[m] for s in all_scores if m in s]) for m in all_scores[0]}
-            yield from self._rows(system, MEAN, means, total)
+            yield from self._rows(system, MEAN, _mean_of(all_scores), total)
 
     def _scored(self, inputs: Inputs, record: Counterfactual) -> list[tuple[str, int, dict[str, dict[str, float]]]]:
         """Cell type, its real cells and its scores by system, of one prediction; what pictures show is kept."""
         origin, to = record.from_ or inputs.control or "", record.to
         inputs = inputs.known(inputs.label)
-        groups = _Groups.of(inputs, origin, to)
-        held = _held_out(inputs, groups.names)
+        compared = compare(inputs, origin, to)
+        held = _held_out(inputs, compared.names)
         if held:
             inputs.notes.append(f"held out in training: {', '.join(held)}")
         genes = np.asarray(inputs.adata.var_names, dtype=str)
         rows = []
-        for name in groups.names:
-            de = res.de_genes(groups.control[name], groups.real[name])
-            found = _score_group(groups, name, de, inputs.seed)
+        for cells in map(compared.of, compared.names):
+            chosen = Genes.of(cells.control, cells.real, self.more_genes)
+            found = score(cells, compared.mean_shift(cells.name), chosen, inputs.seed)
             inputs.result.responses.append(
                 Response(
-                    group=name,
+                    group=cells.name,
                     origin=origin,
                     to=to,
-                    held_out=name in held,
+                    held_out=cells.name in held,
                     genes=genes,
-                    de=de,
+                    de=chosen.de,
                     r2_all=found["prediction"]["r_all"] ** 2,
                     r2_de=found["prediction"]["r_de"] ** 2,
-                    **groups.pictured(name, de[:PICTURED_GENES], inputs.seed),
+                    **pictured(cells, chosen.de[:PICTURED_GENES], inputs.seed),
                 )
             )
-            rows.append((name, groups.size(name), found))
+            rows.append((cells.name, len(cells.real), found))
         return rows
 
     def _rows(self, system: str, group: str, scores: dict[str, float], n_cells: int) -> Iterator[Row]:
         declared = by_name(self.metrics)
         for name, value in scores.items():
             yield self.row(system, group, declared[name], value, n_cells)
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """Predicted cells of the types in `names`; real and source cells of these and all other types."""
-
-    names: list[str]
-    predicted: dict[str, np.ndarray]
-    real: dict[str, np.ndarray]
-    control: dict[str, np.ndarray]
-
-    @classmethod
-    def of(cls, inputs: Inputs, origin: str, to: str) -> _Groups:
-        against = inputs.against
-        assert against is not None
-        missing = inputs.adata.var_names.difference(against.var_names)
-        if len(missing):
-            raise InputError(
-                f"{option('against')} lacks {len(missing)} of the predicted genes, the first {str(missing[0])!r}"
-            )
-        columns = against.var_names.get_indexer(inputs.adata.var_names)
-        target = inputs.under(against.obs, to)
-        source = inputs.under(against.obs, origin) if origin else ~target
-        if not target.any() and inputs.continuous:
-            raise NotApplicable(f"{option('against')} has no cell of {inputs.condition}={to} to compare with")
-        if not target.any():
-            raise InputError(f"{option('against')} has no cell of {inputs.condition}={to!r} to compare with")
-        if inputs.label is None:
-            label_p, label_r = np.full(inputs.adata.n_obs, "all"), np.full(against.n_obs, "all")
-        else:
-            label_p = inputs.labels()
-            label_r = _labels_of_real(inputs, against, label_p)
-        x_p, x_r = _on_one_scale(inputs, against, columns)
-        counts = {
-            str(n): [int((m & (label_r == n)).sum()) for m in (target, source)]
-            for n in np.unique(np.concatenate([label_p, label_r[label_r != ""]]))
-        }
-        usable = [n for n, c in counts.items() if min(c) >= MIN_CELLS_PER_GROUP]
-        names = [n for n in usable if n in label_p]
-        skipped = [f"{n} ({c[0]} real, {c[1]} source)" for n, c in counts.items() if n in label_p and n not in usable]
-        if skipped:
-            inputs.notes.append(
-                f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {', '.join(skipped)}"
-            )
-        if not names:
-            raise NotApplicable(f"no cell type has {MIN_CELLS_PER_GROUP} cells under both conditions")
-        return cls(
-            names,
-            {n: res.dense(x_p[np.flatnonzero(label_p == n)]) for n in names},
-            {n: res.dense(x_r[np.flatnonzero(target & (label_r == n))]) for n in usable},
-            {n: res.dense(x_r[np.flatnonzero(source & (label_r == n))]) for n in usable},
-        )
-
-    def size(self, name: str) -> int:
-        """Real cells of a cell type."""
-        return len(self.real[name])
-
-    def pictured(self, name: str, genes: np.ndarray, seed: int) -> dict[str, Any]:
-        """Means of all genes, and some cells in some genes: what of a cell type is kept when its cells are gone."""
-        rng = np.random.default_rng(seed)
-        kinds = {"control": self.control[name], "predicted": self.predicted[name], "real": self.real[name]}
-        rows = {kind: np.sort(rng.permutation(len(x))[:PICTURED_CELLS]) for kind, x in kinds.items()}
-        return {
-            "means": {kind: x.mean(0) for kind, x in kinds.items()},
-            "cells": {kind: x[np.ix_(rows[kind], genes)] for kind, x in kinds.items()},
-            "n_cells": {kind: len(x) for kind, x in kinds.items()},
-        }
-
-
-def _labels_of_real(inputs: Inputs, against: AnnData, predicted: np.ndarray) -> np.ndarray:
-    """Labels [n] of the real cells as the predicted ones are called where they are the same value; "" without one."""
-    values = column(against.obs, str(inputs.label), purpose="label", missing=True)
-    names = known(tuple(map(str, dict.fromkeys(predicted))))
-    codes = names.codes(list(values.categories))
-    called = [names.names[code] if code >= 0 else str(v) for code, v in zip(codes, values.categories, strict=True)]
-    n = int((values.codes < 0).sum())
-    if n:
-        inputs.notes.append(f"{n} cells of {option('against')} have no {inputs.label!r} and are left out")
-    return np.array([*called, ""], dtype=str)[values.codes]
 
 
 def _held_out(inputs: Inputs, names: list[str]) -> list[str]:
@@ -197,52 +122,102 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def _on_one_scale(inputs: Inputs, real: AnnData, columns: np.ndarray) -> tuple[Any, Any]:
-    """Expression of both; predicted counts are compared as log1p at the real cells' median library size."""
-    from cellalign.data.matrices import default_matrix, matrix_of
-
-    record, predicted = inputs.predictions[0], inputs.adata.X
-    check_finite(predicted, "the prediction's X")
-    if record.expression != "counts":
-        x = matrix_of(real, "X", option("against"))[:, columns]
-        note = check_library_sizes(predicted, x, option("against")) if not record.method else None
-        inputs.notes.extend([note] if note and note not in inputs.notes else [])
-        return predicted, x
-    x = matrix_of(real, default_matrix(real, "counts"), option("against"))[:, columns]
-    if not is_counts(x):
-        raise InputError(f"the prediction is of counts, but {option('against')} holds none; name the cells trained on")
-    from sklearn.preprocessing import normalize
-
-    size = float(np.median(np.asarray(x.sum(1))))
-    # l1 normalisation keeps a sparse matrix sparse
-    return tuple(np.log1p(normalize(m, "l1") * size) for m in (predicted, x))
+def pictured(cells: CellType, genes: np.ndarray, seed: int) -> dict[str, Any]:
+    """Means of all genes, and some cells in some genes: what of a cell type is kept when its cells are gone."""
+    rng = np.random.default_rng(seed)
+    kinds = {"control": cells.control, "predicted": cells.predicted, "real": cells.real}
+    rows = {kind: np.sort(rng.permutation(len(x))[:PICTURED_CELLS]) for kind, x in kinds.items()}
+    return {
+        "means": {kind: x.mean(0) for kind, x in kinds.items()},
+        "cells": {kind: x[np.ix_(rows[kind], genes)] for kind, x in kinds.items()},
+        "n_cells": {kind: len(x) for kind, x in kinds.items()},
+    }
 
 
-def mean_shift(groups: _Groups, name: str) -> np.ndarray | None:
-    """Mean change of all other cell types, each counting the same; None where there is no other."""
-    others = [other for other in groups.real if other != name]
-    if not others:
-        return None
-    return np.mean([groups.real[other].mean(0) - groups.control[other].mean(0) for other in others], axis=0)
+@dataclass(frozen=True)
+class Genes:
+    """Columns of the differentially expressed genes: `de`, and where they are asked for other numbers of them."""
+
+    de: np.ndarray
+    tops: Mapping[int, np.ndarray]
+
+    @classmethod
+    def of(cls, control: np.ndarray, real: np.ndarray, more: bool) -> Genes:
+        """Of cells [n, G] under two conditions."""
+        ranked = res.de_genes(control, real, max(DE_GENES, *res.TOPS) if more else DE_GENES)
+        return cls(ranked[:DE_GENES], {n: ranked[:n] for n in res.TOPS} if more else {})
 
 
-def _score_group(groups: _Groups, name: str, de: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
-    """Scores of the prediction, the baselines and the ceiling for one cell type and its DE genes."""
-    real, control, predicted = groups.real[name], groups.control[name], groups.predicted[name]
-    real_mean, control_mean = real.mean(0), control.mean(0)
-    cells = {"prediction": predicted, "no change": control}
-    shift = mean_shift(groups, name)
+def score(cells: CellType, shift: np.ndarray | None, genes: Genes, seed: int) -> dict[str, dict[str, float]]:
+    """Scores of the prediction, of the baselines, of half of the real cells and of a prediction without noise.
+
+    Parameters
+    ----------
+    cells : CellType
+    shift : array [G], optional
+        The other cell types' mean change.
+    genes : Genes
+    seed : int
+
+    Returns
+    -------
+    dict
+        Values by metric, by system.
+    """
+    splits = list(cells.splits(seed))
+    true = [cells.true_change(split) for split in splits]
+    systems: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {
+        "prediction": (cells.predicted, [cells.predicted_change(split) for split in splits]),
+        "no change": (cells.control, []),
+    }
     if shift is not None:
-        cells["mean shift"] = control + shift
+        systems["mean shift"] = (cells.control + shift, [shift] * len(splits))
     scores = {}
-    for system, x in cells.items():
-        scores[system] = res.score_means(x.mean(0), real_mean, control_mean, de)
-        means, variances = res.r2_subsampled(x, real, seed)
-        scores[system] |= {"r2_means": means, "r2_variances": variances, "energy": res.energy_distance(x, real)}
-    halves = [(real[a], real[b]) for a, b in res.split_halves(len(real), seed)]
-    found = [
-        res.score_means(a.mean(0), b.mean(0), control_mean, de) | {"energy": res.energy_distance(a, b)}
-        for a, b in halves
-    ]
-    scores["ceiling"] = {metric: float(np.mean([f[metric] for f in found])) for metric in found[0]}
+    for system, (x, changes) in systems.items():
+        scores[system] = _level(x.mean(0), cells.real.mean(0), genes)
+        scores[system] |= _mean_of([_change(*both, genes) for both in zip(changes, true, strict=False)])
+        scores[system] |= _subsampled(x, cells.real, genes, seed) | {"energy": res.energy_distance(x, cells.real)}
+    scores["split half"] = _mean_of([_half_against_half(cells, split, genes) for split in splits])
+    scores["attainable"] = res.attainable(scores["split half"], cells.real, genes.de)
     return scores
+
+
+def _level(predicted: np.ndarray, real: np.ndarray, genes: Genes) -> dict[str, float]:
+    """Scores of means [G]."""
+    found = res.score_level(predicted, real, genes.de)
+    return found | {f"r_de{n}": res.r_de(res.Profiles(predicted, real, top)) for n, top in genes.tops.items()}
+
+
+def _change(predicted: np.ndarray, real: np.ndarray, genes: Genes) -> dict[str, float]:
+    """Scores of changes [G]; none of no change."""
+    found = res.score_change(predicted, real, genes.de)
+    tops = {f"r_change_de{n}": res.r_change_de(res.Profiles(predicted, real, top)) for n, top in genes.tops.items()}
+    return found | tops if found else {}
+
+
+def _subsampled(x: np.ndarray, real: np.ndarray, genes: Genes, seed: int) -> dict[str, float]:
+    """Scores of random parts of the cells [n, G]."""
+    found = res.r2_subsampled(x, real, seed)
+    for n, top in genes.tops.items():
+        of = res.r2_subsampled(x, real, seed, top)
+        found |= {f"r2_means_de{n}": of["r2_means"], f"r2_means_de{n}_sd": of["r2_means_sd"]}
+    return found
+
+
+def _half_against_half(cells: CellType, split: Split, genes: Genes) -> dict[str, float]:
+    """One half of the real cells as a prediction of the other, each half with control cells of its own.
+
+    The genes by which the change is scored are chosen from the first half alone: chosen from both, their noise would
+    agree, and cells without a response would seem to have one.
+    """
+    a, b = cells.real[split.real], cells.real[split.rest]
+    start, other = cells.control[split.start], cells.control[split.other]
+    own = Genes.of(start, a, bool(genes.tops))
+    found = _level(a.mean(0), b.mean(0), genes) | {"energy": res.energy_distance(a, b)}
+    return found | _change(a.mean(0) - start.mean(0), b.mean(0) - other.mean(0), own)
+
+
+def _mean_of(scores: list[dict[str, float]]) -> dict[str, float]:
+    """Every metric's mean over what has it."""
+    names = dict.fromkeys(name for each in scores for name in each)
+    return {name: _mean([each[name] for each in scores if name in each]) for name in names}

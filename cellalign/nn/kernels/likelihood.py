@@ -14,12 +14,13 @@ import torch
 from numba import int64, prange, types
 from torch import Tensor
 
-from cellalign.nn.kernels import LEAST_LOG_THETA, LEAST_LOGIT, MOST_LOG_THETA, TABLED
+from cellalign.nn.kernels import LEAST_LOG_THETA, LEAST_LOGIT, MOST_LOG_THETA, SMALL_RATIO, TABLED
 from cellalign.nn.kernels.elementary import STIRLING, exp, exp64, gammas, large_gammas, log, log1p, log64, narrow, widen
 from cellalign.nn.kernels.jit import INDICES, MATRIX, VECTOR, D, F, RangeKernel, as_arrays, compiled, floats, indices
 from cellalign.nn.sparse import SparseRows
 
 SHARED = 9  # rows of scratch memory before the tables
+SMALL, THIRD, FOURTH = F(SMALL_RATIO), F(2 / 3), F(3 / 4)  # of the series
 MIN_CELLS_PER_THREAD = 16  # worth a thread: what is computed per gene takes as long as two
 
 
@@ -77,28 +78,33 @@ def _tables(over_theta, value, by_log_t):
 
 
 @compiled
-def _zeros(shares, library, theta, over_theta, softplus, sigmoid, cost, by_log_m, by_log_t):
-    """NB of all genes of a cell as if their counts were zero; softplus and sigmoid are of u = log m - log t."""
+def _zeros(shares, library, theta, over_theta, softplus, more, cost, by_log_m, by_log_t):
+    """NB of all genes of a cell as if their counts were zero.
+
+    softplus is of u = log m - log t, and by `more` more than sigmoid(u): by a series where both are nearly m / t.
+    """
     for j in range(len(shares)):
         ratio = shares[j] * library * over_theta[j]  # m / t
         one_more = F(1) + ratio
         over = F(1) / one_more
         softplus[j] = log1p(ratio, one_more, over)
-        sigmoid[j] = ratio * over
+        by_log_m[j] = ratio * over * theta[j]
+        series = ratio * ratio * (F(0.5) - ratio * (THIRD - FOURTH * ratio))
+        more[j] = series if ratio < SMALL else softplus[j] - ratio * over
     for j in range(len(shares)):
         cost[j] = softplus[j] * theta[j]
-        by_log_m[j] = sigmoid[j] * theta[j]
-        by_log_t[j] = (softplus[j] - sigmoid[j]) * theta[j]
+        by_log_t[j] = more[j] * theta[j]
 
 
 @compiled
 def _nonzeros(
-    column, value, logits, to_log_m, log_theta, theta, table, table_t, of_t, place, large,
-    softplus, sigmoid, cost, by_log_m, by_log_t,
+    column, value, logits, to_log_m, log_theta, shares, library, theta, over_theta, table, table_t, of_t, place, large,
+    softplus, more, cost, by_log_m, by_log_t,
 ):  # fmt: skip
     """NB of the genes of a cell that have a count, in place of what stands there.
 
-    Small integers are looked up, large values gathered and computed together; what is left, one by one.
+    Small integers are looked up, large values gathered and computed together; what is left, one by one. The slope by
+    log m is t s - x (1 - s), s = sigmoid(u): 1 - s is computed as it is, since a small t would be lost in s.
     """
     n = 0
     for i in range(len(column)):
@@ -111,10 +117,11 @@ def _nonzeros(
             place[n], large[0, n], large[1, n], large[2, n] = j, x, of_t[0, j], logits[j] + to_log_m - log_theta[j]
             n += 1
         elif F(k) == x:
-            t, s = theta[j], sigmoid[j]
+            t, m = theta[j], shares[j] * library
+            rest = F(1) / (F(1) + m * over_theta[j])
             cost[j] = (t + x) * softplus[j] - x * F(logits[j] + to_log_m) + table[k, j]
-            by_log_m[j] = (t + x) * s - x
-            by_log_t[j] = t * (softplus[j] - s) - x * s + table_t[k, j]
+            by_log_m[j] = (m - x) * rest
+            by_log_t[j] = t * more[j] - x * (m * over_theta[j] * rest) + table_t[k, j]
         else:
             nll, slope, slope_t = _exact(D(x), logits[j] + to_log_m, D(log_theta[j]))
             cost[j], by_log_m[j], by_log_t[j] = F(nll), F(slope), F(slope_t)
@@ -139,11 +146,12 @@ def _exact_of_large(given, n):
         over = 1.0 / one_more
         softplus = log64(one_more) + (e - (one_more - 1.0)) * over + max(u, 0.0)
         sigmoid = over if u >= 0 else e * over
+        rest = e * over if u >= 0 else over
         log_gamma, digamma = large_gammas(x + t)
         factorial, _ = large_gammas(x + 1.0)
         given[3, i] = (t + x) * softplus - x * u - log_gamma + factorial
-        given[4, i] = (t + x) * sigmoid - x
-        given[5, i] = t * (softplus - sigmoid - digamma) + x * (1.0 - sigmoid)
+        given[4, i] = t * sigmoid - x * rest
+        given[5, i] = t * (softplus - sigmoid - digamma) + x * rest
 
 
 @compiled
@@ -151,10 +159,10 @@ def _exact(x, log_m, log_t):
     """Of one count, in float64, value and derivatives by log m and log t."""
     t, u = math.exp(log_t), log_m - log_t
     softplus = math.log1p(math.exp(-abs(u))) + max(u, 0.0)
-    sigmoid = math.exp(u - softplus)
+    sigmoid, rest = math.exp(u - softplus), math.exp(-softplus)
     (log_gamma, digamma), (of_t, by_t), (factorial, _) = gammas(x + t), gammas(t), gammas(x + 1)
     nll = (t + x) * softplus - x * u - log_gamma + of_t + factorial
-    return nll, (t + x) * sigmoid - x, t * (softplus - sigmoid + by_t - digamma) + x * (1 - sigmoid)
+    return nll, t * sigmoid - x * rest, t * (softplus - sigmoid + by_t - digamma) + x * rest
 
 
 @compiled
@@ -203,18 +211,19 @@ def _of_genes(log_theta, room, of_t):
 @compiled
 def _of_cell(column, value, logits, library, log_theta, dropout, room, exact, place, weight, slopes, sum_t, by_dropout):
     """The cost of one cell; its slopes by logits and dropout logits are filled in, those by log theta added."""
-    theta, over_theta, shares, softplus, sigmoid, costs = room[0], room[1], room[2], room[3], room[4], room[5]
+    theta, over_theta, shares, softplus, more, costs = room[0], room[1], room[2], room[3], room[4], room[5]
     slopes_t, over_p, against = room[6], room[7], room[8]
     table, table_t, of_t, large = room[SHARED : SHARED + TABLED], room[SHARED + TABLED :], exact[:3], exact[3:]
     most, total = _exponentials(logits, shares)
     to_log_m = math.log(D(library)) - (most + math.log(total))
-    _zeros(shares, F(library / total), theta, over_theta, softplus, sigmoid, costs, slopes, slopes_t)
+    of_share = F(library / total)
+    _zeros(shares, of_share, theta, over_theta, softplus, more, costs, slopes, slopes_t)
     inflated, least = len(dropout) > 0, F(LEAST_LOGIT)
     if inflated:
         _inflate(dropout, least, weight, costs, slopes, slopes_t, by_dropout, over_p, against)
     _nonzeros(
-        column, value, logits, to_log_m, log_theta, theta, table, table_t, of_t, place, large,
-        softplus, sigmoid, costs, slopes, slopes_t,
+        column, value, logits, to_log_m, log_theta, shares, of_share, theta, over_theta, table, table_t, of_t, place,
+        large, softplus, more, costs, slopes, slopes_t,
     )  # fmt: skip
     if inflated:
         _count_inflated(column, dropout, least, weight, costs, by_dropout, over_p)

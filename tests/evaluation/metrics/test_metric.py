@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric, by_name, metric, towards
+from cellalign.evaluation.metrics.metric import DOWN, NEITHER, NULL, UP, Metric, Null, by_name, metric, towards
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,16 @@ def test_values_are_ordered_best_first_and_missing_ones_stay_missing(better, bes
     values = np.array([3.0, -1.0, 0.0, 0.5]) if better != towards(1) else np.array([-1.0, 3.0, 0.0, 0.5])
     np.testing.assert_array_equal(values[np.argsort(better.loss(values), kind="stable")], best_first)
     assert np.isnan(better.loss([1.0, np.nan])).tolist() == [False, True]
+
+
+def test_what_is_best_at_its_own_null_is_ordered_by_the_distance_to_it():
+    better, values = towards(NULL), [0.0, 0.1, 0.3]
+    assert (str(better), better.arrow) == ("towards permuted", "→permuted")
+    np.testing.assert_allclose(better.loss(values, [0.09, 0.12, 0.3]), [0.09, 0.02, 0])
+    with pytest.raises(ValueError, match="cannot be ordered by towards permuted"):
+        better.loss(values)
+    null = Null.of(np.array([0.08, 0.1, 0.12]))
+    assert (null.mean, null.sd, str(null)) == (pytest.approx(0.1), pytest.approx(0.02), "0.100 ± 0.020")
 
 
 @pytest.mark.parametrize("better", [NEITHER, towards("majority")])

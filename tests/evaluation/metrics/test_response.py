@@ -33,26 +33,27 @@ def test_energy_distance_by_loop():
     assert res.energy_distance(a, b) == pytest.approx(expected)
 
 
-def test_scores_of_means_by_hand():
+def test_scores_of_profiles_by_hand():
     control, real, predicted = np.array([0.0, 1, 2, 3]), np.array([1.0, 1, 4, 2]), np.array([0.5, 2, 3, 1])
     de = np.array([0, 2, 3])
-    scores = res.score_means(predicted, real, control, de)
-    assert scores["r_all"] == pytest.approx(np.corrcoef(predicted, real)[0, 1])
-    assert scores["mse_de"] == pytest.approx((0.25 + 1 + 1) / 3)
-    assert scores["r_change_de"] == pytest.approx(np.corrcoef([0.5, 1, -2], [1, 2, -1])[0, 1])
-    assert scores["direction_de"] == 1
-    assert "r_change_all" not in res.score_means(control, real, control, de)
+    level = res.score_level(predicted, real, de)
+    change = res.score_change(predicted - control, real - control, de)
+    assert level["r_all"] == pytest.approx(np.corrcoef(predicted, real)[0, 1])
+    assert level["mse_de"] == pytest.approx((0.25 + 1 + 1) / 3)
+    assert change["r_change_de"] == pytest.approx(np.corrcoef([0.5, 1, -2], [1, 2, -1])[0, 1])
+    assert change["direction_de"] == 1
+    assert res.score_change(np.zeros(4), real - control, de) == {}
 
 
 def test_each_metric_as_a_plain_loop_computes_it():
     rng = np.random.default_rng(1)
-    means = res.Means(*rng.normal(size=(3, 40)), rng.permutation(40)[:12])
-    predicted, real, control = means.predicted.tolist(), means.real.tolist(), means.control.tolist()
-    for genes, level, change, error in (
-        (range(40), res.r_all, res.r_change_all, res.mse_all),
-        (means.de.tolist(), res.r_de, res.r_change_de, res.mse_de),
+    profiles = res.Profiles(*rng.normal(size=(2, 40)), rng.permutation(40)[:12])
+    predicted, real = profiles.predicted.tolist(), profiles.real.tolist()
+    for genes, same, error in (
+        (range(40), (res.r_all, res.r_change_all), res.mse_all),
+        (profiles.de.tolist(), (res.r_de, res.r_change_de), res.mse_de),
     ):
-        a, b, c = ([of[g] for g in genes] for of in (predicted, real, control))
+        a, b = ([of[g] for g in genes] for of in (predicted, real))
         n = len(a)
 
         def correlation(x, y):
@@ -60,30 +61,41 @@ def test_each_metric_as_a_plain_loop_computes_it():
             products = [sum(p * q for p, q in zip(*pair, strict=True)) for pair in ((x, y), (x, x), (y, y))]
             return products[0] / (products[1] * products[2]) ** 0.5
 
-        moved = [[v - w for v, w in zip(of, c, strict=True)] for of in (a, b)]
-        assert level(means) == pytest.approx(correlation(a, b))
-        assert change(means) == pytest.approx(correlation(*moved))
-        assert error(means) == pytest.approx(sum((v - w) ** 2 for v, w in zip(a, b, strict=True)) / n)
-    right = sum((predicted[g] > control[g]) == (real[g] > control[g]) for g in means.de)
-    assert res.direction_de(means) == pytest.approx(right / 12)
-    scores = res.score_means(means.predicted, means.real, means.control, means.de)
-    assert list(scores) == [metric.name for metric in (*res.LEVEL, *res.CHANGE)]
+        for metric in same:
+            assert metric(profiles) == pytest.approx(correlation(a, b))
+        assert error(profiles) == pytest.approx(sum((v - w) ** 2 for v, w in zip(a, b, strict=True)) / n)
+    right = sum((predicted[g] > 0) == (real[g] > 0) for g in profiles.de)
+    assert res.direction_de(profiles) == pytest.approx(right / 12)
 
 
 def test_the_declared_null_is_that_of_an_unrelated_change():
     rng = np.random.default_rng(2)
-    control = rng.normal(size=20_000)
-    means = res.Means(*(control + rng.normal(size=(2, 20_000))), control, np.arange(10_000))
+    profiles = res.Profiles(*rng.normal(size=(2, 20_000)), np.arange(10_000))
     for metric in res.CHANGE:
-        assert metric(means) == pytest.approx(metric.null_value, abs=0.03), metric.name
+        assert metric(profiles) == pytest.approx(metric.null_value, abs=0.03), metric.name
+
+
+def test_attainable_correlation_is_that_of_a_profile_without_noise():
+    rng = np.random.default_rng(3)
+    truth = rng.normal(size=20_000)
+    cells = truth + rng.normal(size=(10, 20_000)) * 3
+    halves = np.corrcoef(cells[:5].mean(0), cells[5:].mean(0))[0, 1]
+    found = res.attainable({"r_all": halves, "energy": 0.1, "r_change_all": -0.2}, cells, np.arange(50))
+    assert found["r_all"] == pytest.approx(np.corrcoef(truth, cells.mean(0))[0, 1], abs=0.01)
+    assert found["mse_all"] == pytest.approx(np.mean((truth - cells.mean(0)) ** 2), rel=0.05)
+    assert found["r_change_all"] == 0 and "energy" not in found
 
 
 def test_subsampled_r2_of_the_same_cells_is_high_and_of_others_is_not():
     rng = np.random.default_rng(0)
     cells = rng.normal(size=(200, 30)) * rng.uniform(0.5, 2, 30) + rng.normal(size=30) * 3
-    means, variances = res.r2_subsampled(cells, cells)
-    assert means > 0.99 and variances > 0.9
-    assert res.r2_subsampled(cells[:, ::-1].copy(), cells)[0] < 0.5
+    found = res.r2_subsampled(cells, cells)
+    assert found["r2_means"] > 0.99 and found["r2_variances"] > 0.9
+    assert 0 < found["r2_means_sd"] < 0.01
+    assert res.r2_subsampled(cells[:, ::-1].copy(), cells)["r2_means"] < 0.5
+    few = np.arange(5)
+    of_few = res.r2_subsampled(cells[:, ::-1].copy(), cells, genes=few)
+    assert of_few == pytest.approx(res.r2_subsampled(cells[:, ::-1][:, few].copy(), cells[:, few].copy()))
 
 
 def test_pearson_of_a_constant_is_nan():

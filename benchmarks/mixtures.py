@@ -1,0 +1,87 @@
+"""RNA of three cell lines mixed in known proportions, by two protocols: does integration keep the proportions?
+
+    python benchmarks/mixtures.py mixology_rnamix.h5ad --seeds 0 1 2 --csv mixtures.csv
+
+Tian et al. 2019 (GSE118767): 636 samples whose latent truth is known. Every method embeds all without seeing the
+proportions (scanvi, marked, sees the mixture); ridge regression tells the proportions from the embedding, as R^2 of
+samples it was not fitted on: of random halves (within), and of one protocol by a regression fitted on the other
+(across, mean of both directions). Integration should raise the second without losing the first. Finished rows are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import cellalign
+
+PROPORTIONS = ["H2228_prop", "H1975_prop", "HCC827_prop"]
+CONDITION, BATCH = {"condition": "protocol"}, {"batch": ["protocol"]}
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "PCA, 10": dict(method="pca", latent_dim=10),
+    "vae": dict(method="vae"),
+    "cvae": dict(method="cvae", **CONDITION),
+    "vfae": dict(method="vfae", **CONDITION),
+    "trvae": dict(method="trvae", **CONDITION),
+    "mmd-ae": dict(method="mmd-ae", **CONDITION),
+    "comp": dict(method="comp", **CONDITION),
+    "comp, 10 latents": dict(method="comp", latent_dim=10, **CONDITION),
+    "celligner": dict(method="celligner", **CONDITION),
+    "scvi": dict(method="scvi", **BATCH),
+    "invae": dict(method="invae", covariate=["mRNA_amount"], **BATCH),
+    "scanvi (sees mixtures)": dict(method="scanvi", label="mix", **BATCH),
+}
+
+
+def r2_of(z: np.ndarray, truth: np.ndarray, fitted: np.ndarray) -> float:
+    """R^2, mean over the proportions, of the cells that the regression was not fitted on."""
+    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15)))
+    return float(model.fit(z[fitted], truth[fitted]).score(z[~fitted], truth[~fitted]))
+
+
+def scores(z: np.ndarray, cells: anndata.AnnData, seed: int) -> dict[str, float]:
+    """Both regressions, and how well protocols mix within mixtures."""
+    truth, protocol = cells.obs[PROPORTIONS].to_numpy(float), np.asarray(cells.obs["protocol"]).astype(str)
+    within = []
+    for split in range(10):
+        half = np.zeros(len(z), dtype=bool)
+        half[np.random.default_rng(split).permutation(len(z))[: len(z) // 2]] = True
+        within.append(r2_of(z, truth, half))
+    across = [r2_of(z, truth, protocol == name) for name in np.unique(protocol)]
+    return {"within": float(np.mean(within)), "across": float(np.mean(across))}
+
+
+def main() -> None:
+    """Print mean and standard deviation over seeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--csv", type=Path, default=Path("mixtures.csv"))
+    options = parser.parse_args()
+    cells = cellalign.preprocess(anndata.read_h5ad(options.file))
+    done = pd.read_csv(options.csv) if options.csv.is_file() else pd.DataFrame(columns=["system", "seed"])
+    for seed in options.seeds:
+        for system in options.systems:
+            if ((done["system"] == system) & (done["seed"] == seed)).any():
+                continue
+            z = cellalign.train(cells, seed=seed, **SYSTEMS[system]).embed(cells)
+            found = pd.DataFrame([{"system": system, "seed": seed} | scores(z, cells, seed)])
+            done = pd.concat([done, found], ignore_index=True) if len(done) else found
+            done.to_csv(options.csv, index=False)
+            print(found.round(4).to_dict("records")[0], flush=True)
+    table = done.drop(columns="seed").groupby("system", sort=False)
+    print("\nmean (sd over seeds)\n")
+    print((table.mean().map("{:.3f}".format) + table.std().map(" ({:.3f})".format)).to_string())
+
+
+if __name__ == "__main__":
+    main()
