@@ -38,9 +38,6 @@ from cellalign.nn.sparse import SparseRows
 ImageShape = tuple[int, int, int]  # height, width, channels; pixels lie flat in this order
 ImageNetworks = Literal["plain", "unet", "dense"]
 CONDITION_UNITS = 128  # FC-1
-FASTER = (
-    3.0  # times as far as z's weights those of the condition beside z move in a step (measured: benchmarks/README.md)
-)
 MAPS = 64  # of the first convolution
 AT_ONCE = 512  # images outside training: feature maps of more would take gigabytes
 
@@ -132,6 +129,8 @@ class Settings:
         Width of the condition's context.
     channels : int
         Feature maps of the first convolution, 64 in both tables; others in proportion.
+    condition_rate : float
+        How many times as far as z's the condition's weights beside z move in a step.
     batch_norm, dropout, negative_slope
         Where the table has them; of leaky ReLUs.
     """
@@ -141,6 +140,7 @@ class Settings:
     hidden: Sequence[int]
     n_context: int
     channels: int = 64
+    condition_rate: float = 3.0
     batch_norm: bool = True
     dropout: float = 0.0
     negative_slope: float = 0.01
@@ -256,6 +256,7 @@ class ImageDecoder(nn.Module):
         super().__init__()
         kind, (height, width, channels) = settings.architecture, settings.image
         self.features: nn.Module | None = None
+        self.rate = settings.condition_rate
         joins = settings.n_context
         if joins and kind.features_join:
             joins, self.features = CONDITION_UNITS, features(settings)
@@ -280,7 +281,7 @@ class ImageDecoder(nn.Module):
 
     def layers(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Units of the first dense layer [B, H], and pixels [B, n_out] before what the likelihood makes of them."""
-        context = FASTER * context if self.features is None else self.features(context)
+        context = self.rate * context if self.features is None else self.features(context)
         first = self.after_first(self.first(z, context))
         return first, _in_parts(self.pixels, self.dense(first))
 
