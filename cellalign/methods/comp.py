@@ -6,12 +6,17 @@ the misalignment penalty of eq. 4: an upper bound on sum_c p(c) KL(q(z | c) || q
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import Field
 from torch import Tensor
 
 from cellalign.methods.autoencoder import Step
 from cellalign.methods.cvae import CVAE
 from cellalign.nn.penalties import misalignment
+
+NARROW = 500  # columns up to which a table is narrow
 
 
 class CoMP(CVAE):
@@ -39,6 +44,16 @@ class CoMP(CVAE):
         floor: float | None = Field(
             5.0, ge=0, le=1e9, description="least a cell counts is minus this, in nats; null is the published penalty"
         )
+
+    @classmethod
+    def defaults_of_any(cls, n_features: int | None) -> Mapping[str, Any]:
+        """A narrow posterior, and of a narrow table small networks and few latents (benchmarks/README.md).
+
+        Wide posteriors hide from the penalty, which sees draws, what a forest reads from the means; in few dimensions a
+        draw has neighbours of every condition even so.
+        """
+        few = {"hidden": (64, 64), "latent_dim": 8} if n_features is not None and n_features <= NARROW else {}
+        return {"posterior_scale": 0.1, "gamma": 2.0, "batch_size": 1024} | few
 
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """gamma times the misalignment penalty (eq. 4), own and other weighed by a kernel over continuous values."""
