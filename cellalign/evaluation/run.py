@@ -172,6 +172,8 @@ def _embedded(adata: AnnData, keys: str | Sequence[str] | None) -> bool:
 def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
     """Add every panel's rows to the result, or the reason why there are none; InputError where it was required."""
     for panel in panels:
+        if not required and not panel.concerns(inputs):
+            continue
         try:
             with told(f"panel {panel.name}"):
                 inputs.result.rows += list(panel.run(inputs))

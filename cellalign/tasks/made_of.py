@@ -30,12 +30,13 @@ class MadeOf:
     baselines: str
 
 
-def made_of(adata: AnnData, holdout_each: str, asked: Mapping[str, Any]) -> MadeOf:
+def made_of(adata: AnnData, holdout_each: str | None, asked: Mapping[str, Any]) -> MadeOf:
     """What `train` with these options would be given and make of it, and what its predictions are compared with.
 
     On which device and with how many threads does not count, nor does a precision that follows from the device.
     """
     from cellalign.data.matrices import default_matrix
+    from cellalign.evaluation.panels.mixing import Mixing
     from cellalign.evaluation.panels.response import PredictedResponse
     from cellalign.methods.registry import get
 
@@ -46,7 +47,7 @@ def made_of(adata: AnnData, holdout_each: str, asked: Mapping[str, Any]) -> Made
     key = record.matrix if as_they_are else default_matrix(adata, "counts") if counts else "X"
     compared = {
         "version": PredictedResponse.version,
-        "columns": {key: _values(adata, key) for key in (asked["condition"], holdout_each)},
+        "columns": {key: _values(adata, key) for key in (asked["condition"], holdout_each) if key is not None},
         "held out": holdout_each,
         "condition": [field.model_dump(mode="json") for field in record.fields if field.role == "condition"],
         "real": _real(adata, key),
@@ -55,6 +56,10 @@ def made_of(adata: AnnData, holdout_each: str, asked: Mapping[str, Any]) -> Made
         "recipe": record.recipe.model_dump(mode="json", exclude=set() if as_they_are else {"expression"}),
         "matrix": record.matrix,
     }
+    if holdout_each is None:  # then mixing is scored as well, and the response within these
+        label = asked.get("label")
+        compared |= {"mixing": Mixing.version, "label": None if label is None else _values(adata, label)}
+        compared |= {"min_cells": asked.get("min_cells")}
     trained = record.model_dump(mode="json", include={"method", "hyperparameters", "fields", "content"})
     return MadeOf(_digest(compared | trained | {"training": plan.model_dump(mode="json")}), _digest(compared))
 
