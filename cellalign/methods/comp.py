@@ -54,11 +54,10 @@ class CoMP(CVAE):
     def defaults_of_any(cls, n_features: int | None) -> Mapping[str, Any]:
         """A narrow posterior, and of a narrow table small networks and few latents (benchmarks/README.md).
 
-        Wide posteriors hide from the penalty, which sees draws, what a forest reads from the means; in few dimensions a
-        draw has neighbours of every condition even so.
+        The penalty sees draws: what a wide posterior covers is hidden from it, and a forest reads it from the means.
         """
-        few = {"hidden": (64, 64), "latent_dim": 8} if n_features is not None and n_features <= NARROW else {}
-        return {"posterior_scale": 0.1, "gamma": 2.0, "batch_size": 1024} | few
+        few = {"hidden": (64, 64), "latent_dim": 16, "lr": 3e-3} if n_features and n_features <= NARROW else {}
+        return {"posterior_scale": 0.1, "gamma": 5.0, "batch_size": 1024} | few
 
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """gamma times the misalignment penalty (eq. 4), own and other weighed by a kernel over continuous values."""
