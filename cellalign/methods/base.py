@@ -139,8 +139,6 @@ class Method(nn.Module, ABC):
         Each latent should mean one thing: `tune` ranks by UDR.
     plan_defaults : mapping
         The method's own defaults of the training plan (learning rate, epochs, ...).
-    defaults_of_any : mapping
-        Its own defaults of any setting for values that are no expression but any real ones.
     renamed_settings : mapping of old to new name
         Settings that models and command lines of earlier versions spell otherwise.
     settings_before : mapping of setting to value
@@ -158,7 +156,6 @@ class Method(nn.Module, ABC):
     removes: ClassVar[tuple[Role, ...]] = ()
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
-    defaults_of_any: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
     settings_before: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
@@ -172,6 +169,11 @@ class Method(nn.Module, ABC):
     def reads(cls, hyperparameters: Any) -> Expression:
         """The expression it reads under these hyperparameters."""
         return cls.expression
+
+    @classmethod
+    def defaults_of_any(cls, n_features: int | None) -> Mapping[str, Any]:
+        """Its own defaults for so many features that are no expression but any real values: none."""
+        return {}
 
     @classmethod
     def uses(cls) -> frozenset[Role]:
