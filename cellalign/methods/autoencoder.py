@@ -124,7 +124,9 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         self.to_mean = nn.Linear(self.encoder.n_out, self.n_latent)
         self.to_log_variance = self.make_log_variance()
         self.decoder = self.make_decoder()
-        self.likelihood = make_likelihood(self.hp.likelihood, self.decoder.n_out, layout.n_genes, self.decoded_pixels)
+        self.likelihood = make_likelihood(
+            self.hp.likelihood, self.decoder.n_out, layout.n_genes, self.decoded_pixels, signed=layout.signed
+        )
         if isinstance(self.likelihood, Counts):
             self.likelihood.log_theta.restart(torch.zeros(layout.n_genes), self.hp.speedup)
 

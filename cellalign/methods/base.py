@@ -137,6 +137,8 @@ class Method(nn.Module, ABC):
         Each latent should mean one thing: `tune` ranks by UDR.
     plan_defaults : mapping
         The method's own defaults of the training plan (learning rate, epochs, ...).
+    defaults_of_any : mapping
+        Its own defaults of any setting for values that are no expression but any real ones.
     renamed_settings : mapping of old to new name
         Settings that models and command lines of earlier versions spell otherwise.
     settings_before : mapping of setting to value
@@ -153,6 +155,7 @@ class Method(nn.Module, ABC):
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
+    defaults_of_any: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
     settings_before: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
@@ -188,7 +191,11 @@ class Method(nn.Module, ABC):
 
     def embeddings(self, batch: Minibatch) -> dict[str, Tensor]:
         """All that `embed` writes, [B, p] each, by what the obsm key X_<method> is followed by; "" is the embedding."""
-        return {"": self.encode(batch).mean}
+        return self.parts(self.encode(batch).mean)
+
+    def parts(self, z: Tensor) -> dict[str, Tensor]:
+        """Latents [B, p] as `embeddings` names them: posterior means, or draws."""
+        return {"": z}
 
     def embedding(self, batch: Minibatch) -> Tensor:
         """What `embed` writes as X_<method>, [B, p]."""

@@ -1,7 +1,11 @@
 """CoMP: contrastive mixture of posteriors (Foster et al. 2022).
 
 Encoder q(z | x, c) with a fixed scale, decoder p(x | z, c), standard normal prior, Gaussian likelihood, and
-the misalignment penalty of eq. 4: an upper bound on sum_c p(c) KL(q(z | c) || q(z | not c)).
+the misalignment penalty of eq. 4: an upper bound on sum_c p(c) KL(q(z | c) || q(z | not c)) (theorem 2).
+
+The authors' code leaves a cell out of its own mixture. The penalty is then no bound: it is below zero where cells of
+unlike condition lie nearer than those of like one, so that conditions repel each other, on the cells that were trained
+on and on no others. The default is the equation as printed; presets keep what their numbers were published with.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ class CoMP(CVAE):
         )
         gamma: float = Field(10.0, ge=0, le=1000, description="weight of the misalignment penalty")
         include_self: bool = Field(
-            False, description="count a cell in its own mixture (eq. 4 as printed); false as in the authors' code"
+            True,
+            description="count a cell in its own mixture (eq. 4); false as in the authors' code",
         )
 
         kernel_width: float = Field(
@@ -37,7 +42,7 @@ class CoMP(CVAE):
         )
 
         floor: float | None = Field(
-            5.0, ge=0, le=1e9, description="least a cell counts is minus this, in nats; null is the published penalty"
+            None, ge=0, le=1e9, description="least a cell counts is minus this, in nats; null is the published penalty"
         )
 
     def penalties(self, step: Step) -> dict[str, Tensor]:

@@ -146,9 +146,9 @@ class INVAE(NFIVAE):
                 code = code * (len(field.categories) + 1) + column + 1
         return code
 
-    def embeddings(self, batch: Minibatch) -> dict[str, Tensor]:
+    def parts(self, z: Tensor) -> dict[str, Tensor]:
         """z_I, and z_S as X_invae_spurious."""
-        invariant, spurious = self.encode(batch).mean.tensor_split([self.hp.latent_dim], 1)
+        invariant, spurious = z.tensor_split([self.hp.latent_dim], 1)
         return {"": invariant} if self.hp.inject else {"": invariant, "_spurious": spurious}
 
     def intervene(self, z: Tensor, batch: Minibatch, do: Mapping[str, Any]) -> tuple[Tensor, Minibatch]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.grid import GRID, combinations, of_preset, said
 from cellalign.tasks.paths import cells_for
 from cellalign.tasks.prepare import resolved
 from cellalign.tasks.train import expression_for, train, vectors
@@ -43,15 +44,7 @@ def tune(
     adata: AnnData,
     *,
     method: Annotated[str, o.METHOD] = "comp",
-    grid: Annotated[
-        Mapping[str, Sequence[Any]],
-        Option(
-            "Values of a setting to try (repeatable); without any, those of the preset's paper.",
-            metavar="KEY=VALUE,VALUE",
-            text=list[str] | None,
-            read=o.key_lists,
-        ),
-    ],
+    grid: Annotated[Mapping[str, Sequence[Any]], GRID],
     seeds: Annotated[int, Option("Runs of each combination.", low=1)] = 3,
     by: Annotated[str, Option("auto is udr for methods made to disentangle.", metavar="auto|udr|loss")] = "auto",
     settings: Annotated[
@@ -66,6 +59,7 @@ def tune(
     numeric: Annotated[Sequence[str], o.NUMERIC] = (),
     kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
+    expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     layer: Annotated[str | None, o.LAYER] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
     rounded: Annotated[bool, o.ROUND] = False,
@@ -128,6 +122,7 @@ def tune(
         "numeric": numeric,
         "kinds": kinds,
         "unlabelled": unlabelled,
+        "expression": expression,
         "layer": layer,
         "n_top_genes": n_top_genes,
         "rounded": rounded,
@@ -137,25 +132,25 @@ def tune(
         "device": device,
         "threads": threads,
     }
-    grid = grid or _published_grid(method, preset)
-    combinations = list(_combinations(grid))
-    by = _criterion(method, by, seeds, combinations, settings or {}, options)
+    grid = grid or of_preset(method, preset)
+    tried = list(combinations(grid))
+    by = _criterion(method, by, seeds, tried, settings or {}, options)
     kept = runs if isinstance(runs, Runs) or runs is None else Runs(runs)
     records: list[dict[str, Any]] = []
     models: list[Model] = []
     if kept is not None:
         kept.of(adata, method, options)
     with nullcontext() if kept is None else kept.held(wait):
-        for combination, seed in itertools.product(combinations, range(seeds)):
-            said = f"{_said(combination)}, seed {seed}"
+        for combination, seed in itertools.product(tried, range(seeds)):
+            run = f"{said(combination)}, seed {seed}"
             try:
                 model = _run(adata, method, (dict(settings or {}) | combination), seed, kept, options)
             except TrainingError as error:
-                log.warning("%s: %s; left out", said, error)
+                log.warning("%s: %s; left out", run, error)
                 continue
             outcome = model.record.outcome
             loss = np.nan if outcome is None or outcome.validation_loss is None else outcome.validation_loss
-            log.info("%s: validation loss %.4g, %.0f s", said, loss, outcome.seconds if outcome else 0)
+            log.info("%s: validation loss %.4g, %.0f s", run, loss, outcome.seconds if outcome else 0)
             records.append(combination | {"seed": seed, "validation_loss": loss})
             models.append(model)
     if not models:
@@ -171,20 +166,6 @@ def tune(
     table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)
     best = own.where(table["rank"] == 1).idxmax()
     return models[int(best)], table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)
-
-
-def _published_grid(method: str, preset: str | None) -> Mapping[str, Sequence[Any]]:
-    """What the paper of a preset searched, for who names none."""
-    from cellalign.methods.registry import preset_grid
-
-    return preset_grid(preset, method) if preset else {}
-
-
-def _combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    if not grid or not all(grid.values()):
-        raise UsageError(f"{option('grid', hint='KEY=VALUE,VALUE')} is needed with at least one setting and value")
-    for values in itertools.product(*grid.values()):
-        yield dict(zip(grid, values, strict=True))
 
 
 def _criterion(
@@ -231,10 +212,6 @@ def _run(
     return train(adata, model_path=place, force=True, resume=runs.cut_off(place), **own)
 
 
-def _said(combination: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in combination.items())
-
-
 def _udr(adata: AnnData, models: Sequence[Model], combination_of: pd.Series, by: str) -> np.ndarray:
     """UDR of every model among those of its combination; NaN where it is not asked for."""
     import numpy as np
@@ -279,7 +256,7 @@ def command(
         files.check_table(output, force, [input])
         files.check_apart(model, output)
     asked = call.options
-    reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
+    reads = expression_for(asked["method"], asked["preset"], None, asked["settings"], asked["expression"])
     adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
     runs = Runs(Path(os.path.abspath(model) + ".tuning"))
     with runs.held(asked["wait"]):

@@ -83,7 +83,7 @@ def test_panels_are_found_in_their_package_in_order():
     assert [name for name, panel in PANELS.items() if panel.asked_only] == ["bio"]
     options = Counter(option for panel in PANELS.values() for option in panel.options())
     assert set(options.values()) == {1}, "evaluate takes the options of all panels by name"
-    assert set(options) == {"k", "alpha", "min_cells", "permutations", "global_silhouette", "particles", "more_genes"}
+    assert set(options) == {"k", "alpha", "min_cells", "global_silhouette", "particles", "more_genes"}
 
 
 @pytest.mark.parametrize(("where", "metric"), catalogue(), ids=lambda each: getattr(each, "name", each))
@@ -118,7 +118,6 @@ def test_options_that_are_wrong(integrated):
     for panel, options, says in (
         (Mixing, {"k": 1}, "k=1 is below 2"),
         (Mixing, {"alpha": 1.5}, r"alpha=1.5 is not in \[0, 1\]"),
-        (Mixing, {"permutations": 1}, "permutations=1 is below 2"),
         (Likelihood, {"particles": 0}, "particles=0 is below 1"),
     ):
         with pytest.raises(UsageError, match=says):
