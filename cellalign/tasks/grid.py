@@ -18,6 +18,13 @@ GRID = Option(
 )
 
 
+def of_preset(method: str, preset: str | None) -> Mapping[str, Sequence[Any]]:
+    """What the paper of a preset searched, for who names no grid; empty where it says none."""
+    from cellalign.methods.registry import preset_grid
+
+    return preset_grid(preset, method) if preset else {}
+
+
 def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """Every combination of the settings' values.
 

@@ -21,7 +21,7 @@ from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.grid import GRID, combinations, said
+from cellalign.tasks.grid import GRID, combinations, of_preset, said
 from cellalign.tasks.paths import cells_for
 from cellalign.tasks.train import expression_for, train, vectors
 from cellalign.tasks.tune_criteria import CRITERIA, scores, settled
@@ -144,7 +144,7 @@ def tune(
         "device": device,
         "threads": threads,
     }
-    grid = grid or _published_grid(method, preset)
+    grid = grid or of_preset(method, preset)
     tried, adata = list(combinations(grid)), in_memory(adata)
     by = settled(get(method), by, adata.obs, seeds, [{**(settings or {}), **own} for own in tried], options)
     log.info("ranked by %s", by)
@@ -184,13 +184,6 @@ def tune(
     table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)
     best = own.where(table["rank"] == 1).idxmax()
     return models[int(best)], table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)
-
-
-def _published_grid(method: str, preset: str | None) -> Mapping[str, Sequence[Any]]:
-    """What the paper of a preset searched, for who names none."""
-    from cellalign.methods.registry import preset_grid
-
-    return preset_grid(preset, method) if preset else {}
 
 
 def _run(

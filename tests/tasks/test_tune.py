@@ -172,10 +172,10 @@ def test_too_few_validation_cells_are_said(tiny):
 
 
 def test_a_presets_grid_is_the_papers_where_none_is_given():
-    from cellalign.tasks.tune import _published_grid
+    from cellalign.tasks.grid import of_preset
 
-    assert _published_grid("svae+", "svae-plus-simulation") == {
+    assert of_preset("svae+", "svae-plus-simulation") == {
         "epochs": [300, 500],
         "alpha": [10, 20, 40, 60, 80, 100],
     }
-    assert _published_grid("svae+", "svae-plus-norman") == {} == _published_grid("comp", None)
+    assert of_preset("svae+", "svae-plus-norman") == {} == of_preset("comp", None)
