@@ -24,7 +24,16 @@ from cellalign.evaluation.panels.images import ImagesOfCondition
 
 STROKES = ("thin", "thick")
 HELD_OUT = ["seen=no,stroke=thin", "seen=no,stroke=thick"]
-SETTINGS = {"likelihood": "mse", "beta": 0.1, "gamma": 0.02, "hidden": [128], "negative_slope": 0.2, "batch_size": 64}
+SETTINGS = {
+    "likelihood": "mse",
+    "beta": 0.1,
+    "gamma": 0.01,
+    "lr": 0.002,
+    "image_condition_rate": 2,
+    "hidden": [128],
+    "negative_slope": 0.2,
+    "batch_size": 64,
+}
 LABELS = {"scgen": "digit", "linear": "digit"}
 PICTURED = 12  # images of the picture
 
