@@ -11,6 +11,7 @@ it a perfect prediction has a slope of 0.88.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ import cellalign
 from cellalign import simulate
 
 DOSES = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+SMALL: dict[str, Any] = {"hidden": [128, 128], "latent_dim": 10, "epochs": 120, "batch_size": 256}
 DRAWS = 20  # of every cell's counts at a dose
 
 
@@ -34,10 +36,10 @@ def mean_at(cells: AnnData, dose: float, rows: np.ndarray, library: float) -> np
     return total / DRAWS
 
 
-def run(cells: AnnData, method: str, seed: int) -> dict[str, float]:
+def run(cells: AnnData, method: str, seed: int, settings: dict[str, Any]) -> dict[str, float]:
     """Train, embed, predict every dose and score."""
     condition = {} if method == "vae" else {"condition": "dose", "continuous": True}
-    model = cellalign.train(cells, method=method, seed=seed, **condition)
+    model = cellalign.train(cells, method=method, seed=seed, settings=settings, **condition)
     embedded = cellalign.embed(cells.copy(), model)
     embedded.uns["cellalign"]["embedding"][model.embedding_key] |= {"condition": "dose", "continuous": True}
     scored = cellalign.evaluate(embedded, condition="dose", label="cell_type", panels=["probe"], seed=seed)
@@ -68,9 +70,11 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=1000)
     parser.add_argument("--methods", nargs="+", default=["vae", "cvae", "comp"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--small", action="store_true", help="a small network, seconds per model")
     options = parser.parse_args()
+    settings = SMALL if options.small else {}
     cells = cellalign.preprocess(simulate.ifnb(options.cells, options.genes, doses=True), n_top_genes=options.genes)
-    rows = {(m, seed): run(cells, m, seed) for m in options.methods for seed in options.seeds}
+    rows = {(m, seed): run(cells, m, seed, settings) for m in options.methods for seed in options.seeds}
     table = pd.DataFrame(rows)
     print(table.round(3).to_string())
     if len(options.seeds) > 1:

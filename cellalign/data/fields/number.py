@@ -1,8 +1,9 @@
 """Numbers: a dose, a time, an age.
 
-A network is given a continuous condition as hat functions of it, so that its response may be steep in one place and
-flat in another: of a single column, the value, it learns little more than a line. Of a few doses each is then what a
-category is, and a dose between two of them a part of each.
+A network is given a continuous condition as steps: how far it is from each knot to the next. Its response may then be
+steep in one place and flat in another; of a single column, the value, it learns little more than a line. As each
+weight is the change from a knot to the next, values share what is below them: a curve is learned sooner, and smoother,
+than from a weight for each knot. Of a few doses each is then what a category is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cellalign.data.columns import numbers
 from cellalign.data.fields.column import Numeric, as_number, check_size
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cellalign")
 BEYOND = 0.01  # of the range trained on: a value so little outside it is no extrapolation
-KNOTS = 9  # of a condition, at most: steps of an eighth of the cells
+KNOTS = 7  # of a condition, at most: steps of a sixth of the cells
 
 
 class Number(Numeric):
@@ -40,8 +40,8 @@ class Number(Numeric):
     low, high : float, optional
         Range of a continuous condition.
     knots : tuple of float
-        Of a continuous condition: values, rising, at each of which one hat function is 1; beyond the first and the last
-        they stay as they are there. Without any, as in models of before, a network is given the number itself.
+        Of a continuous condition: values, rising, between which its steps lie; beyond the first and the last they stay
+        as they are there. Without any, as in models of before, a network is given the number itself.
     """
 
     kind: Literal["number"] = "number"  # type: ignore[assignment]
@@ -53,8 +53,8 @@ class Number(Numeric):
 
     @property
     def width(self) -> int:
-        """One for each knot, or one."""
-        return len(self.knots) or 1
+        """One for each step, or one."""
+        return max(1, len(self.knots) - 1)
 
     @classmethod
     def fit(cls, cells: AnnData, name: str, role: Role, *, may_be_missing: bool) -> Self:
@@ -87,13 +87,11 @@ class Number(Numeric):
         return found
 
     def context(self, column: Tensor) -> Tensor:
-        """Hat functions of it [B, knots], which add up to 1; without knots as it is, [B, 1]."""
+        """Of each step [B, knots - 1] -1 below, 1 above and a line between; without knots the number [B, 1]."""
         if not self.knots:
             return column[:, None]
         at = self.standardised(torch.tensor(self.knots, dtype=torch.float64)).to(column)
-        x = column.clamp(at[0], at[-1])[:, None]
-        share = ((x - at[:-1]) / at.diff()).clamp(0, 1)  # of the way from each knot to the next, [B, knots - 1]
-        return F.pad(share, (1, 0), value=1.0) - F.pad(share, (0, 1))
+        return 2 * ((column[:, None] - at[:-1]) / at.diff()).clamp(0, 1) - 1
 
     def parsed(self, text: str) -> float:
         """The number; of one outside the range trained on it is said what it counts as."""
@@ -132,7 +130,7 @@ class Number(Numeric):
 
 
 def knots_of(values: np.ndarray) -> tuple[float, ...]:
-    """Where hat functions of a condition's values [n] have their tops.
+    """Between which of a condition's values [n] the steps lie.
 
     At the values themselves where they are few, as doses mostly are; else at quantiles, the range's ends among them.
     """
