@@ -44,7 +44,10 @@ def tune(
     adata: AnnData,
     *,
     method: Annotated[str, o.METHOD] = "comp",
-    grid: Annotated[Mapping[str, Sequence[Any]], GRID],
+    grid: Annotated[
+        Mapping[str, Sequence[Any]],
+        replace(GRID, help="Values of a setting to try (repeatable); without any, those of the preset's paper."),
+    ],
     seeds: Annotated[int, Option("Runs of each combination.", low=1)] = 3,
     by: Annotated[str, Option(f"What to rank by: {', '.join(CRITERIA)}.", metavar="auto|...")] = "auto",
     settings: Annotated[
@@ -78,7 +81,7 @@ def tune(
     adata : AnnData
     method : str
     grid : mapping of setting to values
-        As `train`'s settings.
+        As `train`'s settings; empty, the grid that the paper of `preset` searched, if it names one.
     seeds : int
         Seeds 0 to seeds - 1 of each combination; UDR needs at least 2.
     by : {"auto", "udr", "loss", "reconstruction", "mixing", "balance", "response"}
@@ -141,6 +144,7 @@ def tune(
         "device": device,
         "threads": threads,
     }
+    grid = grid or _published_grid(method, preset)
     tried, adata = list(combinations(grid)), in_memory(adata)
     by = settled(get(method), by, adata.obs, seeds, [{**(settings or {}), **own} for own in tried], options)
     log.info("ranked by %s", by)
@@ -180,6 +184,13 @@ def tune(
     table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)
     best = own.where(table["rank"] == 1).idxmax()
     return models[int(best)], table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)
+
+
+def _published_grid(method: str, preset: str | None) -> Mapping[str, Sequence[Any]]:
+    """What the paper of a preset searched, for who names none."""
+    from cellalign.methods.registry import preset_grid
+
+    return preset_grid(preset, method) if preset else {}
 
 
 def _run(

@@ -170,3 +170,13 @@ def test_too_few_validation_cells_are_said(tiny):
             condition="stim",
             settings=SMALL | {"validation": 0.05},
         )
+
+
+def test_a_presets_grid_is_the_papers_where_none_is_given():
+    from cellalign.tasks.tune import _published_grid
+
+    assert _published_grid("svae+", "svae-plus-simulation") == {
+        "epochs": [300, 500],
+        "alpha": [10, 20, 40, 60, 80, 100],
+    }
+    assert _published_grid("svae+", "svae-plus-norman") == {} == _published_grid("comp", None)
