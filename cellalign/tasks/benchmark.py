@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cellalign.data.reading import Reading, in_memory
 from cellalign.data.said import told_once
@@ -62,6 +62,9 @@ def benchmark(
     holdout_each: Annotated[
         str | None, Option("obs column whose groups are held out in turn; without it nothing is.", metavar="KEY")
     ] = None,
+    holdout_conditions: Annotated[
+        Literal["each", "all"], Option("Hold a group out under one condition at a time, or under all but the control.")
+    ] = "each",
     grid: Annotated[
         Mapping[str, Sequence[Any]] | None,
         replace(GRID, help="Values of a setting to try of all methods (repeatable)."),
@@ -101,6 +104,9 @@ def benchmark(
         Every condition but the control is held out and predicted from the control cells.
     holdout_each : str, optional
         obs column whose groups are held out in turn.
+    holdout_conditions : {"each", "all"}
+        Whether a group is held out under one condition at a time, or under all but the control at once (figure 5f of
+        the trVAE paper): what is seen of it under other conditions helps then no more.
     grid : mapping of setting to values, optional
         Every combination is trained of every method; its row is called "METHOD KEY=VALUE".
     label : str, optional
@@ -148,35 +154,39 @@ def benchmark(
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
     for method in methods:
         expression_for(method, settings=(settings or {}).get(method), expression=expression)
-    if holdout_each is None and groups:
-        raise UsageError(f"{option('groups')} needs {option('holdout_each', hint='KEY')}, the column they are of")
+    for name, given in (("groups", groups), ("holdout_conditions", holdout_conditions != "each")):
+        if holdout_each is None and given:
+            raise UsageError(f"{option(name)} needs {option('holdout_each', hint='KEY')}, the column they are of")
+    together = holdout_conditions == "all"
     options |= {"condition": condition, "control": field.reference, "label": label or holdout_each}
     asked = _asked(methods, settings or {}, grid, options)
     if holdout_each is None:
         cases = [(NOTHING, to) for to in field.categories if to != field.reference]
     else:
         cases = _cases(adata, field, holdout_each, groups)
-    keys = {name: made_of(adata, holdout_each, own | {"min_cells": min_cells}) for name, own in asked.items()}
+    more = {"min_cells": min_cells, "holdout_conditions": holdout_conditions}
+    keys = {name: made_of(adata, holdout_each, own | more) for name, own in asked.items()}
     _say_others(done, keys, results)
-    last: tuple[Any, ...] = ()  # where nothing is held out a model is trained and mixed once for all conditions
-    for name, seed, (group, to) in _runs(list(asked), seeds, cases, fitted=holdout_each is None):
+    last: tuple[Any, ...] = ()  # a model that is of all conditions is trained once for them
+    for name, seed, (group, to) in _runs(list(asked), seeds, cases, at_once=holdout_each is None or together):
         if (name, seed, group, to, keys[name].scores) in done:
             continue
         if progress is not None:
-            where = "" if holdout_each is None else f": {holdout_each}={group} under {condition}={to} held out"
+            under = "all conditions" if together else f"{condition}={to}"
+            where = "" if holdout_each is None else f": {holdout_each}={group} under {under} held out"
             progress(f"{name}, seed {seed}{where}")
-        held = [] if holdout_each is None else [_held(holdout_each, group, condition, to)]
+        held = [] if holdout_each is None else _held(adata, field, holdout_each, group, None if together else to)
         try:
-            if holdout_each is not None or last[:2] != (name, seed):
+            if (holdout_each is not None and not together) or last[:3] != (name, seed, group):
                 model = train(adata, holdout=held, seed=seed, **asked[name])
                 with limited(threads):
                     mixed = {} if holdout_each else mixing_scores(adata, model, label, seed, device, min_cells)
-                last = (name, seed, model, mixed)
+                last = (name, seed, group, model, mixed)
         except TrainingError as error:
             log.warning("%s, seed %d, %s: %s; left out", name, seed, group, error)
             continue
-        scores = _scores(adata, last[2], holdout_each, group, to, label, seed, field.reference, device, threads)
-        scores = {**scores, "prediction": {**scores.get("prediction", {}), **last[3]}}
+        scores = _scores(adata, last[3], holdout_each, group, to, label, seed, field.reference, device, threads)
+        scores = {**scores, "prediction": {**scores.get("prediction", {}), **last[4]}}
         rows = _rows(scores, keys[name], name, seed, group, to)
         done = {row.identity: row for row in rows} | done
         if results is not None:
@@ -208,20 +218,25 @@ def _asked(
 
 
 def _runs(
-    names: Sequence[str], seeds: Sequence[int], cases: Sequence[tuple[str, str]], *, fitted: bool
+    names: Sequence[str], seeds: Sequence[int], cases: Sequence[tuple[str, str]], *, at_once: bool
 ) -> Iterator[tuple[str, int, tuple[str, str]]]:
-    """In which order: methods beside each other, but of one that is trained once all conditions."""
-    if fitted:
-        yield from ((name, seed, case) for seed, name, case in itertools.product(seeds, names, cases))
+    """In which order: methods beside each other, but of one that is trained once all conditions of a group."""
+    if at_once:
+        for seed, group, name in itertools.product(seeds, dict.fromkeys(group for group, _ in cases), names):
+            yield from ((name, seed, case) for case in cases if case[0] == group)
     else:
         yield from ((name, seed, case) for seed, case, name in itertools.product(seeds, cases, names))
 
 
-def _held(holdout_each: str, group: str, condition: str, to: str) -> str:
-    """As `train` takes it."""
+def _held(adata: AnnData, field: Any, holdout_each: str, group: str, to: str | None) -> list[str]:
+    """A group under a condition, or under all but the control that it has cells of, as `train` takes it."""
+    from cellalign.data.split import held_out
     from cellalign.data.terms import term
 
-    return f"{term(holdout_each, group)},{term(condition, to)}"
+    conditions = [name for name in field.categories if name != field.reference] if to is None else [to]
+    items = [f"{term(holdout_each, group)},{term(field.name, name)}" for name in conditions]
+    there = [held_out(adata.obs, [item], must_exist=False, control=field.reference, quiet=True) for item in items]
+    return [item for item, cells in zip(items, there, strict=True) if cells.any()]
 
 
 def _scores(

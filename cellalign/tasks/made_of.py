@@ -60,6 +60,8 @@ def made_of(adata: AnnData, holdout_each: str | None, asked: Mapping[str, Any]) 
         label = asked.get("label")
         compared |= {"mixing": Mixing.version, "label": None if label is None else _values(adata, label)}
         compared |= {"min_cells": asked.get("min_cells")}
+    if asked.get("holdout_conditions", "each") != "each":
+        compared |= {"held out under": asked["holdout_conditions"]}
     trained = record.model_dump(mode="json", include={"method", "hyperparameters", "fields", "content"})
     return MadeOf(_digest(compared | trained | {"training": plan.model_dump(mode="json")}), _digest(compared))
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks.prepare import resolved
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from anndata import AnnData
 
@@ -30,7 +29,7 @@ SHAPES = frozenset(
     + ("threshold", "covariate_dropout", "ridge")
 )
 OF_BATCHES = frozenset(("gamma", "total_correlation"))  # penalties between the cells of a batch: its size matters
-ENOUGH = 30  # validation cells, to look for neighbours among
+ENOUGH = 20  # validation cells, to look for neighbours among
 
 
 def settled(
@@ -62,7 +61,7 @@ def settled(
         raise UsageError(f"UDR compares models that differ by seed: {option('seeds')} must be at least 2")
     if by not in able:
         others = [name for name in CRITERIA if name in able]
-        how = f"; choose {option('by', hint=' or '.join(others))}" if others else ""
+        how = f"; set {option('by')} to {' or '.join(others)}" if others else ""
         raise UsageError(f"{option('by', by)} cannot rank these runs: {_why(cls, by, plans, held, options)}{how}")
     if by in ON_VALIDATION and any(plan.validation == 0 for _, plan in plans):
         raise UsageError(f"ranking by {by} needs validation cells; leave the setting validation above 0")
@@ -157,14 +156,14 @@ def scores(by: str, model: Model, adata: AnnData, options: Mapping[str, Any], se
     if by in ("reconstruction", "mixing", "balance"):
         rows = model.validation_rows(adata)
         cells = adata if rows is None else adata[rows]
-        if rows is None or len(rows) < ENOUGH:
-            n = 0 if rows is None else len(rows)
-            raise InputError(f"{n} validation cells are too few to rank by {by}; {ENOUGH} are needed")
+        n, least = 0 if rows is None else len(rows), 1 if by == "reconstruction" else ENOUGH
+        if n < least:
+            raise InputError(f"{n} validation cells are too few to rank by {by}; {least} are needed")
         if by != "mixing":
             found["reconstruction"] = reconstruction(model, cells)
         if by != "reconstruction":
             each = [_mixing(model, cells, key) for key in _mixed(type(model.method), options)]
-            found["mixing"] = float(np.mean(each))
+            found["mixing"] = sum(each) / len(each)
     return found
 
 
@@ -177,7 +176,7 @@ def reconstruction(model: Model, cells: AnnData) -> float:
     read, method = model.cells(cells), model.needs(Predicts)
     with computing("cpu") as device:
         each = in_batches(method, read, lambda batch: method.predict(batch, {}).nll(batch), device=device)
-    return float(each.mean(dtype=np.float64))
+    return float(each.mean(dtype="float64"))
 
 
 def _mixing(model: Model, cells: AnnData, key: str) -> float:
@@ -223,4 +222,4 @@ def response(model: Model, adata: AnnData, of: Sequence[tuple[str, Mapping[str, 
         table = scored.frame()
         own = table[(table["system"] == "prediction") & (table["metric"] == "r_change_all")]
         found.append(float(own["value"].iloc[-1]))
-    return float(np.mean(found))
+    return sum(found) / len(found)

@@ -163,6 +163,30 @@ def test_three_conditions_are_each_predicted(tiny):
     assert set(table["to"]) == {"low", "high"} and (table["method"] == "linear").sum() == 6
 
 
+def test_a_group_is_held_out_under_all_conditions_but_the_control_at_once(tiny, tmp_path, monkeypatch):
+    tiny.obs["stim"] = tiny.obs["stim"].astype(str)
+    stimulated = np.flatnonzero(tiny.obs["stim"] == "stimulated")
+    tiny.obs.iloc[stimulated[::2], tiny.obs.columns.get_loc("stim")] = "more"
+    held, real = [], benchmarking.train
+    monkeypatch.setattr(benchmarking, "train", lambda *a, **k: held.append(k["holdout"]) or real(*a, **k))
+    options = {"methods": ["linear"], "condition": "stim", "holdout_each": "cell_type", "groups": ["NK", "B"]}
+    options |= {"results": tmp_path / "rows.csv"}
+    table = cellalign.benchmark(tiny, holdout_conditions="all", **options)
+    under = ["cell_type={},stim=more", "cell_type={},stim=stimulated"]
+    assert held == [[item.format(group) for item in under] for group in ("NK", "B")]
+    rows = table[table["method"] == "linear"]
+    assert sorted(zip(rows["held_out"], rows["to"], strict=True)) == [
+        (group, to) for group in ("B", "NK") for to in ("more", "stimulated")
+    ]
+    assert rows["r_change_all"].notna().all()
+    cellalign.benchmark(tiny, holdout_conditions="all", **options)
+    assert len(held) == 2  # rows that are there are not computed again
+    cellalign.benchmark(tiny, **options)
+    assert [len(items) for items in held] == [2, 2, 1, 1, 1, 1]  # one at a time is another thing
+    with pytest.raises(UsageError, match="holdout_conditions needs holdout_each"):
+        cellalign.benchmark(tiny, methods=["linear"], condition="stim", holdout_conditions="all")
+
+
 def test_mistakes(tiny, tmp_path):
     with pytest.raises(InputError, match="no 'Nk'"):
         benchmark(tiny, methods=["linear"], groups=["Nk"], **OPTIONS)
