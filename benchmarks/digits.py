@@ -2,7 +2,7 @@
 
     python benchmarks/digits.py                            # three seeds, about 5 minutes of one core each
     python benchmarks/digits.py --seeds 0 --picture docs/digits.png
-    python benchmarks/digits.py --methods trvae,cvae,pca --set image_networks=dense
+    python benchmarks/digits.py --methods cvae,pca
 
 Training has every digit's normal strokes, and the thin and thick ones of 1, 3, 6 and 7. Thin and thick 0, 2, 4, 5, 8
 and 9 are predicted from normal ones. A classifier trained on the real ones reads what is predicted; stroke widths are
@@ -24,6 +24,7 @@ from cellalign.evaluation.panels.images import ImagesOfCondition
 
 STROKES = ("thin", "thick")
 HELD_OUT = ["seen=no,stroke=thin", "seen=no,stroke=thick"]
+SETTINGS = {"likelihood": "mse", "beta": 0.1, "gamma": 0.02, "hidden": [128], "negative_slope": 0.2, "batch_size": 64}
 LABELS = {"scgen": "digit", "linear": "digit"}
 PICTURED = 12  # images of the picture
 
@@ -63,14 +64,15 @@ def main() -> None:
     parser.add_argument("--methods", default="trvae")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--images", type=int, default=1797)
     parser.add_argument("--picture", help="of the first method and seed")
     parser.add_argument("--output", default="digits.csv")
     asked = parser.parse_args()
     digits = cellalign.simulate.digits(asked.images)
-    settings = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in asked.set)}
+    given = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in asked.set)}
     table: list[dict[str, object]] = []
+    settings = (SETTINGS if asked.methods == "trvae" else {}) | given
     for seed in map(int, asked.seeds.split(",")):
         for method in asked.methods.split(","):
             began = time.process_time()

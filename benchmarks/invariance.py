@@ -6,8 +6,8 @@ Cells of 6 donors, half of them diseased, measured at 4 sites that shift every g
 from the other three. Beside each method: a random forest's accuracy for site, donor and disease from its latents, the
 scIB columns of the paper's figure 4 (--scib, which compiles first), annotation accuracy over cell types on the
 held-back site (table 1), seconds per epoch (table 2). Where a method has a second block of latents the two joined are a
-row of their own, of the same model. `--set KEY=VALUE` changes inVAE's settings and names its rows by them. Finished rows
-are kept in the CSV: a second run goes on from it.
+row of their own, of the same model. `--set KEY=VALUE` changes inVAE's settings and names its rows by them. Rows that
+are in the CSV are not made again.
 """
 
 from __future__ import annotations

@@ -110,7 +110,9 @@ class Hyperparameters(BaseModel):
     hidden: tuple[Width, ...] = Field(
         (512, 512, 512), min_length=1, max_length=100, description="encoder widths; the decoder mirrors them"
     )
-    batch_norm: bool = Field(True, description="batch normalisation after every hidden layer")
+    batch_norm: bool | Literal["first"] = Field(
+        True, description="batch normalisation after every hidden layer; first: after the encoder's first alone"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units dropped in training")
     negative_slope: float = Field(0.01, ge=0, le=1, description="slope of the leaky ReLU below zero")
     beta: float = Field(1.0, ge=0, description="weight of the KL term")
@@ -131,12 +133,12 @@ class Method(nn.Module, ABC):
     also_uses : tuple of roles
         Of the columns whose change changes what is learned, those that no network is given: a prior, a penalty or a fit
         in closed form is.
+    removes : tuple of roles
+        Of columns of whose effect the embedding should be free.
     disentangles : bool
         Each latent should mean one thing: `tune` ranks by UDR.
     plan_defaults : mapping
         The method's own defaults of the training plan (learning rate, epochs, ...).
-    defaults_of_any : mapping
-        Its own defaults of any setting for values that are no expression but any real ones.
     renamed_settings : mapping of old to new name
         Settings that models and command lines of earlier versions spell otherwise.
     settings_before : mapping of setting to value
@@ -151,9 +153,9 @@ class Method(nn.Module, ABC):
     needs_label: ClassVar[bool] = False
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical",)
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
+    removes: ClassVar[tuple[Role, ...]] = ()
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
-    defaults_of_any: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
     settings_before: ClassVar[Mapping[str, Any]] = {}
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
@@ -167,6 +169,11 @@ class Method(nn.Module, ABC):
     def reads(cls, hyperparameters: Any) -> Expression:
         """The expression it reads under these hyperparameters."""
         return cls.expression
+
+    @classmethod
+    def defaults_of_any(cls, n_features: int | None) -> Mapping[str, Any]:
+        """Its own defaults for so many features that are no expression but any real values: none."""
+        return {}
 
     @classmethod
     def uses(cls) -> frozenset[Role]:

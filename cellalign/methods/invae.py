@@ -32,6 +32,7 @@ class INVAE(NFIVAE):
     summary = "invariant VAE: biology in z_I, technical effects in z_S"
     reference = "Aliee et al. 2023"
     prior_sees = (COVARIATE,)
+    removes = (BATCH,)
     renamed_settings: ClassVar = NFIVAE.renamed_settings | {"within_domain": "correlation_estimate"}
 
     class Hyperparameters(NFIVAE.Hyperparameters):

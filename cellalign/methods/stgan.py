@@ -79,6 +79,7 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
     summary = "style-transfer GAN: a generator per direction, cycle-consistent"
     reference = "Zhu et al. 2017"
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION,)
+    removes: ClassVar[tuple[Role, ...]] = (CONDITION,)
     # no loss of a GAN falls with its quality: the last weights are kept, not those of the lowest
     plan_defaults: ClassVar[Mapping[str, Any]] = {
         "balanced": True,

@@ -129,6 +129,8 @@ class Settings:
         Width of the condition's context.
     channels : int
         Feature maps of the first convolution, 64 in both tables; others in proportion.
+    condition_rate : float
+        How many times as far as z's the condition's weights beside z move in a step.
     batch_norm, dropout, negative_slope
         Where the table has them; of leaky ReLUs.
     """
@@ -138,6 +140,7 @@ class Settings:
     hidden: Sequence[int]
     n_context: int
     channels: int = 64
+    condition_rate: float = 3.0
     batch_norm: bool = True
     dropout: float = 0.0
     negative_slope: float = 0.01
@@ -253,6 +256,7 @@ class ImageDecoder(nn.Module):
         super().__init__()
         kind, (height, width, channels) = settings.architecture, settings.image
         self.features: nn.Module | None = None
+        self.rate = settings.condition_rate
         joins = settings.n_context
         if joins and kind.features_join:
             joins, self.features = CONDITION_UNITS, features(settings)
@@ -277,8 +281,7 @@ class ImageDecoder(nn.Module):
 
     def layers(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Units of the first dense layer [B, H], and pixels [B, n_out] before what the likelihood makes of them."""
-        if self.features is not None:
-            context = self.features(context)
+        context = self.rate * context if self.features is None else self.features(context)
         first = self.after_first(self.first(z, context))
         return first, _in_parts(self.pixels, self.dense(first))
 

@@ -247,7 +247,8 @@ def _scores(
     if holdout_each is not None or isinstance(model.method, Predicts):
         start: dict[str, Any] = {"from_": control} | ({"where": {holdout_each: group}} if holdout_each else {})
         predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
-        asked: dict[str, Any] = {"condition": model.condition, "label": kinds, "panels": ["response"]}
+        asked: dict[str, Any] = {"condition": model.condition, "label": kinds}
+        asked |= {"panels": ["response"], "more_genes": True}
         with limited(threads):
             scored = evaluate(predicted, against=adata, seed=seed, device=device, **asked)
         found = response_scores(scored, kinds, group if holdout_each else None)

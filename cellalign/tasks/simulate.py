@@ -158,7 +158,8 @@ def fairness_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annota
     files.check_cells_output(output, force)
     adata = fairness(**call.options)
     files.write(adata, output, force=force)
-    call.log.info("%s: %d people x %d features; train with --expression any", output, adata.n_obs, adata.n_vars)
+    as_they_are = option("expression", "any")
+    call.log.info("%s: %d people x %d features; train with %s", output, adata.n_obs, adata.n_vars, as_they_are)
 
 
 @command_of(digits, group="simulate", example="cellalign simulate digits -o digits.h5ad")

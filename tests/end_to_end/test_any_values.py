@@ -263,3 +263,50 @@ def test_tune_and_benchmark_take_it():
         adata, methods=["linear"], condition="arm", control="a", holdout_each="kind", expression="any"
     )
     assert {"linear", "no change"} <= set(table["method"])
+
+
+def test_comp_has_defaults_of_its_own_for_any_values():
+    adata = made("z-scored")
+    found = cellalign.train(adata, condition="arm", expression="any", epochs=1)
+    assert (found.method.hp.posterior_scale, found.method.hp.latent_dim, found.method.hp.hidden) == (0.1, 16, (64, 64))
+    given = cellalign.train(adata, condition="arm", expression="any", epochs=1, latent_dim=3, settings={"gamma": 1})
+    assert (given.method.hp.posterior_scale, given.method.hp.latent_dim, given.method.hp.gamma) == (0.1, 3, 1)
+    usual = cellalign.train(cells(np.abs(adata.X)), condition="arm", epochs=1, settings=SMALL)
+    assert usual.expression == "log" and usual.method.hp.gamma == 10
+
+
+def test_a_model_of_any_values_learns_on_and_is_transferred():
+    adata = made("z-scored")
+    new = adata[adata.obs.kind == "k1"].copy()
+    new.obs["arm"] = np.where(new.obs.arm == "b", "c", "a")
+    wider = cellalign.train(new, from_=trained(adata), epochs=1)
+    assert wider.expression == "any" and wider.conditions == ["a", "b", "c"]
+    with pytest.raises(UsageError, match="the model learned with"):
+        cellalign.train(new, from_=trained(adata), layer="other", expression="any", epochs=1)
+    perturbed = cellalign.train(
+        adata,
+        method="svae+",
+        condition="arm",
+        control="a",
+        expression="any",
+        epochs=1,
+        settings=SMALL | {"likelihood": "gaussian"},
+    )
+    moved = cellalign.transfer(new, perturbed)
+    assert moved.expression == "any" and moved.transferred == ["c"]
+
+
+def test_components_beside_an_embedding_are_of_the_values_themselves():
+    from cellalign.evaluation.panels.bio import _checked_pca
+    from cellalign.plots.umap import unintegrated_pca
+
+    adata = made("one-hot")  # whose values would pass for counts
+    arm, kind = (adata.obs[key].to_numpy().astype(str) for key in ("arm", "kind"))
+    found = _checked_pca(adata, arm, kind, 0, "X")
+    np.testing.assert_allclose(found, unintegrated_pca(adata.X, 0), atol=1e-4)
+
+
+def test_draws_of_any_values_go_below_zero():
+    adata = made("z-scored")
+    drawn = cellalign.counterfactual(adata, trained(adata), to="b", from_="a", draws=2)
+    assert drawn.shape == (N, G) and drawn.X.min() < 0

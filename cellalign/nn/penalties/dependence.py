@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cellalign.nn.kernels.tensors import has_float64, exact
+from cellalign.nn.kernels.tensors import exact, has_float64
 from cellalign.nn.penalties.blocks import NOTHING, Gradients, Groups, Scratch, by_blocks_here, exponentials, in_one_pass
 from cellalign.nn.penalties.densities import BITS, Densities, pairwise_log_density
 
@@ -96,7 +96,7 @@ def _within(values: Tensor, domain: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _log_pivots(matrix: Tensor) -> Tensor:
-    """Logs of the diagonal of a Cholesky factor, [p]: half the log determinant is their sum; NaN shows, and raises not."""
+    """Logs of the diagonal of a Cholesky factor, [p]: their sum is half the log determinant; NaN if none."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     return torch.where(failed == 0, factor.diagonal(), torch.nan).log()
 

@@ -22,8 +22,8 @@ MANY = 8  # if not one in so many pairs is near, narrow kernels are computed of 
 # the narrow kernels are computed from the difference itself, AT_ONCE pairs at a time, unless even the widest of them is
 # below exp(-SLIGHT).
 ROUNDINGS, AT_ONCE, SLIGHT = 30_000, 2**14, 10.0
-# Where cells lie so far from their mean that one rounding is more than SEEN of the narrowest wide kernel, squares of less
-# than BLURRED roundings are computed from the difference for all kernels, so that cells that are alike are at 0.
+# Where cells lie so far from their mean that one rounding is more than SEEN of the narrowest wide kernel, squares of
+# less than BLURRED roundings are computed from the difference for all kernels, so that cells that are alike are at 0.
 BLURRED, SEEN = 64, 1e-5
 
 
