@@ -50,7 +50,7 @@ class SVAE(IVAE):
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
         self.sparsity = 1.0
-        self.mask_logits = ScaledParameter(torch.full_like(self.shift(), self.hp.mask_start))
+        self.mask_logits = ScaledParameter(torch.full_like(self.shift(), self.hp.mask_start), self.hp.speedup)
 
     @property
     def alpha(self) -> float:

@@ -130,7 +130,7 @@ def test_what_is_measured_on_the_cells_may_differ_in_a_last_bit():
 
 def test_what_a_resumed_run_must_share():
     compared = {"method", "hyperparameters", "training", "fields", "holdout", "seed", "cells", "genes"}
-    assert set(CheckpointRecord.COMPARED) == compared | {"content", "matrix", "recipe"}
+    assert set(CheckpointRecord.COMPARED) == compared | {"content", "matrix", "recipe", "learned_from"}
 
 
 def test_a_benchmark_row_survives_a_table():

@@ -30,9 +30,9 @@ def columns(method):
 
 @pytest.fixture(scope="module")
 def cells(tiny_cells):
-    """150 cells of three donors, each with all types under both conditions."""
-    made = tiny_cells[:150].copy()
-    made.obs["donor"] = np.array(["d1", "d2", "d3"])[np.arange(150) // 6 % 3]
+    """240 cells of three donors, each with all types under both conditions."""
+    made = tiny_cells.copy()
+    made.obs["donor"] = np.array(["d1", "d2", "d3"])[np.arange(240) // 6 % 3]
     return made
 
 
