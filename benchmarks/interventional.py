@@ -10,8 +10,8 @@ norman: the 30 interventions farthest from control are held out: by the maximum 
 replogle: every pathway of at least 20 interventions is held out in turn; --pathway names the column of obs, or a table
 (.csv: intervention, pathway), that tells them.
 
-Both: networks and optimiser of the preset svae-plus-norman or -replogle for all methods (50 latents, batches of
-128, 300 or 100 epochs, nothing rotated; --set changes that); validation nELBO on cells of the trained interventions,
+Both: every method's own preset of that protocol (50 latents, batches of 128, 300 or 100 epochs, nothing rotated; --set
+changes that); validation nELBO on cells of the trained interventions,
 and the interventional NLL of the others after `transfer` (5,000 particles). Of each method the setting of the paper's
 grid with the lowest validation nELBO counts. The paper's data are not here: no figure stands beside the published.
 """
@@ -31,9 +31,7 @@ from scipy import sparse
 
 import cellalign
 from cellalign.data.columns import select
-from cellalign.engine.plan import Plan
 from cellalign.errors import InputError
-from cellalign.methods.registry import get, preset_settings
 from cellalign.tasks.options import key_values
 
 EXCLUDED = "NegCtrl1_NegCtrl0_NegCtrl1_NegCtrl0"  # guides that the paper leaves out
@@ -147,11 +145,11 @@ def splits(adata: AnnData, options: argparse.Namespace) -> Iterator[tuple[str, l
 def one_model(train: AnnData, heldout: AnnData, method: str, seed: int, options: argparse.Namespace, own: dict) -> dict:
     """Train with one setting, transfer, and score."""
     conditional = method in CONDITIONAL
-    known = {*get(method).Hyperparameters.model_fields, *Plan.model_fields}
-    shared = preset_settings(f"svae-plus-{options.protocol}", "svae+")
-    asked = {key: value for key, value in shared.items() if key in known} | own
+    preset = f"{method.replace('+', '-plus')}-{options.protocol}"
     named = {"condition": options.condition, "control": options.control} if conditional else {}
-    model = cellalign.train(train, method=method, settings=asked | key_values(options.set), seed=seed, **named)
+    model = cellalign.train(
+        train, method=method, preset=preset, settings=own | key_values(options.set), seed=seed, **named
+    )
     rows = model.validation_rows(train)
     nelbo = float(np.mean(model.nelbo(train[rows], seed=0)))
     wider = cellalign.transfer(heldout, model) if conditional else model
