@@ -38,9 +38,9 @@ def run(
     predicted = cellalign.counterfactual(new, model, to="stimulated")
     response = cellalign.evaluate(predicted, against=new, panels=["response"], **scored)
     return {
-        "kBET": mixed.value("kBET"),
-        "s": mixed.value("s"),
-        "m-kBET": mixed.value("kBET", group="mean within cell types"),
+        "kBET": mixed.value("kBET", system="all"),
+        "s": mixed.value("s", system="all"),
+        "m-kBET": mixed.value("kBET", system="all", group="mean within cell types"),
         "cell type 15-NN": mixed.value("15-nearest-neighbour", system="cell_type"),
         "r_all": response.value("r_all", system="prediction", group="mean"),
         "r_de": response.value("r_de", system="prediction", group="mean"),

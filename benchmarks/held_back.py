@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("file", nargs="?")
     parser.add_argument("--method", default="comp")
     parser.add_argument("--cells", type=int, default=50_000, help="to simulate, without FILE")
+    parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--share", type=float, default=0.3, help="of the cells that is held back")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int)
@@ -96,18 +97,25 @@ def main() -> None:
     made = anndata.read_h5ad(options.file) if options.file else None
     if made is None:
         made = cellalign.simulate.ifnb(options.cells, 3000, rare=0.002, batches=2, seed=3)
-    cells = cellalign.preprocess(made, n_top_genes=2000)
+    cells = cellalign.preprocess(made, n_top_genes=options.genes)
     done = pd.read_csv(options.csv) if options.csv.is_file() else pd.DataFrame()
     said = " ".join(options.set) or "-"
     for seed in options.seeds:
-        key = {"method": options.method, "cells": cells.n_obs, "set": said, "types": options.types, "seed": seed}
+        key = {
+            "method": options.method,
+            "cells": cells.n_obs,
+            "genes": options.genes,
+            "set": said,
+            "types": options.types,
+            "seed": seed,
+        }
         if len(done) and (done[list(key)] == pd.Series(key)).all(axis=1).any():
             continue
         row = pd.DataFrame([key | run(cells, seed, options)])
         done = pd.concat([done, row], ignore_index=True)
         done.to_csv(options.csv, index=False)
         print(row.round(3).to_string(index=False), flush=True)
-    grouped = done.drop(columns="seed").groupby(["method", "cells", "set", "types"], sort=False)
+    grouped = done.drop(columns="seed").groupby(["method", "cells", "genes", "set", "types"], sort=False)
     table = grouped.mean().round(3).astype(str) + " (" + grouped.std().round(3).astype(str) + ")"
     print("\nmean (standard deviation over seeds)\n" + table.T.to_string())
     print(f"{torch.get_num_threads()} threads")

@@ -5,7 +5,9 @@
 Cells of 6 donors, half of them diseased, measured at 4 sites that shift every gene; one site is held back and annotated
 from the other three. Beside each method: a random forest's accuracy for site, donor and disease from its latents, the
 scIB columns of the paper's figure 4 (--scib, which compiles first), annotation accuracy over cell types on the
-held-back site (table 1), seconds per epoch (table 2). Finished rows are kept in the CSV: a second run goes on from it.
+held-back site (table 1), seconds per epoch (table 2). Where a method has a second block of latents the two joined are a
+row of their own, of the same model. `--set KEY=VALUE` changes inVAE's settings and names its rows by them. Rows that
+are in the CSV are not made again.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from sklearn.ensemble import RandomForestClassifier
 import cellalign
 from cellalign.annotation import score
 from cellalign.evaluation import scib_scores
+from cellalign.tasks.options import key_values
 
 BIOLOGY = ["donor", "cell_type"]
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -34,6 +37,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "inVAE": dict(method="invae", batch=["site"], covariate=BIOLOGY),
     "inVAE, injected": dict(method="invae", batch=["site"], covariate=BIOLOGY, settings={"inject": True}),
 }
+JOINED = ", both blocks joined"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
@@ -56,21 +60,42 @@ def forest(z: np.ndarray, names: pd.Series, seed: int) -> float:
     )
 
 
-def run(system: str, seed: int, cells: anndata.AnnData, new: anndata.AnnData, scib: bool) -> dict[str, float]:
-    """Train, embed, annotate and score once."""
-    model = cellalign.train(cells, seed=seed, **SYSTEMS[system])
-    z = model.embed(cells)
+def scores(z: np.ndarray, cells: anndata.AnnData, seed: int, scib: bool) -> dict[str, float]:
+    """What is left of site and biology in latents [n, p], and the scIB columns."""
     row = {key: forest(z, cells.obs[key], seed) for key in ("site", "donor", "disease", "cell_type")}
     if scib:
         pca = cellalign.train(cells, method="pca", latent_dim=30, seed=seed).embed(cells)
         row |= scib_scores(z, cells.obs["site"].to_numpy(), cells.obs["cell_type"].to_numpy(), seed=seed, pca=pca)
+    return row
+
+
+def run(
+    settings: dict[str, Any], seed: int, cells: anndata.AnnData, new: anndata.AnnData, scib: bool
+) -> dict[str, dict[str, float]]:
+    """Train, embed, annotate and score once: by what follows the system's name."""
+    model = cellalign.train(cells, seed=seed, **settings)
+    blocks = model.embeddings(cells)
+    found = {"": scores(model.embed(cells), cells, seed, scib)}
+    if len(blocks) > 1:
+        found[JOINED] = scores(np.concatenate(list(blocks.values()), axis=1), cells, seed, scib)
+    row = found[""]
     for classifier in ("auto", "knn"):
         table = cellalign.annotate(new, model, reference=cells, label="cell_type", classifier=classifier, seed=seed)
         found = score(new.obs, table, "cell_type")
         for name in ("all cells", "average", "minimum", "maximum", "median"):
             row[f"annotation {name}, {classifier}"] = found.value(name)
     outcome = model.record.outcome
-    return row | {"epochs": outcome.epochs, "s/epoch": outcome.seconds / max(1, outcome.epochs)}
+    row |= {"epochs": outcome.epochs, "s/epoch": outcome.seconds / max(1, outcome.epochs)}
+    return found
+
+
+def changed(name: str, changes: list[str]) -> tuple[str, dict[str, Any]]:
+    """A system's name and what it is trained with, inVAE's with these changes."""
+    system = SYSTEMS[name]
+    if not changes or system["method"] != "invae":
+        return name, system
+    settings = system.get("settings", {}) | key_values(changes)
+    return ", ".join([name, *changes]), system | {"settings": settings}
 
 
 def main() -> None:
@@ -81,18 +106,21 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=8000)
     parser.add_argument("--genes", type=int, default=1000)
     parser.add_argument("--scib", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--csv", type=Path, default=Path("invariance.csv"))
     options = parser.parse_args()
     done = pd.read_csv(options.csv) if options.csv.is_file() else pd.DataFrame(columns=["system", "seed"])
     for seed in options.seeds:
         cells, new = cells_of(seed, options.cells, options.genes)
-        for system in options.systems:
+        for name in options.systems:
+            system, settings = changed(name, options.set)
             if ((done["system"] == system) & (done["seed"] == seed)).any():
                 continue
-            found = {"system": system, "seed": seed} | run(system, seed, cells, new, options.scib)
-            done = pd.concat([done, pd.DataFrame([found])], ignore_index=True) if len(done) else pd.DataFrame([found])
+            found = run(settings, seed, cells, new, options.scib)
+            rows = pd.DataFrame([{"system": system + which, "seed": seed} | row for which, row in found.items()])
+            done = pd.concat([done, rows], ignore_index=True) if len(done) else rows
             done.to_csv(options.csv, index=False)
-            print(pd.DataFrame([found]).round(3).to_dict("records")[0], flush=True)
+            print(*rows.round(3).to_dict("records"), sep="\n", flush=True)
     ours = done.drop(columns="seed").groupby("system", sort=False)
     mean, spread = ours.mean().map("{:.3f}".format), ours.std().map("({:.3f})".format)
     print("\nmean (sd over seeds)\n" + (mean + " " + spread).T.to_string())

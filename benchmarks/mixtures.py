@@ -2,10 +2,10 @@
 
     python benchmarks/mixtures.py mixology_rnamix.h5ad --seeds 0 1 2 --csv mixtures.csv
 
-Tian et al. 2019 (GSE118767): 636 samples whose latent truth is known. Every method embeds all of them without seeing the
+Tian et al. 2019 (GSE118767): 636 samples whose latent truth is known. Every method embeds all without seeing the
 proportions (scanvi, marked, sees the mixture); ridge regression tells the proportions from the embedding, as R^2 of
-samples it was not fitted on: of random halves (within), and of one protocol by a regression fitted on the other (across,
-mean of both directions). Integration should raise the second without losing the first. Finished rows are kept.
+samples it was not fitted on: of random halves (within), and of one protocol by a regression fitted on the other
+(across, mean of both directions). Integration should raise the second without losing the first. Finished rows are kept.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def of_scvi(cells: anndata.AnnData, seed: int, precision: str, options: argparse
         embedded, condition="stim", label="cell_type", seed=seed, panels=["mixing", "probe"], min_cells=150
     )
     return {
-        "kBET": scored.value("kBET"),
-        "m-kBET": scored.value("kBET", group="mean within cell types"),
+        "kBET": scored.value("kBET", system="all"),
+        "m-kBET": scored.value("kBET", system="all", group="mean within cell types"),
         "cell type 15-NN": scored.value("15-nearest-neighbour", system="cell_type"),
         "validation ELBO": -float(model.nelbo(cells[model.validation_rows(cells)]).mean()),
         "seconds": model.record.outcome.seconds,

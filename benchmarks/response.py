@@ -35,11 +35,13 @@ def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[
         for name in ("", " decoded")
     }
     within = "mean within cell types"
+    over_all = {"kBET": ("kBET", "all"), "s": ("s", "all"), "m-kBET": ("kBET", within), "m-s": ("s", within)}
+    scores = {name: mixed.row(metric, system="all", group=group) for name, (metric, group) in over_all.items()}
+    scores["own share"] = mixed.row("own share", system="all")
+    scores["validation own share"] = mixed.row("own share", system="validation cells")
     return {
-        "kBET": mixed.value("kBET"),
-        "s": mixed.value("s"),
-        "m-kBET": mixed.value("kBET", group=within),
-        "m-s": mixed.value("s", group=within),
+        **{name: row.value for name, row in scores.items()},
+        **{f"{name} permuted": row.null.mean for name, row in scores.items() if row.null is not None},
         "cell type 15-NN": mixed.value("15-nearest-neighbour", system="cell_type"),
         "condition 15-NN": mixed.value("15-nearest-neighbour", system="stim"),
         **{

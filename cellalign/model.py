@@ -26,6 +26,7 @@ from cellalign.methods.base import (
 from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
 from cellalign.model_cells import ReadsCells
+from cellalign.model_description import DRAW
 from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
@@ -107,8 +108,9 @@ class Model(ReadsCells):
         return cls(method, record, read_history(directory))
 
     def embed(self, adata: AnnData, **options: Any) -> np.ndarray:
-        """Latent representation (posterior means) of cells, float32 [n_cells, n_latent]; options as `embeddings`."""
-        return self.embeddings(adata, **options)[self.embedding_key]
+        """Latent representation of cells, float32 [n_cells, n_latent]: posterior means; options as `embeddings`."""
+        found = self.embeddings(adata, **options)
+        return found[self.draw_key if options.get("draw") else self.embedding_key]
 
     def embeddings(
         self,
@@ -116,6 +118,8 @@ class Model(ReadsCells):
         *,
         missing_genes: str = "error",
         unseen: bool = False,
+        draw: bool = False,
+        seed: int = 0,
         device: str = "auto",
         threads: int | None = None,
         batch_size: int = 4096,
@@ -129,6 +133,10 @@ class Model(ReadsCells):
         missing_genes : {"error", "zero"}
         unseen : bool
             Conditions, batches and covariates never trained on, and absent columns, are unknown to the encoder.
+        draw : bool
+            One draw of every cell's posterior in place of its mean, under a key that ends in _draw.
+        seed : int
+            Of the draw.
 
         Returns
         -------
@@ -138,11 +146,13 @@ class Model(ReadsCells):
         ------
         InputError
             Genes are missing, a condition or batch was never trained on, or the matrix is not fit.
+        ModelError
+            A draw of a method whose posterior has no spread.
         """
-        cells = self._to_encode(adata, missing_genes, unseen)
+        cells, drawn = self._to_encode(adata, missing_genes, unseen), seed if draw else None
         with computing(device, threads) as torch_device:
-            found = predict.embeddings(self.method, cells, device=torch_device, batch_size=batch_size)
-        return {obsm_key(self.name, suffix): z for suffix, z in found.items()}
+            found = predict.embeddings(self.method, cells, device=torch_device, draw_seed=drawn, batch_size=batch_size)
+        return {obsm_key(self.name, suffix + (DRAW if draw else "")): z for suffix, z in found.items()}
 
     @property
     def weights_checksum(self) -> str:
@@ -157,11 +167,22 @@ class Model(ReadsCells):
             return None
         return step.weights in (self.weights_checksum, self.record.transferred_from)
 
-    def embedding_record(self, split: str | None = None) -> Embedding:
-        """Provenance of an embedding, and of the obs column that `split` was written to."""
+    def embedding_record(self, split: str | None = None, draw_seed: int | None = None) -> Embedding:
+        """Provenance of an embedding by posterior means, or with a seed by draws.
+
+        Parameters
+        ----------
+        split : str, optional
+            The obs column that tells the cells trained on from those validated on.
+        draw_seed : int, optional
+        """
+        drawn = {"key": self.embedding_key} if draw_seed is None else {"key": self.draw_key, "written": "draw"}
+        taken = {"expression": "any", "matrix": self.matrix} if self.expression == "any" else {}
         return Embedding(
+            **drawn,
+            **taken,
+            seed=draw_seed,
             method=self.name,
-            key=self.embedding_key,
             condition=self.condition,
             continuous=self.continuous,
             version=self.record.cellalign,
@@ -169,9 +190,9 @@ class Model(ReadsCells):
             split=split,
         )
 
-    def umap_record(self) -> Umap:
+    def umap_record(self, draw_seed: int | None = None) -> Umap:
         """Provenance of the UMAP of an embedding."""
-        embedding = self.embedding_record()
+        embedding = self.embedding_record(draw_seed=draw_seed)
         return Umap(method=self.name, key=embedding.key, version=embedding.version, weights=embedding.weights)
 
     def label_probability(self, z: np.ndarray, *, device: str = "auto") -> np.ndarray | None:

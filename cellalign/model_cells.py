@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellalign.data.any_values import any_values
 from cellalign.data.counts import find_counts, has_counts
 from cellalign.data.files import read_matrix
 from cellalign.data.genes import align_genes, match, say_how
@@ -19,7 +20,7 @@ from cellalign.data.matrices import check_names
 from cellalign.data.reading import Reading, in_memory
 from cellalign.data.recipe import Expression, counts_like, log_like
 from cellalign.data.source import content_of
-from cellalign.errors import InputError
+from cellalign.errors import InputError, UsageError, option
 from cellalign.model_description import ModelDescription, sees_condition
 from cellalign.model_directory import training_files
 from cellalign.records import Preprocessing, Provenance
@@ -81,7 +82,7 @@ class ReadsCells(ModelDescription):
 
         Models of earlier versions do not hold it: their training file does, if `preprocess` wrote it.
         """
-        if self.record.recipe.target_sum is not None:
+        if self.record.recipe.target_sum is not None or self.expression == "any":
             return self.record.recipe.target_sum
         try:
             written = Provenance.of(read_matrix(self.check_source(), None).uns).preprocess
@@ -109,6 +110,8 @@ class ReadsCells(ModelDescription):
             found = Expression(pixels_of(adata, self.matrix), adata.var)
         elif self.expression == "counts":
             found = counts_like(adata, self.matrix, rounded=rounded)
+        elif self.expression == "any":
+            found = Expression(any_values(adata, self.matrix), adata.var)
         else:
             found = log_like(adata, self.matrix, self.target_sum, base=base, rounded=rounded)
         written = Provenance.of(adata.uns).preprocess
@@ -165,7 +168,12 @@ class ReadsCells(ModelDescription):
         ------
         InputError
             As `aligned`.
+        UsageError
+            The model reads values as they are.
         """
+        if self.expression == "any":
+            as_they_are = option("expression", "any")
+            raise UsageError(f"the model was trained with {as_they_are}: it reads values as they are, give it the file")
         adata = in_memory(adata)
         check_names(adata, "the input")
         rounded = rounded or self.record.recipe.rounded

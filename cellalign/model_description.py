@@ -7,6 +7,8 @@ from typing import Any
 from cellalign.methods.base import BATCH, CONDITION, COVARIATE, LABEL, HasLikelihood, Method, Predicts
 from cellalign.records import ModelRecord, obsm_key
 
+DRAW = "_draw"  # what the obsm key of a draw of the latents ends in
+
 
 class ModelDescription:
     """The facts of a model that others ask for.
@@ -32,6 +34,11 @@ class ModelDescription:
     def embedding_key(self) -> str:
         """Where `embed` puts the latents: obsm["X_<method>"]."""
         return obsm_key(self.name)
+
+    @property
+    def draw_key(self) -> str:
+        """Where `embed` puts draws of the latents: obsm["X_<method>_draw"]."""
+        return obsm_key(self.name, DRAW)
 
     @property
     def condition(self) -> str | None:
@@ -96,8 +103,8 @@ class ModelDescription:
 
     @property
     def expression(self) -> str:
-        """The expression the model reads and predicts: "log" (normalised, log1p) or "counts"."""
-        return self.method.reads(self.method.hp)
+        """What the model reads and predicts: "log" (normalised, log1p), "counts", or "any" real values."""
+        return self.record.recipe.expression or self.method.reads(self.method.hp)
 
     @property
     def has_likelihood(self) -> bool:

@@ -217,7 +217,9 @@ def _built(record: ModelRecord) -> Method:
     cls = get(record.method)
     recorded = {cls.renamed_settings.get(key, key): value for key, value in record.hyperparameters.items()}
     settings = {**cls.settings_before, **recorded}
-    layout = Layout(len(record.genes), read_fields(record.fields), record.cells.trained, record.image_shape)
+    signed = record.recipe.expression == "any"
+    fields = read_fields(record.fields)
+    layout = Layout(len(record.genes), fields, record.cells.trained, record.image_shape, signed)
     return cls(cls.Hyperparameters(**settings), layout)
 
 

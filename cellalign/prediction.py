@@ -133,10 +133,11 @@ def predict(
     where : mapping of column to value, or sequence of "key=value", optional
         Further restricts the source cells.
     decoded : bool
-        X is the decoded mean. By default, of methods of log expression, it is the residual transfer: the observed
-        cell plus the change from what is decoded of it as it is, so that it keeps what the model does not explain.
-        Counts are always decoded, and images by networks that are of images; beside the mean of counts layers["drawn"]
-        holds one draw of each cell, by which they are scored: the log of a mean is not the mean of logs.
+        X is the decoded mean. By default, of log expression and of any real values, it is the residual transfer: the
+        observed cell plus the change from what is decoded of it as it is, so that it keeps what the model does not
+        explain; log expression alone is cut at zero. Counts are always decoded, and images by networks that are of
+        images; beside the mean of counts layers["drawn"] holds one draw of each cell, by which they are scored: the log
+        of a mean is not the mean of logs.
     draws : int
         0 predicts the mean; n writes n cells of each, drawn from the prediction: counts are integers, log
         expression keeps the noise of real cells.
@@ -171,8 +172,7 @@ def predict(
     observed = found.x[asked.rows]
     cells = make_cells(source, observed, model.fields)
     notes = _caveats(method, cells, asked)
-    log_scale = model.expression == "log"
-    residual = log_scale and not decoded and method.keeps_residual
+    residual = model.expression != "counts" and not decoded and method.keeps_residual
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
         found = predictions(
@@ -182,10 +182,10 @@ def predict(
             together=together,
             device=pick_device(device, threads),
             residual=residual,
-            at_least=0.0 if log_scale else None,
+            at_least=0.0 if model.expression == "log" else None,
             samples=samples,
             draws=draws,
-            drawn=not log_scale,
+            drawn=model.expression == "counts",
             seed=seed,
         )
         return computed(found, device, threads)
@@ -199,6 +199,7 @@ def predict(
         to=asked.said[0],
         changes={field.name: said for field, said in zip(asked.fields, asked.said, strict=True)},
         expression=model.expression,
+        matrix=model.matrix,
         written=written,
         samples=samples,
         draws=draws,
@@ -247,7 +248,7 @@ def _rule(model: Model, asked: Intervention, combine: str) -> str:
     rule = known[0] if combine == "auto" else combine
     if rule not in known:
         raise UsageError(f"method {model.name!r} adds up conditions in {' or '.join(known)} alone, not in {rule}")
-    what = RULES[rule] if model.expression == "log" or rule != "expression" else "fold changes multiplied"
+    what = RULES[rule] if model.expression != "counts" or rule != "expression" else "fold changes multiplied"
     tell(logging.INFO, f"{name}={'+'.join(values)} by an additive rule: {what} ({option('combine', rule)})")
     return rule
 

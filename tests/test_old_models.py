@@ -117,6 +117,7 @@ def test_inferred_conditions_are_the_same(models, expected, cells):
 
 def test_settings_are_read_under_their_old_names(models):
     assert models["invae"].method.hp.covariate_dropout == 0.5 and models["nf-ivae"].method.hp.covariate_dropout == 0.5
+    assert models["invae"].method.hp.correlation_estimate == "within-domain"  # as it was trained
     assert models["stgan"].method.hp.discriminator_hidden == (8,)
     assert models["stgan"].method.hp.discriminator_dropout == 0.5
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("cellalign")
 
 # where the expression of each scale is looked for, in this order
-MATRICES = {"log": ("X",), "counts": ("counts", "X")}
+MATRICES = {"log": ("X",), "counts": ("counts", "X"), "any": ("X",)}
 USUAL_LOG = 25  # log2 of a million and one is 20
 
 
 def default_matrix(adata: AnnData, expression: str) -> str:
-    """Name of the matrix that a method reading "log" or "counts" takes where the user names none."""
+    """Name of the matrix that a method reading "log", "counts" or "any" values takes where the user names none."""
     return next((key for key in MATRICES[expression] if key in adata.layers), "X")
 
 
@@ -57,14 +57,15 @@ def check_expression(
     *,
     names: Names | None = None,
     rounded: bool = False,
+    otherwise: str = "",
 ) -> Any:
-    """Check a matrix once, at the door: finite, not negative, and on the scale the method reads.
+    """Check a matrix once, at the door: finite, and on the scale the method reads, which of two is not negative.
 
     Parameters
     ----------
     x : sparse or dense matrix [n_cells, n_genes]
-    expression : {"log", "counts"}
-        What the method reads.
+    expression : {"log", "counts", "any"}
+        What the method reads; "any" are finite numbers of whatever sign and size.
     where : str
         What messages call the matrix.
     command_hint : str, optional
@@ -73,6 +74,8 @@ def check_expression(
         Of cells and genes, for messages.
     rounded : bool
         Estimated counts are rounded.
+    otherwise : str
+        What else to do about values that are no log expression, after a semicolon.
 
     Returns
     -------
@@ -86,9 +89,13 @@ def check_expression(
         to one that reads counts.
     """
     command_hint = command_hint or spoken(python="cellalign.preprocess(adata)", command="cellalign preprocess")
-    check_matrix(x, where, names, unscaled=f"take expression from before it was scaled: {_looks(command_hint)}")
+    if expression == "any":
+        check_finite(x, where, names)
+        return x
+    unscaled = f"take expression from before it was scaled: {_looks(command_hint)}"
+    check_matrix(x, where, names, unscaled, otherwise)
     if expression == "log":
-        check_log(x, where, command_hint)
+        check_log(x, where, command_hint, otherwise)
         return x
     scale = scale_of(x)
     counts, reason = as_counts(x, scale, names, rounded=rounded)
@@ -126,7 +133,11 @@ def check_names(adata: AnnData, where: str) -> None:
 
 
 def check_matrix(
-    x: Any, where: str, names: Names | None = None, unscaled: str = "take expression from before it was scaled"
+    x: Any,
+    where: str,
+    names: Names | None = None,
+    unscaled: str = "take expression from before it was scaled",
+    otherwise: str = "",
 ) -> None:
     """Refuse a matrix that is empty, not numeric, or holds NaN, infinity or negative values.
 
@@ -137,19 +148,15 @@ def check_matrix(
         Of cells and genes.
     unscaled : str
         What to do about a scaled matrix.
+    otherwise : str
+        What else to do about negative values.
 
     Raises
     ------
     InputError
         The count of bad values, and cell and gene of the first.
     """
-    if x.shape[0] == 0:
-        raise InputError(f"{where} has no cells")
-    if x.shape[1] == 0:
-        raise InputError(f"{where} has no genes")
-    values = values_of(x)
-    if values.dtype.kind not in "iufb":
-        raise InputError(f"{where} is not numeric (it holds {values.dtype})")
+    values = _numbers(x, where)
     # sum and minimum are two passes without a mask; only a bad matrix pays for finding the culprit
     with np.errstate(all="ignore"):
         fine = values.size == 0 or (np.isfinite(values.sum(dtype=np.float64)) and values.min() >= 0)
@@ -160,7 +167,41 @@ def check_matrix(
             first = position(x, int(np.argmax(bad.ravel())), names)
             scaled = name == "negative" and scale_of(x).kind == "scaled"
             mend = f"it is scaled; {unscaled}" if scaled else "remove or correct them"
+            mend += otherwise if name == "negative" else ""
             raise InputError(f"{where} holds {int(bad.sum())} {name} values, the first in {first}; {mend}")
+
+
+def check_finite(x: Any, where: str, names: Names | None = None) -> None:
+    """Refuse a matrix that is empty, not numeric, or holds NaN, infinity or what is that in single precision.
+
+    Raises
+    ------
+    InputError
+        The count of bad values, and cell and gene of the first.
+    """
+    values = _numbers(x, where)
+    if values.dtype.kind != "f" or not values.size:
+        return
+    largest = float(np.finfo(np.float32).max)
+    with np.errstate(all="ignore"):
+        if values.min() >= -largest and values.max() <= largest:  # neither holds where there is a NaN
+            return
+        found = (("NaN", np.isnan(values)), ("inf", np.isinf(values)), ("too large", np.abs(values) > largest))
+    name, bad = next((name, bad) for name, bad in found if bad.any())
+    first = position(x, int(np.argmax(bad.ravel())), names)
+    raise InputError(f"{where} holds {int(bad.sum())} {name} values, the first in {first}; remove or correct them")
+
+
+def _numbers(x: Any, where: str) -> np.ndarray:
+    """The stored values of a matrix that has some: InputError of one without cells, genes or numbers."""
+    if x.shape[0] == 0:
+        raise InputError(f"{where} has no cells")
+    if x.shape[1] == 0:
+        raise InputError(f"{where} has no genes")
+    values = values_of(x)
+    if values.dtype.kind not in "iufb":
+        raise InputError(f"{where} is not numeric (it holds {values.dtype})")
+    return values
 
 
 def is_counts(x: Any) -> bool:
@@ -168,8 +209,13 @@ def is_counts(x: Any) -> bool:
     return scale_of(x).kind == "counts"
 
 
-def check_log(x: Any, where: str, command_hint: str) -> None:
+def check_log(x: Any, where: str, command_hint: str, otherwise: str = "") -> None:
     """Refuse what surely is no log expression; what cannot be told is taken, and said.
+
+    Parameters
+    ----------
+    otherwise : str
+        What else to do, after a semicolon.
 
     Raises
     ------
@@ -198,7 +244,7 @@ def check_log(x: Any, where: str, command_hint: str) -> None:
     }.get(scale.kind, (f"normalised expression without a logarithm ({scale.said})", run))
     if scale.mixed:
         mend = "normalise files alike before they are joined"
-    raise InputError(f"{where} holds {holds}, but normalised log1p expression is needed; {mend}")
+    raise InputError(f"{where} holds {holds}, but normalised log1p expression is needed; {mend}{otherwise}")
 
 
 def may_be_log(x: Any, scale: Scale) -> bool:

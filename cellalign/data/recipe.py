@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from cellalign.data.any_values import any_values, refuse_beside_any, say_unlike
 from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
 from cellalign.data.genes import match, say_how, second_name
 from cellalign.data.images import image_shape, pixels_of, said_shape
+from cellalign.data.integers import values_of
 from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
 from cellalign.data.said import tell
@@ -166,7 +168,7 @@ def to_train_on(
 
     Parameters
     ----------
-    expression : {"log", "counts"}
+    expression : {"log", "counts", "any"}
         What the method reads.
     layer : str, optional
         The matrix to take as it is.
@@ -185,6 +187,12 @@ def to_train_on(
     InputError
         There is no such matrix, no counts, or they are not fit.
     """
+    if expression == "any":
+        refuse_beside_any(n_top_genes, rounded)
+        key = layer or "X"
+        x = any_values(adata, key, where)
+        say_unlike(x, f"{where}'s {key}")
+        return Training(x, adata.var, key, Recipe(expression="any"))
     if expression == "counts":
         return _counts_to_train_on(adata, layer, n_top_genes, batch, where, rounded)
     if image_shape(adata, where) is not None:
@@ -197,7 +205,9 @@ def to_train_on(
     if n_top_genes is not None:
         raise UsageError(f"{option('n_top_genes', n_top_genes)} is of raw counts; {where} holds log expression")
     key = layer or "X"
-    x = _log_of(adata, key, where, advice)
+    as_they_are = option("expression", "any")
+    otherwise = f"; or, to model any real values (standardised, CLR, z-scores) as they are, {as_they_are}"
+    x = _log_of(adata, key, where, advice, otherwise)
     return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key), base=_base_of(x)))
 
 
@@ -254,6 +264,11 @@ def _preprocessed(
     said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does"
     log.info(said, where, step.target_sum, f"{made.n_vars:,}")
     x, place = made.X, find_counts(adata, layer=layer, rounded=rounded)
+    if float(values_of(place.matrix).max(initial=0)) <= 1:
+        as_they_are = option("expression", "any")
+        log.warning(
+            "%s: the counts are 0 and 1 alone; %s takes them as they are, if they are one-hot", where, as_they_are
+        )
     if made.n_obs < adata.n_obs:
         log.warning("%d cells have no counts", adata.n_obs - made.n_obs)
         columns = place.var.index.get_indexer(made.var_names)
@@ -271,6 +286,8 @@ def n_kept(adata: AnnData, n_top_genes: int | None) -> int:
 
 def serves(adata: AnnData, expression: str, key: str = "X") -> bool:
     """Whether cells, of which one matrix was read, hold what a method reads, or raw counts to make it of."""
+    if expression == "any":
+        return not _lacks(adata, key)
     return (expression == "log" and _has_log(adata, key)) or has_counts(adata)
 
 
@@ -289,8 +306,8 @@ def comparable(predicted: AnnData, real: AnnData, expression: str, where: str) -
     Parameters
     ----------
     predicted, real : AnnData
-    expression : {"log", "counts"}
-        What was predicted; counts are left for the one who compares them.
+    expression : {"log", "counts", "any"}
+        What was predicted; counts are left for the one who compares them, any values are compared as they are.
 
     Raises
     ------
@@ -308,6 +325,11 @@ def comparable(predicted: AnnData, real: AnnData, expression: str, where: str) -
             from anndata import AnnData
 
             found = AnnData(made.x, obs=real.obs, var=made.var)
+    elif expression == "any":
+        from anndata import AnnData
+
+        record = Provenance.of(predicted.uns).counterfactual
+        found = AnnData(any_values(real, "X" if record is None else record.matrix, where), real.obs, real.var)
     names = list(map(str, predicted.var_names))
     matching = match(found.var, names, second_name(predicted.var))
     if not matching.how:
@@ -330,7 +352,7 @@ def _made_of_counts(adata: AnnData, target_sum: float | None, where: str, rounde
     return Expression(normalised_log(sparse.csr_matrix(found.matrix), target_sum), found.var)
 
 
-def _log_of(adata: AnnData, key: str, where: str, advice: str | None = None) -> Any:
+def _log_of(adata: AnnData, key: str, where: str, advice: str | None = None, otherwise: str = "") -> Any:
     """A matrix of log expression, checked; of a prediction, which earlier versions wrote below zero, cut at zero."""
     x = matrix_of(adata, key, where)
     if _is_prediction(adata, key):
@@ -338,7 +360,8 @@ def _log_of(adata: AnnData, key: str, where: str, advice: str | None = None) -> 
         if values.size and values.min() < 0:
             log.warning("%s's %s is a prediction that goes below zero; cut there", where, key)
             x = x.maximum(0) if sparse.issparse(x) else np.maximum(x, 0)
-    check_expression(x, "log", f"{where}'s {key}", advice, names=(adata.obs_names, adata.var_names))
+    names = (adata.obs_names, adata.var_names)
+    check_expression(x, "log", f"{where}'s {key}", advice, names=names, otherwise=otherwise)
     return x
 
 

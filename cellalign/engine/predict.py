@@ -30,14 +30,31 @@ def in_batches(
 
 
 @torch.inference_mode()
-def embeddings(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> dict[str, np.ndarray]:
-    """All that the method embeds, float32 [n, p] each, by suffix (see `Method.embeddings`), in the cells' order."""
+def embeddings(
+    method: Method, cells: Cells, *, device: torch.device, draw_seed: int | None = None, batch_size: int = 4096
+) -> dict[str, np.ndarray]:
+    """All that the method embeds, float32 [n, p] each, by suffix (see `Method.embeddings`), in the cells' order.
+
+    With `draw_seed` one draw of every cell's posterior, by that seed: the same on every device and for every batch
+    size. ModelError of a method whose posterior has no spread.
+    """
     method = method.to(device).eval()
-    parts = [method.embeddings(b) for b in cells.in_order(batch_size, device)]
+    rng = None if draw_seed is None else np.random.default_rng(draw_seed)
+    batches = cells.in_order(batch_size, device)
+    parts = [method.embeddings(b) if rng is None else method.parts(_drawn(method, b, rng)) for b in batches]
     found = {key: torch.cat([part[key] for part in parts]).float().cpu().numpy() for key in parts[0]}
     for values in found.values():
         check_finite(values, "embeds with")
     return found
+
+
+def _drawn(method: Method, batch: Minibatch, rng: np.random.Generator) -> Tensor:
+    """A draw of the posterior of every cell of a batch, [B, p]."""
+    latent = method.encode(batch)
+    if not bool((latent.sd > 0).any()):
+        raise ModelError(f"method {method.name!r} has no posterior to draw from: its embedding is exact")
+    noise = torch.from_numpy(rng.standard_normal(tuple(latent.mean.shape), dtype=np.float32))
+    return latent.mean + latent.sd * noise.to(latent.mean.device)
 
 
 def embed(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:

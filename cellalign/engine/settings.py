@@ -22,15 +22,25 @@ def resolve_settings(
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     named: Mapping[str, Any] | None = None,
+    expression: str | None = None,
+    n_features: int | None = None,
 ) -> tuple[Any, Plan]:
     """Hyperparameters and plan of a method: preset, then config, then settings, then named arguments not None.
+
+    Parameters
+    ----------
+    expression : "any", optional
+        The values are no expression but any real ones, for which a method may have defaults of its own.
+    n_features : int, optional
+        Columns of the matrix, where they are known.
 
     Raises
     ------
     UsageError
         An unknown preset or key, or a value out of range.
     """
-    published = preset_settings(preset, cls.name) if preset else {}
+    own = cls.defaults_of_any(n_features) if expression == "any" else {}
+    published = preset_settings(preset, cls.name) if preset else own
     given = {key: value for key, value in (named or {}).items() if value is not None}
     return merge_settings(cls, [published, config or {}, settings or {}, given])
 

@@ -238,7 +238,9 @@ def _on_one_scale(inputs: Inputs, real: AnnData, columns: np.ndarray) -> tuple[A
     check_finite(predicted, "the prediction's X")
     if record.expression != "counts":
         x = matrix_of(real, "X", option("against"))[:, columns]
-        note = check_library_sizes(predicted, x, option("against")) if not record.method else None
+        note = None
+        if not (record.method or record.expression == "any"):
+            note = check_library_sizes(predicted, x, option("against"))
         _note(inputs, note)
         return predicted, x, started
     x = matrix_of(real, default_matrix(real, "counts"), option("against"))[:, columns]

@@ -46,6 +46,8 @@ class Inputs:
     device : str
     continuous : bool
         Whether the condition is a number.
+    values_in : str, optional
+        The matrix of the cells, "X" or a layer, that is no expression but any real values, taken as they are.
     predictions : sequence of Counterfactual
         What the cells predict; several where another tool predicted several conditions.
     validation : bool array [n] or None
@@ -64,6 +66,7 @@ class Inputs:
     device: str = "auto"
     continuous: bool = False
     batch: str | None = None
+    values_in: str | None = None
     predictions: Sequence[Counterfactual] = ()
     validation: np.ndarray | None = None
 

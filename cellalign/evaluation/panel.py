@@ -72,6 +72,10 @@ class Panel(ABC):
             The panel cannot run on these inputs; the message is the reason.
         """
 
+    def concerns(self, inputs: Inputs) -> bool:
+        """Whether the inputs are of its kind; of those that are not nothing is said, unless it is asked for by name."""
+        return True
+
     @classmethod
     def options(cls) -> list[str]:
         """Names of the panel's own options."""

@@ -24,16 +24,22 @@ LOOKED_AT = 500  # cells
 SAME = 1e-3  # of a cell's values, that a change of scale explains
 
 
-def expression_of(adata: AnnData) -> str:
-    """The scale of a prediction's X, "log" or "counts": as it is recorded, else by its values."""
+def expression_of(adata: AnnData, expression: str | None = None) -> str:
+    """The scale of a prediction's X, "log", "counts" or "any": as it is recorded, else as said, else by its values."""
     record = Provenance.of(adata.uns).counterfactual
     if record is not None:
         return record.expression
+    if expression is not None:
+        return expression
     return "counts" if adata.X is not None and is_counts(adata.X) else "log"
 
 
 def of_another_tool(
-    adata: AnnData, against: AnnData, condition: str | None, control: str | None
+    adata: AnnData,
+    against: AnnData,
+    condition: str | None,
+    control: str | None,
+    expression: str | None = None,
 ) -> list[Counterfactual]:
     """Cells of another tool as predictions of the values of their condition column, but for the control.
 
@@ -43,6 +49,8 @@ def of_another_tool(
         The prediction, and the real cells.
     condition, control : str, optional
         The control is looked for among the real cells' conditions where it is not given.
+    expression : "any", optional
+        It is of any real values.
 
     Raises
     ------
@@ -53,11 +61,12 @@ def of_another_tool(
         asked = option("condition", hint="KEY")
         raise InputError(f"{asked} is needed: the obs column that says which condition each predicted cell is of")
     check_finite(adata.X, "the prediction's X")
-    scale = expression_of(adata)
+    scale = expression_of(adata, expression)
     if scale == "log" and adata.X.max() > LARGEST_LOG:
         raise InputError(
             "the prediction's X is neither counts nor log1p expression (its largest value is "
-            f"{adata.X.max():.4g}); bring it on the scale of the real cells"
+            f"{adata.X.max():.4g}); bring it on the scale of the real cells, or, if these hold any real values, add "
+            f"{option('expression', 'any')}"
         )
     values = list(column(adata.obs, condition).categories)
     origin = control or find_control(column(against.obs, condition).categories)
@@ -97,7 +106,7 @@ def origin_notes(adata: AnnData, against: AnnData, model: Model | None) -> list[
     elif genes.any():
         some = shared[np.unique(np.linspace(0, len(shared) - 1, min(LOOKED_AT, len(shared))).astype(int))]
         was = _dense(adata.layers["source"][some])[:, genes]
-        key = "X" if record.expression == "log" else default_matrix(against, "counts")
+        key = default_matrix(against, "counts") if record.expression == "counts" else "X"
         now = _dense(matrix_of(against, key, option("against"))[rows[some]])[:, columns[genes]]
         n = int((~np.isclose(was, now, rtol=SAME, atol=SAME)).any(1).sum())
         if n:

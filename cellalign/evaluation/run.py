@@ -44,6 +44,7 @@ def evaluate(
     model: Model | None = None,
     device: str = "auto",
     seed: int = 0,
+    expression: str | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score embedded cells, or a counterfactual against real cells; `tasks.evaluate.evaluate` says what each means.
@@ -75,7 +76,7 @@ def evaluate(
             if not len(column(adata.obs, key, purpose=purpose, missing=True).categories) and adata.n_obs:
                 raise InputError(f"not one cell has a value in {purpose} column {key!r}; name another")
     result = Evaluation()
-    predictions = _predictions(adata, against, condition, control, embedding, panels, result)
+    predictions = _predictions(adata, against, condition, control, embedding, panels, result, expression)
     if against is not None and predictions:
         from cellalign.data.recipe import comparable
 
@@ -93,6 +94,7 @@ def evaluate(
         result=result,
         model=model,
         device=device,
+        values_in=_values_in(adata, model, expression),
         continuous=continuous,
         batch=batch,
         predictions=predictions,
@@ -110,6 +112,16 @@ def evaluate(
     return result
 
 
+def _values_in(adata: AnnData, model: Model | None, expression: str | None) -> str | None:
+    """The matrix that is taken as it is: because it is asked for, or the model or what embedded the cells did so."""
+    written = Provenance.of(adata.uns).latest_embedding
+    if model is not None and model.expression == "any":
+        return model.matrix
+    if written is not None and written.expression == "any":
+        return written.matrix or "X"
+    return "X" if expression == "any" else None
+
+
 def _validation(inputs: Inputs) -> np.ndarray | None:
     """Which cells the embedding's model was validated on: as `embed` wrote it, or as the model knows its own cells."""
     if len(inputs.embeddings) != 1:
@@ -117,7 +129,8 @@ def _validation(inputs: Inputs) -> np.ndarray | None:
     [key] = inputs.embeddings
     obs, record = inputs.adata.obs, Provenance.of(inputs.adata.uns).embedding.get(key)
     model = inputs.model
-    of_model = model is not None and key == model.embedding_key and model.made(record) is not False
+    own = model is not None and key in (model.embedding_key, model.draw_key)
+    of_model = own and model is not None and model.made(record) is not False
     if model is not None and of_model:
         rows = model.validation_rows(inputs.adata)
         if rows is not None:
@@ -135,13 +148,14 @@ def _predictions(
     embedding: str | Sequence[str] | None,
     panels: Sequence[str | Panel] | None,
     result: Evaluation,
+    expression: str | None,
 ) -> list[Counterfactual]:
     """What the cells predict; with real cells to compare with, cells without a record are another tool's prediction."""
     own = Provenance.of(adata.uns).counterfactual
     asked = any((panel if isinstance(panel, str) else panel.name) == "response" for panel in panels or ())
     if own is not None or against is None or (_embedded(adata, embedding) and not asked):
         return [] if own is None else [own]
-    found = of_another_tool(adata, against, condition, control)
+    found = of_another_tool(adata, against, condition, control, expression)
     values = ", ".join(record.to for record in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     result.notes.append(
         f"no record of cellalign counterfactual: taken as another tool's prediction ({found[0].expression} expression) "
@@ -158,6 +172,8 @@ def _embedded(adata: AnnData, keys: str | Sequence[str] | None) -> bool:
 def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
     """Add every panel's rows to the result, or the reason why there are none; InputError where it was required."""
     for panel in panels:
+        if not required and not panel.concerns(inputs):
+            continue
         try:
             with told(f"panel {panel.name}"):
                 inputs.result.rows += list(panel.run(inputs))

@@ -161,11 +161,15 @@ class Evaluation:
         return self.frame().to_csv(index=False)
 
     def value(self, metric: str, *, panel: str | None = None, system: str | None = None, group: str = "all") -> float:
-        """The one score of that name; KeyError where there is none."""
+        """The first score of that name, of mixing that of validation cells where they are known; KeyError without."""
+        return self.row(metric, panel=panel, system=system, group=group).value
+
+    def row(self, metric: str, *, panel: str | None = None, system: str | None = None, group: str = "all") -> Row:
+        """The same with its null and its number of cells."""
         for row in self.rows:
             if row.metric == metric and row.group == group and panel in (None, row.panel):
                 if system in (None, row.system):
-                    return row.value
+                    return row
         raise KeyError(metric)
 
     def scatter(self) -> Figure:

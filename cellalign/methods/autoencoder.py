@@ -40,7 +40,7 @@ from cellalign.methods.base import (
 )
 from cellalign.methods.capabilities import Rule
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, sd_of
-from cellalign.nn.likelihoods import OF_COUNTS, LikelihoodName, make_likelihood
+from cellalign.nn.likelihoods import OF_COUNTS, Counts, LikelihoodName, make_likelihood
 from cellalign.nn.networks import MLP
 from cellalign.nn.sparse import SparseRows
 
@@ -106,6 +106,17 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         averaged: bool = Field(
             False, description="average reconstruction over genes and KL over latents, as some published weights need"
         )
+        decoder_dropout: float | None = Field(
+            None,
+            ge=0,
+            lt=1,
+            description="share of the decoder's hidden units dropped in training; null is the method's",
+        )
+        norm_momentum: float = Field(0.1, gt=0, le=1, description="how fast batch normalisation forgets (torch's way)")
+        norm_eps: float = Field(1e-5, gt=0, le=1, description="added to the variances of batch normalisation")
+        speedup: float = Field(
+            10.0, gt=0, le=1000, description="how many times as far a step moves dispersions, shifts and mask logits"
+        )
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
@@ -113,7 +124,11 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         self.to_mean = nn.Linear(self.encoder.n_out, self.n_latent)
         self.to_log_variance = self.make_log_variance()
         self.decoder = self.make_decoder()
-        self.likelihood = make_likelihood(self.hp.likelihood, self.decoder.n_out, layout.n_genes, self.decoded_pixels)
+        self.likelihood = make_likelihood(
+            self.hp.likelihood, self.decoder.n_out, layout.n_genes, self.decoded_pixels, signed=layout.signed
+        )
+        if isinstance(self.likelihood, Counts):
+            self.likelihood.log_theta.restart(torch.zeros(layout.n_genes), self.hp.speedup)
 
     def make_encoder(self) -> Any:
         """The network of `encode`: `layers(x, context)` gives its first and last hidden units, `n_out` of them."""
@@ -121,7 +136,11 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
 
     def make_decoder(self) -> Any:
         """The network of `decode`, alike; of latents."""
-        return self.network(self.n_latent, self.hp.hidden[::-1], self.decoder_sees, **self.decoder_shape)
+        hp, own = self.hp, dict(self.decoder_shape)
+        own["batch_norm"] = hp.batch_norm is True
+        if hp.decoder_dropout is not None:
+            own["dropout"] = hp.decoder_dropout
+        return self.network(self.n_latent, hp.hidden[::-1], self.decoder_sees, **own)
 
     @property
     def decoded_pixels(self) -> bool:
@@ -153,6 +172,7 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         """A network of the hyperparameters' shape that is given the fields of the roles in `seen`."""
         hp = self.hp
         shape = dict(batch_norm=hp.batch_norm, dropout=hp.dropout, negative_slope=hp.negative_slope)
+        shape |= dict(momentum=hp.norm_momentum, eps=hp.norm_eps)
         return MLP(n_in, hidden, self.layout.fields.width(seen), **(shape | changes))
 
     @property
@@ -178,7 +198,7 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
     def encode(self, batch: Minibatch) -> Latent:
         """q(z | x, .): mean, standard deviation, and a draw."""
         hidden, last = self.encoder.layers(self.encoder_input(batch), self.encoder_context(batch))
-        mean = self.to_mean(last)
+        mean = self.posterior_mean(last)
         sd = self.posterior_sd(mean, last)
         return Latent(mean, sd, sample_normal(mean, sd), hidden)
 
@@ -192,6 +212,10 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
     def encoder_context(self, batch: Minibatch) -> Tensor:
         """What the encoder is given besides the expression, [B, n_context]."""
         return batch.context(self.encoder_sees)
+
+    def posterior_mean(self, last: Tensor) -> Tensor:
+        """Mean of the posterior [B, p] from the last hidden units."""
+        return self.to_mean(last)
 
     def posterior_sd(self, mean: Tensor, last: Tensor) -> Tensor:
         """Standard deviation of the posterior: learned per cell [B, p] from the last hidden units, or fixed []."""
@@ -214,11 +238,18 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
 
     def kl(self, batch: Minibatch, latent: Latent) -> Tensor:
         """KL of the posterior to the prior, summed over latent dimensions, [B]."""
-        return kl_to_standard_normal(latent.mean - self.prior_mean(batch), latent.sd.expand_as(latent.mean))
+        mean, sd = latent.mean - self.prior_mean(batch), latent.sd.expand_as(latent.mean)
+        width = self.prior_sd
+        return kl_to_standard_normal(mean, sd) if width == 1 else kl_to_standard_normal(mean / width, sd / width)
 
     def prior_mean(self, batch: Minibatch) -> Tensor | float:
-        """Mean of the prior, whose standard deviation is 1: zero, or [B, p] of a subclass."""
+        """Mean of the prior: zero, or [B, p] of a subclass."""
         return 0.0
+
+    @property
+    def prior_sd(self) -> float:
+        """Standard deviation of the prior."""
+        return 1.0
 
     def costs(self, batch: Minibatch, latent: Latent) -> tuple[Tensor, Tensor]:
         """What the latents cost, [B] each: the part that KL warm-up leaves alone, and the part it scales."""
@@ -306,7 +337,7 @@ class VariationalAutoencoder(HasLikelihood, Autoencoder):
 
     def log_prior(self, z: Tensor, batch: Minibatch) -> Tensor:
         """Log density of draws z [T, B, p] under the prior, [T, B]."""
-        return log_normal(z, self.prior_mean(batch), 1.0)
+        return log_normal(z, self.prior_mean(batch), self.prior_sd)
 
     def nelbo(self, batch: Minibatch) -> Tensor:
         """Negative evidence lower bound of each cell with one posterior draw, [B], in nats."""

@@ -110,7 +110,9 @@ class Hyperparameters(BaseModel):
     hidden: tuple[Width, ...] = Field(
         (512, 512, 512), min_length=1, max_length=100, description="encoder widths; the decoder mirrors them"
     )
-    batch_norm: bool = Field(True, description="batch normalisation after every hidden layer")
+    batch_norm: bool | Literal["first"] = Field(
+        True, description="batch normalisation after every hidden layer; first: after the encoder's first alone"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units dropped in training")
     negative_slope: float = Field(0.01, ge=0, le=1, description="slope of the leaky ReLU below zero")
     beta: float = Field(1.0, ge=0, description="weight of the KL term")
@@ -131,6 +133,8 @@ class Method(nn.Module, ABC):
     also_uses : tuple of roles
         Of the columns whose change changes what is learned, those that no network is given: a prior, a penalty or a fit
         in closed form is.
+    removes : tuple of roles
+        Of columns of whose effect the embedding should be free.
     disentangles : bool
         Each latent should mean one thing: `tune` ranks by UDR.
     plan_defaults : mapping
@@ -149,6 +153,7 @@ class Method(nn.Module, ABC):
     needs_label: ClassVar[bool] = False
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical",)
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
+    removes: ClassVar[tuple[Role, ...]] = ()
     disentangles: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
@@ -164,6 +169,11 @@ class Method(nn.Module, ABC):
     def reads(cls, hyperparameters: Any) -> Expression:
         """The expression it reads under these hyperparameters."""
         return cls.expression
+
+    @classmethod
+    def defaults_of_any(cls, n_features: int | None) -> Mapping[str, Any]:
+        """Its own defaults for so many features that are no expression but any real values: none."""
+        return {}
 
     @classmethod
     def uses(cls) -> frozenset[Role]:
@@ -186,7 +196,11 @@ class Method(nn.Module, ABC):
 
     def embeddings(self, batch: Minibatch) -> dict[str, Tensor]:
         """All that `embed` writes, [B, p] each, by what the obsm key X_<method> is followed by; "" is the embedding."""
-        return {"": self.encode(batch).mean}
+        return self.parts(self.encode(batch).mean)
+
+    def parts(self, z: Tensor) -> dict[str, Tensor]:
+        """Latents [B, p] as `embeddings` names them: posterior means, or draws."""
+        return {"": z}
 
     def embedding(self, batch: Minibatch) -> Tensor:
         """What `embed` writes as X_<method>, [B, p]."""

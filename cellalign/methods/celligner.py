@@ -56,6 +56,7 @@ class Celligner(PCA):
     name = "celligner"
     summary = "contrastive PCA, then mutual nearest neighbours onto the reference condition"
     reference = "Warren et al. 2021"
+    removes = (CONDITION,)
     needs_condition = True
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION,)
 

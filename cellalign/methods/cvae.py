@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,6 +36,7 @@ class ConditionalAutoencoder(InfersCondition, GivenContext):
 
     encoder_sees = (CONDITION, BATCH)
     decoder_sees = (CONDITION, BATCH)
+    removes = (CONDITION, BATCH)
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
@@ -93,3 +95,13 @@ class CVAE(ConditionalAutoencoder, VariationalAutoencoder):
     summary = "conditional VAE: encoder and decoder see the condition, no penalty"
     reference = "Sohn et al. 2015"
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical", "number")
+
+    class Hyperparameters(VariationalAutoencoder.Hyperparameters):
+        """Adds the prior's width, which CoMP's code has at 0.1 for VFAE and trVAE."""
+
+        prior_scale: float = Field(1.0, gt=0, le=100, description="standard deviation of the prior")
+
+    @property
+    def prior_sd(self) -> float:
+        """The hyperparameter."""
+        return self.hp.prior_scale

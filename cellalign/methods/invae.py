@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,7 @@ from cellalign.methods.autoencoder import Step
 from cellalign.methods.base import BATCH, COVARIATE, ContextWeight, Latent, Layout, Minibatch, Role
 from cellalign.methods.nf_ivae import NFIVAE, given_by_prior
 from cellalign.nn.distributions import log_normal
-from cellalign.nn.penalties import total_correlation
+from cellalign.nn.penalties import gaussian_total_correlation, total_correlation
 from cellalign.nn.priors import NormalPrior
 
 
@@ -32,6 +32,8 @@ class INVAE(NFIVAE):
     summary = "invariant VAE: biology in z_I, technical effects in z_S"
     reference = "Aliee et al. 2023"
     prior_sees = (COVARIATE,)
+    removes = (BATCH,)
+    renamed_settings: ClassVar = NFIVAE.renamed_settings | {"within_domain": "correlation_estimate"}
 
     class Hyperparameters(NFIVAE.Hyperparameters):
         """Adds the spurious block and the penalty.
@@ -50,9 +52,17 @@ class INVAE(NFIVAE):
         total_correlation: float = Field(
             1.0, ge=0, le=1e4, description="weight of the total correlation, beta of eq. 12"
         )
-        within_domain: bool = Field(
-            True, description="total correlation among cells of the same d and b (eq. 11); false: of the whole batch"
+        correlation_estimate: Literal["gaussian", "within-domain", "whole-batch"] = Field(
+            "gaussian",
+            description="total correlation of covariances among cells of the same d and b; or by minibatch weighting, "
+            "among these (eq. 11) or of the whole batch (the authors' code), which has no signal beyond a few latents",
         )
+
+        @field_validator("correlation_estimate", mode="before")
+        @classmethod
+        def as_earlier_versions_say(cls, value: Any) -> Any:
+            """Of the setting `within_domain`, true or false, when there was minibatch weighting alone."""
+            return {True: "within-domain", False: "whole-batch"}[value] if isinstance(value, bool) else value
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
@@ -121,9 +131,12 @@ class INVAE(NFIVAE):
         weight = self.hp.total_correlation * step.warmup
         if self.hp.inject or weight == 0:
             return found
-        latent, p = step.latent, self.hp.latent_dim
-        domain = self.domains(step.batch) if self.hp.within_domain else None
-        value = total_correlation(latent.z, latent.mean, latent.sd, p, self.layout.n_cells, domain)
+        latent, p, estimate = step.latent, self.hp.latent_dim, self.hp.correlation_estimate
+        domain = None if estimate == "whole-batch" else self.domains(step.batch)
+        if estimate == "gaussian":
+            value = gaussian_total_correlation(latent.mean, latent.sd, p, domain)
+        else:
+            value = total_correlation(latent.z, latent.mean, latent.sd, p, self.layout.n_cells, domain)
         return found | {"total_correlation": weight * value}
 
     def domains(self, batch: Minibatch) -> Tensor:
@@ -134,9 +147,9 @@ class INVAE(NFIVAE):
                 code = code * (len(field.categories) + 1) + column + 1
         return code
 
-    def embeddings(self, batch: Minibatch) -> dict[str, Tensor]:
+    def parts(self, z: Tensor) -> dict[str, Tensor]:
         """z_I, and z_S as X_invae_spurious."""
-        invariant, spurious = self.encode(batch).mean.tensor_split([self.hp.latent_dim], 1)
+        invariant, spurious = z.tensor_split([self.hp.latent_dim], 1)
         return {"": invariant} if self.hp.inject else {"": invariant, "_spurious": spurious}
 
     def intervene(self, z: Tensor, batch: Minibatch, do: Mapping[str, Any]) -> tuple[Tensor, Minibatch]:

@@ -60,7 +60,7 @@ class IVAE(CombinesConditions, Extends, LearnsGraph, FitsInClosedForm, Variation
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
         # the control's row is never used: control cells have mu = 0
-        self.shift = ScaledParameter(torch.zeros(layout.n_conditions, self.hp.latent_dim))
+        self.shift = ScaledParameter(torch.zeros(layout.n_conditions, self.hp.latent_dim), self.hp.speedup)
         acts = torch.ones(layout.n_conditions, 1)
         if layout.control is not None:
             acts[layout.control] = 0

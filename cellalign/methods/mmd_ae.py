@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cellalign.methods.autoencoder import Step
-from cellalign.methods.base import Latent, Minibatch
+from cellalign.methods.base import Latent, Minibatch, Role
 from cellalign.methods.cvae import ConditionalAutoencoder
 from cellalign.methods.vfae import VFAE, alignment
 from cellalign.nn.likelihoods import LikelihoodName
@@ -33,6 +34,21 @@ class MMDAE(ConditionalAutoencoder):
         )
         posterior_scale: None = Field(None, description="has no meaning here: z carries no noise")
         beta: float = Field(0.0, ge=0, le=0, description="has no meaning here: there is no prior")
+        prior_scale: float = Field(1.0, ge=1, le=1, description="has no meaning here: there is no prior")
+        leaky_bottleneck: bool = Field(False, description="pass the bottleneck through a leaky ReLU as well")
+        tell_decoder: bool = Field(
+            True, description="give the decoder the condition; false is SAUCIE, which can predict no other condition"
+        )
+
+    @property
+    def decoder_sees(self) -> tuple[Role, ...]:  # type: ignore[override]
+        """What the encoder does, or z alone."""
+        return self.encoder_sees if self.hp.tell_decoder else ()
+
+    def posterior_mean(self, last: Tensor) -> Tensor:
+        """The bottleneck."""
+        z = super().posterior_mean(last)
+        return F.leaky_relu(z, self.hp.negative_slope) if self.hp.leaky_bottleneck else z
 
     def make_log_variance(self) -> nn.Module | None:
         """None: z has no spread."""

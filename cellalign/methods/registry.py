@@ -189,7 +189,7 @@ def _read(place: str) -> tuple[str, str]:
 
 @cache
 def presets() -> dict[str, dict[str, Any]]:
-    """The papers' hyperparameters by preset name: `method`, `source` and `settings`."""
+    """The papers' hyperparameters by preset name: `method`, `source`, `settings`, and a `grid` that was searched."""
     loaded = {}
     for file in sorted(files("cellalign.methods.presets").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
@@ -206,6 +206,15 @@ def preset_settings(name: str, method: str) -> dict[str, Any]:
     UsageError
         No such preset, or one of another method.
     """
+    return dict(_preset(name, method)["settings"])
+
+
+def preset_grid(name: str, method: str) -> dict[str, list[Any]]:
+    """Values of settings that a paper searched; empty where it names none. Raises as `preset_settings`."""
+    return dict(_preset(name, method).get("grid", {}))
+
+
+def _preset(name: str, method: str) -> dict[str, Any]:
     known = presets()
     owned = sorted(p for p, content in known.items() if content["method"] == method)
     if name not in known:
@@ -215,4 +224,4 @@ def preset_settings(name: str, method: str) -> dict[str, Any]:
         raise UsageError(f"unknown preset {name!r}.{hint} Presets of {method}: {listed}")
     if known[name]["method"] != method:
         raise UsageError(f"preset {name!r} belongs to method {known[name]['method']!r}, not {method!r}")
-    return dict(known[name]["settings"])
+    return known[name]

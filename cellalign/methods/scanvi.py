@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cellalign.methods.autoencoder import Step
 from cellalign.methods.base import LABEL, Labels, Latent, Layout, Minibatch
-from cellalign.methods.scvi import NORM, SCVI
+from cellalign.methods.scvi import SCVI
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, sd_of
 from cellalign.nn.networks import MLP
 
@@ -55,7 +55,8 @@ class SCANVI(Labels, SCVI):
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
         hp, k = self.hp, layout.n_labels
-        shape: dict[str, Any] = NORM | {"batch_norm": hp.batch_norm, "negative_slope": hp.negative_slope}
+        shape: dict[str, Any] = {"batch_norm": hp.batch_norm, "negative_slope": hp.negative_slope}
+        shape |= {"momentum": hp.norm_momentum, "eps": hp.norm_eps}
         self.encoder_u = LabelledNormal(hp.latent_dim, k, hp.hidden, self.least_variance, dropout=hp.dropout, **shape)
         self.decoder_u = LabelledNormal(hp.latent_dim, k, hp.hidden[::-1], 0.0, **shape)
         self.body = MLP(hp.latent_dim, hp.hidden, dropout=hp.dropout, **shape)

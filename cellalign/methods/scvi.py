@@ -16,9 +16,6 @@ from cellalign.methods.autoencoder import GivenContext, VariationalAutoencoder
 from cellalign.methods.base import BATCH, CONDITION, Layout, Width
 from cellalign.nn.likelihoods import Counts, LikelihoodName
 
-# of the batch normalisation in scvi-tools
-NORM = {"momentum": 0.01, "eps": 1e-3}
-
 
 class SCVI(GivenContext, VariationalAutoencoder):
     """Variational inference of counts; the batches to remove are the condition and the technical covariates."""
@@ -28,8 +25,8 @@ class SCVI(GivenContext, VariationalAutoencoder):
     reference = "Lopez et al. 2018"
     needs_condition = False
     decoder_sees = (CONDITION, BATCH)
-    encoder_shape = NORM
-    decoder_shape: ClassVar = NORM | {"deep": True, "dropout": 0.0}
+    removes = (CONDITION, BATCH)
+    decoder_shape: ClassVar = {"deep": True, "dropout": 0.0}
     least_variance = 1e-4
     plan_defaults: ClassVar = {
         "epoch_rule": "cells",
@@ -51,6 +48,9 @@ class SCVI(GivenContext, VariationalAutoencoder):
         )
         dropout: float = Field(0.1, ge=0, lt=1, description="share of the encoder's hidden units dropped in training")
         negative_slope: float = Field(0.0, ge=0, le=1, description="slope of the leaky ReLU below zero")
+        norm_momentum: float = Field(0.01, gt=0, le=1, description="how fast batch normalisation forgets (torch's way)")
+        norm_eps: float = Field(1e-3, gt=0, le=1, description="added to the variances of batch normalisation")
+        speedup: float = Field(1.0, gt=0, le=1000, description="how many times as far a step moves dispersions")
         likelihood: LikelihoodName = Field(
             "zinb", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)"
         )
@@ -58,4 +58,4 @@ class SCVI(GivenContext, VariationalAutoencoder):
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
         if isinstance(self.likelihood, Counts):
-            self.likelihood.log_theta.restart(torch.randn(layout.n_genes), factor=1.0)
+            self.likelihood.log_theta.restart(torch.randn(layout.n_genes), self.hp.speedup)

@@ -40,19 +40,21 @@ from cellalign.nn.products import Linear
 class Generator(nn.Module):
     """Expression in, expression out, [B, G] -> [B, G], through a bottleneck."""
 
-    def __init__(self, n_genes: int, hidden: tuple[int, ...], **shape: Any) -> None:
+    def __init__(self, n_genes: int, hidden: tuple[int, ...], *, signed: bool = False, **shape: Any) -> None:
         super().__init__()
         middle = hidden.index(min(hidden)) + 1
         self.down = MLP(n_genes, hidden[:middle], **shape)
         self.up = MLP(hidden[middle - 1], hidden[middle:], **shape) if hidden[middle:] else None
-        self.out = nn.Sequential(Linear(hidden[-1], n_genes), nn.BatchNorm1d(n_genes), nn.ReLU())
+        self.out = nn.Sequential(
+            Linear(hidden[-1], n_genes), nn.BatchNorm1d(n_genes), nn.Identity() if signed else nn.ReLU()
+        )
 
     def bottleneck(self, x: Tensor) -> Tensor:
         """Units of the narrowest layer."""
         return self.down(x, _no_context(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Translated cells, not negative."""
+        """Translated cells, not negative unless values may be."""
         h = self.bottleneck(x)
         return self.out(h if self.up is None else self.up(h, _no_context(x)))
 
@@ -77,6 +79,7 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
     summary = "style-transfer GAN: a generator per direction, cycle-consistent"
     reference = "Zhu et al. 2017"
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION,)
+    removes: ClassVar[tuple[Role, ...]] = (CONDITION,)
     # no loss of a GAN falls with its quality: the last weights are kept, not those of the lowest
     plan_defaults: ClassVar[Mapping[str, Any]] = {
         "balanced": True,
@@ -114,11 +117,12 @@ class STGAN(HasPlayers, FitsInClosedForm, Predicts, Method):
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
         hp, n_genes = self.hp, layout.n_genes
-        shape = dict(batch_norm=hp.batch_norm, dropout=hp.dropout, negative_slope=hp.negative_slope)
+        shape: dict[str, Any] = dict(batch_norm=hp.batch_norm, dropout=hp.dropout, negative_slope=hp.negative_slope)
+        of = shape | {"signed": layout.signed}
         self.reference_code = layout.control or 0
         self.others = [code for code in range(layout.n_conditions) if code != self.reference_code]
-        self.to_condition = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **shape) for k in self.others})
-        self.to_reference = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **shape) for k in self.others})
+        self.to_condition = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **of) for k in self.others})
+        self.to_reference = nn.ModuleDict({str(k): Generator(n_genes, hp.hidden, **of) for k in self.others})
         shape["dropout"] = hp.discriminator_dropout
         self.discriminators = nn.ModuleList(
             Discriminator(n_genes, hp.discriminator_hidden, **shape) for _ in range(layout.n_conditions)

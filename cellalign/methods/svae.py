@@ -7,6 +7,7 @@ negative binomial likelihood, penalty alpha times the mean probability of an edg
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from cellalign.nn.distributions import gumbel_sigmoid
 from cellalign.nn.networks import ScaledParameter
 
 OPEN = 20.0  # logit of a mask that is as good as 1
-OPEN_AGAIN = 5.0  # least logit of an edge that a rotation opens: training closes it where it does not pay
+AJAR = 0.5  # above the logit of the threshold, of edges that a rotation opens: training soon closes what does not pay
 NEGLIGIBLE = 0.01  # shift that needs no edge, in standard deviations of the prior
 
 
@@ -49,7 +50,7 @@ class SVAE(IVAE):
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
         self.sparsity = 1.0
-        self.mask_logits = ScaledParameter(torch.full_like(self.shift(), self.hp.mask_start))
+        self.mask_logits = ScaledParameter(torch.full_like(self.shift(), self.hp.mask_start), self.hp.speedup)
 
     @property
     def alpha(self) -> float:
@@ -80,8 +81,8 @@ class SVAE(IVAE):
         """Open the edges that they need as well: a turned shift has other zeros."""
         super().set_shifts(shifts)
         closed = torch.sigmoid(self.mask_logits()) <= self.hp.threshold
-        needed = closed & (shifts.abs() > NEGLIGIBLE)
-        self.mask_logits.set(torch.where(needed, max(self.hp.mask_start, OPEN_AGAIN), self.mask_logits()))
+        ajar = math.log(self.hp.threshold / (1 - self.hp.threshold)) + AJAR
+        self.mask_logits.set(torch.where(closed & (shifts.abs() > NEGLIGIBLE), ajar, self.mask_logits()))
 
     def shifts(self) -> Tensor:
         """Shifts along the edges of the graph, zero elsewhere, [conditions, p]."""

@@ -47,6 +47,9 @@ class TrVAE(CVAE):
             le=1024,
             description="feature maps of the first convolution, 64 in the paper; others in proportion",
         )
+        image_condition_rate: float = Field(
+            3.0, gt=0, le=1000, description="of images: how fast the decoder's weights of the condition are, times z's"
+        )
         unbiased: bool = Field(True, description="MMD without each cell's kernel with itself; false is the published")
 
     @property
@@ -80,6 +83,7 @@ class TrVAE(CVAE):
             hp.hidden,
             self.layout.fields.width(seen),
             channels=hp.image_channels,
+            condition_rate=hp.image_condition_rate,
             batch_norm=hp.batch_norm,
             dropout=hp.dropout,
             negative_slope=hp.negative_slope,

@@ -6,8 +6,10 @@ image's size, a nearest-neighbour enlargement at a time. Each table is an `Archi
 
 table 1 (`plain`)
     It names no stride: 2, as the authors' code. Three enlargements cannot lead from 2 x 2 to 28 x 28 by doubling: the
-    first one leads to a quarter of the image. Conv_transp_2 reads 128 channels, not 64. The condition joins z as the
-    784 features that are reshaped to an image, flat: an image cannot be appended to z. There is no FC-7.
+    first one leads to a quarter of the image. Conv_transp_2 reads 128 channels, not 64. There is no FC-7. An image
+    (FC-5_resh) cannot be appended to z, nor would its 784 features do: an optimiser that moves each weight by as much
+    moves the condition's part hundreds of times as far as that of z, and strokes are not learned across digits. As in
+    the authors' code z is joined by the condition itself.
 table 2 (`unet`)
     1,024 features are no 64 x 64 image: there are as many as pixels. Five poolings, two of them called Pool_4.
     Conv_11 reads 512 channels, not 256; Conv_transp_7 reads 512, not 256. 4,096 units are no square of 512 channels:
@@ -60,8 +62,8 @@ class Architecture:
     grid_channels : int
     kernel, last_kernel : int
         Of all convolutions, and of the one that gives the pixels.
-    plane_joins : bool
-        Whether z is joined with the features that are an image to the encoder, or with the ones they are made of.
+    features_join : bool
+        Whether z is joined by features of the condition (FC-5 of table 2), or by the condition itself.
     plane_dropout : bool
         Whether dropout is on the condition's features, or on the last dense layer of the encoder.
     dense_norm : bool
@@ -77,7 +79,7 @@ class Architecture:
     grid_channels: int
     kernel: int
     last_kernel: int
-    plane_joins: bool
+    features_join: bool
     plane_dropout: bool
     dense_norm: bool
 
@@ -93,7 +95,7 @@ ARCHITECTURES = {
         grid_channels=64,
         kernel=4,
         last_kernel=4,
-        plane_joins=True,
+        features_join=False,
         plane_dropout=True,
         dense_norm=True,
     ),
@@ -107,7 +109,7 @@ ARCHITECTURES = {
         grid_channels=64,
         kernel=3,
         last_kernel=1,
-        plane_joins=False,
+        features_join=True,
         plane_dropout=False,
         dense_norm=False,
     ),
@@ -127,6 +129,8 @@ class Settings:
         Width of the condition's context.
     channels : int
         Feature maps of the first convolution, 64 in both tables; others in proportion.
+    condition_rate : float
+        How many times as far as z's the condition's weights beside z move in a step.
     batch_norm, dropout, negative_slope
         Where the table has them; of leaky ReLUs.
     """
@@ -136,6 +140,7 @@ class Settings:
     hidden: Sequence[int]
     n_context: int
     channels: int = 64
+    condition_rate: float = 3.0
     batch_norm: bool = True
     dropout: float = 0.0
     negative_slope: float = 0.01
@@ -187,7 +192,7 @@ class Plane(nn.Module):
     def __init__(self, settings: Settings, n_out: int) -> None:
         super().__init__()
         dropped = settings.architecture.plane_dropout
-        self.first = nn.Sequential(Linear(settings.n_context, CONDITION_UNITS), settings.activation())
+        self.first = features(settings)
         layers = [Linear(CONDITION_UNITS, n_out), *settings.norm(n_out), settings.activation()]
         self.second = nn.Sequential(*layers, *settings.dropped(dropped))
 
@@ -219,6 +224,7 @@ class ImageEncoder(nn.Module):
             n_in = n
         self.dense = nn.Sequential(*dense)
         self.n_out = n_in
+        _initialise(self, settings.negative_slope)
 
     def layers(self, x: Tensor | SparseRows, context: Tensor) -> tuple[Tensor, Tensor]:
         """The flat feature maps [B, F] and the last dense units [B, n_out], of pixels x [B, H W C]."""
@@ -249,10 +255,13 @@ class ImageDecoder(nn.Module):
     def __init__(self, settings: Settings, n_in: int) -> None:
         super().__init__()
         kind, (height, width, channels) = settings.architecture, settings.image
-        n_plane = height * width if kind.plane_joins else CONDITION_UNITS
-        self.plane, self.joins = _joined(settings, n_plane), n_plane if settings.n_context else 0
+        self.features: nn.Module | None = None
+        self.rate = settings.condition_rate
+        joins = settings.n_context
+        if joins and kind.features_join:
+            joins, self.features = CONDITION_UNITS, features(settings)
         widths = settings.hidden[::-1]
-        self.first = ContextLinear(n_in, widths[0], self.joins)
+        self.first = ContextLinear(n_in, widths[0], joins)
         self.after_first = nn.Sequential(*settings.norm(widths[0]), settings.activation())
         doubled = 2**kind.enlargements
         self.grid = (kind.grid or math.ceil(height / doubled), kind.grid or math.ceil(width / doubled))
@@ -268,11 +277,11 @@ class ImageDecoder(nn.Module):
         self.blocks = nn.ModuleList(settings.convolutions(n, block) for n, block in zip(ins, up, strict=False))
         self.out = Convolution(ins[-1], channels, kind.last_kernel)
         self.n_out = height * width * channels
+        _initialise(self, settings.negative_slope)
 
     def layers(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Units of the first dense layer [B, H], and pixels [B, n_out] before what the likelihood makes of them."""
-        if self.plane is not None:
-            context = self.plane(context)
+        context = self.rate * context if self.features is None else self.features(context)
         first = self.after_first(self.first(z, context))
         return first, _in_parts(self.pixels, self.dense(first))
 
@@ -289,12 +298,18 @@ class ImageDecoder(nn.Module):
         return self.layers(z, context)[1]
 
 
-def _joined(settings: Settings, n_plane: int) -> nn.Module | None:
-    """What the decoder makes of the condition before it joins z; None without one."""
-    if not settings.n_context:
-        return None
-    plane = Plane(settings, n_plane)
-    return plane if settings.architecture.plane_joins else plane.first
+def features(settings: Settings) -> nn.Sequential:
+    """128 features of the condition: FC-1 of both tables, FC-5 of table 2."""
+    return nn.Sequential(Linear(settings.n_context, CONDITION_UNITS), settings.activation())
+
+
+def _initialise(network: nn.Module, slope: float) -> None:
+    """Weights that keep the spread of units under leaky ReLUs (He et al. 2015), which ten layers of torch's lose."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, slope)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
 
 
 def pooled(x: Tensor) -> Tensor:

@@ -61,15 +61,20 @@ class Gaussian(Likelihood):
 
 
 class SquaredError(Likelihood):
-    """A ReLU output judged by half its squared error, summed over genes (trVAE and scGen)."""
+    """A ReLU output judged by half its squared error, summed over genes (trVAE and scGen).
 
-    def __init__(self, n_hidden: int, n_genes: int, *, given: bool = False) -> None:
+    Of values that may be negative the output is linear, as a ReLU could not give them.
+    """
+
+    def __init__(self, n_hidden: int, n_genes: int, *, given: bool = False, signed: bool = False) -> None:
         super().__init__()
         self.to_mean = nn.Identity() if given else Linear(n_hidden, n_genes)
+        self.signed = signed
 
     def forward(self, h: Tensor, batch: Minibatch) -> Distribution:
-        """A mean that is not negative, without a spread."""
-        return Point(F.relu(rounded(self.to_mean, h)))
+        """A mean without a spread; not negative unless the values may be."""
+        mean = rounded(self.to_mean, h)
+        return Point(mean if self.signed else F.relu(mean))
 
     def of_alike(self, batch: Minibatch, mean: Tensor, variance: Tensor) -> Distribution:
         """The means."""
@@ -110,6 +115,12 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
 OF_COUNTS = frozenset({"nb", "zinb"})
 
 
-def make_likelihood(name: LikelihoodName, n_hidden: int, n_genes: int, given: bool = False) -> Likelihood:
-    """The likelihood of that name; `given`, the hidden units are the means of the genes (not of counts)."""
-    return LIKELIHOODS[name](n_hidden, n_genes, **({"given": True} if given else {}))
+def make_likelihood(
+    name: LikelihoodName, n_hidden: int, n_genes: int, given: bool = False, *, signed: bool = False
+) -> Likelihood:
+    """The likelihood of that name, of values that may be negative where `signed`.
+
+    `given`, the hidden units are the means of the genes (not of counts).
+    """
+    more = ({"given": True} if given else {}) | ({"signed": True} if signed and name == "mse" else {})
+    return LIKELIHOODS[name](n_hidden, n_genes, **more)

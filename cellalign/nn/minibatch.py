@@ -125,12 +125,15 @@ class Layout:
         Number of cells trained on.
     image : (height, width, channels), optional
         Where the genes are the pixels of images, in this order.
+    signed : bool
+        Values may be negative, so that nothing is cut at zero: they are no expression but any real ones.
     """
 
     n_genes: int
     fields: Fields = Fields()
     n_cells: int = 1
     image: tuple[int, int, int] | None = None
+    signed: bool = False
 
     @property
     def condition(self) -> Field | None:

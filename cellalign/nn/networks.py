@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +128,11 @@ class MLP(nn.Module):
     """Hidden layers of linear, batch norm, leaky ReLU and dropout.
 
     The context enters at the first one, with `deep` at every one.
+
+    Parameters
+    ----------
+    batch_norm : bool or "first"
+        After every layer, after none, or after the first alone.
     """
 
     def __init__(
@@ -136,7 +141,7 @@ class MLP(nn.Module):
         hidden: Sequence[int],
         n_context: int = 0,
         *,
-        batch_norm: bool = True,
+        batch_norm: bool | Literal["first"] = True,
         dropout: float = 0.0,
         negative_slope: float = 0.01,
         deep: bool = False,
@@ -153,19 +158,24 @@ class MLP(nn.Module):
                 linears.append(ContextLinear(before, width, n_context))
             elif before is not None:
                 layers.append(Linear(before, width))
-            if batch_norm:
+            if batch_norm is True or (batch_norm == "first" and before is None):
                 layers.append(nn.BatchNorm1d(width, eps, momentum))
             layers.append(nn.LeakyReLU(negative_slope, inplace=True))
-            if dropout:
+            if dropout and before is not None:
                 layers.append(Dropout(dropout))
             blocks.append(nn.Sequential(*layers))
+        self.drop_first = Dropout(dropout) if dropout else nn.Identity()
         self.after_first, self.rest = blocks[0], nn.Sequential(*blocks[1:])
         self.linears = nn.ModuleList(linears)
         self.n_out = hidden[-1]
 
     def layers(self, x: Tensor | SparseRows, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Units of the first hidden layer and of the last, x [B, n_in], context [B, n_context] -> [B, width] each."""
-        first = h = self.after_first(self.first(x, context))
+        """Units of the first hidden layer and of the last, x [B, n_in], context [B, n_context] -> [B, width] each.
+
+        The first layer's are those before dropout, of which trVAE's code takes the MMD.
+        """
+        first = self.after_first(self.first(x, context))
+        h = self.drop_first(first)
         if not self.deep:
             return first, self.rest(h)
         for linear, block in zip(self.linears, self.rest, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -51,12 +51,15 @@ class Recipe(Record):
         Whether estimated counts were rounded.
     base : float, optional
         Of the logarithm, where it is not the natural one.
+    expression : "any", optional
+        The values are no expression but any real ones, taken as they are.
     """
 
     target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
     n_top_genes: int | None = None
     rounded: bool = False
     base: float | None = None
+    expression: Literal["any"] | None = None
 
 
 class SourceRecord(FileRecord):

@@ -70,12 +70,23 @@ class Embedding(ModelStep):
     """Of `embed`: obsm[key] holds the latents; `condition` is the column that was modelled.
 
     `split` is the obs column that tells cells trained on from those validated on; None of other cells.
+
+    Attributes
+    ----------
+    written : {"mean", "draw"}
+        Posterior means, or a draw of every cell's posterior, of this seed.
+    expression : "any", optional
+        The model reads any real values, of this matrix.
     """
 
     key: str
     split: str | None = None
     condition: str | None = None
     continuous: bool = False
+    written: str = "mean"
+    seed: int | None = None
+    expression: str | None = None
+    matrix: str | None = None
 
 
 class Umap(ModelStep):
@@ -97,8 +108,10 @@ class Counterfactual(ModelStep):
         Every column that was changed, and to what.
     continuous : bool
         The column holds numbers.
-    expression : {"log", "counts"}
+    expression : {"log", "counts", "any"}
         The scale of X.
+    matrix : str
+        Where real cells of that scale "any" have what X predicts: "X", or a layer.
     written : {"residual transfer", "decoded", "draw"}
         What X is: the observed cell plus the predicted change; the decoded mean; a draw.
     samples, draws : int
@@ -117,6 +130,7 @@ class Counterfactual(ModelStep):
     changes: dict[str, str] = Field(default_factory=dict)  # JSON in a file: a column's name may hold a slash
     continuous: bool = False
     expression: str = "log"
+    matrix: str = "X"
     written: str = "decoded"
     samples: int = 0
     draws: int = 0

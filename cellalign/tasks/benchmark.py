@@ -1,20 +1,24 @@
-"""benchmark: each group held out in turn under a condition, predicted by every method."""
+"""benchmark: each group held out in turn under a condition, predicted by every method; or all fitted and mixed."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cellalign.data.reading import Reading, in_memory
 from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.benchmark_file import add, finished
+from cellalign.tasks.benchmark_table import as_table, metric_of, printed, summary
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.fitted import METRICS as OF_MIXING
+from cellalign.tasks.fitted import NOTHING, mixing_scores, response_scores
+from cellalign.tasks.grid import GRID, combinations, said
 from cellalign.tasks.made_of import MadeOf, made_of
 from cellalign.tasks.paths import cells_for
 from cellalign.tasks.roles import roles_used
@@ -25,8 +29,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.evaluation import Metric
+    from cellalign.model import Model
     from cellalign.records import BenchmarkRow
 
+__all__ = ["benchmark", "metric_of", "summary"]
 log = logging.getLogger("cellalign")
 BASELINES = ("no change", "mean shift", "split half", "attainable")
 
@@ -53,7 +59,16 @@ def benchmark(
     *,
     methods: Annotated[Sequence[str], Option("Methods to compare.", metavar="NAME,NAME", text=str, read=o.words)],
     condition: Annotated[str, o.CONDITION],
-    holdout_each: Annotated[str, Option("obs column whose groups are held out in turn.", metavar="KEY")],
+    holdout_each: Annotated[
+        str | None, Option("obs column whose groups are held out in turn; without it nothing is.", metavar="KEY")
+    ] = None,
+    holdout_conditions: Annotated[
+        Literal["each", "all"], Option("Hold a group out under one condition at a time, or under all but the control.")
+    ] = "each",
+    grid: Annotated[
+        Mapping[str, Sequence[Any]] | None,
+        replace(GRID, help="Values of a setting to try of all methods (repeatable)."),
+    ] = None,
     control: Annotated[str | None, o.CONTROL] = None,
     label: Annotated[str | None, o.LABEL] = None,
     groups: Annotated[
@@ -64,6 +79,8 @@ def benchmark(
         Mapping[str, Mapping[str, Any]] | None,
         replace(o.SETTINGS, help="One setting of one method (repeatable).", metavar="METHOD.KEY=VALUE", read=by_method),
     ] = None,
+    expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
+    min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [400].", low=2)] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
     rounded: Annotated[bool, o.ROUND] = False,
     epochs: Annotated[int | None, o.EPOCHS] = None,
@@ -75,6 +92,9 @@ def benchmark(
 ) -> pd.DataFrame:
     """Leave one group out: train without its cells under a condition, predict them, score against the real ones.
 
+    With no group to leave out each method is trained on all cells: its mixing is scored, and the response it was
+    fitted to, which is no prediction.
+
     Parameters
     ----------
     adata : AnnData
@@ -82,16 +102,24 @@ def benchmark(
     methods : sequence of str
     condition, control : str
         Every condition but the control is held out and predicted from the control cells.
-    holdout_each : str
+    holdout_each : str, optional
         obs column whose groups are held out in turn.
+    holdout_conditions : {"each", "all"}
+        Whether a group is held out under one condition at a time, or under all but the control at once (figure 5f of
+        the trVAE paper): what is seen of it under other conditions helps then no more.
+    grid : mapping of setting to values, optional
+        Every combination is trained of every method; its row is called "METHOD KEY=VALUE".
     label : str, optional
-        Cell types, for methods that weigh them alike; default `holdout_each`.
+        Cell types, for methods that weigh them alike; default `holdout_each`. With nothing held out also those within
+        which mixing and the response are scored.
     groups : sequence of str, optional
         Only these groups; default all with 5 cells under both conditions.
     seeds : sequence of int
     settings : mapping of method to settings, optional
-    n_top_genes, rounded, epochs, device, threads
+    expression, n_top_genes, rounded, epochs, device, threads
         As `train` takes them.
+    min_cells : int, optional
+        Smallest cell type within which mixing is scored, where nothing is held out; default 400.
     results : path, optional
         A CSV of finished rows, which grows with every run, several at a time too. Rows in it of the same cells,
         settings and scores are not computed again; all others are kept, and left out of what is returned.
@@ -101,7 +129,9 @@ def benchmark(
     Returns
     -------
     DataFrame
-        One row per method or baseline, seed, held-out group and condition, with the response panel's metrics.
+        One row per method or baseline, seed, held-out group ("nothing") and condition, with the response panel's
+        metrics; with nothing held out also those of mixing, of all cells and of validation cells, and "... permuted",
+        their values under permuted conditions.
 
     Raises
     ------
@@ -111,56 +141,133 @@ def benchmark(
         No group can be held out, or the data is not fit.
     """
     from cellalign.data.fields import fit_fields
-    from cellalign.data.terms import term
-    from cellalign.evaluation import evaluate
     from cellalign.threads import limited
 
-    options |= {"n_top_genes": n_top_genes, "rounded": rounded}
+    options |= {"expression": expression, "n_top_genes": n_top_genes, "rounded": rounded}
     options |= {"epochs": epochs, "device": device, "threads": threads}
     done, adata = finished(results), in_memory(adata)
     field: Any = fit_fields(adata, condition=condition, control=control)[0]
     if field.reference is None:
         raise UsageError(f"{option('control', hint='VALUE')} is needed: the condition that predictions start from")
-    for method in [*methods, *(settings or {})]:
+    for method in settings or {}:
         if method not in methods:
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
-        expression_for(method, settings=(settings or {}).get(method))
-    cases = _cases(adata, field, holdout_each, groups)
+    for method in methods:
+        expression_for(method, settings=(settings or {}).get(method), expression=expression)
+    for name, given in (("groups", groups), ("holdout_conditions", holdout_conditions != "each")):
+        if holdout_each is None and given:
+            raise UsageError(f"{option(name)} needs {option('holdout_each', hint='KEY')}, the column they are of")
+    together = holdout_conditions == "all"
     options |= {"condition": condition, "control": field.reference, "label": label or holdout_each}
-    asked = {
-        method: roles_used(method, options) | {"method": method, "settings": dict((settings or {}).get(method, {}))}
-        for method in methods
-    }
-    keys = {method: made_of(adata, holdout_each, own) for method, own in asked.items()}
+    asked = _asked(methods, settings or {}, grid, options)
+    if holdout_each is None:
+        cases = [(NOTHING, to) for to in field.categories if to != field.reference]
+    else:
+        cases = _cases(adata, field, holdout_each, groups)
+    more = {"min_cells": min_cells, "holdout_conditions": holdout_conditions}
+    keys = {name: made_of(adata, holdout_each, own | more) for name, own in asked.items()}
     _say_others(done, keys, results)
-    for seed, (group, to), method in itertools.product(seeds, cases, methods):
-        if (method, seed, group, to, keys[method].scores) in done:
+    last: tuple[Any, ...] = ()  # a model that is of all conditions is trained once for them
+    for name, seed, (group, to) in _runs(list(asked), seeds, cases, at_once=holdout_each is None or together):
+        if (name, seed, group, to, keys[name].scores) in done:
             continue
         if progress is not None:
-            progress(f"{method}, seed {seed}: {holdout_each}={group} under {condition}={to} held out")
-        held = f"{term(holdout_each, group)},{term(condition, to)}"
+            under = "all conditions" if together else f"{condition}={to}"
+            where = "" if holdout_each is None else f": {holdout_each}={group} under {under} held out"
+            progress(f"{name}, seed {seed}{where}")
+        held = [] if holdout_each is None else _held(adata, field, holdout_each, group, None if together else to)
         try:
-            model = train(adata, holdout=[held], seed=seed, **asked[method])
+            if (holdout_each is not None and not together) or last[:3] != (name, seed, group):
+                model = train(adata, holdout=held, seed=seed, **asked[name])
+                with limited(threads):
+                    mixed = {} if holdout_each else mixing_scores(adata, model, label, seed, device, min_cells)
+                last = (name, seed, group, model, mixed)
         except TrainingError as error:
-            log.warning("%s, seed %d, %s: %s; left out", method, seed, group, error)
+            log.warning("%s, seed %d, %s: %s; left out", name, seed, group, error)
             continue
-        start = {"from_": field.reference, "where": {holdout_each: group}}
-        predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
-        with limited(threads):
-            scored = evaluate(
-                predicted,
-                against=adata,
-                condition=condition,
-                label=holdout_each,
-                panels=["response"],
-                seed=seed,
-                device=device,
-            )
-        rows = _rows(scored.frame(), keys[method], method, seed, group, to)
+        scores = _scores(adata, last[3], holdout_each, group, to, label, seed, field.reference, device, threads)
+        scores = {**scores, "prediction": {**scores.get("prediction", {}), **last[4]}}
+        rows = _rows(scores, keys[name], name, seed, group, to)
         done = {row.identity: row for row in rows} | done
         if results is not None:
             add(results, rows)
-    return _table(_shown(done, keys, itertools.product(seeds, cases)))
+    return as_table(_shown(done, keys, itertools.product(seeds, cases)))
+
+
+def _asked(
+    methods: Sequence[str],
+    settings: Mapping[str, Mapping[str, Any]],
+    grid: Mapping[str, Sequence[Any]] | None,
+    options: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """What `train` is asked for by the name of its row: each method, or each combination of the grid of it.
+
+    Raises
+    ------
+    UsageError
+        A method or setting is unknown.
+    """
+    asked = {}
+    for method in methods:
+        for combination in combinations(grid) if grid is not None else ({},):
+            own = dict(settings.get(method, {})) | combination
+            expression_for(method, settings=own)
+            name = f"{method} {said(combination)}".rstrip()
+            asked[name] = roles_used(method, dict(options)) | {"method": method, "settings": own}
+    return asked
+
+
+def _runs(
+    names: Sequence[str], seeds: Sequence[int], cases: Sequence[tuple[str, str]], *, at_once: bool
+) -> Iterator[tuple[str, int, tuple[str, str]]]:
+    """In which order: methods beside each other, but of one that is trained once all conditions of a group."""
+    if at_once:
+        for seed, group, name in itertools.product(seeds, dict.fromkeys(group for group, _ in cases), names):
+            yield from ((name, seed, case) for case in cases if case[0] == group)
+    else:
+        yield from ((name, seed, case) for seed, case, name in itertools.product(seeds, cases, names))
+
+
+def _held(adata: AnnData, field: Any, holdout_each: str, group: str, to: str | None) -> list[str]:
+    """A group under a condition, or under all but the control that it has cells of, as `train` takes it."""
+    from cellalign.data.split import held_out
+    from cellalign.data.terms import term
+
+    conditions = [name for name in field.categories if name != field.reference] if to is None else [to]
+    items = [f"{term(holdout_each, group)},{term(field.name, name)}" for name in conditions]
+    there = [held_out(adata.obs, [item], must_exist=False, control=field.reference, quiet=True) for item in items]
+    return [item for item, cells in zip(items, there, strict=True) if cells.any()]
+
+
+def _scores(
+    adata: AnnData,
+    model: Model,
+    holdout_each: str | None,
+    group: str,
+    to: str,
+    label: str | None,
+    seed: int,
+    control: str,
+    device: str,
+    threads: int | None,
+) -> Mapping[str, dict[str, float]]:
+    """Scores by system: "prediction", of the method, and the baselines."""
+    from cellalign.evaluation import evaluate
+    from cellalign.methods.base import Predicts
+    from cellalign.threads import limited
+
+    found: Mapping[str, dict[str, float]] = {}
+    kinds = holdout_each or label
+    # with nothing held out a method that cannot predict is still mixed; else it is refused as it always was
+    if holdout_each is not None or isinstance(model.method, Predicts):
+        start: dict[str, Any] = {"from_": control} | ({"where": {holdout_each: group}} if holdout_each else {})
+        predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
+        asked: dict[str, Any] = {"condition": model.condition, "label": kinds}
+        asked |= {"panels": ["response"], "more_genes": True}
+        with limited(threads):
+            scored = evaluate(predicted, against=adata, seed=seed, device=device, **asked)
+        found = response_scores(scored, kinds, group if holdout_each else None)
+    return found
 
 
 def _say_others(
@@ -230,68 +337,17 @@ def _cases(adata: AnnData, field: Any, holdout_each: str, groups: Sequence[str] 
     return cases
 
 
-def _rows(scores: pd.DataFrame, keys: MadeOf, method: str, seed: int, group: str, to: str) -> list[BenchmarkRow]:
+def _rows(
+    scores: Mapping[str, dict[str, float]], keys: MadeOf, method: str, seed: int, group: str, to: str
+) -> list[BenchmarkRow]:
     """The method's scores, and the baselines'."""
     from cellalign.records import BenchmarkRow
 
     found = []
-    for system, own in scores[scores["group"] == group].groupby("system"):
-        name, digest = (method, keys.scores) if system == "prediction" else (str(system), keys.baselines)
-        values = dict(zip(own["metric"], own["value"], strict=True))
+    for system, values in scores.items():
+        name, digest = (method, keys.scores) if system == "prediction" else (system, keys.baselines)
         found.append(BenchmarkRow(method=name, seed=seed, held_out=group, to=to, made_of=digest, scores=values))
     return found
-
-
-def _table(rows: Collection[BenchmarkRow]) -> pd.DataFrame:
-    """One row each, a column for every metric that one of them has."""
-    import pandas as pd
-
-    from cellalign.evaluation.panels.response import PredictedResponse
-    from cellalign.records import BenchmarkRow
-
-    found = {name for row in rows for name in row.scores}
-    declared = [metric.name for metric in PredictedResponse.metrics if metric.name in found]
-    columns = dict.fromkeys([*BenchmarkRow.COLUMNS, *declared, *sorted(found)])
-    return pd.DataFrame([row.flat() for row in rows], columns=list(columns))
-
-
-def metric_of(name: str) -> Metric:
-    """The metric of that name among those a benchmark has.
-
-    Raises
-    ------
-    UsageError
-        There is none.
-    """
-    from cellalign.errors import nearest
-    from cellalign.evaluation.metrics.metric import by_name
-    from cellalign.evaluation.panels.response import PredictedResponse
-
-    known = by_name(PredictedResponse.metrics)
-    if name not in known:
-        raise UsageError(
-            f"unknown metric {name!r}.{nearest(name, known)} Metrics of panel {PredictedResponse.name}: "
-            f"{', '.join(known)}"
-        )
-    return known[name]
-
-
-def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One metric: methods as rows (best mean first, whichever way is better), held-out groups as columns, their mean.
-
-    Raises
-    ------
-    UsageError
-        There is no such metric.
-    """
-    from cellalign.records import BenchmarkRow
-
-    better = metric_of(metric).better
-    values = table.reindex(columns=[*BenchmarkRow.KEYS, metric])
-    wide = values.pivot_table(index="method", columns="held_out", values=metric, aggfunc="mean", dropna=False)
-    wide = wide.reindex(table["method"].unique())  # no change has no change to correlate, but its row
-    wide["mean"] = wide.mean(axis=1)
-    return wide.sort_values("mean", key=better.loss, kind="stable")
 
 
 @command_of(
@@ -303,36 +359,64 @@ def command(
     input: Annotated[Reading, o.PREPROCESSED],
     runs: Annotated[int, Option("Runs of each.", ("--seeds",), low=1)] = 1,
     metric: Annotated[
-        str, Option("Metric of the printed table (cellalign methods --metrics).", metavar="NAME")
+        str, Option("Metrics of the printed table (cellalign methods --metrics).", metavar="NAME,NAME")
     ] = "r_change_de",
     output: Annotated[
         str, Option("All scores; a run that was cut off goes on.", ("--output", "-o"), metavar="FILE.csv")
     ] = "benchmark.csv",
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
 ) -> None:
-    """Hold out each group under each condition in turn, predict it with every method, score it.
+    """Hold out each group under each condition in turn, predict it with every method, score it; or train on all.
 
     Rows already in the output file are kept; those of the same cells and settings are not computed again.
     """
     from cellalign.data import files
 
-    asked, declared = call.options, metric_of(metric)
+    asked = call.options
+    metrics = _metrics(metric, asked["holdout_each"])
     files.check_table(output, True, [input])
     finished(output)  # what is no benchmark is refused before any work
-    read = {expression_for(name, settings=(asked["settings"] or {}).get(name)) for name in asked["methods"]}
+    combined = list(combinations(asked["grid"])) if asked["grid"] else [{}]
+    given, kind = asked["settings"] or {}, asked["expression"]
+    read = {
+        expression_for(name, settings=given.get(name, {}) | own, expression=kind)
+        for name in asked["methods"]
+        for own in combined
+    }
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed
     adata = cells_for(source, read.pop()) if len(read) == 1 else files.read(source)
     table = benchmark(adata, seeds=range(runs), results=output, progress=call.log.info, **asked)
-    wide = summary(table, metric)
-    rows = [
-        [str(name), *("-" if value != value else f"{value:.3f}" for value in row)]
-        for name, row in zip(wide.index, wide.values, strict=True)
-    ]
-    columns = ["method", *(str(name) for name in wide.columns)]
-    if format != "table":  # people read both in the title
+    people = format == "table"
+    columns, rows = printed(table, [each.name for each in metrics], people=people)
+    headings = {each.name: each.heading for each in metrics}
+    first = metrics[0]
+    if not people and len(metrics) == 1:  # people read both in the title
         columns += ["metric", "better"]
-        rows = [[*row, metric, str(declared.better)] for row in rows]
-    title = f"{declared.heading} ({declared.better.in_words}), {asked['holdout_each']} held out"
-    call.print_rows(title, columns, rows, format)
+        rows = [[*row, first.name, str(first.better)] for row in rows]
+    what = first.heading if len(metrics) == 1 else "several metrics, best first by the first"
+    how = f" ({first.better.in_words})" if len(metrics) == 1 else ""
+    held = f"{asked['holdout_each']} held out" if asked["holdout_each"] else "nothing held out: fitted, not predicted"
+    error = ", ± standard error over seeds" if runs > 1 else ""
+    title = f"{what}{how}, {held}{error}"
+    call.print_rows(title, columns, rows, format, headings=[headings.get(name, name) for name in columns])
     call.log.info("%s: %d rows", output, len(table))
+
+
+def _metrics(text: str, holdout_each: str | None) -> list[Metric]:
+    """The metrics of the printed table.
+
+    Raises
+    ------
+    UsageError
+        There is none, or one of mixing where groups are held out.
+    """
+    metrics = [metric_of(name) for name in o.words(text)]
+    if not metrics:
+        raise UsageError(f"{option('metric', text)} names no metric")
+    mixed = next((each.name for each in metrics if each in OF_MIXING), None)
+    if mixed is not None and holdout_each is not None:
+        raise UsageError(
+            f"{option('metric', mixed)} is scored where nothing is held out; leave out {option('holdout_each')}"
+        )
+    return metrics

@@ -28,6 +28,9 @@ def embed(
     model: Model,
     *,
     umap: Annotated[bool, Option('Add obsm["X_umap"] of the latents.')] = False,
+    draw: Annotated[
+        bool, Option("Write a draw of each cell's posterior, as X_<method>_draw, in place of its mean.")
+    ] = False,
     missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
     unseen: Annotated[
         bool, Option("Batches and covariates never trained on, or absent, count as unknown.", ("--allow-unseen",))
@@ -37,7 +40,7 @@ def embed(
     threads: Annotated[int | None, o.THREADS] = None,
     seed: Annotated[int, o.SEED] = 0,
 ) -> AnnData:
-    """Add the latents to `adata.obsm[model.embedding_key]` and return it.
+    """Add the latents to `adata.obsm[model.embedding_key]`, or a draw of them to `model.draw_key`, and return it.
 
     Parameters
     ----------
@@ -46,6 +49,9 @@ def embed(
     model : Model
     umap : bool
         Also add obsm["X_umap"], float32 [n_cells, 2].
+    draw : bool
+        Write one draw of every cell's posterior, and not its mean. What CoMP and VFAE promise, that the latents tell
+        nothing of the condition, is promised of draws; their means may still tell it to a forest.
     missing_genes : {"error", "zero"}
         What to do about genes the model needs and the cells lack.
     unseen : bool
@@ -53,35 +59,40 @@ def embed(
     batch_size : int
         Cells embedded at once.
     seed : int
-        Of the UMAP.
+        Of the draw and of the UMAP.
 
     Returns
     -------
     AnnData
-        With obsm["X_<method>"], float32 [n_cells, n_latent], what else the method embeds, its provenance in
-        uns["cellalign"], where conditions may be missing those inferred in obs, and of the training cells
-        obs["<method>_split"]: trained, validation or held out, so that `evaluate` scores mixing on validation cells.
+        With obsm["X_<method>"] (of draws "X_<method>_draw"), float32 [n_cells, n_latent], what else the method embeds,
+        its provenance in uns["cellalign"], where conditions may be missing those inferred in obs, and of the training
+        cells obs["<method>_split"]: trained, validation or held out, so that `evaluate` scores mixing on validation
+        cells.
 
     Raises
     ------
     InputError
         Genes are missing, a condition or batch was never trained on, or the matrix is not fit.
+    ModelError
+        A draw of a method whose posterior has no spread.
     """
     from cellalign.records import Provenance
     from cellalign.records.provenance import KEY
 
     machine: dict[str, Any] = {"device": device, "threads": threads}
-    found = model.embeddings(adata, missing_genes=missing_genes, unseen=unseen, batch_size=batch_size, **machine)
+    read: dict[str, Any] = {"missing_genes": missing_genes, "unseen": unseen}
+    found = model.embeddings(adata, **read, draw=draw, seed=seed, batch_size=batch_size, **machine)
     adata.obsm.update(found)
     split, column = model.split(adata), f"{model.embedding_key.removeprefix('X_')}_split"
     if split is not None:
         adata.obs[column] = split
-    steps: list[Step] = [model.embedding_record(None if split is None else column)]
+    record = model.embedding_record(None if split is None else column, seed if draw else None)
+    steps: list[Step] = [record]
     if umap:
-        adata.obsm["X_umap"] = _umap(found[model.embedding_key], seed, threads)
-        steps.append(model.umap_record())
+        adata.obsm["X_umap"] = _umap(found[record.key], seed, threads)
+        steps.append(model.umap_record(record.seed))
     adata.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(*steps).plain()
-    for name, values in model.inferred_condition(adata, missing_genes=missing_genes, unseen=unseen, **machine).items():
+    for name, values in model.inferred_condition(adata, **read, **machine).items():
         adata.obs[name] = values
     return adata
 
@@ -113,19 +124,21 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     from cellalign.records import Provenance
     from cellalign.threads import limited
 
-    if model.embedding_key not in adata.obsm:
-        raise InputError(f"the cells have no embedding {model.embedding_key!r}; run: cellalign.embed(adata, model)")
     provenance = Provenance.of(adata.uns)
-    if model.made(provenance.embedding.get(model.embedding_key)) is False:
+    there = [step for key, step in provenance.embedding.items() if key in (model.embedding_key, model.draw_key)]
+    key = max(there, key=lambda step: step.step).key if there else model.embedding_key
+    if key not in adata.obsm:
+        raise InputError(f"the cells have no embedding {key!r}; run: cellalign.embed(adata, model)")
+    if model.made(provenance.embedding.get(key)) is False:
         how = "embed the cells again: cellalign.embed(adata, model)"
-        raise InputError(f"the cells' embedding {model.embedding_key!r} is of another model than the one given; {how}")
+        raise InputError(f"the cells' embedding {key!r} is of another model than the one given; {how}")
     drawn = adata.obsm.get("X_umap")
     written = provenance.umap
-    if written is not None and (written.key != model.embedding_key or model.made(written) is False):
+    if written is not None and (written.key != key or model.made(written) is False):
         log.info("obsm 'X_umap' is of another model's embedding (%s): another one is computed", written.key)
-        drawn = _umap(adata.obsm[model.embedding_key], seed)
+        drawn = _umap(adata.obsm[key], seed)
     elif drawn is None:
-        drawn = adata.obsm["X_umap"] = _umap(adata.obsm[model.embedding_key], seed)
+        drawn = adata.obsm["X_umap"] = _umap(adata.obsm[key], seed)
     usual = (model.condition, model.label or "cell_type")
     keys = color or [key for key in usual if key and key in adata.obs]
     number = model.condition if model.continuous else None
@@ -149,7 +162,8 @@ def write_embedding(
     found = [key for key in adata.obsm if key not in model.obsm]  # what the model reads is in the file already
     inferred = (f"{model.condition}_inferred", f"{model.condition}_probability")
     obs = {name: adata.obs[name].array for name in inferred if model.condition_may_be_missing}
-    split = Provenance.of(adata.uns).embedding[model.embedding_key].split
+    written = Provenance.of(adata.uns).latest_embedding
+    split = None if written is None else written.split
     if split is not None:
         obs[split] = adata.obs[split].array
     obsm = {key: adata.obsm[key] for key in found}
@@ -167,7 +181,7 @@ def command(
     color: Annotated[Sequence[str], Option("obs column to colour by (repeatable).", metavar="KEY")] = (),
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
-    """Write obsm["X_<method>"], the posterior means, into a copy of the input."""
+    """Write obsm["X_<method>"], the posterior means, or with --draw a draw of each, into a copy of the input."""
     from cellalign.data import files
     from cellalign.model import load
 

@@ -46,6 +46,9 @@ def evaluate(
         ),
     ] = None,
     extra_panels: Sequence[str] = (),
+    expression: Annotated[
+        o.Expression | None, Option("any: another tool's prediction is of any real values.", metavar="any")
+    ] = None,
     k: Annotated[int, Option("Neighbours of the mixing panel.", low=2)] = 100,
     alpha: Annotated[float, Option("Level of the kBET test.", low=0, high=1)] = 0.1,
     min_cells: Annotated[int | None, Option("Smallest cell type for m-kBET and m-s [4 k].", low=2)] = None,
@@ -81,6 +84,9 @@ def evaluate(
         bio, which compiles for half a minute, only where `batch`, several embeddings or `extra_panels` ask for it.
     extra_panels : sequence of str
         Panels to run, where they can, beside the default ones.
+    expression : "any", optional
+        What another tool predicted is neither counts nor log expression but any real values, compared as they are; of
+        cellalign's own predictions that is recorded.
     k, alpha : int, float
         Neighbours and test level of the mixing panel; of validation cells, which are scored where they are known,
         at most 30 neighbours.
@@ -124,6 +130,7 @@ def evaluate(
             embedding=embedding,
             panels=panels,
             extra_panels=extra_panels,
+            expression=expression,
             model=model,
             device=device,
             seed=seed,
@@ -276,7 +283,9 @@ def command(
     real = None
     if against is not None:
         reading = replace(input.like(against), obs=input.obs, obs_key=input.obs_key)
-        real = cells_for(files.spool(reading), expression_of(cells))
+        made = provenance.counterfactual
+        layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
+        real = cells_for(files.spool(reading), expression_of(cells, asked["expression"]), layer=layer)
     extra_panels = ["bio"] if scib_table is not None else []
     result = evaluate(cells, against=real, model=fitted, extra_panels=extra_panels, **asked)
     call.print_evaluation(result, format)

@@ -42,6 +42,7 @@ DECIDED = (  # of the parameters of `train`, those that the model decides, but f
     "label",
     "unlabelled",
     "allow_missing_condition",
+    "expression",
     "layer",
     "n_top_genes",
     "rounded",

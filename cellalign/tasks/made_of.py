@@ -30,26 +30,38 @@ class MadeOf:
     baselines: str
 
 
-def made_of(adata: AnnData, holdout_each: str, asked: Mapping[str, Any]) -> MadeOf:
+def made_of(adata: AnnData, holdout_each: str | None, asked: Mapping[str, Any]) -> MadeOf:
     """What `train` with these options would be given and make of it, and what its predictions are compared with.
 
     On which device and with how many threads does not count, nor does a precision that follows from the device.
     """
+    from cellalign.data.matrices import default_matrix
+    from cellalign.evaluation.panels.mixing import Mixing
     from cellalign.evaluation.panels.response import PredictedResponse
     from cellalign.methods.registry import get
 
     record = prepare(adata, **of_preparation(asked)).record
     hyperparameters, plan = resolved(asked["method"], asked["settings"], asked)
+    as_they_are = record.recipe.expression == "any"
+    counts = get(asked["method"]).reads(hyperparameters) == "counts"
+    key = record.matrix if as_they_are else default_matrix(adata, "counts") if counts else "X"
     compared = {
         "version": PredictedResponse.version,
-        "columns": {key: _values(adata, key) for key in (asked["condition"], holdout_each)},
+        "columns": {key: _values(adata, key) for key in (asked["condition"], holdout_each) if key is not None},
         "held out": holdout_each,
         "condition": [field.model_dump(mode="json") for field in record.fields if field.role == "condition"],
-        "real": _real(adata, get(asked["method"]).reads(hyperparameters)),
+        "real": _real(adata, key),
         "genes": record.genes,
-        "recipe": record.recipe.model_dump(mode="json"),
+        # rows of before know no kind of values
+        "recipe": record.recipe.model_dump(mode="json", exclude=set() if as_they_are else {"expression"}),
         "matrix": record.matrix,
     }
+    if holdout_each is None:  # then mixing is scored as well, and the response within these
+        label = asked.get("label")
+        compared |= {"mixing": Mixing.version, "label": None if label is None else _values(adata, label)}
+        compared |= {"min_cells": asked.get("min_cells")}
+    if asked.get("holdout_conditions", "each") != "each":
+        compared |= {"held out under": asked["holdout_conditions"]}
     trained = record.model_dump(mode="json", include={"method", "hyperparameters", "fields", "content"})
     return MadeOf(_digest(compared | trained | {"training": plan.model_dump(mode="json")}), _digest(compared))
 
@@ -67,12 +79,10 @@ def _values(adata: AnnData, key: str) -> str:
     return _digest([names[code] for code in values.codes])
 
 
-def _real(adata: AnnData, expression: str) -> list[str]:
-    """A digest of the expression that predictions are compared with."""
-    from cellalign.data.matrices import default_matrix
+def _real(adata: AnnData, key: str) -> list[str]:
+    """A digest of the matrix that predictions are compared with."""
     from cellalign.data.source import content_of
 
-    key = "X" if expression == "log" else default_matrix(adata, "counts")
     matrix = adata.X if key == "X" else adata.layers[key]
     matrices = (
         [matrix] if matrix is not None else [adata.layers[name] for name in sorted(key for key in adata.layers if key)]

@@ -19,6 +19,7 @@ DEFAULT_MODEL = "cellalign-model"
 TableFormat = Literal["table", "json", "csv"]
 MissingGenes = Literal["error", "zero"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Expression = Literal["any"]
 
 
 def words(text: str) -> list[str]:
@@ -124,6 +125,7 @@ HOLDOUT = Option("Do not train on these cells (repeatable).", metavar="KEY=VALUE
 
 # what is trained
 METHOD = Option("A name of `cellalign methods`.")
+EXPRESSION = Option("any takes finite values as they are: standardised, CLR, z-scores.", metavar="any")
 LAYER = Option("Read this layer instead of the default.", metavar="NAME")
 N_TOP_GENES = Option("Highly variable genes to keep of raw counts; 0 keeps all [2000].", low=0)
 ROUND = Option("Round counts that are estimated (SoupX, RSEM, alevin).", ("--round",))

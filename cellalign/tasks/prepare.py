@@ -69,6 +69,7 @@ def prepare(
     kinds: Mapping[str, str] | None = None,
     continuous: bool = False,
     allow_missing_condition: bool = False,
+    expression: str | None = None,
     layer: str | None = None,
     n_top_genes: int | None = None,
     rounded: bool = False,
@@ -117,7 +118,8 @@ def prepare(
     _check_needs(cls, condition, label)
     named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
     named |= {"validation": validation, "early_stopping": early_stopping, "precision": precision}
-    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named)
+    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named, expression, adata.n_vars)
+    reads = what_is_read(cls, hyperparameters, expression)
     kinds = kinds_of(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
     notes = check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
@@ -126,9 +128,9 @@ def prepare(
     adata = in_memory(adata)
     check_names(adata, "the input")
     with limited(threads):  # scanpy would leave torch another number of them
-        expression = to_train_on(
+        found = to_train_on(
             adata,
-            cls.reads(hyperparameters),
+            reads,
             layer=layer,
             n_top_genes=n_top_genes,
             rounded=rounded,
@@ -147,7 +149,7 @@ def prepare(
         unlabelled=unlabelled,
     )
     notes += check_design(adata[trained_on], fields)
-    cells = make_cells(adata, expression.x, fields, ignore=~trained_on)
+    cells = make_cells(adata, found.x, fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, plan, seed)
 
     record = ModelRecord(
@@ -156,16 +158,16 @@ def prepare(
         hyperparameters=hyperparameters.model_dump(mode="json"),
         training=plan.model_dump(mode="json"),
         preset=preset,
-        matrix=expression.matrix,
-        recipe=expression.recipe,
-        content=cells.content(expression.made_of),
-        image_shape=image_shape(adata) if len(expression.var) == adata.n_vars else None,
+        matrix=found.matrix,
+        recipe=found.recipe,
+        content=cells.content(found.made_of),
+        image_shape=image_shape(adata) if len(found.var) == adata.n_vars else None,
         fields=field_records(fields),
         holdout=list(holdout),
         seed=seed,
         cells=CellNumbers(all=adata.n_obs, trained=len(train_rows), validation=len(validation_rows)),
-        other_names=second_name(expression.var),
-        genes=[str(gene) for gene in expression.var.index],
+        other_names=second_name(found.var),
+        genes=[str(gene) for gene in found.var.index],
         **made_by(source),
     )
     return Prepared(record, cells, plan, train_rows, validation_rows, notes)
@@ -186,7 +188,34 @@ def resolved(method: str, settings: Mapping[str, Any] | None, options: Mapping[s
     from cellalign.methods.registry import get
 
     named = {name: options.get(name) for name in PLANNED}
-    return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named)
+    kind = options.get("expression")
+    return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named, kind)
+
+
+def what_is_read(cls: type[Method], hyperparameters: Any, expression: str | None) -> str:
+    """What a method reads under these hyperparameters: "log", "counts", or any real values where they are asked for.
+
+    Raises
+    ------
+    UsageError
+        It reads counts, and values as they are are asked for; or something else is.
+    """
+    reads = cls.reads(hyperparameters)
+    if expression is None:
+        return reads
+    if expression != "any":
+        raise UsageError(
+            f"{option('expression', expression)} is not any; without it a method reads what it is made for"
+        )
+    if reads == "counts":
+        likelihood = getattr(hyperparameters, "likelihood", None)
+        said = "" if likelihood is None else f" (likelihood {likelihood})"
+        gaussian = spoken(python="settings={'likelihood': 'gaussian'}", command="--set likelihood=gaussian")
+        mend = "use another method" if likelihood is None else f"add {gaussian}, or use another method"
+        raise UsageError(
+            f"method {cls.name!r} reads counts{said}, so it cannot take {option('expression', 'any')}; {mend}"
+        )
+    return expression
 
 
 def _check_needs(cls: type[Method], condition: str | None, label: str | None) -> None:

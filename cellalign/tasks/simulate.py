@@ -76,6 +76,30 @@ def sparse_shift(
         return simulate.sparse_shift(**asked)
 
 
+def fairness(
+    *,
+    n_cells: Annotated[int, Option("People, one a row.", ("--cells",), low=2)] = 4000,
+    n_numeric: Annotated[int, Option("Columns of numbers.", ("--numbers",), low=0)] = 6,
+    n_categorical: Annotated[int, Option("Columns of categories, one-hot.", ("--categories",), low=0)] = 8,
+    n_latent: Annotated[int, Option("Latent variables.", ("--latents",), low=1)] = 6,
+    share: Annotated[float, Option("Share of the larger sex.")] = 0.675,
+    leaking: Annotated[float, Option("Share of columns that tell the sex.")] = 0.6,
+    leak: Annotated[float, Option("How strongly they do.", low=0)] = 1.0,
+    gap: Annotated[float, Option("What the sex adds to the income's score.")] = 1.0,
+    label_rate: Annotated[float, Option("Share of high incomes.")] = 0.25,
+    standardise: Annotated[bool, Option("Mean 0 and variance 1.", ("--standardise/--as-it-is",))] = True,
+    threads: Annotated[int | None, o.THREADS] = None,
+    seed: Annotated[int, o.SEED] = 0,
+) -> AnnData:
+    """People with a sensitive attribute that leaks into their features: `cellalign.simulate.fairness`."""
+    asked = {name: value for name, value in locals().items() if name != "threads"}
+    from cellalign import simulate
+    from cellalign.threads import limited
+
+    with limited(threads):
+        return simulate.fairness(**asked)
+
+
 def digits(
     *,
     n_images: Annotated[int, Option("Digits, each drawn with three strokes.", ("--images",), low=3)] = 1797,
@@ -124,6 +148,18 @@ def sparse_shift_command(call: Call, output: Annotated[str, o.OUTPUT], force: An
     files.write(adata, output, force=force)
     n = call.options["n_interventions"]
     call.log.info("%s: %d cells x %d genes, %d interventions", output, adata.n_obs, adata.n_vars, n)
+
+
+@command_of(fairness, group="simulate", example="cellalign simulate fairness --cells 4000 -o people.h5ad")
+def fairness_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotated[bool, o.FORCE] = False) -> None:
+    """A standardised table of people whose sex leaks into many features, with an income that goes with it."""
+    from cellalign.data import files
+
+    files.check_cells_output(output, force)
+    adata = fairness(**call.options)
+    files.write(adata, output, force=force)
+    as_they_are = option("expression", "any")
+    call.log.info("%s: %d people x %d features; train with %s", output, adata.n_obs, adata.n_vars, as_they_are)
 
 
 @command_of(digits, group="simulate", example="cellalign simulate digits -o digits.h5ad")

@@ -14,7 +14,7 @@ from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
-from cellalign.tasks.prepare import prepare
+from cellalign.tasks.prepare import prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def train(
     kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
     continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
     allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
+    expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     layer: Annotated[str | None, o.LAYER] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
     rounded: Annotated[bool, o.ROUND] = False,
@@ -119,6 +120,10 @@ def train(
         The condition is a number (a dose, a time).
     allow_missing_condition : bool
         Cells whose condition is missing are trained on with the condition the model infers.
+    expression : "any", optional
+        Take the values as they are, whatever their sign and size, as long as they are finite: a standardised table,
+        one-hot codes, CLR protein, gene activities, bulk log TPM, z-scores. Of methods with a Gaussian likelihood or a
+        squared error; nothing is normalised, no output is cut at zero, and the model keeps it.
     layer : str, optional
         Read this layer (or "X") instead of the method's default matrix.
     n_top_genes : int, optional
@@ -200,6 +205,7 @@ def train(
             kinds=kinds,
             continuous=continuous,
             allow_missing_condition=allow_missing_condition,
+            expression=expression,
             layer=layer,
             n_top_genes=n_top_genes,
             rounded=rounded,
@@ -259,6 +265,7 @@ def matrix_for(
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     layer: str | None = None,
+    expression: str | None = None,
 ) -> tuple[str, ...]:
     """Names of the matrices that `train` with these options reads, of which the first that is there counts.
 
@@ -274,7 +281,7 @@ def matrix_for(
     """
     from cellalign.data.matrices import MATRICES
 
-    return (layer,) if layer is not None else MATRICES[expression_for(method, preset, config, settings)]
+    return (layer,) if layer is not None else MATRICES[expression_for(method, preset, config, settings, expression)]
 
 
 def expression_for(
@@ -282,13 +289,14 @@ def expression_for(
     preset: str | None = None,
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    expression: str | None = None,
 ) -> str:
-    """What `train` with these options reads: "log" or "counts"; errors as `matrix_for`."""
+    """What `train` with these options reads: "log", "counts" or "any"; errors as `matrix_for`."""
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 
     cls = get(method)
-    return cls.reads(resolve_settings(cls, preset, config, settings)[0])
+    return what_is_read(cls, resolve_settings(cls, preset, config, settings)[0], expression)
 
 
 @command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
@@ -315,8 +323,8 @@ def command(
         files.check_cells_output(output, asked["force"], inputs)
         files.check_apart(model, output)
     begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
-    method = asked["method"] or DEFAULT_METHOD
-    reads = None if begins_with else expression_for(method, asked["preset"], asked["config"], asked["settings"])
+    method, kind = asked["method"] or DEFAULT_METHOD, asked["expression"]
+    reads = None if begins_with else expression_for(method, asked["preset"], asked["config"], asked["settings"], kind)
     with Resuming(model).claimed(asked["wait"]):  # before the cells are read, which may take long
         source = files.spool(input)
         if begins_with is not None:

@@ -29,6 +29,7 @@ def training_options(record: ModelRecord) -> dict[str, Any]:
         "label": None if label is None else label.name,
         "unlabelled": getattr(label, "missing_value", None),
         "kinds": {field.name: field.kind for field in given if field.kind != "categorical"},
+        "expression": record.recipe.expression,
         "layer": _layer(record),
         "n_top_genes": record.recipe.n_top_genes,
         "rounded": record.recipe.rounded,

@@ -1,8 +1,8 @@
 """tune: model selection over a small grid of settings and several seeds, without looking at labels.
 
 Methods whose latents should each mean one thing are ranked by UDR (unsupervised disentanglement ranking, Duan et
-al. 2020), as the sVAE+ paper did: of settings under which models that differ by seed alone agree. All others are
-ranked by the loss on validation cells (the negative ELBO, and with it any penalty).
+al. 2020), as the sVAE+ paper did: of settings under which models that differ by seed alone agree. Others are ranked by
+what they are trained for, by a criterion that compares what the grid varies (`tune_criteria.py`).
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cellalign.data.reading import Reading
+from cellalign.data.reading import Reading, in_memory
 from cellalign.data.said import told_once
-from cellalign.errors import InputError, TrainingError, UsageError, option
+from cellalign.errors import InputError, TrainingError
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.grid import GRID, combinations, of_preset, said
 from cellalign.tasks.paths import cells_for
-from cellalign.tasks.prepare import resolved
 from cellalign.tasks.train import expression_for, train, vectors
+from cellalign.tasks.tune_criteria import CRITERIA, scores, settled
 from cellalign.tasks.tune_runs import Runs
 
 if TYPE_CHECKING:
@@ -45,15 +46,10 @@ def tune(
     method: Annotated[str, o.METHOD] = "comp",
     grid: Annotated[
         Mapping[str, Sequence[Any]],
-        Option(
-            "Values of a setting to try (repeatable).",
-            metavar="KEY=VALUE,VALUE",
-            text=list[str] | None,
-            read=o.key_lists,
-        ),
+        replace(GRID, help="Values of a setting to try (repeatable); without any, those of the preset's paper."),
     ],
     seeds: Annotated[int, Option("Runs of each combination.", low=1)] = 3,
-    by: Annotated[str, Option("auto is udr for methods made to disentangle.", metavar="auto|udr|loss")] = "auto",
+    by: Annotated[str, Option(f"What to rank by: {', '.join(CRITERIA)}.", metavar="auto|...")] = "auto",
     settings: Annotated[
         Mapping[str, Any] | None, replace(o.SETTINGS, help="A setting of all runs (repeatable).")
     ] = None,
@@ -66,6 +62,7 @@ def tune(
     numeric: Annotated[Sequence[str], o.NUMERIC] = (),
     kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
+    expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     layer: Annotated[str | None, o.LAYER] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
     rounded: Annotated[bool, o.ROUND] = False,
@@ -84,11 +81,17 @@ def tune(
     adata : AnnData
     method : str
     grid : mapping of setting to values
-        As `train`'s settings.
+        As `train`'s settings; empty, the grid that the paper of `preset` searched, if it names one.
     seeds : int
         Seeds 0 to seeds - 1 of each combination; UDR needs at least 2.
-    by : {"auto", "udr", "loss"}
-        auto is UDR for the methods made to disentangle, and the validation loss for others.
+    by : {"auto", "udr", "loss", "reconstruction", "mixing", "balance", "response"}
+        `loss`, that on validation cells, compares runs whose losses are sums of the same terms, and is refused where
+        the grid varies a weight or the likelihood. On validation cells too: `reconstruction`, their negative
+        log-likelihood without weights; `mixing`, how far the share of a cell's own condition (or batch) among its
+        neighbours is from that of permuted conditions; `balance`, the mean of the ranks by these two. `response`: the
+        correlation of the predicted with the real change of what `holdout` holds out under a condition. auto takes the
+        first that compares the runs of: UDR for the methods made to disentangle; response where cells are held out
+        under a condition; loss; balance; reconstruction; mixing.
     settings : mapping, optional
         Settings that are the same in all runs.
     runs : path, optional
@@ -105,18 +108,21 @@ def tune(
     best : Model
         Of the best combination, the model with the best score of its own.
     table : DataFrame
-        One row per run: settings, seed, validation loss, udr, score of the combination, rank of the combination.
+        One row per run: settings, seed, validation loss, udr, what else it is ranked by, score of the combination, rank
+        of the combination.
 
     Raises
     ------
     UsageError
-        An empty grid, an unknown setting or criterion, too few seeds, or no validation cells to rank by.
+        An empty grid, an unknown setting or criterion, one that does not compare what the grid varies, too few seeds,
+        or no validation cells to rank by.
     TrainingError
         Every run failed; single ones that fail are left out with a warning.
     """
     import numpy as np
     import pandas as pd
 
+    from cellalign.methods.registry import get
     from cellalign.threads import limited
 
     options |= {
@@ -128,6 +134,7 @@ def tune(
         "numeric": numeric,
         "kinds": kinds,
         "unlabelled": unlabelled,
+        "expression": expression,
         "layer": layer,
         "n_top_genes": n_top_genes,
         "rounded": rounded,
@@ -137,25 +144,30 @@ def tune(
         "device": device,
         "threads": threads,
     }
-    combinations = list(_combinations(grid))
-    by = _criterion(method, by, seeds, combinations, settings or {}, options)
+    grid = grid or of_preset(method, preset)
+    tried, adata = list(combinations(grid)), in_memory(adata)
+    by = settled(get(method), by, adata.obs, seeds, [{**(settings or {}), **own} for own in tried], options)
+    log.info("ranked by %s", by)
     kept = runs if isinstance(runs, Runs) or runs is None else Runs(runs)
     records: list[dict[str, Any]] = []
+    more: list[dict[str, float]] = []
     models: list[Model] = []
     if kept is not None:
         kept.of(adata, method, options)
     with nullcontext() if kept is None else kept.held(wait):
-        for combination, seed in itertools.product(combinations, range(seeds)):
-            said = f"{_said(combination)}, seed {seed}"
+        for combination, seed in itertools.product(tried, range(seeds)):
+            run = f"{said(combination)}, seed {seed}"
             try:
                 model = _run(adata, method, (dict(settings or {}) | combination), seed, kept, options)
             except TrainingError as error:
-                log.warning("%s: %s; left out", said, error)
+                log.warning("%s: %s; left out", run, error)
                 continue
             outcome = model.record.outcome
             loss = np.nan if outcome is None or outcome.validation_loss is None else outcome.validation_loss
-            log.info("%s: validation loss %.4g, %.0f s", said, loss, outcome.seconds if outcome else 0)
+            log.info("%s: validation loss %.4g, %.0f s", run, loss, outcome.seconds if outcome else 0)
             records.append(combination | {"seed": seed, "validation_loss": loss})
+            with limited(threads):
+                more.append(scores(by, model, adata, options, seed))
             models.append(model)
     if not models:
         raise TrainingError("every run of the grid failed")
@@ -163,45 +175,15 @@ def tune(
     combination_of = table[list(grid)].astype(str).agg(", ".join, axis=1)
     with limited(threads):
         table["udr"] = _udr(adata, models, combination_of, by)
-    own = table["udr"] if by == "udr" else -table["validation_loss"]
+    for name in more[0]:
+        table[name] = [found[name] for found in more]
+    own = _own(table, by)
     if own.isna().all():
         raise InputError(f"no run has a {by} to be ranked by: {adata.n_obs} cells are too few to keep some for it")
     table["score"] = own.groupby(combination_of).transform("median")
     table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)
     best = own.where(table["rank"] == 1).idxmax()
     return models[int(best)], table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)
-
-
-def _combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    if not grid or not all(grid.values()):
-        raise UsageError(f"{option('grid', hint='KEY=VALUE,VALUE')} is needed with at least one setting and value")
-    for values in itertools.product(*grid.values()):
-        yield dict(zip(grid, values, strict=True))
-
-
-def _criterion(
-    method: str,
-    by: str,
-    seeds: int,
-    combinations: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> str:
-    """Settle what to rank by; check all settings before the first run starts."""
-    from cellalign.methods.registry import get
-
-    cls = get(method)
-    if by not in ("auto", "udr", "loss"):
-        raise UsageError(f"{option('by', by)} is none of auto, udr, loss")
-    if by == "auto":
-        by = "udr" if cls.disentangles and seeds > 1 else "loss"
-    if by == "udr" and seeds < 2:
-        raise UsageError(f"UDR compares models that differ by seed: {option('seeds')} must be at least 2")
-    for combination in combinations:
-        _, plan = resolved(method, {**settings, **combination}, options)
-        if by == "loss" and plan.validation == 0:
-            raise UsageError("ranking by validation loss needs validation cells; leave the setting validation above 0")
-    return by
 
 
 def _run(
@@ -223,8 +205,12 @@ def _run(
     return train(adata, model_path=place, force=True, resume=runs.cut_off(place), **own)
 
 
-def _said(combination: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in combination.items())
+def _own(table: pd.DataFrame, by: str) -> pd.Series:
+    """What every run is ranked by: the larger the better."""
+    if by == "balance":
+        return -(table["reconstruction"].rank() + table["mixing"].rank()) / 2
+    better = 1 if by in ("udr", "response") else -1
+    return better * table["validation_loss" if by == "loss" else by]
 
 
 def _udr(adata: AnnData, models: Sequence[Model], combination_of: pd.Series, by: str) -> np.ndarray:
@@ -271,7 +257,7 @@ def command(
         files.check_table(output, force, [input])
         files.check_apart(model, output)
     asked = call.options
-    reads = expression_for(asked["method"], asked["preset"], None, asked["settings"])
+    reads = expression_for(asked["method"], asked["preset"], None, asked["settings"], asked["expression"])
     adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
     runs = Runs(Path(os.path.abspath(model) + ".tuning"))
     with runs.held(asked["wait"]):

@@ -93,11 +93,12 @@ def test_messages_name_the_flags_that_the_command_has():
         (preprocess.preprocess, prepared.preprocess),
         (simulating.ifnb, simulate.ifnb),
         (simulating.sparse_shift, simulate.sparse_shift),
+        (simulating.fairness, simulate.fairness),
     ],
 )
 def test_a_function_that_only_hands_on_has_the_defaults_of_the_one_it_calls(thin, full):
     theirs = inspect.signature(full).parameters
-    own = {"k", "alpha", "min_cells", "particles"} if thin is evaluate.evaluate else set()  # of panels, below
+    own = {name for panel in evaluation.PANELS.values() for name in panel.options()}  # of panels, below
     own |= {"like", "missing_genes"} if thin is preprocess.preprocess else set()  # a model does it
     for parameter in parameters(thin):
         if parameter.name not in {"threads"} | own:

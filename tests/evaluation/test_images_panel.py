@@ -91,6 +91,14 @@ def test_what_cannot_be_scored_says_why(real):
         evaluate(prediction(real), against=real, **(ASKED | {"panels": ["response"]})).image_rows()
 
 
+def test_of_cells_that_are_no_images_nothing_is_said(real):
+    assert "images" in evaluate(prediction(real), against=real, condition="stroke").frame()["panel"].to_list()
+    genes = prediction(real)
+    del genes.uns["image_shape"]
+    result = evaluate(genes, against=real, condition="stroke")
+    assert "images" not in result.left_out and "images" not in result.frame()["panel"].to_list()
+
+
 def test_the_picture_has_a_block_per_digit_with_held_out_ones_first(real):
     result = scored(prediction(real), real)
     figure = result.image_rows()

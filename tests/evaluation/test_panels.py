@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import counterfactual_record
 
@@ -14,7 +15,7 @@ from cellalign.evaluation.catalogue import OTHERS, catalogue
 from cellalign.evaluation.metrics import scib
 from cellalign.evaluation.metrics.metric import UP
 from cellalign.evaluation.panels import bio
-from cellalign.evaluation.panels.likelihood import Likelihood
+from cellalign.evaluation.panels.likelihood import Likelihood, mean_of_means
 from cellalign.evaluation.panels.mixing import Mixing
 from cellalign.records import Counterfactual, Embedding, Provenance
 
@@ -82,7 +83,7 @@ def test_panels_are_found_in_their_package_in_order():
     assert [name for name, panel in PANELS.items() if panel.asked_only] == ["bio"]
     options = Counter(option for panel in PANELS.values() for option in panel.options())
     assert set(options.values()) == {1}, "evaluate takes the options of all panels by name"
-    assert set(options) == {"k", "alpha", "min_cells", "permutations", "global_silhouette", "particles", "more_genes"}
+    assert set(options) == {"k", "alpha", "min_cells", "global_silhouette", "particles", "more_genes"}
 
 
 @pytest.mark.parametrize(("where", "metric"), catalogue(), ids=lambda each: getattr(each, "name", each))
@@ -117,7 +118,6 @@ def test_options_that_are_wrong(integrated):
     for panel, options, says in (
         (Mixing, {"k": 1}, "k=1 is below 2"),
         (Mixing, {"alpha": 1.5}, r"alpha=1.5 is not in \[0, 1\]"),
-        (Mixing, {"permutations": 1}, "permutations=1 is below 2"),
         (Likelihood, {"particles": 0}, "particles=0 is below 1"),
     ):
         with pytest.raises(UsageError, match=says):
@@ -231,3 +231,16 @@ def test_a_label_that_no_cell_has_is_refused(integrated):
     integrated.obs["kind"] = "nan"
     with pytest.raises(InputError, match="not one cell has a value in label column 'kind'"):
         cellalign.evaluate(integrated, condition="stim", label="kind")
+
+
+def test_every_intervention_counts_alike_however_many_cells_it_has(shifts, svae_model):
+    values, group = np.array([1.0, 3.0, 10.0, 7.0]), np.array([5, 5, 2, 5])
+    assert mean_of_means(values, group) == pytest.approx((10 + (1 + 3 + 7) / 3) / 2)
+    known = shifts.obs["perturbation"].astype(str).isin(svae_model.conditions).to_numpy()
+    few = np.flatnonzero(known)[::7]  # not as many of each
+    cells = shifts[few].copy()
+    rows = cellalign.evaluate(cells, model=svae_model, panels=["likelihood"], particles=2).rows
+    found = {(row.system, row.metric): row.value for row in rows}
+    by_cell = svae_model.nelbo(cells, seed=0)
+    expected = pd.Series(by_cell).groupby(cells.obs["perturbation"].astype(str).to_numpy()).mean().mean()
+    assert found["trained interventions", "nelbo"] == pytest.approx(expected, rel=1e-5)

@@ -6,7 +6,7 @@ from support import columns, layout, minibatch, predicted, to
 from torch.nn import functional as F
 
 from cellalign.methods.base import HasLikelihood
-from cellalign.methods.registry import get
+from cellalign.methods.registry import get, presets
 from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal
 from cellalign.nn.penalties import MULTI_SCALE, misalignment, mmd
 
@@ -135,3 +135,21 @@ def test_counterfactual_of_the_mean_and_of_draws():
 def test_unknown_hyperparameter_is_refused():
     with pytest.raises(ValueError, match="Extra inputs are not permitted"):
         get("comp").Hyperparameters(nothing=1)
+
+
+def test_the_default_of_comp_is_the_equation_as_printed_and_its_presets_are_as_published():
+    """Eq. 4 by a loop over cells in float64, every cell in its own mixture and none cut off."""
+    method, batch = build("comp"), cells()
+    torch.manual_seed(5)
+    found = method(batch, warmup=1.0).parts["penalty"]
+    torch.manual_seed(5)
+    latent = method.encode(batch)
+    z, mean, scale = latent.z.double(), latent.mean.double(), method.hp.posterior_scale
+    total = 0.0
+    for i in range(len(z)):
+        density = torch.stack([torch.exp(-((z[i] - m) ** 2).sum() / (2 * scale**2)) for m in mean])
+        own = batch.condition == batch.condition[i]
+        total += float((density[own].mean().log() - density[~own].mean().log()).detach())
+    assert float(found) == pytest.approx(method.hp.gamma * total / len(z), rel=1e-4)
+    published = [preset["settings"] for preset in presets().values() if preset["method"] == "comp"]
+    assert {(own["include_self"], own["floor"]) for own in published} == {(False, None)}

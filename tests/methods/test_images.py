@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cellalign.methods.base import Minibatch
-from cellalign.methods.registry import get
+from cellalign.methods.registry import get, preset_settings
 from cellalign.nn.convolution import ImageDecoder, ImageEncoder
 from cellalign.nn.networks import MLP
 from cellalign.nn.products import products_in
@@ -27,6 +27,20 @@ def images(method, n=12):
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(n, 30, generator=generator)
     return minibatch(x, method.layout, torch.arange(n) % 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("trvae-morpho-mnist", dict(image_networks="plain", hidden=[128], latent_dim=50, negative_slope=0.2)),
+        ("trvae-celeba", dict(image_networks="unet", hidden=[1024, 256], latent_dim=60, negative_slope=0)),
+    ],
+)
+def test_presets_are_the_published_tables(name, of):
+    settings = preset_settings(name, "trvae")
+    both = dict(lr=0.001, batch_size=1024, epochs=5000, beta=0.001, gamma=1000, dropout=0.2, image_channels=64)
+    both |= dict(likelihood="mse", averaged=True, batch_norm=True)
+    assert {key: settings[key] for key in of | both} == of | both
 
 
 @pytest.mark.parametrize("kind", ["plain", "unet"])

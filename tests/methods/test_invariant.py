@@ -13,7 +13,7 @@ import cellalign.errors
 from cellalign.engine.plan import Plan
 from cellalign.methods.base import BATCH, COVARIATE, LABEL
 from cellalign.methods.registry import get
-from cellalign.nn.penalties import total_correlation
+from cellalign.nn.penalties import gaussian_total_correlation, total_correlation
 
 N, GENES = 12, 9
 SIZES = layout(GENES, conditions=1, batches=(2,), covariates=(3,), labels=3, cells=100)
@@ -175,8 +175,10 @@ def test_numbers_enter_as_they_are():
     assert bool(torch.isfinite(method(batch, 1.0).total))
 
 
-def test_invaes_loss_is_the_sum_of_its_parts():
-    method, batch = build("invae", spurious_dim=2, total_correlation=0.7, beta=0.5), cells()
+@pytest.mark.parametrize("estimate", ["gaussian", "within-domain", "whole-batch"])
+def test_invaes_loss_is_the_sum_of_its_parts(estimate):
+    settings = {"total_correlation": 0.7, "correlation_estimate": estimate}
+    method, batch = build("invae", spurious_dim=2, beta=0.5, **settings), cells()
     torch.manual_seed(5)
     loss = method(batch, warmup=0.5)
     torch.manual_seed(5)
@@ -190,7 +192,11 @@ def test_invaes_loss_is_the_sum_of_its_parts():
     ).sum(1)
     kl = (spurious - entropy - method.prior(z, d)).mean()
     domain = columns(batch, COVARIATE)[0] * 2 + columns(batch, BATCH)[0]
-    tc = total_correlation(latent.z, latent.mean, latent.sd, 4, 100, domain)
+    of = None if estimate == "whole-batch" else domain
+    if estimate == "gaussian":
+        tc = gaussian_total_correlation(latent.mean, latent.sd, 4, of)
+    else:
+        tc = total_correlation(latent.z, latent.mean, latent.sd, 4, 100, of)
     expected = method.decode(latent.z, batch).distribution.nll(batch).mean() + 0.5 * 0.5 * kl
     expected = expected + method.prior.score_matching(z, d) + 0.5 * 0.7 * tc
     torch.testing.assert_close(loss.total, expected)

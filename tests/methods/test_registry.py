@@ -1,10 +1,13 @@
 """Finding methods and presets, and saying which is nearest."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from cellalign.engine.settings import merge_settings
 from cellalign.errors import UsageError
-from cellalign.methods.registry import available, get, preset_settings, presets
+from cellalign.methods.registry import available, get, preset_grid, preset_settings, presets
 
 
 def test_every_method_states_itself():
@@ -35,24 +38,30 @@ def test_every_preset_is_valid_for_its_method(name):
     assert hyperparameters is not None and plan.lr == preset_settings(name, method)["lr"]
 
 
-PUBLISHED = {  # CoMP appendix, tables 13, 16 and 19
-    "comp-tumour-cell-line": dict(hidden=[512] * 3, latent_dim=16, beta=1e-7, gamma=0.5, lr=1e-4, batch_size=5500),
-    "comp-pbmc": dict(hidden=[512] * 3, latent_dim=40, beta=1e-7, gamma=1.0, lr=1e-6, batch_size=512),
-    "comp-adult-income": dict(hidden=[64] * 2, latent_dim=16, beta=1.0, gamma=0.5, lr=1e-4, batch_size=4096),
-}
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "published_presets.yaml"
+PUBLISHED = yaml.safe_load(FIXTURE.read_text(encoding="utf-8"))
+
+
+def test_every_preset_has_its_published_table():
+    assert set(presets()) == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_presets_are_the_published_ones(name):
-    settings = preset_settings(name, "comp")
-    assert {key: settings[key] for key in PUBLISHED[name]} == PUBLISHED[name]
-    assert settings["posterior_scale"] == 0.1 and settings["batch_norm"] and settings["negative_slope"] == 0.01
-    assert settings["epochs"] == (4000 if name == "comp-tumour-cell-line" else 10000)
+def test_every_number_of_a_preset_is_the_published_one(name):
+    """And there is none beside these."""
+    published = PUBLISHED[name]
+    values = {key: value for numbers in published["values"].values() for key, value in numbers.items()}
+    assert sum(map(len, published["values"].values())) == len(values)  # each has one source
+    assert preset_settings(name, published["method"]) == values
+    assert preset_grid(name, published["method"]) == published.get("grid", {})
 
 
-def test_scgens_weight_is_of_sums_as_in_its_code():
-    settings = preset_settings("scgen-original", "scgen")
-    assert not settings.get("averaged") and settings["beta"] == get("scgen").Hyperparameters().beta == 0.0005
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_leaves_nothing_that_a_table_says_to_defaults(name):
+    """A default may change; what was published does not."""
+    said = preset_settings(name, PUBLISHED[name]["method"])
+    assert {"lr", "epochs", "schedule", "weight_decay"} - said.keys() <= ({"epochs"} if "scanvi" in name else set())
+    assert {"hidden", "batch_norm", "negative_slope"} <= said.keys()
 
 
 def test_preset_of_another_method_is_refused():
@@ -72,6 +81,8 @@ def test_settings_name_the_nearest_key_and_the_range():
 def test_settings_of_earlier_versions_are_still_understood():
     assert merge_settings(get("stgan"), [{"judge": [32]}])[0].discriminator_hidden == (32,)
     assert merge_settings(get("invae"), [{"hide": 0.25}])[0].covariate_dropout == 0.25
+    for within, estimate in ((True, "within-domain"), (False, "whole-batch")):
+        assert merge_settings(get("invae"), [{"within_domain": within}])[0].correlation_estimate == estimate
 
 
 def test_later_settings_win():

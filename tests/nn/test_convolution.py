@@ -38,18 +38,19 @@ def test_table_1():
     encoder, decoder = networks("plain", (28, 28, 1), (128,), 50, dropout=0.2, negative_slope=0.2)
     assert dense(encoder) == [(2, 128), (128, 784), (7 * 7 * 64, 128)]  # FC-1, FC-2, FC-3
     assert kernels(encoder) == [(4, 4, 64, 2), (4, 4, 64, 64)]
-    assert dense(decoder) == [(2, 128), (128, 784), (128, 256)]  # FC-4, FC-5, FC-6
-    assert tuple(decoder.first.weight.shape) == (50, 128) and tuple(decoder.first.context.shape) == (784, 128)  # MMD
+    assert dense(decoder) == [(128, 256)]  # FC-6
+    # MMD; of [z, FC-5_resh] in the table, a vector and an image: of [z, conditions] in the authors' code
+    assert tuple(decoder.first.weight.shape) == (50, 128) and tuple(decoder.first.context.shape) == (2, 128)
     # the second is (4, 4, 64, 64) in the table, and its input has 128 channels
     wanted = [(4, 4, 128, 64), (4, 4, 64, 128), (4, 4, 64, 64), (4, 4, 2, 64), (4, 4, 1, 2)]
     assert kernels(decoder) == wanted
     assert decoder.grid == (2, 2) and decoder.sizes == [(7, 7), (14, 14), (28, 28)]
     norms = [m.num_features for m in (*encoder.modules(), *decoder.modules()) if isinstance(m, nn.BatchNorm1d)]
-    assert norms == [784, 128, 784, 128]  # FC-2, FC-3, FC-5, MMD
+    assert norms == [784, 128, 128]  # FC-2, FC-3, MMD
     slopes = {m.negative_slope for m in encoder.modules() if isinstance(m, nn.LeakyReLU)}
     assert slopes == {0.2}
     drops = [m.p for m in (*encoder.modules(), *decoder.modules()) if isinstance(m, nn.Dropout)]
-    assert drops == [0.2, 0.2]  # FC-2 and FC-5
+    assert drops == [0.2]  # FC-2
     x, context = torch.rand(5, 784), torch.eye(2)[[0, 1, 0, 1, 0]]
     first, last = decoder.layers(torch.randn(5, 50), context)
     assert first.shape == (5, 128) and last.shape == (5, 784)

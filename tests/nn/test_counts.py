@@ -58,7 +58,7 @@ def form(request, monkeypatch):
     """As on a CPU; as where loops are not compiled, or on a GPU; as on MPS."""
     use(request.param, monkeypatch)
     # all the same in float64, or the numbers would not do for the tests of large counts
-    monkeypatch.setattr(tensors, "_has_float64", lambda _: "without" not in request.param)
+    monkeypatch.setattr(tensors, "has_float64", lambda _: "without" not in request.param)
     if "without" in request.param:
         monkeypatch.setattr(tensors, "exact", torch.Tensor.double)
     return request.param

@@ -58,3 +58,17 @@ def test_widths_dropout_and_no_context():
     out = net(x, torch.zeros(4, 0))
     assert out.shape == (4, 3)
     torch.testing.assert_close(out, net(x, torch.zeros(4, 0)))
+
+
+def test_the_first_layers_units_are_those_before_dropout():
+    torch.manual_seed(0)
+    net, x = MLP(5, [400, 3], dropout=0.5, batch_norm=False), torch.randn(4, 5)
+    first, last = net.layers(x, torch.zeros(4, 0))
+    assert torch.equal(first, net.eval().layers(x, torch.zeros(4, 0))[0])
+    assert not torch.equal(last, net(x, torch.zeros(4, 0)))  # which are dropped for the next
+
+
+def test_batch_normalisation_of_the_first_layer_alone():
+    norms = [[isinstance(m, torch.nn.BatchNorm1d) for m in block] for block in MLP(5, [4, 4], batch_norm="first").rest]
+    assert isinstance(MLP(5, [4, 4], batch_norm="first").after_first[0], torch.nn.BatchNorm1d)
+    assert not any(map(any, norms))

@@ -9,6 +9,7 @@ import cellalign
 from cellalign.errors import InputError, UsageError
 from cellalign.tasks import benchmark as benchmarking
 from cellalign.tasks.benchmark import benchmark, metric_of, summary
+from cellalign.tasks.benchmark_table import errors, printed
 
 OPTIONS = {"condition": "stim", "holdout_each": "cell_type", "validation": 0}
 
@@ -49,11 +50,75 @@ def test_a_metric_that_the_table_lacks_is_empty_and_one_that_is_not_there_is_ref
     wide = summary(table, "r_change_de")
     assert list(wide.index) == ["method0", "method1"] and wide.isna().all().all()
     assert metric_of("energy").better.in_words == "lower is better"
-    for wrong in ("mse_dee", "kBET"):
+    assert metric_of("m-own share").better == metric_of("kBET").better
+    assert list(summary(table, "kBET").index) == ["method0", "method1"]
+    for wrong in ("mse_dee", "kbet"):
         with pytest.raises(UsageError, match=f"unknown metric '{wrong}'.*panel response: r_all, r_de, mse_all, mse_de"):
             summary(table, wrong)
     with pytest.raises(UsageError, match="Did you mean 'mse_de'"):
         metric_of("mse_dee")
+
+
+def test_standard_errors_are_those_over_seeds():
+    """Of the mean over groups: of each seed's mean, not of all values together."""
+    seeds = (
+        {"B": [0.3, 0.1], "NK": [0.5, 0.3]},
+        {"B": [0.4, 0.1], "NK": [0.6, 0.1]},
+        {"B": [0.8, 0.1], "NK": [0, 0.5]},
+    )
+    table = pd.concat([scored(**values).assign(seed=seed) for seed, values in enumerate(seeds)])
+    found = errors(table, "r_de")
+    assert list(found.index) == list(summary(table, "r_de").index) == ["method0", "method1"]
+    for column, values in {"B": [0.3, 0.4, 0.8], "NK": [0.5, 0.6, 0.0], "mean": [0.4, 0.5, 0.4]}.items():
+        assert found.loc["method0", column] == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
+    columns, rows = printed(table, ["r_de"], people=True)
+    assert columns == ["method", "B", "NK", "mean"]
+    assert rows[0] == ["method0", "0.500 ± 0.153", "0.367 ± 0.186", "0.433 ± 0.033"]
+    columns, rows = printed(table, ["r_de", "mse_de"], people=False)
+    assert columns == ["method", "r_de", "r_de se", "mse_de", "mse_de se"]
+    assert rows[0][:3] == ["method0", "0.433", "0.033"]
+    alone = scored(**seeds[0])
+    assert errors(alone, "r_de").isna().all().all()
+    assert printed(alone, ["r_de"], people=True)[1][0] == ["method0", "0.300", "0.500", "0.400"]
+
+
+def test_mixing_is_ordered_by_the_distance_to_its_null():
+    table = scored(nothing=[0.0, 0.09, 0.4]).rename(columns={"mse_de": "kBET"})
+    table["kBET permuted"] = 0.1
+    assert list(summary(table, "kBET").index) == ["method1", "method0", "method2"]
+    columns, rows = printed(table, ["kBET", "r_de"], people=True)
+    assert columns == ["method", "kBET", "kBET permuted", "r_de"] and rows[0] == ["method1", "0.090", "0.100", "0.090"]
+
+
+def test_a_grid_is_a_row_for_every_combination(tiny):
+    """The same figures as of the setting by itself."""
+    table = benchmark(tiny, methods=["linear"], grid={"change": ["shift", "ridge"], "ridge": [1]}, **OPTIONS)
+    alone = benchmark(tiny, methods=["linear"], settings={"linear": {"change": "ridge", "ridge": 1}}, **OPTIONS)
+    names = ["linear change=ridge, ridge=1", "linear change=shift, ridge=1"]
+    assert sorted(name for name in set(table["method"]) if name.startswith("linear")) == names
+    both = [t[t["method"] == name]["r_de"].to_numpy() for t, name in ((table, names[0]), (alone, "linear"))]
+    np.testing.assert_array_equal(*both)
+    assert (table["method"] == "no change").sum() == 3, "baselines stand there once"
+    for wrong, says in (({"chnge": ["ridge"]}, "chnge"), ({}, "grid"), ({"change": []}, "at least one")):
+        with pytest.raises(UsageError, match=says):
+            benchmark(tiny, methods=["linear"], grid=wrong, **OPTIONS)
+
+
+def test_with_nothing_held_out_mixing_is_scored_beside_its_null_and_the_fitted_response(tiny, tmp_path):
+    options = {"condition": "stim", "label": "cell_type", "results": tmp_path / "fitted.csv"}
+    small = {"hidden": [8], "latent_dim": 3}
+    table = benchmark(tiny, methods=["cvae", "pca"], settings={"cvae": small}, epochs=1, seeds=(0, 1), **options)
+    own = table[table["method"].isin(["cvae", "pca"])]
+    assert set(table["held_out"]) == {"nothing"} and len(own) == 4
+    assert own[["kBET", "kBET permuted", "s", "own share", "own share permuted"]].notna().all().all()
+    assert (own["own share permuted"] - 0.5).abs().max() < 0.05
+    assert own["r_de"].notna().all() and own["r_de"].nunique() > 1
+    model = cellalign.train(tiny, method="cvae", condition="stim", settings=small, epochs=1, seed=1)
+    tiny.obsm["X_mine"] = model.embed(tiny)
+    same = cellalign.evaluate(tiny, condition="stim", embedding="X_mine", panels=["mixing"], seed=1)
+    assert own[(own["method"] == "cvae") & (own["seed"] == 1)]["kBET"].item() == pytest.approx(same.value("kBET"))
+    with pytest.raises(UsageError, match="groups needs holdout_each"):
+        benchmark(tiny, methods=["pca"], groups=["B"], **options)
 
 
 def test_what_is_held_out_is_not_seen(tiny):
@@ -96,6 +161,30 @@ def test_three_conditions_are_each_predicted(tiny):
     tiny.obs["dose"] = dose
     table = benchmark(tiny, methods=["linear"], condition="dose", holdout_each="cell_type", validation=0)
     assert set(table["to"]) == {"low", "high"} and (table["method"] == "linear").sum() == 6
+
+
+def test_a_group_is_held_out_under_all_conditions_but_the_control_at_once(tiny, tmp_path, monkeypatch):
+    tiny.obs["stim"] = tiny.obs["stim"].astype(str)
+    stimulated = np.flatnonzero(tiny.obs["stim"] == "stimulated")
+    tiny.obs.iloc[stimulated[::2], tiny.obs.columns.get_loc("stim")] = "more"
+    held, real = [], benchmarking.train
+    monkeypatch.setattr(benchmarking, "train", lambda *a, **k: held.append(k["holdout"]) or real(*a, **k))
+    options = {"methods": ["linear"], "condition": "stim", "holdout_each": "cell_type", "groups": ["NK", "B"]}
+    options |= {"results": tmp_path / "rows.csv"}
+    table = cellalign.benchmark(tiny, holdout_conditions="all", **options)
+    under = ["cell_type={},stim=more", "cell_type={},stim=stimulated"]
+    assert held == [[item.format(group) for item in under] for group in ("NK", "B")]
+    rows = table[table["method"] == "linear"]
+    assert sorted(zip(rows["held_out"], rows["to"], strict=True)) == [
+        (group, to) for group in ("B", "NK") for to in ("more", "stimulated")
+    ]
+    assert rows["r_change_all"].notna().all()
+    cellalign.benchmark(tiny, holdout_conditions="all", **options)
+    assert len(held) == 2  # rows that are there are not computed again
+    cellalign.benchmark(tiny, **options)
+    assert [len(items) for items in held] == [2, 2, 1, 1, 1, 1]  # one at a time is another thing
+    with pytest.raises(UsageError, match="holdout_conditions needs holdout_each"):
+        cellalign.benchmark(tiny, methods=["linear"], condition="stim", holdout_conditions="all")
 
 
 def test_mistakes(tiny, tmp_path):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import cellalign
-from cellalign.errors import InputError
+from cellalign.errors import InputError, ModelError
+from cellalign.evaluation.metrics.probe import probes
 
 FAST = {"method": "cvae", "condition": "stim", "epochs": 1, "settings": {"hidden": [8], "latent_dim": 3}}
 
@@ -51,3 +52,58 @@ def test_methods_from_python():
     table = cellalign.list_methods()
     assert {"comp", "svae+"} <= set(table["method"])
     assert "gamma" in set(cellalign.list_methods("comp")["setting"])
+
+
+def test_draws_are_of_the_posterior_and_say_so(tiny, model):
+    mean, sd = model.posterior(tiny)
+    draws = model.embed(tiny, draw=True, seed=4)
+    noise = np.random.default_rng(4).standard_normal(mean.shape, dtype=np.float32)
+    np.testing.assert_allclose(draws, mean + sd * noise, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(draws, model.embed(tiny, draw=True, seed=4, batch_size=7))  # no matter the batches
+    assert np.abs(draws - model.embed(tiny, draw=True, seed=5)).max() > 0
+    bare = tiny.copy()
+    bare.obsm.clear()
+    bare.uns.clear()
+    cellalign.embed(bare, model, draw=True, seed=4, umap=True)
+    assert set(bare.obsm) == {"X_cvae_draw", "X_umap"}, "the means, which may tell more, are not written beside them"
+    written = bare.uns["cellalign"]
+    record = written["embedding"]["X_cvae_draw"]
+    assert (record["written"], record["seed"]) == ("draw", 4) and written["umap"]["key"] == "X_cvae_draw"
+    figure = cellalign.plot_umap(bare, model)
+    assert figure.axes
+
+
+def test_draws_of_every_block_of_latents(tiny_cells):
+    model = cellalign.train(
+        tiny_cells,
+        method="invae",
+        batch=["stim"],
+        covariate=["cell_type"],
+        epochs=1,
+        settings={"hidden": [8], "latent_dim": 3, "spurious_dim": 2},
+    )
+    found = model.embeddings(tiny_cells, draw=True)
+    assert {key: z.shape[1] for key, z in found.items()} == {"X_invae_draw": 3, "X_invae_spurious_draw": 2}
+
+
+def test_a_method_without_a_spread_has_no_draws(tiny_cells):
+    model = cellalign.train(tiny_cells, method="pca", settings={"latent_dim": 3})
+    with pytest.raises(ModelError, match="'pca' has no posterior to draw from"):
+        cellalign.embed(tiny_cells, model, draw=True)
+
+
+def test_the_probes_of_a_model_are_of_means_and_of_draws(tiny, model):
+    for draw, other in ((False, "draws"), (True, "means")):
+        cells = tiny.copy()
+        cells.obsm.clear()
+        cells.uns.clear()
+        cellalign.embed(cells, model, draw=draw, seed=0)
+        options = {"condition": "stim", "label": "cell_type", "panels": ["probe"]}
+        alone = cellalign.evaluate(cells, **options).frame()
+        assert set(alone["group"]) == {"all"}
+        beside = cellalign.evaluate(cells, model=model, **options).frame()
+        assert set(beside["group"]) == {"all", other}
+        z = model.embed(cells, draw=not draw, seed=0)
+        expected = probes(z, cells.obs["stim"].to_numpy().astype(str), 0)
+        rows = beside[(beside["group"] == other) & (beside["system"] == "stim")].set_index("metric")["value"]
+        assert rows["logistic regression"] == pytest.approx(expected["logistic regression"])

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
 
 import cellalign
-from cellalign.errors import UsageError
+from cellalign.errors import InputError, UsageError
+from cellalign.tasks.tune_criteria import mixing
 
 FAST = {"settings": {"hidden": [16], "epochs": 15, "latent_dim": 3}, "condition": "stim"}
 
@@ -72,3 +75,108 @@ def test_finished_runs_of_raw_counts_are_read(tiny_counts, tmp_path, monkeypatch
     assert again.record.weights_checksum == first.record.weights_checksum
     other, _ = cellalign.tune(tiny_counts, n_top_genes=30, **options)
     assert len(other.genes) == 30
+
+
+SMALL = {"hidden": [8], "latent_dim": 2, "epochs": 1, "validation": 0.3}
+
+
+def refused(cells, **options):
+    with pytest.raises(UsageError) as caught:
+        cellalign.tune(cells, **{"seeds": 1, "condition": "stim", "settings": SMALL} | options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_losses_that_are_sums_of_other_terms_are_not_compared(tiny):
+    for method, grid, term in (
+        ("comp", {"gamma": [1, 10]}, "gamma"),
+        ("comp", {"beta": [0, 1], "lr": [0.1, 0.01]}, "beta"),
+        ("comp", {"batch_size": [16, 64]}, "batch_size"),
+        ("cvae", {"likelihood": ["gaussian", "mse"]}, "likelihood"),
+        ("vae", {"validation": [0.1, 0.2]}, "validation"),
+        ("scvi", {"eta": [1, 2]}, "eta"),
+    ):
+        options = {"condition": None} if method == "vae" else {}
+        said = refused(tiny, method=method, grid=grid, by="loss", **options)
+        assert said.startswith(f"by='loss' cannot rank these runs: {term} changes what the loss is a sum of")
+        assert "set by to " in said
+    assert "latent_dim" in refused(
+        tiny, method="cvae", grid={"latent_dim": [1, 2]}, by="loss", settings=SMALL | {"averaged": True}
+    )
+
+
+def test_what_does_not_compare_is_refused_by_the_other_criteria_too(tiny):
+    said = refused(tiny, method="cvae", grid={"likelihood": ["gaussian", "mse"]}, by="reconstruction")
+    assert "reconstructions by different likelihoods do not compare" in said
+    assert "takes no condition or batch out" in refused(tiny, method="scgen", grid={"beta": [0, 1]}, by="mixing")
+    said = refused(tiny, method="celligner", grid={"latent_dim": [2, 3]}, by="reconstruction", settings={})
+    assert "does not reconstruct" in said
+    assert "no cells are held out under a condition" in refused(
+        tiny, method="cvae", grid={"beta": [0, 1]}, by="response"
+    )
+    of_control = ["cell_type=NK,stim=control"]
+    assert "no cells are held out" in refused(
+        tiny, method="cvae", grid={"beta": [0, 1]}, by="response", holdout=of_control
+    )
+
+
+def test_a_weight_is_ranked_by_reconstruction_and_mixing_together(tiny):
+    _, table = cellalign.tune(tiny, method="comp", grid={"gamma": [0, 10]}, seeds=1, condition="stim", settings=SMALL)
+    assert {"reconstruction", "mixing"} <= {*table} and "response" not in table
+    both = -(table["reconstruction"].rank() + table["mixing"].rank()) / 2
+    assert table["score"].tolist() == both.tolist()
+
+
+def test_a_method_that_takes_nothing_out_is_ranked_by_reconstruction(tiny):
+    best, table = cellalign.tune(tiny, method="vae", grid={"beta": [0.1, 1]}, seeds=1, settings=SMALL)
+    assert table["reconstruction"].notna().all() and "mixing" not in table
+    cells = tiny[best.validation_rows(tiny)]
+    batch = next(best.cells(cells).in_order(1000))
+    with torch.no_grad():
+        latent = best.method.encode(batch)
+        of = best.method.decode(latent.mean, batch).distribution
+    nll = -torch.distributions.Normal(of.mean.double(), of.sd.double()).log_prob(batch.x.double()).sum(1).mean()
+    assert table["reconstruction"].min() == pytest.approx(float(nll), rel=1e-5)
+
+
+def test_what_is_held_out_is_what_is_ranked_by(tiny):
+    held = ["cell_type=NK,stim=stimulated"]
+    options = {"condition": "stim", "holdout": held, "label": "cell_type"}
+    best, table = cellalign.tune(tiny, method="linear", grid={"change": ["shift", "ridge"]}, seeds=1, **options)
+    assert table["response"].is_monotonic_decreasing and (table["score"] == table["response"]).all()
+    assert 0.5 < table["response"].max() <= 1 and best.record.holdout == held
+
+
+def test_mixing_is_near_zero_for_conditions_at_random_and_not_for_others():
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, 600)
+    z = rng.standard_normal((600, 4)) + 8 * kind[:, None]
+    at_random = (rng.random(600) < np.array([0.2, 0.5, 0.8])[kind]).astype(int)  # of other shares in each type
+    assert mixing(z, at_random, kind) < 0.03 < 0.05 < mixing(z, at_random)  # which without types looks unmixed
+    assert mixing(z + 9 * at_random[:, None], at_random, kind) > 0.25
+    around = NearestNeighbors(n_neighbors=15).fit(z).kneighbors(None)[1]
+    share = sum(at_random[j] == at_random[i] for i in range(600) for j in around[i]) / (600 * 15)
+    null = np.mean([1 - 2 * p * (1 - p) for p in (np.mean(at_random[kind == k]) for k in kind)])
+    assert mixing(z, at_random, kind) == pytest.approx(abs(share - null), abs=0.01)
+
+
+def test_too_few_validation_cells_are_said(tiny):
+    with pytest.raises(InputError, match="validation cells are too few to rank by balance"):
+        cellalign.tune(
+            tiny,
+            method="comp",
+            grid={"gamma": [0, 1]},
+            seeds=1,
+            condition="stim",
+            settings=SMALL | {"validation": 0.05},
+        )
+
+
+def test_a_presets_grid_is_the_papers_where_none_is_given():
+    from cellalign.tasks.grid import of_preset
+
+    assert of_preset("svae+", "svae-plus-simulation") == {
+        "epochs": [300, 500],
+        "alpha": [10, 20, 40, 60, 80, 100],
+    }
+    assert of_preset("svae+", "svae-plus-norman") == {} == of_preset("comp", None)

@@ -8,13 +8,15 @@ _NO_ZERO = "none of its own: compare models on the same cells and genes only"
 
 NELBO = Metric(
     "nelbo",
-    "Negative evidence lower bound of a cell's expression in nats, mean over cells: an upper bound of nll.",
+    "Negative evidence lower bound of a cell's expression in nats, mean over cells (of interventions: over the cells "
+    "of each, then over interventions): an upper bound of nll.",
     DOWN,
     _NO_ZERO,
 )
 NLL = Metric(
     "nll",
-    "Negative log-likelihood of a cell's expression in nats, by importance-weighted posterior draws, mean over cells.",
+    "Negative log-likelihood of a cell's expression in nats, by importance-weighted posterior draws, mean over cells "
+    "(of interventions: over the cells of each, then over interventions).",
     DOWN,
     _NO_ZERO,
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellalign.data.any_values import any_values
 from cellalign.data.matrices import check_log, check_matrix, is_counts
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
@@ -46,7 +47,7 @@ class Bio(Panel):
                 raise NotApplicable(reason if len(embeddings) == 1 else f"{key}: {reason}")
         pca = None
         try:
-            pca = _checked_pca(inputs.adata, batch, label, inputs.seed)
+            pca = _checked_pca(inputs.adata, batch, label, inputs.seed, inputs.values_in)
         except InputError as reason:
             inputs.notes.append(f"bio has no {BASELINE} beside it and no PCR comparison: {reason}")
         systems = embeddings if pca is None else embeddings | {BASELINE: pca}
@@ -61,7 +62,9 @@ class Bio(Panel):
                 yield self.row(system, "all", declared[name], value, len(z), nulls.get(name))
 
 
-def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
+def _checked_pca(
+    adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int, values_in: str | None = None
+) -> np.ndarray:
     """Principal components [n, at most 50] of the expression; obsm["X_pca"] may be of anything, and is not read.
 
     Raises
@@ -69,7 +72,7 @@ def _checked_pca(adata: AnnData, batch: np.ndarray, label: np.ndarray, seed: int
     InputError
         There is no fit expression, or its components cannot be scored.
     """
-    x = _log_expression(adata)
+    x = _log_expression(adata) if values_in is None else any_values(adata, values_in)
     if min(x.shape) < 3:
         raise InputError(f"{x.shape[1]} genes are too few")
     pca = unintegrated_pca(x, seed)

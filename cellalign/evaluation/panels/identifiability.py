@@ -49,7 +49,7 @@ class Identifiability(Panel):
             inputs.notes.append(f"the graph is scored where {option('model')} has one")
             return
         graph = targets(inputs.model)
-        names = [str(name) for name in truth["interventions"]]
+        names = [str(name) for name in truth.get("interventions", ())]
         own = known(tuple(graph.obs_names))
         called = {name: own.name(name) for name in names}  # as the model calls them
         shared = [name for name in names if called[name] and not graph.obs.loc[called[name], "transferred"]]

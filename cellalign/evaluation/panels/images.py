@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.data.columns import column
-from cellalign.data.images import Shape, image_shape
+from cellalign.data.images import KEY, Shape, image_shape
 from cellalign.data.matrices import matrix_of
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
@@ -34,6 +34,10 @@ class ImagesOfCondition(Panel):
     summary = "Whether predicted images have the real ones' stroke width, and show what they should (uns image_shape)."
     metrics = img.METRICS
     order = 55
+
+    def concerns(self, inputs: Inputs) -> bool:
+        """Only images."""
+        return inputs.adata.uns.get(KEY) is not None and bool(inputs.predictions)
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Held-out labels, all, and each; NotApplicable where the cells are no predicted images."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class Likelihood(Panel):
     """Negative ELBO and importance-weighted negative log-likelihood per cell, in nats.
 
+    Of interventions the mean over each one's cells first, then over interventions, controls being one of them.
+
     Attributes
     ----------
     particles : int
@@ -50,7 +52,7 @@ class Likelihood(Panel):
             raise NotApplicable(f"it needs {option('model', hint='DIR')}")
         if not model.has_likelihood:
             raise NotApplicable(f"method {model.name!r} has no likelihood")
-        groups = _groups(inputs, model)
+        groups, intervention = _groups(inputs, model)
         options: dict[str, Any] = {"seed": inputs.seed, "device": inputs.device}
         validation = model.validation_rows(inputs.adata)
         if validation is not None and len(validation):
@@ -59,22 +61,32 @@ class Likelihood(Panel):
         for name, mask in groups.items():
             if not mask.any():
                 continue
-            cells, n = inputs.adata[np.flatnonzero(mask)], int(mask.sum())
-            yield self.row(name, "all", metrics.NELBO, float(model.nelbo(cells, **options).mean()), n)
+            cells, n, of = inputs.adata[np.flatnonzero(mask)], int(mask.sum()), intervention[mask]
+            yield self.row(name, "all", metrics.NELBO, mean_of_means(model.nelbo(cells, **options), of), n)
             nll = model.nll(cells, particles=self.particles, **options)
-            yield self.row(name, "all", metrics.NLL, float(nll.mean()), n)
+            yield self.row(name, "all", metrics.NLL, mean_of_means(nll, of), n)
         if not any(mask.any() for mask in groups.values()):
             raise NotApplicable("the model knows none of the interventions")
 
 
-def _groups(inputs: Inputs, model: Model) -> dict[str, np.ndarray]:
-    """Masks [n] of the cells that are scored together: by intervention where the model has names of them."""
+def mean_of_means(values: np.ndarray, group: np.ndarray) -> float:
+    """Mean over groups of their means: each intervention counts alike, as in the sVAE+ paper's interventional NLL."""
+    number = np.unique(group, return_inverse=True)[1]
+    return float((np.bincount(number, values) / np.bincount(number)).mean())
+
+
+def _groups(inputs: Inputs, model: Model) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Masks [n] of the cells that are scored together, and the code [n] of each cell's intervention.
+
+    By intervention where the model has names of them, else all in one.
+    """
     from cellalign.methods.base import CONDITION
     from cellalign.model_description import sees_condition
 
     by_name = not model.continuous and not model.condition_may_be_missing
     if model.condition is None or not sees_condition(model.method) or not by_name:
-        return {"all": np.ones(inputs.adata.n_obs, dtype=bool)}
+        n = inputs.adata.n_obs
+        return {"all": np.ones(n, dtype=bool)}, np.zeros(n, dtype=int)
     obs, conditions = inputs.adata.obs, model.conditions
     values = column(obs, model.condition, purpose="condition", missing=True, named=conditions)
     codes = np.append(model.fields.one(CONDITION).known.codes(list(values.categories)), -1)[values.codes]
@@ -85,4 +97,4 @@ def _groups(inputs: Inputs, model: Model) -> dict[str, np.ndarray]:
             f"likelihood leaves out {int((~known).sum())} cells of no intervention, or of one the model does not know; "
             "transfer it to them first"
         )
-    return {"trained interventions": known & ~transferred, "transferred interventions": transferred}
+    return {"trained interventions": known & ~transferred, "transferred interventions": transferred}, codes

@@ -34,8 +34,6 @@ class Mixing(Panel):
         Level of the kBET test.
     min_cells : int, optional
         Smallest cell type that is scored by itself; default 4 k. Of validation cells it is 2 k.
-    permutations : int
-        How often conditions are permuted for the value of perfect mixing.
     global_silhouette : bool
         Take s of a cell type from the neighbours over all cells that are of that type, as the CoMP paper writes it
         (eq. 58 to 60), not from neighbours within the type.
@@ -50,7 +48,6 @@ class Mixing(Panel):
     k: int = 100
     alpha: float = 0.1
     min_cells: int | None = None
-    permutations: int = mix.PERMUTATIONS
     global_silhouette: bool = False
 
     def __post_init__(self) -> None:
@@ -59,10 +56,6 @@ class Mixing(Panel):
             raise UsageError(f"{option('k', self.k)} is below 2: the mixing panel looks at that many neighbours")
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"{option('alpha', self.alpha)} is not in [0, 1], the level of the kBET test")
-        if self.permutations < 2:
-            raise UsageError(
-                f"{option('permutations', self.permutations)} is below 2: their standard deviation is shown"
-            )
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Validation cells where they are known, then all; NotApplicable where there is nothing to mix.
@@ -105,7 +98,7 @@ class Mixing(Panel):
         z, names = inputs.latents(), inputs.categories()
         codes = np.unique(names, return_inverse=True)[1]
         near = mix.neighbours(z, max(k, mix.NEAREST))
-        options: dict[str, Any] = {"permutations": self.permutations, "seed": inputs.seed}
+        options: dict[str, Any] = {"seed": inputs.seed}
         scored = mix.mixed(near, codes, k=k, alpha=self.alpha, **options)
         yield from self._rows(system, "all", scored)
         for code, value in enumerate(np.unique(names)):
@@ -120,7 +113,7 @@ class Mixing(Panel):
         known = inputs.known(inputs.label)
         z, label = known.latents(), known.labels()
         codes = np.unique(known.categories(), return_inverse=True)[1]
-        options: dict[str, Any] = {"permutations": self.permutations, "seed": inputs.seed}
+        options: dict[str, Any] = {"seed": inputs.seed}
         scores, skipped = mix.by_label(z, codes, label, k=k, alpha=self.alpha, min_cells=least, **options)
         if self.global_silhouette and scores:
             if len(z) < len(near.index):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from cellalign.data.columns import numbers
-from cellalign.errors import option
+from cellalign.errors import InputError, ModelError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import probe as probing
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
+from cellalign.records import Provenance
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,20 @@ class Probe(Panel):
     order = 30
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
-        """One row per probe of the condition, and per probe of the label; NotApplicable where there is neither."""
+        """One row per probe of the condition, and per probe of the label; NotApplicable where there is neither.
+
+        With a model whose posterior has a spread the same of its draws, or where these are scored of its means: what
+        is promised of draws may not hold of means.
+        """
         inputs.latents()
         if inputs.condition is None and inputs.label is None:
             raise NotApplicable(f"it needs {option('condition')} or {option('label')}")
+        yield from self._scores(inputs, "all")
+        for kind, z in other_latents(inputs).items():
+            yield from self._scores(replace(inputs, embeddings={kind: z}), kind)
+
+    def _scores(self, inputs: Inputs, group: str) -> Iterator[Row]:
+        """The probes of one embedding."""
         if inputs.condition is not None:
             has = inputs.known(inputs.condition)
             z = has.latents()
@@ -38,10 +51,27 @@ class Probe(Panel):
                 declared = by_name(probing.OF_CONDITION)
                 scores = probing.probes(z, has.column(inputs.condition), inputs.seed)
             for name, value in scores.items():
-                yield self.row(inputs.condition, "all", declared[name], value, len(z))
+                yield self.row(inputs.condition, group, declared[name], value, len(z))
         if inputs.label is not None:
             declared = by_name(probing.OF_LABEL)
             has = inputs.known(inputs.label)
             z = has.latents()
             for name, value in probing.probes(z, has.column(inputs.label), inputs.seed).items():
-                yield self.row(inputs.label, "all", declared[name], value, len(z))
+                yield self.row(inputs.label, group, declared[name], value, len(z))
+
+
+def other_latents(inputs: Inputs) -> dict[str, np.ndarray]:
+    """Of the embedding of a model that is given: "draws" [n, p] beside means, "means" beside draws; else nothing."""
+    (key,) = inputs.embeddings
+    model, record = inputs.model, Provenance.of(inputs.adata.uns).embedding.get(key)
+    if model is None or key not in (model.embedding_key, model.draw_key) or model.made(record) is False:
+        return {}
+    drawn = key == model.draw_key
+    try:
+        z = model.embed(inputs.adata, draw=not drawn, seed=inputs.seed, device=inputs.device)
+    except ModelError:
+        return {}  # its embedding is exact: there are no draws
+    except InputError as reason:
+        inputs.notes.append(f"probe has no {'means' if drawn else 'draws'}: {reason}")
+        return {}
+    return {"means" if drawn else "draws": z}

@@ -18,10 +18,11 @@ from cellalign.nn.sparse import SparseRows
 
 def exact(values: Tensor) -> Tensor:
     """In the precision that large counts need; MPS has no float64."""
-    return values.to(torch.float64 if _has_float64(values.device) else torch.float32)
+    return values.to(torch.float64 if has_float64(values.device) else torch.float32)
 
 
-def _has_float64(device: torch.device) -> bool:
+def has_float64(device: torch.device) -> bool:
+    """All but MPS."""
     return device.type != "mps"
 
 
@@ -43,7 +44,7 @@ class _Stored:
         self.u, self.x = log_mean - self.of_t(torch.clone), exact(counts.value)
         self.t, self.softplus = self.of_t(torch.exp), F.softplus(self.u, threshold=40)
         self.small: _Small | None = None
-        if not _has_float64(ratio.device):
+        if not has_float64(ratio.device):
             self.small = _Small(counts, log_mean.to(self.dtype), ratio, log_theta, softplus)
 
     def of_t(self, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -5,8 +5,8 @@ the same pass; on other devices as operations on tensors of all pairs [B, B], wh
 first against.
 """
 
-from cellalign.nn.penalties.dependence import total_correlation
+from cellalign.nn.penalties.dependence import gaussian_total_correlation, total_correlation
 from cellalign.nn.penalties.discrepancy import MULTI_SCALE, mmd
 from cellalign.nn.penalties.mixtures import misalignment
 
-__all__ = ["MULTI_SCALE", "misalignment", "mmd", "total_correlation"]
+__all__ = ["MULTI_SCALE", "gaussian_total_correlation", "misalignment", "mmd", "total_correlation"]

@@ -1,4 +1,8 @@
-"""Dependence between two blocks of latents: inVAE's total correlation (Aliee et al. 2023)."""
+"""Dependence between two blocks of latents: inVAE's total correlation (Aliee et al. 2023), and of normal variables.
+
+Minibatch weighting tells nothing of more than a few latents: of 20 and 5, in batches of 512, every cell is all of its
+own mixture, and independent blocks get 14.30 nats where blocks that share 2.86 get 14.28 (benchmarks/README.md).
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from cellalign.nn.kernels.tensors import exact, has_float64
 from cellalign.nn.penalties.blocks import NOTHING, Gradients, Groups, Scratch, by_blocks_here, exponentials, in_one_pass
 from cellalign.nn.penalties.densities import BITS, Densities, pairwise_log_density
+
+JITTER = 1e-10  # of a correlation matrix
 
 
 def total_correlation(
@@ -39,6 +46,59 @@ def total_correlation(
         return total_correlation_of_all_pairs(z, mean, sd, split, n_cells, domain)
     domain = torch.zeros(len(z), dtype=torch.int64) if domain is None else domain
     return in_one_pass(partial(_by_blocks, Groups(domain), split, n_cells), z, mean, sd)
+
+
+def gaussian_total_correlation(mean: Tensor, sd: Tensor, split: int, domain: Tensor | None = None) -> Tensor:
+    """Dependence between two blocks of latents within domains, as if z were normal there with one covariance for all.
+
+    (log det S_I + log det S_S - log det S) / 2, S the covariance of z within domains: that of the posterior means'
+    residuals from their domain's mean, plus the mean posterior variances. In truth no less is shared, whatever the
+    distribution: of all with this correlation the normal one has the least. Of n cells in d domains independent blocks
+    get up to p_I p_S / (2 (n - d)) nats.
+
+    Parameters
+    ----------
+    mean, sd : Tensor [B, p]
+        Of the posteriors. Both are in it, not draws, so that no noise is, and S is never singular.
+    split : int
+        z_I are the first `split` dimensions.
+    domain : Tensor [B], int64, optional
+        Codes; without them all cells are of one domain. One with a single cell tells nothing.
+
+    Returns
+    -------
+    Tensor []
+        In nats.
+    """
+    if len(mean) == 0:
+        return (mean + sd).sum()
+    with torch.autocast(mean.device.type, enabled=False):
+        residual, freedom = _within(mean, domain)
+        residual, sd = (exact(values) for values in (residual, sd))
+        covariance = residual.T @ residual / freedom.clamp(min=1) + torch.diag(sd.square().mean(0))
+        if not has_float64(mean.device):
+            covariance = covariance.cpu().double()
+        # as correlations, which share the same, so that latents of any scale are as exact
+        scale = covariance.diagonal().clamp(min=1e-30).rsqrt()
+        correlation = covariance * scale * scale[:, None] + JITTER * torch.eye(len(scale)).to(covariance)
+        whole, second = (_log_pivots(c) for c in (correlation, correlation[split:, split:]))
+        # the first pivots of S are those of S_I
+        return (second.sum() - whole[split:].sum()).to(mean)
+
+
+def _within(values: Tensor, domain: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Residuals [B, p] from the mean of each domain, and cells less domains []."""
+    if domain is None:
+        return values - values.mean(0), values.new_tensor(float(len(values) - 1))
+    same = (domain[:, None] == domain).to(values.dtype)
+    size = same.sum(1)
+    return values - same @ values / size[:, None], len(values) - size.reciprocal().sum()
+
+
+def _log_pivots(matrix: Tensor) -> Tensor:
+    """Logs of the diagonal of a Cholesky factor, [p]: their sum is half the log determinant; NaN if none."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.where(failed == 0, factor.diagonal(), torch.nan).log()
 
 
 def _by_blocks(

@@ -22,6 +22,9 @@ MANY = 8  # if not one in so many pairs is near, narrow kernels are computed of 
 # the narrow kernels are computed from the difference itself, AT_ONCE pairs at a time, unless even the widest of them is
 # below exp(-SLIGHT).
 ROUNDINGS, AT_ONCE, SLIGHT = 30_000, 2**14, 10.0
+# Where cells lie so far from their mean that one rounding is more than SEEN of the narrowest wide kernel, squares of
+# less than BLURRED roundings are computed from the difference for all kernels, so that cells that are alike are at 0.
+BLURRED, SEEN = 64, 1e-5
 
 
 def mmd(z: Tensor, condition: Tensor, sigmas: tuple[float, ...] = MULTI_SCALE, *, unbiased: bool = False) -> Tensor:
@@ -116,6 +119,9 @@ class _Pairs:
         self.norm = self.z.square().sum(1)
         self.rounding = ROUNDINGS * torch.finfo(z.dtype).eps
         self.unsure = (2 * self.rounding * self.norm.max()).clamp(max=2 * SLIGHT * widest)
+        one = 2 * torch.finfo(z.dtype).eps * float(self.norm.max())
+        seen = one > SEEN * min((sigma for sigma, _ in self.wide), default=widest)
+        self.blurred = BLURRED * one if seen else 0.0
         size = groups.size.to(z.dtype)
         pairs = size * (size - 1).clamp(min=1) if unbiased else size.square()
         self.share, self.within = 1 / size, (len(groups.counts) - 1) / pairs
@@ -131,6 +137,8 @@ class _Pairs:
         torch.addmm(self.norm[block.rows.start :], rows, columns.T, alpha=-2, out=found.squared)
         found.squared.add_(self.norm[block.rows, None]).clamp_(min=0)
         found.squared.diagonal().fill_(torch.inf)  # a cell with itself is not one of these pairs
+        if self.blurred and found.squared.amin() < self.blurred:
+            self.sharpen(block, found.squared)
         found.kernel.zero_(), found.slope.zero_()
         weight = self.weights(block, self.scratch("weight", *shape))
         found.add(self.wide, self.gradient)
@@ -156,6 +164,18 @@ class _Pairs:
             own.mul_(strange).addcmul_(strange.sub_(1), within, value=-1)
         return out
 
+    def differences(self, block: Block, at: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of pairs by their places in the flattened [R, n]: both cells, and their difference [pairs, p]."""
+        i, j = at // n + block.rows.start, at % n + block.rows.start
+        # of the cells as given, since centring rounds
+        return i, j, self.given[self.groups.order[i]] - self.given[self.groups.order[j]]
+
+    def sharpen(self, block: Block, squared: Tensor) -> None:
+        """Compute squared distances that are rounding and nothing else from the differences."""
+        flat = squared.view(-1)
+        for at in (flat < self.blurred).nonzero()[:, 0].split(AT_ONCE):
+            flat[at] = self.differences(block, at, squared.shape[1])[2].square().sum(1)
+
     def add_narrow(self, block: Block, found: _Matrices, weight: Tensor) -> None:
         """Add the narrow kernels, which mostly are 0 but for the few pairs of cells that nearly coincide."""
         least = found.squared.amin()  # a NaN is never above a limit, and has to show
@@ -180,9 +200,8 @@ class _Pairs:
             i, j = at // n + block.rows.start, at % n + block.rows.start
             unsure = self.rounding * (self.norm[i] + self.norm[j])
             doubtful = (squared[at] < unsure) & (unsure > self.narrowest)
-            at, i, j = at[doubtful], i[doubtful], j[doubtful]
-            # of the cells as given, since centring rounds
-            difference = self.given[self.groups.order[i]] - self.given[self.groups.order[j]]
+            at = at[doubtful]
+            i, j, difference = self.differences(block, at, n)
             some = _Matrices.of(difference.square().sum(1))
             some.add(self.narrow, self.gradient)
             found.kernel.view(-1)[at] += some.kernel
@@ -232,17 +251,15 @@ class _WeightedKernel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, weights: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-        z = z - z.mean(0)  # keeps the expanded square exact
-        norm = z.square().sum(1)
-        squared = torch.addmm(norm[:, None] + norm, z, z.T, alpha=-2).clamp_(min=0)
-        # exactly 0 from a cell to itself: the narrowest kernel would see the rounding
-        squared.fill_diagonal_(0)
+        # from the differences: cells that are alike are at 0 exactly, where the narrowest kernels would see a rounding
+        squared = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square_()
+        z = z - z.mean(0)  # keeps the gradient's product exact
         total, slope = weights.new_zeros(()), torch.zeros_like(squared)
         for sigma in sigmas:
             kernel = (squared * (-0.5 / sigma)).exp_()
             total += torch.dot(kernel.view(-1), weights.reshape(-1))
             slope.add_(kernel, alpha=-0.5 / sigma)
-        slope.fill_diagonal_(0)  # a cell does not draw itself: the narrowest kernel would see the rounding, again
+        slope.masked_fill_(squared == 0, 0)  # nor do they draw each other, and no cell draws itself
         ctx.save_for_backward(z, slope.mul_(weights).div_(len(sigmas)))
         return total / len(sigmas)
 

@@ -133,6 +133,21 @@ def test_cells_that_coincide_do_so_in_float32_too(unbiased, block_size):
     assert float((leaf.grad - exact.grad).abs().max() / exact.grad.abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("sigmas", [MULTI_SCALE, (0.5,), (4.0,)], ids=["many", "narrow", "wide"])
+@pytest.mark.parametrize("penalty", [mmd, mmd_of_all_pairs], ids=["blocks", "all pairs"])
+@pytest.mark.parametrize("p, scale", [(2, 1e-3), (2, 1e3), (40, 1.0), (40, 30.0), (40, 1e5), (300, 1e3)])
+def test_duplicated_cells_are_no_discrepancy(p, scale, penalty, sigmas, block_size):
+    """At whatever scale: the expanded square of cells that are alike is a rounding of squares as large as these."""
+    torch.manual_seed(5)
+    z, order = scale * (torch.randn(40, p) + 3), torch.randperm(120)
+    z, condition = torch.cat([z, z, z])[order].requires_grad_(), (torch.arange(120) // 40)[order]
+    value = penalty(z, condition, sigmas)
+    (slope,) = torch.autograd.grad(value, z)
+    (one,) = torch.autograd.grad(penalty(z, torch.arange(120), sigmas), z)  # what pulls at it if all are strangers
+    assert abs(float(value.detach())) < 1e-6
+    assert float(slope.abs().max()) <= 1e-4 * float(one.abs().max()) + 1e-9
+
+
 def test_cells_that_are_all_alike_are_aligned(block_size):
     z = torch.full((30, 5), 0.7).requires_grad_()
     value = mmd(z, torch.arange(30) % 3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cellalign.evaluation.metrics.mixing import mixed, neighbours
 from cellalign.nn.penalties import misalignment
 from cellalign.nn.penalties.densities import Densities
 from cellalign.nn.penalties.mixtures import misalignment_of_all_pairs
@@ -73,6 +74,34 @@ def test_floor_bounds_every_cell_and_changes_nothing_above_it():
     alternating = torch.arange(20) % 2
     assert float(misalignment(pairs, pairs, scale, alternating, include_self=False)) < -1000
     assert float(misalignment(pairs, pairs, scale, alternating, include_self=False, floor=2.0)) == -2
+
+
+def aligned_by_penalty(**options):
+    """Posterior means of 200 cells that nothing but the penalty and a prior hold, conditions a unit apart at first."""
+    torch.manual_seed(0)
+    condition = torch.arange(200) % 2
+    mean = (torch.randn(200, 10) + condition[:, None]).requires_grad_()
+    optimiser, sd = torch.optim.Adam([mean], lr=0.05), torch.tensor(1.0)
+    for _ in range(150):
+        loss = misalignment(mean + torch.randn(200, 10), mean, sd, condition, **options)
+        loss = loss + 0.05 * mean.square().sum() / 200
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    z = mean.detach().numpy()
+    return mixed(neighbours(z, 15), condition.numpy(), k=15, alpha=0.1), float(loss.detach())
+
+
+def test_conditions_mix_as_permuted_ones_where_a_cell_counts_in_its_own_mixture():
+    """Left out of it, as in the authors' code, it is rewarded for fleeing its kind: without bound, or to a floor."""
+    found, value = aligned_by_penalty(include_self=True)
+    null = found.null("own share")
+    assert abs(found.values["own share"] - null.mean) < 3 * null.sd and value > 0
+    repelled, value = aligned_by_penalty(include_self=False, floor=5.0)
+    null = repelled.null("own share")
+    assert repelled.values["own share"] < null.mean - 2.5 * null.sd and value < -1
+    _, value = aligned_by_penalty(include_self=False)
+    assert value < -20
 
 
 @pytest.mark.parametrize("include_self", [True, False])

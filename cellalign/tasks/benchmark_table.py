@@ -1,0 +1,128 @@
+"""A benchmark's table: its columns, and means with standard errors over seeds, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from cellalign.errors import UsageError
+from cellalign.evaluation.metrics.metric import NULL
+from cellalign.tasks.fitted import METRICS as OF_MIXING
+from cellalign.tasks.fitted import null_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cellalign.evaluation import Metric
+    from cellalign.records import BenchmarkRow
+
+
+def as_table(rows: Collection[BenchmarkRow]) -> pd.DataFrame:
+    """One row each, a column for every metric that one of them has."""
+    import pandas as pd
+
+    from cellalign.evaluation.panels.response import PredictedResponse
+    from cellalign.records import BenchmarkRow
+
+    found = {name for row in rows for name in row.scores}
+    of_mixing = [each for metric in OF_MIXING for each in (metric.name, null_of(metric.name))]
+    known = [*of_mixing, *(metric.name for metric in PredictedResponse.metrics)]
+    columns = dict.fromkeys([*BenchmarkRow.COLUMNS, *(name for name in known if name in found), *sorted(found)])
+    return pd.DataFrame([row.flat() for row in rows], columns=list(columns))
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of that name among those a benchmark has.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    from cellalign.errors import nearest
+    from cellalign.evaluation.metrics.metric import by_name
+    from cellalign.evaluation.panels.response import PredictedResponse
+
+    known = by_name((*PredictedResponse.metrics, *OF_MIXING))
+    if name not in known:
+        raise UsageError(
+            f"unknown metric {name!r}.{nearest(name, known)} Metrics of panel {PredictedResponse.name}: "
+            f"{', '.join(metric.name for metric in PredictedResponse.metrics)}; where nothing is held out also of "
+            f"mixing: {', '.join(metric.name for metric in OF_MIXING)}"
+        )
+    return known[name]
+
+
+def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One metric: methods as rows (best mean first, whichever way is better), held-out groups as columns, their mean.
+
+    What is best at its value under permuted conditions is ordered by the distance to that.
+
+    Raises
+    ------
+    UsageError
+        There is no such metric.
+    """
+    better = metric_of(metric).better
+    wide = _by_group(table, metric).groupby(level="method").mean()
+    wide = wide.reindex(table["method"].unique())  # no change has no change to correlate, but its row
+    null = None
+    if null_of(metric) in table:
+        null = _by_group(table, null_of(metric))["mean"].groupby(level="method").mean().reindex(wide.index)
+    elif better.target == NULL:  # which the table lacks
+        return wide
+    return wide.iloc[better.loss(wide["mean"], null).argsort(kind="stable")]  # NaN last
+
+
+def errors(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Standard errors over seeds of what `summary` gives, of the same shape; NaN with one seed."""
+    wide = _by_group(table, metric).groupby(level="method").sem()
+    return wide.reindex(summary(table, metric).index)
+
+
+def _by_group(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A metric by method and seed (rows) and held-out group (columns): mean over conditions, and over groups."""
+    from cellalign.records import BenchmarkRow
+
+    values = table.reindex(columns=[*BenchmarkRow.KEYS, metric])
+    values[metric] = values[metric].astype(float)
+    wide = values.pivot_table(
+        index=["method", "seed"], columns="held_out", values=metric, aggfunc="mean", dropna=False, observed=True
+    )
+    wide["mean"] = wide.mean(axis=1)
+    return wide
+
+
+def printed(table: pd.DataFrame, metrics: Sequence[str], *, people: bool) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the printed table, the method first.
+
+    Of one metric the held-out groups are columns, of several the metrics, and methods are ordered by the first. With
+    several seeds a standard error stands with each mean: for people behind it, for programs in a column of its own.
+    """
+    means = {metric: summary(table, metric) for metric in metrics}
+    first = means[metrics[0]]
+    sems = {metric: errors(table, metric).reindex(first.index) for metric in metrics}
+    if len(metrics) == 1:
+        shown = {str(group): (first[group], sems[metrics[0]][group]) for group in first.columns}
+    else:
+        shown = {}
+        for metric in metrics:
+            shown[metric] = (means[metric]["mean"].reindex(first.index), sems[metric]["mean"])
+            if null_of(metric) in table:
+                null = _by_group(table, null_of(metric))["mean"].groupby(level="method")
+                shown[null_of(metric)] = (null.mean().reindex(first.index), null.sem().reindex(first.index))
+    several = table["seed"].nunique() > 1
+    columns, rows = ["method"], [[str(method)] for method in first.index]
+    for name, (mean, sem) in shown.items():
+        columns += [name] if people or not several else [name, f"{name} se"]
+        for row, value, error in zip(rows, mean, sem, strict=True):
+            row += _numbers(value, error if several else None, people)
+    return columns, rows
+
+
+def _numbers(value: float, error: float | None, people: bool) -> list[str]:
+    """A mean and its standard error as they are shown; "-" of what is not there."""
+    said = ["-" if each != each else f"{each:.3f}" for each in (value, *(() if error is None else (error,)))]
+    if not people or len(said) < 2 or "-" in said:
+        return said[:1] if people else said
+    return [" ± ".join(said)]

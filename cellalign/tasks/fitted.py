@@ -1,0 +1,90 @@
+"""What a benchmark scores where nothing is held out: mixing of the embedding, and the response that was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cellalign.evaluation.metrics import mixing
+from cellalign.evaluation.metrics.metric import NULL, Metric
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from cellalign.evaluation import Evaluation
+    from cellalign.model import Model
+
+NOTHING = "nothing"  # is held out
+WITHIN, VALIDATION = "m-", "validation "
+
+
+def null_of(metric: str) -> str:
+    """Under which name the value stands that a metric has under permuted conditions."""
+    return f"{metric} {NULL}"
+
+
+def _declared() -> tuple[Metric, ...]:
+    """Metrics of mixing by cells (all, or validation cells) and place (everywhere, or the mean within cell types)."""
+    found = []
+    for cells, of_cells in (("", ""), (VALIDATION, ", of validation cells")):
+        for place, of_place in (("", ""), (WITHIN, ", mean within cell types")):
+            for each in mixing.METRICS:
+                meaning = f"{each.meaning.rstrip('.')}{of_place}{of_cells}."
+                found.append(Metric(f"{cells}{place}{each.name}", meaning, each.better, each.null))
+    return tuple(found)
+
+
+METRICS = _declared()
+
+
+def mixing_scores(
+    adata: AnnData, model: Model, label: str | None, seed: int, device: str, min_cells: int | None
+) -> dict[str, float]:
+    """Scores of panel mixing by name of `METRICS`, each beside its null; none where there are too few cells."""
+    from cellalign.errors import InputError
+    from cellalign.evaluation import evaluate
+    from cellalign.evaluation.panels.mixing import VALIDATION as CELLS
+    from cellalign.evaluation.panels.mixing import WITHIN as MEAN
+
+    cells = adata.copy()
+    cells.uns, key = {}, "X_benchmark"  # nothing of other embeddings
+    cells.obsm[key] = model.embed(adata, device=device)
+    split = model.split(adata)
+    options: dict[str, Any] = {"condition": model.condition, "label": label, "embedding": key, "seed": seed}
+    if split is not None:
+        cells = _with_split(cells, split, key, model)
+    try:
+        scored = evaluate(cells, panels=["mixing"], device=device, min_cells=min_cells, **options)
+    except InputError:
+        return {}
+    found: dict[str, float] = {}
+    for row in scored.rows:
+        if row.group in ("all", MEAN):
+            cells_of, place = VALIDATION * (row.system == CELLS), WITHIN * (row.group == MEAN)
+            name = f"{cells_of}{place}{row.metric}"
+            found |= {name: row.value} | ({} if row.null is None else {null_of(name): row.null.mean})
+    return found
+
+
+def _with_split(cells: AnnData, split: Any, key: str, model: Model) -> AnnData:
+    """Cells that say which of them were validated on, as `embed` writes it."""
+    from cellalign.records import Embedding, Provenance
+    from cellalign.records.provenance import KEY
+
+    cells.obs["benchmark_split"] = split
+    record = Embedding(method=model.name, key=key, condition=model.condition, split="benchmark_split")
+    cells.uns[KEY] = Provenance().with_steps(record).plain()
+    return cells
+
+
+def response_scores(scored: Evaluation, label: str | None, group: str | None) -> Mapping[str, dict[str, float]]:
+    """Scores of the response by system: of a group, or the mean over cell types, or of all cells."""
+    from cellalign.evaluation.table import MEAN
+
+    mean = MEAN if label is not None and MEAN in {row.group for row in scored.rows} else "all"
+    wanted = group or mean
+    found: dict[str, dict[str, float]] = {}
+    for row in scored.rows:
+        if row.group == wanted:
+            found.setdefault(row.system, {})[row.metric] = row.value
+    return found

@@ -1,0 +1,44 @@
+"""A grid of settings: its combinations, and how one is said."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cellalign.errors import UsageError, option
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Option
+
+GRID = Option(
+    "Values of a setting to try (repeatable).",
+    metavar="KEY=VALUE,VALUE",
+    text=list[str] | None,
+    read=o.key_lists,
+)
+
+
+def of_preset(method: str, preset: str | None) -> Mapping[str, Sequence[Any]]:
+    """What the paper of a preset searched, for who names no grid; empty where it says none."""
+    from cellalign.methods.registry import preset_grid
+
+    return preset_grid(preset, method) if preset else {}
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every combination of the settings' values.
+
+    Raises
+    ------
+    UsageError
+        There is no setting, or one without a value.
+    """
+    if not grid or not all(grid.values()):
+        raise UsageError(f"{option('grid', hint='KEY=VALUE,VALUE')} is needed with at least one setting and value")
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def said(combination: Mapping[str, Any]) -> str:
+    """As "gamma=1, floor=null"."""
+    return ", ".join(f"{key}={'null' if value is None else value}" for key, value in combination.items())
