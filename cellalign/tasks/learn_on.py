@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("cellalign")
 
 Learn = Literal["new", "all"]
-SLOWLY = 0.1  # how fast all other weights learn, where they do, of the learning rate of new ones
+# learning rates, of the model's own: few weights have a long way to go, all others are where they should be
+FASTER, SLOWER = 10.0, 0.1
 DECIDED = (  # of the parameters of `train`, those that the model decides, but for kinds and settings
     "condition",
     "control",
@@ -177,7 +178,7 @@ def started(parent: Parent, record: ModelRecord) -> tuple[Method, LearningOn]:
 
     wider = build_to_train(record)
     new = widen(parent.model.method, wider)
-    rest = SLOWLY if parent.learn == "all" else 0.0
+    rest = SLOWER / FASTER if parent.learn == "all" else 0.0
     return wider, LearningOn({name: mask for name, mask in new.items() if bool(mask.any())}, rest)
 
 
@@ -240,7 +241,7 @@ def _check_asked(model: Model, asked: Mapping[str, Any]) -> None:
 
 
 def _plan(model: Model, asked: Mapping[str, Any]) -> Plan:
-    """The model's own plan, without KL warm-up, but for what is asked for.
+    """The model's own plan without KL warm-up and at a higher rate, but for what is asked for.
 
     Raises
     ------
@@ -252,7 +253,8 @@ def _plan(model: Model, asked: Mapping[str, Any]) -> Plan:
     cls, own = type(model.method), model.method.hp.model_dump(mode="json")
     kept = {key: value for key, value in model.record.training.items() if key != "precision"}
     named = {name: asked[name] for name in PLANNED if asked.get(name) is not None}
-    layers = [own, kept, {"warmup_epochs": 0}, asked.get("config") or {}, asked.get("settings") or {}, named]
+    changed = {"warmup_epochs": 0, "lr": min(1.0, FASTER * kept["lr"])}
+    layers = [own, kept, changed, asked.get("config") or {}, asked.get("settings") or {}, named]
     hyperparameters, plan = merge_settings(cls, layers)
     for key, value in hyperparameters.model_dump(mode="json").items():
         if value != own[key]:

@@ -101,10 +101,10 @@ def train(
         A name of `cellalign methods`; by default that of `from_`, else comp.
     from_ : Model or path, optional
         A model to begin with. It is given weights for the batches and conditions that it does not know; columns, genes,
-        scale and settings are its own, the plan too but for what is asked for.
+        scale and settings are its own, the plan too (at ten times the learning rate) but for what is asked for.
     learn : {"new", "all"}, optional
         With `from_`: "new" learns the new weights alone, and what the model makes of cells it knows stays as it was;
-        "all" learns all others too, at a tenth of the rate.
+        "all" learns all others too, at a hundredth of the rate.
     missing_genes : {"error", "zero"}
         With `from_`: what to do about genes that the model needs and the cells lack.
     condition, control, batch, covariate, label : str
