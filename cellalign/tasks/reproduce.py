@@ -156,6 +156,16 @@ def _check_content(record: ModelRecord, adata: AnnData, options: Mapping[str, An
         raise InputError("these are not the cells the model was trained on, read as they were then")
 
 
+def _check_fields(record: ModelRecord) -> None:
+    """Refuse a model whose networks were given a column otherwise than those of this version are."""
+    for field in record.fields:
+        if field.kind == "number" and field.role == "condition" and not getattr(field, "knots", None):
+            raise ModelError(
+                f"this model is of an older cellalign, which gave networks the value of {field.name!r} itself: it serves "
+                "as before, but is not trained again so; train a new one"
+            )
+
+
 def _check(record: ModelRecord) -> None:
     """Refuse a model that no training made; say of one that was chosen among several."""
     if record.transferred:
@@ -164,6 +174,7 @@ def _check(record: ModelRecord) -> None:
             "reproduce that one, and transfer again"
         )
     check_parent(record)
+    _check_fields(record)
     if record.command is not None and shlex.split(record.command)[1:2] == ["tune"]:
         log.info("this model was chosen by tune; its own training is repeated, not the search")
 
