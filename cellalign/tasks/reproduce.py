@@ -161,8 +161,8 @@ def _check_fields(record: ModelRecord) -> None:
     for field in record.fields:
         if field.kind == "number" and field.role == "condition" and not getattr(field, "knots", None):
             raise ModelError(
-                f"this model is of an older cellalign, which gave networks the value of {field.name!r} itself: it serves "
-                "as before, but is not trained again so; train a new one"
+                f"this model is of an older cellalign, which gave networks the value of {field.name!r} itself: "
+                "it serves as before, but is not trained again so; train a new one"
             )
 
 
