@@ -15,7 +15,7 @@ NELBO = Metric(
 )
 NLL = Metric(
     "nll",
-    "Negative log-likelihood of a cell's expression in nats, by importance-weighted posterior draws, mean over cells "
+    "Negative log-likelihood of a cell's expression in nats, from importance-weighted draws, mean over cells "
     "(of interventions: over the cells of each, then over interventions).",
     DOWN,
     _NO_ZERO,

@@ -14,7 +14,7 @@ from cellalign.evaluation.metrics import probe as probing
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
-from cellalign.records import Provenance
+from cellalign.records import Provenance, find_obsm_key
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,13 @@ class Probe(Panel):
 
 def other_latents(inputs: Inputs) -> dict[str, np.ndarray]:
     """Of the embedding of a model that is given: "draws" [n, p] beside means, "means" beside draws; else nothing."""
-    (key,) = inputs.embeddings
+    ((key, scored),) = inputs.embeddings.items()
     model, record = inputs.model, Provenance.of(inputs.adata.uns).embedding.get(key)
-    if model is None or key not in (model.embedding_key, model.draw_key) or model.made(record) is False:
+    if model is None or key not in (model.embedding_key, model.draw_key):
+        return {}
+    there = find_obsm_key(key, inputs.adata.obsm)
+    of_file = there is not None and np.array_equal(np.asarray(inputs.adata.obsm[there], dtype=scored.dtype), scored)
+    if of_file and model.made(record) is False:
         return {}
     drawn = key == model.draw_key
     try:
