@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from cellalign.errors import UsageError
 from cellalign.evaluation.metrics.metric import NULL
-from cellalign.tasks.fitted import METRICS as OF_MIXING
-from cellalign.tasks.fitted import null_of
+from cellalign.tasks.benchmark_fitted import METRICS as OF_MIXING
+from cellalign.tasks.benchmark_fitted import null_of
 
 if TYPE_CHECKING:
     import pandas as pd
