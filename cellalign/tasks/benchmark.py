@@ -14,10 +14,10 @@ from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.benchmark_file import add, finished
-from cellalign.tasks.benchmark_table import as_table, metric_of, printed, summary
-from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.benchmark_fitted import METRICS as OF_MIXING
 from cellalign.tasks.benchmark_fitted import NOTHING, mixing_scores, response_scores
+from cellalign.tasks.benchmark_table import as_table, metric_of, printed, summary
+from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.grid import GRID, combinations, said
 from cellalign.tasks.made_of import MadeOf, made_of
 from cellalign.tasks.paths import cells_for
