@@ -100,7 +100,7 @@ class _Run:
         seed: int,
         progress: Progress | None,
         checkpoint: Checkpoint | None,
-        learning_on: LearningOn | None,
+        learning_on: LearningOn | None = None,
     ) -> None:
         self.method, self.plan, self.device, self.seed = method.to(device), plan, device, seed
         self.cells, self.train, self.validation = cells.to(device), train, validation.to(device)

@@ -14,9 +14,6 @@ from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.benchmark_file import add, finished
-from cellalign.tasks.benchmark_fitted import METRICS as OF_MIXING
-from cellalign.tasks.benchmark_fitted import NOTHING, mixing_scores, response_scores
-from cellalign.tasks.benchmark_table import as_table, metric_of, printed, summary
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.grid import GRID, combinations, said
 from cellalign.tasks.made_of import MadeOf, made_of
@@ -28,11 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from cellalign.evaluation import Metric
     from cellalign.model import Model
     from cellalign.records import BenchmarkRow
 
-__all__ = ["benchmark", "metric_of", "summary"]
 log = logging.getLogger("cellalign")
 BASELINES = ("no change", "mean shift", "split half", "attainable")
 
@@ -141,6 +136,8 @@ def benchmark(
         No group can be held out, or the data is not fit.
     """
     from cellalign.data.fields import fit_fields
+    from cellalign.tasks.benchmark_fitted import NOTHING, mixing_scores
+    from cellalign.tasks.benchmark_table import as_table
     from cellalign.threads import limited
 
     options |= {"expression": expression, "n_top_genes": n_top_genes, "rounded": rounded}
@@ -254,6 +251,7 @@ def _scores(
     """Scores by system: "prediction", of the method, and the baselines."""
     from cellalign.evaluation import evaluate
     from cellalign.methods.base import Predicts
+    from cellalign.tasks.benchmark_fitted import response_scores
     from cellalign.threads import limited
 
     found: Mapping[str, dict[str, float]] = {}
@@ -371,9 +369,10 @@ def command(
     Rows already in the output file are kept; those of the same cells and settings are not computed again.
     """
     from cellalign.data import files
+    from cellalign.tasks.benchmark_table import metrics_of, printed
 
     asked = call.options
-    metrics = _metrics(metric, asked["holdout_each"])
+    metrics = metrics_of(metric, asked["holdout_each"])
     files.check_table(output, True, [input])
     finished(output)  # what is no benchmark is refused before any work
     combined = list(combinations(asked["grid"])) if asked["grid"] else [{}]
@@ -401,22 +400,3 @@ def command(
     title = f"{what}{how}, {held}{error}"
     call.print_rows(title, columns, rows, format, headings=[headings.get(name, name) for name in columns])
     call.log.info("%s: %d rows", output, len(table))
-
-
-def _metrics(text: str, holdout_each: str | None) -> list[Metric]:
-    """The metrics of the printed table.
-
-    Raises
-    ------
-    UsageError
-        There is none, or one of mixing where groups are held out.
-    """
-    metrics = [metric_of(name) for name in o.words(text)]
-    if not metrics:
-        raise UsageError(f"{option('metric', text)} names no metric")
-    mixed = next((each.name for each in metrics if each in OF_MIXING), None)
-    if mixed is not None and holdout_each is not None:
-        raise UsageError(
-            f"{option('metric', mixed)} is scored where nothing is held out; leave out {option('holdout_each')}"
-        )
-    return metrics

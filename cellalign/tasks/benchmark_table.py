@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from cellalign.errors import UsageError
+from cellalign.errors import UsageError, option
 from cellalign.evaluation.metrics.metric import NULL
 from cellalign.tasks.benchmark_fitted import METRICS as OF_MIXING
 from cellalign.tasks.benchmark_fitted import null_of
+from cellalign.tasks.options import words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,25 @@ def metric_of(name: str) -> Metric:
             f"mixing: {', '.join(metric.name for metric in OF_MIXING)}"
         )
     return known[name]
+
+
+def metrics_of(text: str, holdout_each: str | None) -> list[Metric]:
+    """The metrics of the printed table.
+
+    Raises
+    ------
+    UsageError
+        There is none, or one of mixing where groups are held out.
+    """
+    metrics = [metric_of(name) for name in words(text)]
+    if not metrics:
+        raise UsageError(f"{option('metric', text)} names no metric")
+    mixed = next((each.name for each in metrics if each in OF_MIXING), None)
+    if mixed is not None and holdout_each is not None:
+        raise UsageError(
+            f"{option('metric', mixed)} is scored where nothing is held out; leave out {option('holdout_each')}"
+        )
+    return metrics
 
 
 def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:

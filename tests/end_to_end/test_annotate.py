@@ -70,7 +70,9 @@ def test_tables_for_programs_say_the_same(run, workplace):
     as_csv = run("annotate", "query.pp.h5ad", "-m", "pca", "--force", "--format", "csv", "-q")
     assert as_json.returncode == as_csv.returncode == 0 and as_json.stderr == ""
     rows = json.loads(as_json.stdout)["scores"]
-    assert [{k: str(v) for k, v in row.items()} for row in rows] == list(csv.DictReader(io.StringIO(as_csv.stdout)))
+    assert [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows] == list(
+        csv.DictReader(io.StringIO(as_csv.stdout))
+    )
     value = {(row["panel"], row["group"], row["metric"]): row["value"] for row in rows}
     after = ad.read_h5ad(workplace / "query.annotated.h5ad")
     right = (after.obs["cell_type_predicted"].astype(str) == after.obs["cell_type"].astype(str)).to_numpy()

@@ -17,6 +17,15 @@ from cellalign.methods.registry import get
 
 CPU = torch.device("cpu")
 EXAMPLE = Path(__file__).parents[2] / "example_data" / "ifnb.h5ad"
+# defaults of that version where they have changed since
+DEFAULTS_THEN = {
+    "scgen": {"beta": 0.01},
+    "comp": {"gamma": 10, "include_self": False, "floor": 5},
+    "beta-vae": {"warmup_epochs": 0},
+    "ivae": {"rotate_at": []},
+    "svae": {"rotate_at": [], "alpha": None},
+    "invae": {"correlation_estimate": "within-domain"},
+}
 # last training and validation loss of `trained`, of the version before products had a precision
 GAVE = {
     "vae": (235.372, 215.0493),
@@ -59,7 +68,7 @@ def trained(cells, method, **options):
     if method in ("invae", "nf-ivae"):
         columns["covariate"] = ["sex"]
     plan = dict(epochs=3, batch_size=64, seed=0, device="cpu", threads=1)
-    settings = {"hidden": [32, 16]} | ({"beta": 0.01} if method == "scgen" else {})  # its default then
+    settings = {"hidden": [32, 16]} | DEFAULTS_THEN.get(method, {})
     return cellalign.train(cells, method=method, settings=settings, **plan | columns | options)
 
 

@@ -29,7 +29,7 @@ def cells(n=30):
 def differentiate(method, loss):
     """Leave the gradients of a loss in the parameters, as the engine does."""
     rows, none = torch.arange(30), torch.arange(0)
-    run = _Run(method, as_cells(cells()), rows, none, Plan(epochs=1), torch.device("cpu"), 0, None, None, None)
+    run = _Run(method, as_cells(cells()), rows, none, Plan(epochs=1), torch.device("cpu"), 0, None, None)
     run.differentiate(loss)
 
 

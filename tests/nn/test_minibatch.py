@@ -52,7 +52,7 @@ def test_a_category_that_does_not_exist_is_refused():
     with pytest.raises(KeyError, match="c"):
         minibatch(STIM).do(stim="c")
     with pytest.raises(KeyError):
-        minibatch(STIM).do(stim=("a", "b"))
+        minibatch(STIM).do(stim=("a", "c"))
 
 
 def test_a_name_wins_over_a_role():

@@ -8,8 +8,8 @@ from scipy import sparse
 import cellalign
 from cellalign.errors import InputError, UsageError
 from cellalign.tasks import benchmark as benchmarking
-from cellalign.tasks.benchmark import benchmark, metric_of, summary
-from cellalign.tasks.benchmark_table import errors, printed
+from cellalign.tasks.benchmark import benchmark
+from cellalign.tasks.benchmark_table import errors, metric_of, printed, summary
 
 OPTIONS = {"condition": "stim", "holdout_each": "cell_type", "validation": 0}
 
