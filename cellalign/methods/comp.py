@@ -23,6 +23,7 @@ from cellalign.methods.cvae import CVAE
 from cellalign.nn.penalties import misalignment
 
 NARROW = 500  # columns up to which a table is narrow
+PER_GENE, LIGHTEST, HEAVIEST = 0.05, 10.0, 100.0  # weight of the penalty by default
 
 
 class CoMP(CVAE):
@@ -38,7 +39,12 @@ class CoMP(CVAE):
         posterior_scale: float | None = Field(
             1.0, gt=0, le=100, description="fixed posterior standard deviation and bandwidth; null learns it"
         )
-        gamma: float = Field(100.0, ge=0, le=10_000, description="weight of the misalignment penalty")
+        gamma: float | None = Field(
+            None,
+            ge=0,
+            le=10_000,
+            description="weight of the misalignment penalty; null is 0.05 per gene, from 10 to 100",
+        )
         include_self: bool = Field(
             True,
             description="count a cell in its own mixture (eq. 4); false as in the authors' code",
@@ -61,6 +67,12 @@ class CoMP(CVAE):
         few = {"hidden": (64, 64), "latent_dim": 16, "lr": 3e-3} if n_features and n_features <= NARROW else {}
         return {"posterior_scale": 0.1, "gamma": 5.0, "batch_size": 1024} | few
 
+    @property
+    def weight(self) -> float:
+        """Gamma; by default it grows with the reconstruction, which is a sum over genes."""
+        gamma = self.hp.gamma
+        return min(max(PER_GENE * self.layout.n_genes, LIGHTEST), HEAVIEST) if gamma is None else float(gamma)
+
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """gamma times the misalignment penalty (eq. 4), own and other weighed by a kernel over continuous values."""
         latent, batch = step.latent, step.batch
@@ -73,4 +85,4 @@ class CoMP(CVAE):
             include_self=self.hp.include_self,
             floor=self.hp.floor,
         )
-        return {"penalty": self.hp.gamma * value}
+        return {"penalty": self.weight * value}

@@ -272,7 +272,7 @@ def test_comp_has_defaults_of_its_own_for_any_values():
     given = cellalign.train(adata, condition="arm", expression="any", epochs=1, latent_dim=3, settings={"gamma": 1})
     assert (given.method.hp.posterior_scale, given.method.hp.latent_dim, given.method.hp.gamma) == (0.1, 3, 1)
     usual = cellalign.train(cells(np.abs(adata.X)), condition="arm", epochs=1, settings=SMALL)
-    assert usual.expression == "log" and usual.method.hp.gamma == 10
+    assert usual.expression == "log" and usual.method.weight == 10
 
 
 def test_a_model_of_any_values_learns_on_and_is_transferred():

@@ -62,8 +62,8 @@ def test_loss_is_the_sum_of_its_parts(name, posterior_scale):
     if name == "comp":
         options = dict(include_self=method.hp.include_self, floor=method.hp.floor)
         penalty = misalignment(latent.z, latent.mean, latent.sd, batch.condition, **options)
-        torch.testing.assert_close(loss.parts["penalty"], method.hp.gamma * penalty.detach())
-        expected = expected + method.hp.gamma * penalty
+        torch.testing.assert_close(loss.parts["penalty"], method.weight * penalty.detach())
+        expected = expected + method.weight * penalty
     torch.testing.assert_close(loss.total, expected)
 
 
@@ -150,6 +150,15 @@ def test_the_default_of_comp_is_the_equation_as_printed_and_its_presets_are_as_p
         density = torch.stack([torch.exp(-((z[i] - m) ** 2).sum() / (2 * scale**2)) for m in mean])
         own = batch.condition == batch.condition[i]
         total += float((density[own].mean().log() - density[~own].mean().log()).detach())
-    assert float(found) == pytest.approx(method.hp.gamma * total / len(z), rel=1e-4)
+    assert float(found) == pytest.approx(method.weight * total / len(z), rel=1e-4)
     published = [preset["settings"] for preset in presets().values() if preset["method"] == "comp"]
     assert {(own["include_self"], own["floor"]) for own in published} == {(False, None)}
+
+
+def test_the_weight_of_comp_grows_with_the_genes_unless_it_is_given():
+    def weight(genes, **settings):
+        cls = get("comp")
+        return cls(cls.Hyperparameters(**SMALL, **settings), layout(genes, 3)).weight
+
+    assert [weight(n) for n in (40, 1000, 2000, 9000)] == [10, 50, 100, 100]
+    assert weight(40, gamma=3) == 3 and weight(2000, gamma=0) == 0
