@@ -24,16 +24,6 @@ from cellalign.evaluation.panels.images import ImagesOfCondition
 
 STROKES = ("thin", "thick")
 HELD_OUT = ["seen=no,stroke=thin", "seen=no,stroke=thick"]
-SETTINGS = {
-    "likelihood": "mse",
-    "beta": 0.1,
-    "gamma": 0.01,
-    "lr": 0.002,
-    "image_condition_rate": 2,
-    "hidden": [128],
-    "negative_slope": 0.2,
-    "batch_size": 64,
-}
 LABELS = {"scgen": "digit", "linear": "digit"}
 PICTURED = 12  # images of the picture
 
@@ -73,7 +63,7 @@ def main() -> None:
     parser.add_argument("--methods", default="trvae")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--images", type=int, default=1797)
     parser.add_argument("--picture", help="of the first method and seed")
     parser.add_argument("--output", default="digits.csv")
@@ -81,13 +71,12 @@ def main() -> None:
     digits = cellalign.simulate.digits(asked.images)
     given = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in asked.set)}
     table: list[dict[str, object]] = []
-    settings = (SETTINGS if asked.methods == "trvae" else {}) | given
     for seed in map(int, asked.seeds.split(",")):
         for method in asked.methods.split(","):
             began = time.process_time()
             model = cellalign.train(
                 digits, method=method, condition="stroke", control="normal", label=LABELS.get(method),
-                holdout=HELD_OUT, settings=settings, epochs=asked.epochs, seed=seed, device="cpu",
+                holdout=HELD_OUT, settings=given, epochs=asked.epochs, seed=seed, device="cpu",
             )  # fmt: skip
             seconds = time.process_time() - began
             predicted = {stroke: model.counterfactual(digits, to=stroke, device="cpu") for stroke in STROKES}

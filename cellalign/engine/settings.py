@@ -24,6 +24,7 @@ def resolve_settings(
     named: Mapping[str, Any] | None = None,
     expression: str | None = None,
     n_features: int | None = None,
+    images: bool = False,
 ) -> tuple[Any, Plan]:
     """Hyperparameters and plan of a method: preset, then config, then settings, then named arguments not None.
 
@@ -33,13 +34,15 @@ def resolve_settings(
         The values are no expression but any real ones, for which a method may have defaults of its own.
     n_features : int, optional
         Columns of the matrix, where they are known.
+    images : bool
+        Whether these are pixels, for which a method may have defaults of its own too.
 
     Raises
     ------
     UsageError
         An unknown preset or key, or a value out of range.
     """
-    own = cls.defaults_of_any(n_features) if expression == "any" else {}
+    own = cls.defaults_of_any(n_features) if expression == "any" else cls.defaults_of_images() if images else {}
     published = preset_settings(preset, cls.name) if preset else own
     given = {key: value for key, value in (named or {}).items() if value is not None}
     return merge_settings(cls, [published, config or {}, settings or {}, given])

@@ -176,6 +176,11 @@ class Method(nn.Module, ABC):
         return {}
 
     @classmethod
+    def defaults_of_images(cls) -> Mapping[str, Any]:
+        """Its own defaults for images: none."""
+        return {}
+
+    @classmethod
     def uses(cls) -> frozenset[Role]:
         """Roles of the columns whose change changes what is learned; a column of another role is refused or said."""
         return frozenset(cls.also_uses)

@@ -118,7 +118,8 @@ def prepare(
     _check_needs(cls, condition, label)
     named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
     named |= {"validation": validation, "early_stopping": early_stopping, "precision": precision}
-    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named, expression, adata.n_vars)
+    pixels = image_shape(adata) is not None
+    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named, expression, adata.n_vars, pixels)
     reads = what_is_read(cls, hyperparameters, expression)
     kinds = kinds_of(condition, continuous, numeric, kinds)
     _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
