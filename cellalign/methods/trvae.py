@@ -54,7 +54,7 @@ class TrVAE(CVAE):
 
     @classmethod
     def defaults_of_images(cls) -> Mapping[str, Any]:
-        """Squared errors and a light penalty: a heavy one turns what was not seen so into what was (benchmarks/README.md)."""
+        """Squared errors, and a light penalty: a heavy one turns digits not seen so into those seen (benchmarks)."""
         of_networks = {"hidden": (128,), "negative_slope": 0.2, "image_condition_rate": 2.0}
         of_loss = {"likelihood": "mse", "beta": 0.03, "gamma": 0.003}
         return of_networks | of_loss | {"lr": 0.002, "batch_size": 64, "epochs": 60}

@@ -92,3 +92,14 @@ def test_bfloat16_changes_little():
         rounded = method.encode(batch).mean
         method(batch).total.backward()
     torch.testing.assert_close(rounded.detach(), exact, atol=0.1, rtol=0.1)
+
+
+def test_images_have_defaults_of_their_own_unless_a_preset_or_a_setting_says_otherwise():
+    from cellalign.engine.settings import resolve_settings
+
+    cls = get("trvae")
+    of_images, plan = resolve_settings(cls, images=True)
+    assert (of_images.likelihood, of_images.gamma, plan.batch_size) == ("mse", 0.003, 64)
+    assert resolve_settings(cls, images=True, settings={"gamma": 1})[0].gamma == 1
+    assert resolve_settings(cls, preset="trvae-morpho-mnist", images=True)[1].batch_size == 1024
+    assert resolve_settings(cls)[0].gamma == 35 and resolve_settings(get("cvae"), images=True)[0].beta == 1
