@@ -23,7 +23,7 @@ from cellalign.methods.cvae import CVAE
 from cellalign.nn.penalties import misalignment
 
 NARROW = 500  # columns up to which a table is narrow
-PER_GENE, LIGHTEST, HEAVIEST = 0.05, 10.0, 100.0  # weight of the penalty by default
+PER_GENE, LIGHTEST, HEAVIEST = 0.025, 10.0, 50.0  # weight of the penalty by default
 
 
 class CoMP(CVAE):
@@ -43,7 +43,7 @@ class CoMP(CVAE):
             None,
             ge=0,
             le=10_000,
-            description="weight of the misalignment penalty; null is 0.05 per gene, from 10 to 100",
+            description="weight of the misalignment penalty; null is 0.025 per gene, from 10 to 50",
         )
         include_self: bool = Field(
             True,

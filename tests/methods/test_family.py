@@ -160,5 +160,5 @@ def test_the_weight_of_comp_grows_with_the_genes_unless_it_is_given():
         cls = get("comp")
         return cls(cls.Hyperparameters(**SMALL, **settings), layout(genes, 3)).weight
 
-    assert [weight(n) for n in (40, 1000, 2000, 9000)] == [10, 50, 100, 100]
+    assert [weight(n) for n in (40, 1000, 2000, 9000)] == [10, 25, 50, 50]
     assert weight(40, gamma=3) == 3 and weight(2000, gamma=0) == 0
