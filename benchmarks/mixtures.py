@@ -16,7 +16,7 @@ from typing import Any
 
 import anndata
 import numpy as np
-import pandas as pd
+from finished import mean_and_spread, rows
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -47,8 +47,8 @@ def r2_of(z: np.ndarray, truth: np.ndarray, fitted: np.ndarray) -> float:
     return float(model.fit(z[fitted], truth[fitted]).score(z[~fitted], truth[~fitted]))
 
 
-def scores(z: np.ndarray, cells: anndata.AnnData, seed: int) -> dict[str, float]:
-    """Both regressions, and how well protocols mix within mixtures."""
+def scores(z: np.ndarray, cells: anndata.AnnData) -> dict[str, float]:
+    """R^2 of both regressions."""
     truth, protocol = cells.obs[PROPORTIONS].to_numpy(float), np.asarray(cells.obs["protocol"]).astype(str)
     within = []
     for split in range(10):
@@ -68,19 +68,12 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("mixtures.csv"))
     options = parser.parse_args()
     cells = cellalign.preprocess(anndata.read_h5ad(options.file))
-    done = pd.read_csv(options.csv) if options.csv.is_file() else pd.DataFrame(columns=["system", "seed"])
-    for seed in options.seeds:
-        for system in options.systems:
-            if ((done["system"] == system) & (done["seed"] == seed)).any():
-                continue
-            z = cellalign.train(cells, seed=seed, **SYSTEMS[system]).embed(cells)
-            found = pd.DataFrame([{"system": system, "seed": seed} | scores(z, cells, seed)])
-            done = pd.concat([done, found], ignore_index=True) if len(done) else found
-            done.to_csv(options.csv, index=False)
-            print(found.round(4).to_dict("records")[0], flush=True)
-    table = done.drop(columns="seed").groupby("system", sort=False)
-    print("\nmean (sd over seeds)\n")
-    print((table.mean().map("{:.3f}".format) + table.std().map(" ({:.3f})".format)).to_string())
+
+    def run(system: str, seed: int) -> dict[str, float]:
+        return scores(cellalign.train(cells, seed=seed, **SYSTEMS[system]).embed(cells), cells)
+
+    done = rows(options.csv, options.systems, options.seeds, run)
+    print("\nmean (sd over seeds)\n\n" + mean_and_spread(done))
 
 
 if __name__ == "__main__":

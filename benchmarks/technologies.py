@@ -16,7 +16,7 @@ from typing import Any
 
 import anndata
 import numpy as np
-import pandas as pd
+from finished import mean_and_spread, rows
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score
 
@@ -59,23 +59,16 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("technologies.csv"))
     options = parser.parse_args()
     cells = anndata.read_h5ad(options.file)
-    done = pd.read_csv(options.csv) if options.csv.is_file() else pd.DataFrame(columns=["system", "seed"])
     pca = cellalign.train(cells, method="pca", latent_dim=30, seed=0).embed(cells)
     batch, label = (cells.obs[key].to_numpy() for key in ("donor", "cell_type"))
-    for seed in options.seeds:
-        for system in options.systems:
-            if ((done["system"] == system) & (done["seed"] == seed)).any():
-                continue
-            z = cellalign.train(cells, seed=seed, **SYSTEMS[system]).embed(cells)
-            row = {"system": system, "seed": seed} | carried(z, cells, seed)
-            if options.scib:
-                row |= scib_scores(z, batch, label, seed=seed, pca=pca)
-            done = pd.concat([done, pd.DataFrame([row])], ignore_index=True) if len(done) else pd.DataFrame([row])
-            done.to_csv(options.csv, index=False)
-            print(pd.DataFrame([row]).round(4).to_dict("records")[0], flush=True)
-    table = done.drop(columns="seed").groupby("system", sort=False)
-    print("\nmean (sd over seeds)\n")
-    print((table.mean().map("{:.3f}".format) + table.std().map(" ({:.3f})".format)).T.to_string())
+
+    def run(system: str, seed: int) -> dict[str, float]:
+        z = cellalign.train(cells, seed=seed, **SYSTEMS[system]).embed(cells)
+        scib = scib_scores(z, batch, label, seed=seed, pca=pca) if options.scib else {}
+        return carried(z, cells, seed) | scib
+
+    done = rows(options.csv, options.systems, options.seeds, run)
+    print("\nmean (sd over seeds)\n\n" + mean_and_spread(done))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.columns import having
 from cellalign.data.gene_sets import GeneSets, membership
 from cellalign.engine import predict
 from cellalign.engine.device import computing
@@ -90,12 +89,8 @@ def latent_effects(model: Model, adata: AnnData, **options: Any) -> np.ndarray:
     if not isinstance(method, Autoencoder):
         raise ModelError(f"method {model.name!r} has no decoder to say which genes a latent moves, for gene sets")
     cells = model.cells(adata, missing_genes=options.get("missing_genes", "error"), with_condition=False)
-    rows = np.arange(len(cells))
-    if model.control is not None and model.condition is not None and model.condition in adata.obs:
-        control = np.flatnonzero(having(adata.obs, model.condition, model.control, control=model.control))
-        rows = control if len(control) else rows
     rng = np.random.default_rng(options.get("seed", 0))
-    chosen = np.sort(rng.permutation(rows)[:CELLS])
+    chosen = np.sort(rng.permutation(model.reference_rows(adata))[:CELLS])
     with computing(options.get("device", "auto"), options.get("threads")) as device:
         return predict.latent_effects(method, cells, chosen, device=device)
 

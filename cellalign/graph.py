@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.columns import having
 from cellalign.engine import predict
 from cellalign.engine.device import computing
 from cellalign.errors import UsageError, option
@@ -112,10 +111,7 @@ def add_programs(graph: AnnData, model: Model, adata: AnnData, n: int, **options
     if n < 1:
         raise UsageError(f"{option('programs', n)} is not positive")
     cells = model.cells(adata, missing_genes=options.get("missing_genes", "error"), with_condition=False)
-    reference = np.arange(len(cells))
-    if model.control is not None and model.condition is not None and model.condition in adata.obs:
-        control = np.flatnonzero(having(adata.obs, model.condition, model.control, control=model.control))
-        reference = control if len(control) else reference
+    reference = model.reference_rows(adata)
     rng = np.random.default_rng(options.get("seed", 0))
     chosen = np.sort(rng.permutation(len(cells))[:1000])
     with computing(options.get("device", "auto"), options.get("threads")) as device:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellalign.data.columns import having
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.checkpoint import tensors_checksum
@@ -316,6 +317,14 @@ class Model(ReadsCells):
         cells = self._to_score(adata)
         with computing(device, threads) as torch_device:
             return predict.importance_weighted_nll(method, cells, particles, device=torch_device, seed=seed)
+
+    def reference_rows(self, adata: AnnData) -> np.ndarray:
+        """Rows of the cells that others are compared with: those under the control, all where there are none."""
+        if self.control is not None and self.condition is not None and self.condition in adata.obs:
+            control = np.flatnonzero(having(adata.obs, self.condition, self.control, control=self.control))
+            if len(control):
+                return control
+        return np.arange(adata.n_obs)
 
     def predict(self, adata: AnnData, *, to: str | float | Mapping[str, Any], **options: Any) -> Prediction:
         """What cells would look like under another condition, computed when it is read; see `prediction.predict`."""

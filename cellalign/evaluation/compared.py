@@ -72,9 +72,9 @@ class CellType:
     def splits(self, seed: int) -> Iterator[Split]:
         """A few random halvings; of the control, the cells that were predicted from are halved by themselves."""
         rng = np.random.default_rng(seed)
+        used = np.unique(self.source[self.source >= 0])
+        idle = np.setdiff1d(np.arange(len(self.control)), used)
         for _ in range(SPLITS):
-            used = np.unique(self.source[self.source >= 0])
-            idle = np.setdiff1d(np.arange(len(self.control)), used)
             parts = [_halves(rng, rows) for rows in (used, idle)]
             # the odd cell of one goes to the first half, of the other to the second
             start, other = (np.concatenate(both) for both in zip(parts[0], parts[1][::-1], strict=True))
@@ -140,7 +140,8 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     columns = _shared_genes(inputs.adata, against)
     target, source = _target_and_source(inputs, against, origin, to)
     label_p, label_r = _labels(inputs, against)
-    x_p, x_r, x_s = _on_one_scale(inputs, against, columns)
+    at = _sources(inputs.adata, against)
+    x_p, x_r, x_s = _on_one_scale(inputs, against, columns, with_sources=bool((at < 0).any()))
     counts = {
         str(n): [int((m & (label_r == n)).sum()) for m in (target, source)]
         for n in np.unique(np.concatenate([label_p, label_r[label_r != ""]]))
@@ -154,7 +155,6 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
         )
     if not names:
         raise NotApplicable(f"no cell type has {MIN_CELLS_PER_GROUP} cells under both conditions")
-    at = _sources(inputs.adata, against)
 
     def of(name: str) -> CellType:
         rows, controls = np.flatnonzero(label_p == name), np.flatnonzero(source & (label_r == name))
@@ -225,8 +225,8 @@ def _positions(rows: np.ndarray, among: np.ndarray) -> np.ndarray:
     return np.where(among[place] == rows, place, UNKNOWN)
 
 
-def _on_one_scale(inputs: Inputs, real: AnnData, columns: np.ndarray) -> tuple[Any, Any, Any]:
-    """Expression of predicted, real and source cells (None where these are not kept).
+def _on_one_scale(inputs: Inputs, real: AnnData, columns: np.ndarray, *, with_sources: bool) -> tuple[Any, Any, Any]:
+    """Expression of predicted, real and source cells (None where these are not kept, or not needed).
 
     Counts are compared as log1p at the real cells' median library size, and by draws: log1p of an expected count is
     above the expectation of log1p, which is what a mean over real cells estimates.
@@ -234,7 +234,7 @@ def _on_one_scale(inputs: Inputs, real: AnnData, columns: np.ndarray) -> tuple[A
     from cellalign.data.matrices import default_matrix, matrix_of
 
     record, adata = inputs.predictions[0], inputs.adata
-    predicted, started = adata.X, adata.layers.get("source") if record.method else None
+    predicted, started = adata.X, adata.layers.get("source") if record.method and with_sources else None
     check_finite(predicted, "the prediction's X")
     if record.expression != "counts":
         x = matrix_of(real, "X", option("against"))[:, columns]
