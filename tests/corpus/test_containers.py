@@ -68,8 +68,11 @@ def _keras() -> bytes:
 
 # a name, its bytes, and the words of which one has to be said beside the name
 CONTAINERS = {
-    "cells.rds": (gzip.compress(b"X\n\x00\x00\x00\x03\x00\x04\x03\x00"), ("RDS", "R object", "saveRDS", " R ")),
-    "cells.RData": (gzip.compress(b"RDX3\nX\n"), ("RData", "R object", " R ")),
+    "cells.rds": (
+        gzip.compress(b"X\n\x00\x00\x00\x03\x00\x04\x03\x00", mtime=0),
+        ("RDS", "R object", "saveRDS", " R "),
+    ),
+    "cells.RData": (gzip.compress(b"RDX3\nX\n", mtime=0), ("RData", "R object", " R ")),
     "cells.h5seurat": (_h5seurat(), ("Seurat",)),
     "cells.h5": (_keras(), ("HDF5",)),
     "cells.zip": (_zip(), ("zip",)),
