@@ -6,14 +6,15 @@
     python benchmarks/peers/compare.py --csv peers.csv --table              # of what is there, nothing is run
 
 Each type's stimulated cells are left out in turn, of the file that a runner is given, and predicted from its control
-cells. FILE holds raw counts, obs stim (control, stimulated) and cell_type; genes are chosen once, of all cells. A change
-is scored from halves of the control: the predicted one starts from one half, the real one from the other. What has run
-is kept in the CSV, a row per method, what it wrote, type and seed; what fails or takes too long has none.
+cells. FILE holds raw counts, obs stim (control, stimulated) and cell_type; genes are chosen once, of all cells. A
+change is scored from halves of the control: the predicted one starts from one half, the real one from the other. What
+has run is kept in the CSV, a row per method, what it wrote, type and seed; what fails or takes too long has none.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -25,14 +26,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anndata
-import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]  # of this checkout, whichever one is installed
 
+from shared import CONDITION, CONTROL, LABEL, TARGET  # noqa: E402
+
 import cellalign  # noqa: E402
-from shared import CONDITION, CONTROL, LABEL, TARGET, dense  # noqa: E402
 
 PEERS = {"scgen (pertpy)": ("pertpy", "run_scgen.py"), "CellFlow": ("cellflow", "run_cellflow.py")}
 PEERS |= {"CPA": ("cpa", "run_cpa.py")}
@@ -77,7 +78,9 @@ def scored(predicted: anndata.AnnData, cells: anndata.AnnData, held: str) -> dic
     asked = {"condition": CONDITION, "label": LABEL, "control": CONTROL, "panels": ["response"], "more_genes": True}
     frame = cellalign.evaluate(predicted, against=cells, **asked).frame()
     frame = frame[(frame["group"] == held) & frame["metric"].isin(METRICS)]
-    return {str(system): dict(zip(part["metric"], part["value"], strict=True)) for system, part in frame.groupby("system")}
+    return {
+        str(system): dict(zip(part["metric"], part["value"], strict=True)) for system, part in frame.groupby("system")
+    }
 
 
 def rows_of(
@@ -142,7 +145,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?")
     parser.add_argument("--peers", type=Path, metavar="FOLDER", help="where make.sh put the environments")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PEER", help=f"of {', '.join(PEERS)} (or their folders)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="PEER", help=f"of {', '.join(PEERS)}, or their folders"
+    )
     parser.add_argument("--methods", nargs="*", default=[], help="of cellalign")
     parser.add_argument("--types", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -163,35 +168,41 @@ def main() -> int:
 
 
 def measured(options: argparse.Namespace, done: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The table with what is not in it yet, and how many runs failed."""
+    """The table with what was not in it yet, and how many runs failed."""
     cells = cellalign.preprocess(anndata.read_h5ad(options.file), n_top_genes=options.genes)
-    asked = [p for p, (folder, _) in PEERS.items() if {p, folder} & set(options.only)]
+    asked = [peer for peer, (folder, _) in PEERS.items() if {peer, folder} & set(options.only)]
     asked = asked or ([] if options.peers is None or options.only else list(PEERS))
+    each = itertools.product(options.seeds, [*asked, *options.methods], options.types or types_of(cells))
     failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in options.seeds:
-            for method in [*asked, *options.methods]:
-                line = command(method, options.peers)
-                for held in options.types or types_of(cells):
-                    key = {"method": method, "wrote": AS_IT_IS, "type": held, "seed": seed}
-                    if not lacking(done, [key]):
-                        continue
-                    given, written = Path(folder, "cells.h5ad"), Path(folder, "predicted.h5ad")
-                    prepared(cells, held).write_h5ad(given)
-                    if line is None:
-                        took, wrong = {}, "no environment; make.sh makes it"
-                    else:
-                        took, wrong = started([*line, str(given), str(written), "--seed", str(seed)], options.limit)
-                    if wrong:
-                        print(f"{method}, {held}, seed {seed}: {wrong}", flush=True)
-                        failed += 1
-                        continue
-                    found = lacking(done, list(rows_of(anndata.read_h5ad(written), cells, key, took)))
-                    done = pd.concat([done, pd.DataFrame(found)], ignore_index=True) if len(done) else pd.DataFrame(found)
-                    done.to_csv(options.csv, index=False)
-                    mine = next(row for row in found if row["method"] == method and row["wrote"] == AS_IT_IS)
-                    print({k: round(v, 3) if isinstance(v, float) else v for k, v in mine.items()}, flush=True)
+    for seed, method, held in each:
+        key: dict[str, object] = {"method": method, "wrote": AS_IT_IS, "type": held, "seed": seed}
+        if not lacking(done, [key]):
+            continue
+        line = command(method, options.peers)
+        found, wrong = one(line, cells, key, options.limit) if line else ([], "no environment; make.sh makes it")
+        if wrong:
+            print(f"{method}, {held}, seed {seed}: {wrong}", flush=True)
+            failed += 1
+            continue
+        fresh = pd.DataFrame(lacking(done, found))
+        done = pd.concat([done, fresh], ignore_index=True) if len(done) else fresh
+        done.to_csv(options.csv, index=False)
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in found[0].items()}, flush=True)
     return done, failed
+
+
+def one(
+    line: list[str], cells: anndata.AnnData, key: dict[str, object], limit: float
+) -> tuple[list[dict[str, object]], str]:
+    """The rows of one run, its own prediction first, and what went wrong ("" where nothing did)."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, written = Path(folder, "cells.h5ad"), Path(folder, "predicted.h5ad")
+        prepared(cells, str(key["type"])).write_h5ad(given)
+        took, wrong = started([*line, str(given), str(written), "--seed", str(key["seed"])], limit)
+        if wrong:
+            return [], wrong
+        rows = list(rows_of(anndata.read_h5ad(written), cells, key, took))
+    return sorted(rows, key=lambda row: row["method"] != key["method"]), ""
 
 
 if __name__ == "__main__":

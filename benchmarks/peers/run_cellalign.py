@@ -1,4 +1,7 @@
-"""A method of cellalign with its defaults, in the place of a peer: run_cellalign.py METHOD cells.h5ad predicted.h5ad."""
+"""A method of cellalign with its defaults, in the place of a peer; see shared.py.
+
+python run_cellalign.py METHOD cells.h5ad predicted.h5ad
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whichever one is installed
 
+from shared import CONDITION, CONTROL, LABEL, TARGET, dense, run  # noqa: E402
+
 import cellalign  # noqa: E402
 from cellalign.errors import CellalignError  # noqa: E402
-from shared import CONDITION, CONTROL, LABEL, TARGET, dense, run  # noqa: E402
 
 
 def predict(

@@ -34,7 +34,6 @@ def predict(cells: anndata.AnnData, seed: int) -> tuple[np.ndarray, dict[str, np
     Types are told to the model as donors are in the tutorial: by an embedding, here the mean of the type's control
     cells in principal components, so that a type never seen stimulated has one; flows pair cells within a type.
     """
-    np.random.seed(seed)
     centered_pca(cells, n_comps=COMPONENTS, keep_centered_data=False)
     cells.obs["is_control"] = (cells.obs[CONDITION] == CONTROL).to_numpy()
     z, control = np.asarray(cells.obsm["X_pca"]), cells.obs["is_control"].to_numpy()

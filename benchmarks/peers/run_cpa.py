@@ -82,7 +82,9 @@ def predict(cells: anndata.AnnData, seed: int) -> tuple[np.ndarray, dict[str, np
         is_count_data=True,
         max_comb_len=1,
     )
-    model = cpa.CPA(both, split_key="split", train_split="train", valid_split="valid", test_split="ood", **MODEL | {"seed": seed})
+    model = cpa.CPA(
+        both, split_key="split", train_split="train", valid_split="valid", test_split="ood", **MODEL | {"seed": seed}
+    )
     with tempfile.TemporaryDirectory() as folder:
         model.train(use_gpu=False, plan_kwargs=PLAN, save_path=folder, **TRAINING)
     model.predict(both, batch_size=512)
