@@ -101,8 +101,8 @@ def test_the_table_has_the_mean_of_types_and_its_spread_over_seeds(peers):
             "seed": s,
             "wall": 2.0,
             "cpu": 1.0,
-            "r_change_de": value,
-            "mse_all": value,
+            "r_change_de": v,
+            "mse_all": v,
         }
         for (m, s), values in scores.items()
         for t, v in zip("BC", values, strict=True)
