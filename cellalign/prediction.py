@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.columns import Where
+from cellalign.data.fingerprints import written
 from cellalign.data.images import KEY as IMAGES
 from cellalign.data.interventions import Intervention, intervention
 from cellalign.data.loader import Cells, make_cells
@@ -52,6 +53,8 @@ class Prediction:
         Cells predicted of each source cell; 0 for their mean.
     image_shape : tuple of int, optional
         Of images.
+    trained : int64 array, optional
+        Fingerprints of the cells that the model has seen: `evaluate` tells by them what is fitted.
     """
 
     obs: pd.DataFrame
@@ -63,6 +66,7 @@ class Prediction:
     draws: int
     parts: Callable[[], Iterator[dict[str, np.ndarray]]]
     image_shape: tuple[int, ...] | None = None
+    trained: np.ndarray | None = None
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """Matrices by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]; "drawn" is CSR."""
@@ -76,6 +80,7 @@ class Prediction:
     def uns(self) -> dict[str, Any]:
         """Provenance, and the shape of images."""
         plain: dict[str, Any] = {KEY: self.provenance.with_steps(self.record).plain()}
+        plain |= written(self.trained, self.var.index)
         return plain if self.image_shape is None else plain | {IMAGES: np.array(self.image_shape)}
 
     def bare(self) -> AnnData:
@@ -190,7 +195,7 @@ def predict(
         )
         return computed(found, device, threads)
 
-    written = "draw" if draws else "residual transfer" if residual else "decoded"
+    kind = "draw" if draws else "residual transfer" if residual else "decoded"
     record = Counterfactual(
         method=model.name,
         condition=asked.fields[0].name,
@@ -200,7 +205,7 @@ def predict(
         changes={field.name: said for field, said in zip(asked.fields, asked.said, strict=True)},
         expression=model.expression,
         matrix=model.matrix,
-        written=written,
+        written=kind,
         samples=samples,
         draws=draws,
         combined=rule,
@@ -210,7 +215,8 @@ def predict(
     )
     provenance = Provenance(preprocess=Provenance.of(model.preprocessed(adata.uns, model.target_sum)).preprocess)
     obs = _predicted_obs(source.obs, asked, model.record.holdout, model.control, draws)
-    return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts, model.record.image_shape)
+    shape = model.record.image_shape
+    return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts, shape, model.trained)
 
 
 def _check(model: Model, asked: Intervention) -> None:
