@@ -52,6 +52,8 @@ class Inputs:
         What the cells predict; several where another tool predicted several conditions.
     validation : bool array [n] or None
         Which cells the model of the embedding was validated on, not trained; None where that is not known.
+    within : str or None
+        obs column (donor, plate, batch) within whose values predicted cells are compared with real ones.
     """
 
     adata: AnnData
@@ -69,6 +71,7 @@ class Inputs:
     values_in: str | None = None
     predictions: Sequence[Counterfactual] = ()
     validation: np.ndarray | None = None
+    within: str | None = None
 
     @property
     def reference(self) -> str | None:

@@ -17,6 +17,57 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEAN = "mean"
+FITTED, PREDICTED = "fitted", "predicted"  # the model has seen the real cells, or not
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a score of a predicted response is worth.
+
+    Attributes
+    ----------
+    low, high : float
+        Of its 95 % interval: cells drawn again within groups, then groups.
+    anchored : float
+        (u - b) / (r - b), u the score, b that of the mean shift or mean response, r that of halves of the real cells:
+        0 for what knows nothing of the group, 1 for a repeat of the experiment, never clipped.
+    status : str
+        `FITTED`, `PREDICTED`, or "" where that is not known or the row is of no prediction.
+    measurable : bool, optional
+        Whether halves of the group's real cells agree at all; None of a mean.
+    best : str
+        Of a prediction's row the best baseline by this metric.
+    difference, difference_low, difference_high : float
+        From that baseline, positive where the prediction is better.
+    p : float
+        Of the mean difference, by flipping the signs of the groups'.
+    """
+
+    low: float = float("nan")
+    high: float = float("nan")
+    anchored: float = float("nan")
+    status: str = ""
+    measurable: bool | None = None
+    best: str = ""
+    difference: float = float("nan")
+    difference_low: float = float("nan")
+    difference_high: float = float("nan")
+    p: float = float("nan")
+
+    def record(self) -> dict[str, Any]:
+        """As it is written, by column."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "anchored": self.anchored,
+            "status": self.status or None,
+            "measurable": self.measurable,
+            "best_baseline": self.best or None,
+            "difference": self.difference,
+            "difference_low": self.difference_low,
+            "difference_high": self.difference_high,
+            "p": self.p,
+        }
 
 
 @dataclass(frozen=True)
@@ -32,6 +83,8 @@ class Row:
     n_cells : int
     null : Null, optional
         The value's mean and standard deviation under permuted labels, where these were scored as well.
+    evidence : Evidence, optional
+        Of a predicted response, how sure the value is, and what it is beside the baselines.
     """
 
     panel: str
@@ -41,6 +94,7 @@ class Row:
     value: float
     n_cells: int
     null: Null | None = None
+    evidence: Evidence | None = None
 
     @property
     def metric(self) -> str:
@@ -54,7 +108,7 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """As it is written: a number or text by column."""
-        return {
+        own = {
             "panel": self.panel,
             "system": self.system,
             "group": self.group,
@@ -65,6 +119,7 @@ class Row:
             "null": float("nan") if self.null is None else self.null.mean,
             "null_sd": float("nan") if self.null is None else self.null.sd,
         }
+        return own if self.evidence is None else own | self.evidence.record()
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +190,8 @@ class Evaluation:
     """All scores, the panels left out with the reason, and notes such as skipped cell types.
 
     `responses` holds what the response panel scored, one per cell type, for pictures, and `images` some of what panel
-    images scored; `metrics_as_rows` names the panels that are printed with metrics as rows.
+    images scored; `metrics_as_rows` names the panels that are printed with metrics as rows. Of a predicted response
+    `measurable` says how many groups of how many can be told from noise, and `verdict` in words what its scores come to.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -144,6 +200,8 @@ class Evaluation:
     responses: list[Response] = field(default_factory=list)
     images: list[Pictures] = field(default_factory=list)
     metrics_as_rows: set[str] = field(default_factory=set)
+    measurable: tuple[int, int] | None = None
+    verdict: str = ""
 
     def frame(self) -> pd.DataFrame:
         """The scores as a table, one row each."""
@@ -154,7 +212,10 @@ class Evaluation:
     def to_json(self) -> str:
         """Scores, left-out panels and notes."""
         rows = [{k: None if v != v else v for k, v in row.record().items()} for row in self.rows]
-        return json.dumps({"scores": rows, "left_out": self.left_out, "notes": self.notes}, indent=1) + "\n"
+        found: dict[str, Any] = {"scores": rows, "left_out": self.left_out, "notes": self.notes}
+        if self.measurable is not None:
+            found |= {"measurable": dict(zip(("groups", "of"), self.measurable, strict=True)), "verdict": self.verdict}
+        return json.dumps(found, indent=1) + "\n"
 
     def to_csv(self) -> str:
         """The scores, one row each, with a header."""

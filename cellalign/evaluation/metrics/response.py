@@ -58,10 +58,25 @@ def energy_distance(a: np.ndarray, b: np.ndarray, seed: int = 0, at_most: int = 
     Within-set means are over distinct pairs. Of a set larger than `at_most` a random part is taken: the work grows
     with the square of the cells, the error of the mean hardly shrinks.
     """
+    a, b = thinned(a, b, seed, at_most)
+    return float(2 * between(a, b) - within(a) - within(b))
+
+
+def thinned(a: np.ndarray, b: np.ndarray, seed: int = 0, at_most: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets of cells [n, G], of a larger one a random part."""
     rng = np.random.default_rng(seed)
     a, b = (x if len(x) <= at_most else x[np.sort(rng.permutation(len(x))[:at_most])] for x in (a, b))
-    within = [_distances(x, x).sum() / (len(x) * (len(x) - 1)) if len(x) > 1 else 0.0 for x in (a, b)]
-    return float(2 * _distances(a, b).mean() - sum(within))
+    return a, b
+
+
+def between(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean Euclidean distance of a cell of one set from one of the other."""
+    return float(_distances(a, b).mean())
+
+
+def within(x: np.ndarray) -> float:
+    """Mean Euclidean distance of two cells of a set; a shift of all of them leaves it as it is."""
+    return float(_distances(x, x).sum() / (len(x) * (len(x) - 1))) if len(x) > 1 else 0.0
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -121,9 +136,16 @@ def r2_subsampled(
     dict
         Mean and standard deviation over 100 draws, by metric (`SUBSAMPLED`).
     """
-    rng = np.random.default_rng(seed)
     both = [x if genes is None else x[:, genes] for x in (predicted, real)]
-    (p_mean, p_var), (r_mean, r_var) = (_subsample_moments(x, rng) for x in both)
+    return r2_of_moments(*subsample_moments(*both, seed))
+
+
+Moments = tuple[np.ndarray, np.ndarray]
+
+
+def r2_of_moments(predicted: Moments, real: Moments) -> dict[str, float]:
+    """The same of means and variances [draws, G] of random parts (`subsample_moments`)."""
+    (p_mean, p_var), (r_mean, r_var) = predicted, real
     found: dict[str, float] = {}
     for name, p, r in (("r2_means", p_mean, r_mean), ("r2_variances", p_var, r_var)):
         squared = [pearson(one, other) ** 2 for one, other in zip(p, r, strict=True)]
@@ -131,7 +153,13 @@ def r2_subsampled(
     return found
 
 
-def _subsample_moments(x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def subsample_moments(predicted: np.ndarray, real: np.ndarray, seed: int = 0) -> tuple[Moments, Moments]:
+    """Means and variances [draws, G] of random parts of both sets of cells [n, G]; a shift of cells shifts the means."""
+    rng = np.random.default_rng(seed)
+    return _moments(predicted, rng), _moments(real, rng)
+
+
+def _moments(x: np.ndarray, rng: np.random.Generator) -> Moments:
     """Mean and variance [draws, G] of random parts of the cells: a product with 0/1 weights, no copy per draw."""
     size = max(2, int(SHARE * len(x)))
     weights = np.zeros((DRAWS, len(x)))
