@@ -90,13 +90,13 @@ class _Half:
         of = place[cells.source]
         mine = np.flatnonzero(of >= 0)
         predicted, n = cells.predicted[mine], len(size)
-        change = iv.sums(predicted - cells.control[cells.source[mine]], of[mine], n)
-        return cls(
-            iv.means(weights, iv.sums(cells.control[rows], part, n), size),
-            weights @ np.bincount(of[mine], minlength=n),
-            weights @ iv.sums(predicted, of[mine], n),
-            weights @ change,
-        )
+        control = weights @ iv.sums(cells.control[rows], part, n)
+        change = weights @ iv.sums(predicted - cells.control[cells.source[mine]], of[mine], n)
+        often = np.bincount(cells.source[mine], minlength=len(cells.control))[rows]
+        # of every control cell one prediction: what they sum up to is known
+        summed = control + change if (often == 1).all() else weights @ iv.sums(predicted, of[mine], n)
+        count = weights @ np.bincount(of[mine], minlength=n).astype(np.float32)
+        return cls(control / (weights @ size.astype(np.float32))[:, None], count, summed, change)
 
 
 def level_scores(predicted: np.ndarray, real: np.ndarray, genes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ LEVEL = 0.95
 MOST_PARTS = 400  # of more cells means of so many parts are drawn: as exact, and no slower
 EXACT_UP_TO = 12  # groups: of so many every pattern of signs is tried
 FLIPS = 10_000
+FEWEST_PAIRS = 5  # below it no pattern of signs is rare
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Paired:
     interval : Interval
         Of cells drawn again within groups, then groups.
     p : float
-        Two-sided, by flipping the signs of the groups' differences; NaN of a single group.
+        Two-sided, by flipping the signs of the groups' differences; NaN of few groups.
     """
 
     difference: float
@@ -71,20 +72,22 @@ def sums(x: np.ndarray, part: np.ndarray, n: int) -> np.ndarray:
     """Sum of the rows [n_cells, G] of each of n parts [n, G]."""
     from scipy import sparse
 
+    x = np.asarray(x, dtype=np.float32)  # half the time, and a resampled mean is no more exact than that
     if len(x) == n and np.array_equal(part, np.arange(n)):
         return x
-    return np.asarray(sparse.csr_matrix((np.ones(len(x)), (part, np.arange(len(x)))), shape=(n, len(x))) @ x)
+    ones = np.ones(len(x), dtype=np.float32)
+    return np.asarray(sparse.csr_matrix((ones, (part, np.arange(len(x)))), shape=(n, len(x))) @ x)
 
 
 def resample(rng: np.random.Generator, n: int, draws: int) -> np.ndarray:
     """How often each of n comes up among n drawn with replacement [draws, n]."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float32)
 
 
 def means(weights: np.ndarray, total: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Resampled means [draws, G] of parts with these sums [n, G] and numbers of cells [n]; NaN where none is drawn."""
     cells = weights @ size
-    return (weights @ total) / np.where(cells > 0, cells, np.nan)[:, None]
+    return np.asarray((weights @ total) / np.where(cells > 0, cells, np.nan)[:, None])
 
 
 def over_groups(drawn: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
@@ -125,12 +128,12 @@ def compare_pairs(differences: Mapping[str, float], drawn: Mapping[str, np.ndarr
 
 
 def sign_flip(values: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p of a mean of differences [n], by flipping their signs; NaN of fewer than two.
+    """Two-sided p of a mean of differences [n], by flipping their signs; NaN of fewer than five.
 
     All patterns of signs of at most 12 differences, 10,000 random ones of more.
     """
     n = len(values)
-    if n < 2:
+    if n < FEWEST_PAIRS:
         return float("nan")
     if n <= EXACT_UP_TO:
         signs = np.array(list(product((1.0, -1.0), repeat=n)))

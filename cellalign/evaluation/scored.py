@@ -94,7 +94,7 @@ def score(cells: CellType, genes: Genes, seed: int) -> Scored:
     real, spread = cells.real.mean(0), _Spread(cells, genes, seed)
     values = {PREDICTION: _level(cells.predicted.mean(0), real, genes) | _changes(own, true, genes)}
     values[PREDICTION] |= spread.of_prediction()
-    values[NO_CHANGE] = _level(cells.control.mean(0), real, genes) | spread.of_control(0.0)
+    values[NO_CHANGE] = _level(cells.control.mean(0), real, genes) | spread.of_control(np.zeros_like(real))
     for name, change in changes.items():
         mean = np.mean(change, axis=0)
         values[name] = _level(cells.control.mean(0) + mean, real, genes) | _changes(change, true, genes)
@@ -196,21 +196,22 @@ class _Spread:
         self.cells, self.seed = cells, seed
         self.genes = {"": np.arange(cells.real.shape[1])} | {f"_de{n}": top for n, top in genes.tops.items()}
         self.moments = res.subsample_moments(cells.control, cells.real, seed)
-        self.thinned = res.thinned(cells.control, cells.real, seed)
-        self.within = sum(res.within(x) for x in self.thinned)
+        thinned = res.thinned(cells.control, cells.real, seed)
+        self.between, self.within = res.Between(*thinned), [res.within(x) for x in thinned]
 
     def of_prediction(self) -> dict[str, float]:
         """Of the predicted cells."""
         x, real = self.cells.predicted, self.cells.real
         found = self._parts(*res.subsample_moments(x, real, self.seed))
-        return found | {"energy": res.energy_distance(x, real, self.seed)}
+        a, b = res.thinned(x, real, self.seed)
+        energy = 2 * res.Between(a, b).mean(np.zeros(x.shape[1])) - res.within(a) - self.within[1]
+        return found | {"energy": energy}
 
-    def of_control(self, change: np.ndarray | float) -> dict[str, float]:
+    def of_control(self, change: np.ndarray) -> dict[str, float]:
         """Of the control cells, each plus a change [G]."""
         (mean, variance), real = self.moments
-        control, other = self.thinned
-        energy = 2 * res.between(control + change, other) - self.within
-        return self._parts((mean + change, variance), real) | {"energy": float(energy)}
+        energy = 2 * self.between.mean(change) - sum(self.within)
+        return self._parts((mean + change, variance), real) | {"energy": energy}
 
     def _parts(self, predicted: res.Moments, real: res.Moments) -> dict[str, float]:
         found: dict[str, float] = {}

@@ -16,7 +16,7 @@ def test_resampled_means_are_those_of_drawn_cells():
     found = iv.means(weights, x, np.ones(7))
     for draw in range(20):
         rows = [i for i in range(7) for _ in range(int(weights[draw, i]))]
-        np.testing.assert_allclose(found[draw], np.mean([x[i] for i in rows], axis=0))
+        np.testing.assert_allclose(found[draw], np.mean([x[i] for i in rows], axis=0), rtol=1e-5, atol=1e-6)
 
 
 def test_parts_stand_for_many_cells(monkeypatch):
@@ -57,12 +57,12 @@ def test_the_mean_over_groups_varies_by_cells_and_by_groups():
 
 
 def test_signs_are_flipped_in_every_way():
-    values = np.array([0.3, 0.1, -0.05, 0.2])
-    every = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in product((1, -1), repeat=4)]
+    values = np.array([0.3, 0.1, -0.05, 0.2, 0.02])
+    every = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in product((1, -1), repeat=5)]
     assert iv.sign_flip(values) == pytest.approx(np.mean([each >= sum(values) - 1e-12 for each in every]))
     assert iv.sign_flip(np.full(7, 0.1)) == pytest.approx(2 / 2**7)
     assert iv.sign_flip(np.full(40, 0.1)) == pytest.approx(1 / iv.FLIPS)
-    assert np.isnan(iv.sign_flip(np.array([1.0])))
+    assert np.isnan(iv.sign_flip(np.ones(4)))
     rng = np.random.default_rng(0)
     null = [iv.sign_flip(rng.normal(size=8)) for _ in range(400)]
     assert np.mean(np.array(null) <= 0.1) == pytest.approx(0.1, abs=0.05)
@@ -73,7 +73,7 @@ def test_pairs_that_cannot_be_compared_are_left_out():
     differences = {"a": 0.1, "b": 0.2, "c": float("nan")}
     drawn = {name: rng.normal(0, 0.01, 200) for name in differences}
     found = iv.compare_pairs(differences, drawn, 0)
-    assert found.difference == pytest.approx(0.15) and found.verdict == "better" and found.p == 0.5
+    assert found.difference == pytest.approx(0.15) and found.verdict == "better" and np.isnan(found.p)
     assert iv.compare_pairs({"a": -0.1}, drawn, 0).verdict == "worse"
     assert iv.compare_pairs({"a": 0.001}, drawn, 0).verdict == "undecided"
     nothing = iv.compare_pairs({"c": float("nan")}, drawn, 0)

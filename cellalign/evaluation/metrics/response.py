@@ -59,7 +59,7 @@ def energy_distance(a: np.ndarray, b: np.ndarray, seed: int = 0, at_most: int = 
     with the square of the cells, the error of the mean hardly shrinks.
     """
     a, b = thinned(a, b, seed, at_most)
-    return float(2 * between(a, b) - within(a) - within(b))
+    return float(2 * _distances(a, b).mean() - within(a) - within(b))
 
 
 def thinned(a: np.ndarray, b: np.ndarray, seed: int = 0, at_most: int = 2000) -> tuple[np.ndarray, np.ndarray]:
@@ -67,11 +67,6 @@ def thinned(a: np.ndarray, b: np.ndarray, seed: int = 0, at_most: int = 2000) ->
     rng = np.random.default_rng(seed)
     a, b = (x if len(x) <= at_most else x[np.sort(rng.permutation(len(x))[:at_most])] for x in (a, b))
     return a, b
-
-
-def between(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean Euclidean distance of a cell of one set from one of the other."""
-    return float(_distances(a, b).mean())
 
 
 def within(x: np.ndarray) -> float:
@@ -85,6 +80,19 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a is b:
         np.fill_diagonal(squared, 0)
     return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+
+
+class Between:
+    """Distances between two sets of cells [n, G] of which the first is moved as a whole: one product for all moves."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
+        self.a, self.b = a, b
+        self.squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * (a @ b.T)
+
+    def mean(self, move: np.ndarray) -> float:
+        """Mean Euclidean distance of a moved cell of the first from one of the second; `move` is [G]."""
+        squared = self.squared + 2 * ((self.a @ move)[:, None] - self.b @ move) + move @ move
+        return float(np.sqrt(np.maximum(squared, 0, out=squared), out=squared).mean())
 
 
 DRAWS = 100  # random subsamples of the cells
