@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cellalign.evaluation.metrics.response import correlations
 from cellalign.group_changes import SHARPNESS, likeness, local_shift
 
 MEAN_SHIFT, MEAN_RESPONSE = "mean shift", "mean response"
@@ -166,13 +167,6 @@ def choose(others: Groups) -> Chosen:
         linear += correlations(_ridge(start, rest.control, rest.changes, np.array(RIDGES)), real)
     j, b = np.unravel_index(np.argmax(local), local.shape)
     return Chosen(SHARPNESSES[j], float(SHRINKAGES[b]), RIDGES[int(np.argmax(linear))])
-
-
-def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each row [..., G] of a with that of b; NaN where one is constant."""
-    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
-    norm = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.where(norm > 0, (a * b).sum(-1) / np.where(norm > 0, norm, 1.0), np.nan)
 
 
 def changes_by_name(

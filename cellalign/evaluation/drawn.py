@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cellalign.evaluation import intervals as iv
-from cellalign.evaluation.baselines import correlations
 from cellalign.evaluation.compared import CellType, Split
+from cellalign.evaluation.metrics.response import correlations
 
 
 @dataclass(frozen=True)
@@ -111,4 +111,6 @@ def change_scores(predicted: np.ndarray, real: np.ndarray, genes: Mapping[str, n
     found = {f"r_change_{name}": correlations(predicted[..., g], real[..., g]) for name, g in genes.items()}
     de = genes["de"]
     right = np.sign(predicted[..., de]) == np.sign(real[..., de])
+    squared = (predicted - real) ** 2
+    found |= {f"mse_change_{name}": squared[..., genes[name]].mean(-1) for name in ("all", "de")}
     return found | {"direction_de": right.mean(-1)}

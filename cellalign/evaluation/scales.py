@@ -78,7 +78,7 @@ def on_one_scale(inputs: Inputs, x: Any, *, with_sources: bool) -> tuple[Any, An
         predicted = adata.layers["drawn"]
         check_finite(predicted, "the prediction's layer 'drawn'")
     elif not is_counts(predicted):
-        _note(
+        note(
             inputs,
             "the prediction holds expected counts and no draws (an earlier version wrote it): their log is above the "
             "mean of logs that real cells have, and scores are too low; predict again",

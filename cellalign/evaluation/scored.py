@@ -1,13 +1,13 @@
 """One group's scores: of the prediction, of every baseline, of half of the real cells, and of a prediction without noise.
 
 Every change, a baseline's too, starts from one half of the group's control and is compared with the real change, which
-starts from the other. What a prediction leans on its *whole* control cannot be undone by that, for the other half is in
-it as well: it is estimated (`leaning`) and taken off wherever a prediction is set beside a baseline.
+starts from the other. A prediction was made from the *whole* control, the other half too: what it may owe to leaning on
+that is estimated (`leaning`) and taken off wherever it is set beside a baseline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +81,7 @@ class Scored:
     def plain(self, system: str, metric: str) -> float:
         """A score, of the prediction without what it may owe to the noise of its own control; NaN where it has none."""
         value = self.values.get(system, {}).get(metric, float("nan"))
-        return value - self.leaning.get(metric, 0.0) if system == PREDICTION else value
+        return value - _sign(metric) * self.leaning.get(metric, 0.0) if system == PREDICTION else value
 
 
 def score(cells: CellType, genes: Genes, seed: int) -> Scored:
@@ -94,7 +94,8 @@ def score(cells: CellType, genes: Genes, seed: int) -> Scored:
     real, spread = cells.real.mean(0), _Spread(cells, genes, seed)
     values = {PREDICTION: _level(cells.predicted.mean(0), real, genes) | _changes(own, true, genes)}
     values[PREDICTION] |= spread.of_prediction()
-    values[NO_CHANGE] = _level(cells.control.mean(0), real, genes) | spread.of_control(np.zeros_like(real))
+    nothing = [np.zeros_like(real)] * len(splits)
+    values[NO_CHANGE] = _level(cells.control.mean(0), real, genes) | _changes(nothing, true, genes) | spread.of_control(np.zeros_like(real))
     for name, change in changes.items():
         mean = np.mean(change, axis=0)
         values[name] = _level(cells.control.mean(0) + mean, real, genes) | _changes(change, true, genes)
@@ -103,7 +104,7 @@ def score(cells: CellType, genes: Genes, seed: int) -> Scored:
     values[ATTAINABLE] = res.attainable(values[HALVES], cells.real, genes.de)
     drawn = _drawn(cells, splits, changes, genes, seed)
     return Scored(
-        cells.name, cells.status, len(cells.real), values, drawn, leaning(cells, own, true, changes, genes)
+        cells.name, cells.status, len(cells.real), values, drawn, leaning(cells, splits, own, changes, genes)
     )
 
 
@@ -115,6 +116,7 @@ def _drawn(
     found = {PREDICTION: level_scores(again.predicted, again.real, columns)}
     found[PREDICTION] |= change_scores(again.predicted_change, again.true_change, columns)
     found[NO_CHANGE] = level_scores(again.control, again.real, columns)
+    found[NO_CHANGE] |= change_scores(np.zeros_like(again.true_change), again.true_change, columns)
     for name, change in changes.items():
         of = np.array(change)
         found[name] = level_scores(again.control + of.mean(0), again.real, columns)
@@ -124,31 +126,38 @@ def _drawn(
 
 def leaning(
     cells: CellType,
-    own: list[np.ndarray],
-    true: list[np.ndarray],
+    splits: Sequence[Split],
+    own: Sequence[np.ndarray],
     changes: Mapping[str, list[np.ndarray]],
     genes: Genes,
 ) -> dict[str, float]:
-    """What correlations of the predicted change may owe to the noise of the control it was predicted from, by metric.
+    """What scores of the predicted change may owe to the noise of the control it was predicted from, by metric.
 
-    A change that takes back a share s of the group's deviation from its neighbours takes back s times the noise of its
-    control mean, which the real change has too. s is the slope of what the prediction adds to the mean shift on that
-    deviation, where it is negative; the covariance it brings is s times the variance of the control mean.
+    A change that takes back a share of the group's deviation from its neighbours takes back that share of the noise of
+    its control mean, which the real change has too. The share is the slope of what the prediction adds to the mean
+    shift on that deviation, where it is negative; the prediction is scored again with this part taken from the first
+    half of the control alone, as the baselines take it. What it loses by that is the answer, never below 0.
     """
     anchor = next((name for name in ANCHORS if name in changes), None)
     if cells.neighbours is None or anchor is None or not np.any(own[0]):
         return {}
-    deviation = cells.control.mean(0) - cells.neighbours
+    mean = cells.control.mean(0)
+    deviation = mean - cells.neighbours
     added = np.mean(own, axis=0) - np.mean(changes[anchor], axis=0)
     length = float(deviation @ deviation)
     share = min(1.0, max(0.0, -float(added @ deviation) / length)) if length > 0 else 0.0
-    noise = cells.control.var(0, ddof=1) / len(cells.control)
-    found = {}
-    for name, columns in genes.by_ending(len(noise)).items():
-        spread = [np.std(p[columns]) * np.std(t[columns]) for p, t in zip(own, true, strict=True)]
-        if share > 0 and min(spread) > 0:
-            found[f"r_change_{name}"] = share * float(noise[columns].mean() * np.mean(1 / np.array(spread)))
-    return found
+    if share == 0:
+        return {}
+    true = [cells.true_change(split) for split in splits]
+    again = [p + share * (mean - cells.control[s.start].mean(0)) for p, s in zip(own, splits, strict=True)]
+    before, after = _changes(own, true, genes), _changes(again, true, genes)
+    lost = {name: _sign(name) * (before[name] - after[name]) for name in before if name in after}
+    return {name: max(0.0, value) for name, value in lost.items() if np.isfinite(value)}
+
+
+def _sign(metric: str) -> float:
+    """1 where more is better, -1 where less is."""
+    return -1.0 if BETTER[metric] == DOWN else 1.0
 
 
 def anchored(groups: Iterable[Scored], system: str, metric: str) -> float:
@@ -160,7 +169,7 @@ def anchored(groups: Iterable[Scored], system: str, metric: str) -> float:
     first = next((name for name in ANCHORS if all(name in group.values for group in every)), None)
     if first is None or not every:
         return float("nan")
-    sign = -1.0 if BETTER[metric] == DOWN else 1.0
+    sign = _sign(metric)
     u, b, r = (np.mean([sign * group.plain(name, metric) for group in every]) for name in (system, first, HALVES))
     nothing = np.mean([sign * group.plain(NO_CHANGE, metric) for group in every])
     b = max(b, nothing) if np.isfinite(nothing) else b
@@ -180,10 +189,10 @@ def _changes(predicted: Iterable[np.ndarray], real: Iterable[np.ndarray], genes:
 
 
 def _change(predicted: np.ndarray, real: np.ndarray, genes: Genes) -> dict[str, float]:
-    """Scores of changes [G]; none of no change."""
+    """Scores of changes [G]; of no change its errors alone."""
     found = res.score_change(predicted, real, genes.de)
     tops = {f"r_change_de{n}": res.r_change_de(res.Profiles(predicted, real, top)) for n, top in genes.tops.items()}
-    return found | tops if found else {}
+    return found | tops if np.any(predicted) else found
 
 
 class _Spread:

@@ -87,10 +87,3 @@ def test_shrinkage_is_chosen_where_states_converge_and_not_for_the_noise_of_cont
     assert b.choose(converging(0.4, 0.1)).shrink == pytest.approx(0.4, abs=0.11)
     assert b.choose(converging(0.0, 1.0)).shrink == 0
     assert b.choose(converging(0.4, 0.1)).ridge < b.choose(converging(0.0, 1.0)).ridge
-
-
-def test_correlations_are_those_of_rows():
-    rng = np.random.default_rng(0)
-    a, one = rng.normal(size=(3, G)), rng.normal(size=G)
-    np.testing.assert_allclose(b.correlations(a, one), [np.corrcoef(row, one)[0, 1] for row in a])
-    assert np.isnan(b.correlations(np.ones((1, G)), one)).all()

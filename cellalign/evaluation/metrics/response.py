@@ -45,6 +45,13 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / norm) if norm > 0 else float("nan")
 
 
+def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each row [..., G] of a with that of b; NaN where one is constant."""
+    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+    norm = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.where(norm > 0, (a * b).sum(-1) / np.where(norm > 0, norm, 1.0), np.nan)
+
+
 @metric(
     "energy",
     "Energy distance between predicted and real cells in log1p expression; 0 for draws of one population, below it by "
@@ -156,7 +163,7 @@ def r2_of_moments(predicted: Moments, real: Moments) -> dict[str, float]:
     (p_mean, p_var), (r_mean, r_var) = predicted, real
     found: dict[str, float] = {}
     for name, p, r in (("r2_means", p_mean, r_mean), ("r2_variances", p_var, r_var)):
-        squared = [pearson(one, other) ** 2 for one, other in zip(p, r, strict=True)]
+        squared = correlations(p, r) ** 2
         found |= {name: float(np.mean(squared)), f"{name}_sd": float(np.std(squared))}
     return found
 
@@ -278,8 +285,33 @@ def direction_de(of: Profiles) -> float:
     return float(np.mean(np.sign(of.predicted[of.de]) == np.sign(of.real[of.de])))
 
 
+@metric(
+    "mse_change_all",
+    "Mean over all genes of the squared difference of the predicted and the real change from control, each from other "
+    "control cells, whose noise is in it.",
+    better=DOWN,
+    null="that of the row no change",
+)
+def mse_change_all(of: Profiles) -> float:
+    """Squared error of the changes, all genes."""
+    return float(np.mean((of.predicted - of.real) ** 2))
+
+
+@metric(
+    "mse_change_de",
+    "Mean over the 50 most differentially expressed genes of the squared difference of the predicted and the real "
+    "change from control, each from other control cells.",
+    better=DOWN,
+    null="that of the row no change",
+)
+def mse_change_de(of: Profiles) -> float:
+    """Squared error of the changes, DE genes."""
+    return float(np.mean((of.predicted[of.de] - of.real[of.de]) ** 2))
+
+
 LEVEL = (r_all, r_de, mse_all, mse_de)
-CHANGE = (r_change_all, r_change_de, direction_de)
+ERRORS = (mse_change_all, mse_change_de)
+CHANGE = (r_change_all, r_change_de, direction_de, *ERRORS)
 TOPS = (10, 100)  # numbers of DE genes that are scored where that is asked for, beside the 50
 MOST = max(TOPS)
 
@@ -314,10 +346,10 @@ def score_level(predicted: np.ndarray, real: np.ndarray, de: np.ndarray) -> dict
 def score_change(predicted: np.ndarray, real: np.ndarray, de: np.ndarray) -> dict[str, float]:
     """The metrics `CHANGE` by name, of a predicted and a real change [G]; parameters as the attributes of `Profiles`.
 
-    Nothing where no change is predicted: there is none to correlate.
+    Where no change is predicted there is none to correlate: of that the errors alone.
     """
     profiles = Profiles(predicted, real, de)
-    return {each.name: each(profiles) for each in CHANGE} if np.any(predicted) else {}
+    return {each.name: each(profiles) for each in (CHANGE if np.any(predicted) else ERRORS)}
 
 
 def attainable(split_half: dict[str, float], real: np.ndarray, de: np.ndarray) -> dict[str, float]:
