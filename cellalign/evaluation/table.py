@@ -11,12 +11,12 @@ import numpy as np
 
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics.metric import NULL, Metric, Null
+from cellalign.evaluation.response_table import MEAN, PANEL, tables
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-MEAN = "mean"
 FITTED, PREDICTED = "fitted", "predicted"  # the model has seen the real cells, or not
 
 
@@ -275,15 +275,19 @@ class Evaluation:
         return self.responses
 
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Tables for people: (title, columns, rows), one per panel; groups as rows, or the metrics.
+        """Tables for people: (title, columns, rows), one per panel, of a predicted response several; groups as rows, or the
+        metrics.
 
         An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored. A
         score under permuted labels stands behind the score, with its standard deviation.
         """
-        return [
-            _table(panel, self.rows, panel in self.metrics_as_rows)
-            for panel in dict.fromkeys(row.panel for row in self.rows)
-        ]
+        found = []
+        for panel in dict.fromkeys(row.panel for row in self.rows):
+            if panel == PANEL and self.measurable is not None:
+                found += tables(self.rows, self.measurable)
+            else:
+                found.append(_table(panel, self.rows, panel in self.metrics_as_rows))
+        return found
 
 
 def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str, list[str], list[list[str]]]:
