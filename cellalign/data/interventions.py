@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from cellalign.data.columns import Where, column, having, select
 from cellalign.data.fields import Column
@@ -18,7 +19,6 @@ from cellalign.errors import CellalignError, InputError, ModelError, UsageError,
 from cellalign.nn.minibatch import BATCH, CONDITION, Fields
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
 ALL = "all"  # every value of a column, where none is called so
@@ -267,20 +267,23 @@ def some_of(cells: AnnData, asked: Intervention, n: int, key: str | None, rng: n
     rows = asked.rows
     if len(rows) <= n:
         return asked
-    weights = np.ones(len(rows))
-    field: Any = asked.fields[0]
+    order, field = rng.permutation(len(rows)), _first(asked)
+    turn = np.arange(len(rows), dtype=np.float64)  # which comes first
     if key is not None and field.name in cells.obs:
-        codes = column(cells.obs, key, purpose="within", missing=True).codes
+        codes = column(cells.obs, key, purpose="within", missing=True).codes.astype(np.int64)
         real = codes[having(cells.obs, field.name, asked.said[0], control=field.reference)]
-        wanted = np.bincount(real[real >= 0], minlength=codes.max() + 1)
-        if wanted.any():
-            own = codes[rows]
-            there = np.bincount(own[own >= 0], minlength=len(wanted))
-            weights = np.where(own >= 0, wanted[own] / np.maximum(there[own], 1), 0.0)
-    # Gumbel's trick: the n largest are a draw without replacement by these weights
-    with np.errstate(divide="ignore"):
-        order = np.argsort(-(np.log(weights) + rng.gumbel(size=len(rows))), kind="stable")
-    return replace(asked, rows=np.sort(rows[order[:n]]))
+        wanted = np.bincount(real[real >= 0], minlength=int(codes.max()) + 1)
+        own = codes[rows[order]]
+        if wanted.any() and (own >= 0).all():
+            place = pd.Series(own).groupby(own).cumcount().to_numpy()
+            with np.errstate(divide="ignore"):
+                turn = (place + rng.uniform(size=len(own))) / wanted[own]
+    return replace(asked, rows=np.sort(rows[order[np.argsort(turn, kind="stable")[:n]]]))
+
+
+def _first(asked: Intervention) -> Any:
+    """The field that decides which cells are meant."""
+    return asked.fields[0]
 
 
 def _nothing_left(cells: AnnData, field: Column, to: str, origin: str, restricted: bool) -> str:
