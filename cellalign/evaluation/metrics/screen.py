@@ -100,9 +100,15 @@ def anchored(declared: Metric) -> Metric:
     return replace(declared, better=UP, null="0", null_value=0)
 
 
-def profiles(sums: np.ndarray) -> np.ndarray:
-    """log1p of summed counts [P, G] scaled to a total; zeros where there are none."""
-    total = sums.sum(1, keepdims=True)
+def profiles(sums: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
+    """log1p of summed counts [P, G] scaled to a total; zeros where there are none.
+
+    Parameters
+    ----------
+    sizes : array [P], optional
+        Counts of each group over all genes that were measured; default over those here.
+    """
+    total = sums.sum(1, keepdims=True) if sizes is None else sizes[:, None]
     return np.log1p(sums * np.divide(TOTAL, total, out=np.zeros_like(total), where=total > 0))
 
 
@@ -113,12 +119,14 @@ def blocks(x: Any) -> Iterator[np.ndarray]:
         yield np.asarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float64)
 
 
-def noise(counts: Any) -> float:
+def noise(counts: Any, sizes: np.ndarray | None = None) -> float:
     """Sampling variance of a group's profile, summed over genes: the jackknife that leaves each cell out once.
 
     Parameters
     ----------
     counts : matrix [n, G]
+    sizes : array [n], optional
+        Counts of each cell over all genes that were measured; default over those here.
 
     Returns
     -------
@@ -127,14 +135,15 @@ def noise(counts: Any) -> float:
     """
     n = counts.shape[0]
     whole = np.asarray(counts.sum(0), dtype=np.float64).ravel()
-    total = whole.sum()
+    size = np.asarray(counts.sum(1), dtype=np.float64).ravel() if sizes is None else sizes
+    total = size.sum()
     if n < 2 or total <= 0:
         return 0.0
     centre = np.log1p(TOTAL * whole / total)
     first = np.zeros_like(whole)
     second = np.zeros_like(whole)
-    for block in blocks(counts):
-        left = total - block.sum(1)
+    for start, block in zip(range(0, n, BLOCK), blocks(counts), strict=True):
+        left = total - size[start : start + BLOCK]
         without = np.log1p(TOTAL * (whole - block) / np.where(left > 0, left, 1.0)[:, None])
         deviation = np.where((left > 0)[:, None], without, 0.0) - centre
         first += deviation.sum(0)
@@ -142,7 +151,7 @@ def noise(counts: Any) -> float:
     return max(0.0, float((n - 1) / n * (second - first**2 / n).sum()))
 
 
-def weighted_noise(counts: Any, weights: np.ndarray, strata: np.ndarray) -> float:
+def weighted_noise(counts: Any, weights: np.ndarray, strata: np.ndarray, sizes: np.ndarray | None = None) -> float:
     """The same of cells that count by weights, drawn within strata: to first order in each cell's weight.
 
     Parameters
@@ -150,9 +159,12 @@ def weighted_noise(counts: Any, weights: np.ndarray, strata: np.ndarray) -> floa
     counts : matrix [n, G]
     weights : array [n]
     strata : int array [n]
+    sizes : array [n], optional
+        As of `noise`.
     """
     whole = np.asarray(weights @ counts, dtype=np.float64).ravel()
-    total = whole.sum()
+    size = np.asarray(counts.sum(1), dtype=np.float64).ravel() if sizes is None else sizes
+    total = weights @ size
     if total <= 0:
         return 0.0
     share = whole / total
@@ -165,8 +177,8 @@ def weighted_noise(counts: Any, weights: np.ndarray, strata: np.ndarray) -> floa
         first = np.zeros_like(whole)
         second = np.zeros_like(whole)
         for start, block in zip(range(0, len(rows), BLOCK), blocks(counts[rows]), strict=True):
-            own = weights[rows[start : start + BLOCK], None]
-            influence = slope * own * (block - block.sum(1, keepdims=True) * share)
+            some = rows[start : start + BLOCK]
+            influence = slope * weights[some, None] * (block - size[some, None] * share)
             first += influence.sum(0)
             second += (influence**2).sum(0)
         found += len(rows) / (len(rows) - 1) * float((second - first**2 / len(rows)).sum())
