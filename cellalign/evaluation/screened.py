@@ -288,13 +288,14 @@ def _readers(inputs: Inputs, real: AnnData, columns: np.ndarray) -> dict[str, An
             raise InputError(f"{held}; name the cells trained on")
         drawn = adata.layers.get("drawn", adata.X)
         check_finite(drawn, "the prediction's layer 'drawn'")
-        unlog, scale = np.asarray, {"per_million": cpm, "total": None, "expressed": EXPRESSED}
+        scale: dict[str, Any] = {"per_million": cpm, "total": None, "expressed": EXPRESSED}
     else:
-        x, drawn, unlog = matrix_of(real, "X", option("against")), adata.X, np.expm1
+        x, drawn = matrix_of(real, "X", option("against")), adata.X
         note = None if record.method else check_library_sizes(adata.X, x[:, columns], option("against"))
         if note and note not in inputs.notes:
             inputs.notes.append(note)
         scale = _scale_of_log(inputs, real)
+    unlog: Callable[[np.ndarray], np.ndarray] = np.asarray if record.expression == "counts" else np.expm1
     return scale | {
         "predicted": _reader(adata.X, None, unlog),
         "drawn": _reader(drawn, None, unlog),
