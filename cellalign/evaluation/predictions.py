@@ -117,6 +117,15 @@ def origin_notes(adata: AnnData, against: AnnData, model: Model | None) -> list[
     return notes
 
 
+def refuse_predicted(against: AnnData) -> None:
+    """Refuse real cells that are predicted ones, as they are where two files change places: InputError."""
+    if Provenance.of(against.uns).counterfactual is not None:
+        raise InputError(
+            f"{option('against')} holds cells that cellalign counterfactual predicted; the prediction comes first, and "
+            f"{option('against')} is the real cells"
+        )
+
+
 def source_names(adata: AnnData) -> pd.Index:
     """Names [n] of the cells that each was predicted from: of a file of several conditions a column has them."""
     record = Provenance.of(adata.uns).counterfactual

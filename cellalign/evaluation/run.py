@@ -16,7 +16,7 @@ from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
-from cellalign.evaluation.predictions import of_another_tool, origin_notes
+from cellalign.evaluation.predictions import check_finite, of_another_tool, origin_notes, refuse_predicted
 from cellalign.evaluation.progress import told
 from cellalign.evaluation.table import Evaluation
 from cellalign.records import Counterfactual, Provenance, find_obsm_key
@@ -80,6 +80,10 @@ def evaluate(
     predictions = _predictions(adata, against, condition, control, embedding, panels, result, expression)
     if against is not None and predictions:
         from cellalign.data.recipe import comparable
+
+        refuse_predicted(against)
+        if len(predictions) > 1:  # one condition with a bad value is not one fewer to score
+            check_finite(adata.X, "the prediction's X")
 
         against = comparable(adata, against, predictions[0].expression, option("against"))
         result.notes.extend(origin_notes(adata, against, model))

@@ -15,7 +15,6 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric
-from cellalign.evaluation.metrics.response import pearson
 
 TOTAL = 5e4  # of a group's counts
 LEVEL = 0.05  # of the false discovery rate of DE
@@ -407,9 +406,10 @@ def fold_error(predicted: np.ndarray, real: np.ndarray, gate: Different, own: np
     return float(np.abs(usable[genes] - real[genes]).mean() / size)
 
 
-def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Rank correlation of two vectors; 0 where one is constant, which says nothing of the other."""
+def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Rank correlation along the last axis; 0 where one is constant, which says nothing of the other."""
     from scipy.stats import rankdata
 
-    found = pearson(rankdata(one), rankdata(other)) if len(one) > 1 else float("nan")
-    return 0.0 if np.isnan(found) else found
+    a, b = (rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2 for x in (one, other))
+    size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    return np.divide((a * b).sum(-1), size, out=np.zeros_like(size), where=size > 0)

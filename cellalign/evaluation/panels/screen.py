@@ -73,19 +73,19 @@ class Screen(Panel):
             for system in (PREDICTION, MEAN_RESPONSE, HALF):
                 for metric in scr.SCORES:
                     if metric is not scr.EFFECT:
-                        value = found.of(system, metric).value(np.array([i]))
+                        value = float(found.of(system, metric).values(np.array([[i]]))[0])
                         yield self.row(system, group.name, metric, value, len(group.real))
 
 
 def _anchored(of: dict[str, Score], metric: Metric, samples: np.ndarray) -> list[tuple[str, float, float]]:
     """System, value and its standard error over conditions, of what was scored and of the score between the anchors."""
-    every = np.arange(samples.shape[1])
-    whole = {system: score.value(every) for system, score in of.items()}
-    drawn = {system: np.array([score.value(rows) for rows in samples]) for system, score in of.items()}
+    every = np.arange(samples.shape[1])[None]
+    whole = {system: score.values(every)[0] for system, score in of.items()}
+    drawn = {system: score.values(samples) for system, score in of.items()}
     better = 1 if metric.better is scr.UP else -1
 
     def between(found: dict[str, Any]) -> Any:
-        gap = found[HALF] - found[MEAN_RESPONSE]
+        gap = np.asarray(found[HALF] - found[MEAN_RESPONSE])
         with np.errstate(all="ignore"):
             return np.where(better * gap > 0, (found[PREDICTION] - found[MEAN_RESPONSE]) / gap, np.nan)
 
@@ -102,8 +102,8 @@ def _sd(values: np.ndarray) -> float:
 class Score:
     """One metric of one system, of any choice of conditions."""
 
-    def value(self, rows: np.ndarray) -> float:
-        """Its value over these conditions."""
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """Its value [B] over these conditions [B, P]."""
         raise NotImplementedError
 
 
@@ -114,10 +114,10 @@ class Ratio(Score):
     above: np.ndarray
     below: np.ndarray
 
-    def value(self, rows: np.ndarray) -> float:
+    def values(self, rows: np.ndarray) -> np.ndarray:
         """NaN where there is nothing below."""
-        total = self.below[rows].sum()
-        return float(self.above[rows].sum() / total) if total else float("nan")
+        above, below = self.above[rows].sum(-1), self.below[rows].sum(-1)
+        return np.divide(above, below, out=np.full(len(rows), np.nan), where=below != 0)
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ class Ranks(Score):
 
     pairs: list[tuple[np.ndarray, np.ndarray]]
 
-    def value(self, rows: np.ndarray) -> float:
+    def values(self, rows: np.ndarray) -> np.ndarray:
         """Between -1 and 1."""
-        return float(np.mean([scr.spearman(one[rows], other[rows]) for one, other in self.pairs]))
+        return np.mean([scr.spearman(one[rows], other[rows]) for one, other in self.pairs], axis=0)
 
 
 @dataclass
