@@ -145,6 +145,7 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     assert against is not None
     columns = shared_genes(inputs.adata, against)
     target, source = _target_and_source(inputs, against, origin, to)
+    source = _within(inputs, against, target, source)
     grouping = _grouping(inputs, against)
     predicted, real = grouping.predicted, grouping.real
     at, x = sources(inputs.adata, against), real_matrix(inputs, against, columns)
@@ -269,6 +270,14 @@ def _target_and_source(inputs: Inputs, against: AnnData, origin: str, to: str) -
     return target, source
 
 
+def _within(inputs: Inputs, against: AnnData, target: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Mask [n] of the source cells of those donors, plates, ... that cells under the condition are of."""
+    if inputs.within is None:
+        return source
+    codes = column(against.obs, inputs.within, purpose="within", missing=True).codes
+    return source & np.isin(codes, np.unique(codes[target & (codes >= 0)]))
+
+
 @dataclass(frozen=True)
 class _Grouping:
     """Names of the groups of predicted and of real cells, "" without one; the cell type and the place of each."""
@@ -284,7 +293,7 @@ def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
         kinds = np.full(inputs.adata.n_obs, "all"), np.full(against.n_obs, "all")
     else:
         kinds = _called(inputs, against, inputs.label)
-    if inputs.within is None:
+    if inputs.within is None or inputs.within not in inputs.adata.obs:  # of which donor a cell is, it does not say
         return _Grouping(*kinds, {str(kind): (str(kind), "") for kind in np.unique(np.concatenate(kinds))})
     places, parts, named = _called(inputs, against, inputs.within), {}, []
     for kind, place in zip(kinds, places, strict=True):

@@ -82,7 +82,7 @@ class PredictedResponse(Panel):
     def _scored(self, inputs: Inputs, record: Counterfactual, several: bool) -> list[Scored]:
         """Every group of one prediction; what pictures show is kept."""
         origin, to = record.from_ or inputs.control or "", record.to
-        inputs = inputs.known(inputs.label, inputs.within)
+        inputs = inputs.known(inputs.label, inputs.within if inputs.within in inputs.adata.obs else None)
         compared = compare(inputs, origin, to)
         genes = np.asarray(inputs.adata.var_names, dtype=str)
         found = []
