@@ -38,6 +38,7 @@ BUILT_IN = {
     "scgen": "cellalign.methods.scgen:ScGen",
     "pca": "cellalign.methods.pca:PCA",
     "linear": "cellalign.methods.linear:Linear",
+    "local": "cellalign.methods.local:Local",
     "celligner": "cellalign.methods.celligner:Celligner",
     "vfae": "cellalign.methods.vfae:VFAE",
     "trvae": "cellalign.methods.trvae:TrVAE",

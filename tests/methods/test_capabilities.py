@@ -45,7 +45,7 @@ ABLE = {
     Labels: {"scanvi"},
     HasPlayers: {"stgan"},
     InfersCondition: {"cvae", "comp", "vfae", "trvae", "mmd-ae"},
-    FitsInClosedForm: {"pca", "linear", "celligner", "scgen", "stgan", "ivae", "svae", "svae+"},
+    FitsInClosedForm: {"pca", "linear", "local", "celligner", "scgen", "stgan", "ivae", "svae", "svae+"},
 }
 
 
@@ -337,10 +337,12 @@ def guides():
     return ad.read_h5ad(OLD / "cells.h5ad")
 
 
-@pytest.mark.parametrize("method", ["comp", "cvae", "vfae", "trvae", "scgen", "linear", "celligner", "stgan", "mmd-ae"])
+@pytest.mark.parametrize(
+    "method", ["comp", "cvae", "vfae", "trvae", "scgen", "linear", "local", "celligner", "stgan", "mmd-ae"]
+)
 def test_several_conditions_at_once_are_added_up_in_expression_by_default(guides, method):
     fast = {"latent_dim": 2, "hidden": [4], "epochs": 1} if method != "stgan" else {"hidden": [4], "epochs": 1}
-    fast = {"latent_dim": 2} if method in ("linear", "celligner") else fast
+    fast = {"latent_dim": 2} if method in ("linear", "local", "celligner") else fast
     model = cellalign.train(guides, method=method, condition="guide", control="ctrl", settings=fast)
     with torch.no_grad():
         batch = next(model.cells(guides[guides.obs["guide"] == "ctrl"]).in_order(1000))
