@@ -89,12 +89,19 @@ class Setting(NamedTuple):
         Changes are differences of log(expm1(x) + offset): with 1 of x itself, below that more and more fold changes.
     kinship : float
         A group weighs exp(kinship) times as much for each value (of type, donor, ...) that it shares.
+    rank : float
+        Above 0 weights are no likeness: they follow from ridge regression of changes on so many principal components of
+        the control means, which may go beyond the groups that are known.
+    ridge : float
+        Of this regression, in parts of the mean square of a group's components.
     """
 
     sharpness: float
     shrink: float
     offset: float
     kinship: float
+    rank: float = 0
+    ridge: float = 0
 
 
 def settings_to_try(*, signed: bool = False, related: bool = True) -> list[Setting]:
@@ -109,7 +116,10 @@ def settings_to_try(*, signed: bool = False, related: bool = True) -> list[Setti
     """
     offsets = (ADDITIVE,) if signed else (0.2, 0.5, ADDITIVE)
     kinships = (0.0, 1.0, 2.0) if related else (0.0,)
-    return [Setting(*each) for each in product((0, 1, 2, 3, 4, 6, 8), (0, 0.2, 0.4, 0.6), offsets, kinships)]
+    shrinks = (0, 0.2, 0.4, 0.6)
+    alike = [Setting(*each) for each in product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships)]
+    regressed = product(shrinks[:-1], offsets, (2, 3, 5), (0.03, 0.1, 0.3, 1))
+    return alike + [Setting(0, shrink, offset, 0, rank, ridge) for shrink, offset, rank, ridge in regressed]
 
 
 @dataclass(frozen=True)
@@ -161,18 +171,51 @@ def changes(control: np.ndarray, values: np.ndarray, known: Known, settings: Seq
     distance = np.linalg.norm(known.controls - control, axis=1)
     shared = (known.values == values).sum(1)
     reliable = known.reliability()
+    components = _components(known, reliable, control)
     own = {offset: to_scale(control, offset) for offset in {s.offset for s in settings}}
-    means: dict[tuple[float, float], tuple[np.ndarray, np.ndarray]] = {}
+    means: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}
     found = np.empty((len(settings), len(control)))
-    for row, (sharpness, shrink, offset, kinship) in enumerate(settings):
-        key = (sharpness, kinship)
+    for row, (sharpness, shrink, offset, kinship, rank, ridge) in enumerate(settings):
+        key = (sharpness, kinship, rank, ridge)
         if key not in means:
-            weights = by_distance(distance, sharpness, reliable * np.exp(kinship * (shared - shared.max())))
+            if rank:
+                weights = _regressed(*components, reliable, int(rank), ridge)
+            else:
+                weights = by_distance(distance, sharpness, reliable * np.exp(kinship * (shared - shared.max())))
             means[key] = weights @ known.controls, weights @ known.treated
         before, after = (to_scale(mean, offset) for mean in means[key])
         moved = own[offset] + (after - before) - shrink * (own[offset] - before)
         found[row] = from_scale(moved, offset) - control
     return found
+
+
+def _components(known: Known, reliable: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Control means of known groups [n, r] and of another one [r] by principal components of the former."""
+    centre = reliable / reliable.sum() @ known.controls
+    spread = known.controls - centre
+    values, vectors = np.linalg.eigh(spread @ spread.T)  # of as many as there are groups, not genes
+    kept = values > TINY + 1e-9 * values.max(initial=0)
+    basis = (vectors[:, kept] / np.sqrt(values[kept]))[:, ::-1].T @ spread
+    return spread @ basis.T, basis @ (control - centre)
+
+
+def _regressed(known: np.ndarray, own: np.ndarray, reliable: np.ndarray, rank: int, ridge: float) -> np.ndarray:
+    """Weights [n], summing up to 1, by which ridge regression on components predicts what groups have.
+
+    Parameters
+    ----------
+    known : array [n, r]
+        Components of the groups that are known, about their mean.
+    own : array [r]
+    reliable : array [n]
+        Of less reliable ones less is learned.
+    """
+    z, at = known[:, :rank], own[:rank]
+    share = reliable / reliable.sum()
+    gram = z @ z.T
+    penalty = ridge * np.trace(gram) / len(z) / (len(z) * share)
+    found = np.linalg.solve(gram + np.diag(np.maximum(penalty, TINY)), z @ at)
+    return share + found - found.sum() * share
 
 
 def to_scale(x: np.ndarray, offset: float) -> np.ndarray:

@@ -118,3 +118,19 @@ def test_what_is_left_out_is_what_is_asked_for():
     assert others(known, 0, [1]).tolist() == [False, True] * 3
     assert others(known, 0, [0]).tolist() == [False, False] + [True] * 4
     assert others(known.among(np.array([0, 2, 4])), 0, [1]).tolist() == [False, True, True]  # of one donor all would go
+
+
+def test_regression_on_components_is_that_of_numpy():
+    rng = np.random.default_rng(1)
+    controls, treated = rng.random((5, 30)), rng.random((5, 30))
+    known = Known(controls, treated, np.ones((5, 2)), np.zeros((5, 1), int))
+    own = rng.random(30)
+    found = changes(own, np.zeros(1, int), known, [Setting(0, 0, 1, 0, 2, 0.3), Setting(0, 0, 1, 0, 3, 1e9)])
+    spread, change = controls - controls.mean(0), treated - controls
+    _, _, vt = np.linalg.svd(spread, full_matrices=False)
+    z = spread @ vt[:2].T
+    slope = np.linalg.solve(z.T @ z + 0.3 * (z**2).sum() / 5 * np.eye(2), z.T @ (change - change.mean(0)))
+    np.testing.assert_allclose(found[0], change.mean(0) + (own - controls.mean(0)) @ vt[:2].T @ slope, atol=1e-9)
+    np.testing.assert_allclose(found[1], change.mean(0), atol=1e-6)
+    alone = Known(controls[:1], treated[:1], np.ones((1, 2)), np.zeros((1, 1), int))
+    np.testing.assert_allclose(changes(own, np.zeros(1, int), alone, [Setting(0, 0, 1, 0, 3, 1)])[0], change[0])

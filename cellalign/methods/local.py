@@ -33,8 +33,8 @@ from cellalign.methods.base import CONDITION, Distribution, Layout, Minibatch, P
 from cellalign.methods.capabilities import Batches
 from cellalign.methods.group_means import GroupMeans, Halves
 from cellalign.methods.pca import PCA
+from cellalign.methods.states import states
 
-CELLS_PER_STATE, MOST_STATES, ROUNDS = 50, 12, 5
 MOST_LEFT_OUT = 64  # groups and targets that are left out in turn, at most
 MIN_CELLS = 10  # of a control that is halved, where there are such
 MEAN, LOCAL = Setting(0, 0, 1, 0), Setting(4, 0, 1, 0)
@@ -57,7 +57,7 @@ class Local(PCA):
 
         states: int = Field(0, ge=0, le=1000, description="clusters where no column makes groups; 0: by cells")
 
-    settings: Tensor  # [C, 4] that count, as `Setting`
+    settings: Tensor  # [C, 6] that count, as `Setting`
     shares: Tensor  # [C] summing up to 1
     evidence: Tensor  # [left out, 3] squared error of the choice, of the mean shift and of the local shift
     centres: Tensor  # [states, p] of clusters, among components with the conditions levelled
@@ -71,7 +71,7 @@ class Local(PCA):
         self.groups.states = self.clusters
         self._changes: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         p = self.components.shape[1]
-        for name, shape in (("settings", (0, 4)), ("shares", (0,)), ("evidence", (0, 3)), ("centres", (0, p))):
+        for name, shape in (("settings", (0, 6)), ("shares", (0,)), ("evidence", (0, 3)), ("centres", (0, p))):
             self.register_buffer(name, torch.zeros(shape))
         self.register_buffer("levels", torch.zeros(0, p))
         self.register_buffer("spread", torch.ones(p))
@@ -94,24 +94,10 @@ class Local(PCA):
         self.choose(halves)
 
     def find_states(self, batches: Batches) -> None:
-        """Clusters of cells under all conditions: means within clusters are levelled, and clusters sought again."""
-        from sklearn.cluster import KMeans
-
+        """Clusters that stand for cell types."""
         y = torch.cat([self.embedding(batch) for batch in batches()])
         condition = torch.cat([self.groups.conditions(batch.condition) for batch in batches()])
-        n = int(condition.max()) + 1
-        smallest = min(int((condition == code).sum()) for code in condition.unique().tolist())
-        wanted = self.hp.states or int(np.clip(smallest // CELLS_PER_STATE, 1, MOST_STATES))
-        wanted = min(wanted, len(y))
-        seed = int(torch.randint(2**31 - 1, ()))
-        state = torch.zeros_like(condition)
-        self.levels = torch.zeros(n, y.shape[1], device=y.device)
-        for _ in range(ROUNDS):
-            self.levels = levels(y, condition, state, n)
-            moved = y - self.levels[condition]
-            fitted = KMeans(wanted, n_init=3, random_state=seed).fit(moved.cpu().numpy())
-            state = torch.from_numpy(fitted.labels_.astype(np.int64)).to(condition)
-        self.centres = torch.from_numpy(fitted.cluster_centers_).to(y)
+        _, self.centres, self.levels = states(y, condition, self.hp.states)
 
     def state(self, batch: Minibatch) -> Tensor:
         """The cluster of each cell, [B]."""
@@ -185,11 +171,14 @@ class Local(PCA):
 
     def findings(self) -> list[str]:
         """What was chosen, and how it did on the groups that were left out."""
-        chosen = (self.shares @ self.settings).tolist()
-        sharpness, shrink, offset, kinship = (f"{value:.2g}" for value in chosen)
-        said = f"local: on average of {len(self.shares)} settings sharpness {sharpness}, shrink {shrink}"
+        like = self.settings[:, 4] == 0
+        share = float(self.shares[like].sum())
+        chosen = (self.shares[like] @ self.settings[like] / max(share, 1e-9)).tolist()
+        sharpness, shrink, offset, kinship, *_ = (f"{value:.2g}" for value in chosen)
+        said = f"local: {share:.0%} by likeness (sharpness {sharpness}, shrink {shrink}"
         said += "" if self.layout.signed else f", offset {offset}"
         said += f", kinship {kinship}" if self.groups.n_columns > 1 else ""
+        said += f"), {1 - share:.0%} by regression, on average of {len(self.shares)} settings"
         n = len(self.evidence)
         if n < 2:
             return [f"{said}; no two groups to leave out, so all settings count alike"]
@@ -293,20 +282,6 @@ class Local(PCA):
         ]
 
 
-def levels(y: Tensor, condition: Tensor, state: Tensor, n: int) -> Tensor:
-    """What each condition's cells deviate by from the mean of conditions, clusters counting alike, [n, p]."""
-    found = torch.zeros(n, y.shape[1], device=y.device)
-    of_state = [y[state == code].mean(0) for code in state.unique().tolist()]
-    for code in condition.unique().tolist():
-        apart = [
-            y[own].mean(0) - centre
-            for s, centre in zip(state.unique().tolist(), of_state, strict=True)
-            if (own := (condition == code) & (state == s)).any()
-        ]
-        found[code] = torch.stack(apart).mean(0)
-    return found
-
-
 def _make_room(module: nn.Module, weights: Mapping[str, Any], prefix: str, *_: Any) -> None:
     """Buffers of the size of those that are read, if these are of one piece; loading refuses them otherwise."""
     assert isinstance(module, Local)
@@ -314,7 +289,7 @@ def _make_room(module: nn.Module, weights: Mapping[str, Any], prefix: str, *_: A
     if len(read) < len(BUFFERS) or any(value.dim() == 0 for value in read.values()):
         return
     p = module.components.shape[1]
-    widths = {"settings": (4,), "shares": (), "evidence": (3,), "centres": (p,), "levels": (p,)}
+    widths = {"settings": (6,), "shares": (), "evidence": (3,), "centres": (p,), "levels": (p,)}
     fits = all(tuple(read[name].shape[1:]) == width for name, width in widths.items())
     if fits and len(read["settings"]) == len(read["shares"]):
         module._changes = {}

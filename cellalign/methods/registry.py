@@ -39,6 +39,7 @@ BUILT_IN = {
     "pca": "cellalign.methods.pca:PCA",
     "linear": "cellalign.methods.linear:Linear",
     "local": "cellalign.methods.local:Local",
+    "lemur": "cellalign.methods.lemur:Lemur",
     "celligner": "cellalign.methods.celligner:Celligner",
     "vfae": "cellalign.methods.vfae:VFAE",
     "trvae": "cellalign.methods.trvae:TrVAE",
