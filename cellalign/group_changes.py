@@ -22,6 +22,7 @@ SHARPNESS = 4.0
 ADDITIVE = 1.0  # the offset at which a change of scale is none: log(expm1(x) + 1) is x
 NEGLIGIBLE = 1e-3  # share of a setting that is left away
 TINY = 1e-12
+DRAWN, SUMS_UP = 0.02, 1e3  # how much shares of a stack are drawn to a first guess, and to the sum 1
 
 
 def likeness(control: np.ndarray, controls: np.ndarray, sharpness: float = SHARPNESS) -> np.ndarray:
@@ -118,8 +119,8 @@ def settings_to_try(*, signed: bool = False, related: bool = True) -> list[Setti
     kinships = (0.0, 1.0, 2.0) if related else (0.0,)
     shrinks = (0, 0.2, 0.4, 0.6)
     alike = [Setting(*each) for each in product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships)]
-    regressed = product(shrinks[:-1], offsets, (2, 3, 5), (0.03, 0.1, 0.3, 1))
-    return alike + [Setting(0, shrink, offset, 0, rank, ridge) for shrink, offset, rank, ridge in regressed]
+    regressed = product((0,), shrinks[:-1], offsets, kinships, (2, 4), (0.05, 0.2, 0.8))
+    return alike + [Setting(*each) for each in regressed]
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,11 @@ def changes(control: np.ndarray, values: np.ndarray, known: Known, settings: Seq
     for row, (sharpness, shrink, offset, kinship, rank, ridge) in enumerate(settings):
         key = (sharpness, kinship, rank, ridge)
         if key not in means:
+            kin = reliable * np.exp(kinship * (shared - shared.max()))
             if rank:
-                weights = _regressed(*components, reliable, int(rank), ridge)
+                weights = _regressed(*components, reliable, kin, int(rank), ridge)
             else:
-                weights = by_distance(distance, sharpness, reliable * np.exp(kinship * (shared - shared.max())))
+                weights = by_distance(distance, sharpness, kin)
             means[key] = weights @ known.controls, weights @ known.treated
         before, after = (to_scale(mean, offset) for mean in means[key])
         moved = own[offset] + (after - before) - shrink * (own[offset] - before)
@@ -199,7 +201,9 @@ def _components(known: Known, reliable: np.ndarray, control: np.ndarray) -> tupl
     return spread @ basis.T, basis @ (control - centre)
 
 
-def _regressed(known: np.ndarray, own: np.ndarray, reliable: np.ndarray, rank: int, ridge: float) -> np.ndarray:
+def _regressed(
+    known: np.ndarray, own: np.ndarray, reliable: np.ndarray, kin: np.ndarray, rank: int, ridge: float
+) -> np.ndarray:
     """Weights [n], summing up to 1, by which ridge regression on components predicts what groups have.
 
     Parameters
@@ -209,13 +213,15 @@ def _regressed(known: np.ndarray, own: np.ndarray, reliable: np.ndarray, rank: i
     own : array [r]
     reliable : array [n]
         Of less reliable ones less is learned.
+    kin : array [n]
+        Weights of the mean from which the regression goes on.
     """
-    z, at = known[:, :rank], own[:rank]
-    share = reliable / reliable.sum()
+    z = known[:, :rank]
+    share, start = reliable / reliable.sum(), kin / kin.sum()
     gram = z @ z.T
     penalty = ridge * np.trace(gram) / len(z) / (len(z) * share)
-    found = np.linalg.solve(gram + np.diag(np.maximum(penalty, TINY)), z @ at)
-    return share + found - found.sum() * share
+    found = np.linalg.solve(gram + np.diag(np.maximum(penalty, TINY)), z @ (own[:rank] - start @ z))
+    return start + found - found.sum() * share
 
 
 def to_scale(x: np.ndarray, offset: float) -> np.ndarray:
@@ -303,3 +309,25 @@ def columns_asked(asked: np.ndarray, cells: np.ndarray, known: np.ndarray) -> li
         found[lacking] = found.get(lacking, 0) + int(n)
     most = max(found.values(), default=0)
     return next((list(lacking) for lacking, n in found.items() if n == most), [])
+
+
+def stacked(left: Sequence[LeftOut]) -> np.ndarray:
+    """Shares of candidates [c], at least 0 and summing up to 1, whose average tells best what was left out.
+
+    Least squares, each group in parts of its own squared change, drawn to the shares of `soft_choice`: of few groups
+    candidates that are nearly alike cannot be told apart.
+    """
+    from scipy.optimize import nnls
+
+    choice = soft_choice(np.array([each.errors() for each in left]))
+    rows, goal = [], []
+    for each in left:
+        size = np.sqrt(max(float((each.truth**2).sum()), TINY))
+        rows.append(np.moveaxis(each.predicted, 1, 2).reshape(-1, len(choice)) / size)
+        goal.append(each.truth.reshape(-1) / size)
+    drawn = np.sqrt(DRAWN * len(left) / len(choice))
+    total = SUMS_UP * np.sqrt(len(left))
+    design = np.concatenate([*rows, drawn * np.eye(len(choice)), total * np.ones((1, len(choice)))])
+    found = nnls(design, np.concatenate([*goal, drawn * choice, [total]]))[0]
+    found[found < 0.01] = 0
+    return found / found.sum()

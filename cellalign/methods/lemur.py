@@ -3,25 +3,25 @@
 Each condition c has its mean gamma_c and a subspace R_c [G, p] of its own, all of one dimension. A cell is
 x = gamma_c + R_c z, its latents z = R_c^T (x - gamma_c). Subspaces are points of the Grassmann manifold; a condition's
 basis is where the geodesic from a common base point, the components of all cells less their condition's mean, leads to
-its own components. Then an affine map of each condition moves its latents so that the same cells of all conditions
-(types, or clusters where there is no label) have the same mean; a counterfactual inverts the target's.
+its own components. Then an affine map of each condition moves its latents so that like cells of all conditions (soft
+clusters that have all of them alike, as Harmony's) have the same mean; a counterfactual inverts the target's.
 
 It departs from the published code in this: one factor (the condition) is modelled, of which every value has its own
-subspace, so that geodesic regression is exact and takes no iteration; unlabelled cells are aligned by clusters found
-after levelling the conditions, not by Harmony; a cell keeps what its latents do not hold (residual transfer), as in all
-methods here.
+subspace, so that geodesic regression is exact and takes no iteration; clusters move halfway, all cells at once, not
+block by block; the alignment shrinks each condition's map, not contrasts of conditions; a cell keeps what its latents do
+not hold (residual transfer), as in all methods here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from cellalign.methods.base import CONDITION, LABEL, Distribution, Latent, Layout, Minibatch, Point, Role
+from cellalign.methods.base import CONDITION, Distribution, Latent, Layout, Minibatch, Point, Role
 from cellalign.methods.capabilities import Batches
 from cellalign.methods.pca import OVERSAMPLING, PCA, leading_subspace
 from cellalign.methods.states import SoftClusters
@@ -37,7 +37,7 @@ class Lemur(PCA):
     summary = "LEMUR: a subspace for each condition, latents of the same cells aligned"
     reference = "Ahlmann-Eltze & Huber 2025"
     needs_condition = True
-    also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, LABEL)
+    also_uses: ClassVar[tuple[Role, ...]] = (CONDITION,)
     plan_defaults: ClassVar[Mapping[str, Any]] = {"validation": 0.0}
 
     class Hyperparameters(PCA.Hyperparameters):
@@ -45,7 +45,6 @@ class Lemur(PCA):
 
         ridge: float = Field(0.01, gt=0, le=1e6, description="shrinkage of the alignment, per cell")
         clusters: int = Field(0, ge=0, le=1000, description="soft clusters to align by; 0: by the number of cells")
-        align_by: Literal["clusters", "label"] = Field("clusters", description="what cells of all conditions share")
 
     offsets: Tensor  # [K, G] gamma
     bases: Tensor  # [K, G, p] orthonormal
@@ -73,10 +72,6 @@ class Lemur(PCA):
         self.find_bases(batches, counts)
         z = torch.cat([self.raw(batch) for batch in batches()])
         condition = torch.cat([batch.condition for batch in batches()])
-        label = torch.cat([batch.label for batch in batches()])
-        if self.hp.align_by == "label" and bool((label >= 0).any()):
-            self.align(z, condition, (label[:, None] == label[label >= 0].unique()).to(z.dtype))
-            return
         clusters = SoftClusters(z, condition, self.hp.clusters)
         for _ in range(ROUNDS):
             self.align(z, condition, clusters.of(self.moved(z, condition)))
