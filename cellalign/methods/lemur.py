@@ -8,8 +8,8 @@ clusters that have all of them alike, as Harmony's) have the same mean; a counte
 
 It departs from the published code in this: one factor (the condition) is modelled, of which every value has its own
 subspace, so that geodesic regression is exact and takes no iteration; clusters move halfway, all cells at once, not
-block by block; the alignment shrinks each condition's map, not contrasts of conditions; a cell keeps what its latents do
-not hold (residual transfer), as in all methods here.
+block by block; the alignment shrinks the map of each condition, not contrasts of conditions; a cell keeps what its
+latents do not hold (residual transfer), as in all methods here.
 """
 
 from __future__ import annotations
