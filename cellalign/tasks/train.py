@@ -251,7 +251,10 @@ def train(
                 learning_on=learning_on,
             )
             _say_caveats(module)
-        model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
+        findings = module.findings()
+        for found in findings:
+            tell(logging.INFO, found)
+        model = Model(module, record.model_copy(update={"outcome": _outcome(state, findings)}), state.history)
         if model_path is not None and checkpoint is not None:
             model.save(Path(model_path), force=force)
             checkpoint.remove()  # not before: a run that is killed here has the one or the other
@@ -370,7 +373,7 @@ def _say_caveats(method: Method) -> None:
         tell(logging.WARNING, found[0] + more)
 
 
-def _outcome(state: State) -> Outcome:
+def _outcome(state: State, findings: list[str]) -> Outcome:
     from cellalign.records import Outcome
 
     best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
@@ -382,4 +385,5 @@ def _outcome(state: State) -> Outcome:
         validation_loss=best[1],
         setbacks=state.setbacks,
         lr_factor=state.lr_factor,
+        findings=findings,
     )
