@@ -175,9 +175,7 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     return Compared([n for n in usable if n in predicted], of)
 
 
-def _usable(
-    inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.ndarray
-) -> dict[str, tuple[str, str]]:
+def _usable(inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.ndarray) -> dict[str, tuple[str, str]]:
     """Groups with enough real cells under both conditions, each with its cell type and its place; others are noted."""
     predicted, real = grouping.predicted, grouping.real
     counts = {
@@ -230,9 +228,7 @@ def _status(inputs: Inputs, predicted: np.ndarray, real: np.ndarray, seen: np.nd
     return PREDICTED if held.all() else FITTED
 
 
-def _conditions(
-    inputs: Inputs, against: AnnData, asked: np.ndarray, seen: np.ndarray | None
-) -> dict[str, np.ndarray]:
+def _conditions(inputs: Inputs, against: AnnData, asked: np.ndarray, seen: np.ndarray | None) -> dict[str, np.ndarray]:
     """Rows of the real cells under every other condition; of those alone that the model has seen, where it says so."""
     if inputs.condition is None or inputs.continuous:
         return {}

@@ -36,6 +36,7 @@ def real_matrix(inputs: Inputs, real: AnnData, columns: np.ndarray) -> Any:
 
 
 def shared_genes(predicted: AnnData, against: AnnData) -> np.ndarray:
+    """Columns of the real cells that are the predicted genes; InputError where one is not there."""
     missing = predicted.var_names.difference(against.var_names)
     if len(missing):
         raise InputError(

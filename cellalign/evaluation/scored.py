@@ -1,4 +1,4 @@
-"""One group's scores: of the prediction, of every baseline, of half of the real cells, and of a prediction without noise.
+"""One group's scores: of the prediction, the baselines, half of the real cells, and a prediction without noise.
 
 Every change, a baseline's too, starts from one half of the group's control and is compared with the real change, which
 starts from the other. A prediction was made from the *whole* control, the other half too: what it may owe to leaning on
@@ -95,7 +95,11 @@ def score(cells: CellType, genes: Genes, seed: int) -> Scored:
     values = {PREDICTION: _level(cells.predicted.mean(0), real, genes) | _changes(own, true, genes)}
     values[PREDICTION] |= spread.of_prediction()
     nothing = [np.zeros_like(real)] * len(splits)
-    values[NO_CHANGE] = _level(cells.control.mean(0), real, genes) | _changes(nothing, true, genes) | spread.of_control(np.zeros_like(real))
+    values[NO_CHANGE] = (
+        _level(cells.control.mean(0), real, genes)
+        | _changes(nothing, true, genes)
+        | spread.of_control(np.zeros_like(real))
+    )
     for name, change in changes.items():
         mean = np.mean(change, axis=0)
         values[name] = _level(cells.control.mean(0) + mean, real, genes) | _changes(change, true, genes)
@@ -103,9 +107,7 @@ def score(cells: CellType, genes: Genes, seed: int) -> Scored:
     values[HALVES] = mean_of([_half_against_half(cells, split, genes) for split in splits])
     values[ATTAINABLE] = res.attainable(values[HALVES], cells.real, genes.de)
     drawn = _drawn(cells, splits, changes, genes, seed)
-    return Scored(
-        cells.name, cells.status, len(cells.real), values, drawn, leaning(cells, splits, own, changes, genes)
-    )
+    return Scored(cells.name, cells.status, len(cells.real), values, drawn, leaning(cells, splits, own, changes, genes))
 
 
 def _drawn(

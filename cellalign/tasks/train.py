@@ -252,7 +252,10 @@ def train(
                 learning_on=learning_on,
             )
             _say_caveats(module)
-        record = record.model_copy(update={"outcome": _outcome(state)})
+        findings = module.findings()
+        for found in findings:
+            tell(logging.INFO, found)
+        record = record.model_copy(update={"outcome": _outcome(state, findings)})
         model = Model(module, record, state.history, _seen(prepared, parent))
         if model_path is not None and checkpoint is not None:
             model.save(Path(model_path), force=force)
@@ -385,7 +388,7 @@ def _seen(prepared: Prepared, parent: Parent | None) -> np.ndarray | None:
     return of_trained(prepared.cells.matrix, len(prepared.cells), rows, before)
 
 
-def _outcome(state: State) -> Outcome:
+def _outcome(state: State, findings: list[str]) -> Outcome:
     from cellalign.records import Outcome
 
     best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
@@ -397,4 +400,5 @@ def _outcome(state: State) -> Outcome:
         validation_loss=best[1],
         setbacks=state.setbacks,
         lr_factor=state.lr_factor,
+        findings=findings,
     )

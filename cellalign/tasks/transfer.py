@@ -55,9 +55,9 @@ def transfer(
     from cellalign.data.columns import column
     from cellalign.data.design import FEW
     from cellalign.data.fields import field_records, together
+    from cellalign.data.fingerprints import of_trained
     from cellalign.data.values import Known, joined, listed
     from cellalign.engine import predict
-    from cellalign.data.fingerprints import of_trained
     from cellalign.engine.device import computing
     from cellalign.methods.base import CONDITION, Extends, Fields
     from cellalign.methods.registry import lacks

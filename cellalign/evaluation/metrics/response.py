@@ -169,7 +169,7 @@ def r2_of_moments(predicted: Moments, real: Moments) -> dict[str, float]:
 
 
 def subsample_moments(predicted: np.ndarray, real: np.ndarray, seed: int = 0) -> tuple[Moments, Moments]:
-    """Means and variances [draws, G] of random parts of both sets of cells [n, G]; a shift of cells shifts the means."""
+    """Means and variances [draws, G] of random parts of both sets of cells [n, G]; moved cells move the means."""
     rng = np.random.default_rng(seed)
     return _moments(predicted, rng), _moments(real, rng)
 
