@@ -67,8 +67,8 @@ class Groups:
     def some(self, kept: np.ndarray) -> Groups:
         """Those of a mask or of positions."""
         rows = np.arange(len(self))[kept]
-        names = [tuple(of[i] for i in rows) for of in (self.kinds, self.places)]
-        return Groups(*names, self.treated[rows], self.control[rows], self.halves[:, rows])
+        kinds, places = (tuple(of[i] for i in rows) for of in (self.kinds, self.places))
+        return Groups(kinds, places, self.treated[rows], self.control[rows], self.halves[:, rows])
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,11 @@ def choose(others: Groups) -> Chosen:
             weights = likeness(start, rest.control, sharpness)
             deviation = start - weights @ rest.control
             tried = weights @ rest.changes - np.multiply.outer(SHRINKAGES, deviation)
-            local[j] += correlations(tried, real)
-        linear += correlations(_ridge(start, rest.control, rest.changes, np.array(RIDGES)), real)
-    j, b = np.unravel_index(np.argmax(local), local.shape)
-    return Chosen(SHARPNESSES[j], float(SHRINKAGES[b]), RIDGES[int(np.argmax(linear))])
+            local[j] += np.nan_to_num(correlations(tried, real))
+        tried = _ridge(start, rest.control, rest.changes, np.array(RIDGES))
+        linear += np.nan_to_num(correlations(tried, real))
+    sharp, shrunk = divmod(int(np.argmax(local)), len(SHRINKAGES))
+    return Chosen(SHARPNESSES[sharp], float(SHRINKAGES[shrunk]), RIDGES[int(np.argmax(linear))])
 
 
 def changes_by_name(

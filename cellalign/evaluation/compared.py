@@ -291,11 +291,13 @@ def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
         kinds = _called(inputs, against, inputs.label)
     if inputs.within is None or inputs.within not in inputs.adata.obs:  # of which donor a cell is, it does not say
         return _Grouping(*kinds, {str(kind): (str(kind), "") for kind in np.unique(np.concatenate(kinds))})
-    places, parts, named = _called(inputs, against, inputs.within), {}, []
+    places = _called(inputs, against, inputs.within)
+    parts: dict[str, tuple[str, str]] = {}
+    named = []
     for kind, place in zip(kinds, places, strict=True):
         pairs, codes = np.unique(np.stack([kind, place]), axis=1, return_inverse=True)
         names = [BETWEEN.join(pair) if all(pair) else "" for pair in pairs.T.tolist()]
-        parts |= {name: tuple(pair) for name, pair in zip(names, pairs.T.tolist(), strict=True)}
+        parts |= {name: (str(pair[0]), str(pair[1])) for name, pair in zip(names, pairs.T.tolist(), strict=True)}
         named.append(np.array(names)[codes.ravel()])
     return _Grouping(named[0], named[1], parts)
 

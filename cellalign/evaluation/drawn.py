@@ -63,9 +63,9 @@ def _of_split(cells: CellType, split: Split, rng: np.random.Generator, draws: in
     same = np.broadcast_to(cells.predicted.mean(0), start.shape)
     if cells.start is not None:
         return start, other, share, same, np.broadcast_to(cells.predicted.mean(0) - cells.start.mean(0), start.shape)
-    n = sum(half.n for half in halves)
-    predicted = sum(half.predicted for half in halves) / n[:, None] if (n > 0).all() else same
-    first = halves[0]
+    first, second = halves
+    n = first.n + second.n
+    predicted = (first.predicted + second.predicted) / n[:, None] if (n > 0).all() else same
     if not first.n.any():  # the sources are not known
         return start, other, share, same, same - start
     return start, other, share, predicted, first.change / np.where(first.n > 0, first.n, np.nan)[:, None]

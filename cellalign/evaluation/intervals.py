@@ -58,7 +58,7 @@ class Paired:
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", or "undecided" where the interval holds 0."""
+        """Whether the prediction is "better" or "worse", or that is "undecided": the interval holds 0."""
         low, high = self.interval.low, self.interval.high
         return "better" if low > 0 else "worse" if high < 0 else "undecided"
 

@@ -227,8 +227,8 @@ class _Spread:
     def _parts(self, predicted: res.Moments, real: res.Moments) -> dict[str, float]:
         found: dict[str, float] = {}
         for ending, columns in self.genes.items():
-            p, r = (tuple(each[:, columns] for each in of) for of in (predicted, real))
-            of = res.r2_of_moments(p, r)
+            (p, p_var), (r, r_var) = predicted, real
+            of = res.r2_of_moments((p[:, columns], p_var[:, columns]), (r[:, columns], r_var[:, columns]))
             if ending:
                 of = {f"r2_means{ending}": of["r2_means"], f"r2_means{ending}_sd": of["r2_means_sd"]}
             found |= of

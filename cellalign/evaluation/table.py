@@ -11,7 +11,8 @@ import numpy as np
 
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics.metric import NULL, Metric, Null
-from cellalign.evaluation.response_table import MEAN, PANEL, tables
+from cellalign.evaluation.response_table import MEAN as MEAN
+from cellalign.evaluation.response_table import PANEL, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,7 +192,7 @@ class Evaluation:
 
     `responses` holds what the response panel scored, one per cell type, for pictures, and `images` some of what panel
     images scored; `metrics_as_rows` names the panels that are printed with metrics as rows. Of a predicted response
-    `measurable` says how many groups of how many can be told from noise, and `verdict` in words what its scores come to.
+    `measurable` says how many groups of how many can be told from noise, and `verdict` what it comes to.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -275,11 +276,11 @@ class Evaluation:
         return self.responses
 
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Tables for people: (title, columns, rows), one per panel, of a predicted response several; groups as rows, or the
-        metrics.
+        """Tables for people: (title, columns, rows), one per panel, several of a predicted response.
 
-        An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored. A
-        score under permuted labels stands behind the score, with its standard deviation.
+        Groups are rows, or the metrics. An arrow says which way is better: beside the metric, or beside the row where
+        it differs by what is scored. A score under permuted labels stands behind the score, with its standard
+        deviation.
         """
         found = []
         for panel in dict.fromkeys(row.panel for row in self.rows):

@@ -1,4 +1,4 @@
-"""What the scores of a predicted response come to: the prediction beside the best baseline, and one sentence in words."""
+"""What the scores of a predicted response come to: the prediction beside the best baseline, and that in words."""
 
 from __future__ import annotations
 

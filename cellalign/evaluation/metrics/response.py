@@ -151,8 +151,8 @@ def r2_subsampled(
     dict
         Mean and standard deviation over 100 draws, by metric (`SUBSAMPLED`).
     """
-    both = [x if genes is None else x[:, genes] for x in (predicted, real)]
-    return r2_of_moments(*subsample_moments(*both, seed))
+    p, r = (x if genes is None else x[:, genes] for x in (predicted, real))
+    return r2_of_moments(*subsample_moments(p, r, seed))
 
 
 Moments = tuple[np.ndarray, np.ndarray]
