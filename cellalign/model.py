@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from cellalign.data.columns import having
+from cellalign.data.interventions import To, asks_for_several
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.checkpoint import tensors_checksum
@@ -28,9 +29,10 @@ from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
 from cellalign.model_cells import ReadsCells
 from cellalign.model_description import DRAW
-from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
+from cellalign.model_directory import build, read_history, read_record, read_trained, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
+from cellalign.predictions import Predictions, predict_several
 from cellalign.records import Embedding, ModelRecord, Umap, obsm_key
 from cellalign.records.provenance import ModelStep
 
@@ -50,11 +52,20 @@ class Model(ReadsCells):
         The columns it was given.
     history : list of dict
         One row per epoch.
+    trained : int64 array, optional
+        Fingerprints of the cells it has seen (`data.fingerprints`); models of before do not know them.
     """
 
-    def __init__(self, method: Method, record: ModelRecord, history: list[dict[str, float]]) -> None:
+    def __init__(
+        self,
+        method: Method,
+        record: ModelRecord,
+        history: list[dict[str, float]],
+        trained: np.ndarray | None = None,
+    ) -> None:
         super().__init__(method, record)
         self.history = history
+        self.trained = trained
 
     def needs(self, capability: type[Capability]) -> Any:
         """The method, if it has a capability.
@@ -70,7 +81,8 @@ class Model(ReadsCells):
 
     def save(self, directory: str | Path, *, force: bool = False) -> None:
         """Write the model directory; see `model_directory.write_model` for what it raises."""
-        self.record = write_model(directory, self.record, self.method.state_dict(), self.history, force=force)
+        weights, trained = self.method.state_dict(), self.trained
+        self.record = write_model(directory, self.record, weights, self.history, trained=trained, force=force)
 
     @classmethod
     def load(cls, directory: str | Path) -> Model:
@@ -106,7 +118,7 @@ class Model(ReadsCells):
         method.eval()
         settings = method.hp.model_dump(mode="json")  # under the names of this version
         record = record.model_copy(update={"hyperparameters": settings})
-        return cls(method, record, read_history(directory))
+        return cls(method, record, read_history(directory), read_trained(directory))
 
     def embed(self, adata: AnnData, **options: Any) -> np.ndarray:
         """Latent representation of cells, float32 [n_cells, n_latent]: posterior means; options as `embeddings`."""
@@ -326,12 +338,20 @@ class Model(ReadsCells):
                 return control
         return np.arange(adata.n_obs)
 
-    def predict(self, adata: AnnData, *, to: str | float | Mapping[str, Any], **options: Any) -> Prediction:
-        """What cells would look like under another condition, computed when it is read; see `prediction.predict`."""
-        return predict_expression(self, adata, to=to, **options)
+    def predict(self, adata: AnnData, *, to: To | Sequence[To], **options: Any) -> Prediction | Predictions:
+        """What cells would look like under another condition, computed when it is read; see `prediction.predict`.
 
-    def counterfactual(self, adata: AnnData, *, to: str | float | Mapping[str, Any], **options: Any) -> AnnData:
-        """The same in memory; options as `prediction.predict`.
+        Under several of them (a sequence, or "all"), and with `per_condition`, `within` or `with_control`, see
+        `predictions.predict_several`.
+        """
+        more = {name: options.pop(name, None) for name in ("per_condition", "within", "with_control")}
+        more = {name: value for name, value in more.items() if value}
+        if more or asks_for_several(self.fields, to):
+            return predict_several(self, adata, to=to, **more, **options)
+        return predict_expression(self, adata, to=to, **options)  # type: ignore[arg-type]
+
+    def counterfactual(self, adata: AnnData, *, to: To | Sequence[To], **options: Any) -> AnnData:
+        """The same in memory; options as `prediction.predict`, and of several conditions `predictions.predict_several`.
 
         Returns
         -------
@@ -340,7 +360,8 @@ class Model(ReadsCells):
             source cells with the condition replaced and the original in "<condition>_source". With `draws` or `samples`
             layers["sd"], the standard deviation of a cell's expression under the prediction; with `samples`
             layers["sd_of_mean"], the part of it that comes from not knowing the cell's latents. Beside the mean of
-            counts layers["drawn"], one draw of each cell (CSR).
+            counts layers["drawn"], one draw of each cell (CSR). Of several conditions a row per source cell and
+            condition, with the source cell's name in obs["source_cell"].
         """
         return self.predict(adata, to=to, **options).to_adata()
 
