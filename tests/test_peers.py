@@ -82,6 +82,7 @@ def test_every_prediction_of_a_runner_is_scored_alike_and_baselines_once(peers, 
     assert {wrote for method, wrote in by if method != "peer"} == {"baseline"}
     assert {"no change", "mean shift", "split half"} <= {method for method, _ in by}
     assert set(peers.METRICS) <= set(right)
+    assert right[peers.SHARED] == pytest.approx(1)  # the whole real change, from the same control
 
 
 def test_rows_that_are_there_are_not_added_again(peers):
