@@ -114,6 +114,9 @@ def test_the_table_has_the_mean_of_types_and_its_spread_over_seeds(peers):
     assert found.loc[("a", "w"), "sd"] == pytest.approx(np.std([0.7, 0.8], ddof=1))
     assert list(found["seeds"]) == [2, 1]
     assert list(peers.table(pd.DataFrame(rows), "mse_all").index) == [("b", "w"), ("a", "w")]
+    lines = list(peers.summary(pd.DataFrame(rows)))
+    assert lines[0] == "| a | w |  | 0.750 (0.071) |  |  | 750.0 (70.7) |  |  | 1 | 2 |"
+    assert len(list(peers.summary(pd.DataFrame(rows[:-1])))) == 1  # b lacks a type
 
 
 def test_a_peer_without_its_environment_is_not_started(peers, tmp_path):
