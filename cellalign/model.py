@@ -29,7 +29,7 @@ from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
 from cellalign.model_cells import ReadsCells
 from cellalign.model_description import DRAW
-from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
+from cellalign.model_directory import build, read_history, read_record, read_trained, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
 from cellalign.predictions import Predictions, predict_several
@@ -52,11 +52,20 @@ class Model(ReadsCells):
         The columns it was given.
     history : list of dict
         One row per epoch.
+    trained : int64 array, optional
+        Fingerprints of the cells it has seen (`data.fingerprints`); models of before do not know them.
     """
 
-    def __init__(self, method: Method, record: ModelRecord, history: list[dict[str, float]]) -> None:
+    def __init__(
+        self,
+        method: Method,
+        record: ModelRecord,
+        history: list[dict[str, float]],
+        trained: np.ndarray | None = None,
+    ) -> None:
         super().__init__(method, record)
         self.history = history
+        self.trained = trained
 
     def needs(self, capability: type[Capability]) -> Any:
         """The method, if it has a capability.
@@ -72,7 +81,8 @@ class Model(ReadsCells):
 
     def save(self, directory: str | Path, *, force: bool = False) -> None:
         """Write the model directory; see `model_directory.write_model` for what it raises."""
-        self.record = write_model(directory, self.record, self.method.state_dict(), self.history, force=force)
+        weights, trained = self.method.state_dict(), self.trained
+        self.record = write_model(directory, self.record, weights, self.history, trained=trained, force=force)
 
     @classmethod
     def load(cls, directory: str | Path) -> Model:
@@ -108,7 +118,7 @@ class Model(ReadsCells):
         method.eval()
         settings = method.hp.model_dump(mode="json")  # under the names of this version
         record = record.model_copy(update={"hyperparameters": settings})
-        return cls(method, record, read_history(directory))
+        return cls(method, record, read_history(directory), read_trained(directory))
 
     def embed(self, adata: AnnData, **options: Any) -> np.ndarray:
         """Latent representation of cells, float32 [n_cells, n_latent]: posterior means; options as `embeddings`."""

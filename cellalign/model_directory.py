@@ -1,4 +1,7 @@
-"""A trained model on disk: model.yaml, weights.safetensors, history.csv. Data, never code: no pickle is read."""
+"""A trained model on disk: model.yaml, weights.safetensors, history.csv, cells.npy (which cells it has seen).
+
+Data, never code: no pickle is read.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,7 +31,7 @@ from cellalign.methods.registry import get
 from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord, checked_text, plain_of, verify
 
 log = logging.getLogger("cellalign")
-SPEC, WEIGHTS, HISTORY = MODEL_FILES
+SPEC, WEIGHTS, HISTORY, CELLS = MODEL_FILES
 # bytes of model.yaml, which names every gene, and those of the weights; and of a history of a million epochs
 LARGEST_SPEC, PER_WEIGHT, LARGEST_HISTORY = 8 << 20, 32, 1 << 28
 PER_TRAINED_BYTE = 4  # a weight, its gradient, and Adam's two moments
@@ -60,9 +64,15 @@ def write_model(
     weights: dict[str, Tensor],
     history: list[dict[str, float]],
     *,
+    trained: np.ndarray | None = None,
     force: bool = False,
 ) -> ModelRecord:
     """Write the directory; it appears under its name only when complete.
+
+    Parameters
+    ----------
+    trained : int64 array, optional
+        Fingerprints of the cells it has seen (`data.fingerprints`), where these are known.
 
     Returns
     -------
@@ -85,6 +95,8 @@ def write_model(
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(history)
+        if trained is not None:
+            np.save(fresh / CELLS, trained, allow_pickle=False)
     return record
 
 
@@ -172,6 +184,17 @@ def read_history(directory: str | Path) -> list[dict[str, float]]:
     except (OSError, ValueError, TypeError, csv.Error) as error:
         log.warning("%s is not read, the model is as good without: %s", file, str(error).splitlines()[0])
         return []
+
+
+def read_trained(directory: str | Path) -> np.ndarray | None:
+    """Fingerprints of the cells that the model has seen; None where the file is gone or damaged, as of old models."""
+    file = Path(directory) / CELLS
+    try:
+        found = np.load(file, allow_pickle=False) if file.is_file() else None
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s is not read, the model is as good without: %s", file, str(error).splitlines()[0])
+        return None
+    return found if found is not None and found.dtype == np.int64 and found.ndim == 1 else None
 
 
 def build(record: ModelRecord, at_most: int | None = None) -> Method:

@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.columns import Where
+from cellalign.data.fingerprints import written
 from cellalign.data.images import KEY as IMAGES
 from cellalign.data.interventions import Intervention, intervention
 from cellalign.data.loader import Cells, make_cells
@@ -52,6 +53,8 @@ class Prediction:
         Cells predicted of each source cell; 0 for their mean.
     image_shape : tuple of int, optional
         Of images.
+    trained : int64 array, optional
+        Fingerprints of the cells that the model has seen: `evaluate` tells by them what is fitted.
     """
 
     obs: pd.DataFrame
@@ -63,6 +66,7 @@ class Prediction:
     draws: int
     parts: Callable[[], Iterator[dict[str, np.ndarray]]]
     image_shape: tuple[int, ...] | None = None
+    trained: np.ndarray | None = None
 
     @property
     def copies(self) -> int:
@@ -81,6 +85,7 @@ class Prediction:
     def uns(self) -> dict[str, Any]:
         """Provenance, and the shape of images."""
         plain: dict[str, Any] = {KEY: self.provenance.with_steps(self.record).plain()}
+        plain |= written(self.trained, self.var.index)
         return plain if self.image_shape is None else plain | {IMAGES: np.array(self.image_shape)}
 
     def bare(self) -> AnnData:
@@ -172,7 +177,8 @@ def predict(
     obs = _predicted_obs(adata.obs.iloc[asked.rows], asked, model.record.holdout, model.control, draws)
     observed, vectors = found.x[asked.rows], one.cells.obsm
     shape, provenance = model.record.image_shape, prepared(model, adata)
-    return Prediction(obs, found.var, dict(vectors), observed, one.record, provenance, draws, one.parts, shape)
+    kept = dict(vectors)
+    return Prediction(obs, found.var, kept, observed, one.record, provenance, draws, one.parts, shape, model.trained)
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,12 @@ def digest_of(matrix: Rows, n: int) -> str:
     """`content_of`, of rows [n, G]; a block of them is looked at at a time."""
     digest = hashlib.sha256(f"cellalign matrix 1: {n} x {matrix.n_columns}".encode())
     for first in range(0, n, DIGESTED_TOGETHER):
-        for part in _stored(matrix, first, min(n, first + DIGESTED_TOGETHER)):
+        for part in stored(matrix, first, min(n, first + DIGESTED_TOGETHER)):
             digest.update(part.data)
     return f"sha256:{digest.hexdigest()}"
 
 
-def _stored(matrix: Rows, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stored(matrix: Rows, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of a run of rows, how many values each has that are not zero in float32 [B], their columns and they [nnz]."""
     if isinstance(matrix, CSR):
         start = matrix.indptr[first : last + 1].numpy()

@@ -11,12 +11,64 @@ import numpy as np
 
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics.metric import NULL, Metric, Null
+from cellalign.evaluation.response_table import MEAN as MEAN
+from cellalign.evaluation.response_table import PANEL, tables
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-MEAN = "mean"
+FITTED, PREDICTED = "fitted", "predicted"  # the model has seen the real cells, or not
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a score of a predicted response is worth.
+
+    Attributes
+    ----------
+    low, high : float
+        Of its 95 % interval: cells drawn again within groups, then groups.
+    anchored : float
+        (u - b) / (r - b), u the score, b that of the mean shift or mean response, r that of halves of the real cells:
+        0 for what knows nothing of the group, 1 for a repeat of the experiment, never clipped.
+    status : str
+        `FITTED`, `PREDICTED`, or "" where that is not known or the row is of no prediction.
+    measurable : bool, optional
+        Whether halves of the group's real cells agree at all; None of a mean.
+    best : str
+        Of a prediction's row the best baseline by this metric.
+    difference, difference_low, difference_high : float
+        From that baseline, positive where the prediction is better.
+    p : float
+        Of the mean difference, by flipping the signs of the groups'.
+    """
+
+    low: float = float("nan")
+    high: float = float("nan")
+    anchored: float = float("nan")
+    status: str = ""
+    measurable: bool | None = None
+    best: str = ""
+    difference: float = float("nan")
+    difference_low: float = float("nan")
+    difference_high: float = float("nan")
+    p: float = float("nan")
+
+    def record(self) -> dict[str, Any]:
+        """As it is written, by column."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "anchored": self.anchored,
+            "status": self.status or None,
+            "measurable": self.measurable,
+            "best_baseline": self.best or None,
+            "difference": self.difference,
+            "difference_low": self.difference_low,
+            "difference_high": self.difference_high,
+            "p": self.p,
+        }
 
 
 @dataclass(frozen=True)
@@ -32,6 +84,8 @@ class Row:
     n_cells : int
     null : Null, optional
         The value's mean and standard deviation under permuted labels, where these were scored as well.
+    evidence : Evidence, optional
+        Of a predicted response, how sure the value is, and what it is beside the baselines.
     """
 
     panel: str
@@ -41,6 +95,7 @@ class Row:
     value: float
     n_cells: int
     null: Null | None = None
+    evidence: Evidence | None = None
 
     @property
     def metric(self) -> str:
@@ -54,7 +109,7 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """As it is written: a number or text by column."""
-        return {
+        own = {
             "panel": self.panel,
             "system": self.system,
             "group": self.group,
@@ -65,6 +120,7 @@ class Row:
             "null": float("nan") if self.null is None else self.null.mean,
             "null_sd": float("nan") if self.null is None else self.null.sd,
         }
+        return own if self.evidence is None else own | self.evidence.record()
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +191,8 @@ class Evaluation:
     """All scores, the panels left out with the reason, and notes such as skipped cell types.
 
     `responses` holds what the response panel scored, one per cell type, for pictures, and `images` some of what panel
-    images scored; `metrics_as_rows` names the panels that are printed with metrics as rows.
+    images scored; `metrics_as_rows` names the panels that are printed with metrics as rows. Of a predicted response
+    `measurable` says how many groups of how many can be told from noise, and `verdict` what it comes to.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -144,6 +201,8 @@ class Evaluation:
     responses: list[Response] = field(default_factory=list)
     images: list[Pictures] = field(default_factory=list)
     metrics_as_rows: set[str] = field(default_factory=set)
+    measurable: tuple[int, int] | None = None
+    verdict: str = ""
 
     def frame(self) -> pd.DataFrame:
         """The scores as a table, one row each."""
@@ -154,7 +213,10 @@ class Evaluation:
     def to_json(self) -> str:
         """Scores, left-out panels and notes."""
         rows = [{k: None if v != v else v for k, v in row.record().items()} for row in self.rows]
-        return json.dumps({"scores": rows, "left_out": self.left_out, "notes": self.notes}, indent=1) + "\n"
+        found: dict[str, Any] = {"scores": rows, "left_out": self.left_out, "notes": self.notes}
+        if self.measurable is not None:
+            found |= {"measurable": dict(zip(("groups", "of"), self.measurable, strict=True)), "verdict": self.verdict}
+        return json.dumps(found, indent=1) + "\n"
 
     def to_csv(self) -> str:
         """The scores, one row each, with a header."""
@@ -214,15 +276,19 @@ class Evaluation:
         return self.responses
 
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Tables for people: (title, columns, rows), one per panel; groups as rows, or the metrics.
+        """Tables for people: (title, columns, rows), one per panel, several of a predicted response.
 
-        An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored. A
-        score under permuted labels stands behind the score, with its standard deviation.
+        Groups are rows, or the metrics. An arrow says which way is better: beside the metric, or beside the row where
+        it differs by what is scored. A score under permuted labels stands behind the score, with its standard
+        deviation.
         """
-        return [
-            _table(panel, self.rows, panel in self.metrics_as_rows)
-            for panel in dict.fromkeys(row.panel for row in self.rows)
-        ]
+        found = []
+        for panel in dict.fromkeys(row.panel for row in self.rows):
+            if panel == PANEL and self.measurable is not None:
+                found += tables(self.rows, self.measurable)
+            else:
+                found.append(_table(panel, self.rows, panel in self.metrics_as_rows))
+        return found
 
 
 def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str, list[str], list[list[str]]]:

@@ -14,10 +14,11 @@ from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
-from cellalign.tasks.prepare import prepare, what_is_read
+from cellalign.tasks.prepare import Prepared, prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
     from cellalign.engine.fit import Progress, State
@@ -251,7 +252,11 @@ def train(
                 learning_on=learning_on,
             )
             _say_caveats(module)
-        model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history)
+        findings = module.findings()
+        for found in findings:
+            tell(logging.INFO, found)
+        record = record.model_copy(update={"outcome": _outcome(state, findings)})
+        model = Model(module, record, state.history, _seen(prepared, parent))
         if model_path is not None and checkpoint is not None:
             model.save(Path(model_path), force=force)
             checkpoint.remove()  # not before: a run that is killed here has the one or the other
@@ -370,7 +375,20 @@ def _say_caveats(method: Method) -> None:
         tell(logging.WARNING, found[0] + more)
 
 
-def _outcome(state: State) -> Outcome:
+def _seen(prepared: Prepared, parent: Parent | None) -> np.ndarray | None:
+    """Fingerprints of all cells that the model has seen; None where it began with one that does not know its own."""
+    import numpy as np
+
+    from cellalign.data.fingerprints import of_trained
+
+    before = None if parent is None else parent.model.trained
+    if parent is not None and before is None:
+        return None
+    rows = np.concatenate([prepared.train_rows, prepared.validation_rows])
+    return of_trained(prepared.cells.matrix, len(prepared.cells), rows, before)
+
+
+def _outcome(state: State, findings: list[str]) -> Outcome:
     from cellalign.records import Outcome
 
     best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
@@ -382,4 +400,5 @@ def _outcome(state: State) -> Outcome:
         validation_loss=best[1],
         setbacks=state.setbacks,
         lr_factor=state.lr_factor,
+        findings=findings,
     )
