@@ -6,8 +6,8 @@
 Each value of a column is held out under the other condition; so is one half of its controls, which no method and no
 baseline sees: from it the truth is a change, from the other half all predictions start. Scored are the groups (by
 label, where there is one) with enough cells, by correlation of the change over 50 DE genes and over all, and squared
-error x 1000; a seed draws the halves, and the networks. Baselines: the mean shift, the local shift, and the same label's
-change elsewhere (matched).
+error x 1000; a seed draws the halves, and the networks. Baselines: the mean shift, the local shift, and the
+change of the same label elsewhere (matched).
 """
 
 from __future__ import annotations

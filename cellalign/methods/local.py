@@ -261,9 +261,9 @@ class Local(PCA):
                 return torch.zeros_like(self.groups.means[rows])
             apart = self.groups.of_all(target) - self.groups.of_all(source)
             return apart.expand(len(rows), -1).clone()
-        settings = [Setting(*each) for each in self.settings.double().round(decimals=6).tolist()]
-        shares = self.shares.double().cpu().numpy()
-        means, values = self.groups.means.double().cpu().numpy(), self.groups.groups[:, 1:].cpu().numpy()
+        settings = [Setting(*each) for each in self.settings.cpu().double().round(decimals=6).tolist()]
+        shares = self.shares.cpu().double().numpy()
+        means, values = self.groups.means.cpu().double().numpy(), self.groups.groups[:, 1:].cpu().numpy()
         found = [shares @ changes(means[row], values[row], known, settings) for row in rows.tolist()]
         return torch.from_numpy(np.array(found)).to(self.groups.means)
 
