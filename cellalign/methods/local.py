@@ -178,7 +178,8 @@ class Local(PCA):
         said = f"local: {share:.0%} by likeness (sharpness {sharpness}, shrink {shrink}"
         said += "" if self.layout.signed else f", offset {offset}"
         said += f", kinship {kinship}" if self.groups.n_columns > 1 else ""
-        said += f"), {1 - share:.0%} by regression, on average of {len(self.shares)} settings"
+        said += ")" if share > 0.995 else f"), {1 - share:.0%} by regression"
+        said += f", on average of {len(self.shares)} settings"
         n = len(self.evidence)
         if n < 2:
             return [f"{said}; no two groups to leave out, so all settings count alike"]
