@@ -97,7 +97,7 @@ class Local(PCA):
         """Clusters that stand for cell types."""
         y = torch.cat([self.embedding(batch) for batch in batches()])
         condition = torch.cat([self.groups.conditions(batch.condition) for batch in batches()])
-        _, self.centres, self.levels = states(y, condition, self.hp.states)
+        self.centres, self.levels = states(y, condition, self.hp.states)
 
     def state(self, batch: Minibatch) -> Tensor:
         """The cluster of each cell, [B]."""
