@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellalign.calibration import Groups
 from cellalign.data.columns import having
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
@@ -28,7 +29,7 @@ from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
 from cellalign.model_cells import ReadsCells
 from cellalign.model_description import DRAW
-from cellalign.model_directory import build, read_history, read_record, read_weights, write_model
+from cellalign.model_directory import build, read_calibration, read_history, read_record, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
 from cellalign.records import Embedding, ModelRecord, Umap, obsm_key
@@ -50,11 +51,15 @@ class Model(ReadsCells):
         The columns it was given.
     history : list of dict
         One row per epoch.
+    calibration : Groups, optional
+        Groups that were predicted by refits without them, which calibrate intervals.
     """
 
-    def __init__(self, method: Method, record: ModelRecord, history: list[dict[str, float]]) -> None:
+    def __init__(
+        self, method: Method, record: ModelRecord, history: list[dict[str, float]], calibration: Groups | None = None
+    ) -> None:
         super().__init__(method, record)
-        self.history = history
+        self.history, self.calibration = history, calibration
 
     def needs(self, capability: type[Capability]) -> Any:
         """The method, if it has a capability.
@@ -70,7 +75,8 @@ class Model(ReadsCells):
 
     def save(self, directory: str | Path, *, force: bool = False) -> None:
         """Write the model directory; see `model_directory.write_model` for what it raises."""
-        self.record = write_model(directory, self.record, self.method.state_dict(), self.history, force=force)
+        weights = self.method.state_dict()
+        self.record = write_model(directory, self.record, weights, self.history, self.calibration, force=force)
 
     @classmethod
     def load(cls, directory: str | Path) -> Model:
@@ -106,7 +112,7 @@ class Model(ReadsCells):
         method.eval()
         settings = method.hp.model_dump(mode="json")  # under the names of this version
         record = record.model_copy(update={"hyperparameters": settings})
-        return cls(method, record, read_history(directory))
+        return cls(method, record, read_history(directory), read_calibration(directory, record))
 
     def embed(self, adata: AnnData, **options: Any) -> np.ndarray:
         """Latent representation of cells, float32 [n_cells, n_latent]: posterior means; options as `embeddings`."""

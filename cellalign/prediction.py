@@ -21,12 +21,14 @@ from cellalign.data.split import held_out
 from cellalign.engine.device import computed, pick_device
 from cellalign.engine.predict import predictions
 from cellalign.errors import ModelError, UsageError, option
+from cellalign.intervals import check_interval, intervals
 from cellalign.methods.base import BATCH, CONDITION, Predicts
 from cellalign.methods.capabilities import Rule
 from cellalign.records import Counterfactual, Provenance
 from cellalign.records.provenance import KEY
 
 if TYPE_CHECKING:
+    from cellalign.calibration import Over
     from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
@@ -114,6 +116,9 @@ def predict(
     samples: int = 0,
     combine: str = "auto",
     missing_genes: str = "error",
+    interval: float | None = None,
+    interval_over: Over = "all",
+    interval_cells: int | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -147,6 +152,16 @@ def predict(
         How the effects of "a+b" are added up: the predicted changes of each by itself from the control, in expression
         (of counts fold changes multiply), or by the method's own rule in its latents; auto is the method's default.
         Whichever it is, it is an additive rule, which knows no interaction.
+    interval : float, optional
+        Of a model that was calibrated (`train(calibrate=...)`): layers["lower"] and layers["upper"] hold for every cell
+        between which values the mean of its group will be observed, for this share of the genes; obs["abstain"] whether
+        predictions of held-out groups like it were no better than no change, or clearly worse than the mean shift. The
+        cells are predicted twice.
+    interval_over : {"all", "de"}
+        The share of all genes, or of the 50 that turn out to differ most from the control: wider.
+    interval_cells : int, optional
+        Of how many cells the observed mean will be; by default in proportion to the control cells, as in the groups
+        held out.
 
     Raises
     ------
@@ -171,10 +186,12 @@ def predict(
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
     observed = found.x[asked.rows]
     cells = make_cells(source, observed, model.fields)
+    if interval is not None:
+        check_interval(model, asked, interval, interval_over, decoded=decoded, combine=combine)
     notes = _caveats(method, cells, asked)
     residual = model.expression != "counts" and not decoded and method.keeps_residual
 
-    def parts() -> Iterator[dict[str, np.ndarray]]:
+    def computing(**more: Any) -> Iterator[dict[str, np.ndarray]]:
         found = predictions(
             method,
             cells,
@@ -183,12 +200,19 @@ def predict(
             device=pick_device(device, threads),
             residual=residual,
             at_least=0.0 if model.expression == "log" else None,
-            samples=samples,
-            draws=draws,
-            drawn=model.expression == "counts",
             seed=seed,
+            **more,
         )
         return computed(found, device, threads)
+
+    known = None
+    if interval is not None:
+        settings: dict[str, Any] = {"level": interval, "over": interval_over, "cells": interval_cells}
+        known = intervals(model, source.obs, asked, observed, computing, **settings)
+
+    def parts() -> Iterator[dict[str, np.ndarray]]:
+        found = computing(samples=samples, draws=draws, drawn=model.expression == "counts")
+        return found if known is None else known.beside(found)
 
     written = "draw" if draws else "residual transfer" if residual else "decoded"
     record = Counterfactual(
@@ -204,11 +228,16 @@ def predict(
         samples=samples,
         draws=draws,
         combined=rule,
+        interval=interval,
+        interval_over=interval_over,
+        groups="" if known is None else known.key,
         notes="; ".join(notes),
         version=model.record.cellalign,
         weights=model.weights_checksum,
     )
     provenance = Provenance(preprocess=Provenance.of(model.preprocessed(adata.uns, model.target_sum)).preprocess)
+    if known is not None:
+        source.obs = source.obs.assign(abstain=known.abstain[known.codes])
     obs = _predicted_obs(source.obs, asked, model.record.holdout, model.control, draws)
     return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts, model.record.image_shape)
 

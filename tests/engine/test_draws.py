@@ -66,7 +66,7 @@ def test_no_change_changes_nothing_and_a_rise_leaves_most_zeros():
 
 @pytest.mark.parametrize("factor", [1.0, 1.5, 0.5])
 def test_as_many_genes_differ_as_in_real_cells(factor):
-    """Real cells whose rates are those of the control times a factor, against control cells moved by the mean change."""
+    """Real cells, rates those of the control times a factor, against control cells moved by the mean change."""
     torch.manual_seed(1)
     genes = np.ones(7)
     genes[:4] = factor
