@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.calibration import APART, Asked, Groups, TooFewGroups, interval
+from cellalign.calibration import APART, FEWEST, Asked, Groups, TooFewGroups, interval
 from cellalign.data.columns import column
 from cellalign.errors import InputError, option
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
@@ -106,27 +106,29 @@ class Intervals(Panel):
         everything = {name: compared.of(name) for name in compared.names}
         seen = [Moments.of(name, cells) for name, cells in everything.items()]
         seen += [Moments.of(name, compared.of(name)) for name in compared.shifts if name not in everything]
-        if combined:
-            seen = [Moments.of(record.to, everything["all"]), *_other_conditions(of_groups, record, origin)]
+        if combined:  # of one group, by its condition
+            everything = {record.to: everything["all"]}
         _say_abstained(of_groups, record, labels)
         held_out = np.asarray(adata.obs.get("held_out", np.zeros(adata.n_obs)), dtype=bool)
         for name, cells in everything.items():
-            rows = np.flatnonzero(labels == name)
+            rows = np.flatnonzero(labels == ("all" if combined else name))
             ends = [np.asarray(adata.layers[layer][rows[0]]).ravel() for layer in ("lower", "upper")]
             real, start = cells.real.mean(0), cells.control.mean(0)
             genes = {"de": res.de_genes(cells.control, cells.real, APART)}
             mine = {"top": _largest(cells.predicted.mean(0) - start), **genes}
             found = {"prediction": cov.score(ends[0], ends[1], real, mine, float(record.interval or 0))}
-            shown = record.to if combined else name
-            shift = _mean_shift(seen, shown, record)
+            beside = seen
+            if combined or len(seen) <= FEWEST:
+                beside = [Moments.of(name, cells), *_other_conditions(of_groups, record, origin, name)]
+            shift = _mean_shift(beside, name, record)
             if shift is None:
                 inputs.notes.append(
-                    f"intervals: no mean shift beside {shown}: fewer than 3 other groups have real cells"
+                    f"intervals: no mean shift beside {name}: fewer than 3 other groups have real cells"
                 )
             else:
                 top = {"top": _largest(shift[0] - start), **genes}
                 found["mean shift"] = cov.score(shift[1], shift[2], real, top, float(record.interval or 0))
-            yield shown, len(cells.real), found, bool(held_out[rows].all())
+            yield name, len(cells.real), found, bool(held_out[rows].all())
 
     def _rows(self, system: str, group: str, scores: dict[str, float], n_cells: int) -> Iterator[Row]:
         declared = by_name(self.metrics)
@@ -151,21 +153,23 @@ def _say_abstained(inputs: Inputs, record: Counterfactual, labels: np.ndarray) -
             )
 
 
-def _other_conditions(inputs: Inputs, record: Counterfactual, origin: str) -> Iterator[Moments]:
-    """The real cells under other conditions, which are the groups where combinations are predicted."""
+def _other_conditions(inputs: Inputs, record: Counterfactual, origin: str, group: str) -> Iterator[Moments]:
+    """A group's real cells under other conditions: they stand in for other groups where these are few."""
     assert inputs.against is not None and inputs.condition is not None
     values = column(inputs.against.obs, inputs.condition, missing=True)
     sizes = np.bincount(values.codes[values.codes >= 0], minlength=len(values.categories))
     there = [str(v) for v, n in zip(values.categories, sizes, strict=True) if n >= MIN_CELLS_PER_GROUP]
     for value in [v for v in there if v not in (origin, record.to)][:MOST]:
-        yield Moments.of(value, compare(inputs, origin, value).of("all"))
+        cells = compare(inputs, origin, value).of("all" if inputs.label is None else group)
+        if len(cells.real) >= MIN_CELLS_PER_GROUP:
+            yield Moments.of(value, cells)
 
 
 def _mean_shift(seen: list[Moments], name: str, record: Counterfactual) -> tuple[np.ndarray, ...] | None:
     """Mean change of the other groups added to a group's control, and its interval; None where there are too few."""
     [mine] = [group for group in seen if group.name == name]
     apart = [group for group in seen if group is not mine]
-    if len(apart) < 3:
+    if len(apart) < FEWEST:
         return None
     at_least = None if record.expression == "any" else 0.0
 
