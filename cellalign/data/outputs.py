@@ -267,7 +267,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _holds_model(folder: Path) -> bool:
     """Whether a folder is a model directory, damaged or not."""
-    spec, weights, _ = (folder / name for name in MODEL_FILES)
+    spec, weights = (folder / name for name in MODEL_FILES[:2])
     if not spec.is_file() or weights.is_file():
         return weights.is_file() and spec.is_file()
     with open(spec, "rb") as file:  # another program's model.yaml may be all that a folder holds

@@ -120,13 +120,18 @@ class DifferentialExpression(Panel):
         # what it notes of single replicates is not for the reader of all groups
         within = replace(inputs, adata=mine, against=theirs, label=self.replicate, result=Evaluation())
         within = within.known(self.replicate)
-        compared = compare(within, origin, to)
+        shown = option("replicate", self.replicate)
+        try:
+            compared = compare(within, origin, to)
+        except NotApplicable as reason:
+            cells = f"{MIN_CELLS_PER_GROUP} real and control cells of {group}"
+            raise InputError(f"{shown}: none of them has {cells}; at least {FEWEST} are needed") from reason
         bulks = [_Bulk.of(compared, name, is_log) for name in _names(within.adata, theirs, self.replicate)]
         predicted = _test(bulks, "predicted")
         if predicted is None:
             n = sum(bulk.predicted is not None for bulk in bulks)
             raise InputError(
-                f"{option('replicate', self.replicate)}: {n} of them have {MIN_CELLS_PER_GROUP} predicted and control "
+                f"{shown}: {n} of them have {MIN_CELLS_PER_GROUP} predicted and control "
                 f"cells of {group}; at least {FEWEST} are needed"
             )
         return predicted, _test(bulks, "real")
