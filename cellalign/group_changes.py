@@ -2,13 +2,27 @@
 
 A group is whatever has cells under both conditions (a cell type, a donor, a type of a donor, a dose); its change is the
 difference of its mean under the other condition from its mean under the control. Methods and baselines share these.
+
+Notable: what is chosen (how sharply likeness counts, how far states converge, whether changes are differences or fold
+changes) is chosen by leaving groups out, each predicted from one half of its control and compared with its change from
+the other half, so that what leans on the noise of its own control gains nothing. No setting wins alone: all count, by
+how little they are worse than the best, so that few groups choose softly and many sharply.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
 import numpy as np
 
 SHARPNESS = 4.0
+ADDITIVE = 1.0  # the offset at which a change of scale is none: log(expm1(x) + 1) is x
+NEGLIGIBLE = 1e-3  # share of a setting that is left away
+TINY = 1e-12
+DRAWN, SUMS_UP = 0.02, 1e3  # how much shares of a stack are drawn to a first guess, and to the sum 1
 
 
 def likeness(control: np.ndarray, controls: np.ndarray, sharpness: float = SHARPNESS) -> np.ndarray:
@@ -28,8 +42,13 @@ def likeness(control: np.ndarray, controls: np.ndarray, sharpness: float = SHARP
     array [..., n]
     """
     distance = np.linalg.norm(np.asarray(control)[..., None, :] - controls, axis=-1)
+    return by_distance(distance, sharpness)
+
+
+def by_distance(distance: np.ndarray, sharpness: float, times: np.ndarray | float = 1.0) -> np.ndarray:
+    """Weights [..., n] of groups at these distances: exp(-sharpness d / mean d), times others, summing up to 1."""
     scale = distance.mean(-1, keepdims=True)
-    weights = np.exp(-sharpness * distance / np.where(scale > 0, scale, 1.0))
+    weights = times * np.exp(-sharpness * distance / np.where(scale > 0, scale, 1.0))
     return weights / weights.sum(-1, keepdims=True)
 
 
@@ -56,3 +75,259 @@ def local_shift(
     """
     weights = likeness(control, controls, sharpness)
     return weights @ changes - shrink * (np.asarray(control) - weights @ controls)
+
+
+class Setting(NamedTuple):
+    """How a group's change follows from others'.
+
+    Attributes
+    ----------
+    sharpness : float
+        Of the likeness of control means.
+    shrink : float
+        How much of the deviation from the weighted control mean is taken back.
+    offset : float
+        Changes are differences of log(expm1(x) + offset): with 1 of x itself, below that more and more fold changes.
+    kinship : float
+        A group weighs exp(kinship) times as much for each value (of type, donor, ...) that it shares.
+    rank : float
+        Above 0 weights are no likeness: they follow from ridge regression of changes on so many principal components of
+        the control means, which may go beyond the groups that are known.
+    ridge : float
+        Of this regression, in parts of the mean square of a group's components.
+    """
+
+    sharpness: float
+    shrink: float
+    offset: float
+    kinship: float
+    rank: float = 0
+    ridge: float = 0
+
+
+def settings_to_try(*, signed: bool = False, related: bool = True) -> list[Setting]:
+    """All that are compared.
+
+    Parameters
+    ----------
+    signed : bool
+        Values are no log expression but any real ones: there are no fold changes.
+    related : bool
+        Groups can share values, because they are known by more than one column.
+    """
+    offsets = (ADDITIVE,) if signed else (0.2, 0.5, ADDITIVE)
+    kinships = (0.0, 1.0, 2.0) if related else (0.0,)
+    shrinks = (0, 0.2, 0.4, 0.6)
+    alike = [Setting(*each) for each in product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships)]
+    regressed = product((0,), shrinks[:-1], offsets, kinships, (2, 4), (0.05, 0.2, 0.8))
+    return alike + [Setting(*each) for each in regressed]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Groups whose changes are known.
+
+    Attributes
+    ----------
+    controls, treated : arrays [n, G]
+        Means under either condition.
+    noise : arrays [n, 2]
+        Sampling variance of these means, summed up over genes.
+    values : int array [n, F]
+        The group by its values, one for each column (type, donor, ...).
+    """
+
+    controls: np.ndarray
+    treated: np.ndarray
+    noise: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.controls)
+
+    def among(self, rows: np.ndarray) -> Known:
+        """Some of them."""
+        return Known(self.controls[rows], self.treated[rows], self.noise[rows], self.values[rows])
+
+    def reliability(self) -> np.ndarray:
+        """Weight [n] of each: the inverse variance of its change, within groups by sampling and between them."""
+        if len(self) < 2:
+            return np.ones(len(self))
+        own = self.noise.sum(1)
+        between = float((self.treated - self.controls).var(0, ddof=1).sum()) - float(own.mean())
+        found = 1 / (max(between, 0.1 * float(own.mean()), TINY) + own)
+        return found / found.max()
+
+
+def changes(control: np.ndarray, values: np.ndarray, known: Known, settings: Sequence[Setting]) -> np.ndarray:
+    """Change of a group under each of some settings, [settings, G].
+
+    Parameters
+    ----------
+    control : array [G]
+        Its control mean.
+    values : int array [F]
+        Its values; -1 where one is not known.
+    """
+    distance = np.linalg.norm(known.controls - control, axis=1)
+    shared = (known.values == values).sum(1)
+    reliable = known.reliability()
+    components = _components(known, reliable, control)
+    own = {offset: to_scale(control, offset) for offset in {s.offset for s in settings}}
+    means: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}
+    found = np.empty((len(settings), len(control)))
+    for row, (sharpness, shrink, offset, kinship, rank, ridge) in enumerate(settings):
+        key = (sharpness, kinship, rank, ridge)
+        if key not in means:
+            kin = reliable * np.exp(kinship * (shared - shared.max()))
+            if rank:
+                weights = _regressed(*components, reliable, kin, int(rank), ridge)
+            else:
+                weights = by_distance(distance, sharpness, kin)
+            means[key] = weights @ known.controls, weights @ known.treated
+        before, after = (to_scale(mean, offset) for mean in means[key])
+        moved = own[offset] + (after - before) - shrink * (own[offset] - before)
+        found[row] = from_scale(moved, offset) - control
+    return found
+
+
+def _components(known: Known, reliable: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Control means of known groups [n, r] and of another one [r] by principal components of the former."""
+    centre = reliable / reliable.sum() @ known.controls
+    spread = known.controls - centre
+    values, vectors = np.linalg.eigh(spread @ spread.T)  # of as many as there are groups, not genes
+    kept = values > TINY + 1e-9 * values.max(initial=0)
+    basis = (vectors[:, kept] / np.sqrt(values[kept]))[:, ::-1].T @ spread
+    return spread @ basis.T, basis @ (control - centre)
+
+
+def _regressed(
+    known: np.ndarray, own: np.ndarray, reliable: np.ndarray, kin: np.ndarray, rank: int, ridge: float
+) -> np.ndarray:
+    """Weights [n], summing up to 1, by which ridge regression on components predicts what groups have.
+
+    Parameters
+    ----------
+    known : array [n, r]
+        Components of the groups that are known, about their mean.
+    own : array [r]
+    reliable : array [n]
+        Of less reliable ones less is learned.
+    kin : array [n]
+        Weights of the mean from which the regression goes on.
+    """
+    z = known[:, :rank]
+    share, start = reliable / reliable.sum(), kin / kin.sum()
+    gram = z @ z.T
+    penalty = ridge * np.trace(gram) / len(z) / (len(z) * share)
+    found = np.linalg.solve(gram + np.diag(np.maximum(penalty, TINY)), z @ (own[:rank] - start @ z))
+    return start + found - found.sum() * share
+
+
+def to_scale(x: np.ndarray, offset: float) -> np.ndarray:
+    """log(expm1(x) + offset), on which an addition is between a difference of x and a fold change."""
+    return x if offset == ADDITIVE else np.log(np.expm1(np.maximum(x, 0)) + offset)
+
+
+def from_scale(moved: np.ndarray, offset: float) -> np.ndarray:
+    """The inverse; nothing falls below zero."""
+    return moved if offset == ADDITIVE else np.log1p(np.maximum(np.exp(moved) - offset, 0))
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A group that was left out, predicted from halves of its control.
+
+    Attributes
+    ----------
+    truth : array [splits, G]
+        Its change from the one half.
+    predicted : array [splits, candidates, G]
+        From the other, by others' changes.
+    """
+
+    truth: np.ndarray
+    predicted: np.ndarray
+
+    def errors(self) -> np.ndarray:
+        """Squared error of each candidate, in parts of the change's own square, [candidates]."""
+        return ((self.predicted - self.truth[:, None]) ** 2).mean((0, 2)) / max(float((self.truth**2).mean()), TINY)
+
+
+def soft_choice(errors: np.ndarray) -> np.ndarray:
+    """Share of each candidate [c] by its errors on groups that were left out, [groups, c].
+
+    exp(-excess / se): the excess is the mean error over that of the best, se its standard error as groups differ. With
+    one group or none no setting is better than another.
+    """
+    n, most = errors.shape
+    if n < 2:
+        return np.full(most, 1 / most)
+    mean = errors.mean(0)
+    apart = errors - errors[:, [mean.argmin()]]
+    se = np.sqrt(apart.var(0, ddof=1).mean() / n) * (n + 1) / (n - 1)  # of few groups it is itself uncertain
+    share = np.exp(-(mean - mean.min()) / max(float(se), TINY))
+    share[share < NEGLIGIBLE * share.max()] = 0
+    return share / share.sum()
+
+
+def others(known: Known, row: int, columns: Sequence[int]) -> np.ndarray:
+    """Mask [n] of the groups that stay when one is left out with all that share one of its values in these columns.
+
+    Columns are dropped from the last on while nothing would stay.
+    """
+    for n in range(len(columns), -1, -1):
+        lost = list(columns[:n])
+        gone = (known.values[:, lost] == known.values[row, lost]).any(1)
+        gone[row] = True
+        if not gone.all():
+            break
+    return ~gone
+
+
+def columns_asked(asked: np.ndarray, cells: np.ndarray, known: np.ndarray) -> list[int]:
+    """Columns of which a whole value is to be predicted: those to leave out by.
+
+    Parameters
+    ----------
+    asked : int array [m, F]
+        Groups, by their values, whose change is not known.
+    cells : int array [m]
+        Cells of each.
+    known : int array [n, F]
+        Groups whose change is.
+
+    Returns
+    -------
+    list of int
+        The columns whose value no known group has, as most of the cells lack them; none where groups are asked for
+        whose every value is known from others.
+    """
+    found: dict[tuple[int, ...], int] = {}
+    for values, n in zip(asked, cells, strict=True):
+        lacking = tuple(c for c in range(asked.shape[1]) if values[c] not in known[:, c].tolist())
+        found[lacking] = found.get(lacking, 0) + int(n)
+    most = max(found.values(), default=0)
+    return next((list(lacking) for lacking, n in found.items() if n == most), [])
+
+
+def stacked(left: Sequence[LeftOut]) -> np.ndarray:
+    """Shares of candidates [c], at least 0 and summing up to 1, whose average tells best what was left out.
+
+    Least squares, each group in parts of its own squared change, drawn to the shares of `soft_choice`: of few groups
+    candidates that are nearly alike cannot be told apart.
+    """
+    from scipy.optimize import nnls
+
+    choice = soft_choice(np.array([each.errors() for each in left]))
+    rows, goal = [], []
+    for each in left:
+        size = np.sqrt(max(float((each.truth**2).sum()), TINY))
+        rows.append(np.moveaxis(each.predicted, 1, 2).reshape(-1, len(choice)) / size)
+        goal.append(each.truth.reshape(-1) / size)
+    drawn = np.sqrt(DRAWN * len(left) / len(choice))
+    total = SUMS_UP * np.sqrt(len(left))
+    design = np.concatenate([*rows, drawn * np.eye(len(choice)), total * np.ones((1, len(choice)))])
+    found = nnls(design, np.concatenate([*goal, drawn * choice, [total]]))[0]
+    found[found < 0.01] = 0
+    return found / found.sum()

@@ -17,9 +17,10 @@ from cellalign.errors import InputError, ModelError, UsageError, option, spoken
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cellalign.calibration import Groups, Over
+    from cellalign.calibration import Groups
     from cellalign.data.interventions import Intervention
     from cellalign.model import Model
+    from cellalign.prediction import How
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Intervals:
             yield part | {"lower": self.lower[own], "upper": self.upper[own]}
 
 
-def check_interval(model: Model, asked: Intervention, level: float, over: str, *, decoded: bool, combine: str) -> None:
+def check_interval(model: Model, asked: Intervention, how: How) -> None:
     """Refuse an interval that the model's calibration does not tell.
 
     Raises
@@ -65,6 +66,7 @@ def check_interval(model: Model, asked: Intervention, level: float, over: str, *
     ModelError
         The model has no calibration, or of other conditions.
     """
+    level, over = float(how.interval or 0), how.interval_over
     shown = option("interval", level)
     if not 0.5 <= level < 1:
         raise UsageError(f"{shown} is no share from 0.5 up to below 1, such as 0.9")
@@ -72,15 +74,15 @@ def check_interval(model: Model, asked: Intervention, level: float, over: str, *
         raise UsageError(f"{option('interval_over', over)} is none of {', '.join(OVER)}")
     known = model.record.calibration
     if known is None or model.calibration is None:
-        how = spoken(python="train(..., calibrate='cell_type')", command="cellalign train ... --calibrate cell_type")
+        mend = spoken(python="train(..., calibrate='cell_type')", command="cellalign train ... --calibrate cell_type")
         raise ModelError(
             f"{shown}: the model knows no errors of held-out groups, by which intervals are calibrated; train it with "
-            f"the obs column of the groups: {how} (of a donor, a replicate or a cell type)"
+            f"the obs column of the groups: {mend} (of a donor, a replicate or a cell type)"
         )
     method: Any = model.method
-    if decoded and method.keeps_residual:
+    if how.decoded and method.keeps_residual:
         raise UsageError(f"{shown} is calibrated without {option('decoded', True)}; leave one of them out")
-    if combine not in ("auto", method.combines_in[0]):
+    if how.combine not in ("auto", method.combines_in[0]):
         raise UsageError(f"{shown} is calibrated with {option('combine', method.combines_in[0])}; leave it out")
     if len(asked.fields) > 1 or asked.fields[0].name != model.condition or asked.origin != model.control:
         raise UsageError(f"{shown} is calibrated from {model.condition}={model.control} to another {model.condition}")
@@ -97,10 +99,7 @@ def intervals(
     asked: Intervention,
     observed: Any,
     predicted: Callable[[], Iterator[dict[str, np.ndarray]]],
-    *,
-    level: float,
-    over: Over = "all",
-    cells: int | None = None,
+    how: How,
 ) -> Intervals:
     """Intervals of the groups of some source cells.
 
@@ -111,8 +110,8 @@ def intervals(
     observed : matrix [n, G]
     predicted : callable
         Gives the predicted mean of every cell as "X", batch by batch.
-    level, over, cells
-        As of `calibration.interval`.
+    how : How
+        Level, which genes, and of how many cells.
 
     Raises
     ------
@@ -122,7 +121,8 @@ def intervals(
         Too few other groups were held out.
     """
     known, held_out = model.record.calibration, model.calibration
-    assert known is not None and held_out is not None
+    assert known is not None and held_out is not None and how.interval is not None
+    level, over = how.interval, how.interval_over
     combined, target = known.key == model.condition, asked.said[0]
     codes, names = _groups_of(obs, known.key, combined)
     means = np.zeros((len(names), observed.shape[1]))
@@ -137,7 +137,7 @@ def intervals(
     for i, name in enumerate(names):
         group = _asked(name, target, means[i], observed[np.flatnonzero(codes == i)])
         at_least = None if model.expression == "any" else 0.0
-        more: dict[str, Any] = {"over": over, "cells": cells, "by_target": combined, "at_least": at_least}
+        more: dict[str, Any] = {"over": over, "cells": how.interval_cells, "by_target": combined, "at_least": at_least}
         try:
             lower[i], upper[i] = interval(held_out, group, level, **more)
         except TooFewGroups as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from cellalign.calibration import Groups
 from cellalign.data.columns import having
+from cellalign.data.interventions import To, asks_for_several
 from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.checkpoint import tensors_checksum
@@ -32,6 +33,7 @@ from cellalign.model_description import DRAW
 from cellalign.model_directory import build, read_calibration, read_history, read_record, read_weights, write_model
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
+from cellalign.predictions import Predictions, predict_several
 from cellalign.records import Embedding, ModelRecord, Umap, obsm_key
 from cellalign.records.provenance import ModelStep
 
@@ -332,12 +334,20 @@ class Model(ReadsCells):
                 return control
         return np.arange(adata.n_obs)
 
-    def predict(self, adata: AnnData, *, to: str | float | Mapping[str, Any], **options: Any) -> Prediction:
-        """What cells would look like under another condition, computed when it is read; see `prediction.predict`."""
-        return predict_expression(self, adata, to=to, **options)
+    def predict(self, adata: AnnData, *, to: To | Sequence[To], **options: Any) -> Prediction | Predictions:
+        """What cells would look like under another condition, computed when it is read; see `prediction.predict`.
 
-    def counterfactual(self, adata: AnnData, *, to: str | float | Mapping[str, Any], **options: Any) -> AnnData:
-        """The same in memory; options as `prediction.predict`.
+        Under several of them (a sequence, or "all"), and with `per_condition`, `within` or `with_control`, see
+        `predictions.predict_several`.
+        """
+        more = {name: options.pop(name, None) for name in ("per_condition", "within", "with_control")}
+        more = {name: value for name, value in more.items() if value}
+        if more or asks_for_several(self.fields, to):
+            return predict_several(self, adata, to=to, **more, **options)
+        return predict_expression(self, adata, to=to, **options)  # type: ignore[arg-type]
+
+    def counterfactual(self, adata: AnnData, *, to: To | Sequence[To], **options: Any) -> AnnData:
+        """The same in memory; options as `prediction.predict`, and of several conditions `predictions.predict_several`.
 
         Returns
         -------
@@ -346,7 +356,8 @@ class Model(ReadsCells):
             source cells with the condition replaced and the original in "<condition>_source". With `draws` or `samples`
             layers["sd"], the standard deviation of a cell's expression under the prediction; with `samples`
             layers["sd_of_mean"], the part of it that comes from not knowing the cell's latents. Beside the mean of
-            counts layers["drawn"], one draw of each cell (CSR).
+            counts layers["drawn"], one draw of each cell (CSR). Of several conditions a row per source cell and
+            condition, with the source cell's name in obs["source_cell"].
         """
         return self.predict(adata, to=to, **options).to_adata()
 

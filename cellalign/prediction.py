@@ -66,6 +66,11 @@ class Prediction:
     parts: Callable[[], Iterator[dict[str, np.ndarray]]]
     image_shape: tuple[int, ...] | None = None
 
+    @property
+    def copies(self) -> int:
+        """Rows of each source cell."""
+        return max(1, self.draws)
+
     def batches(self) -> Iterator[dict[str, Any]]:
         """Matrices by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]; "drawn" is CSR."""
         for part in self.parts():
@@ -173,48 +178,99 @@ def predict(
         The method does not predict, or sees no conditions of which several are asked for; or, when it is read, a
         prediction is not finite.
     """
-    for name, number in (("samples", samples), ("draws", draws)):
-        if number < 0:
-            raise UsageError(f"{option(name)} must not be negative, got {number}")
-    method = model.needs(Predicts)
+    how = How(decoded, draws, samples, combine, seed, device, threads, interval, interval_over, interval_cells)
+    how.check()
+    model.needs(Predicts)
     found = model.aligned(adata, missing_genes)
     asked = intervention(adata, model.fields, to, from_=from_, where=where)
+    one = settled(model, adata, found.x, asked, how)
+    obs = _predicted_obs(one.cells.obs, asked, model.record.holdout, model.control, draws)
+    observed, vectors = found.x[asked.rows], one.cells.obsm
+    shape, provenance = model.record.image_shape, prepared(model, adata)
+    return Prediction(obs, found.var, dict(vectors), observed, one.record, provenance, draws, one.parts, shape)
+
+
+@dataclass(frozen=True)
+class How:
+    """How cells are predicted: the parameters of `predict` of these names."""
+
+    decoded: bool = False
+    draws: int = 0
+    samples: int = 0
+    combine: str = "auto"
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    interval: float | None = None
+    interval_over: Over = "all"
+    interval_cells: int | None = None
+
+    def check(self) -> None:
+        """UsageError where a number is negative."""
+        for name, number in (("samples", self.samples), ("draws", self.draws)):
+            if number < 0:
+                raise UsageError(f"{option(name)} must not be negative, got {number}")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One intervention that a model was found to predict, nothing of it computed.
+
+    Attributes
+    ----------
+    asked : Intervention
+    cells : AnnData
+        Its source cells: obs, and the vectors that the model reads.
+    record : Counterfactual
+    parts : callable
+        The matrices by layer, batch by batch.
+    """
+
+    asked: Intervention
+    cells: AnnData
+    record: Counterfactual
+    parts: Callable[[], Iterator[dict[str, np.ndarray]]]
+
+
+def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How) -> Settled:
+    """An intervention on cells whose aligned expression is x [n, G]; what is wrong with it is raised.
+
+    Raises
+    ------
+    InputError, UsageError, ModelError
+        As `predict`.
+    """
+    method = model.needs(Predicts)
     _check(model, asked)
-    rule = _rule(model, asked, combine)
+    rule = _rule(model, asked, how.combine)
     do, together = _interventions(model, asked) if rule == "expression" else (asked.changes, [])
     vectors = {key: adata.obsm[key][asked.rows] for key in model.obsm if key in adata.obsm}
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
-    observed = found.x[asked.rows]
-    cells = make_cells(source, observed, model.fields)
-    if interval is not None:
-        check_interval(model, asked, interval, interval_over, decoded=decoded, combine=combine)
-    notes = _caveats(method, cells, asked)
-    residual = model.expression != "counts" and not decoded and method.keeps_residual
+    if how.interval is not None:
+        check_interval(model, asked, how)
+    notes = _caveats(method, make_cells(source, x[asked.rows], model.fields), asked)
+    residual = model.expression != "counts" and not how.decoded and method.keeps_residual
 
     def computing(**more: Any) -> Iterator[dict[str, np.ndarray]]:
         found = predictions(
             method,
-            cells,
+            make_cells(source, x[asked.rows], model.fields),
             do,
             together=together,
-            device=pick_device(device, threads),
+            device=pick_device(how.device, how.threads),
             residual=residual,
             at_least=0.0 if model.expression == "log" else None,
-            seed=seed,
+            seed=how.seed,
             **more,
         )
-        return computed(found, device, threads)
+        return computed(found, how.device, how.threads)
 
-    known = None
-    if interval is not None:
-        settings: dict[str, Any] = {"level": interval, "over": interval_over, "cells": interval_cells}
-        known = intervals(model, source.obs, asked, observed, computing, **settings)
+    known = None if how.interval is None else intervals(model, source.obs, asked, x[asked.rows], computing, how)
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
-        found = computing(samples=samples, draws=draws, drawn=model.expression == "counts")
+        found = computing(samples=how.samples, draws=how.draws, drawn=model.expression == "counts")
         return found if known is None else known.beside(found)
 
-    written = "draw" if draws else "residual transfer" if residual else "decoded"
     record = Counterfactual(
         method=model.name,
         condition=asked.fields[0].name,
@@ -224,22 +280,25 @@ def predict(
         changes={field.name: said for field, said in zip(asked.fields, asked.said, strict=True)},
         expression=model.expression,
         matrix=model.matrix,
-        written=written,
-        samples=samples,
-        draws=draws,
+        written="draw" if how.draws else "residual transfer" if residual else "decoded",
+        samples=how.samples,
+        draws=how.draws,
         combined=rule,
-        interval=interval,
-        interval_over=interval_over,
+        interval=how.interval,
+        interval_over=how.interval_over,
         groups="" if known is None else known.key,
         notes="; ".join(notes),
         version=model.record.cellalign,
         weights=model.weights_checksum,
     )
-    provenance = Provenance(preprocess=Provenance.of(model.preprocessed(adata.uns, model.target_sum)).preprocess)
     if known is not None:
         source.obs = source.obs.assign(abstain=known.abstain[known.codes])
-    obs = _predicted_obs(source.obs, asked, model.record.holdout, model.control, draws)
-    return Prediction(obs, found.var, vectors, observed, record, provenance, draws, parts, model.record.image_shape)
+    return Settled(asked, source, record, parts)
+
+
+def prepared(model: Model, adata: AnnData) -> Provenance:
+    """What was done to cells before they are predicted."""
+    return Provenance(preprocess=Provenance.of(model.preprocessed(adata.uns, model.target_sum)).preprocess)
 
 
 def _check(model: Model, asked: Intervention) -> None:
@@ -252,7 +311,7 @@ def _check(model: Model, asked: Intervention) -> None:
             raise UsageError(
                 f"method {model.name!r} does not see batches, so it has no counterfactual of {field.name!r}"
             )
-        log.warning("method %s does not see %r: it predicts no change of the cells", model.name, field.name)
+        tell(logging.WARNING, f"method {model.name} does not see {field.name!r}: it predicts no change of the cells")
 
 
 def _several(asked: Intervention) -> tuple[str, tuple[str, ...]] | None:

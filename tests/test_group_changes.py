@@ -7,7 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from cellalign.group_changes import likeness, local_shift
+from cellalign.group_changes import (
+    Known,
+    LeftOut,
+    Setting,
+    changes,
+    columns_asked,
+    likeness,
+    local_shift,
+    others,
+    soft_choice,
+)
 
 
 def by_loops(control, controls, changes, sharpness, shrink):
@@ -40,3 +50,87 @@ def test_several_groups_at_once_and_one_group_alone():
     np.testing.assert_allclose(likeness(many, controls).sum(-1), 1)
     # the only other group, even at no distance, counts whole
     np.testing.assert_allclose(local_shift(controls[0], controls[:1], changes[:1]), changes[0])
+
+
+def test_changes_are_those_of_a_loop():
+    rng = np.random.default_rng(0)
+    known = Known(
+        rng.random((4, 6)), rng.random((4, 6)), rng.random((4, 2)), np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    )
+    own, values = rng.random(6), np.array([0, -1])
+    settings = [Setting(3, 0.2, 0.5, 1.0), Setting(0, 0, 1, 0), Setting(4, 0.4, 1, 2)]
+    found = changes(own, values, known, settings)
+    between = sum(np.var([known.treated[i, g] - known.controls[i, g] for i in range(4)], ddof=1) for g in range(6))
+    between -= np.mean([sum(each) for each in known.noise])
+    reliable = [1 / (max(between, 0.1 * known.noise.sum() / 4) + sum(each)) for each in known.noise]
+    distance = [math.dist(own, each) for each in known.controls]
+    for row, s in enumerate(settings):
+        scale = np.mean(distance)
+        weight = [math.exp(-s.sharpness * d / scale + s.kinship * (i < 2)) for i, d in enumerate(distance)]
+        weight = [w * r for w, r in zip(weight, reliable, strict=True)]
+        for g in range(6):
+            before = sum(w * known.controls[i, g] for i, w in enumerate(weight)) / sum(weight)
+            after = sum(w * known.treated[i, g] for i, w in enumerate(weight)) / sum(weight)
+            a, b, t = (math.log(math.exp(v) - 1 + s.offset) for v in (own[g], before, after))
+            expected = math.log(1 + max(0, math.exp(a + t - b - s.shrink * (a - b)) - s.offset)) - own[g]
+            if s.offset == 1:
+                expected = t - b - s.shrink * (a - b)
+            assert found[row, g] == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_leans_on_the_noise_of_its_own_control_gains_nothing():
+    """Groups that differ by noise alone: with a shared control shrinking looks like a gain, with halves it is none."""
+    rng, genes, n = np.random.default_rng(0), 400, 8
+    settings = [Setting(0, b, 1, 0) for b in (0, 0.2, 0.4)]
+    noisy = rng.standard_normal((2, n, genes)) * 0.1  # of both halves
+    treated = 1 + 0.3 * rng.standard_normal(genes) + 0.05 * rng.standard_normal((n, genes))
+    whole = 1 + noisy.mean(0)
+    best = {}
+    for name, start, end in (("shared", whole, whole), ("halves", 1 + noisy[0], 1 + noisy[1])):
+        errors = []
+        for i in range(n):
+            rest = np.arange(n) != i
+            known = Known(whole[rest], treated[rest], np.full((n - 1, 2), 0.01), np.zeros((n - 1, 1), int))
+            left = LeftOut((treated[i] - end[i])[None], changes(start[i], np.zeros(1, int), known, settings)[None])
+            errors.append(left.errors())
+        best[name] = settings[np.mean(errors, 0).argmin()].shrink
+    assert best == {"shared": 0.4, "halves": 0}
+
+
+def test_groups_choose_softly_when_they_are_few():
+    errors = np.tile([1.0, 1.1, 2.0], (2, 1)) + [[0.3, 0, 0], [0, 0, 0]]
+    many = np.tile(errors, (20, 1))
+    few, sure = soft_choice(errors), soft_choice(many)
+    assert few.sum() == pytest.approx(1) and few[1] > few[0] > few[2]
+    assert sure[2] == 0 and sure.max() > few.max()
+    np.testing.assert_allclose(soft_choice(errors[:1]), 1 / 3)
+    np.testing.assert_allclose(soft_choice(np.ones((5, 4))), 1 / 4)
+
+
+def test_what_is_left_out_is_what_is_asked_for():
+    values = np.array([[t, d] for t in range(3) for d in range(2)])
+    known = Known(*(np.zeros((6, 2)),) * 2, np.zeros((6, 2)), values)
+    assert columns_asked(np.array([[0, 2], [1, 2]]), np.array([5, 9]), values) == [1]
+    assert columns_asked(np.array([[0, 2], [3, 1]]), np.array([5, 9]), values) == [0]
+    assert columns_asked(values[:2], np.ones(2, int), values) == []
+    assert columns_asked(values[:0], np.ones(0, int), values) == []
+    assert others(known, 0, []).tolist() == [False] + [True] * 5
+    assert others(known, 0, [1]).tolist() == [False, True] * 3
+    assert others(known, 0, [0]).tolist() == [False, False] + [True] * 4
+    assert others(known.among(np.array([0, 2, 4])), 0, [1]).tolist() == [False, True, True]  # of one donor all would go
+
+
+def test_regression_on_components_is_that_of_numpy():
+    rng = np.random.default_rng(1)
+    controls, treated = rng.random((5, 30)), rng.random((5, 30))
+    known = Known(controls, treated, np.ones((5, 2)), np.zeros((5, 1), int))
+    own = rng.random(30)
+    found = changes(own, np.zeros(1, int), known, [Setting(0, 0, 1, 0, 2, 0.3), Setting(0, 0, 1, 0, 3, 1e9)])
+    spread, change = controls - controls.mean(0), treated - controls
+    _, _, vt = np.linalg.svd(spread, full_matrices=False)
+    z = spread @ vt[:2].T
+    slope = np.linalg.solve(z.T @ z + 0.3 * (z**2).sum() / 5 * np.eye(2), z.T @ (change - change.mean(0)))
+    np.testing.assert_allclose(found[0], change.mean(0) + (own - controls.mean(0)) @ vt[:2].T @ slope, atol=1e-9)
+    np.testing.assert_allclose(found[1], change.mean(0), atol=1e-6)
+    alone = Known(controls[:1], treated[:1], np.ones((1, 2)), np.zeros((1, 1), int))
+    np.testing.assert_allclose(changes(own, np.zeros(1, int), alone, [Setting(0, 0, 1, 0, 3, 1)])[0], change[0])

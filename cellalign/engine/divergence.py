@@ -90,12 +90,14 @@ def judge_validation(rows: Sequence[dict[str, float]], first_loss: float, step: 
     Raises
     ------
     Diverged
-        The last is not finite, or both are far above `first_loss`: one alone may come of batch normalisation.
+        The last is not finite, or, from step `JUDGED_FROM` on, both are far above `first_loss`. Before, and one alone, may
+        come of batch normalisation: its running means lag behind, and what it brings together in training (conditions,
+        by CoMP's penalty) lies apart without it.
     """
     losses = [row["validation_loss"] for row in rows]
     if not math.isfinite(losses[-1]):
         raise Diverged("on the validation cells is not finite", step)
-    if len(losses) > 1 and min(losses) > _limit(first_loss):
+    if step >= JUDGED_FROM and len(losses) > 1 and min(losses) > _limit(first_loss):
         raise Diverged(f"on the validation cells is {losses[-1]:.3g}, where it began with {first_loss:.3g},", step)
 
 

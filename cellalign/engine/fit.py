@@ -26,9 +26,11 @@ from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
 from cellalign.engine.precision import DTYPES, settle
 from cellalign.engine.signals import Signals
+from cellalign.engine.stacking import fit_stack
 from cellalign.engine.state import State
 from cellalign.errors import TrainingError, option
 from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player, Trains
+from cellalign.methods.capabilities import Stacks
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.products import products_in
 
@@ -78,6 +80,8 @@ def fit(
         It diverged again and again (step, batch and likely cause are named), or memory ran out.
     """
     try:
+        if isinstance(method, Stacks):
+            return fit_stack(method, cells, train, validation, plan, device=device, seed=seed, fit=fit)
         return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on).run()
     except torch.OutOfMemoryError as error:
         smaller = option("batch_size", max(2, plan.batch_size // 2))

@@ -139,6 +139,7 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     assert against is not None
     columns = _shared_genes(inputs.adata, against)
     target, source = _target_and_source(inputs, against, origin, to)
+    source = _within(inputs, against, target, source)
     label_p, label_r = _labels(inputs, against)
     at = _sources(inputs.adata, against)
     x_p, x_r, x_s = _on_one_scale(inputs, against, columns, with_sources=bool((at < 0).any()))
@@ -195,6 +196,14 @@ def _target_and_source(inputs: Inputs, against: AnnData, origin: str, to: str) -
     if not target.any():
         raise InputError(f"{option('against')} has no cell of {inputs.condition}={to!r} to compare with")
     return target, source
+
+
+def _within(inputs: Inputs, against: AnnData, target: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Mask [n] of the source cells of those donors, plates, ... that cells under the condition are of."""
+    if inputs.within is None:
+        return source
+    codes = column(against.obs, inputs.within, purpose="within", missing=True).codes
+    return source & np.isin(codes, np.unique(codes[target & (codes >= 0)]))
 
 
 def _labels(inputs: Inputs, against: AnnData) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,9 @@ class Inputs:
     values_in : str, optional
         The matrix of the cells, "X" or a layer, that is no expression but any real values, taken as they are.
     predictions : sequence of Counterfactual
-        What the cells predict; several where another tool predicted several conditions.
+        What the cells predict; several where the file holds several conditions.
+    within : str, optional
+        obs column of the real cells (donor, plate, ...): controls are of the same as what they are compared with.
     validation : bool array [n] or None
         Which cells the model of the embedding was validated on, not trained; None where that is not known.
     """
@@ -69,6 +71,7 @@ class Inputs:
     values_in: str | None = None
     predictions: Sequence[Counterfactual] = ()
     validation: np.ndarray | None = None
+    within: str | None = None
 
     @property
     def reference(self) -> str | None:
@@ -95,10 +98,14 @@ class Inputs:
         return found[0]
 
     def of_prediction(self, record: Counterfactual) -> Inputs:
-        """The same of the cells that one prediction is of: all of them where there is one prediction only."""
-        if len(self.predictions) < 2:
+        """The same of the cells that one prediction is of, and without the observed ones that stand beside them.
+
+        All of them where there is one prediction, and none is found under its name.
+        """
+        under = self.under(self.adata.obs, record.to)
+        if len(self.predictions) < 2 and (under.all() or not under.any()):
             return self
-        rows = np.flatnonzero(self.under(self.adata.obs, record.to))
+        rows = np.flatnonzero(under)
         return replace(self, adata=self.adata[rows], predictions=(record,))
 
     def known(self, *keys: str | None) -> Inputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from cellalign.data.columns import column, find_control
@@ -13,7 +14,6 @@ from cellalign.errors import InputError, option, spoken
 from cellalign.records import Counterfactual, Provenance
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
     from cellalign.model import Model
@@ -117,8 +117,20 @@ def origin_notes(adata: AnnData, against: AnnData, model: Model | None) -> list[
     return notes
 
 
+def refuse_predicted(against: AnnData) -> None:
+    """Refuse real cells that are predicted ones, as they are where two files change places: InputError."""
+    if Provenance.of(against.uns).counterfactual is not None:
+        raise InputError(
+            f"{option('against')} holds cells that cellalign counterfactual predicted; the prediction comes first, and "
+            f"{option('against')} is the real cells"
+        )
+
+
 def source_names(adata: AnnData) -> pd.Index:
-    """Names [n] of the cells that each was predicted from."""
+    """Names [n] of the cells that each was predicted from: of a file of several conditions a column has them."""
+    record = Provenance.of(adata.uns).counterfactual
+    if record is not None and record.source and record.source in adata.obs:
+        return pd.Index(adata.obs[record.source].astype(str))
     return adata.obs_names.astype(str).str.replace(r"-draw\d+$", "", regex=True)
 
 

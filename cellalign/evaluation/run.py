@@ -16,7 +16,7 @@ from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
-from cellalign.evaluation.predictions import of_another_tool, origin_notes
+from cellalign.evaluation.predictions import check_finite, of_another_tool, origin_notes, refuse_predicted
 from cellalign.evaluation.progress import told
 from cellalign.evaluation.table import Evaluation
 from cellalign.records import Counterfactual, Provenance, find_obsm_key
@@ -45,6 +45,7 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     expression: str | None = None,
+    within: str | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score embedded cells, or a counterfactual against real cells; `tasks.evaluate.evaluate` says what each means.
@@ -80,6 +81,10 @@ def evaluate(
     if against is not None and predictions:
         from cellalign.data.recipe import comparable
 
+        refuse_predicted(against)
+        if len(predictions) > 1:  # one condition with a bad value is not one fewer to score
+            check_finite(adata.X, "the prediction's X")
+
         against = comparable(adata, against, predictions[0].expression, option("against"))
         result.notes.extend(origin_notes(adata, against, model))
     scored = not predictions or _embedded(adata, embedding)
@@ -98,6 +103,7 @@ def evaluate(
         continuous=continuous,
         batch=batch,
         predictions=predictions,
+        within=_within(within, against, predictions),
     )
     inputs = replace(inputs, validation=_validation(inputs))
     if panels is None and batch is None and len(inputs.embeddings) == 1:
@@ -154,7 +160,7 @@ def _predictions(
     own = Provenance.of(adata.uns).counterfactual
     asked = any((panel if isinstance(panel, str) else panel.name) == "response" for panel in panels or ())
     if own is not None or against is None or (_embedded(adata, embedding) and not asked):
-        return [] if own is None else [own]
+        return [] if own is None else own.each()
     found = of_another_tool(adata, against, condition, control, expression)
     values = ", ".join(record.to for record in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     result.notes.append(
@@ -162,6 +168,18 @@ def _predictions(
         f"of {condition}={values}, from {found[0].from_ or 'all other cells'}"
     )
     return found
+
+
+def _within(key: str | None, against: AnnData | None, predictions: Sequence[Counterfactual]) -> str | None:
+    """The column in which controls are as what they are compared with, where it is one of the real cells."""
+    if key is None:
+        return None
+    if against is None or not predictions:
+        raise UsageError(
+            f"{option('within', key)} chooses the controls of a prediction: it needs one, and the real cells"
+        )
+    column(against.obs, key, purpose="within", missing=True)
+    return key
 
 
 def _embedded(adata: AnnData, keys: str | Sequence[str] | None) -> bool:

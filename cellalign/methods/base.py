@@ -211,6 +211,10 @@ class Method(nn.Module, ABC):
         """What `embed` writes as X_<method>, [B, p]."""
         return self.embeddings(batch)[""]
 
+    def findings(self) -> list[str]:
+        """What was chosen in fitting, and by which evidence: a sentence each, which is told and kept; or none."""
+        return []
+
     def on_epoch_start(self, progress: float, epoch_share: float) -> None:
         """Called by the engine before every epoch, for what changes over a run.
 

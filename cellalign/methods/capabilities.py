@@ -109,6 +109,22 @@ class FitsInClosedForm(Capability):
         """
 
 
+class Stacks(Capability):
+    """Consists of other methods, its modules `members` by name, which the engine fits, and of shares of theirs."""
+
+    does = "stack other methods"
+    members: nn.ModuleDict
+
+    @property
+    @abstractmethod
+    def first(self) -> Any:
+        """The member that is fitted first, and knows groups (`Local`)."""
+
+    @abstractmethod
+    def learned(self, shares: Tensor, evidence: Tensor) -> None:
+        """Take the shares of the members [M], and the errors of each group left out: of the stack, of all, of none."""
+
+
 Rule = Literal["expression", "latent"]
 
 

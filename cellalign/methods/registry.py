@@ -38,6 +38,9 @@ BUILT_IN = {
     "scgen": "cellalign.methods.scgen:ScGen",
     "pca": "cellalign.methods.pca:PCA",
     "linear": "cellalign.methods.linear:Linear",
+    "local": "cellalign.methods.local:Local",
+    "lemur": "cellalign.methods.lemur:Lemur",
+    "auto": "cellalign.methods.auto:Auto",
     "celligner": "cellalign.methods.celligner:Celligner",
     "vfae": "cellalign.methods.vfae:VFAE",
     "trvae": "cellalign.methods.trvae:TrVAE",
@@ -103,7 +106,7 @@ def faults_of(cls: Any, name: str) -> Iterable[str]:
     from pydantic import BaseModel
 
     from cellalign.methods.base import Method
-    from cellalign.methods.capabilities import Capability, FitsInClosedForm, Trains
+    from cellalign.methods.capabilities import Capability, FitsInClosedForm, Stacks, Trains
 
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         yield "it is not a subclass of cellalign.methods.base.Method"
@@ -114,7 +117,7 @@ def faults_of(cls: Any, name: str) -> Iterable[str]:
         yield "it has no summary"
     if not (isinstance(cls.Hyperparameters, type) and issubclass(cls.Hyperparameters, BaseModel)):
         yield "its Hyperparameters are not a pydantic model"
-    if not issubclass(cls, (Trains, FitsInClosedForm)):
+    if not issubclass(cls, (Trains, FitsInClosedForm, Stacks)):
         yield "it inherits neither Trains nor FitsInClosedForm, so it cannot be fitted"
     for base in cls.__mro__:
         if base is Method or (issubclass(base, Capability) and base is not cls):

@@ -99,6 +99,8 @@ class Outcome(Record):
         Divergences that it went back from.
     lr_factor : float
         What they multiplied the learning rate by.
+    findings : list of str
+        What the method chose, and by which evidence.
     """
 
     epochs: int
@@ -108,6 +110,7 @@ class Outcome(Record):
     validation_loss: float | None = None
     setbacks: list[str] = Field(default_factory=list)
     lr_factor: float = 1.0
+    findings: list[str] = Field(default_factory=list)
 
 
 class Machine(Record):

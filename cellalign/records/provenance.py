@@ -1,8 +1,8 @@
 """uns["cellalign"]: what was done to the cells of a file, one record for each step and key.
 
-Version 2 keeps what earlier steps wrote: `embed` by a second method adds a record, and none erases another. What is
-written is plain enough for every reader of HDF5: strings, numbers, booleans and groups of these; what is not set is
-left out.
+Version 2 keeps what earlier steps wrote: `embed` by a second method adds a record, and none erases another. Version 3
+knows counterfactuals of several conditions in one file. What is written is plain enough for every reader of HDF5:
+strings, numbers, booleans and groups of these; what is not set is left out.
 """
 
 from __future__ import annotations
@@ -95,6 +95,16 @@ class Umap(ModelStep):
     key: str
 
 
+class Target(Record):
+    """One of several conditions that a file predicts: what was set in its cells, which had `from_` before."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    to: str
+    from_: str = Field("", alias="from")
+    changes: dict[str, str] = Field(default_factory=dict)
+
+
 class Counterfactual(ModelStep):
     """Of `counterfactual`: what X predicts.
 
@@ -103,9 +113,18 @@ class Counterfactual(ModelStep):
     condition : str
         The obs column that was changed (the first of them).
     from_, to : str
-        Its value of the source cells, empty where they have several, and what was predicted.
+        Its value of the source cells, empty where they have several, and what was predicted; of several conditions
+        how they were asked for.
     changes : dict of str to str
-        Every column that was changed, and to what.
+        Every column that was changed, and to what; of several conditions `targets` has them.
+    targets : tuple of Target
+        Where the file predicts several conditions: each of them. The column `condition` says which a row is of.
+    source : str
+        The obs column of the names of the cells that rows were predicted from; empty where these are the rows' own.
+    with_control : str
+        The condition under which observed cells stand beside the predicted ones; empty where there are none.
+    within : str
+        The obs column in which source cells are as the real cells of a condition; empty where all are taken.
     continuous : bool
         The column holds numbers.
     expression : {"log", "counts", "any"}
@@ -134,6 +153,10 @@ class Counterfactual(ModelStep):
     from_: str = Field("", alias="from")
     to: str
     changes: dict[str, str] = Field(default_factory=dict)  # JSON in a file: a column's name may hold a slash
+    targets: tuple[Target, ...] = ()  # JSON in a file too
+    source: str = ""
+    with_control: str = ""
+    within: str = ""
     continuous: bool = False
     expression: str = "log"
     matrix: str = "X"
@@ -154,6 +177,26 @@ class Counterfactual(ModelStep):
     @field_serializer("changes")
     def _write_changes(self, value: dict[str, str]) -> str:
         return json.dumps(value, ensure_ascii=False)
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _read_targets(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_serializer("targets")
+    def _write_targets(self, value: tuple[Target, ...]) -> str | None:
+        if not value:
+            return None
+        return json.dumps([each.model_dump(by_alias=True) for each in value], ensure_ascii=False)
+
+    def each(self) -> list[Counterfactual]:
+        """One record for each condition that the file predicts."""
+        if not self.targets:
+            return [self]
+        return [
+            self.model_copy(update={"to": t.to, "from_": t.from_, "changes": t.changes, "targets": ()})
+            for t in self.targets
+        ]
 
 
 class Annotation(ModelStep):
@@ -194,11 +237,16 @@ def _from_1(old: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
+def _from_2(old: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knew counterfactuals of one condition only, and none of its keys has changed."""
+    return old
+
+
 class Provenance(VersionedRecord):
     """All that cellalign did to the cells of a file."""
 
-    FORMAT: ClassVar[int] = 2
-    MIGRATIONS: ClassVar = {1: _from_1}
+    FORMAT: ClassVar[int] = 3
+    MIGRATIONS: ClassVar = {1: _from_1, 2: _from_2}
 
     format_version: int = FORMAT
     preprocess: Preprocessing | None = None

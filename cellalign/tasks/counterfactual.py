@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.paths import beside, cells_of, source_of
+from cellalign.tasks.paths import NAMED, beside, cells_of, source_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,13 +18,23 @@ if TYPE_CHECKING:
     from cellalign.model import Model
 
 
+def _one_or_several(given: list[str]) -> str | list[str]:
+    """What --to was given: a text, or several."""
+    return given[0] if len(given) == 1 else list(given)
+
+
 def counterfactual(
     adata: AnnData,
     model: Model,
     *,
     to: Annotated[
-        str | float | Mapping[str, Any],
-        Option("Condition to predict, A+B of two at once, or KEY=VALUE of a batch.", metavar="VALUE", text=str),
+        str | float | Mapping[str, Any] | Sequence[str | float | Mapping[str, Any]],
+        Option(
+            "Condition to predict, A+B of two at once, KEY=VALUE of a batch, or all (repeatable).",
+            metavar="VALUE",
+            text=list[str],
+            read=_one_or_several,
+        ),
     ],
     from_: Annotated[str | None, Option("Condition of the source cells [the control].", metavar="VALUE")] = None,
     where: Annotated[
@@ -40,6 +50,13 @@ def counterfactual(
     combine: Annotated[
         str, Option("How effects of A+B are added up; auto is the method's default.", metavar="auto|expression|latent")
     ] = "auto",
+    per_condition: Annotated[
+        int, Option("Predict N cells of each condition, of source cells drawn at random.", metavar="N", low=0)
+    ] = 0,
+    within: Annotated[
+        str | None, Option("From source cells of the donors, plates, ... a condition was observed in.", metavar="KEY")
+    ] = None,
+    with_control: Annotated[bool, Option("Write the observed control cells too.")] = False,
     missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
     interval: Annotated[
         float | None, Option("Add layers lower and upper: where a group's mean is, for this share of genes [no].")
@@ -54,10 +71,10 @@ def counterfactual(
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
 ) -> AnnData:
-    """What cells would look like under another condition: one row per source cell.
+    """What cells would look like under another condition: one row per source cell, and of several per condition too.
 
-    The same as `Model.counterfactual`, which says what is returned; `prediction.predict` says what each parameter
-    means and what is raised.
+    The same as `Model.counterfactual`, which says what is returned; `prediction.predict` and, of several conditions,
+    `predictions.predict_several` say what each parameter means and what is raised.
     """
     return model.counterfactual(
         adata,
@@ -68,6 +85,9 @@ def counterfactual(
         draws=draws,
         samples=samples,
         combine=combine,
+        per_condition=per_condition,
+        within=within,
+        with_control=with_control,
         missing_genes=missing_genes,
         interval=interval,
         interval_over=interval_over,
@@ -87,7 +107,7 @@ def command(
     draw: Annotated[bool, Option("Write one cell of each, drawn from the prediction, for use as a cell.")] = False,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
-    """Predict the source cells' expression under condition --to: one row per source cell.
+    """Predict the source cells' expression under condition --to: one row per source cell, and per --to of several.
 
     By default a cell keeps what the model does not explain of it: the observed cell plus the predicted change.
     """
@@ -97,9 +117,18 @@ def command(
     fitted, to = load(model), call.options["to"]
     asked = call.options | ({"draws": max(1, call.options["draws"])} if draw else {})
     source = source_of(input, fitted)
-    output = output or beside(source, re.sub(r"[^\w.+-]+", "_", to))
+    output = output or beside(source, re.sub(r"[^\w.+-]+", "_", _named(to)))
     files.check_cells_output(output, force, [source, model])
     predicted = fitted.predict(cells_of(source, fitted), **asked)
-    bare, copies = predicted.bare(), max(1, predicted.draws)
-    files.write_batches(bare, predicted.batches(), output, copies=copies, force=force)
-    call.log.info("%s: %d cells as if %s (%s)", output, bare.n_obs, to, predicted.record.written)
+    bare = predicted.bare()
+    files.write_batches(bare, predicted.batches(), output, copies=predicted.copies, force=force)
+    several = len(predicted.record.targets)
+    said = f"{several} conditions" if several > 1 else _named(to)
+    call.log.info("%s: %d cells as if %s (%s)", output, bare.n_obs, said, predicted.record.written)
+
+
+def _named(to: str | list[str]) -> str:
+    """A name for what was asked."""
+    if isinstance(to, str):
+        return to
+    return ",".join(to[:NAMED]) + (f"+{len(to) - NAMED}" if len(to) > NAMED else "")

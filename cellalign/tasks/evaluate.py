@@ -59,6 +59,10 @@ def evaluate(
     replicate: Annotated[
         str | None, Option("obs column of donors or replicates, by which --de compares.", metavar="KEY")
     ] = None,
+    within: Annotated[
+        str | None, Option("Compare with controls of the same donor, plate, ... (an obs column).", metavar="KEY")
+    ] = None,
+    each_condition: Annotated[bool, Option("List every condition of a screen.")] = False,
     model: Model | None = None,
     particles: Annotated[int, Option("Posterior draws of the likelihood.", low=1)] = 100,
     device: Annotated[str, o.DEVICE] = "auto",
@@ -102,6 +106,11 @@ def evaluate(
     replicate : str, optional
         obs column of donors or replicates: panel de compares these by pseudobulk, not cells. It runs then, or with
         `differential=True`; `Evaluation.de` is its table.
+    within : str, optional
+        obs column of the real cells, such as the donor, plate or batch: a change starts from control cells of those of
+        its values that the real cells of the condition have; in panel screen in their proportions.
+    each_condition : bool
+        Score every condition of panel screen by itself too.
     model : Model, optional
         For the panels identifiability (its graph) and likelihood; it also embeds cells without an embedding.
     particles : int
@@ -146,6 +155,8 @@ def evaluate(
             global_silhouette=global_silhouette,
             more_genes=more_genes,
             replicate=replicate,
+            within=within,
+            each_condition=each_condition,
             particles=particles,
             **options,
         )
@@ -261,11 +272,16 @@ def command(
     de: Annotated[
         str | None, Option("Test every gene of drawn cells against control, predicted and real (.csv).", metavar="FILE")
     ] = None,
+    export_vcc: Annotated[
+        str | None,
+        Option("Write the prediction, and the real cells as FILE's .real, for cell-eval2 (.h5ad).", metavar="FILE"),
+    ] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Score an embedding, or a counterfactual against real cells, beside baselines and what is attainable."""
     from cellalign.data import files
     from cellalign.data.columns import select
+    from cellalign.evaluation.export import beside, for_cell_eval
     from cellalign.evaluation.predictions import expression_of
     from cellalign.model import load
     from cellalign.records import Provenance
@@ -289,7 +305,14 @@ def command(
             files.check_table(table, force, read)
     for path in pictures.values():
         files.check_output(path, force, read)
-    files.check_apart(output, de, *pictures.values())
+    exported = [] if export_vcc is None else [export_vcc, beside(export_vcc)]
+    if exported and against is None:
+        raise UsageError(f"{option('export_vcc')} needs {option('against', hint='FILE')}, the real cells")
+    for path in exported:
+        if Path(path).suffix not in (".h5ad", ".zarr"):
+            raise UsageError(f"{option('export_vcc', export_vcc)} ends in neither .h5ad nor .zarr")
+        files.check_cells_output(path, force, read)
+    files.check_apart(output, de, *pictures.values(), *exported)
     fitted = load(model) if model is not None else None
     # a prediction has its metadata: a table of them belongs to the real cells
     cells = files.read(replace(input, obs=None, obs_key=None) if against is not None else input)
@@ -318,3 +341,9 @@ def command(
         figure = PICTURES[name].draw(result)
         with files.atomic_path(path, force) as fresh:
             figure.savefig(fresh)
+    if exported:
+        assert real is not None
+        both = for_cell_eval(cells, real, condition=asked["condition"], control=asked["control"])
+        for path, some in zip(exported, both, strict=True):
+            files.write(some, path, force=force)
+            call.log.info("%s: %d cells for cell-eval2", path, some.n_obs)

@@ -277,7 +277,11 @@ def train(
             if planned is not None:
                 held_out = calibrated(prepared, planned, device=torch_device, seed=seed)
                 record = record.model_copy(update={"calibration": planned.record})
-        model = Model(module, record.model_copy(update={"outcome": _outcome(state)}), state.history, held_out)
+        findings = module.findings()
+        for found in findings:
+            tell(logging.INFO, found)
+        record = record.model_copy(update={"outcome": _outcome(state, findings)})
+        model = Model(module, record, state.history, held_out)
         if model_path is not None and checkpoint is not None:
             model.save(Path(model_path), force=force)
             checkpoint.remove()  # not before: a run that is killed here has the one or the other
@@ -396,7 +400,7 @@ def _say_caveats(method: Method) -> None:
         tell(logging.WARNING, found[0] + more)
 
 
-def _outcome(state: State) -> Outcome:
+def _outcome(state: State, findings: list[str]) -> Outcome:
     from cellalign.records import Outcome
 
     best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
@@ -408,4 +412,5 @@ def _outcome(state: State) -> Outcome:
         validation_loss=best[1],
         setbacks=state.setbacks,
         lr_factor=state.lr_factor,
+        findings=findings,
     )

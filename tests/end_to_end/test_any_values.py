@@ -25,6 +25,9 @@ SETTINGS = {
     "scvi": SMALL | {"likelihood": "gaussian"},
     "invae": SMALL | {"likelihood": "gaussian", "spurious_dim": 2},
     "linear": {"latent_dim": 4},
+    "local": {"latent_dim": 4},
+    "lemur": {"latent_dim": 4},
+    "auto": {},
     "pca": {"latent_dim": 4},
     "celligner": {"latent_dim": 3, "contrastive": 2},
 }
@@ -77,7 +80,7 @@ KINDS = (
 
 
 def trained(adata, method="comp", **more):
-    options = {} if method in ("linear", "pca", "celligner") else {"epochs": 2}
+    options = {} if method in ("linear", "local", "lemur", "auto", "pca", "celligner") else {"epochs": 2}
     given = {"covariate": ["kind"], "batch": ["arm"]} if method == "invae" else {"condition": "arm", "label": "kind"}
     return cellalign.train(
         adata, method=method, expression="any", settings=SETTINGS[method], **given, **options, **more

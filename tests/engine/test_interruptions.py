@@ -187,13 +187,21 @@ def test_a_validation_loss_that_stays_far_above_the_first_is_divergence_and_one_
     def rows(*losses):
         return [{"validation_loss": loss} for loss in losses]
 
-    judge_validation(rows(1e9), 100.0, 3)
-    judge_validation(rows(300.0, 1e9), 100.0, 3)
-    judge_validation(rows(1e9, 300.0), 100.0, 3)
+    judge_validation(rows(1e9), 100.0, 300)
+    judge_validation(rows(300.0, 1e9), 100.0, 300)
+    judge_validation(rows(1e9, 300.0), 100.0, 300)
     with pytest.raises(Diverged, match="on the validation cells is 1e[+]09, where it began with 100"):
-        judge_validation(rows(500.0, 1e9), 100.0, 3)
+        judge_validation(rows(500.0, 1e9), 100.0, 300)
     with pytest.raises(Diverged, match="is not finite"):
         judge_validation(rows(1.0, float("nan")), 100.0, 3)
+
+
+def test_validation_losses_of_the_first_steps_may_lie_far_above_the_first():
+    """Seed 2 of comp with gamma 15 on kang_2k had 9,150 at step 64 after 1,690: what training brings together lies apart
+    where running means lag behind. Its rate was lowered, and its conditions did not mix (own share 0.63, not 0.49)."""
+    from cellalign.engine.divergence import judge_validation
+
+    judge_validation([{"validation_loss": 9e3}, {"validation_loss": 9e3}], 1690.0, 64)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "mse"])

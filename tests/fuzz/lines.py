@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 METHODS = {
     "comp": True, "cvae": True, "vae": False, "scvi": False, "scanvi": True, "linear": True, "pca": False,
     "svae+": True, "ivae": True, "invae": True, "nf-ivae": True, "scgen": True, "trvae": True, "mmd-ae": True,
-    "vfae": True, "stgan": True, "celligner": True, "beta-vae": False,
+    "vfae": True, "stgan": True, "celligner": True, "local": True, "lemur": True, "auto": True,
+    "beta-vae": False,
 }  # fmt: skip
-UNTRAINED = ("linear", "pca", "celligner")
+UNTRAINED = ("linear", "local", "lemur", "auto", "pca", "celligner")
 MODELS = ("comp", "linear", "scvi", "svae", "cvae", "dose")
 PANELS = ("mixing", "probe", "transfer", "response", "identifiability", "likelihood", "screen")
 OUTPUTS = {"preprocess": "o", "embed": "o", "counterfactual": "o", "annotate": "o", "train": "m", "targets": "t"}

@@ -14,7 +14,20 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
 FOLDER = Path(__file__).parent.parent / "fixtures" / "format1"
 MODELS = sorted(path.name for path in FOLDER.iterdir() if (path / "model.yaml").is_file())
 TARGETS = {"svae+": "g1+g2", "invae": "site=b", "cvae-dose": "2.5"}
-TRAINED = ["comp", "scvi", "scanvi", "invae", "svae+", "stgan", "trvae", "linear", "celligner"]
+TRAINED = [
+    "comp",
+    "scvi",
+    "scanvi",
+    "invae",
+    "svae+",
+    "stgan",
+    "trvae",
+    "linear",
+    "local",
+    "lemur",
+    "auto",
+    "celligner",
+]
 SMALL = {"hidden": [16], "latent_dim": 4}
 
 
@@ -52,7 +65,7 @@ def test_training_repeats_itself(method, precision, cells, monkeypatch):
     monkeypatch.setattr("cellalign.nn.products.WORTH_ROUNDING", 0)
     options = {"method": method, "condition": "stim", "label": "cell_type", "device": "cuda", "precision": precision}
     options["settings"] = {"hidden": [8, 4, 8]} if method == "stgan" else dict(SMALL)
-    if method in ("linear", "celligner"):
+    if method in ("linear", "local", "lemur", "auto", "celligner"):
         options["settings"] = {"latent_dim": 4}
     else:
         options["epochs"] = 4
@@ -64,7 +77,7 @@ def test_training_repeats_itself(method, precision, cells, monkeypatch):
 @pytest.mark.parametrize("method", TRAINED)
 def test_where_it_is_asked_for_only_deterministic_algorithms_are_used(method, cells):
     settings = {"hidden": [8, 4, 8]} if method == "stgan" else {"latent_dim": 4}
-    epochs = None if method in ("linear", "celligner") else 2
+    epochs = None if method in ("linear", "local", "lemur", "auto", "celligner") else 2
     options = {"method": method, "condition": "stim", "label": "cell_type", "device": "cuda", "settings": settings}
     try:
         model = cellalign.train(cells, **options, epochs=epochs, deterministic=True)

@@ -32,7 +32,7 @@ from cellalign.methods.base import (
     Predicts,
     Trains,
 )
-from cellalign.methods.capabilities import Capability
+from cellalign.methods.capabilities import Capability, Stacks
 from cellalign.methods.cvae import CVAE
 from cellalign.methods.vae import VAE
 from cellalign.records import Provenance
@@ -45,7 +45,8 @@ ABLE = {
     Labels: {"scanvi"},
     HasPlayers: {"stgan"},
     InfersCondition: {"cvae", "comp", "vfae", "trvae", "mmd-ae"},
-    FitsInClosedForm: {"pca", "linear", "celligner", "scgen", "stgan", "ivae", "svae", "svae+"},
+    Stacks: {"auto"},
+    FitsInClosedForm: {"pca", "linear", "local", "lemur", "celligner", "scgen", "stgan", "ivae", "svae", "svae+"},
 }
 
 
@@ -337,10 +338,12 @@ def guides():
     return ad.read_h5ad(OLD / "cells.h5ad")
 
 
-@pytest.mark.parametrize("method", ["comp", "cvae", "vfae", "trvae", "scgen", "linear", "celligner", "stgan", "mmd-ae"])
+@pytest.mark.parametrize(
+    "method", ["comp", "cvae", "vfae", "trvae", "scgen", "linear", "local", "lemur", "celligner", "stgan", "mmd-ae"]
+)
 def test_several_conditions_at_once_are_added_up_in_expression_by_default(guides, method):
     fast = {"latent_dim": 2, "hidden": [4], "epochs": 1} if method != "stgan" else {"hidden": [4], "epochs": 1}
-    fast = {"latent_dim": 2} if method in ("linear", "celligner") else fast
+    fast = {"latent_dim": 2} if method in ("linear", "local", "lemur", "celligner") else fast
     model = cellalign.train(guides, method=method, condition="guide", control="ctrl", settings=fast)
     with torch.no_grad():
         batch = next(model.cells(guides[guides.obs["guide"] == "ctrl"]).in_order(1000))

@@ -18,6 +18,9 @@ OWN = {
     # at its default the penalty takes most of the dose out of y, and with it out of the decoder, on so few cells
     "trvae": SMALL | {"gamma": 0.1},
     "linear": {},
+    "local": {},
+    "lemur": {"latent_dim": 5},
+    "auto": {},
     "celligner": {"latent_dim": 5},
     "stgan": {"hidden": [48, 16, 48], "discriminator_hidden": [32], "epochs": 100, "batch_size": 160, "lr": 0.01},
 }

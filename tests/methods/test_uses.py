@@ -7,8 +7,13 @@ import torch
 from support import layout, minibatch
 
 import cellalign
+from cellalign.data.loader import Cells
+from cellalign.data.source import as_matrix
+from cellalign.engine.fit import fit
+from cellalign.engine.plan import Plan
 from cellalign.errors import UsageError
 from cellalign.methods.base import BATCH, CONDITION, COVARIATE, LABEL, FitsInClosedForm, Method, Trains
+from cellalign.methods.capabilities import Stacks
 from cellalign.methods.registry import get, names
 from cellalign.tasks.roles import check_roles, roles_used
 
@@ -50,6 +55,10 @@ def learned(cls, given):
         torch.manual_seed(1)
         with torch.no_grad():
             method.eval().fit_closed_form(lambda: iter([batch]))
+        found += list(method.buffers())
+    if isinstance(method, Stacks):
+        cells = Cells(as_matrix(x.numpy()), made.fields, batch.columns, CELLS)
+        fit(method, cells, torch.arange(CELLS), torch.arange(0), Plan(), device=torch.device("cpu"), seed=0)
         found += list(method.buffers())
     return found
 

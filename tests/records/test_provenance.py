@@ -1,5 +1,6 @@
 """uns["cellalign"]: a record for each step and key, none of which erases another, in any file and from any version."""
 
+import json
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cellalign.records import (
     Embedding,
     Preprocessing,
     Provenance,
+    Target,
     Targets,
     find_obsm_key,
     obsm_key,
@@ -140,10 +142,10 @@ def test_a_slash_in_a_columns_name_costs_no_record(tmp_path, tiny):
 
 def test_what_is_written_is_plain_and_without_what_is_not_set():
     plain = Provenance().with_steps(embedding(condition=None)).plain()
-    assert plain["format_version"] == 2 and set(plain) == {"format_version", "embedding"}
+    assert plain["format_version"] == 3 and set(plain) == {"format_version", "embedding"}
     assert "condition" not in plain["embedding"]["X_comp"]
     assert Provenance().with_steps(change()).plain()["counterfactual"]["from"] == "control"
-    assert Provenance().plain() == {"format_version": 2}
+    assert Provenance().plain() == {"format_version": 3}
 
 
 @pytest.mark.parametrize("method, key", [("comp", "X_comp"), ("svae+", "X_svae+")])
@@ -187,7 +189,7 @@ def test_a_step_after_a_record_of_format_1_keeps_it():
     cellalign.embed(adata, cellalign.load(OLD / "vae"))
     done = Provenance.of(adata.uns)
     assert {key: e.step for key, e in done.embedding.items()} == {"X_comp": 1, "X_vae": 2}
-    assert done.plain()["format_version"] == 2
+    assert done.plain()["format_version"] == 3
 
 
 @pytest.mark.parametrize(
@@ -198,10 +200,10 @@ def test_a_step_after_a_record_of_format_1_keeps_it():
         np.arange(3),
         ["a"],
         {"format_version": "two"},
-        {"format_version": 2, "embedding": "X_comp"},
-        {"format_version": 2, "embedding": {"X_comp": {"method": "comp"}}},
-        {"format_version": 2, "counterfactual": {"to": "x"}},
-        {"format_version": 3, "cellalign": "9.0"},
+        {"format_version": 3, "embedding": "X_comp"},
+        {"format_version": 3, "embedding": {"X_comp": {"method": "comp"}}},
+        {"format_version": 3, "counterfactual": {"to": "x"}},
+        {"format_version": 4, "cellalign": "9.0"},
         {"kind": "embedding", "method": "comp"},
         {"kind": "counterfactual"},
         {"annotation": {"k": 3}},
@@ -254,3 +256,26 @@ def test_a_model_of_format_1_embeds_under_the_new_key(tmp_path):
     adata.write_h5ad(tmp_path / "cells.h5ad")
     with h5py.File(tmp_path / "cells.h5ad") as file:
         assert "X_svae_plus" in file["obsm"] and "X_svae_plus" in file["uns/cellalign/embedding"]
+
+
+def test_version_2_is_read_and_predicts_one_condition():
+    old = json.loads((Path(__file__).parent.parent / "fixtures" / "provenance2.json").read_text())
+    done = Provenance.of({"cellalign": old})
+    assert done.counterfactual.each() == [done.counterfactual] and done.counterfactual.to == "stimulated"
+    assert done.counterfactual.targets == () and done.preprocess.target_sum == 1e4
+    assert done.plain()["format_version"] == Provenance.FORMAT
+
+
+def test_several_conditions_survive_a_file_and_are_one_record_each(tmp_path, tiny):
+    targets = (
+        Target(to="a/b", from_="ctrl", changes={"g/h": "a/b"}),
+        Target(to="c", from_="ctrl", changes={"g/h": "c"}),
+    )
+    written = change(to="all", changes={}, targets=targets, source="source_cell", with_control="ctrl", within="donor")
+    tiny.uns["cellalign"] = Provenance().with_steps(written).plain()
+    read = Provenance.of(through_h5ad(tiny, tmp_path / "cells.h5ad").uns).counterfactual
+    assert read == written.model_copy(update={"step": 1})
+    assert [(one.to, one.from_, one.changes, one.targets) for one in read.each()] == [
+        ("a/b", "ctrl", {"g/h": "a/b"}, ()),
+        ("c", "ctrl", {"g/h": "c"}, ()),
+    ]

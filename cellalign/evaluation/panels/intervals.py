@@ -71,8 +71,11 @@ class Intervals(Panel):
             raise NotApplicable(f"the input has no intervals of cellalign counterfactual {option('interval')}")
         if inputs.against is None:
             raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
-        [record] = records
-        every = list(self._scored(inputs, record))
+        every = []
+        for record in records:
+            for name, *rest in self._scored(inputs.of_prediction(record), record):
+                apart = len(records) == 1 or record.groups == inputs.condition
+                every.append((name if apart else f"{record.to}, {name}", *rest))
         held = [name for name, *_, predicted in every if predicted]
         fitted = [name for name, *_, predicted in every if not predicted]
         if fitted:

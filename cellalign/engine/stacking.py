@@ -1,0 +1,205 @@
+"""How a stack of methods is fitted: members without some groups, what they say of these, shares, members on all cells.
+
+What is left out is what was left out of the cells that are asked for: a type, a donor, or else a group by itself. Of a
+group that is left out, members see one half of the control; from there they predict, and the other half is what the
+truth is a change from.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cellalign.data.loader import Cells
+from cellalign.engine.plan import Plan
+from cellalign.engine.settings import resolve_settings
+from cellalign.engine.state import State
+from cellalign.group_changes import LeftOut, columns_asked, stacked
+from cellalign.methods.base import Method, Trains
+from cellalign.methods.capabilities import Stacks
+
+log = logging.getLogger("cellalign")
+MOST_FOLDS = 8  # of closed forms
+MOST_TARGETS = 8  # conditions that are looked at
+FEWEST = 4  # control cells of a group that is left out: two halves of two
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """Groups that are left out together.
+
+    Attributes
+    ----------
+    kept : bool array [n]
+        Rows of `rows` that members see.
+    groups : list of (start, truth) by target
+        Rows of cells that predictions start from, and the change from the other half, [G].
+    """
+
+    kept: np.ndarray
+    groups: list[tuple[int, np.ndarray, np.ndarray]]
+
+
+def fit_stack(
+    method: Stacks,
+    cells: Cells,
+    train: Tensor,
+    validation: Tensor,
+    plan: Plan,
+    *,
+    device: torch.device,
+    seed: int,
+    fit: Callable[..., State],
+) -> State:
+    """Fit a stack in place; parameters are `fit`'s, and `fit` itself for the members."""
+    assert isinstance(method, Method)
+    method.to(device)
+    started = time.monotonic()
+
+    def fitted(member: Method, kept: Callable[[Tensor], Tensor], part: float) -> State:
+        torch.manual_seed(seed)
+        own = _plan_of(type(member), plan, len(train), part)
+        learns, checks = kept(train), kept(validation.cpu())
+        if not isinstance(member, Trains):  # which has no use for cells kept back
+            learns, checks = torch.cat([learns, checks]).sort().values, checks[:0]
+        return fit(member, cells, learns, checks, own, device=device, seed=seed)
+
+    states = [fitted(method.first, lambda rows: rows, 1)]
+    rows = torch.cat([train, validation.cpu()]).sort().values
+    networks = any(isinstance(member, Trains) for member in method.members.values())
+    left, shifts = [], []
+    if len(method.members) > 1:
+        for number, fold in enumerate(folds := _folds(method, cells, rows, device, networks), 1):
+            log.info("auto: fold %d of %d, %d groups left out", number, len(folds), len(fold.groups))
+            found, shift = _tried(method, cells, rows, fold, fitted, device)
+            left += found
+            shifts += shift
+    shares = stacked(left) if len(left) > 1 else np.eye(len(method.members))[0]
+    mixed = [LeftOut(e.truth, (shares @ e.predicted)[:, None]).errors()[0] for e in left]
+    table = [[own, *each.errors(), shift] for own, each, shift in zip(mixed, left, shifts, strict=True)]
+    evidence = torch.tensor(table if len(left) > 1 else np.zeros((0, len(shares) + 2)), dtype=torch.float32)
+    method.learned(torch.tensor(shares, dtype=torch.float32), evidence)
+    for share, member in list(zip(shares, method.members.values(), strict=True))[1:]:
+        if share > 0:
+            assert isinstance(member, Method)
+            states.append(fitted(member, lambda rows: rows, 1))
+    method.eval()
+    return State(
+        epoch=max(state.epoch for state in states),
+        step=sum(state.step for state in states),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _plan_of(cls: type[Method], plan: Plan, n: int, part: float) -> Plan:
+    """A member's own plan, with what was asked for of the stack's."""
+    asked = {key: value for key, value in plan.model_dump().items() if value != getattr(Plan(), key)}
+    own = resolve_settings(cls, named=asked)[1]
+    return own.model_copy(update={"epochs": max(1, round(part * own.resolve_epochs(n)))})
+
+
+def _folds(method: Any, cells: Cells, rows: Tensor, device: torch.device, networks: bool) -> list[_Fold]:
+    """What to leave out in turn; none of a condition that is a number, or where there are no two groups."""
+    if method.layout.continuous:
+        return []
+    local, first = method.first, method.first.groups
+    with torch.no_grad():
+        codes = torch.cat([local.codes(cells.batch(part).to(device)) for part in rows.split(4096)]).cpu().numpy()
+    source = first.source
+    targets = [int(t) for t in np.unique(codes[:, 0]) if t != source and len(first.known(source, t)[0])][:MOST_TARGETS]
+    known = {tuple(v) for t in targets for v in first.known(source, t)[0].values.tolist()}
+    unit = _units(first, source, targets, sorted(known))
+    names = sorted(set(unit.values()), key=lambda name: (-sum(u == name for u in unit.values()), name))
+    most = method.hp.folds if networks else MOST_FOLDS
+    if len(names) < 2:
+        return []
+    parts: list[list[Any]] = [names[i :: min(most, len(names))] for i in range(min(most, len(names)))]
+    rng = np.random.default_rng(0)
+    return [_fold(first, codes, rows, {v for v, u in unit.items() if u in part}, source, targets, rng, cells)
+            for part in parts]  # fmt: skip
+
+
+def _units(first: Any, source: int, targets: Sequence[int], known: list[tuple[int, ...]]) -> dict[Any, Any]:
+    """What each group is left out with: a value of the column that is asked for, or itself."""
+    own = first.of(source).cpu().numpy()
+    groups, sizes = first.groups.cpu().numpy()[own], first.sizes.cpu().numpy()[own]
+    asked = np.array([tuple(v) not in known for v in groups[:, 1:].tolist()])
+    columns = columns_asked(groups[asked, 1:], sizes[asked], np.array(known).reshape(len(known), groups.shape[1] - 1))
+    found: dict[Any, Any] = {v: v[columns[0]] if columns else v for v in known}
+    return found if len(set(found.values())) > 1 else {v: v for v in known}
+
+
+def _fold(
+    first: Any,
+    codes: np.ndarray,
+    rows: Tensor,
+    gone: set[Any],
+    source: int,
+    targets: Sequence[int],
+    rng: np.random.Generator,
+    cells: Cells,
+) -> _Fold:
+    member = np.array([tuple(v) in gone for v in codes[:, 1:].tolist()])
+    kept, groups = ~member | (codes[:, 0] == source), []
+    for values in sorted(gone):
+        own = (codes[:, 1:] == values).all(1)
+        control = rng.permutation(np.flatnonzero(own & (codes[:, 0] == source)))
+        if len(control) < FEWEST:
+            continue
+        start, end = np.array_split(control, 2)
+        kept[end] = False
+        apart = _mean(cells, rows[end])
+        for target in targets:
+            treated = np.flatnonzero(own & (codes[:, 0] == target))
+            if len(treated):
+                groups.append((target, rows[np.sort(start)].numpy(), _mean(cells, rows[treated]) - apart))
+    return _Fold(kept, groups)
+
+
+def _mean(cells: Cells, rows: Tensor) -> np.ndarray:
+    total = torch.stack([cells.batch(part.to(cells.device)).x.double().sum(0) for part in rows.split(4096)]).sum(0)
+    return (total / len(rows)).cpu().numpy()
+
+
+def _tried(
+    method: Any, cells: Cells, rows: Tensor, fold: _Fold, fitted: Callable[..., State], device: torch.device
+) -> tuple[list[LeftOut], list[float]]:
+    """What members, fitted without a fold, say of its groups; and the error of the mean shift."""
+    seen = torch.zeros(int(rows.max()) + 1, dtype=torch.bool)
+    seen[rows[torch.from_numpy(fold.kept)]] = True
+    predicted: list[list[np.ndarray]] = [[] for _ in fold.groups]
+    shift: list[np.ndarray] = []
+    condition = method.layout.condition
+    for name, member in method.members.items():
+        fresh = type(member)(member.hp, method.layout)
+        fitted(fresh, lambda part: part[seen[part]], method.hp.fold_epochs if isinstance(member, Trains) else 1)
+        if name == "local":
+            known = [fresh.groups.known(fresh.groups.source, target)[0] for target, *_ in fold.groups]
+            shift = [(k.treated - k.controls).mean(0) if len(k) else np.zeros(method.layout.n_genes) for k in known]
+        for place, (target, start, _) in enumerate(fold.groups):
+            do = {condition.name: condition.categories[target]}
+            predicted[place].append(_change(fresh, cells, start, do, device))
+    left = [
+        LeftOut(truth[None], np.array(said)[None]) for (*_, truth), said in zip(fold.groups, predicted, strict=True)
+    ]
+    alone = [LeftOut(e.truth, s[None, None]).errors()[0] for e, s in zip(left, shift, strict=True)]
+    return left, alone
+
+
+@torch.inference_mode()
+def _change(member: Any, cells: Cells, rows: np.ndarray, do: dict[str, Any], device: torch.device) -> np.ndarray:
+    """Mean change [G] of some cells."""
+    member.to(device).eval()
+    total = np.zeros(member.layout.n_genes)
+    for part in torch.from_numpy(rows).split(4096):
+        batch = cells.batch(part.to(cells.device)).to(device)
+        change = member.predict(batch, do).mean - member.predict(batch, {}).mean
+        total += change.double().sum(0).cpu().numpy()
+    return total / len(rows)

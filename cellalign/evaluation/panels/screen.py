@@ -1,0 +1,364 @@
+"""Panel on a counterfactual of many conditions: what a screen is scored by, raw and between two anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cellalign.evaluation.inputs import Inputs
+from cellalign.evaluation.metrics import screen as scr
+from cellalign.evaluation.metrics.metric import Metric, by_name
+from cellalign.evaluation.metrics.response import pearson
+from cellalign.evaluation.panel import Panel
+from cellalign.evaluation.screened import AT_MOST, FEWEST, A, B, Group, Screened, screened
+from cellalign.evaluation.table import Row
+
+SPLITS = 5
+BOOTSTRAPS = 500
+MEASURABLE = 0.2  # correlation of the changes of two halves
+PREDICTION, MEAN_RESPONSE, HALF, ANCHORED = "prediction", "mean response", "split half", "anchored"
+Noisy = scr.Noisy
+
+
+@dataclass(frozen=True)
+class Screen(Panel):
+    """Many predicted conditions against the real ones, and where that lies between mean response and split half.
+
+    Attributes
+    ----------
+    each_condition : bool
+        Whether every condition is listed too.
+    """
+
+    name = "screen"
+    summary = (
+        "Whether many predicted conditions are told apart, and their genes and sizes right; 0 is the mean response."
+    )
+    metrics = scr.METRICS
+    order = 53
+    metrics_as_rows = True
+
+    each_condition: bool = False
+
+    def concerns(self, inputs: Inputs) -> bool:
+        """Predictions of several conditions; the groups of one are scored where that is asked for."""
+        return len(inputs.predictions) >= FEWEST and inputs.predictions[0].expression != "any" and not inputs.continuous
+
+    def run(self, inputs: Inputs) -> Iterator[Row]:
+        """Every metric of the prediction, of both anchors, and between them."""
+        cells = screened(inputs)
+        found = scored(cells, inputs.seed)
+        n = len(cells.groups)
+        able = int((found.halves >= MEASURABLE).sum())
+        inputs.notes.append(
+            f"screen: {able} of {n} conditions are measurable (halves correlate by {MEASURABLE} or more)"
+        )
+        declared, n_cells = by_name(self.metrics), sum(len(group.real) for group in cells.groups)
+        samples = np.random.default_rng(inputs.seed).integers(n, size=(BOOTSTRAPS, n))
+        for metric in scr.SCORES:
+            of = {system: found.of(system, metric) for system in (PREDICTION, MEAN_RESPONSE, HALF)}
+            spread = declared[f"{metric.name}_se"]
+            for system, value, error in _anchored(of, metric, samples):
+                shown = scr.anchored(metric) if system == ANCHORED else metric
+                yield self.row(system, "all", shown, value, n_cells)
+                yield self.row(system, "all", spread, error, n_cells)
+        if self.each_condition:
+            yield from self._each(cells, found)
+
+    def _each(self, cells: Screened, found: Scores) -> Iterator[Row]:
+        for i, group in enumerate(cells.groups):
+            for system in (PREDICTION, MEAN_RESPONSE, HALF):
+                for metric in scr.SCORES:
+                    if metric is not scr.EFFECT:
+                        value = float(found.of(system, metric).values(np.array([[i]]))[0])
+                        yield self.row(system, group.name, metric, value, len(group.real))
+
+
+def _anchored(of: dict[str, Score], metric: Metric, samples: np.ndarray) -> list[tuple[str, float, float]]:
+    """System, value and its standard error over conditions, of what was scored and of the score between the anchors."""
+    every = np.arange(samples.shape[1])[None]
+    whole = {system: score.values(every)[0] for system, score in of.items()}
+    drawn = {system: score.values(samples) for system, score in of.items()}
+    better = 1 if metric.better is scr.UP else -1
+
+    def between(found: dict[str, Any]) -> Any:
+        gap = np.asarray(found[HALF] - found[MEAN_RESPONSE])
+        with np.errstate(all="ignore"):
+            return np.where(better * gap > 0, (found[PREDICTION] - found[MEAN_RESPONSE]) / gap, np.nan)
+
+    rows = [(system, whole[system], _sd(drawn[system])) for system in of]
+    return [*rows, (ANCHORED, float(between(whole)), _sd(between(drawn)))]
+
+
+def _sd(values: np.ndarray) -> float:
+    """Standard deviation of what is defined: of ratios, which may be far out, half the distance of the middle 68 %."""
+    values = values[np.isfinite(values)]
+    return float(np.diff(np.quantile(values, [0.1587, 0.8413]))[0] / 2) if len(values) > 1 else float("nan")
+
+
+class Score:
+    """One metric of one system, of any choice of conditions."""
+
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """Its value [B] over these conditions [B, P]."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Ratio(Score):
+    """A sum over conditions over another; a mean where the other counts them. What is not defined counts in neither."""
+
+    above: np.ndarray
+    below: np.ndarray
+
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """NaN where there is nothing below."""
+        above, below = self.above[rows].sum(-1), self.below[rows].sum(-1)
+        return np.divide(above, below, out=np.full(len(rows), np.nan), where=below != 0)
+
+
+@dataclass(frozen=True)
+class Ranks(Score):
+    """A rank correlation over conditions, of pairs of vectors [P], one of each split; their mean."""
+
+    pairs: list[tuple[np.ndarray, np.ndarray]]
+
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """Between -1 and 1."""
+        return np.mean([scr.spearman(one[rows], other[rows]) for one, other in self.pairs], axis=0)
+
+
+@dataclass
+class Scores:
+    """What was scored, by system and metric, of each split an array [P] above and one below."""
+
+    above: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
+    below: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
+    halves: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def add(self, system: str, metric: Metric, above: np.ndarray, below: np.ndarray | None = None) -> None:
+        """Of one split; without `below` the mean over conditions is meant."""
+        below = np.isfinite(above).astype(float) if below is None else below
+        self.above.setdefault((system, metric.name), []).append(above)
+        self.below.setdefault((system, metric.name), []).append(below)
+
+    def of(self, system: str, metric: Metric) -> Score:
+        """Over all splits."""
+        above, below = self.above[system, metric.name], self.below[system, metric.name]
+        if metric is scr.EFFECT:
+            return Ranks(list(zip(above, below, strict=True)))
+        usable = [np.isfinite(one) & np.isfinite(other) for one, other in zip(above, below, strict=True)]
+        sums = [
+            np.sum([np.where(ok, values, 0.0) for ok, values in zip(usable, each, strict=True)], axis=0)
+            for each in (above, below)
+        ]
+        return Ratio(*sums)
+
+
+def scored(cells: Screened, seed: int) -> Scores:
+    """Every metric of the prediction and of both anchors, over a few splits of the control and real cells."""
+    rng = np.random.default_rng(seed)
+    found, tested = Scores(), _expressed(cells)
+    _levels(cells, found)
+    alike = []
+    for _ in range(SPLITS):
+        half, own = cells.halves(rng)
+        split = _Split(cells, half, own, tested, np.random.default_rng(rng.integers(2**32)))
+        split.changes(found)
+        split.differential(found)
+        alike.append(split.alike)
+    found.halves = np.mean(alike, axis=0)
+    return found
+
+
+def _expressed(cells: Screened) -> dict[str, np.ndarray]:
+    """Mask [G] of the genes that are expressed in control cells, by the name of these."""
+    controls = {group.of_control: group.control for group in cells.groups}
+    means = {name: cells.per_million(cells.real(rows)).mean(0) for name, rows in controls.items()}
+    return {name: np.asarray(mean).ravel() > cells.expressed for name, mean in means.items()}
+
+
+def _control_level(cells: Screened, group: Group, rows: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, float]:
+    """Profile and noise of control cells, as what they are compared with is composed."""
+    return cells.level(cells.real(rows), cells.weights(group, rows, real), cells.strata[rows])
+
+
+def _noisy(levels: list[tuple[np.ndarray, float]]) -> Noisy:
+    return Noisy(np.stack([profile for profile, _ in levels]), np.array([noise for _, noise in levels]))
+
+
+def _levels(cells: Screened, found: Scores) -> None:
+    """What is scored of all cells, without a control of its own: errors of profiles, and centroids."""
+    cache: dict[str, tuple[np.ndarray, float]] = {}
+
+    def control(group: Group) -> tuple[np.ndarray, float]:
+        if cells.weighted or group.of_control not in cache:
+            cache[group.of_control] = _control_level(cells, group, group.control, group.real)
+        return cache[group.of_control]
+
+    own = [group.own for group in cells.groups]
+    real = _noisy([cells.level(cells.real(group.real)) for group in cells.groups])
+    predicted = _noisy([cells.level(cells.predicted(group.predicted)) for group in cells.groups])
+    start = _noisy([control(group) for group in cells.groups])
+    effect = scr.corrected_effect(real, start, own)
+    mean = Noisy(mean_response(real.profiles, start.profiles), np.zeros(len(own)))
+    kept = cells.off_target
+    for system, guess in ((PREDICTION, predicted), (MEAN_RESPONSE, mean)):
+        found.add(system, scr.ERROR, scr.corrected_error(guess, real, own), effect)
+        found.add(system, scr.CENTROID, scr.centroid_accuracy(guess.profiles[:, kept], real.profiles[:, kept]))
+
+
+def mean_response(real: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Profiles [P, G] of control cells that all change as the real ones do on average."""
+    return np.maximum(start + (real - start).mean(0), 0)
+
+
+class _Split:
+    """One half of the control for the prediction and one for the truth, and halves of the real cells."""
+
+    def __init__(
+        self,
+        cells: Screened,
+        half: np.ndarray,
+        own: list[np.ndarray],
+        tested: dict[str, np.ndarray],
+        rng: np.random.Generator,
+    ) -> None:
+        self.cells, self.half, self.tested, self.rng = cells, half, tested, rng
+        self.real = [{side: g.real[mine == side] for side in (A, B)} for g, mine in zip(cells.groups, own, strict=True)]
+        self.alike = np.empty(0)
+        self.fold: dict[str, np.ndarray] = {}
+        self._levels: dict[Any, tuple[np.ndarray, float]] = {}
+        self._blocks: dict[Any, Any] = {}
+
+    def control(self, group: Group, side: int) -> np.ndarray:
+        """Rows of a group's control cells in a half."""
+        return group.control[self.half[group.control] == side]
+
+    def start(self, group: Group, side: int, real: np.ndarray) -> tuple[np.ndarray, float]:
+        """Level of a half of the control cells, beside these real cells."""
+        key = (group.of_control, side)
+        if self.cells.weighted or key not in self._levels:
+            self._levels[key] = _control_level(self.cells, group, self.control(group, side), real)
+        return self._levels[key]
+
+    def mine(self, group: Group) -> np.ndarray:
+        """Rows of the predicted cells that were not predicted from the other half."""
+        source = self.cells.source[group.predicted]
+        rows = group.predicted[(source < 0) | (self.half[source] != B)]
+        return rows if len(rows) else group.predicted
+
+    def predicted_from(self, group: Group, rows: np.ndarray) -> tuple[np.ndarray, float] | None:
+        """Level of the very cells that some were predicted from, of which nothing is uncertain; None if not known."""
+        source = self.cells.source[rows]
+        if (source >= 0).all():
+            return self.cells.profile(self.cells.real(source)), 0.0
+        if self.cells.started is not None:
+            return self.cells.profile(self.cells.started(rows)), 0.0
+        return None
+
+    def changes(self, found: Scores) -> None:
+        """Score the changes of profiles."""
+        cells = self.cells
+        own, kept = [group.own for group in cells.groups], cells.off_target
+        levels: dict[str, list[tuple[np.ndarray, float]]] = {
+            name: [] for name in ("p", "s", "r", "a", "b", "sa", "sb", "t")
+        }
+        for group, real in zip(cells.groups, self.real, strict=True):
+            rows = self.mine(group)
+            start = self.predicted_from(group, rows)
+            profile, noise = cells.level(cells.predicted(rows))
+            # a cell and what it was predicted from scatter together
+            levels["p"].append((profile, noise if start is None else 0.0))
+            levels["s"].append(self.start(group, A, group.real) if start is None else start)
+            levels["r"].append(cells.level(cells.real(group.real)))
+            levels["t"].append(self.start(group, B, group.real))
+            for side, name in ((A, "a"), (B, "b")):
+                levels[name].append(cells.level(cells.real(real[side])))
+                levels[f"s{name}"].append(self.start(group, side, real[side]))
+        at = {name: _noisy(each) for name, each in levels.items()}
+        change = {
+            "p": at["p"].profiles - at["s"].profiles,
+            "r": at["r"].profiles - at["t"].profiles,
+            "a": at["a"].profiles - at["sa"].profiles,
+            "b": at["b"].profiles - at["sb"].profiles,
+        }
+        response = mean_response(at["r"].profiles, at["sa"].profiles)
+        for group, expected, control in zip(cells.groups, response, at["sa"].profiles, strict=True):
+            self.fold.setdefault(group.of_control, np.expm1(expected) / np.maximum(np.expm1(control), scr.TINY))
+        sizes = {
+            name: scr.corrected_effect(at[name], at[start], own)
+            for name, start in (("p", "s"), ("r", "t"), ("a", "sa"), ("b", "sb"))
+        }
+        pairs = ((PREDICTION, change["p"], change["r"]), (MEAN_RESPONSE, response - at["sa"].profiles, change["r"]))
+        for system, guess, truth in (*pairs, (HALF, change["b"], change["a"])):
+            found.add(system, scr.DISCRIMINATION, scr.discrimination(guess[:, kept], truth[:, kept]))
+        found.add(HALF, scr.CENTROID, scr.centroid_accuracy(at["b"].profiles[:, kept], at["a"].profiles[:, kept]))
+        found.add(HALF, scr.ERROR, scr.corrected_error(at["b"], at["a"], own), sizes["a"])
+        found.add(PREDICTION, scr.EFFECT, sizes["p"], sizes["r"])
+        found.add(MEAN_RESPONSE, scr.EFFECT, np.zeros(len(own)), sizes["r"])
+        found.add(HALF, scr.EFFECT, sizes["b"], sizes["a"])
+        self.alike = np.array([pearson(a[kept], b[kept]) for a, b in zip(change["a"], change["b"], strict=True)])
+
+    def differential(self, found: Scores) -> None:
+        """Score DE genes and fold changes."""
+        scores: dict[tuple[str, Metric], list[float]] = {}
+        for group, real in zip(self.cells.groups, self.real, strict=True):
+            tables = self._tables(group, real)
+            truth = tables["truth"]
+            for system, guess, against in (
+                (PREDICTION, tables["guess"], truth),
+                (MEAN_RESPONSE, tables["mean"], truth),
+                (HALF, tables["b"], tables["a"]),
+            ):
+                values = {
+                    scr.DIRECTION: scr.direction(guess, against, group.own),
+                    scr.REACH: scr.reach(guess, against, group.own),
+                    scr.AGREEMENT: scr.agreement(guess, against, group.own),
+                    scr.FOLD_ERROR: scr.fold_error(guess.change, against.change, truth, group.own),
+                }
+                for metric, value in values.items():
+                    scores.setdefault((system, metric), []).append(value)
+        for (system, metric), each in scores.items():
+            found.add(system, metric, np.array(each))
+
+    def _tables(self, group: Group, real: dict[int, np.ndarray]) -> dict[str, scr.Different]:
+        """DE of the prediction, the mean response, the real cells and their halves, each from a half of the control."""
+        cells, tested = self.cells, self.tested[group.of_control]
+        start, other = (self._block(group, side) for side in (A, B))
+
+        def of(reader: Any, rows: np.ndarray, control: Any) -> scr.Different:
+            return scr.different(cells.per_million(reader(self._some(rows))), control, tested)
+
+        return {
+            "guess": of(cells.drawn, self.mine(group), start),
+            "mean": self._mean(group, start, tested),
+            "truth": of(cells.real, group.real, other),
+            "a": of(cells.real, real[A], start),
+            "b": of(cells.real, real[B], other),
+        }
+
+    def _mean(self, group: Group, control: Any, tested: np.ndarray) -> scr.Different:
+        """DE of the mean response: control cells drawn anew, every gene of which changes by one factor."""
+        key = ("mean", group.of_control)
+        if key not in self._blocks:
+            n = int(np.median([len(each.real) for each in self.cells.groups]))
+            rows = self.rng.integers(control.shape[0], size=min(n, AT_MOST))
+            fold = self.fold[group.of_control]
+            drawn = control[rows].multiply(fold).tocsr() if hasattr(control, "multiply") else control[rows] * fold
+            self._blocks[key] = scr.different(drawn, control, tested)
+        return self._blocks[key]
+
+    def _block(self, group: Group, side: int) -> Any:
+        """Control cells of a half, per million, some of very many."""
+        key = (group.of_control, side)
+        if key not in self._blocks:
+            self._blocks[key] = self.cells.per_million(self.cells.real(self._some(self.control(group, side))))
+        return self._blocks[key]
+
+    def _some(self, rows: np.ndarray) -> np.ndarray:
+        """At most so many of some rows, drawn at random."""
+        return rows if len(rows) <= AT_MOST else self.rng.permutation(rows)[:AT_MOST]

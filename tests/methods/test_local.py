@@ -1,0 +1,147 @@
+"""local: changes of like groups; against loops, on data whose answer is known, and over all mixtures of columns."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import cellalign
+
+QUIET = {"condition": "stim", "control": "control", "settings": {"latent_dim": 5}}
+
+
+def cells(n=30, types="ABCDE", donors=("d1",), genes=40, seed=0, noise=0.2):
+    """Log expression: types lie on a line, and gene 1 to 8 rise by where a type is on it; donors shift gene 30 on."""
+    rng = np.random.default_rng(seed)
+    rows, obs = [], []
+    for i, kind in enumerate(types):
+        for j, donor in enumerate(donors):
+            for stim in ("control", "stimulated"):
+                mean = np.full(genes, 1.0)
+                mean[10:20] += 0.5 * i
+                mean[20:25] -= 0.15 * i
+                mean[30:] += 0.2 * j
+                if stim == "stimulated":
+                    mean[:8] += 0.4 + 0.3 * i
+                    mean[8:10] -= 0.8
+                rows.append(np.maximum(mean + noise * rng.standard_normal((n, genes)), 0))
+                obs += [{"stim": stim, "cell_type": kind, "donor": donor}] * n
+    x = np.concatenate(rows).astype(np.float32)
+    frame = pd.DataFrame(obs, index=[f"c{i}" for i in range(len(x))])
+    return ad.AnnData(sparse.csr_matrix(x), obs=frame, var=pd.DataFrame(index=[f"G{i}" for i in range(genes)]))
+
+
+def mean(adata, **where):
+    chosen = np.logical_and.reduce([adata.obs[key] == value for key, value in where.items()])
+    return np.asarray(adata[chosen].X.mean(0)).ravel()
+
+
+def predicted(model, adata, **where):
+    chosen = np.logical_and.reduce([adata.obs[key] == value for key, value in where.items()])
+    found = cellalign.counterfactual(adata[chosen].copy(), model, to="stimulated", from_="control")
+    return np.asarray(found.X.mean(0)).ravel() - mean(adata, **where)
+
+
+@pytest.mark.parametrize("held_out", ["A", "C", "E"])
+def test_a_type_that_was_held_out_changes_as_its_neighbours(held_out):
+    adata = cells()
+    model = cellalign.train(
+        adata, method="local", label="cell_type", holdout=[f"cell_type={held_out},stim=stimulated"], **QUIET
+    )
+    truth = mean(adata, stim="stimulated", cell_type=held_out) - mean(adata, stim="control", cell_type=held_out)
+    others = [
+        mean(adata, stim="stimulated", cell_type=t) - mean(adata, stim="control", cell_type=t)
+        for t in "ABCDE"
+        if t != held_out
+    ]
+    found = predicted(model, adata, stim="control", cell_type=held_out)
+    assert ((found - truth) ** 2).sum() <= ((np.mean(others, 0) - truth) ** 2).sum() + 0.02
+    own, shift, _ = model.method.evidence.mean(0).tolist()
+    assert own < 0.6 * shift
+    assert "groups left out in turn" in model.record.outcome.findings[0]
+
+
+def test_cells_fall_in_proportion_so_that_the_mean_is_the_groups_and_nothing_is_negative():
+    adata = cells(noise=0.6)
+    model = cellalign.train(adata, method="local", label="cell_type", **QUIET)
+    groups, (rise, fall) = model.method.groups, model.method.changes(0, 1)
+    assert bool((rise >= 0).all() and (fall <= 0).all() and (fall >= -1).all()) and bool((fall < 0).any())
+    control = adata[adata.obs["stim"] == "control"].copy()
+    found = cellalign.counterfactual(control, model, to="stimulated")
+    for row, kind in enumerate("ABCDE"):
+        change = (rise[row] + fall[row] * groups.means[groups.of(0)][row]).numpy()
+        own = control.obs["cell_type"] == kind
+        np.testing.assert_allclose(
+            found.X[own.to_numpy()].mean(0) - mean(control, cell_type=kind), change, atol=1e-4, err_msg=kind
+        )
+    assert found.X.min() >= 0
+
+
+def test_a_donor_that_was_held_out_is_told_by_the_same_type_of_others():
+    adata = cells(donors=("d1", "d2", "d3"), n=15)
+    options = QUIET | {"holdout": ["donor=d3,stim=stimulated"]}
+    model = cellalign.train(adata, method="local", label="cell_type", batch=["donor"], **options)
+    for kind in "ABCDE":
+        where = {"stim": "control", "cell_type": kind, "donor": "d3"}
+        truth = mean(adata, **(where | {"stim": "stimulated"})) - mean(adata, **where)
+        matched = mean(adata, stim="stimulated", cell_type=kind) - mean(adata, stim="control", cell_type=kind)
+        found = predicted(model, adata, **where)
+        assert np.corrcoef(found, truth)[0, 1] > np.corrcoef(matched, truth)[0, 1] - 0.05
+    assert len(model.method.evidence) == 10  # donor by donor, each with the types of the other
+
+
+def test_without_a_column_clusters_are_the_groups():
+    adata = cells(types="ACE", n=80)
+    model = cellalign.train(adata, method="local", condition="stim", control="control",
+                            settings={"latent_dim": 5, "states": 3})  # fmt: skip
+    for kind in "ACE":
+        truth = mean(adata, stim="stimulated", cell_type=kind) - mean(adata, stim="control", cell_type=kind)
+        found = predicted(model, adata, stim="control", cell_type=kind)
+        assert np.corrcoef(found, truth)[0, 1] > 0.97
+        assert found[:8].mean() == pytest.approx(truth[:8].mean(), abs=0.15)
+
+
+def test_cells_whose_type_is_missing_belong_to_groups_near_them():
+    adata = cells()
+    model = cellalign.train(adata, method="local", label="cell_type", **QUIET)
+    known = adata[(adata.obs["stim"] == "control") & (adata.obs["cell_type"] == "E")].copy()
+    unknown = known.copy()
+    unknown.obs["cell_type"] = "not seen"
+    found = [cellalign.counterfactual(each, model, to="stimulated").X.mean(0) for each in (known, unknown)]
+    np.testing.assert_allclose(found[0], found[1], atol=0.05)
+
+
+def test_doses_between_those_trained_on_are_interpolated():
+    rng = np.random.default_rng(0)
+    dose = np.repeat([0.0, 1.0, 2.0, 4.0], 60)
+    x = 1 + 0.1 * rng.standard_normal((240, 20))
+    x[:, :5] += 0.3 * dose[:, None]
+    obs = pd.DataFrame({"dose": dose, "kind": np.tile(["a", "b"], 120)}, index=[f"c{i}" for i in range(240)])
+    adata = ad.AnnData(sparse.csr_matrix(np.maximum(x, 0).astype(np.float32)), obs=obs)
+    model = cellalign.train(
+        adata, method="local", condition="dose", continuous=True, label="kind", settings={"latent_dim": 3}
+    )
+    control = adata[adata.obs["dose"] == 0].copy()
+    for value, expected in ((1.0, 0.3), (3.0, 0.9), (4.0, 1.2), (0.0, 0.0), (9.0, 1.2)):
+        found = cellalign.counterfactual(control, model, to=value).X.mean(0) - np.asarray(control.X.mean(0)).ravel()
+        assert found[:5].mean() == pytest.approx(expected, abs=0.1), value
+
+
+def test_values_of_any_sign_are_added_to():
+    adata = cells()
+    adata.X = adata.X.toarray() - 1.5
+    model = cellalign.train(adata, method="local", label="cell_type", expression="any", **QUIET)
+    assert model.method.settings[:, 2].unique().tolist() == [1]
+    truth = mean(adata, stim="stimulated", cell_type="C") - mean(adata, stim="control", cell_type="C")
+    np.testing.assert_allclose(predicted(model, adata, stim="control", cell_type="C"), truth, atol=0.2)
+
+
+def test_it_is_the_same_when_it_is_read_again(tmp_path):
+    adata = cells(donors=("d1", "d2"), n=10)
+    model = cellalign.train(adata, method="local", label="cell_type", batch=["donor"], **QUIET)
+    model.save(tmp_path / "m")
+    again = cellalign.load(tmp_path / "m")
+    found = [cellalign.counterfactual(adata, each, to="stimulated").X for each in (model, again)]
+    np.testing.assert_array_equal(*found)
+    assert again.method.findings() == model.method.findings() == again.record.outcome.findings
