@@ -106,7 +106,7 @@ def calibrating(
         Not enough groups have cells under both conditions.
     """
     from cellalign.data.fields import read_fields
-    from cellalign.methods.base import CONDITION, LABEL, Trains
+    from cellalign.methods.base import CONDITION, LABEL, FitsInClosedForm, Trains
 
     fields = read_fields(prepared.record.fields)
     condition: Any = fields.one(CONDITION)
@@ -114,7 +114,12 @@ def calibrating(
     if key == NONE and NONE not in adata.obs:
         return None
     if key is None:
-        if issubclass(method, Trains) or label is None or len(prepared.train_rows) > AUTOMATIC:
+        if (
+            not issubclass(method, FitsInClosedForm)
+            or issubclass(method, Trains)
+            or label is None
+            or len(prepared.train_rows) > AUTOMATIC
+        ):
             return None
         key = label.name
     shown, combined = option("calibrate", key), condition is not None and key == condition.name

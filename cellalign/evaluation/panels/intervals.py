@@ -71,11 +71,11 @@ class Intervals(Panel):
             raise NotApplicable(f"the input has no intervals of cellalign counterfactual {option('interval')}")
         if inputs.against is None:
             raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
-        every = []
+        every: list[Scored] = []
         for record in records:
-            for name, *rest in self._scored(inputs.of_prediction(record), record):
-                apart = len(records) == 1 or record.groups == inputs.condition
-                every.append((name if apart else f"{record.to}, {name}", *rest))
+            alone = len(records) == 1 or record.groups == inputs.condition
+            for name, n, found, predicted in self._scored(inputs.of_prediction(record), record):
+                every.append((name if alone else f"{record.to}, {name}", n, found, predicted))
         held = [name for name, *_, predicted in every if predicted]
         fitted = [name for name, *_, predicted in every if not predicted]
         if fitted:
