@@ -123,11 +123,14 @@ class Compared:
     Attributes
     ----------
     names : list of str
+    usable : list of str
+        All that have enough real cells, predicted or not.
     of : callable
         A group's cells by its name: dense, so made when they are asked for.
     """
 
     names: list[str]
+    usable: list[str]
     of: Callable[[str], CellType]
 
 
