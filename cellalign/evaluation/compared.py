@@ -175,7 +175,7 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
             neighbours=learned.neighbours(name),
         )
 
-    return Compared([n for n in usable if n in predicted], of)
+    return Compared([n for n in usable if n in predicted], list(usable), of)
 
 
 def _usable(inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.ndarray) -> dict[str, tuple[str, str]]:
