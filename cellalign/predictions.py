@@ -240,7 +240,7 @@ def _obs(
         found["abstain"] = np.concatenate([*apart, np.zeros(len(control), dtype=bool)])
     found[SOURCE] = pd.Categorical(source[rows])
     said = np.concatenate([np.repeat("-" + one.asked.said[0], len(one.asked.rows) * times) for one in each])
-    names = source[rows].to_numpy(dtype=object)
+    names = np.array(source[rows], dtype=object)
     names[: len(said)] += said.astype(object)
     if times > 1:
         names[: len(said)] += np.array([f"-draw{i + 1}" for i in range(times)], dtype=object)[
