@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.columns import Where, having, select
+from cellalign.data.fingerprints import written
 from cellalign.data.images import KEY as IMAGES
 from cellalign.data.interventions import Intervention, To, interventions, some_of, within_groups
 from cellalign.data.said import tell, told_once
@@ -61,6 +62,7 @@ class Predictions:
     x: Any
     control: np.ndarray
     image_shape: tuple[int, ...] | None = None
+    trained: np.ndarray | None = None
     copies: int = 1  # as `Prediction`'s, for whoever writes them: rows follow one another
 
     @property
@@ -88,6 +90,7 @@ class Predictions:
     def bare(self) -> AnnData:
         """All that is known before anything is computed: obs, var, obsm and uns."""
         uns: dict[str, Any] = {KEY: self.provenance.with_steps(self.record).plain()}
+        uns |= written(self.trained, self.var.index)
         if self.image_shape is not None:
             uns[IMAGES] = np.array(self.image_shape)
         return AnnData(obs=self.obs, var=self.var, obsm=self.obsm, uns=uns)
@@ -173,7 +176,8 @@ def predict_several(
         obs["held_out"] = held_out(obs, model.record.holdout, must_exist=False, control=model.control)
     obsm = {key: adata.obsm[key][rows] for key in model.obsm if key in adata.obsm}
     provenance, shape = prepared(model, adata), model.record.image_shape
-    return Predictions(obs, found.var, obsm, record, provenance, each, found.x, control, shape)
+    seen = model.trained
+    return Predictions(obs, found.var, obsm, record, provenance, each, found.x, control, shape, seen)
 
 
 def _seed_of(seed: int, number: int) -> int:
@@ -231,6 +235,9 @@ def _obs(
     fields = each[0].asked.fields
     for key in [k for field in fields for k in (f"{field.name}_source", field.name) if k in parts[0]]:
         found[key] = _joined([part[key] for part in parts], repeats)
+    if "abstain" in each[0].cells.obs:
+        apart = [np.repeat(one.cells.obs["abstain"].to_numpy(), times) for one in each]
+        found["abstain"] = np.concatenate([*apart, np.zeros(len(control), dtype=bool)])
     found[SOURCE] = pd.Categorical(source[rows])
     said = np.concatenate([np.repeat("-" + one.asked.said[0], len(one.asked.rows) * times) for one in each])
     names = source[rows].to_numpy(dtype=object)
@@ -289,6 +296,8 @@ def _observed(x: Any, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name == "drawn":
             found[name] = sparse.csr_matrix(whole)
+        elif name in ("lower", "upper"):
+            found[name] = whole
         elif name != "X":
             found[name] = np.zeros_like(whole)
     return found

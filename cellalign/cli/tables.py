@@ -38,6 +38,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         console.print(_table([columns[i] for i in band], [[row[i] for i in band] for row in rows], prose))
 
 
+def print_prose(text: str) -> None:
+    """A sentence for people on standard output, wrapped where a terminal is narrow."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else UNCUT, markup=False, emoji=False, highlight=False)
+    text = printable(text)
+    console.print(text if console.encoding.startswith("utf") else text.translate(ASCII_ARROWS))
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool) -> RichTable:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -96,6 +105,8 @@ def print_evaluation(result: Evaluation, format: str) -> None:
     if format == "table":
         for title, columns, rows in result.summary():
             print_table(title, columns, rows)
+        if result.verdict:
+            print_prose(result.verdict)
     else:
         _print(result.to_json() if format == "json" else result.to_csv())
 

@@ -21,7 +21,7 @@ from cellalign.data.reading import PathLike, Reading, all_paths
 from cellalign.errors import InputError, UsageError, option
 
 CELLS = (".h5ad", ".zarr")  # what an output of cells may end in
-MODEL_FILES = ("model.yaml", "weights.safetensors", "history.csv")
+MODEL_FILES = ("model.yaml", "weights.safetensors", "history.csv", "cells.npy", "calibration.safetensors")
 OF_STORES = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")  # files of a store beside its arrays
 OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in any folder
 PICTURES = {".png": (b"\x89PNG", "PNG picture"), ".pdf": (b"%PDF", "PDF")}
@@ -267,7 +267,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _holds_model(folder: Path) -> bool:
     """Whether a folder is a model directory, damaged or not."""
-    spec, weights, _ = (folder / name for name in MODEL_FILES)
+    spec, weights = (folder / name for name in MODEL_FILES[:2])
     if not spec.is_file() or weights.is_file():
         return weights.is_file() and spec.is_file()
     with open(spec, "rb") as file:  # another program's model.yaml may be all that a folder holds

@@ -75,6 +75,27 @@ class Dense:
         return Dense(self.values.to(device))
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a matrix, read where they lie."""
+
+    whole: Rows
+    index: Tensor
+
+    @property
+    def n_columns(self) -> int:
+        """G."""
+        return self.whole.n_columns
+
+    def rows(self, rows: Tensor) -> SparseRows | Tensor:
+        """The given ones among them."""
+        return self.whole.rows(self.index[rows])
+
+    def to(self, device: torch.device) -> Part:
+        """The same rows on another device."""
+        return Part(self.whole.to(device), self.index.to(device))
+
+
 def content_of(x: Any) -> str:
     """A digest of the values of a matrix [n, G], sparse or dense, whatever its types and however it is laid out.
 
@@ -90,12 +111,12 @@ def digest_of(matrix: Rows, n: int) -> str:
     """`content_of`, of rows [n, G]; a block of them is looked at at a time."""
     digest = hashlib.sha256(f"cellalign matrix 1: {n} x {matrix.n_columns}".encode())
     for first in range(0, n, DIGESTED_TOGETHER):
-        for part in _stored(matrix, first, min(n, first + DIGESTED_TOGETHER)):
+        for part in stored(matrix, first, min(n, first + DIGESTED_TOGETHER)):
             digest.update(part.data)
     return f"sha256:{digest.hexdigest()}"
 
 
-def _stored(matrix: Rows, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stored(matrix: Rows, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of a run of rows, how many values each has that are not zero in float32 [B], their columns and they [nnz]."""
     if isinstance(matrix, CSR):
         start = matrix.indptr[first : last + 1].numpy()

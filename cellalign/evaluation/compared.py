@@ -7,26 +7,30 @@ splits, the prediction starts from one half and the truth from the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellalign.data import fingerprints
 from cellalign.data.columns import column
-from cellalign.data.matrices import is_counts
 from cellalign.data.values import known
 from cellalign.errors import InputError, option
+from cellalign.evaluation.baselines import Groups
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
-from cellalign.evaluation.predictions import check_finite, check_library_sizes, source_names
+from cellalign.evaluation.references import References
+from cellalign.evaluation.scales import on_one_scale, positions, real_matrix, shared_genes, sources
+from cellalign.evaluation.table import FITTED, PREDICTED
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 MIN_CELLS_PER_GROUP = 5  # of a cell type, under each condition, for its response to be scored
 SPLITS = 5  # of the control cells
-UNKNOWN = -1  # a predicted cell whose source is not among the real cells
+SEEN = 0.05  # share of a group's real cells above which it was trained on
+BETWEEN = ", "  # a cell type and its donor
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class CellType:
         Which of the control cells each was predicted from; -1 where that is not known.
     start : array [n_predicted, G], optional
         The cells it was predicted from, where they are known but are not among the control cells.
+    status : str
+        Whether the model has seen the real cells: `FITTED`, `PREDICTED`, "" where that is not known.
+    baselines : callable
+        From a control mean [G] to every baseline's change [G], by name.
+    neighbours : array [G], optional
+        Control mean of the other groups, weighted by their likeness.
     """
 
     name: str
@@ -68,6 +78,9 @@ class CellType:
     control: np.ndarray
     source: np.ndarray
     start: np.ndarray | None = None
+    status: str = ""
+    baselines: Callable[[np.ndarray], dict[str, np.ndarray]] = field(default=lambda control: {})
+    neighbours: np.ndarray | None = None
 
     def splits(self, seed: int) -> Iterator[Split]:
         """A few random halvings; of the control, the cells that were predicted from are halved by themselves."""
@@ -105,24 +118,20 @@ def _halves(rng: np.random.Generator, rows: np.ndarray) -> tuple[np.ndarray, np.
 
 @dataclass(frozen=True)
 class Compared:
-    """All cell types: those named can be scored, `shifts` has the mean change of these and of all others.
+    """All groups of cells: those named can be scored; baselines learn from these and from all others.
 
     Attributes
     ----------
     names : list of str
-    shifts : dict of arrays [G]
+    usable : list of str
+        All that have enough real cells, predicted or not.
     of : callable
-        A cell type's cells by its name: dense, so made when they are asked for.
+        A group's cells by its name: dense, so made when they are asked for.
     """
 
     names: list[str]
-    shifts: dict[str, np.ndarray]
+    usable: list[str]
     of: Callable[[str], CellType]
-
-    def mean_shift(self, name: str) -> np.ndarray | None:
-        """Mean change [G] of all other cell types, each counting the same; None where there is no other."""
-        others = [shift for other, shift in self.shifts.items() if other != name]
-        return np.mean(others, axis=0) if others else None
 
 
 def compare(inputs: Inputs, origin: str, to: str) -> Compared:
@@ -133,58 +142,120 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     InputError
         The real cells lack predicted genes, the condition, or the scale of the prediction.
     NotApplicable
-        No cell type has enough cells.
+        No group has enough cells.
     """
     against = inputs.against
     assert against is not None
-    columns = _shared_genes(inputs.adata, against)
+    columns = shared_genes(inputs.adata, against)
     target, source = _target_and_source(inputs, against, origin, to)
     source = _within(inputs, against, target, source)
-    label_p, label_r = _labels(inputs, against)
-    at = _sources(inputs.adata, against)
-    x_p, x_r, x_s = _on_one_scale(inputs, against, columns, with_sources=bool((at < 0).any()))
-    counts = {
-        str(n): [int((m & (label_r == n)).sum()) for m in (target, source)]
-        for n in np.unique(np.concatenate([label_p, label_r[label_r != ""]]))
-    }
-    usable = [n for n, c in counts.items() if min(c) >= MIN_CELLS_PER_GROUP]
-    names = [n for n in usable if n in label_p]
-    skipped = [f"{n} ({c[0]} real, {c[1]} source)" for n, c in counts.items() if n in label_p and n not in usable]
-    if skipped:
-        inputs.notes.append(
-            f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {', '.join(skipped)}"
-        )
-    if not names:
-        raise NotApplicable(f"no cell type has {MIN_CELLS_PER_GROUP} cells under both conditions")
+    grouping = _grouping(inputs, against)
+    predicted, real = grouping.predicted, grouping.real
+    at, x = sources(inputs.adata, against), real_matrix(inputs, against, columns)
+    seen = _seen(inputs.adata, x)
+    x_p, x_r, x_s = on_one_scale(inputs, x, with_sources=bool((at < 0).any()))
+    usable = _usable(inputs, grouping, target, source)
+    status = {n: _status(inputs, predicted == n, target & (real == n), seen) for n in usable}
+    under = _conditions(inputs, against, target | source, seen) if origin else {}
+    groups = _groups(x_r, usable, real, target, source, inputs)
+    learned = References(groups, list(usable), [status[n] for n in usable], _parts(inputs, to, under))
 
     def of(name: str) -> CellType:
-        rows, controls = np.flatnonzero(label_p == name), np.flatnonzero(source & (label_r == name))
+        rows, controls = np.flatnonzero(predicted == name), np.flatnonzero(source & (real == name))
         strangers = x_s is not None and (at[rows] < 0).all()
         return CellType(
             name,
             res.dense(x_p[rows]),
-            res.dense(x_r[np.flatnonzero(target & (label_r == name))]),
+            res.dense(x_r[np.flatnonzero(target & (real == name))]),
             res.dense(x_r[controls]),
-            _positions(at[rows], controls),
+            positions(at[rows], controls),
             res.dense(x_s[rows]) if strangers else None,
+            status=status[name],
+            baselines=learned.of(name, _means_under(x_r, real == name, under)),
+            neighbours=learned.neighbours(name),
         )
 
-    shifts = {n: _mean(x_r, target & (label_r == n)) - _mean(x_r, source & (label_r == n)) for n in usable}
-    return Compared(names, shifts, of)
+    return Compared([n for n in usable if n in predicted], list(usable), of)
+
+
+def _usable(inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.ndarray) -> dict[str, tuple[str, str]]:
+    """Groups with enough real cells under both conditions, each with its cell type and its place; others are noted."""
+    predicted, real = grouping.predicted, grouping.real
+    counts = {
+        str(n): [int((m & (real == n)).sum()) for m in (target, source)]
+        for n in np.unique(np.concatenate([predicted, real[real != ""]]))
+    }
+    usable = [n for n, c in counts.items() if min(c) >= MIN_CELLS_PER_GROUP]
+    skipped = [f"{n} ({c[0]} real, {c[1]} source)" for n, c in counts.items() if n in predicted and n not in usable]
+    if skipped:
+        inputs.notes.append(
+            f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {', '.join(skipped)}"
+        )
+    if not any(n in predicted for n in usable):
+        raise NotApplicable(f"no cell type has {MIN_CELLS_PER_GROUP} cells under both conditions")
+    return {n: grouping.parts[n] for n in usable}
+
+
+def _groups(
+    x: Any, usable: Mapping[str, tuple[str, str]], real: np.ndarray, target: np.ndarray, source: np.ndarray, of: Inputs
+) -> Groups:
+    """Means of the groups' real cells, and of halves of their control cells."""
+    rng, found = np.random.default_rng(of.seed), []
+    for name in usable:
+        controls = np.flatnonzero(source & (real == name))
+        halves = [_mean(x, rows) for rows in _halves(rng, controls)]
+        found.append((_mean(x, np.flatnonzero(target & (real == name))), _mean(x, controls), *halves))
+    treated, control, *halves = (np.array(each) for each in zip(*found, strict=True))
+    kinds, places = zip(*usable.values(), strict=True)
+    return Groups(kinds, places, treated, control, np.array(halves))
 
 
 def _mean(x: Any, rows: np.ndarray) -> np.ndarray:
-    """Mean [G] of the rows of a mask, in float64."""
-    return np.asarray(x[np.flatnonzero(rows)].mean(0, dtype=np.float64)).ravel()
+    """Mean [G] of rows, in float64."""
+    return np.asarray(x[rows].mean(0, dtype=np.float64)).ravel()
 
 
-def _shared_genes(predicted: AnnData, against: AnnData) -> np.ndarray:
-    missing = predicted.var_names.difference(against.var_names)
-    if len(missing):
-        raise InputError(
-            f"{option('against')} lacks {len(missing)} of the predicted genes, the first {str(missing[0])!r}"
-        )
-    return against.var_names.get_indexer(predicted.var_names)
+def _seen(predicted: AnnData, x: Any) -> np.ndarray | None:
+    """Which real cells [n] the model has seen in training; None where it does not say."""
+    trained = fingerprints.read(predicted.uns, predicted.var_names)
+    return None if trained is None else fingerprints.among(fingerprints.of_matrix(x), trained)
+
+
+def _status(inputs: Inputs, predicted: np.ndarray, real: np.ndarray, seen: np.ndarray | None) -> str:
+    """Whether a group's real cells were trained on: `FITTED`, `PREDICTED`, or "" where that is not known."""
+    if seen is not None:
+        return FITTED if seen[real].mean() > SEEN else PREDICTED
+    if "held_out" not in inputs.adata.obs or not predicted.any():
+        return ""
+    held = np.asarray(inputs.adata.obs["held_out"], dtype=bool)[predicted]
+    return PREDICTED if held.all() else FITTED
+
+
+def _conditions(inputs: Inputs, against: AnnData, asked: np.ndarray, seen: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Rows of the real cells under every other condition; of those alone that the model has seen, where it says so."""
+    if inputs.condition is None or inputs.continuous:
+        return {}
+    values = column(against.obs, inputs.condition, purpose="condition", missing=True)
+    codes = np.where(asked, -1, values.codes)
+    found = {str(name): np.flatnonzero(codes == code) for code, name in enumerate(values.categories)}
+    found = {name: rows for name, rows in found.items() if len(rows)}
+    if seen is not None:
+        known_of = {name: rows for name, rows in found.items() if seen[rows].mean() > SEEN}
+        found = known_of or found
+    return found
+
+
+def _means_under(x: Any, group: np.ndarray, under: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A group's means [G] under the conditions of which it has enough cells."""
+    rows = {name: some[group[some]] for name, some in under.items()}
+    return {name: _mean(x, some) for name, some in rows.items() if len(some) >= MIN_CELLS_PER_GROUP}
+
+
+def _parts(inputs: Inputs, to: str, under: Mapping[str, np.ndarray]) -> list[str]:
+    """Of several conditions at once what each alone is called among the real cells, or as it is written."""
+    parts = [part.strip() for part in to.split("+")]
+    own = known(tuple(under), inputs.reference)
+    return [own.name(part) or part for part in parts] if len(parts) > 1 else []
 
 
 def _target_and_source(inputs: Inputs, against: AnnData, origin: str, to: str) -> tuple[np.ndarray, np.ndarray]:
@@ -206,72 +277,42 @@ def _within(inputs: Inputs, against: AnnData, target: np.ndarray, source: np.nda
     return source & np.isin(codes, np.unique(codes[target & (codes >= 0)]))
 
 
-def _labels(inputs: Inputs, against: AnnData) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of the predicted cells, and of the real ones as the predicted ones are called; "" without one."""
+@dataclass(frozen=True)
+class _Grouping:
+    """Names of the groups of predicted and of real cells, "" without one; the cell type and the place of each."""
+
+    predicted: np.ndarray
+    real: np.ndarray
+    parts: dict[str, tuple[str, str]]
+
+
+def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
+    """Cells by their label, of a donor, plate or batch where they are compared within these."""
     if inputs.label is None:
-        return np.full(inputs.adata.n_obs, "all"), np.full(against.n_obs, "all")
-    predicted = inputs.labels()
-    values = column(against.obs, str(inputs.label), purpose="label", missing=True)
+        kinds = np.full(inputs.adata.n_obs, "all"), np.full(against.n_obs, "all")
+    else:
+        kinds = _called(inputs, against, inputs.label)
+    if inputs.within is None or inputs.within not in inputs.adata.obs:  # of which donor a cell is, it does not say
+        return _Grouping(*kinds, {str(kind): (str(kind), "") for kind in np.unique(np.concatenate(kinds))})
+    places = _called(inputs, against, inputs.within)
+    parts: dict[str, tuple[str, str]] = {}
+    named = []
+    for kind, place in zip(kinds, places, strict=True):
+        pairs, codes = np.unique(np.stack([kind, place]), axis=1, return_inverse=True)
+        names = [BETWEEN.join(pair) if all(pair) else "" for pair in pairs.T.tolist()]
+        parts |= {name: (str(pair[0]), str(pair[1])) for name, pair in zip(names, pairs.T.tolist(), strict=True)}
+        named.append(np.array(names)[codes.ravel()])
+    return _Grouping(named[0], named[1], parts)
+
+
+def _called(inputs: Inputs, against: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of the predicted cells, and of the real ones as the predicted ones are called; "" without a value."""
+    predicted = inputs.column(key)
+    values = column(against.obs, key, purpose="label", missing=True)
     names = known(tuple(map(str, dict.fromkeys(predicted))))
     codes = names.codes(list(values.categories))
     called = [names.names[code] if code >= 0 else str(v) for code, v in zip(codes, values.categories, strict=True)]
     n = int((values.codes < 0).sum())
     if n:
-        inputs.notes.append(f"{n} cells of {option('against')} have no {inputs.label!r} and are left out")
+        inputs.notes.append(f"{n} cells of {option('against')} have no {key!r} and are left out")
     return predicted, np.array([*called, ""], dtype=str)[values.codes]
-
-
-def _sources(predicted: AnnData, against: AnnData) -> np.ndarray:
-    """Which real cell [n] each was predicted from, by its name; -1 where there is none of it."""
-    if not against.obs_names.is_unique:
-        return np.full(predicted.n_obs, UNKNOWN)
-    return against.obs_names.astype(str).get_indexer(source_names(predicted))
-
-
-def _positions(rows: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Where each row stands in an increasing array; -1 where it is not in it."""
-    place = np.searchsorted(among, rows).clip(max=len(among) - 1)
-    return np.where(among[place] == rows, place, UNKNOWN)
-
-
-def _on_one_scale(inputs: Inputs, real: AnnData, columns: np.ndarray, *, with_sources: bool) -> tuple[Any, Any, Any]:
-    """Expression of predicted, real and source cells (None where these are not kept, or not needed).
-
-    Counts are compared as log1p at the real cells' median library size, and by draws: log1p of an expected count is
-    above the expectation of log1p, which is what a mean over real cells estimates.
-    """
-    from cellalign.data.matrices import default_matrix, matrix_of
-
-    record, adata = inputs.predictions[0], inputs.adata
-    predicted, started = adata.X, adata.layers.get("source") if record.method and with_sources else None
-    check_finite(predicted, "the prediction's X")
-    if record.expression != "counts":
-        x = matrix_of(real, "X", option("against"))[:, columns]
-        note = None
-        if not (record.method or record.expression == "any"):
-            note = check_library_sizes(predicted, x, option("against"))
-        _note(inputs, note)
-        return predicted, x, started
-    x = matrix_of(real, default_matrix(real, "counts"), option("against"))[:, columns]
-    if not is_counts(x):
-        raise InputError(f"the prediction is of counts, but {option('against')} holds none; name the cells trained on")
-    if "drawn" in adata.layers:
-        predicted = adata.layers["drawn"]
-        check_finite(predicted, "the prediction's layer 'drawn'")
-    elif not is_counts(predicted):
-        _note(
-            inputs,
-            "the prediction holds expected counts and no draws (an earlier version wrote it): their log is above the "
-            "mean of logs that real cells have, and scores are too low; predict again",
-        )
-    from sklearn.preprocessing import normalize
-
-    size = float(np.median(np.asarray(x.sum(1))))
-    # l1 normalisation keeps a sparse matrix sparse
-    of = [None if m is None else np.log1p(normalize(m, "l1") * size) for m in (predicted, x, started)]
-    return of[0], of[1], of[2]
-
-
-def _note(inputs: Inputs, note: str | None) -> None:
-    if note and note not in inputs.notes:
-        inputs.notes.append(note)

@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.metrics.metric import Metric, Null
-from cellalign.evaluation.table import Row
+from cellalign.evaluation.table import Evidence, Row
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,17 @@ class Panel(ABC):
         """Names of the panel's own options."""
         return [option.name for option in fields(cls)]
 
-    def row(self, system: str, group: str, metric: Metric, value: float, n_cells: int, null: Null | None = None) -> Row:
-        """One score of this panel, and where it is known its value under permuted labels.
+    def row(
+        self,
+        system: str,
+        group: str,
+        metric: Metric,
+        value: float,
+        n_cells: int,
+        null: Null | None = None,
+        evidence: Evidence | None = None,
+    ) -> Row:
+        """One score of this panel, and where it is known its value under permuted labels, or what it is worth.
 
         Raises
         ------
@@ -91,4 +100,4 @@ class Panel(ABC):
         """
         if metric.name not in {declared.name for declared in self.metrics}:
             raise ValueError(f"panel {self.name} yields {metric.name!r}, which is not among its metrics")
-        return Row(self.name, system, group, metric, value, n_cells, null)
+        return Row(self.name, system, group, metric, value, n_cells, null, evidence)

@@ -11,12 +11,66 @@ import numpy as np
 
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics.metric import NULL, Metric, Null
+from cellalign.evaluation.response_table import MEAN as MEAN
+from cellalign.evaluation.response_table import PANEL, tables
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-MEAN = "mean"
+    from cellalign.evaluation.metrics.de import Test
+
+FITTED, PREDICTED = "fitted", "predicted"  # the model has seen the real cells, or not
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a score of a predicted response is worth.
+
+    Attributes
+    ----------
+    low, high : float
+        Of its 95 % interval: cells drawn again within groups, then groups.
+    anchored : float
+        (u - b) / (r - b), u the score, b that of the mean shift or mean response, r that of halves of the real cells:
+        0 for what knows nothing of the group, 1 for a repeat of the experiment, never clipped.
+    status : str
+        `FITTED`, `PREDICTED`, or "" where that is not known or the row is of no prediction.
+    measurable : bool, optional
+        Whether halves of the group's real cells agree at all; None of a mean.
+    best : str
+        Of a prediction's row the best baseline by this metric.
+    difference, difference_low, difference_high : float
+        From that baseline, positive where the prediction is better.
+    p : float
+        Of the mean difference, by flipping the signs of the groups'.
+    """
+
+    low: float = float("nan")
+    high: float = float("nan")
+    anchored: float = float("nan")
+    status: str = ""
+    measurable: bool | None = None
+    best: str = ""
+    difference: float = float("nan")
+    difference_low: float = float("nan")
+    difference_high: float = float("nan")
+    p: float = float("nan")
+
+    def record(self) -> dict[str, Any]:
+        """As it is written, by column."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "anchored": self.anchored,
+            "status": self.status or None,
+            "measurable": self.measurable,
+            "best_baseline": self.best or None,
+            "difference": self.difference,
+            "difference_low": self.difference_low,
+            "difference_high": self.difference_high,
+            "p": self.p,
+        }
 
 
 @dataclass(frozen=True)
@@ -32,6 +86,8 @@ class Row:
     n_cells : int
     null : Null, optional
         The value's mean and standard deviation under permuted labels, where these were scored as well.
+    evidence : Evidence, optional
+        Of a predicted response, how sure the value is, and what it is beside the baselines.
     """
 
     panel: str
@@ -41,6 +97,7 @@ class Row:
     value: float
     n_cells: int
     null: Null | None = None
+    evidence: Evidence | None = None
 
     @property
     def metric(self) -> str:
@@ -54,7 +111,7 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """As it is written: a number or text by column."""
-        return {
+        own = {
             "panel": self.panel,
             "system": self.system,
             "group": self.group,
@@ -65,6 +122,7 @@ class Row:
             "null": float("nan") if self.null is None else self.null.mean,
             "null_sd": float("nan") if self.null is None else self.null.sd,
         }
+        return own if self.evidence is None else own | self.evidence.record()
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +166,47 @@ class Response:
 
 
 @dataclass(frozen=True, eq=False)
+class TestedGenes:
+    """One group's genes, each tested against control cells: what `--de` writes.
+
+    Attributes
+    ----------
+    group, to : str
+        The group, "all" where cells have no label, and the condition.
+    how : str
+        The test.
+    genes : str array [G]
+    predicted, real : Test
+        Of predicted cells, and of real ones where there are enough.
+    cells : dict of int
+        How many there are of each kind.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    group: str
+    to: str
+    how: str
+    genes: np.ndarray
+    predicted: Test
+    real: Test | None
+    cells: dict[str, int]
+
+    def frame(self) -> pd.DataFrame:
+        """A row per gene, by the predicted p-value."""
+        import pandas as pd
+
+        found: dict[str, Any] = {"group": self.group, "condition": self.to, "gene": self.genes}
+        for kind, test in (("predicted", self.predicted), ("real", self.real)):
+            nothing = np.full(len(self.genes), np.nan)
+            found[f"{kind}_log2_fold_change"] = nothing if test is None else test.change
+            found[f"{kind}_p"] = nothing if test is None else test.p
+            found[f"{kind}_p_bh"] = nothing if test is None else test.adjusted
+        found |= {f"n_{kind}": n for kind, n in self.cells.items()} | {"test": self.how}
+        return pd.DataFrame(found).sort_values("predicted_p", kind="stable")
+
+
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """Some images of one label: before, predicted and real.
 
@@ -135,7 +234,9 @@ class Evaluation:
     """All scores, the panels left out with the reason, and notes such as skipped cell types.
 
     `responses` holds what the response panel scored, one per cell type, for pictures, and `images` some of what panel
-    images scored; `metrics_as_rows` names the panels that are printed with metrics as rows.
+    images scored, `tested` what panel de tested; `metrics_as_rows` names the panels that are printed with metrics as
+    rows. Of a predicted response `measurable` says how many groups of how many can be told from noise, and `verdict`
+    what it comes to.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -143,7 +244,10 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
     images: list[Pictures] = field(default_factory=list)
+    tested: list[TestedGenes] = field(default_factory=list)
     metrics_as_rows: set[str] = field(default_factory=set)
+    measurable: tuple[int, int] | None = None
+    verdict: str = ""
 
     def frame(self) -> pd.DataFrame:
         """The scores as a table, one row each."""
@@ -154,7 +258,10 @@ class Evaluation:
     def to_json(self) -> str:
         """Scores, left-out panels and notes."""
         rows = [{k: None if v != v else v for k, v in row.record().items()} for row in self.rows]
-        return json.dumps({"scores": rows, "left_out": self.left_out, "notes": self.notes}, indent=1) + "\n"
+        found: dict[str, Any] = {"scores": rows, "left_out": self.left_out, "notes": self.notes}
+        if self.measurable is not None:
+            found |= {"measurable": dict(zip(("groups", "of"), self.measurable, strict=True)), "verdict": self.verdict}
+        return json.dumps(found, indent=1) + "\n"
 
     def to_csv(self) -> str:
         """The scores, one row each, with a header."""
@@ -183,6 +290,21 @@ class Evaluation:
         from cellalign.plots.response import violin
 
         return violin(self._pictured())
+
+    def de(self) -> pd.DataFrame:
+        """Every gene of every group: change, p-value and that by Benjamini and Hochberg, predicted and real.
+
+        Raises
+        ------
+        InputError
+            Panel de did not run.
+        """
+        import pandas as pd
+
+        if not self.tested:
+            reason = self.left_out.get("de", "it was not asked for, or no group has enough cells")
+            raise InputError(f"no gene was tested: {reason}")
+        return pd.concat([each.frame() for each in self.tested], ignore_index=True)
 
     def image_rows(self) -> Figure:
         """Images before, predicted and real, a block of rows per label; InputError without panel images."""
@@ -214,15 +336,19 @@ class Evaluation:
         return self.responses
 
     def summary(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Tables for people: (title, columns, rows), one per panel; groups as rows, or the metrics.
+        """Tables for people: (title, columns, rows), one per panel, several of a predicted response.
 
-        An arrow says which way is better: beside the metric, or beside the row where it differs by what is scored. A
-        score under permuted labels stands behind the score, with its standard deviation.
+        Groups are rows, or the metrics. An arrow says which way is better: beside the metric, or beside the row where
+        it differs by what is scored. A score under permuted labels stands behind the score, with its standard
+        deviation.
         """
-        return [
-            _table(panel, self.rows, panel in self.metrics_as_rows)
-            for panel in dict.fromkeys(row.panel for row in self.rows)
-        ]
+        found = []
+        for panel in dict.fromkeys(row.panel for row in self.rows):
+            if panel == PANEL and self.measurable is not None:
+                found += tables(self.rows, self.measurable)
+            else:
+                found.append(_table(panel, self.rows, panel in self.metrics_as_rows))
+        return found
 
 
 def _table(panel: str, rows: Sequence[Row], metrics_as_rows: bool) -> tuple[str, list[str], list[list[str]]]:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from cellalign.records import BenchmarkRow
 
 log = logging.getLogger("cellalign")
-BASELINES = ("no change", "mean shift", "split half", "attainable")
 
 
 def by_method(items: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -175,7 +174,7 @@ def benchmark(
         held = [] if holdout_each is None else _held(adata, field, holdout_each, group, None if together else to)
         try:
             if (holdout_each is not None and not together) or last[:3] != (name, seed, group):
-                model = train(adata, holdout=held, seed=seed, **asked[name])
+                model = train(adata, holdout=held, seed=seed, **(asked[name] | {"calibrate": "none"}))
                 with limited(threads):
                     mixed = {} if holdout_each else mixing_scores(adata, model, label, seed, device, min_cells)
                 last = (name, seed, group, model, mixed)
@@ -287,8 +286,11 @@ def _shown(
     done: Mapping[Any, BenchmarkRow], keys: Mapping[str, MadeOf], cases: Iterable[tuple[int, tuple[str, str]]]
 ) -> list[BenchmarkRow]:
     """Of every case the rows of the methods, then those of the baselines, once: as beside the first that has them."""
+    from cellalign.evaluation.baselines import NAMES
+
     baselines = list(dict.fromkeys(own.baselines for own in keys.values()))
-    wanted = [(method, [own.scores]) for method, own in keys.items()] + [(name, baselines) for name in BASELINES]
+    beside = ("no change", *NAMES, "split half", "attainable")
+    wanted = [(method, [own.scores]) for method, own in keys.items()] + [(name, baselines) for name in beside]
     found = []
     for seed, (group, to) in cases:
         for name, digests in wanted:
@@ -363,15 +365,25 @@ def command(
         str, Option("All scores; a run that was cut off goes on.", ("--output", "-o"), metavar="FILE.csv")
     ] = "benchmark.csv",
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
+    plot: Annotated[
+        str | None,
+        Option("Draw methods by groups, beside best baseline and ceiling (.png, .pdf, .svg).", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Hold out each group under each condition in turn, predict it with every method, score it; or train on all.
 
     Rows already in the output file are kept; those of the same cells and settings are not computed again.
     """
     from cellalign.data import files
+    from cellalign.tasks.benchmark_paired import COLUMNS, paired, picture, sentence
     from cellalign.tasks.benchmark_table import metrics_of, printed
 
     asked = call.options
+    if plot is not None:
+        if not plot.lower().endswith((".png", ".pdf", ".svg")):
+            raise UsageError(f"{option('plot', plot)} ends in none of .png, .pdf, .svg")
+        files.check_output(plot, True, [input])
+        files.check_apart(output, plot)
     metrics = metrics_of(metric, asked["holdout_each"])
     files.check_table(output, True, [input])
     finished(output)  # what is no benchmark is refused before any work
@@ -390,13 +402,22 @@ def command(
     columns, rows = printed(table, [each.name for each in metrics], people=people)
     headings = {each.name: each.heading for each in metrics}
     first = metrics[0]
+    beside = paired(table, first.name)
     if not people and len(metrics) == 1:  # people read both in the title
-        columns += ["metric", "better"]
-        rows = [[*row, first.name, str(first.better)] for row in rows]
+        columns += ["metric", "better", *(name.replace(" ", "_") for name in COLUMNS)]
+        known = {row.method: row.cells() for row in beside}
+        rows = [[*row, first.name, str(first.better), *known.get(row[0], ["-"] * len(COLUMNS))] for row in rows]
     what = first.heading if len(metrics) == 1 else "several metrics, best first by the first"
     how = f" ({first.better.in_words})" if len(metrics) == 1 else ""
     held = f"{asked['holdout_each']} held out" if asked["holdout_each"] else "nothing held out: fitted, not predicted"
     error = ", ± standard error over seeds" if runs > 1 else ""
     title = f"{what}{how}, {held}{error}"
     call.print_rows(title, columns, rows, format, headings=[headings.get(name, name) for name in columns])
+    if people and beside:
+        lines = [[row.method, *row.cells()] for row in beside]
+        call.print_rows(f"{first.name} beside the best baseline", ["method", *COLUMNS], lines, format)
+        call.log.info("%s", sentence(beside, first.name))
+    if plot is not None:
+        with files.atomic_path(plot, True) as fresh:
+            picture(table, first.name).savefig(fresh)
     call.log.info("%s: %d rows", output, len(table))

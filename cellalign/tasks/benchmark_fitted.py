@@ -11,7 +11,7 @@ from cellalign.evaluation.metrics.metric import NULL, Metric
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from cellalign.evaluation import Evaluation
+    from cellalign.evaluation import Evaluation, Row
     from cellalign.model import Model
 
 NOTHING = "nothing"  # is held out
@@ -78,13 +78,32 @@ def _with_split(cells: AnnData, split: Any, key: str, model: Model) -> AnnData:
 
 
 def response_scores(scored: Evaluation, label: str | None, group: str | None) -> Mapping[str, dict[str, float]]:
-    """Scores of the response by system: of a group, or the mean over cell types, or of all cells."""
-    from cellalign.evaluation.table import MEAN
+    """Scores of the response by system: of a group, or the mean over cell types, or of all cells.
+
+    Beside a score of the change stand its interval and its place between mean shift and halves of the real cells, and
+    whether the change can be told from noise at all.
+    """
+    from cellalign.evaluation.table import FITTED, MEAN
 
     mean = MEAN if label is not None and MEAN in {row.group for row in scored.rows} else "all"
     wanted = group or mean
     found: dict[str, dict[str, float]] = {}
     for row in scored.rows:
         if row.group == wanted:
-            found.setdefault(row.system, {})[row.metric] = row.value
+            found.setdefault(row.system, {}).update(_worth(row))
+    if scored.measurable is not None and wanted != mean:
+        for values in found.values():
+            values["measurable"] = float(scored.measurable[0] > 0)
+    for row in scored.rows:
+        if row.group == wanted and row.system == "prediction" and row.evidence and row.evidence.status == FITTED:
+            found["prediction"]["fitted"] = 1.0
+    return found
+
+
+def _worth(row: Row) -> dict[str, float]:
+    """A score, and of changes under names of their own what it is worth."""
+    found, worth = {row.metric: row.value}, row.evidence
+    if worth is not None and "change" in row.metric:
+        more = {"low": worth.low, "high": worth.high, "anchored": worth.anchored}
+        found |= {f"{row.metric} {name}": value for name, value in more.items() if value == value}
     return found

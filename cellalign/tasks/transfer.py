@@ -55,6 +55,7 @@ def transfer(
     from cellalign.data.columns import column
     from cellalign.data.design import FEW
     from cellalign.data.fields import field_records, together
+    from cellalign.data.fingerprints import of_trained
     from cellalign.data.values import Known, joined, listed
     from cellalign.engine import predict
     from cellalign.engine.device import computing
@@ -98,11 +99,13 @@ def transfer(
             "transferred": [*model.transferred, *new],
             "transferred_from": model.weights_checksum,
             "weights_checksum": None,
+            "calibration": None,
         }
     )
     with computing(device, threads):  # fresh weights are drawn before they are filled in
         method = model.method.with_conditions(Fields(wider), shifts)
-    return Model(method, record, model.history)
+    seen = None if model.trained is None else of_trained(cells.matrix, len(cells), np.arange(len(cells)), model.trained)
+    return Model(method, record, model.history, seen)
 
 
 @command_of(transfer, example="cellalign transfer new.h5ad -m svae-model -o svae-model-new")

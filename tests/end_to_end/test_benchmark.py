@@ -11,7 +11,9 @@ def test_benchmark_goes_on_from_its_file(cellalign, kang_like, tmp_path):
     done = run("benchmark", kang_like, "--methods", "linear,pca", *arguments, "--format", "json")
     assert done.returncode == 0, done.stderr
     rows = {row["method"]: row for row in json.loads(done.stdout)}
-    assert set(rows) == {"linear", "pca", "no change", "mean shift", "split half", "attainable"}
+    baselines = {"mean shift", "nearest cell type", "local shift", "shrunk local shift", "linear model"}
+    assert set(rows) == {"linear", "pca", "no change", "split half", "attainable"} | baselines
+    assert rows["linear"]["best_baseline"] in baselines and rows["mean shift"]["difference"] == "-"
     assert float(rows["attainable"]["mean"]) > float(rows["linear"]["mean"]) > 0.3
     assert {(row["metric"], row["better"]) for row in rows.values()} == {("r_change_de", "up")}
     table = pd.read_csv(tmp_path / "benchmark.csv")
@@ -21,8 +23,9 @@ def test_benchmark_goes_on_from_its_file(cellalign, kang_like, tmp_path):
     errors = run("benchmark", kang_like, "--methods", "linear", *arguments, "--metric", "mse_de")
     assert errors.stdout.lstrip().startswith("mse_de ↓ (lower is better), cell_type held out")
     words = [line.split() for line in errors.stdout.splitlines() if line.strip()]
-    means = [float(line[-1]) for line in words if line[-1][0].isdigit()]
-    assert len(means) == 5 and means == sorted(means)
+    assert "beside the best baseline" in errors.stdout and "best baseline by mse_de" in errors.stderr
+    means = [float(line[-1]) for line in words if line[-1][0] == "0"]
+    assert len(means) == 9 and means == sorted(means)
     ridge = ("--set", "linear.change=ridge", "-o", "ridge.csv")
     assert run("benchmark", kang_like, "--methods", "linear", *arguments, *ridge).returncode == 0
     other = pd.read_csv(tmp_path / "ridge.csv").set_index(["method", "held_out"])["r_change_de"]

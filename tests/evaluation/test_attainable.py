@@ -9,7 +9,7 @@ from support import counterfactual_record
 
 import cellalign
 from cellalign.evaluation.compared import CellType
-from cellalign.evaluation.panels.response import Genes, score
+from cellalign.evaluation.scored import Genes, score
 
 N, G, TYPES = 300, 400, ("a", "b", "c")
 
@@ -96,7 +96,7 @@ def test_an_oracle_does_not_pass_what_is_attainable():
     passed = {"r_change_all": [], "r_change_de": []}
     for seed in range(6):
         cells, _ = cell_type(seed, effect=0.3)
-        scores = score(cells, None, Genes.of(cells.control, cells.real, False), seed)
+        scores = score(cells, Genes.of(cells.control, cells.real, False), seed).values
         for metric, beyond in passed.items():
             beyond.append(scores["prediction"][metric] - scores["attainable"][metric])
             assert scores["prediction"][metric] > scores["split half"][metric]
@@ -112,7 +112,7 @@ def test_cells_without_a_response_have_no_reproducible_change():
         cells, _ = cell_type(seed)
         noise = np.random.default_rng(seed + 100).normal(size=cells.real.shape[1])
         guessed = CellType("t", cells.control + noise, cells.real, cells.control, cells.source)
-        scores = score(guessed, None, Genes.of(cells.control, cells.real, True), seed)
+        scores = score(guessed, Genes.of(cells.control, cells.real, True), seed).values
         halves.append([scores["split half"][name] for name in ("r_change_all", "r_change_de", "r_change_de100")])
         of_noise.append([scores["prediction"][name] for name in ("r_change_all", "r_change_de", "r_change_de100")])
         attainable.append(scores["attainable"]["r_change_all"])
@@ -130,7 +130,7 @@ def test_what_leans_on_the_noise_of_its_own_control_gains_nothing():
             "t", cells.control + change - 0.4 * (own - own.mean()), cells.real, cells.control, cells.source
         )
         genes = Genes.of(cells.control, cells.real, False)
-        of = [score(each, None, genes, seed)["prediction"]["r_change_all"] for each in (leaning, cells)]
+        of = [score(each, genes, seed).values["prediction"]["r_change_all"] for each in (leaning, cells)]
         gained.append(of[0] - of[1])
     assert np.mean(gained) < 0
 

@@ -9,6 +9,7 @@ import cellalign
 from cellalign.errors import InputError, UsageError
 from cellalign.tasks import benchmark as benchmarking
 from cellalign.tasks.benchmark import benchmark
+from cellalign.tasks.benchmark_paired import paired, picture, sentence
 from cellalign.tasks.benchmark_table import errors, metric_of, printed, summary
 
 OPTIONS = {"condition": "stim", "holdout_each": "cell_type", "validation": 0}
@@ -17,7 +18,8 @@ OPTIONS = {"condition": "stim", "holdout_each": "cell_type", "validation": 0}
 def test_linear_shift_is_the_mean_shift_baseline(tiny):
     tiny.X = sparse.csr_matrix(tiny.X.toarray() + 1)  # a prediction is cut at zero, the baseline is not
     table = benchmark(tiny, methods=["linear", "pca"], **OPTIONS)
-    assert sorted(table["method"].unique()) == ["attainable", "linear", "mean shift", "no change", "pca", "split half"]
+    of_two = ["mean shift", "nearest cell type", "local shift"]  # other groups
+    assert list(table["method"].unique()) == ["linear", "pca", "no change", *of_two, "split half", "attainable"]
     assert table.groupby("method").size().eq(3).all() and set(table["held_out"]) == {"B", "CD14 Mono", "NK"}
     wide = summary(table, "r_change_de")
     # both add the mean change of the other two cell types
@@ -151,8 +153,8 @@ def test_goes_on_where_it_was_stopped(tiny, tmp_path, monkeypatch):
     table = benchmark(tiny, methods=["linear"], results=results, **OPTIONS)
     assert calls == [["cell_type=CD14 Mono,stim=stimulated"], ["cell_type=NK,stim=stimulated"]]
     kept = table[table["held_out"] == "B"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(kept, first, check_dtype=False)
-    assert len(pd.read_csv(results)) == len(table) == 15
+    pd.testing.assert_frame_equal(kept[list(first)], first, check_dtype=False)  # others have no anchored score of B
+    assert len(pd.read_csv(results)) == len(table) == 21
 
 
 def test_three_conditions_are_each_predicted(tiny):
@@ -199,3 +201,58 @@ def test_mistakes(tiny, tmp_path):
     with pytest.raises(InputError, match="holds no benchmark"):
         benchmark(tiny, methods=["linear"], control="a", results=tmp_path / "other.csv", **OPTIONS)
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+
+
+def made(**values):
+    """A benchmark by r_change_de of four groups."""
+    rows = [
+        {"method": method, "seed": seed, "held_out": group, "to": "x", "r_change_de": value, "measurable": 1.0}
+        for method, of in values.items()
+        for seed in (0, 1)
+        for group, value in zip("abcdef", of, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_methods_stand_beside_the_best_baseline_group_by_group():
+    base = np.array([0.5, 0.6, 0.7, 0.8, 0.55, 0.65])
+    of = {"good": base + 0.1, "poor": base - 0.05, "same": base + [0.01, -0.01] * 3}
+    table = made(**of, **{"mean shift": base - 0.2, "local shift": base, "split half": base + 0.2})
+    found = paired(table, "r_change_de")
+    assert [row.method for row in found] == ["good", "same", "poor"] and {row.best for row in found} == {"local shift"}
+    assert found[0].difference == pytest.approx(0.1) and found[0].low > 0 and found[0].p == pytest.approx(2 / 64)
+    assert found[2].high < 0 and found[1].low <= 0 <= found[1].high and found[1].groups == 6
+    said = sentence(found, "r_change_de")
+    assert said == (
+        "best baseline by r_change_de: local shift; better than it: good; worse than it: poor; "
+        "no better than it: same (6 groups)"
+    )
+    table.loc[table["held_out"] == "a", "measurable"] = 0.0
+    assert paired(table, "r_change_de")[0].groups == 5, "what cannot be measured is no evidence"
+    assert paired(table[table["method"] == "good"], "r_change_de") == [] and sentence([], "r_change_de") == ""
+    assert paired(table, "mse_de") == []
+
+
+def test_the_picture_has_a_point_per_method_and_group_between_two_lines():
+    base = np.array([0.5, 0.6, 0.7, 0.8, 0.55, 0.65])
+    table = made(good=base + 0.1, **{"local shift": base, "split half": base + 0.2})
+    (axes,) = picture(table, "r_change_de").axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == list("abcdef")
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert set(labels) == {"best baseline: local shift", "halves of the real cells", "good"}
+    lines = [np.array([part[0, 1] for part in drawn.get_segments()]) for drawn in axes.collections[:2]]
+    np.testing.assert_allclose(lines, [base, base + 0.2])
+    with pytest.raises(InputError, match="nothing to draw: no method has mse_de"):
+        picture(table, "mse_de")
+
+
+def test_rows_hold_intervals_and_anchored_scores(tiny, tmp_path):
+    table = benchmark(tiny, methods=["linear"], groups=["NK"], results=tmp_path / "b.csv", **OPTIONS)
+    own = table[table["method"] == "linear"].iloc[0]
+    assert own["r_change_de low"] < own["r_change_de"] < own["r_change_de high"]
+    shift = table[table["method"] == "mean shift"].iloc[0]
+    name = next(name for name in table if name.endswith("anchored"))
+    assert shift[name] == pytest.approx(0) and own["measurable"] == 1
+    assert table[table["method"] == "split half"].iloc[0][name] == pytest.approx(1)
+    again = benchmark(tiny, methods=["linear"], groups=["NK"], results=tmp_path / "b.csv", **OPTIONS)
+    pd.testing.assert_frame_equal(again, table, check_dtype=False)

@@ -45,6 +45,13 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / norm) if norm > 0 else float("nan")
 
 
+def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each row [..., G] of a with that of b; NaN where one is constant."""
+    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+    norm = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.where(norm > 0, (a * b).sum(-1) / np.where(norm > 0, norm, 1.0), np.nan)
+
+
 @metric(
     "energy",
     "Energy distance between predicted and real cells in log1p expression; 0 for draws of one population, below it by "
@@ -58,10 +65,20 @@ def energy_distance(a: np.ndarray, b: np.ndarray, seed: int = 0, at_most: int = 
     Within-set means are over distinct pairs. Of a set larger than `at_most` a random part is taken: the work grows
     with the square of the cells, the error of the mean hardly shrinks.
     """
+    a, b = thinned(a, b, seed, at_most)
+    return float(2 * _distances(a, b).mean() - within(a) - within(b))
+
+
+def thinned(a: np.ndarray, b: np.ndarray, seed: int = 0, at_most: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets of cells [n, G], of a larger one a random part."""
     rng = np.random.default_rng(seed)
     a, b = (x if len(x) <= at_most else x[np.sort(rng.permutation(len(x))[:at_most])] for x in (a, b))
-    within = [_distances(x, x).sum() / (len(x) * (len(x) - 1)) if len(x) > 1 else 0.0 for x in (a, b)]
-    return float(2 * _distances(a, b).mean() - sum(within))
+    return a, b
+
+
+def within(x: np.ndarray) -> float:
+    """Mean Euclidean distance of two cells of a set; a shift of all of them leaves it as it is."""
+    return float(_distances(x, x).sum() / (len(x) * (len(x) - 1))) if len(x) > 1 else 0.0
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -70,6 +87,19 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a is b:
         np.fill_diagonal(squared, 0)
     return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+
+
+class Between:
+    """Distances between two sets of cells [n, G] of which the first is moved as a whole: one product for all moves."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
+        self.a, self.b = a, b
+        self.squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * (a @ b.T)
+
+    def mean(self, move: np.ndarray) -> float:
+        """Mean Euclidean distance of a moved cell of the first from one of the second; `move` is [G]."""
+        squared = self.squared + 2 * ((self.a @ move)[:, None] - self.b @ move) + move @ move
+        return float(np.sqrt(np.maximum(squared, 0, out=squared), out=squared).mean())
 
 
 DRAWS = 100  # random subsamples of the cells
@@ -121,17 +151,30 @@ def r2_subsampled(
     dict
         Mean and standard deviation over 100 draws, by metric (`SUBSAMPLED`).
     """
-    rng = np.random.default_rng(seed)
-    both = [x if genes is None else x[:, genes] for x in (predicted, real)]
-    (p_mean, p_var), (r_mean, r_var) = (_subsample_moments(x, rng) for x in both)
+    p, r = (x if genes is None else x[:, genes] for x in (predicted, real))
+    return r2_of_moments(*subsample_moments(p, r, seed))
+
+
+Moments = tuple[np.ndarray, np.ndarray]
+
+
+def r2_of_moments(predicted: Moments, real: Moments) -> dict[str, float]:
+    """The same of means and variances [draws, G] of random parts (`subsample_moments`)."""
+    (p_mean, p_var), (r_mean, r_var) = predicted, real
     found: dict[str, float] = {}
     for name, p, r in (("r2_means", p_mean, r_mean), ("r2_variances", p_var, r_var)):
-        squared = [pearson(one, other) ** 2 for one, other in zip(p, r, strict=True)]
+        squared = correlations(p, r) ** 2
         found |= {name: float(np.mean(squared)), f"{name}_sd": float(np.std(squared))}
     return found
 
 
-def _subsample_moments(x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def subsample_moments(predicted: np.ndarray, real: np.ndarray, seed: int = 0) -> tuple[Moments, Moments]:
+    """Means and variances [draws, G] of random parts of both sets of cells [n, G]; moved cells move the means."""
+    rng = np.random.default_rng(seed)
+    return _moments(predicted, rng), _moments(real, rng)
+
+
+def _moments(x: np.ndarray, rng: np.random.Generator) -> Moments:
     """Mean and variance [draws, G] of random parts of the cells: a product with 0/1 weights, no copy per draw."""
     size = max(2, int(SHARE * len(x)))
     weights = np.zeros((DRAWS, len(x)))
@@ -242,8 +285,33 @@ def direction_de(of: Profiles) -> float:
     return float(np.mean(np.sign(of.predicted[of.de]) == np.sign(of.real[of.de])))
 
 
+@metric(
+    "mse_change_all",
+    "Mean over all genes of the squared difference of the predicted and the real change from control, each from other "
+    "control cells, whose noise is in it.",
+    better=DOWN,
+    null="that of the row no change",
+)
+def mse_change_all(of: Profiles) -> float:
+    """Squared error of the changes, all genes."""
+    return float(np.mean((of.predicted - of.real) ** 2))
+
+
+@metric(
+    "mse_change_de",
+    "Mean over the 50 most differentially expressed genes of the squared difference of the predicted and the real "
+    "change from control, each from other control cells.",
+    better=DOWN,
+    null="that of the row no change",
+)
+def mse_change_de(of: Profiles) -> float:
+    """Squared error of the changes, DE genes."""
+    return float(np.mean((of.predicted[of.de] - of.real[of.de]) ** 2))
+
+
 LEVEL = (r_all, r_de, mse_all, mse_de)
-CHANGE = (r_change_all, r_change_de, direction_de)
+ERRORS = (mse_change_all, mse_change_de)
+CHANGE = (r_change_all, r_change_de, direction_de, *ERRORS)
 TOPS = (10, 100)  # numbers of DE genes that are scored where that is asked for, beside the 50
 MOST = max(TOPS)
 
@@ -278,10 +346,10 @@ def score_level(predicted: np.ndarray, real: np.ndarray, de: np.ndarray) -> dict
 def score_change(predicted: np.ndarray, real: np.ndarray, de: np.ndarray) -> dict[str, float]:
     """The metrics `CHANGE` by name, of a predicted and a real change [G]; parameters as the attributes of `Profiles`.
 
-    Nothing where no change is predicted: there is none to correlate.
+    Where no change is predicted there is none to correlate: of that the errors alone.
     """
     profiles = Profiles(predicted, real, de)
-    return {each.name: each(profiles) for each in CHANGE} if np.any(predicted) else {}
+    return {each.name: each(profiles) for each in (CHANGE if np.any(predicted) else ERRORS)}
 
 
 def attainable(split_half: dict[str, float], real: np.ndarray, de: np.ndarray) -> dict[str, float]:

@@ -1,0 +1,80 @@
+"""Intervals against loops, and whether they hold the truth as often as they say."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from cellalign.evaluation import intervals as iv
+
+
+def test_resampled_means_are_those_of_drawn_cells():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(7, 3))
+    weights = iv.resample(rng, 7, 20)
+    assert (weights.sum(1) == 7).all()
+    found = iv.means(weights, x, np.ones(7))
+    for draw in range(20):
+        rows = [i for i in range(7) for _ in range(int(weights[draw, i]))]
+        np.testing.assert_allclose(found[draw], np.mean([x[i] for i in rows], axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_parts_stand_for_many_cells(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 2)) * [1, 3]
+    spread = {}
+    for most in (150, 5000):
+        monkeypatch.setattr(iv, "MOST_PARTS", most)
+        part = iv.parts_of(rng, len(x))
+        n = part.max() + 1
+        size = np.bincount(part)
+        assert n == min(most, 3000) and np.ptp(size) <= 1
+        drawn = iv.means(iv.resample(rng, n, 400), iv.sums(x, part, n), size)
+        spread[most] = drawn.std(0)
+    np.testing.assert_allclose(spread[150], spread[5000], rtol=0.2)
+    np.testing.assert_allclose(spread[5000], x.std(0) / np.sqrt(3000), rtol=0.15)
+
+
+def test_an_interval_is_put_around_the_score():
+    drawn = np.random.default_rng(0).normal(0.5, 0.1, 100_000)
+    found = iv.Interval.around(0.9, drawn)
+    assert (found.low, found.high) == pytest.approx((0.9 - 0.196, 0.9 + 0.196), abs=0.003)
+    assert np.isnan(iv.Interval.around(0.9, np.full(4, np.nan)).low)
+    assert np.isnan(iv.Interval.around(float("nan"), drawn).high)
+
+
+def test_the_mean_over_groups_varies_by_cells_and_by_groups():
+    rng, held, alone = np.random.default_rng(0), 0, []
+    for trial in range(200):
+        true = rng.normal(0, 1, 12)
+        values = true + rng.normal(0, 0.5, 12)
+        drawn = [v + rng.normal(0, 0.5, 200) for v in values]
+        found = iv.mean_interval(list(values), drawn, trial)
+        held += found.low <= 0 <= found.high
+        alone.append(found.high - found.low)
+    assert 0.85 <= held / 200 <= 0.99
+    assert np.mean(alone) > 2 * 1.96 * np.sqrt(1.25 / 12) * 0.9
+
+
+def test_signs_are_flipped_in_every_way():
+    values = np.array([0.3, 0.1, -0.05, 0.2, 0.02])
+    every = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in product((1, -1), repeat=5)]
+    assert iv.sign_flip(values) == pytest.approx(np.mean([each >= sum(values) - 1e-12 for each in every]))
+    assert iv.sign_flip(np.full(7, 0.1)) == pytest.approx(2 / 2**7)
+    assert iv.sign_flip(np.full(40, 0.1)) == pytest.approx(1 / iv.FLIPS)
+    assert np.isnan(iv.sign_flip(np.ones(4)))
+    rng = np.random.default_rng(0)
+    null = [iv.sign_flip(rng.normal(size=8)) for _ in range(400)]
+    assert np.mean(np.array(null) <= 0.1) == pytest.approx(0.1, abs=0.05)
+
+
+def test_pairs_that_cannot_be_compared_are_left_out():
+    rng = np.random.default_rng(0)
+    differences = {"a": 0.1, "b": 0.2, "c": float("nan")}
+    drawn = {name: rng.normal(0, 0.01, 200) for name in differences}
+    found = iv.compare_pairs(differences, drawn, 0)
+    assert found.difference == pytest.approx(0.15) and found.verdict == "better" and np.isnan(found.p)
+    assert iv.compare_pairs({"a": -0.1}, drawn, 0).verdict == "worse"
+    assert iv.compare_pairs({"a": 0.001}, drawn, 0).verdict == "undecided"
+    nothing = iv.compare_pairs({"c": float("nan")}, drawn, 0)
+    assert np.isnan(nothing.difference) and nothing.verdict == "undecided"
