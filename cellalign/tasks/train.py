@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
-from cellalign.tasks.calibrate import NONE, calibrated, calibrating
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
 from cellalign.tasks.prepare import Prepared, prepare, what_is_read
@@ -201,6 +200,7 @@ def train(
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train, check_model_output, holds_model
+    from cellalign.tasks.calibrate import NONE, calibrated, calibrating
 
     parent = Parent.of(from_, learn, method, missing_genes)
     preparing = prepare if parent is None else partial(prepare_on, parent=parent)
