@@ -90,9 +90,9 @@ def judge_validation(rows: Sequence[dict[str, float]], first_loss: float, step: 
     Raises
     ------
     Diverged
-        The last is not finite, or, from step `JUDGED_FROM` on, both are far above `first_loss`. Before, and one alone, may
-        come of batch normalisation: its running means lag behind, and what it brings together in training (conditions,
-        by CoMP's penalty) lies apart without it.
+        The last is not finite, or, from step `JUDGED_FROM` on, both are far above `first_loss`. Before, and one alone,
+        may come of batch normalisation: its running means lag behind, and what it brings together in training
+        (conditions, by CoMP's penalty) lies apart without it.
     """
     losses = [row["validation_loss"] for row in rows]
     if not math.isfinite(losses[-1]):

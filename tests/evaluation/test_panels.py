@@ -19,7 +19,7 @@ from cellalign.evaluation.panels.likelihood import Likelihood, mean_of_means
 from cellalign.evaluation.panels.mixing import Mixing
 from cellalign.records import Counterfactual, Embedding, Provenance
 
-NAMES = ["mixing", "bio", "probe", "cross-condition", "response", "images", "identifiability", "likelihood"]
+NAMES = ["mixing", "bio", "probe", "cross-condition", "response", "screen", "images", "identifiability", "likelihood"]
 
 
 @pytest.fixture
@@ -62,6 +62,7 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
         cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, extra_panels=["bio"]),
         cellalign.evaluate(dosed, label="cell_type", panels=["probe"]),
         cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim", more_genes=True),
+        cellalign.evaluate(predicted, against=integrated, label="cell_type", panels=["screen"]),
         cellalign.evaluate(thick(images), against=images, label="digit", panels=["images"]),
         cellalign.evaluate(simulated, model=svae_model, panels=["identifiability", "likelihood"], particles=2),
     ]
@@ -83,7 +84,8 @@ def test_panels_are_found_in_their_package_in_order():
     assert [name for name, panel in PANELS.items() if panel.asked_only] == ["bio"]
     options = Counter(option for panel in PANELS.values() for option in panel.options())
     assert set(options.values()) == {1}, "evaluate takes the options of all panels by name"
-    assert set(options) == {"k", "alpha", "min_cells", "global_silhouette", "particles", "more_genes"}
+    others = {"particles", "more_genes", "each_condition"}
+    assert set(options) == {"k", "alpha", "min_cells", "global_silhouette", *others}
 
 
 @pytest.mark.parametrize(("where", "metric"), catalogue(), ids=lambda each: getattr(each, "name", each))
