@@ -116,9 +116,11 @@ def settings_to_try(*, signed: bool = False, related: bool = True) -> list[Setti
         Groups can share values, because they are known by more than one column.
     """
     offsets = (ADDITIVE,) if signed else (0.2, 0.5, ADDITIVE)
-    kinships = (0.0, 1.0, 2.0) if related else (0.0,)
+    kinships = (0.0, 1.0, 2.0, 4.0) if related else (0.0,)
     shrinks = (0, 0.2, 0.4, 0.6)
     alike = [Setting(*each) for each in product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships)]
+    if related:  # many small groups, of which like ones are of one type: regression adds nothing
+        return alike
     regressed = product((0,), shrinks[:-1], offsets, kinships, (2, 4), (0.05, 0.2, 0.8))
     return alike + [Setting(*each) for each in regressed]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellalign.calibration import Groups
 from cellalign.data.columns import having
 from cellalign.data.interventions import To, asks_for_several
 from cellalign.data.split import held_out, stratified_split
@@ -29,7 +30,15 @@ from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
 from cellalign.model_cells import ReadsCells
 from cellalign.model_description import DRAW
-from cellalign.model_directory import build, read_history, read_record, read_trained, read_weights, write_model
+from cellalign.model_directory import (
+    build,
+    read_calibration,
+    read_history,
+    read_record,
+    read_trained,
+    read_weights,
+    write_model,
+)
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
 from cellalign.predictions import Predictions, predict_several
@@ -54,6 +63,8 @@ class Model(ReadsCells):
         One row per epoch.
     trained : int64 array, optional
         Fingerprints of the cells it has seen (`data.fingerprints`); models of before do not know them.
+    calibration : Groups, optional
+        Groups that were predicted by refits without them, which calibrate intervals.
     """
 
     def __init__(
@@ -62,10 +73,10 @@ class Model(ReadsCells):
         record: ModelRecord,
         history: list[dict[str, float]],
         trained: np.ndarray | None = None,
+        calibration: Groups | None = None,
     ) -> None:
         super().__init__(method, record)
-        self.history = history
-        self.trained = trained
+        self.history, self.trained, self.calibration = history, trained, calibration
 
     def needs(self, capability: type[Capability]) -> Any:
         """The method, if it has a capability.
@@ -81,8 +92,15 @@ class Model(ReadsCells):
 
     def save(self, directory: str | Path, *, force: bool = False) -> None:
         """Write the model directory; see `model_directory.write_model` for what it raises."""
-        weights, trained = self.method.state_dict(), self.trained
-        self.record = write_model(directory, self.record, weights, self.history, trained=trained, force=force)
+        self.record = write_model(
+            directory,
+            self.record,
+            self.method.state_dict(),
+            self.history,
+            self.calibration,
+            trained=self.trained,
+            force=force,
+        )
 
     @classmethod
     def load(cls, directory: str | Path) -> Model:
@@ -118,7 +136,8 @@ class Model(ReadsCells):
         method.eval()
         settings = method.hp.model_dump(mode="json")  # under the names of this version
         record = record.model_copy(update={"hyperparameters": settings})
-        return cls(method, record, read_history(directory), read_trained(directory))
+        known = read_trained(directory), read_calibration(directory, record)
+        return cls(method, record, read_history(directory), *known)
 
     def embed(self, adata: AnnData, **options: Any) -> np.ndarray:
         """Latent representation of cells, float32 [n_cells, n_latent]: posterior means; options as `embeddings`."""

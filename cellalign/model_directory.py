@@ -1,4 +1,5 @@
-"""A trained model on disk: model.yaml, weights.safetensors, history.csv, cells.npy (which cells it has seen).
+"""A trained model on disk: model.yaml, weights.safetensors, history.csv; cells.npy (which cells it has seen);
+calibration.safetensors of one that has it.
 
 Data, never code: no pickle is read.
 """
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cellalign.calibration import Groups
 from cellalign.data.fields import read_fields
 from cellalign.data.files import atomic_directory, check_directory, checksum, stamp
 from cellalign.data.outputs import MODEL_FILES, why_no_model
@@ -31,8 +34,9 @@ from cellalign.methods.registry import get
 from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord, checked_text, plain_of, verify
 
 log = logging.getLogger("cellalign")
-SPEC, WEIGHTS, HISTORY, CELLS = MODEL_FILES
+SPEC, WEIGHTS, HISTORY, CELLS, CALIBRATION = MODEL_FILES
 # bytes of model.yaml, which names every gene, and those of the weights; and of a history of a million epochs
+OBSERVED = ("predicted", "real", "variance", "control", "control_variance", "cells")  # of held-out groups
 LARGEST_SPEC, PER_WEIGHT, LARGEST_HISTORY = 8 << 20, 32, 1 << 28
 PER_TRAINED_BYTE = 4  # a weight, its gradient, and Adam's two moments
 
@@ -63,6 +67,7 @@ def write_model(
     record: ModelRecord,
     weights: dict[str, Tensor],
     history: list[dict[str, float]],
+    calibration: Groups | None = None,
     *,
     trained: np.ndarray | None = None,
     force: bool = False,
@@ -73,6 +78,8 @@ def write_model(
     ----------
     trained : int64 array, optional
         Fingerprints of the cells it has seen (`data.fingerprints`), where these are known.
+    calibration : Groups, optional
+        What calibrates intervals, where the record says of which groups.
 
     Returns
     -------
@@ -89,6 +96,11 @@ def write_model(
     with atomic_directory(directory, force, why_no_model) as fresh:
         save_tensors(weights, fresh / WEIGHTS)
         record = record.model_copy(update={"weights_checksum": checksum(fresh / WEIGHTS)})
+        if calibration is not None and record.calibration is not None:
+            tensors = {name: torch.from_numpy(getattr(calibration, name)) for name in OBSERVED}
+            save_tensors(tensors, fresh / CALIBRATION)
+            known = record.calibration.model_copy(update={"checksum": checksum(fresh / CALIBRATION)})
+            record = record.model_copy(update={"calibration": known})
         (fresh / SPEC).write_text(checked_text(record.plain()), encoding="utf-8")
         columns = list(dict.fromkeys(key for row in history for key in row))
         with open(fresh / HISTORY, "w", newline="", encoding="utf-8") as file:
@@ -147,11 +159,35 @@ def read_weights(directory: str | Path, record: ModelRecord) -> dict[str, Tensor
     ModelError
         Missing or damaged, or not all of them are finite.
     """
-    file = Path(directory) / WEIGHTS
+    return _read_tensors(Path(directory) / WEIGHTS, record.weights_checksum)
+
+
+def read_calibration(directory: str | Path, record: ModelRecord) -> Groups | None:
+    """What calibrates intervals; None where the model knows no held-out groups.
+
+    Raises
+    ------
+    ModelError
+        As `read_weights`, or it is of other groups or genes.
+    """
+    known = record.calibration
+    if known is None:
+        return None
+    file = Path(directory) / CALIBRATION
+    found = _read_tensors(file, known.checksum)
+    n, genes = len(known.groups), len(record.genes)
+    shapes = {name: (n, 2) if name == "cells" else (n, genes) for name in OBSERVED}
+    if len(known.targets) != n or {name: tuple(values.shape) for name, values in found.items()} != shapes:
+        raise ModelError(f"{file} is of other groups or genes than {SPEC}; restore it or train again")
+    return Groups(known.groups, known.targets, **{name: values.numpy() for name, values in found.items()})
+
+
+def _read_tensors(file: Path, expected: str | None) -> dict[str, Tensor]:
+    """Tensors of a checksum, all of them finite; errors as `read_weights`."""
     if not file.is_file():
-        raise ModelError(f"{directory} is incomplete: {WEIGHTS} is missing; restore it or train again")
+        raise ModelError(f"{file.parent} is incomplete: {file.name} is missing; restore it or train again")
     try:
-        if checksum(file) != record.weights_checksum:
+        if checksum(file) != expected:
             raise ModelError(f"{file} is damaged: its checksum is not the one in {SPEC}; restore it or train again")
         weights = load_file(file)
     except OSError as error:

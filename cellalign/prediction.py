@@ -22,12 +22,14 @@ from cellalign.data.split import held_out
 from cellalign.engine.device import computed, pick_device
 from cellalign.engine.predict import predictions
 from cellalign.errors import ModelError, UsageError, option
+from cellalign.intervals import check_interval, intervals
 from cellalign.methods.base import BATCH, CONDITION, Predicts
 from cellalign.methods.capabilities import Rule
 from cellalign.records import Counterfactual, Provenance
 from cellalign.records.provenance import KEY
 
 if TYPE_CHECKING:
+    from cellalign.calibration import Over
     from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
@@ -124,6 +126,9 @@ def predict(
     samples: int = 0,
     combine: str = "auto",
     missing_genes: str = "error",
+    interval: float | None = None,
+    interval_over: Over = "all",
+    interval_cells: int | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -157,6 +162,16 @@ def predict(
         How the effects of "a+b" are added up: the predicted changes of each by itself from the control, in expression
         (of counts fold changes multiply), or by the method's own rule in its latents; auto is the method's default.
         Whichever it is, it is an additive rule, which knows no interaction.
+    interval : float, optional
+        Of a model that was calibrated (`train(calibrate=...)`): layers["lower"] and layers["upper"] hold for every cell
+        between which values the mean of its group will be observed, for this share of the genes; obs["abstain"] whether
+        predictions of held-out groups like it were no better than no change, or clearly worse than the mean shift. The
+        cells are predicted twice.
+    interval_over : {"all", "de"}
+        The share of all genes, or of the 50 that turn out to differ most from the control: wider.
+    interval_cells : int, optional
+        Of how many cells the observed mean will be; by default in proportion to the control cells, as in the groups
+        held out.
 
     Raises
     ------
@@ -168,13 +183,13 @@ def predict(
         The method does not predict, or sees no conditions of which several are asked for; or, when it is read, a
         prediction is not finite.
     """
-    how = How(decoded, draws, samples, combine, seed, device, threads)
+    how = How(decoded, draws, samples, combine, seed, device, threads, interval, interval_over, interval_cells)
     how.check()
     model.needs(Predicts)
     found = model.aligned(adata, missing_genes)
     asked = intervention(adata, model.fields, to, from_=from_, where=where)
     one = settled(model, adata, found.x, asked, how)
-    obs = _predicted_obs(adata.obs.iloc[asked.rows], asked, model.record.holdout, model.control, draws)
+    obs = _predicted_obs(one.cells.obs, asked, model.record.holdout, model.control, draws)
     observed, vectors = found.x[asked.rows], one.cells.obsm
     shape, provenance = model.record.image_shape, prepared(model, adata)
     kept = dict(vectors)
@@ -192,6 +207,9 @@ class How:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
+    interval: float | None = None
+    interval_over: Over = "all"
+    interval_cells: int | None = None
 
     def check(self) -> None:
         """UsageError where a number is negative."""
@@ -234,10 +252,12 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
     do, together = _interventions(model, asked) if rule == "expression" else (asked.changes, [])
     vectors = {key: adata.obsm[key][asked.rows] for key in model.obsm if key in adata.obsm}
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
+    if how.interval is not None:
+        check_interval(model, asked, how)
     notes = _caveats(method, make_cells(source, x[asked.rows], model.fields), asked)
     residual = model.expression != "counts" and not how.decoded and method.keeps_residual
 
-    def parts() -> Iterator[dict[str, np.ndarray]]:
+    def computing(**more: Any) -> Iterator[dict[str, np.ndarray]]:
         found = predictions(
             method,
             make_cells(source, x[asked.rows], model.fields),
@@ -246,12 +266,16 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
             device=pick_device(how.device, how.threads),
             residual=residual,
             at_least=0.0 if model.expression == "log" else None,
-            samples=how.samples,
-            draws=how.draws,
-            drawn=model.expression == "counts",
             seed=how.seed,
+            **more,
         )
         return computed(found, how.device, how.threads)
+
+    known = None if how.interval is None else intervals(model, source.obs, asked, x[asked.rows], computing, how)
+
+    def parts() -> Iterator[dict[str, np.ndarray]]:
+        found = computing(samples=how.samples, draws=how.draws, drawn=model.expression == "counts")
+        return found if known is None else known.beside(found)
 
     record = Counterfactual(
         method=model.name,
@@ -266,10 +290,15 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
         samples=how.samples,
         draws=how.draws,
         combined=rule,
+        interval=how.interval,
+        interval_over=how.interval_over,
+        groups="" if known is None else known.key,
         notes="; ".join(notes),
         version=model.record.cellalign,
         weights=model.weights_checksum,
     )
+    if known is not None:
+        source.obs = source.obs.assign(abstain=known.abstain[known.codes])
     return Settled(asked, source, record, parts)
 
 

@@ -235,9 +235,12 @@ def _obs(
     fields = each[0].asked.fields
     for key in [k for field in fields for k in (f"{field.name}_source", field.name) if k in parts[0]]:
         found[key] = _joined([part[key] for part in parts], repeats)
+    if "abstain" in each[0].cells.obs:
+        apart = [np.repeat(one.cells.obs["abstain"].to_numpy(), times) for one in each]
+        found["abstain"] = np.concatenate([*apart, np.zeros(len(control), dtype=bool)])
     found[SOURCE] = pd.Categorical(source[rows])
     said = np.concatenate([np.repeat("-" + one.asked.said[0], len(one.asked.rows) * times) for one in each])
-    names = source[rows].to_numpy(dtype=object)
+    names = np.array(source[rows], dtype=object)
     names[: len(said)] += said.astype(object)
     if times > 1:
         names[: len(said)] += np.array([f"-draw{i + 1}" for i in range(times)], dtype=object)[
@@ -293,6 +296,8 @@ def _observed(x: Any, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name == "drawn":
             found[name] = sparse.csr_matrix(whole)
+        elif name in ("lower", "upper"):
+            found[name] = whole
         elif name != "X":
             found[name] = np.zeros_like(whole)
     return found

@@ -16,7 +16,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from cellalign.data.source import Rows, as_matrix, digest_of
+from cellalign.data.source import Part, Rows, as_matrix, digest_of
 from cellalign.nn.minibatch import CONDITION, Fields, Minibatch
 
 READ_TOGETHER = 1024  # cells: of 128, a dozen operations and a wait for the GPU cost as much as the cells
@@ -85,6 +85,11 @@ class Cells:
             read = self.batch(rows).split([len(part) for part in group])[::-1]
             while read:  # none is held, with what was made of it, while the next is used
                 yield read.pop()
+
+    def part(self, rows: Tensor) -> Cells:
+        """Some of the cells; their matrix is not copied."""
+        columns = tuple(column[rows] for column in self.columns)
+        return Cells(Part(self.matrix, rows), self.fields, columns, len(rows), self.device)
 
     def to(self, device: torch.device) -> Cells:
         """The same cells on another device."""

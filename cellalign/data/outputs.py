@@ -21,7 +21,7 @@ from cellalign.data.reading import PathLike, Reading, all_paths
 from cellalign.errors import InputError, UsageError, option
 
 CELLS = (".h5ad", ".zarr")  # what an output of cells may end in
-MODEL_FILES = ("model.yaml", "weights.safetensors", "history.csv", "cells.npy")
+MODEL_FILES = ("model.yaml", "weights.safetensors", "history.csv", "cells.npy", "calibration.safetensors")
 OF_STORES = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")  # files of a store beside its arrays
 OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in any folder
 PICTURES = {".png": (b"\x89PNG", "PNG picture"), ".pdf": (b"%PDF", "PDF")}

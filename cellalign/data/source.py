@@ -75,6 +75,27 @@ class Dense:
         return Dense(self.values.to(device))
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a matrix, read where they lie."""
+
+    whole: Rows
+    index: Tensor
+
+    @property
+    def n_columns(self) -> int:
+        """G."""
+        return self.whole.n_columns
+
+    def rows(self, rows: Tensor) -> SparseRows | Tensor:
+        """The given ones among them."""
+        return self.whole.rows(self.index[rows])
+
+    def to(self, device: torch.device) -> Part:
+        """The same rows on another device."""
+        return Part(self.whole.to(device), self.index.to(device))
+
+
 def content_of(x: Any) -> str:
     """A digest of the values of a matrix [n, G], sparse or dense, whatever its types and however it is laid out.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from cellalign.data.loader import Cells
+from cellalign.engine.draws import Pool
 from cellalign.errors import ModelError
 from cellalign.methods.autoencoder import Autoencoder
 from cellalign.methods.base import Distribution, HasLikelihood, InfersCondition, Labels, Method, Minibatch, Predicts
-
-NEIGHBOURS = 15  # among which a draw looks for what the model does not explain of a cell
-POOL = 4096  # cells among which those neighbours are sought
 
 
 @torch.inference_mode()
@@ -162,7 +160,7 @@ def predictions(
     assert isinstance(method, Method)
     method = method.to(device).eval()
     under = partial(_under, method, do=do, together=together)
-    pool = _Pool.of(method, cells, device, seed) if draws and residual else None
+    pool = Pool.of(method, cells, device, seed) if draws and residual else None
     n, most = len(cells), max(1, batch_size // max(1, draws))
     size = -(-n // max(1, -(-n // most)))  # equal parts
     for number, batch in enumerate(cells.in_order(size, device)):
@@ -242,71 +240,30 @@ def _moments(
     return found | ({"sd_of_mean": between.sqrt()} if samples else {})
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """Cells from which draws take what the model does not explain: all, or of many some that are drawn once.
-
-    Attributes
-    ----------
-    cells : Cells
-    rows : Tensor [m], int64
-        On the CPU.
-    z : Tensor [m, p]
-        Their embedding.
-    """
-
-    cells: Cells
-    rows: Tensor
-    z: Tensor
-
-    @classmethod
-    def of(cls, method: Method, cells: Cells, device: torch.device, seed: int) -> _Pool:
-        """Those of a data set, the same for every batch of it."""
-        order = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))
-        rows = order[:POOL].sort().values
-        with torch.inference_mode():
-            parts = [method.embedding(cells.batch(part.to(cells.device)).to(device)) for part in rows.split(1024)]
-        return cls(cells, rows, torch.cat(parts))
-
-    def alike(self, z: Tensor, rows: Tensor) -> Minibatch:
-        """For each cell, of embedding z [B, p] and these rows, another one drawn among its nearest; itself if alone."""
-        k = min(NEIGHBOURS, len(self.rows) - 1)
-        if k < 1:
-            chosen = rows
-        else:
-            distance = torch.cdist(z, self.z)
-            distance.masked_fill_((self.rows == rows[:, None]).to(z.device), torch.inf)
-            near = distance.topk(k, largest=False).indices
-            chosen = self.rows[near.gather(1, torch.randint(k, (len(z), 1), device=z.device))[:, 0].cpu()]
-        return self.cells.batch(chosen.to(self.cells.device)).to(z.device)
-
-
 def _draw(
     method: Predicts,
     batch: Minibatch,
     rows: Tensor,
     under: Callable[..., Distribution],
-    pool: _Pool | None,
+    pool: Pool | None,
     at_least: float | None,
 ) -> Tensor:
     """One draw of every cell [B, G].
 
-    From the likelihood, or with residual transfer: a cell like it, whose expression goes from what is decoded of that
-    cell as it is to what is decoded of this one at a draw of its latents. A normal likelihood has one spread for all
-    genes of a cell; real cells differ by gene, so what the model leaves unexplained is taken from them. Where a gene
-    falls and there is nothing below zero, a part of the cells loses it, as counts do, and the mean is the one decoded.
+    From the likelihood, or with residual transfer: a cell like it, changed as this one is predicted to at a draw of its
+    latents. A normal likelihood has one spread for all genes of a cell; real cells differ by gene, so what the model
+    leaves unexplained is taken from them. Log expression, of which there is nothing below zero, changes by counts
+    (`engine.draws`): the share of zeros moves with the mean, as in real cells.
     """
-    target = under(batch, draw=True)
     if pool is None:
-        return target.sample()
+        return under(batch, draw=True).sample()
     assert isinstance(method, Method)
     other = pool.alike(method.embedding(batch), rows)
-    cell, before, after = other.x, method.predict(other, {}).mean, target.mean
     if at_least != 0:
-        return cell + (after - before)
-    before, after = before.clamp(min=0), after.clamp(min=0)
-    kept = cell * (torch.rand_like(cell) * before < after)
-    return torch.where(after < before, kept, cell + (after - before))
+        return other.x + (under(batch, draw=True).mean - method.predict(other, {}).mean)
+    with torch.random.fork_rng(_gpus(batch)):  # the same draw of the latents for both
+        before = method.predict(batch, {}, draw=True).mean
+    return pool.counts.moved(other.x, under(batch, draw=True).mean - before)
 
 
 @torch.inference_mode()

@@ -123,11 +123,14 @@ class Compared:
     Attributes
     ----------
     names : list of str
+    usable : list of str
+        All that have enough real cells, predicted or not.
     of : callable
         A group's cells by its name: dense, so made when they are asked for.
     """
 
     names: list[str]
+    usable: list[str]
     of: Callable[[str], CellType]
 
 
@@ -172,7 +175,7 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
             neighbours=learned.neighbours(name),
         )
 
-    return Compared([n for n in usable if n in predicted], of)
+    return Compared([n for n in usable if n in predicted], list(usable), of)
 
 
 def _usable(inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.ndarray) -> dict[str, tuple[str, str]]:

@@ -16,7 +16,6 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.matrices import default_matrix, is_counts, matrix_of
-from cellalign.data.recipe import total_of
 from cellalign.data.values import joined
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
@@ -250,6 +249,8 @@ def _labels(inputs: Inputs, strata: np.ndarray) -> list[Group]:
     [record] = inputs.predictions
     origin = record.from_ or inputs.control or ""
     real, predicted = inputs.under(against.obs, record.to), inputs.under(inputs.adata.obs, record.to)
+    if not predicted.any():  # they kept the name of what they were predicted from
+        predicted = np.ones(len(predicted), dtype=bool)
     control = inputs.under(against.obs, origin) if origin else ~real
     of_real = np.asarray(column(against.obs, inputs.label, purpose="label", missing=True).astype(object))
     of_predicted = np.asarray(column(inputs.adata.obs, inputs.label, purpose="label", missing=True).astype(object))
@@ -306,6 +307,8 @@ def _readers(inputs: Inputs, real: AnnData, columns: np.ndarray) -> dict[str, An
 
 def _scale_of_log(inputs: Inputs, real: AnnData) -> dict[str, Any]:
     """Of log expression: what a cell's sums up to over all genes that were measured, of which these may be some."""
+    from cellalign.data.recipe import total_of
+
     known = total_of(real)
     total = known or USUAL_TOTAL
     note = "screen: profiles are of the inverse of log expression, for counts are not there"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from cellalign.evaluation.metrics.de import Test
+
 FITTED, PREDICTED = "fitted", "predicted"  # the model has seen the real cells, or not
 
 
@@ -164,6 +166,47 @@ class Response:
 
 
 @dataclass(frozen=True, eq=False)
+class TestedGenes:
+    """One group's genes, each tested against control cells: what `--de` writes.
+
+    Attributes
+    ----------
+    group, to : str
+        The group, "all" where cells have no label, and the condition.
+    how : str
+        The test.
+    genes : str array [G]
+    predicted, real : Test
+        Of predicted cells, and of real ones where there are enough.
+    cells : dict of int
+        How many there are of each kind.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    group: str
+    to: str
+    how: str
+    genes: np.ndarray
+    predicted: Test
+    real: Test | None
+    cells: dict[str, int]
+
+    def frame(self) -> pd.DataFrame:
+        """A row per gene, by the predicted p-value."""
+        import pandas as pd
+
+        found: dict[str, Any] = {"group": self.group, "condition": self.to, "gene": self.genes}
+        for kind, test in (("predicted", self.predicted), ("real", self.real)):
+            nothing = np.full(len(self.genes), np.nan)
+            found[f"{kind}_log2_fold_change"] = nothing if test is None else test.change
+            found[f"{kind}_p"] = nothing if test is None else test.p
+            found[f"{kind}_p_bh"] = nothing if test is None else test.adjusted
+        found |= {f"n_{kind}": n for kind, n in self.cells.items()} | {"test": self.how}
+        return pd.DataFrame(found).sort_values("predicted_p", kind="stable")
+
+
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """Some images of one label: before, predicted and real.
 
@@ -191,8 +234,9 @@ class Evaluation:
     """All scores, the panels left out with the reason, and notes such as skipped cell types.
 
     `responses` holds what the response panel scored, one per cell type, for pictures, and `images` some of what panel
-    images scored; `metrics_as_rows` names the panels that are printed with metrics as rows. Of a predicted response
-    `measurable` says how many groups of how many can be told from noise, and `verdict` what it comes to.
+    images scored, `tested` what panel de tested; `metrics_as_rows` names the panels that are printed with metrics as
+    rows. Of a predicted response `measurable` says how many groups of how many can be told from noise, and `verdict`
+    what it comes to.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -200,6 +244,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
     images: list[Pictures] = field(default_factory=list)
+    tested: list[TestedGenes] = field(default_factory=list)
     metrics_as_rows: set[str] = field(default_factory=set)
     measurable: tuple[int, int] | None = None
     verdict: str = ""
@@ -245,6 +290,21 @@ class Evaluation:
         from cellalign.plots.response import violin
 
         return violin(self._pictured())
+
+    def de(self) -> pd.DataFrame:
+        """Every gene of every group: change, p-value and that by Benjamini and Hochberg, predicted and real.
+
+        Raises
+        ------
+        InputError
+            Panel de did not run.
+        """
+        import pandas as pd
+
+        if not self.tested:
+            reason = self.left_out.get("de", "it was not asked for, or no group has enough cells")
+            raise InputError(f"no gene was tested: {reason}")
+        return pd.concat([each.frame() for each in self.tested], ignore_index=True)
 
     def image_rows(self) -> Figure:
         """Images before, predicted and real, a block of rows per label; InputError without panel images."""

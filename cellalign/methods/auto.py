@@ -23,6 +23,7 @@ from cellalign.methods.registry import get
 
 FIRST = "local"
 CLOSED = ("local", "lemur")
+MANY = 20  # conditions, for each of which lemur would keep a subspace: it is no member by default then
 
 
 class Auto(Stacks, Predicts, Method):
@@ -64,6 +65,8 @@ class Auto(Stacks, Predicts, Method):
         super().__init__(hyperparameters, layout)
         kind = "number" if layout.continuous else "categorical"
         able = [name for name in self.hp.members if kind in get(name).condition_kinds]
+        if self.hp.members == CLOSED and layout.n_conditions > MANY:
+            able = [FIRST]
         self.members = nn.ModuleDict({name: _built(get(name), layout) for name in able})
         self.register_buffer("shares", torch.full((len(able),), 1 / len(able)))
         self.register_buffer("evidence", torch.zeros(0, len(able) + 2))

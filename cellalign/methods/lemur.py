@@ -24,7 +24,7 @@ from torch import Tensor
 from cellalign.methods.base import CONDITION, Distribution, Latent, Layout, Minibatch, Point, Role
 from cellalign.methods.capabilities import Batches
 from cellalign.methods.pca import OVERSAMPLING, PCA, leading_subspace
-from cellalign.methods.states import SoftClusters
+from cellalign.methods.states import SoftClusters, some
 
 LEAST = 2  # cells of a condition that has a subspace of its own
 ROUNDS = 10
@@ -72,6 +72,8 @@ class Lemur(PCA):
         self.find_bases(batches, counts)
         z = torch.cat([self.raw(batch) for batch in batches()])
         condition = torch.cat([batch.condition for batch in batches()])
+        sample = some(z)
+        z, condition = z[sample], condition[sample]
         clusters = SoftClusters(z, condition, self.hp.clusters)
         for _ in range(ROUNDS):
             self.align(z, condition, clusters.of(self.moved(z, condition)))

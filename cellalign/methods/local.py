@@ -97,7 +97,7 @@ class Local(PCA):
         """Clusters that stand for cell types."""
         y = torch.cat([self.embedding(batch) for batch in batches()])
         condition = torch.cat([self.groups.conditions(batch.condition) for batch in batches()])
-        _, self.centres, self.levels = states(y, condition, self.hp.states)
+        self.centres, self.levels = states(y, condition, self.hp.states)
 
     def state(self, batch: Minibatch) -> Tensor:
         """The cluster of each cell, [B]."""
@@ -178,7 +178,8 @@ class Local(PCA):
         said = f"local: {share:.0%} by likeness (sharpness {sharpness}, shrink {shrink}"
         said += "" if self.layout.signed else f", offset {offset}"
         said += f", kinship {kinship}" if self.groups.n_columns > 1 else ""
-        said += f"), {1 - share:.0%} by regression, on average of {len(self.shares)} settings"
+        said += ")" if share > 0.995 else f"), {1 - share:.0%} by regression"
+        said += f", on average of {len(self.shares)} settings"
         n = len(self.evidence)
         if n < 2:
             return [f"{said}; no two groups to leave out, so all settings count alike"]
@@ -261,9 +262,9 @@ class Local(PCA):
                 return torch.zeros_like(self.groups.means[rows])
             apart = self.groups.of_all(target) - self.groups.of_all(source)
             return apart.expand(len(rows), -1).clone()
-        settings = [Setting(*each) for each in self.settings.double().round(decimals=6).tolist()]
-        shares = self.shares.double().cpu().numpy()
-        means, values = self.groups.means.double().cpu().numpy(), self.groups.groups[:, 1:].cpu().numpy()
+        settings = [Setting(*each) for each in self.settings.cpu().double().round(decimals=6).tolist()]
+        shares = self.shares.cpu().double().numpy()
+        means, values = self.groups.means.cpu().double().numpy(), self.groups.groups[:, 1:].cpu().numpy()
         found = [shares @ changes(means[row], values[row], known, settings) for row in rows.tolist()]
         return torch.from_numpy(np.array(found)).to(self.groups.means)
 

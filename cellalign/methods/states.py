@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 CELLS_PER_STATE, MOST_STATES, ROUNDS = 50, 12, 5
+MOST_CELLS = 50_000
 SIGMA, THETA, STEPS = 0.1, 2.0, 20  # of soft clusters
 
 
-def states(y: Tensor, condition: Tensor, wanted: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def states(y: Tensor, condition: Tensor, wanted: int = 0) -> tuple[Tensor, Tensor]:
     """Clusters after the conditions' means within clusters are levelled, found in turn.
 
     Parameters
@@ -24,7 +25,6 @@ def states(y: Tensor, condition: Tensor, wanted: int = 0) -> tuple[Tensor, Tenso
 
     Returns
     -------
-    state : Tensor [n]
     centres : Tensor [states, p]
     levels : Tensor [conditions, p]
         What has to be taken from the cells of each condition before they are compared with the centres.
@@ -32,6 +32,8 @@ def states(y: Tensor, condition: Tensor, wanted: int = 0) -> tuple[Tensor, Tenso
     from sklearn.cluster import KMeans
 
     n = int(condition.max()) + 1
+    sample = some(y)
+    y, condition = y[sample], condition[sample]
     smallest = int(condition.unique(return_counts=True)[1].min())
     wanted = min(len(y), wanted or int(np.clip(smallest // CELLS_PER_STATE, 1, MOST_STATES)))
     seed = int(torch.randint(2**31 - 1, ()))
@@ -41,7 +43,14 @@ def states(y: Tensor, condition: Tensor, wanted: int = 0) -> tuple[Tensor, Tenso
         moved = (y - level[condition]).cpu().numpy()
         fitted = KMeans(wanted, n_init=3, random_state=seed).fit(moved)
         state = torch.from_numpy(fitted.labels_.astype(np.int64)).to(condition)
-    return state, torch.from_numpy(fitted.cluster_centers_).to(y), level
+    return torch.from_numpy(fitted.cluster_centers_).to(y), level
+
+
+def some(y: Tensor) -> Tensor:
+    """Rows of all cells, or of MOST_CELLS drawn at random: more do not change where clusters lie."""
+    if len(y) <= MOST_CELLS:
+        return torch.arange(len(y), device=y.device)
+    return torch.randperm(len(y))[:MOST_CELLS].sort().values.to(y.device)
 
 
 def levels(y: Tensor, condition: Tensor, state: Tensor, n: int) -> Tensor:

@@ -8,6 +8,7 @@ from cellalign.records.base import Record, RecordError, VersionedRecord
 from cellalign.records.benchmark import BenchmarkRow
 from cellalign.records.checkpoint import CheckpointRecord
 from cellalign.records.model import (
+    CalibrationRecord,
     CellNumbers,
     FieldRecord,
     FileRecord,
@@ -41,6 +42,7 @@ __all__ = [
     "Embedding",
     "FieldRecord",
     "FileRecord",
+    "CalibrationRecord",
     "LearnedFrom",
     "Machine",
     "ModelRecord",

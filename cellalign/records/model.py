@@ -134,6 +134,28 @@ class Machine(Record):
     deterministic: bool = False
 
 
+class CalibrationRecord(Record):
+    """Held-out groups whose errors calibrate intervals; what was observed of them is in calibration.safetensors.
+
+    Attributes
+    ----------
+    key : str
+        The obs column of the groups.
+    folds : int
+        Refits by which they were predicted.
+    groups, targets : list of str
+        Each held-out group and the condition it was predicted under, in the order of the tensors' rows.
+    checksum : str
+        Of the file.
+    """
+
+    key: str
+    folds: int
+    groups: list[str]
+    targets: list[str]
+    checksum: str = ""
+
+
 class LearnedFrom(Record):
     """The model whose weights a training began with.
 
@@ -176,6 +198,8 @@ class ModelRecord(VersionedRecord):
         The command line that trained the model, and the one that would prepare its input.
     transferred : list of str
         Conditions added by `transfer`, which started from the model with the checksum `transferred_from`.
+    calibration : CalibrationRecord, optional
+        Of a model that knows the errors of groups held out (`train --calibrate`).
     learned_from : LearnedFrom, optional
         Of a model that learned on from another (`train --from`).
     recipe : Recipe
@@ -212,6 +236,7 @@ class ModelRecord(VersionedRecord):
     transferred: list[str] = Field(default_factory=list)
     transferred_from: str | None = None
     learned_from: LearnedFrom | None = None
+    calibration: CalibrationRecord | None = None
     recipe: Recipe = Field(default_factory=Recipe)
     content: str | None = None
     machine: Machine | None = None
@@ -223,6 +248,7 @@ class ModelRecord(VersionedRecord):
         """As it is written to model.yaml, but for the checksum (`records.text`): without what is not set."""
         optional = (
             *("outcome", "transferred", "transferred_from", "learned_from", "content", "machine"),
+            "calibration",
             *("image_shape", "other_names"),
         )
         unset = {k for k in optional if not getattr(self, k)}

@@ -137,6 +137,12 @@ class Counterfactual(ModelStep):
         Posterior draws averaged; draws written of each cell.
     combined : {"", "expression", "latent"}
         Of several conditions at once, where their effects were added up.
+    interval : float, optional
+        What share of the genes of an observed group has its mean between layers["lower"] and layers["upper"].
+    interval_over : {"all", "de"}
+        Of which genes.
+    groups : str
+        The obs column of the groups, where there are intervals.
     notes : str
         What whoever reads the prediction should know, sentences separated by "; ".
     """
@@ -158,6 +164,9 @@ class Counterfactual(ModelStep):
     samples: int = 0
     draws: int = 0
     combined: str = ""
+    interval: float | None = None
+    interval_over: str = "all"
+    groups: str = ""
     notes: str = ""
 
     @field_validator("changes", mode="before")

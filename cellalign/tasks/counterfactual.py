@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
@@ -58,6 +58,15 @@ def counterfactual(
     ] = None,
     with_control: Annotated[bool, Option("Write the observed control cells too.")] = False,
     missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
+    interval: Annotated[
+        float | None, Option("Add layers lower and upper: where a group's mean is, for this share of genes [no].")
+    ] = None,
+    interval_over: Annotated[
+        Literal["all", "de"], Option("The share of all genes, or of the 50 that turn out to differ most.")
+    ] = "all",
+    interval_cells: Annotated[
+        int | None, Option("Cells of the observed mean [in proportion, as in training].", metavar="N", low=1)
+    ] = None,
     seed: Annotated[int, o.SEED] = 0,
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
@@ -80,6 +89,9 @@ def counterfactual(
         within=within,
         with_control=with_control,
         missing_genes=missing_genes,
+        interval=interval,
+        interval_over=interval_over,
+        interval_cells=interval_cells,
         seed=seed,
         device=device,
         threads=threads,

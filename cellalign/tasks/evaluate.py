@@ -56,6 +56,9 @@ def evaluate(
         bool, Option("s of cell types among neighbours over all cells (CoMP eq. 58 to 60), not within types.")
     ] = False,
     more_genes: Annotated[bool, Option("Score responses over 10 and 100 DE genes too.")] = False,
+    replicate: Annotated[
+        str | None, Option("obs column of donors or replicates, by which --de compares.", metavar="KEY")
+    ] = None,
     within: Annotated[
         str | None, Option("Compare with controls of the same donor, plate, ... (an obs column).", metavar="KEY")
     ] = None,
@@ -100,6 +103,9 @@ def evaluate(
         Take s of a cell type from the neighbours over all cells that are of that type (CoMP eq. 58 to 60).
     more_genes : bool
         Score a response over the 10 and the 100 most different genes too, beside the 50.
+    replicate : str, optional
+        obs column of donors or replicates: panel de compares these by pseudobulk, not cells. It runs then, or with
+        `differential=True`; `Evaluation.de` is its table.
     within : str, optional
         obs column of the real cells, such as the donor, plate or batch: a change starts from control cells of those of
         its values that the real cells of the condition have; in panel screen in their proportions.
@@ -148,6 +154,7 @@ def evaluate(
             min_cells=min_cells,
             global_silhouette=global_silhouette,
             more_genes=more_genes,
+            replicate=replicate,
             within=within,
             each_condition=each_condition,
             particles=particles,
@@ -262,6 +269,9 @@ def command(
     scib_table: Annotated[
         str | None, _picture("Draw the scores of panel bio (.png, .pdf, .svg); it runs then.")
     ] = None,
+    de: Annotated[
+        str | None, Option("Test every gene of drawn cells against control, predicted and real (.csv).", metavar="FILE")
+    ] = None,
     export_vcc: Annotated[
         str | None,
         Option("Write the prediction, and the real cells as FILE's .real, for cell-eval2 (.h5ad).", metavar="FILE"),
@@ -284,8 +294,15 @@ def command(
     if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):
         raise UsageError(f"{option('against', against)} is the input itself; a prediction is compared with real cells")
     read: list[str | Reading] = [input, *(path for path in (against, model) if path is not None)]
-    if output is not None:
-        files.check_table(output, force, read)
+    if asked["replicate"] is not None and de is None:
+        raise UsageError(f"{option('replicate', asked['replicate'])} is of {option('de', hint='FILE')}; add it")
+    if de is not None and against is None:
+        raise UsageError(f"{option('de', de)} needs {option('against', hint='FILE')}, the real cells and their control")
+    if de is not None and asked["panels"] is not None and "de" not in asked["panels"]:
+        raise UsageError(f"{option('de', de)} is of panel de, which {option('panels')} leaves out; add it there")
+    for table in (output, de):
+        if table is not None:
+            files.check_table(table, force, read)
     for path in pictures.values():
         files.check_output(path, force, read)
     exported = [] if export_vcc is None else [export_vcc, beside(export_vcc)]
@@ -295,7 +312,7 @@ def command(
         if Path(path).suffix not in (".h5ad", ".zarr"):
             raise UsageError(f"{option('export_vcc', export_vcc)} ends in neither .h5ad nor .zarr")
         files.check_cells_output(path, force, read)
-    files.check_apart(output, *pictures.values(), *exported)
+    files.check_apart(output, de, *pictures.values(), *exported)
     fitted = load(model) if model is not None else None
     # a prediction has its metadata: a table of them belongs to the real cells
     cells = files.read(replace(input, obs=None, obs_key=None) if against is not None else input)
@@ -310,12 +327,16 @@ def command(
         layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
         real = cells_for(files.spool(reading), expression_of(cells, asked["expression"]), layer=layer)
     extra_panels = ["bio"] if scib_table is not None else []
-    result = evaluate(cells, against=real, model=fitted, extra_panels=extra_panels, **asked)
+    more: dict[str, Any] = {"extra_panels": extra_panels, "differential": de is not None}
+    result = evaluate(cells, against=real, model=fitted, **more, **asked)
     call.print_evaluation(result, format)
     if output is not None:
         text = result.to_json() if output.endswith(".json") else result.to_csv()
         with files.atomic_path(output, force) as fresh:
             fresh.write_text(text, encoding="utf-8")
+    if de is not None:
+        with files.atomic_path(de, force) as fresh:
+            result.de().to_csv(fresh, index=False)
     for name, path in pictures.items():
         figure = PICTURES[name].draw(result)
         with files.atomic_path(path, force) as fresh:

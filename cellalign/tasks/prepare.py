@@ -54,6 +54,11 @@ class Prepared:
     validation_rows: np.ndarray
     notes: list[Note]
 
+    @property
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of all cells that are not held out: those trained on, those validated on."""
+        return self.train_rows, self.validation_rows
+
 
 def prepare(
     adata: AnnData,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
+from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
@@ -89,6 +90,13 @@ def train(
     checkpoint_every: Annotated[float, Option("Seconds between two checkpoints.", metavar="SECONDS", low=0)] = 60,
     wait: Annotated[bool, Option("Wait for another job that trains the same model.")] = False,
     force: Annotated[bool, o.FORCE] = False,
+    calibrate: Annotated[
+        str | None,
+        Option("Refit without groups of this column, to calibrate intervals [--label, in closed form].", metavar="KEY"),
+    ] = None,
+    calibrate_folds: Annotated[
+        int | None, Option("Refits of --calibrate [5; of each group alone in closed form].", metavar="N", low=2)
+    ] = None,
 ) -> Model:
     """Train a method on cells.
 
@@ -160,6 +168,13 @@ def train(
         Wait for the end of another job that trains the same model, rather than refuse.
     force : bool
         Replace a model that is there already.
+    calibrate : str, optional
+        obs column of groups that are left out one part after the other, by refits, to learn how far predictions are
+        off: for `counterfactual(interval=...)`. Their cells under any condition but the control are left out; with the
+        condition itself, of which combinations a+b are predicted from a and b, these. Methods in closed form, given a
+        label, do it by themselves for up to 50,000 cells; "none" keeps them from it.
+    calibrate_folds : int, optional
+        How many refits, each as long as the training; by default 5, in closed form one for each group.
 
     Returns
     -------
@@ -182,8 +197,10 @@ def train(
     from cellalign.data.said import tell
     from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
+    from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train, check_model_output, holds_model
+    from cellalign.tasks.calibrate import NONE, calibrated, calibrating
 
     parent = Parent.of(from_, learn, method, missing_genes)
     preparing = prepare if parent is None else partial(prepare_on, parent=parent)
@@ -228,6 +245,11 @@ def train(
             automatic=resuming.precision(),
         )
         record = prepared.record
+        if parent is not None and calibrate not in (None, NONE):
+            raise UsageError(f"{option('calibrate', calibrate)}: a model that learns on knows the cells to be left out")
+        planned = None
+        if parent is None:
+            planned = calibrating(prepared, adata, get(method), calibrate, calibrate_folds)
         if (finished := resuming.complete(record)) is not None:
             return finished
         if model_path is not None:
@@ -252,11 +274,15 @@ def train(
                 learning_on=learning_on,
             )
             _say_caveats(module)
+            held_out = None
+            if planned is not None:
+                held_out = calibrated(prepared, planned, device=torch_device, seed=seed)
+                record = record.model_copy(update={"calibration": planned.record})
         findings = module.findings()
         for found in findings:
             tell(logging.INFO, found)
         record = record.model_copy(update={"outcome": _outcome(state, findings)})
-        model = Model(module, record, state.history, _seen(prepared, parent))
+        model = Model(module, record, state.history, _seen(prepared, parent), held_out)
         if model_path is not None and checkpoint is not None:
             model.save(Path(model_path), force=force)
             checkpoint.remove()  # not before: a run that is killed here has the one or the other

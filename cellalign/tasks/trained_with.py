@@ -36,6 +36,8 @@ def training_options(record: ModelRecord) -> dict[str, Any]:
         # models of before precisions were all float32
         "settings": {"precision": "float32", **record.hyperparameters, **record.training},
         "holdout": record.holdout,
+        "calibrate": "none" if record.calibration is None else record.calibration.key,
+        "calibrate_folds": None if record.calibration is None else record.calibration.folds,
         "seed": record.seed,
     }
 

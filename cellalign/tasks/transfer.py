@@ -99,6 +99,7 @@ def transfer(
             "transferred": [*model.transferred, *new],
             "transferred_from": model.weights_checksum,
             "weights_checksum": None,
+            "calibration": None,
         }
     )
     with computing(device, threads):  # fresh weights are drawn before they are filled in

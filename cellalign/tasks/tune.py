@@ -195,7 +195,7 @@ def _run(
     options: Mapping[str, Any],
 ) -> Model:
     """One model: read where it is finished already, gone on with where it was cut off, trained and kept otherwise."""
-    own = {"method": method, "settings": settings, "seed": seed, **options}
+    own = {"method": method, "settings": settings, "seed": seed, "calibrate": "none", **options}
     if runs is None:
         return train(adata, **own)
     place = runs.place(settings, seed)

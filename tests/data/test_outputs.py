@@ -46,7 +46,7 @@ def here(tmp_path, monkeypatch):
     Path("model/.DS_Store").write_bytes(b"")
     os.chmod("protected/weights.safetensors", 0o444)
     for name in outputs.MODEL_FILES:
-        Path("foreign", name).unlink(missing_ok=True)
+        Path("foreign", name).unlink(missing_ok=True)  # not every model has each
     Path("foreign/model.yaml").write_text("of: another program\n")
     Path("empty").mkdir()
     for name, inner in (("store", "obs var X"), ("mixed", "obs var X"), ("images", "0 1")):

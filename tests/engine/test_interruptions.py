@@ -198,7 +198,7 @@ def test_a_validation_loss_that_stays_far_above_the_first_is_divergence_and_one_
 
 def test_validation_losses_of_the_first_steps_may_lie_far_above_the_first():
     """Seed 2 of comp with gamma 15 on kang_2k had 9,150 at step 64 after 1,690: what training brings together lies
-    apart where running means lag behind. Its rate was lowered, and conditions did not mix (own share 0.63, not 0.49)."""
+    apart where running means lag behind. Its rate was lowered, and conditions did not mix (own share 0.63, not 0.5)."""
     from cellalign.engine.divergence import judge_validation
 
     judge_validation([{"validation_loss": 9e3}, {"validation_loss": 9e3}], 1690.0, 64)

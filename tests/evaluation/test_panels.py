@@ -19,7 +19,19 @@ from cellalign.evaluation.panels.likelihood import Likelihood, mean_of_means
 from cellalign.evaluation.panels.mixing import Mixing
 from cellalign.records import Counterfactual, Embedding, Provenance
 
-NAMES = ["mixing", "bio", "probe", "cross-condition", "response", "images", "identifiability", "likelihood"]
+NAMES = [
+    "mixing",
+    "bio",
+    "probe",
+    "cross-condition",
+    "response",
+    "intervals",
+    "de",
+    "screen",
+    "images",
+    "identifiability",
+    "likelihood",
+]
 
 
 @pytest.fixture
@@ -37,6 +49,24 @@ def predicted(tiny):
     source.X = source.X.toarray() + np.linspace(0, 0.5, source.n_vars)
     source.uns["cellalign"] = counterfactual_record()
     return source
+
+
+def with_intervals(predicted):
+    """The prediction with an interval of each gene, of each type."""
+    found = predicted.copy()
+    found.layers["lower"], found.layers["upper"] = found.X - 0.1, found.X + 0.1
+    more = {"interval": 0.9, "groups": "cell_type"}
+    record = Provenance.of(found.uns).counterfactual.model_copy(update=more)
+    found.uns["cellalign"] = Provenance().with_steps(record).plain()
+    return found
+
+
+def drawn(predicted):
+    """The prediction as draws."""
+    found = predicted.copy()
+    record = Provenance.of(found.uns).counterfactual.model_copy(update={"written": "draw"})
+    found.uns["cellalign"] = Provenance().with_steps(record).plain()
+    return found
 
 
 def thick(images):
@@ -62,6 +92,9 @@ def test_every_panel_prints_what_it_declares_and_declares_what_it_prints(
         cellalign.evaluate(integrated, condition="stim", label="cell_type", k=15, min_cells=30, extra_panels=["bio"]),
         cellalign.evaluate(dosed, label="cell_type", panels=["probe"]),
         cellalign.evaluate(predicted, against=integrated, label="cell_type", condition="stim", more_genes=True),
+        cellalign.evaluate(predicted, against=integrated, label="cell_type", panels=["screen"]),
+        cellalign.evaluate(with_intervals(predicted), against=integrated, condition="stim", panels=["intervals"]),
+        cellalign.evaluate(drawn(predicted), against=integrated, condition="stim", panels=["de"]),
         cellalign.evaluate(thick(images), against=images, label="digit", panels=["images"]),
         cellalign.evaluate(simulated, model=svae_model, panels=["identifiability", "likelihood"], particles=2),
     ]
@@ -83,7 +116,8 @@ def test_panels_are_found_in_their_package_in_order():
     assert [name for name, panel in PANELS.items() if panel.asked_only] == ["bio"]
     options = Counter(option for panel in PANELS.values() for option in panel.options())
     assert set(options.values()) == {1}, "evaluate takes the options of all panels by name"
-    assert set(options) == {"k", "alpha", "min_cells", "global_silhouette", "particles", "more_genes"}
+    others = {"particles", "more_genes", "each_condition", "differential", "replicate"}
+    assert set(options) == {"k", "alpha", "min_cells", "global_silhouette", *others}
 
 
 @pytest.mark.parametrize(("where", "metric"), catalogue(), ids=lambda each: getattr(each, "name", each))

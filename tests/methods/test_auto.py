@@ -123,3 +123,10 @@ def test_a_dose_is_local_ones():
     alone = cellalign.train(adata, method="local", condition="dose", continuous=True, label="cell_type")
     found = [cellalign.counterfactual(adata, each, to=1.0).X for each in (model, alone)]
     np.testing.assert_allclose(*found, atol=1e-4)
+
+
+def test_a_screen_has_no_subspace_for_each_perturbation_unless_it_is_asked_for():
+    adata = cells(n=42, types="A")
+    adata.obs["stim"] = [f"p{i % 21}" for i in range(adata.n_obs)]
+    model = cellalign.train(adata, method="auto", condition="stim", control="p0", label="cell_type")
+    assert list(model.method.members) == ["local"] and model.method.shares.tolist() == [1]

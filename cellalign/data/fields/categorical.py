@@ -129,6 +129,11 @@ class Categorical(Column):
         self.check_known([text])
         return text
 
+    def parts(self, name: str) -> tuple[str, ...] | None:
+        """The other categories that one's name joins by +; None of one that is no combination of them."""
+        others = self.model_copy(update={"categories": tuple(each for each in self.categories if each != name)})
+        return others._together(joined(name, self.reference).split("+"))
+
     def _together(self, parts: Sequence[str]) -> tuple[str, ...] | None:
         """Categories whose names joined by + are all the parts, a name with a + of its own among them; None of none."""
         if not 1 < len(parts) <= MOST_PARTS:

@@ -126,7 +126,8 @@ def dense_dataset(root: Any, name: str, shape: tuple[int, int]) -> Any:
 def append_rows(root: Any, name: str, rows: sparse.csr_matrix) -> None:
     """Add rows to the CSR matrix of that name, made on first use."""
     if name not in root:
-        write_elem(root, name, rows)
+        group, _, key = name.rpartition("/")
+        write_elem(root[group] if group else root, key, rows)  # anndata 0.13 takes no path for a key
         return
     sparse_dataset(root[name]).append(rows)
 

@@ -1,0 +1,198 @@
+"""Panel on the intervals of a counterfactual: how often they hold the observed means, and how wide they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellalign.calibration import APART, FEWEST, Asked, Groups, TooFewGroups, interval
+from cellalign.data.columns import column
+from cellalign.errors import InputError, option
+from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
+from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.metrics import coverage as cov
+from cellalign.evaluation.metrics import response as res
+from cellalign.evaluation.metrics.metric import by_name
+from cellalign.evaluation.panel import Panel
+from cellalign.evaluation.table import MEAN, Row
+
+if TYPE_CHECKING:
+    from cellalign.records import Counterfactual
+
+MOST = 60  # other conditions among which a mean shift is calibrated
+
+
+Scored = tuple[str, int, dict[str, dict[str, float]], bool]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is observed of a group: mean, variance and number of its cells under the condition and under the control."""
+
+    name: str
+    real: tuple[np.ndarray, np.ndarray, int]
+    control: tuple[np.ndarray, np.ndarray, int]
+
+    @classmethod
+    def of(cls, name: str, cells: CellType) -> Moments:
+        """Of its cells."""
+        return cls(name, *((x.mean(0), x.var(0, ddof=1), len(x)) for x in (cells.real, cells.control)))
+
+    @property
+    def change(self) -> np.ndarray:
+        """From control, [G]."""
+        return self.real[0] - self.control[0]
+
+
+@dataclass(frozen=True)
+class Intervals(Panel):
+    """Coverage and width of `counterfactual --interval`, beside the same intervals around the mean shift.
+
+    The mean shift's are calibrated in the same way by the real cells: every other group is predicted by the mean change
+    of those that are left, so that neither it nor the scored group is in it.
+    """
+
+    name = "intervals"
+    summary = "How often the intervals of a prediction hold the observed means, and how wide they are, group by group."
+    metrics = cov.METRICS
+    order = 51
+
+    def concerns(self, inputs: Inputs) -> bool:
+        """Whether there are intervals."""
+        return any(record.interval is not None for record in inputs.predictions)
+
+    def run(self, inputs: Inputs) -> Iterator[Row]:
+        """Every group and their mean; NotApplicable where there are no intervals or nothing to compare with."""
+        records = [record for record in inputs.predictions if record.interval is not None]
+        if not records:
+            raise NotApplicable(f"the input has no intervals of cellalign counterfactual {option('interval')}")
+        if inputs.against is None:
+            raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
+        every: list[Scored] = []
+        for record in records:
+            alone = len(records) == 1 or record.groups == inputs.condition
+            for name, n, found, predicted in self._scored(inputs.of_prediction(record), record):
+                every.append((name if alone else f"{record.to}, {name}", n, found, predicted))
+        held = [name for name, *_, predicted in every if predicted]
+        fitted = [name for name, *_, predicted in every if not predicted]
+        if fitted:
+            kept = "; they are not in the mean" if held else ""
+            inputs.notes.append(f"intervals: not known to have been held out in training: {', '.join(fitted)}{kept}")
+        scored: dict[str, list[dict[str, float]]] = {}
+        total = 0
+        for name, n, found, predicted in every:
+            for system, scores in found.items():
+                yield from self._rows(system, name, scores, n)
+                if predicted or not held:
+                    scored.setdefault(system, []).append(scores)
+            total += n if predicted or not held else 0
+        for system, values in scored.items():  # groups count alike
+            mean = {metric: float(np.mean([each[metric] for each in values])) for metric in values[0]}
+            yield from self._rows(system, MEAN, mean, total)
+
+    def _scored(self, inputs: Inputs, record: Counterfactual) -> Iterator[Scored]:
+        """Each group, its real cells, its scores by system, and whether the model was trained without it."""
+        adata, origin = inputs.adata, record.from_ or inputs.control or ""
+        if not {"lower", "upper"} <= set(adata.layers):
+            raise InputError(
+                'layers "lower" and "upper", the intervals that the record tells of, are gone; predict again'
+            )
+        combined = record.groups == inputs.condition
+        of_groups = replace(inputs, label=None if combined else record.groups)
+        of_groups = of_groups.known(of_groups.label)
+        adata = of_groups.adata
+        compared = compare(of_groups, origin, record.to)
+        labels = np.full(adata.n_obs, "all") if combined else of_groups.labels()
+        everything = {name: compared.of(name) for name in compared.names}
+        seen = [Moments.of(name, cells) for name, cells in everything.items()]
+        seen += [Moments.of(name, compared.of(name)) for name in compared.usable if name not in everything]
+        if combined:  # of one group, by its condition
+            everything = {record.to: everything["all"]}
+        _say_abstained(of_groups, record, labels)
+        held_out = np.asarray(adata.obs.get("held_out", np.zeros(adata.n_obs)), dtype=bool)
+        for name, cells in everything.items():
+            rows = np.flatnonzero(labels == ("all" if combined else name))
+            ends = [np.asarray(adata.layers[layer][rows[0]]).ravel() for layer in ("lower", "upper")]
+            real, start = cells.real.mean(0), cells.control.mean(0)
+            genes = {"de": res.de_genes(cells.control, cells.real, APART)}
+            mine = {"top": _largest(cells.predicted.mean(0) - start), **genes}
+            found = {"prediction": cov.score(ends[0], ends[1], real, mine, float(record.interval or 0))}
+            beside = seen
+            if combined or len(seen) <= FEWEST:
+                beside = [Moments.of(name, cells), *_other_conditions(of_groups, record, origin, name)]
+            shift = _mean_shift(beside, name, record)
+            if shift is None:
+                inputs.notes.append(
+                    f"intervals: no mean shift beside {name}: fewer than 3 other groups have real cells"
+                )
+            else:
+                top = {"top": _largest(shift[0] - start), **genes}
+                found["mean shift"] = cov.score(shift[1], shift[2], real, top, float(record.interval or 0))
+            yield name, len(cells.real), found, bool(held_out[rows].all())
+
+    def _rows(self, system: str, group: str, scores: dict[str, float], n_cells: int) -> Iterator[Row]:
+        declared = by_name(self.metrics)
+        for name, value in scores.items():
+            yield self.row(system, group, declared[name], value, n_cells)
+
+
+def _largest(change: np.ndarray) -> np.ndarray:
+    """The genes of the largest change."""
+    return np.argsort(-np.abs(change), kind="stable")[:APART]
+
+
+def _say_abstained(inputs: Inputs, record: Counterfactual, labels: np.ndarray) -> None:
+    """Which groups the prediction itself abstains from."""
+    if "abstain" in inputs.adata.obs:
+        names = sorted(set(labels[np.asarray(inputs.adata.obs["abstain"], dtype=bool)]))
+        if names:
+            said = record.to if names == ["all"] else ", ".join(names)
+            inputs.notes.append(
+                f"it abstains from {said}: predictions of held-out groups like these are no better than no change, or "
+                "worse than the mean shift"
+            )
+
+
+def _other_conditions(inputs: Inputs, record: Counterfactual, origin: str, group: str) -> Iterator[Moments]:
+    """A group's real cells under other conditions: they stand in for other groups where these are few."""
+    assert inputs.against is not None and inputs.condition is not None
+    values = column(inputs.against.obs, inputs.condition, missing=True)
+    sizes = np.bincount(values.codes[values.codes >= 0], minlength=len(values.categories))
+    there = [str(v) for v, n in zip(values.categories, sizes, strict=True) if n >= MIN_CELLS_PER_GROUP]
+    for value in [v for v in there if v not in (origin, record.to)][:MOST]:
+        cells = compare(inputs, origin, value).of("all" if inputs.label is None else group)
+        if len(cells.real) >= MIN_CELLS_PER_GROUP:
+            yield Moments.of(value, cells)
+
+
+def _mean_shift(seen: list[Moments], name: str, record: Counterfactual) -> tuple[np.ndarray, ...] | None:
+    """Mean change of the other groups added to a group's control, and its interval; None where there are too few."""
+    [mine] = [group for group in seen if group.name == name]
+    apart = [group for group in seen if group is not mine]
+    if len(apart) < FEWEST:
+        return None
+    at_least = None if record.expression == "any" else 0.0
+
+    def shifted(group: Moments, by: list[Moments]) -> np.ndarray:
+        found = group.control[0] + np.mean([each.change for each in by], axis=0)
+        return found if at_least is None else np.maximum(found, at_least)
+
+    held_out = Groups(
+        names=[group.name for group in apart],
+        targets=[record.to for _ in apart],
+        predicted=np.stack([shifted(group, [each for each in apart if each is not group]) for group in apart]),
+        **{f: np.stack([group.real[i] for group in apart]) for i, f in enumerate(("real", "variance"))},
+        **{f: np.stack([group.control[i] for group in apart]) for i, f in enumerate(("control", "control_variance"))},
+        cells=np.array([[group.real[2], group.control[2]] for group in apart]),
+    )
+    predicted = shifted(mine, apart)
+    asked = Asked(mine.name, record.to, predicted, *mine.control)
+    over: Any = record.interval_over
+    try:
+        ends = interval(held_out, asked, float(record.interval or 0), over=over, at_least=at_least)
+    except TooFewGroups:
+        return None
+    return predicted, *ends

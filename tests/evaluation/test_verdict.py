@@ -1,0 +1,128 @@
+"""What is fitted is said to be fitted, what is measurable is counted, and the verdict says it in words."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cellalign
+from cellalign.data import fingerprints
+from cellalign.evaluation.response_table import tables
+
+ASKED = {"condition": "stim", "label": "cell_type", "panels": ["response"]}
+HELD = "cell_type=NK,stim=stimulated"
+
+
+def predicted(cells, **more):
+    model = cellalign.train(cells, method="linear", condition="stim", label="cell_type", **more)
+    return model.counterfactual(cells, to="stimulated")
+
+
+def statuses(result):
+    return {
+        row.group: row.evidence.status
+        for row in result.rows
+        if (row.system, row.metric) == ("prediction", "r_all") and not row.group.startswith("mean")
+    }
+
+
+def test_what_the_model_was_trained_on_is_fitted_whatever_the_file_says(tiny):
+    cells = predicted(tiny, holdout=[HELD])
+    result = cellalign.evaluate(cells, against=tiny, **ASKED)
+    assert statuses(result) == {"B": "fitted", "CD14 Mono": "fitted", "NK": "predicted"}
+    assert "held out in training: NK" in result.notes
+    cells.obs["held_out"] = True  # which it is not
+    assert statuses(cellalign.evaluate(cells, against=tiny, **ASKED))["B"] == "fitted"
+    new = tiny[np.random.default_rng(0).permutation(tiny.n_obs)].copy()
+    new.obs_names = [f"new{i}" for i in range(new.n_obs)]
+    assert statuses(cellalign.evaluate(cells, against=new, **ASKED))["B"] == "fitted", "known by what they hold"
+    whole = cellalign.evaluate(predicted(tiny), against=tiny, **ASKED)
+    assert set(statuses(whole).values()) == {"fitted"}
+    assert whole.verdict.startswith("fitted, not predicted (the model was trained on these cells); the fit is ")
+
+
+def test_a_model_that_does_not_know_its_cells_is_believed_or_it_is_said(tiny):
+    cells = predicted(tiny, holdout=[HELD])
+    del cells.uns[fingerprints.KEY]
+    result = cellalign.evaluate(cells, against=tiny, **ASKED)
+    assert statuses(result) == {"B": "fitted", "CD14 Mono": "fitted", "NK": "predicted"}, "by obs held_out"
+    del cells.obs["held_out"]
+    result = cellalign.evaluate(cells, against=tiny, **ASKED)
+    assert set(statuses(result).values()) == {""}
+    assert any("whether it is fitted is not known" in note for note in result.notes)
+    reordered = predicted(tiny, holdout=[HELD])[:, ::-1].copy()
+    assert statuses(cellalign.evaluate(reordered, against=tiny, **ASKED))["NK"] == "predicted"
+
+
+def test_the_mean_is_of_what_is_predicted_and_fitted_groups_have_their_own(tiny):
+    result = cellalign.evaluate(predicted(tiny, holdout=[HELD]), against=tiny, **ASKED)
+    of = {group: result.value("r_all", system="prediction", group=group) for group in ("mean", "NK")}
+    assert of["mean"] == of["NK"]
+    fitted = result.value("r_all", system="prediction", group="mean of fitted groups")
+    alone = [result.value("r_all", system="prediction", group=name) for name in ("B", "CD14 Mono")]
+    assert fitted == pytest.approx(np.mean(alone))
+    assert "fitted" not in result.verdict.split(";")[0]
+
+
+def test_baselines_learn_from_what_the_model_has_seen(tiny):
+    held = ["cell_type=NK,stim=stimulated", "cell_type=B,stim=stimulated"]
+    result = cellalign.evaluate(predicted(tiny, holdout=held), against=tiny, **ASKED)
+    x, obs = tiny.X.toarray(), tiny.obs
+    mean = {
+        (kind, stim): x[((obs["cell_type"] == kind) & (obs["stim"] == stim)).to_numpy()].mean(0)
+        for kind in ("CD14 Mono", "NK")
+        for stim in ("control", "stimulated")
+    }
+    shift = mean["CD14 Mono", "stimulated"] - mean["CD14 Mono", "control"]
+    error = np.mean((mean["NK", "control"] + shift - mean["NK", "stimulated"]) ** 2)
+    assert result.value("mse_all", system="mean shift", group="NK") == pytest.approx(error, rel=1e-4)
+
+
+def test_within_a_donor_the_same_type_of_the_others_is_a_baseline(tiny):
+    cells = predicted(tiny, holdout=["donor=d2,stim=stimulated"])
+    cells = cells[cells.obs["donor"] == "d2"].copy()
+    result = cellalign.evaluate(cells, against=tiny, within="donor", **ASKED)
+    groups = set(statuses(result))
+    assert groups == {"B, d2", "CD14 Mono, d2", "NK, d2"}
+    assert set(statuses(result).values()) == {"predicted"}
+    x, obs = tiny.X.toarray(), tiny.obs
+
+    def mean(donor, stim):
+        return x[((obs["cell_type"] == "B") & (obs["donor"] == donor) & (obs["stim"] == stim)).to_numpy()].mean(0)
+
+    matched = mean("d2", "control") + mean("d1", "stimulated") - mean("d1", "control")
+    error = np.mean((matched - mean("d2", "stimulated")) ** 2)
+    found = result.value("mse_all", system="matched mean shift", group="B, d2")
+    assert found == pytest.approx(error, rel=1e-4)
+
+
+def test_programs_get_all_of_it(tiny):
+    result = cellalign.evaluate(predicted(tiny, holdout=[HELD]), against=tiny, **ASKED)
+    plain = json.loads(result.to_json())
+    assert plain["measurable"] == {"groups": 3, "of": 3} and plain["verdict"] == result.verdict
+    assert {"scores", "left_out", "notes"} <= set(plain)
+    frame = result.frame()
+    first = ["panel", "system", "group", "metric", "value", "n_cells", "better", "null", "null_sd"]
+    assert list(frame)[:9] == first
+    own = frame[(frame["system"] == "prediction") & (frame["metric"] == "r_change_de")].set_index("group").loc["NK"]
+    assert own["low"] < own["value"] < own["high"] and own["status"] == "predicted" and bool(own["measurable"])
+    assert own["best_baseline"] in set(frame["system"])
+    best = frame[(frame["system"] == own["best_baseline"]) & (frame["metric"] == "r_change_de")]
+    difference = own["value"] - best.set_index("group").loc["NK", "value"]
+    assert own["difference"] == pytest.approx(difference, abs=0.02)  # less what it may owe to its control's noise
+    assert own["difference_low"] < own["difference"] < own["difference_high"]
+    assert pd.isna(own["p"])
+
+
+def test_tables_fit_a_hundred_columns_and_open_with_what_can_be_measured(tiny):
+    result = cellalign.evaluate(predicted(tiny, holdout=[HELD]), against=tiny, **ASKED)
+    found = tables(result.rows, result.measurable)
+    assert found[0][0] == "response: measurable groups: 3 of 3; mean over these"
+    for _, columns, lines in found:
+        widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+        assert sum(widths) + 3 * len(widths) <= 102
+    names = [line[0] for line in found[0][2]]
+    assert names[0] == "prediction (predicted)" and "prediction (fitted)" in names and "mean shift" in names
+    each = {line[0]: line[1:] for line in found[1][2]}
+    assert set(each) == {"B (fitted)", "CD14 Mono (fitted)", "NK (predicted)"}

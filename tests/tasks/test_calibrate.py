@@ -1,0 +1,197 @@
+"""train(calibrate=...) and counterfactual(interval=...): what is left out, what is kept, and what is refused."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_counts, preprocessed
+
+import cellalign
+from cellalign.errors import InputError, ModelError, UsageError
+from cellalign.records import ModelRecord, Provenance
+
+KNOWN = {"method": "linear", "condition": "stim", "label": "donor", "latent_dim": 3}
+
+
+@pytest.fixture(scope="module")
+def donors() -> ad.AnnData:
+    """The tiny cells of six donors, each in both conditions; of the last no cell is stimulated but for two."""
+    adata = preprocessed(make_counts())
+    rng = np.random.default_rng(0)
+    adata.obs["donor"] = pd.Categorical([f"d{i}" for i in rng.integers(0, 6, adata.n_obs)])
+    stimulated = np.flatnonzero((adata.obs["donor"] == "d5") & (adata.obs["stim"] == "stimulated"))
+    return adata[np.setdiff1d(np.arange(adata.n_obs), stimulated[2:])].copy()
+
+
+@pytest.fixture(scope="module")
+def model(donors):
+    """A linear model, which calibrates itself."""
+    return cellalign.train(donors, **KNOWN)
+
+
+def mean_of(adata, donor, stim):
+    cells = adata[(adata.obs["donor"] == donor) & (adata.obs["stim"] == stim)].X.toarray().astype(np.float64)
+    return cells.mean(0), cells.var(0, ddof=1), len(cells)
+
+
+def test_what_is_kept_is_the_prediction_of_a_model_that_never_saw_the_group(donors, model):
+    kept, record = model.calibration, model.record.calibration
+    assert (record.key, record.folds, record.groups) == ("donor", 5, ["d0", "d1", "d2", "d3", "d4"])
+    for i in (0, 3):
+        held = [f"donor=d{i},stim=stimulated"]
+        other = cellalign.train(donors, **KNOWN, holdout=held, calibrate="none")
+        assert other.calibration is None and other.record.calibration is None
+        predicted = other.counterfactual(donors, to="stimulated", where={"donor": f"d{i}"})
+        np.testing.assert_allclose(kept.predicted[i], predicted.X.mean(0, dtype=np.float64), rtol=1e-4, atol=1e-5)
+        mean, variance, n = mean_of(donors, f"d{i}", "stimulated")
+        np.testing.assert_allclose(kept.real[i], mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(kept.variance[i], variance, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(kept.control[i], mean_of(donors, f"d{i}", "control")[0], rtol=1e-5, atol=1e-6)
+        assert tuple(kept.cells[i]) == (n, mean_of(donors, f"d{i}", "control")[2])
+
+
+def test_held_out_cells_are_no_calibration(donors):
+    found = cellalign.train(donors, **KNOWN, holdout=["donor=d1,stim=stimulated"])
+    assert found.record.calibration.groups == ["d0", "d2", "d3", "d4"]
+    changed = donors.copy()
+    rows = np.flatnonzero((donors.obs["donor"] == "d1") & (donors.obs["stim"] == "stimulated"))
+    x = changed.X.toarray()
+    x[rows] += 1
+    changed.X = x
+    again = cellalign.train(changed, **KNOWN, holdout=["donor=d1,stim=stimulated"])
+    np.testing.assert_array_equal(again.calibration.predicted, found.calibration.predicted)
+    np.testing.assert_array_equal(again.calibration.real, found.calibration.real)
+
+
+def test_networks_refit_in_folds_and_only_where_it_is_asked(donors):
+    given = {"method": "cvae", "condition": "stim", "epochs": 1, "latent_dim": 2, "settings": {"hidden": [4]}}
+    assert cellalign.train(donors, **given, label="donor").calibration is None
+    found = cellalign.train(donors, **given, calibrate="donor", calibrate_folds=2)
+    assert found.record.calibration.folds == 2 and len(found.calibration) == 5
+    assert sorted(found.record.calibration.groups) == ["d0", "d1", "d2", "d3", "d4"]
+    plain = cellalign.train(donors, **given)
+    for name, weight in plain.method.state_dict().items():
+        np.testing.assert_array_equal(weight, found.method.state_dict()[name])
+
+
+def test_every_cell_has_its_groups_interval(donors, model):
+    found = model.counterfactual(donors, to="stimulated", interval=0.8)
+    lower, upper = found.layers["lower"], found.layers["upper"]
+    assert lower.dtype == upper.dtype == np.float32 and lower.min() >= 0
+    for donor in found.obs["donor"].unique():
+        rows = np.flatnonzero(found.obs["donor"] == donor)
+        assert (np.ptp(lower[rows], 0) == 0).all() and (np.ptp(upper[rows], 0) == 0).all()
+        mean = found.X[rows].mean(0)
+        assert ((lower[rows[0]] <= mean + 1e-5) & (mean <= upper[rows[0]] + 1e-5)).all()
+    record = Provenance.of(found.uns).counterfactual
+    assert (record.interval, record.interval_over, record.groups) == (0.8, "all", "donor")
+    assert found.obs["abstain"].dtype == bool
+    whole = model.counterfactual(donors, to="stimulated")
+    np.testing.assert_array_equal(found.X, whole.X)
+    assert "lower" not in whole.layers and "abstain" not in whole.obs
+
+
+def test_draws_have_the_same_intervals(donors, model):
+    one = model.counterfactual(donors, to="stimulated", interval=0.9, where={"donor": "d5"})
+    two = model.counterfactual(donors, to="stimulated", interval=0.9, where={"donor": "d5"}, draws=2)
+    np.testing.assert_array_equal(two.layers["upper"], np.concatenate([one.layers["upper"]] * 2))
+    wide = model.counterfactual(donors, to="stimulated", interval=0.9, interval_cells=2, where={"donor": "d5"})
+    assert (wide.layers["upper"] - one.layers["upper"]).mean() > 0
+
+
+def test_the_calibration_is_written_and_read(donors, model, tmp_path):
+    model.save(tmp_path / "m")
+    again = cellalign.load(tmp_path / "m")
+    assert again.record.calibration == model.record.calibration
+    for name in ("predicted", "real", "variance", "control", "control_variance", "cells"):
+        np.testing.assert_array_equal(getattr(again.calibration, name), getattr(model.calibration, name))
+    ours, theirs = (m.counterfactual(donors, to="stimulated", interval=0.9).layers["lower"] for m in (model, again))
+    np.testing.assert_array_equal(ours, theirs)
+    again.save(tmp_path / "m", force=True)  # its file is part of a model
+    file = tmp_path / "m" / "calibration.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"0000")
+    with pytest.raises(ModelError, match=r"calibration.safetensors is damaged"):
+        cellalign.load(tmp_path / "m")
+    file.unlink()
+    with pytest.raises(ModelError, match=r"is incomplete: calibration.safetensors is missing"):
+        cellalign.load(tmp_path / "m")
+
+
+def test_a_record_of_before_has_no_calibration(model):
+    plain = model.record.plain()
+    del plain["calibration"]
+    assert ModelRecord.read(plain).calibration is None
+
+
+def test_what_was_not_calibrated_is_refused(donors, model):
+    def refused(kind, match, of=model, cells=donors, **options):
+        with pytest.raises(kind, match=match):
+            of.counterfactual(cells, **({"to": "stimulated", "interval": 0.9} | options))
+
+    bare = cellalign.train(donors, **KNOWN, calibrate="none")
+    refused(ModelError, r"knows no errors of held-out groups.*train\(\.\.\., calibrate='cell_type'\)", of=bare)
+    refused(UsageError, r"interval=90.* no share", interval=90)
+    refused(UsageError, r"decoded=True", decoded=True)
+    refused(UsageError, r"calibrated from stim=control", from_="stimulated", to="control")
+    refused(UsageError, r"interval_over='some' is none of all, de", interval_over="some")
+    unknown = donors.copy()
+    unknown.obs["donor"] = unknown.obs["donor"].astype(object)
+    unknown.obs.iloc[:9, unknown.obs.columns.get_loc("donor")] = None
+    refused(InputError, r"source cells have no 'donor'", cells=unknown)
+
+
+def test_what_cannot_be_calibrated_is_refused(donors):
+    def refused(kind, match, **options):
+        with pytest.raises(kind, match=match):
+            cellalign.train(donors, **(KNOWN | options))
+
+    refused(InputError, r"calibrate='cell_type'.*at least 3", calibrate="cell_type", holdout=["cell_type=B"])
+    refused(InputError, r"'nobody'", calibrate="nobody")
+    refused(UsageError, r"predicts no expression|needs condition", method="pca", condition=None, calibrate="donor")
+    refused(InputError, r"0 combinations of conditions", calibrate="stim")
+
+
+def test_combinations_are_left_out_one_after_the_other():
+    rng = np.random.default_rng(0)
+    names = ["ctrl", "a", "b", "c", "d", "a+b", "a+c", "b+c", "b+d"]
+    effect = {name: rng.normal(0, 0.4, 80) * (rng.random(80) < 0.3) for name in "abcd"}
+    obs = pd.DataFrame({"p": np.repeat(names, 30)}, index=[f"x{i}" for i in range(270)])
+    effect["ctrl"] = np.zeros(80)
+    mean = np.stack([2 + sum(effect[part] for part in name.split("+")) for name in obs["p"]])
+    adata = ad.AnnData(np.maximum(mean + rng.normal(0, 0.5, mean.shape), 0).astype(np.float32), obs=obs)
+    given = {"method": "linear", "condition": "p", "control": "ctrl", "latent_dim": 2}
+    model = cellalign.train(adata, **given, holdout=["p=b+d"], calibrate="p")
+    assert model.record.calibration.targets == ["a+b", "a+c", "b+c"]
+    x = {name: adata.X[obs["p"] == name].mean(0) for name in names}
+    np.testing.assert_allclose(model.calibration.predicted[0], x["a"] + x["b"] - x["ctrl"], atol=0.02)
+    found = model.counterfactual(adata, to="b+d", interval=0.9)
+    inside = (x["b+d"] >= found.layers["lower"][0]) & (x["b+d"] <= found.layers["upper"][0])
+    assert inside.mean() > 0.75
+    result = cellalign.evaluate(found, against=adata, condition="p", panels=["intervals"])
+    value = {(r.system, r.metric): r.value for r in result.rows if r.group == "b+d"}
+    assert value["prediction", "coverage_all"] == pytest.approx(inside.mean())
+    assert value["prediction", "width_all"] < value["mean shift", "width_all"]
+    with pytest.raises(ModelError, match=r"calibrated for combinations.*not for a"):
+        model.counterfactual(adata, to="a", interval=0.9)
+
+
+def test_the_panel_counts_what_lies_inside(donors):
+    held = ["donor=d2,stim=stimulated"]
+    model = cellalign.train(donors, **KNOWN, holdout=held)
+    found = model.counterfactual(donors, to="stimulated", interval=0.9, where=["donor=d2"])
+    result = cellalign.evaluate(found, against=donors, condition="stim", label="cell_type", panels=["intervals"])
+    real = mean_of(donors, "d2", "stimulated")[0].astype(np.float32)
+    low, high = found.layers["lower"][0], found.layers["upper"][0]
+    values = {(r.system, r.group, r.metric): r.value for r in result.rows}
+    inside = sum(a <= v <= b for a, v, b in zip(low, real, high, strict=True)) / len(real)
+    assert values["prediction", "d2", "coverage_all"] == values["prediction", "mean", "coverage_all"] == inside
+    assert values["prediction", "d2", "width_all"] == pytest.approx(np.mean(high - low), rel=1e-6)
+    assert values["prediction", "d2", "level"] == 0.9
+    assert ("mean shift", "d2", "coverage_all") in values
+    everyone = model.counterfactual(donors, to="stimulated", interval=0.9)
+    result = cellalign.evaluate(everyone, against=donors, condition="stim", panels=["intervals"])
+    assert any("not known to have been held out in training: d0, d1, d3, d4; they are not" in n for n in result.notes)
+    mean = {r.metric: r.value for r in result.rows if (r.system, r.group) == ("prediction", "mean")}
+    assert mean["coverage_all"] == inside
