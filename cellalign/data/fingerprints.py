@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.source import Rows, as_matrix, stored
+if TYPE_CHECKING:
+    from cellalign.data.source import Rows
 
 KEY = "cellalign_trained"  # of uns, in a prediction
 TOGETHER = 1024  # rows
@@ -22,6 +23,8 @@ MARGIN = 1e-3  # of a cell's range: a value that equals the mean is not above it
 
 def fingerprints(matrix: Rows, n: int) -> np.ndarray:
     """One number per cell, int64 [n], of rows [n, G] in their order of genes; 0 of a cell without any value."""
+    from cellalign.data.source import stored  # torch, which the list of metrics does not need
+
     keys = _keys(matrix.n_columns)
     found = np.zeros(n, dtype=np.uint64)
     for first in range(0, n, TOGETHER):
@@ -40,6 +43,8 @@ def fingerprints(matrix: Rows, n: int) -> np.ndarray:
 
 def of_matrix(x: Any) -> np.ndarray:
     """`fingerprints` of a scipy matrix or array [n, G]."""
+    from cellalign.data.source import as_matrix
+
     return fingerprints(as_matrix(x), x.shape[0])
 
 

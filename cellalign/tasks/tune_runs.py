@@ -108,12 +108,12 @@ class Runs:
 
     def remove(self) -> None:
         """Delete the runs that were used; whatever else is in the folder stays."""
+        from cellalign.data.outputs import MODEL_FILES
         from cellalign.engine.checkpoint import Checkpoint
-        from cellalign.model_directory import HISTORY, SPEC, WEIGHTS
 
         for place in dict.fromkeys(self.used):
             Checkpoint.beside(place, {}).remove()
-            for name in (SPEC, WEIGHTS, HISTORY):
+            for name in MODEL_FILES:
                 with suppress(OSError):
                     (place / name).unlink()
             with suppress(OSError):  # somebody put something into it

@@ -77,7 +77,7 @@ def test_files_hold_what_they_should(job):
     assert set(predicted.obs["stim"]) == {"stimulated"} and set(predicted.obs["stim_source"]) == {"control"}
     np.testing.assert_array_equal(predicted.layers["source"].toarray(), source.X.toarray())
     model = folder / "cellalign-model"
-    assert {p.name for p in model.iterdir()} == {"model.yaml", "weights.safetensors", "history.csv"}
+    assert {p.name for p in model.iterdir()} == {"model.yaml", "weights.safetensors", "history.csv", "cells.npy"}
     spec = yaml.safe_load((model / "model.yaml").read_text())
     assert spec["fields"][0]["reference"] == "control" and spec["source"]["path"] == str(folder / "kang.pp.h5ad")
     history = pd.read_csv(model / "history.csv")

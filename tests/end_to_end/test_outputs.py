@@ -99,7 +99,13 @@ def test_what_was_kept_is_replaced(here, cellalign):
         done = run(*words.split())
         assert done.returncode == 0, (words, done.stderr)
     assert (here / "to-m").is_symlink()
-    assert sorted(os.listdir(here / "m")) == ["history.csv", "inside.h5ad", "model.yaml", "weights.safetensors"]
+    assert sorted(os.listdir(here / "m")) == [
+        "cells.npy",
+        "history.csv",
+        "inside.h5ad",
+        "model.yaml",
+        "weights.safetensors",
+    ]
     umask = os.umask(0)
     os.umask(umask)
     assert {path.stat().st_mode & 0o777 for path in (here / "m").iterdir()} == {0o666 & ~umask}

@@ -257,7 +257,7 @@ def test_a_ridge_of_before_predicts_what_it_did_and_can_be_saved_anew(tiny, tmp_
     )
     expected = model.counterfactual(tiny, to="stimulated").X
     shape = (2, model.method.components.shape[1], tiny.n_vars)
-    write_model(tmp_path / "old", model.record, weights_of_before(model.method, shape), [])
+    write_model(tmp_path / "old", model.record, weights_of_before(model.method, shape), [], model.calibration)
     old = cellalign.load(tmp_path / "old")
     np.testing.assert_allclose(old.counterfactual(tiny, to="stimulated").X, expected, atol=1e-4)
     old.save(tmp_path / "new")

@@ -189,6 +189,7 @@ print(json.dumps([row["train_loss"] for row in model.history]))
 """
 
 
+@pytest.mark.slow
 def test_training_without_compiled_loops_is_the_same():
     losses = []
     for setting in ("1", "0"):

@@ -62,6 +62,7 @@ def test_a_call_leaves_the_caller_alone(name, tiny_cells, model, monkeypatch):
     assert state() == before
 
 
+@pytest.mark.slow
 def test_targets_and_transfer_leave_the_caller_alone(svae_model, shifts):
     before = state()
     cellalign.targets(svae_model, shifts, programs=2, **MACHINE)

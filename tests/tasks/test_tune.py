@@ -20,6 +20,7 @@ def test_ranks_by_validation_loss(tiny):
     assert table["udr"].isna().all()
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_ranks_by_udr_where_latents_should_mean_one_thing(shifts):
     train = shifts[shifts.obs["split"] == "train"].copy()
