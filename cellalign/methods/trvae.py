@@ -24,6 +24,8 @@ from cellalign.nn.convolution import ARCHITECTURES, ImageDecoder, ImageEncoder, 
 from cellalign.nn.likelihoods import OF_COUNTS
 from cellalign.nn.penalties import mmd
 
+OF_PAIRS = 35.0  # weight of the penalty per gene, of two conditions; of more it is shared by their pairs
+
 
 class TrVAE(CVAE):
     """CVAE whose decoder's first layer is aligned across conditions by MMD."""
@@ -37,7 +39,12 @@ class TrVAE(CVAE):
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""
 
-        gamma: float = Field(35.0, ge=0, le=1e6, description="weight of the MMD penalty, per gene")
+        gamma: float | None = Field(
+            None,
+            ge=0,
+            le=1e6,
+            description="weight of the MMD penalty, per gene; null is 35 over the number of pairs of conditions",
+        )
         image_networks: ImageNetworks = Field(
             "plain", description="of images: convolutional as table 1 (plain) or table 2 (unet), or dense as of genes"
         )
@@ -96,7 +103,13 @@ class TrVAE(CVAE):
             negative_slope=hp.negative_slope,
         )
 
+    @property
+    def weight(self) -> float:
+        """Gamma; by default the penalty, which is a sum over pairs of conditions, weighs on a cell as with two of them."""
+        gamma, n = self.hp.gamma, self.layout.n_conditions
+        return OF_PAIRS / max(1, n * (n - 1) // 2) if gamma is None else float(gamma)
+
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """The weighted MMD of the decoder's first hidden layer over all pairs of conditions (eq. 8)."""
         distance = mmd(step.decoded.hidden, step.batch.condition, unbiased=self.hp.unbiased)
-        return {"penalty": self.per_gene(self.hp.gamma) * distance}
+        return {"penalty": self.per_gene(self.weight) * distance}

@@ -88,6 +88,19 @@ def test_mmd_is_taken_where_the_method_says(penalty_on):
     torch.testing.assert_close(found, 3 * 12 * mmd(aligned, batch.condition, *kernel, unbiased=True).detach())
 
 
+def test_trvae_weighs_its_penalty_on_a_cell_as_of_two_conditions():
+    """A sum over 561 pairs of 34 conditions drowned the reconstruction (benchmarks, "Two genes at once")."""
+    assert build("trvae").weight == 35 / 3 and build("trvae", gamma=2.0).weight == 2
+    three = torch.randn(90, 4, generator=torch.Generator().manual_seed(0)).double()
+    slopes = []
+    for n in (2, 3):  # a cell of the first group, apart from the others by the same distance
+        groups = torch.arange(30 * n) // 30
+        z = (three[: 30 * n] + 2.0 * (groups > 0)[:, None]).requires_grad_()
+        (mmd(z, groups, unbiased=True) / (n * (n - 1) / 2)).backward()
+        slopes.append(float(z.grad[:30].sum(0).norm() * n))  # a cell weighs 1 / (30 n) in the reconstruction
+    assert 0.8 < slopes[1] / slopes[0] < 1.25
+
+
 def test_mmd_ae_has_neither_noise_nor_prior():
     method, batch = build("mmd-ae", gamma=3.0), cells()
     loss = method(batch, warmup=1.0)

@@ -102,4 +102,4 @@ def test_images_have_defaults_of_their_own_unless_a_preset_or_a_setting_says_oth
     assert (of_images.likelihood, of_images.gamma, plan.batch_size) == ("mse", 0.003, 64)
     assert resolve_settings(cls, images=True, settings={"gamma": 1})[0].gamma == 1
     assert resolve_settings(cls, preset="trvae-morpho-mnist", images=True)[1].batch_size == 1024
-    assert resolve_settings(cls)[0].gamma == 35 and resolve_settings(get("cvae"), images=True)[0].beta == 1
+    assert resolve_settings(cls)[0].gamma is None and resolve_settings(get("cvae"), images=True)[0].beta == 1
