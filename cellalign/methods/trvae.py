@@ -105,7 +105,7 @@ class TrVAE(CVAE):
 
     @property
     def weight(self) -> float:
-        """Gamma; by default the penalty, which is a sum over pairs of conditions, weighs on a cell as with two of them."""
+        """Gamma; by default the penalty, a sum over pairs of conditions, weighs on a cell as with two of them."""
         gamma, n = self.hp.gamma, self.layout.n_conditions
         return OF_PAIRS / max(1, n * (n - 1) // 2) if gamma is None else float(gamma)
 
