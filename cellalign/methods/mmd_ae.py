@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cellalign.methods.autoencoder import Step
 from cellalign.methods.base import Latent, Minibatch, Role
 from cellalign.methods.cvae import ConditionalAutoencoder
-from cellalign.methods.vfae import VFAE, alignment
+from cellalign.methods.vfae import VFAE, alignment, weight
 from cellalign.nn.likelihoods import LikelihoodName
 
 
@@ -65,4 +65,4 @@ class MMDAE(ConditionalAutoencoder):
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """As VFAE's."""
         aligned = step.latent.z if self.hp.penalty_on == "z" else step.latent.hidden
-        return {"penalty": self.per_gene(self.hp.gamma) * alignment(self.hp, aligned, step.batch)}
+        return {"penalty": self.per_gene(weight(self.hp, self.layout)) * alignment(self.hp, aligned, step.batch)}

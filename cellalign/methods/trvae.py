@@ -22,9 +22,9 @@ from cellalign.methods.base import Role
 from cellalign.methods.cvae import CVAE
 from cellalign.nn.convolution import ARCHITECTURES, ImageDecoder, ImageEncoder, ImageNetworks, Settings
 from cellalign.nn.likelihoods import OF_COUNTS
-from cellalign.nn.penalties import mmd
+from cellalign.nn.penalties import mmd, shared_by_pairs
 
-OF_PAIRS = 35.0  # weight of the penalty per gene, of two conditions; of more it is shared by their pairs
+OF_TWO = 35.0  # weight of the penalty per gene, with two conditions
 
 
 class TrVAE(CVAE):
@@ -105,9 +105,8 @@ class TrVAE(CVAE):
 
     @property
     def weight(self) -> float:
-        """Gamma; by default the penalty, a sum over pairs of conditions, weighs on a cell as with two of them."""
-        gamma, n = self.hp.gamma, self.layout.n_conditions
-        return OF_PAIRS / max(1, n * (n - 1) // 2) if gamma is None else float(gamma)
+        """Gamma; by default what the penalty weighs on a cell does not grow with the number of conditions."""
+        return shared_by_pairs(OF_TWO, self.layout.n_conditions) if self.hp.gamma is None else float(self.hp.gamma)
 
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """The weighted MMD of the decoder's first hidden layer over all pairs of conditions (eq. 8)."""

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from cellalign.methods.autoencoder import Step
 from cellalign.methods.cvae import CVAE
-from cellalign.nn.minibatch import Minibatch
-from cellalign.nn.penalties import MULTI_SCALE, mmd
+from cellalign.nn.minibatch import Layout, Minibatch
+from cellalign.nn.penalties import MULTI_SCALE, mmd, shared_by_pairs
+
+OF_TWO = 1.0  # weight of the penalty per gene, with two conditions
 
 
 class VFAE(CVAE):
@@ -28,7 +30,12 @@ class VFAE(CVAE):
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty."""
 
-        gamma: float = Field(1.0, ge=0, le=1e6, description="weight of the MMD penalty, per gene")
+        gamma: float | None = Field(
+            None,
+            ge=0,
+            le=1e6,
+            description="weight of the MMD penalty, per gene; null is 1 over the number of pairs of conditions",
+        )
         unbiased: bool = Field(True, description="MMD without each cell's kernel with itself; false is the published")
         kernel: Literal["multi-scale", "rbf"] = Field("multi-scale", description="kernel of the MMD")
         kernel_length: float = Field(2.0, gt=0, description="length of the rbf kernel")
@@ -37,7 +44,12 @@ class VFAE(CVAE):
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """The weighted MMD over all pairs of conditions."""
         aligned = step.latent.z if self.hp.penalty_on == "z" else step.latent.hidden
-        return {"penalty": self.per_gene(self.hp.gamma) * alignment(self.hp, aligned, step.batch)}
+        return {"penalty": self.per_gene(weight(self.hp, self.layout)) * alignment(self.hp, aligned, step.batch)}
+
+
+def weight(hp: Any, layout: Layout) -> float:
+    """Gamma; by default what the penalty weighs on a cell does not grow with the number of conditions."""
+    return shared_by_pairs(OF_TWO, layout.n_conditions) if hp.gamma is None else float(hp.gamma)
 
 
 def alignment(hp: Any, aligned: Tensor | None, batch: Minibatch) -> Tensor:

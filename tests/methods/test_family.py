@@ -5,6 +5,7 @@ import torch
 from support import columns, layout, minibatch, predicted, to
 from torch.nn import functional as F
 
+from cellalign.methods import vfae
 from cellalign.methods.base import HasLikelihood
 from cellalign.methods.registry import get, presets
 from cellalign.nn.distributions import gaussian_nll, kl_to_standard_normal
@@ -88,9 +89,13 @@ def test_mmd_is_taken_where_the_method_says(penalty_on):
     torch.testing.assert_close(found, 3 * 12 * mmd(aligned, batch.condition, *kernel, unbiased=True).detach())
 
 
-def test_trvae_weighs_its_penalty_on_a_cell_as_of_two_conditions():
+def test_an_mmd_weighs_on_a_cell_as_of_two_conditions():
     """A sum over 561 pairs of 34 conditions drowned the reconstruction (benchmarks, "Two genes at once")."""
     assert build("trvae").weight == 35 / 3 and build("trvae", gamma=2.0).weight == 2
+    for name in ("vfae", "mmd-ae"):
+        for gamma, expected in ((None, 1 / 3), (2.0, 2.0)):
+            method = build(name, gamma=gamma)
+            assert vfae.weight(method.hp, method.layout) == expected
     three = torch.randn(90, 4, generator=torch.Generator().manual_seed(0)).double()
     slopes = []
     for n in (2, 3):  # a cell of the first group, apart from the others by the same distance

@@ -27,6 +27,11 @@ ROUNDINGS, AT_ONCE, SLIGHT = 30_000, 2**14, 10.0
 BLURRED, SEEN = 64, 1e-5
 
 
+def shared_by_pairs(weight: float, n_conditions: int) -> float:
+    """A weight of `mmd`, a sum over n (n - 1) / 2 pairs, that weighs on a cell as `weight` does with two conditions."""
+    return weight / max(1, n_conditions * (n_conditions - 1) // 2)
+
+
 def mmd(z: Tensor, condition: Tensor, sigmas: tuple[float, ...] = MULTI_SCALE, *, unbiased: bool = False) -> Tensor:
     """Maximum mean discrepancy between the conditions of a batch, summed over all pairs (trVAE eq. 8).
 
