@@ -104,11 +104,14 @@ def others(held_out: Groups, asked: Asked, by_target: bool) -> Groups:
     mine = asked.target if by_target else asked.name
     found = held_out.of([i for i, name in enumerate(own) if name != mine])
     n = len(set(found.targets if by_target else found.names))
-    if n < FEWEST:
-        # two others calibrate each other's pool well enough where each has many conditions
-        if n < 2 or len(found) < 2 * FEWEST:
-            raise TooFewGroups(f"{n} other held-out groups calibrate {mine!r}; at least {FEWEST} are needed")
+    if not enough(n, len(found)):
+        raise TooFewGroups(f"{n} other held-out groups calibrate {mine!r}; at least {FEWEST} are needed")
     return found
+
+
+def enough(n_names: int, n_groups: int) -> bool:
+    """Whether as many groups, of so many names, calibrate others: two names do where each has many conditions."""
+    return n_names >= FEWEST or (n_names == 2 and n_groups >= 2 * FEWEST)
 
 
 def interval(

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("cellalign")
 NONE = "none"  # of `--calibrate`
 MIN_CELLS = 5  # of a group, under the control and under the condition
-FEWEST = 3
 FOLDS = 5  # of a method that trains; in closed form as many as there are groups, up to
 MOST_FOLDS = 25
 AUTOMATIC = 50_000  # cells up to which a method in closed form is calibrated unasked
@@ -105,6 +104,7 @@ def calibrating(
     InputError
         Not enough groups have cells under both conditions.
     """
+    from cellalign.calibration import FEWEST, enough
     from cellalign.data.fields import read_fields
     from cellalign.methods.base import CONDITION, LABEL, FitsInClosedForm, Trains
 
@@ -128,7 +128,7 @@ def calibrating(
         raise UsageError(f"{shown}: {fault}; leave it out")
     found = [] if fault else (_combinations if combined else _groups)(prepared, adata, condition, key)
     names = list(dict.fromkeys(held.unit for held in found))
-    if len(names) < FEWEST:
+    if not enough(len(names), len(found)):
         if unasked:
             return None
         what = "combinations of conditions trained on" if combined else "groups"

@@ -142,6 +142,19 @@ def test_what_was_not_calibrated_is_refused(donors, model):
     refused(InputError, r"source cells have no 'donor'", cells=unknown)
 
 
+def test_two_replicates_of_many_conditions_calibrate_a_third(donors):
+    """As of a screen in three replicates, of which one is held out."""
+    cells, n = donors.copy(), donors.n_obs
+    cells.obs["donor"] = pd.Categorical([f"d{i % 3}" for i in range(n)])
+    cells.obs["guide"] = pd.Categorical([("control", "a", "b", "c")[i // 3 % 4] for i in range(n)])
+    held = [f"donor=d2,guide={guide}" for guide in "abc"]
+    known = {"method": "linear", "condition": "guide", "label": "donor", "latent_dim": 3, "holdout": held}
+    model = cellalign.train(cells, **known, calibrate="donor")
+    assert sorted(set(model.calibration.names)) == ["d0", "d1"] and len(model.calibration.names) == 6
+    found = model.counterfactual(cells, to="a", where={"donor": "d2"}, interval=0.9)
+    assert np.all(found.layers["lower"] <= found.layers["upper"])
+
+
 def test_what_cannot_be_calibrated_is_refused(donors):
     def refused(kind, match, **options):
         with pytest.raises(kind, match=match):
