@@ -361,8 +361,8 @@ def pooled_quantile(ratios: Sequence[np.ndarray], units: Sequence[str], level: f
         own = [np.sort(values) for values, unit in zip(ratios, units, strict=True) if unit == name]
         ends = _weighted_quantiles(apart, levels)
         covered += np.mean([np.searchsorted(v, ends, "right") / len(v) for v in own], 0) / len(names)
-    enough = levels[covered >= level]
-    return float(_weighted_quantiles(ratios, np.array([enough.min() if len(enough) else 1.0]))[0])
+    reached = levels[covered >= level]
+    return float(_weighted_quantiles(ratios, np.array([reached.min() if len(reached) else 1.0]))[0])
 
 
 def _weighted_quantiles(values: Sequence[np.ndarray], levels: np.ndarray) -> np.ndarray:

@@ -85,10 +85,8 @@ class Prediction:
 
     @property
     def uns(self) -> dict[str, Any]:
-        """Provenance, and the shape of images."""
-        plain: dict[str, Any] = {KEY: self.provenance.with_steps(self.record).plain()}
-        plain |= written(self.trained, self.var.index)
-        return plain if self.image_shape is None else plain | {IMAGES: np.array(self.image_shape)}
+        """Provenance, fingerprints, and the shape of images."""
+        return uns_of(self.provenance.with_steps(self.record), self.trained, self.var.index, self.image_shape)
 
     def bare(self) -> AnnData:
         """All that is known before anything is computed: obs, var, uns and the observed cells as layers["source"]."""
@@ -109,9 +107,21 @@ class Prediction:
         result = self.bare()
         result.X = x
         for name, parts in found.items():
-            whole = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
-            result.layers[name] = _repeated(whole, max(1, self.draws))
+            result.layers[name] = _repeated(whole(parts), max(1, self.draws))
         return result
+
+
+def uns_of(
+    provenance: Provenance, trained: np.ndarray | None, genes: pd.Index, image_shape: tuple[int, ...] | None
+) -> dict[str, Any]:
+    """What a file of predictions says of itself."""
+    found: dict[str, Any] = {KEY: provenance.plain()} | written(trained, genes)
+    return found if image_shape is None else found | {IMAGES: np.array(image_shape)}
+
+
+def whole(parts: list[Any]) -> Any:
+    """Batches of a matrix, one below the other."""
+    return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
 
 
 def predict(

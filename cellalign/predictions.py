@@ -13,15 +13,13 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.columns import Where, having, select
-from cellalign.data.fingerprints import written
-from cellalign.data.images import KEY as IMAGES
 from cellalign.data.interventions import Intervention, To, interventions, some_of, within_groups
 from cellalign.data.said import tell, told_once
 from cellalign.data.split import held_out
 from cellalign.errors import InputError, UsageError, option
-from cellalign.prediction import How, Settled, prepared, settled
+from cellalign.prediction import How, Settled, prepared, settled, uns_of, whole
 from cellalign.records import Counterfactual, Provenance
-from cellalign.records.provenance import KEY, Target
+from cellalign.records.provenance import Target
 
 if TYPE_CHECKING:
     from cellalign.model import Model
@@ -89,10 +87,7 @@ class Predictions:
 
     def bare(self) -> AnnData:
         """All that is known before anything is computed: obs, var, obsm and uns."""
-        uns: dict[str, Any] = {KEY: self.provenance.with_steps(self.record).plain()}
-        uns |= written(self.trained, self.var.index)
-        if self.image_shape is not None:
-            uns[IMAGES] = np.array(self.image_shape)
+        uns = uns_of(self.provenance.with_steps(self.record), self.trained, self.var.index, self.image_shape)
         return AnnData(obs=self.obs, var=self.var, obsm=self.obsm, uns=uns)
 
     def to_adata(self) -> AnnData:
@@ -101,14 +96,10 @@ class Predictions:
         for batch in self.batches():
             for name, values in batch.items():
                 found.setdefault(name, []).append(values)
-        whole = {
-            name: sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
-            for name, parts in found.items()
-        }
         result = self.bare()
-        result.X = whole.pop("X")
-        for name, values in whole.items():
-            result.layers[name] = values
+        result.X = whole(found.pop("X"))
+        for name, parts in found.items():
+            result.layers[name] = whole(parts)
         return result
 
 
@@ -255,17 +246,12 @@ def _obs(
 
 def _observed_obs(asked: Intervention, obs: pd.DataFrame, name: str) -> pd.DataFrame:
     """Of control cells, with the columns that predicted cells have."""
-    changed: dict[str, Any] = {}
+    found = asked.applied(obs)
     for field in asked.fields:
         if field.name in obs:
-            before = obs[field.name]
-            text = before.astype(str).astype("category")
-            changed[f"{field.name}_source"] = before if field.kind == "number" else text
-            changed[field.name] = before if field.kind == "number" else text
+            found[field.name] = found[f"{field.name}_source"]
     first = asked.fields[0]
-    if first.kind != "number":
-        changed[first.name] = first.replaced(obs, name)
-    return obs.assign(**changed)
+    return found if first.kind == "number" else found.assign(**{first.name: first.replaced(obs, name)})
 
 
 def _joined(columns: list[pd.Series], repeats: np.ndarray) -> Any:

@@ -151,8 +151,9 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     source = _within(inputs, against, target, source)
     grouping = _grouping(inputs, against)
     predicted, real = grouping.predicted, grouping.real
-    at, x = sources(inputs.adata, against), real_matrix(inputs, against, columns)
-    seen = _seen(inputs.adata, x)
+    expression = inputs.predictions[0].expression
+    at, x = sources(inputs.adata, against), inputs.of_real("x", lambda: real_matrix(expression, against, columns))
+    seen = inputs.of_real("seen", lambda: _seen(inputs.adata, x))
     x_p, x_r, x_s = on_one_scale(inputs, x, with_sources=bool((at < 0).any()))
     usable = _usable(inputs, grouping, target, source)
     status = {n: _status(inputs, predicted == n, target & (real == n), seen) for n in usable}

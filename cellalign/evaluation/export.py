@@ -10,10 +10,11 @@ import pandas as pd
 from scipy import sparse
 
 from cellalign.data.columns import having
-from cellalign.data.matrices import default_matrix, is_counts, matrix_of
+from cellalign.data.matrices import is_counts
 from cellalign.data.recipe import comparable
 from cellalign.errors import InputError, option
 from cellalign.evaluation.predictions import check_finite, of_another_tool
+from cellalign.evaluation.scales import real_matrix, shared_genes
 from cellalign.records import Counterfactual, Provenance
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def for_cell_eval(
     if not start.any():
         said = f"no cell of {option('against')} is a control ({key}={name or '?'})"
         raise InputError(f"{said}, with which cell-eval compares; name it with {option('control', hint='VALUE')}")
-    columns = real.var_names.get_indexer(adata.var_names)
-    if (columns < 0).any():
-        raise InputError(f"{option('against')} lacks {int((columns < 0).sum())} of the predicted genes")
+    columns = shared_genes(adata, real)
     x_p, x_r = _matrices(adata, real, each[0])
     rows_p, rows_r, labels_p, labels_r = [], [], [], []
     for one in each:
@@ -88,15 +87,11 @@ def for_cell_eval(
 def _matrices(adata: AnnData, real: AnnData, record: Counterfactual) -> tuple[Any, Any]:
     """Predicted cells, of counts the drawn ones, and real ones on that scale."""
     check_finite(adata.X, "the prediction's X")
+    predicted, x = adata.X, real_matrix(record.expression, real)
     if record.expression == "counts":
         predicted = adata.layers.get("drawn", adata.X)
-        x = matrix_of(real, default_matrix(real, "counts"), option("against"))
         if not is_counts(predicted):
             raise InputError("the prediction holds expected counts, and cell-eval reads integers; predict again")
-        if not is_counts(x):
-            raise InputError(f"the prediction is of counts, but {option('against')} holds none")
-    else:
-        predicted, x = adata.X, matrix_of(real, "X", option("against"))
     if min(predicted.min(), x.min()) < 0:
         raise InputError("the prediction or the real cells hold negative values, which cell-eval does not read")
     return predicted, x

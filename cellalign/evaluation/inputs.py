@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Inputs:
         obs column of the real cells (donor, plate, ...): controls are of the same as what they are compared with.
     validation : bool array [n] or None
         Which cells the model of the embedding was validated on, not trained; None where that is not known.
+    kept : dict
+        What `of_real` has made, by name, and of which real cells.
     """
 
     adata: AnnData
@@ -72,12 +74,20 @@ class Inputs:
     predictions: Sequence[Counterfactual] = ()
     validation: np.ndarray | None = None
     within: str | None = None
+    kept: dict[str, tuple[AnnData | None, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def reference(self) -> str | None:
         """The control: the one that is given, or the source of a counterfactual."""
         record = Provenance.of(self.adata.uns).counterfactual
         return self.control or (None if record is None else record.from_ or None)
+
+    def of_real(self, name: str, make: Callable[[], Any]) -> Any:
+        """What all predictions share of the real cells, made when it is first asked for."""
+        found = self.kept.get(name)
+        if found is None or found[0] is not self.against:
+            found = self.kept[name] = (self.against, make())
+        return found[1]
 
     @property
     def notes(self) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.matrices import is_counts
+from cellalign.data.matrices import default_matrix, is_counts, matrix_of
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.predictions import check_finite, check_library_sizes, source_names
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
 UNKNOWN = -1  # a predicted cell whose source is not among the real cells
 
 
-def real_matrix(inputs: Inputs, real: AnnData, columns: np.ndarray) -> Any:
-    """The real cells' values over the predicted genes, as they were read: counts where the prediction is of counts.
+def real_matrix(expression: str, real: AnnData, columns: np.ndarray | None = None) -> Any:
+    """The real cells' values as they were read, over some genes: counts where the prediction's `expression` is counts.
 
     Raises
     ------
     InputError
         The prediction is of counts, and they hold none.
     """
-    from cellalign.data.matrices import default_matrix, matrix_of
-
-    if inputs.predictions[0].expression != "counts":
-        return matrix_of(real, "X", option("against"))[:, columns]
-    x = matrix_of(real, default_matrix(real, "counts"), option("against"))[:, columns]
-    if not is_counts(x):
+    of_counts = expression == "counts"
+    x = matrix_of(real, default_matrix(real, "counts") if of_counts else "X", option("against"))
+    x = x if columns is None else x[:, columns]
+    if of_counts and not is_counts(x):
         raise InputError(f"the prediction is of counts, but {option('against')} holds none; name the cells trained on")
     return x
 
@@ -86,10 +84,15 @@ def on_one_scale(inputs: Inputs, x: Any, *, with_sources: bool) -> tuple[Any, An
         )
     from sklearn.preprocessing import normalize
 
-    size = float(np.median(np.asarray(x.sum(1))))
-    # l1 normalisation keeps a sparse matrix sparse
-    of = [None if m is None else np.log1p(normalize(m, "l1") * size) for m in (predicted, x, started)]
-    return of[0], of[1], of[2]
+    def log(counts: Any, size: float) -> Any:
+        return np.log1p(normalize(counts, "l1") * size)  # which keeps a sparse matrix sparse
+
+    def of_real() -> tuple[float, Any]:
+        size = float(np.median(np.asarray(x.sum(1))))
+        return size, log(x, size)
+
+    size, real = inputs.of_real("log of counts", of_real)
+    return log(predicted, size), real, None if started is None else log(started, size)
 
 
 def note(inputs: Inputs, said: str | None) -> None:

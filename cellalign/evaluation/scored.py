@@ -81,7 +81,7 @@ class Scored:
     def plain(self, system: str, metric: str) -> float:
         """A score, of the prediction without what it may owe to the noise of its own control; NaN where it has none."""
         value = self.values.get(system, {}).get(metric, float("nan"))
-        return value - _sign(metric) * self.leaning.get(metric, 0.0) if system == PREDICTION else value
+        return value - sign_of(metric) * self.leaning.get(metric, 0.0) if system == PREDICTION else value
 
 
 def score(cells: CellType, genes: Genes, seed: int) -> Scored:
@@ -153,11 +153,11 @@ def leaning(
     true = [cells.true_change(split) for split in splits]
     again = [p + share * (mean - cells.control[s.start].mean(0)) for p, s in zip(own, splits, strict=True)]
     before, after = _changes(own, true, genes), _changes(again, true, genes)
-    lost = {name: _sign(name) * (before[name] - after[name]) for name in before if name in after}
+    lost = {name: sign_of(name) * (before[name] - after[name]) for name in before if name in after}
     return {name: max(0.0, value) for name, value in lost.items() if np.isfinite(value)}
 
 
-def _sign(metric: str) -> float:
+def sign_of(metric: str) -> float:
     """1 where more is better, -1 where less is."""
     return -1.0 if BETTER[metric] == DOWN else 1.0
 
@@ -171,7 +171,7 @@ def anchored(groups: Iterable[Scored], system: str, metric: str) -> float:
     first = next((name for name in ANCHORS if all(name in group.values for group in every)), None)
     if first is None or not every:
         return float("nan")
-    sign = _sign(metric)
+    sign = sign_of(metric)
     u, b, r = (np.mean([sign * group.plain(name, metric) for group in every]) for name in (system, first, HALVES))
     nothing = np.mean([sign * group.plain(NO_CHANGE, metric) for group in every])
     b = max(b, nothing) if np.isfinite(nothing) else b

@@ -15,12 +15,12 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.columns import column
-from cellalign.data.matrices import default_matrix, is_counts, matrix_of
 from cellalign.data.values import joined
-from cellalign.errors import InputError, option
+from cellalign.errors import option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import screen as scr
-from cellalign.evaluation.predictions import check_finite, check_library_sizes, source_names
+from cellalign.evaluation.predictions import check_finite, check_library_sizes
+from cellalign.evaluation.scales import note, real_matrix, shared_genes, sources
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -180,11 +180,7 @@ def screened(inputs: Inputs) -> Screened:
         raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
     if inputs.predictions[0].expression == "any" or inputs.continuous:
         raise NotApplicable("a screen is of expression under conditions, not of any values or numbers")
-    missing = adata.var_names.difference(against.var_names)
-    if len(missing):
-        said = f"{option('against')} lacks {len(missing)} of the predicted genes, the first {str(missing[0])!r}"
-        raise InputError(said)
-    columns = against.var_names.get_indexer(adata.var_names)
+    columns = shared_genes(adata, against)
     strata = np.zeros(against.n_obs, dtype=np.int64)
     if inputs.within is not None:
         strata = column(against.obs, inputs.within, purpose="within", missing=True).codes.astype(np.int64)
@@ -192,10 +188,8 @@ def screened(inputs: Inputs) -> Screened:
         inputs, _conditions(inputs, strata) if len(inputs.predictions) >= FEWEST else _labels(inputs, strata)
     )
     readers = _readers(inputs, against, columns)
-    at = np.full(adata.n_obs, -1)
-    if against.obs_names.is_unique:
-        at = against.obs_names.astype(str).get_indexer(source_names(adata))
-    return Screened(groups, adata.n_vars, source=at, strata=strata, weighted=inputs.within is not None, **readers)
+    at, weighted = sources(adata, against), inputs.within is not None
+    return Screened(groups, adata.n_vars, source=at, strata=strata, weighted=weighted, **readers)
 
 
 def _conditions(inputs: Inputs, strata: np.ndarray) -> list[Group]:
@@ -282,19 +276,14 @@ def _readers(inputs: Inputs, real: AnnData, columns: np.ndarray) -> dict[str, An
     record, adata = inputs.predictions[0], inputs.adata
     check_finite(adata.X, "the prediction's X")
     source = adata.layers.get("source") if record.method else None
+    x = real_matrix(record.expression, real)
     if record.expression == "counts":
-        x = matrix_of(real, default_matrix(real, "counts"), option("against"))
-        if not is_counts(x):
-            held = f"the prediction is of counts, but {option('against')} holds none"
-            raise InputError(f"{held}; name the cells trained on")
         drawn = adata.layers.get("drawn", adata.X)
         check_finite(drawn, "the prediction's layer 'drawn'")
         scale: dict[str, Any] = {"per_million": cpm, "total": None, "expressed": EXPRESSED}
     else:
-        x, drawn = matrix_of(real, "X", option("against")), adata.X
-        note = None if record.method else check_library_sizes(adata.X, x[:, columns], option("against"))
-        if note and note not in inputs.notes:
-            inputs.notes.append(note)
+        drawn = adata.X
+        note(inputs, None if record.method else check_library_sizes(adata.X, x[:, columns], option("against")))
         scale = _scale_of_log(inputs, real)
     unlog: Callable[[np.ndarray], np.ndarray] = np.asarray if record.expression == "counts" else np.expm1
     return scale | {
@@ -311,10 +300,10 @@ def _scale_of_log(inputs: Inputs, real: AnnData) -> dict[str, Any]:
 
     known = total_of(real)
     total = known or USUAL_TOTAL
-    note = "screen: profiles are of the inverse of log expression, for counts are not there"
+    said = "screen: profiles are of the inverse of log expression, for counts are not there"
     if known is None:
-        note += f"; taken as {USUAL_TOTAL:g} a cell over all genes, and all genes are tested for DE"
-    inputs.notes.append(note)
+        said += f"; taken as {USUAL_TOTAL:g} a cell over all genes, and all genes are tested for DE"
+    inputs.notes.append(said)
     return {
         "per_million": lambda x: x * (1e6 / total),
         "total": total,

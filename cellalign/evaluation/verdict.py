@@ -9,8 +9,7 @@ import numpy as np
 
 from cellalign.data.values import listed
 from cellalign.evaluation import intervals as iv
-from cellalign.evaluation.metrics.metric import DOWN
-from cellalign.evaluation.scored import BETTER, MEASURABLE, PREDICTION, Scored
+from cellalign.evaluation.scored import MEASURABLE, PREDICTION, Scored, sign_of
 from cellalign.evaluation.table import FITTED, PREDICTED
 
 DECIDES = "r_change_de"
@@ -36,7 +35,7 @@ def concerned(groups: Sequence[Scored]) -> list[Scored]:
 
 def best_baseline(groups: Sequence[Scored], metric: str) -> str | None:
     """The baseline that all groups have whose mean score is best; None where none has that score."""
-    sign = -1.0 if BETTER[metric] == DOWN else 1.0
+    sign = sign_of(metric)
     names = [name for name in groups[0].baselines if all(name in group.values for group in groups)]
     means = {name: np.mean([sign * group.plain(name, metric) for group in groups]) for name in names}
     means = {name: value for name, value in means.items() if np.isfinite(value)}
@@ -49,7 +48,7 @@ def beside_best(groups: Sequence[Scored], metric: str, seed: int) -> Beside | No
     there = [group for group in groups if np.isfinite(group.plain(PREDICTION, metric))]
     if best is None or not there or metric not in there[0].drawn[PREDICTION]:
         return None
-    sign = -1.0 if BETTER[metric] == DOWN else 1.0
+    sign = sign_of(metric)
     values, drawn = {}, {}
     for group in there:
         values[group.name] = sign * (group.plain(PREDICTION, metric) - group.plain(best, metric))

@@ -22,7 +22,7 @@ from cellalign.methods.base import Role
 from cellalign.methods.cvae import CVAE
 from cellalign.nn.convolution import ARCHITECTURES, ImageDecoder, ImageEncoder, ImageNetworks, Settings
 from cellalign.nn.likelihoods import OF_COUNTS
-from cellalign.nn.penalties import mmd, shared_by_pairs
+from cellalign.nn.penalties import mmd, weight_of_mmd
 
 OF_TWO = 35.0  # weight of the penalty per gene, with two conditions
 
@@ -106,7 +106,7 @@ class TrVAE(CVAE):
     @property
     def weight(self) -> float:
         """Gamma; by default what the penalty weighs on a cell does not grow with the number of conditions."""
-        return shared_by_pairs(OF_TWO, self.layout.n_conditions) if self.hp.gamma is None else float(self.hp.gamma)
+        return weight_of_mmd(self.hp.gamma, OF_TWO, self.layout.n_conditions)
 
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """The weighted MMD of the decoder's first hidden layer over all pairs of conditions (eq. 8)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from cellalign.methods.autoencoder import Step
 from cellalign.methods.cvae import CVAE
 from cellalign.nn.minibatch import Layout, Minibatch
-from cellalign.nn.penalties import MULTI_SCALE, mmd, shared_by_pairs
+from cellalign.nn.penalties import MULTI_SCALE, mmd, weight_of_mmd
 
 OF_TWO = 1.0  # weight of the penalty per gene, with two conditions
 
@@ -49,7 +49,7 @@ class VFAE(CVAE):
 
 def weight(hp: Any, layout: Layout) -> float:
     """Gamma; by default what the penalty weighs on a cell does not grow with the number of conditions."""
-    return shared_by_pairs(OF_TWO, layout.n_conditions) if hp.gamma is None else float(hp.gamma)
+    return weight_of_mmd(hp.gamma, OF_TWO, layout.n_conditions)
 
 
 def alignment(hp: Any, aligned: Tensor | None, batch: Minibatch) -> Tensor:

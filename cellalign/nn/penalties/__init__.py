@@ -6,7 +6,7 @@ first against.
 """
 
 from cellalign.nn.penalties.dependence import gaussian_total_correlation, total_correlation
-from cellalign.nn.penalties.discrepancy import MULTI_SCALE, mmd, shared_by_pairs
+from cellalign.nn.penalties.discrepancy import MULTI_SCALE, mmd, weight_of_mmd
 from cellalign.nn.penalties.mixtures import misalignment
 
-__all__ = ["MULTI_SCALE", "gaussian_total_correlation", "misalignment", "mmd", "shared_by_pairs", "total_correlation"]
+__all__ = ["MULTI_SCALE", "gaussian_total_correlation", "misalignment", "mmd", "total_correlation", "weight_of_mmd"]

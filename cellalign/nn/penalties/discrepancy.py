@@ -27,9 +27,12 @@ ROUNDINGS, AT_ONCE, SLIGHT = 30_000, 2**14, 10.0
 BLURRED, SEEN = 64, 1e-5
 
 
-def shared_by_pairs(weight: float, n_conditions: int) -> float:
-    """A weight of `mmd`, a sum over n (n - 1) / 2 pairs, that weighs on a cell as `weight` does with two conditions."""
-    return weight / max(1, n_conditions * (n_conditions - 1) // 2)
+def weight_of_mmd(given: float | None, of_two: float, n_conditions: int) -> float:
+    """The weight of `mmd` that is given, or one that weighs on a cell as `of_two` does where there are two conditions.
+
+    The penalty is a sum over n (n - 1) / 2 pairs, by which the latter is divided.
+    """
+    return of_two / max(1, n_conditions * (n_conditions - 1) // 2) if given is None else float(given)
 
 
 def mmd(z: Tensor, condition: Tensor, sigmas: tuple[float, ...] = MULTI_SCALE, *, unbiased: bool = False) -> Tensor:
