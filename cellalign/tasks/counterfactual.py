@@ -122,8 +122,8 @@ def command(
     predicted = fitted.predict(cells_of(source, fitted), **asked)
     bare = predicted.bare()
     files.write_batches(bare, predicted.batches(), output, copies=predicted.copies, force=force)
-    several = len(predicted.record.targets)
-    said = f"{several} conditions" if several > 1 else _named(to)
+    targets = predicted.record.targets
+    said = f"{len(targets)} conditions" if len(targets) > 1 else targets[0].to if targets else _named(to)
     call.log.info("%s: %d cells as if %s (%s)", output, bare.n_obs, said, predicted.record.written)
 
 

@@ -72,3 +72,8 @@ def test_mistakes_are_said(folder, cellalign, words, status, said):
     done = cellalign(cwd=folder)(*words.split())
     assert done.returncode == status and said in done.stderr, done.stderr
     assert not (folder / "x.h5ad").exists()
+
+
+def test_all_of_one_other_condition_is_told_by_its_name(model, kang_like, cellalign, tmp_path):
+    done = cellalign(cwd=tmp_path)("counterfactual", kang_like, "-m", model, "--to", "all", "-o", "all.h5ad")
+    assert done.returncode == 0 and " cells as if stimulated (residual transfer)" in done.stderr, done.stderr
