@@ -37,6 +37,10 @@ class Interval:
         low, high = np.quantile(there - there.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return cls(float(value + low), float(value + high))
 
+    def within(self, least: float, most: float) -> Interval:
+        """As far as a score can lie: what is put around one near its end reaches beyond."""
+        return Interval(*(float(np.clip(end, least, most)) for end in (self.low, self.high)))
+
 
 @dataclass(frozen=True)
 class Paired:

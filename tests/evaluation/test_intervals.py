@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cellalign.evaluation import intervals as iv
+from cellalign.evaluation.metrics.response import bounds_of
 
 
 def test_resampled_means_are_those_of_drawn_cells():
@@ -41,6 +42,18 @@ def test_an_interval_is_put_around_the_score():
     assert (found.low, found.high) == pytest.approx((0.9 - 0.196, 0.9 + 0.196), abs=0.003)
     assert np.isnan(iv.Interval.around(0.9, np.full(4, np.nan)).low)
     assert np.isnan(iv.Interval.around(float("nan"), drawn).high)
+
+
+def test_an_interval_does_not_reach_beyond_what_a_score_can_be():
+    """Of one group of 60 cells r_change_de was said to lie between 0.833 and 1.023."""
+    found = iv.Interval(0.833, 1.023).within(*bounds_of("r_change_de"))
+    assert (found.low, found.high) == (0.833, 1.0)
+    assert iv.Interval(-0.01, 0.2).within(*bounds_of("mse_change_all")) == iv.Interval(0.0, 0.2)
+    assert iv.Interval(-1.2, -0.9).within(*bounds_of("r_all")).low == -1
+    for metric in ("r2_means", "direction_de"):
+        assert iv.Interval(0.9, 1.1).within(*bounds_of(metric)) == iv.Interval(0.9, 1.0)
+    assert iv.Interval(-0.1, 3.0).within(*bounds_of("energy")) == iv.Interval(-0.1, 3.0)
+    assert np.isnan(iv.Interval(float("nan"), 1.0).within(-1, 1).low)
 
 
 def test_the_mean_over_groups_varies_by_cells_and_by_groups():

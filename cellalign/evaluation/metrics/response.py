@@ -316,6 +316,15 @@ TOPS = (10, 100)  # numbers of DE genes that are scored where that is asked for,
 MOST = max(TOPS)
 
 
+def bounds_of(metric: str) -> tuple[float, float]:
+    """Least and largest value that a score can have, by the name of its metric."""
+    if metric.startswith("r_"):
+        return -1.0, 1.0
+    if metric.startswith(("r2_", "direction_")):
+        return 0.0, 1.0
+    return (0.0 if metric.startswith("mse_") else -np.inf), np.inf
+
+
 def _top(n: int) -> tuple[Metric, ...]:
     """The metrics over the n most differentially expressed genes."""
     genes, null = f"the {n} most differentially expressed genes", "that of the row no change"

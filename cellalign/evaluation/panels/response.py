@@ -127,7 +127,7 @@ def _evidence(
         values = [group.values[system].get(metric, float("nan")) for group in having]
         interval = (
             Interval.around(value, drawn[0]) if len(groups) == 1 else mean_interval(values, drawn, seed)  # type: ignore[arg-type]
-        )
+        ).within(*res.bounds_of(metric))
     measurable = groups[0].measurable if len(groups) == 1 else None
     of = [group for group in having if group.measurable]
     more: dict[str, Any] = {}
