@@ -147,8 +147,8 @@ def command(
     source = files.spool(input)
     output = output or beside(input, "annotated")
     files.check_cells_output(output, force, [source, known, model])
-    adata = cells_of(source, fitted)
-    table = annotate(adata, fitted, reference=cells_of(known, fitted), **asked)
+    adata = cells_of(source, fitted, streaming=True)
+    table = annotate(adata, fitted, reference=cells_of(known, fitted, streaming=True), **asked)
     key = str(asked["label"] or fitted.label)
     result = score(adata.obs, table, key, unlabelled=asked["unlabelled"] or no_label(fitted, key))
     settings = {name: asked[name] for name in ("classifier", "k", "unknown")}

@@ -119,7 +119,7 @@ def command(
     source = source_of(input, fitted)
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", _named(to)))
     files.check_cells_output(output, force, [source, model])
-    predicted = fitted.predict(cells_of(source, fitted), **asked)
+    predicted = fitted.predict(cells_of(source, fitted, streaming=True), **asked)
     bare = predicted.bare()
     files.write_batches(bare, predicted.batches(), output, copies=predicted.copies, force=force)
     targets = predicted.record.targets
