@@ -65,8 +65,8 @@ def make(source: Path, target: Path, n: int, in_order: bool, seed: int = 0) -> N
         writer.close()
 
 
-def measured(words: list[str], log: Path) -> tuple[float, float, str]:
-    """Seconds, peak memory in GiB, and the last line of a command that must succeed."""
+def measured(words: list[str], log: Path) -> tuple[dict[str, float], str]:
+    """Seconds, those of CPUs, peak memory in GiB, and the last line of a command that must succeed."""
     with open(log, "w") as out:
         began = time.perf_counter()
         process = subprocess.Popen(words, stdout=out, stderr=out)
@@ -76,7 +76,8 @@ def measured(words: list[str], log: Path) -> tuple[float, float, str]:
     lines = log.read_text().splitlines()
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} failed:\n" + "\n".join(lines[-5:]))
-    return seconds, usage.ru_maxrss / 2**20, lines[-1] if lines else ""
+    found = {"seconds": seconds, "CPU seconds": usage.ru_utime + usage.ru_stime, "GiB": usage.ru_maxrss / 2**20}
+    return found, lines[-1] if lines else ""
 
 
 def commands(folder: Path, how: str, ending: str) -> dict[str, list[str]]:
@@ -123,8 +124,8 @@ def main() -> None:
                 done = any(all(row[k] == v for k, v in key.items()) for row in rows)
                 if name not in given.commands or done:
                     continue
-                seconds, memory, said = measured(words, folder / f"{name}-{how}.log")
-                rows.append(key | {"seconds": seconds, "GiB": memory, "us per cell": 1e6 * seconds / n, "said": said})
+                found, said = measured(words, folder / f"{name}-{how}.log")
+                rows.append(key | found | {"us per cell": 1e6 * found["seconds"] / n, "said": said})
                 pd.DataFrame(rows).to_csv(results, index=False)
                 print(rows[-1], flush=True)
                 for output in ("emb", "cf"):  # these are not read again

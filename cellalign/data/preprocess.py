@@ -15,7 +15,7 @@ from cellalign.data.counts import NoCounts, Place, find_counts, find_log
 from cellalign.data.integers import largest, without_duplicates
 from cellalign.data.matrices import check_names
 from cellalign.data.stored import Stored, sums_of
-from cellalign.data.streamed import StreamedCells
+from cellalign.data.streamed import cells_with
 from cellalign.data.variable_genes import variable_genes
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Preprocessing, Provenance
@@ -79,20 +79,8 @@ def preprocess(
         min_cells=min_cells,
     )
     result.uns[KEY] = provenance.with_steps(record).plain()
-    return _with_matrices(result, matrices)
-
-
-def _with_matrices(cells: AnnData, matrices: dict[str, Any]) -> AnnData:
-    """The cells with X and layers, in memory or where they are."""
-    if isinstance(matrices["X"], Stored):
-        kept: dict[str, Any] = {"obsm": dict(cells.obsm), "varm": dict(cells.varm), "uns": dict(cells.uns)}
-        return StreamedCells(matrices, obs=cells.obs, var=cells.var, **kept)
-    for name, x in matrices.items():
-        if name == "X":
-            cells.X = x
-        else:
-            cells.layers[name] = x
-    return cells
+    rest = {"obsm": dict(result.obsm), "varm": dict(result.varm), "uns": dict(result.uns)}
+    return cells_with(matrices, obs=result.obs, var=result.var, **rest)
 
 
 def _sizes(x: Any, cells: np.ndarray, kept: Any) -> tuple[np.ndarray, np.ndarray]:

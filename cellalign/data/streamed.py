@@ -114,3 +114,18 @@ class StreamedCells(AnnData):
     def copy(self, filename: Any = None) -> AnnData:
         """Cells in memory: what is on disk is not copied there."""
         return self.to_memory()
+
+
+def cells_with(matrices: Mapping[str, Any], **parts: Any) -> AnnData:
+    """Cells with X and layers, which are all in memory or all on disk.
+
+    Parameters
+    ----------
+    matrices : mapping of "X" or a layer's name to matrix
+    **parts
+        As of `AnnData`.
+    """
+    if any(isinstance(x, Stored) for x in matrices.values()):
+        return StreamedCells(matrices, **parts)
+    layers = {name: x for name, x in matrices.items() if name != "X"}
+    return AnnData(matrices.get("X"), layers=layers, **parts)

@@ -162,6 +162,20 @@ def test_three_files_are_one(tiny, tmp_path):
     np.testing.assert_array_equal(model.embed(left), model.embed(there))
 
 
+def test_cells_are_annotated_and_preprocessed_like_a_model(both, tmp_path):
+    there, left, _ = both
+    model = cellalign.train(there, **OPTIONS)
+    for name in ("knn", "linear"):
+        asked = {"label": "cell_type", "classifier": name}
+        found = cellalign.annotate(left, model, reference=left, **asked)
+        pd.testing.assert_frame_equal(found, cellalign.annotate(there, model, reference=there, **asked))
+    made, known = (cellalign.preprocess(cells, like=model) for cells in (left, there))
+    files.write(made, tmp_path / "like.h5ad")
+    found = files.read(tmp_path / "like.h5ad")
+    np.testing.assert_array_equal(dense(found.X), dense(known.X))
+    np.testing.assert_array_equal(dense(found.layers["counts"]), dense(known.layers["counts"]))
+
+
 def test_an_embedding_is_written_into_a_copy_of_a_store(tiny, tmp_path):
     files.write(tiny, tmp_path / "in.zarr")
     z = np.ones((tiny.n_obs, 2), dtype=np.float32)
