@@ -56,6 +56,6 @@ def command(
     from cellalign.data import files
 
     files.check_cells_output(output, force, [input])
-    cells = convert(files.read(input, streaming=True, by_columns=True))
+    cells = convert(files.read(files.spool(input) if input.stream else input, streaming=True, by_columns=True))
     files.write(cells, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, cells.n_obs, cells.n_vars)
