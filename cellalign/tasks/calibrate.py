@@ -220,6 +220,7 @@ def calibrated(
 
     from cellalign.calibration import Groups
     from cellalign.engine.fit import fit
+    from cellalign.engine.observed import observe_cells
     from cellalign.methods.base import Trains
     from cellalign.model_directory import build_to_train
 
@@ -233,6 +234,7 @@ def calibrated(
         log.log(level, "calibrating, refit %d of %d without %s", number + 1, len(planned.folds), ", ".join(shown))
         train, validation = (torch.from_numpy(np.setdiff1d(rows, left_out)) for rows in prepared.rows)
         fit(method, prepared.cells, train, validation, prepared.plan, device=device, seed=seed)
+        observe_cells(method, prepared.cells, [train, validation])
         for held in fold:
             predicted[id(held)] = _predicted_mean(prepared, method, held, device)
     groups = planned.groups
@@ -255,18 +257,25 @@ def _predicted_mean(prepared: Prepared, method: Any, held: Held, device: torch.d
     import torch
 
     from cellalign.engine.predict import predictions
+    from cellalign.methods.observed import rules
 
     cells = prepared.cells.part(torch.from_numpy(held.controls))
     key = method.layout.condition.name
     together: list[dict[str, Any]] = []
     do: dict[str, Any] = {key: held.parts or held.target}
-    if held.parts and method.combines_in[0] == "expression":  # as `counterfactual --combine auto`
-        do, together = {key: held.name}, [{key: part} for part in held.parts]
+    observed: tuple[int, ...] = ()
+    if held.parts:  # as `counterfactual --combine auto`
+        rule = rules(method)[0]
+        if rule == "observed":
+            do, observed = {}, method.layout.targets(do)
+        elif rule == "expression":
+            do, together = {key: held.name}, [{key: part} for part in held.parts]
     batches = predictions(
         method,
         cells,
         do,
         together=together,
+        observed=observed,
         device=device,
         residual=method.keeps_residual,
         at_least=None if prepared.record.recipe.expression == "any" else 0.0,

@@ -197,6 +197,7 @@ def train(
     from cellalign.data.said import tell
     from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
+    from cellalign.engine.observed import observe_cells
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train, check_model_output, holds_model
@@ -273,6 +274,8 @@ def train(
                 checkpoint=checkpoint,
                 learning_on=learning_on,
             )
+            before = None if parent is None else parent.model.method.observed
+            observe_cells(module, prepared.cells, [torch.from_numpy(rows) for rows in prepared.rows], before)
             _say_caveats(module)
             held_out = None
             if planned is not None:
