@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cellalign.calibration import Groups
     from cellalign.data.loader import Cells
     from cellalign.methods.base import Method
+    from cellalign.model import Model
     from cellalign.records import CalibrationRecord
     from cellalign.tasks.prepare import Prepared
 
@@ -74,6 +76,11 @@ class Calibrating:
     def groups(self) -> list[Held]:
         """All of them."""
         return [held for fold in self.folds for held in fold]
+
+    def is_of(self, model: Model) -> bool:
+        """Whether this is how a model was calibrated."""
+        known = model.record.calibration
+        return known is not None and known.model_copy(update={"checksum": ""}) == self.record
 
     @property
     def record(self) -> CalibrationRecord:
@@ -200,6 +207,16 @@ def _used(prepared: Prepared) -> np.ndarray:
     for rows in prepared.rows:
         used[rows] = True
     return used
+
+
+def calibrate_later(
+    model: Model, path: Path, prepared: Prepared, planned: Calibrating, *, device: torch.device, seed: int
+) -> None:
+    """Calibrate a model that is complete, and write it again; errors as `calibrated`."""
+    log.info("%s is not calibrated by %s: its weights stay, the refits are made", path, planned.key)
+    model.calibration = calibrated(prepared, planned, device=device, seed=seed)
+    model.record = model.record.model_copy(update={"calibration": planned.record})
+    model.save(path, force=True)
 
 
 def calibrated(

@@ -201,7 +201,7 @@ def train(
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train, check_model_output, holds_model
-    from cellalign.tasks.calibrate import NONE, calibrated, calibrating
+    from cellalign.tasks.calibrate import NONE, calibrate_later, calibrated, calibrating
 
     parent = Parent.of(from_, learn, method, missing_genes)
     preparing = prepare if parent is None else partial(prepare_on, parent=parent)
@@ -252,6 +252,9 @@ def train(
         if parent is None:
             planned = calibrating(prepared, adata, get(method), calibrate, calibrate_folds)
         if (finished := resuming.complete(record)) is not None:
+            if planned is not None and not planned.is_of(finished):
+                with computing(device, threads, deterministic=deterministic) as torch_device:
+                    calibrate_later(finished, Path(str(model_path)), prepared, planned, device=torch_device, seed=seed)
             return finished
         if model_path is not None:
             check_model_output(model_path, force)
