@@ -129,7 +129,7 @@ def _as_words(parameter: Parameter, given: Any) -> list[str]:
 
 
 def _stands_for(parameter: Parameter) -> str | None:
-    """What stands for a value in the help: N, X, TEXT, or the words there are; typer's own spells out Python's types."""
+    """What stands for a value in the help: N, X, TEXT, or the words there are; typer's own spells out types."""
     kind = parameter.text_type
     kinds = [part for part in (*get_args(kind), kind) if isinstance(part, type)]
     for part in kinds:

@@ -37,17 +37,17 @@ GROUPS: Mapping[str, Mapping[str, Page]] = {
         ),
         "methods": Page(
             "Which method for which question; its settings, presets; metrics.",
-            "Use it to choose: by what you ask, what it needs and what it costs. With a name it tells all of one.",
+            "Use it to choose: by what you ask, what it needs and what it costs. With a name it tells all.",
         ),
         "preprocess": Page(
             "Normalise and choose genes once, for many commands.",
-            "Use it where several commands read the same cells, or where you want the file. train takes raw counts too.",
+            "Use it where several commands read the same cells, or you want the file. train takes raw counts too.",
         ),
     },
     "Train": {
         "train": Page(
             "Train a method on cells and write the model directory.",
-            "To predict a cell type or donor held out: --method local, in seconds, or auto. To integrate: comp, or scvi "
+            "To predict a cell type or donor held out: --method local, in seconds, or auto. To integrate: comp, scvi "
             "on counts with --batch. Which perturbation targets what: svae+. `cellalign methods` lists all.",
         ),
         "tune": Page(

@@ -27,9 +27,9 @@ INDENT = "  "
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, prose: bool = False) -> None:
     """A table for people on standard output; the first column is text, the others are numbers, or prose that wraps.
 
-    As wide as the terminal, or as COLUMNS says: names and numbers are never cut. Where the columns of numbers do not fit
-    beside each other they follow one another in several tables; where prose has no room, or the names leave none to the
-    numbers, each row is a block with a line for each column.
+    As wide as the terminal, or as COLUMNS says: names and numbers are never cut. Where the columns of numbers do not
+    fit beside each other they follow one another in several tables; where prose has no room, or the names leave none
+    to the numbers, each row is a block with a line for each column.
     """
     console = _console()
     lines = [[printable(str(cell)) for cell in line] for line in ([title], columns, *rows)]

@@ -1,4 +1,4 @@
-"""How long a training will take, and how much memory: by a few of its own steps, taken on a model that is thrown away."""
+"""How long a training will take, and how much memory: by a few of its own steps, on a model that is thrown away."""
 
 from __future__ import annotations
 
@@ -101,9 +101,7 @@ def estimated(prepared: Prepared, device: torch.device, *, seed: int = 0, always
     return replace(found, weights=weights, seconds=seconds, bytes=_memory(weights, device))
 
 
-def _seconds_of(
-    module: Method, prepared: Prepared, device: torch.device, seed: int, whole: Estimate
-) -> float | None:
+def _seconds_of(module: Method, prepared: Prepared, device: torch.device, seed: int, whole: Estimate) -> float | None:
     """By fitting to a part of the cells; None where that part cannot be fitted."""
     import numpy as np
     import torch

@@ -148,6 +148,7 @@ EPOCHS = Option("Passes over the cells.", panel=TUNING)
 # what is read
 TRAINING_FILES = Reading(())  # no INPUT: those of the model
 CELLS = Argument("Files of cells; default the training file; - is standard input.", metavar="INPUT")
+CELLS_NEEDED = Argument("Files of cells; - is standard input.", metavar="INPUT")
 PREPROCESSED = Argument("Files of preprocessed cells; - is standard input.", metavar="INPUT")
 MODEL = Option("Model directory.", ("--model", "-m"), metavar="DIR", panel=OUTPUTS)
 MISSING_GENES = Option("zero fills genes the file lacks with zeros.", panel=SCALE)

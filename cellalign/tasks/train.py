@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import nullcontext
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
 from cellalign.tasks.prepare import Prepared, prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
+from cellalign.tasks.understood import say_plan, tell_before
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,9 @@ def train(
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
     kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
     continuous: Annotated[bool, Option("The condition is a number: a dose, a time.", panel=o.ROLES)] = False,
-    allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.", panel=o.ROLES)] = False,
+    allow_missing_condition: Annotated[
+        bool, Option("Infer the condition of cells that have none.", panel=o.ROLES)
+    ] = False,
     expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     layer: Annotated[str | None, o.LAYER] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
@@ -93,9 +96,13 @@ def train(
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
     resume: Annotated[bool, Option("Go on from the checkpoint of a run that was cut off.", panel=o.RUNS)] = False,
-    auto_resume: Annotated[bool, Option("Go on if there is a checkpoint, else start: for jobs tried again.", panel=o.RUNS)] = False,
+    auto_resume: Annotated[
+        bool, Option("Go on if there is a checkpoint, else start: for jobs tried again.", panel=o.RUNS)
+    ] = False,
     restart: Annotated[bool, Option("Throw a checkpoint away and start.", panel=o.RUNS)] = False,
-    checkpoint_every: Annotated[float, Option("Seconds between two checkpoints.", metavar="SECONDS", low=0, panel=o.RUNS)] = 60,
+    checkpoint_every: Annotated[
+        float, Option("Seconds between two checkpoints.", metavar="SECONDS", low=0, panel=o.RUNS)
+    ] = 60,
     wait: Annotated[bool, Option("Wait for another job that trains the same model.", panel=o.RUNS)] = False,
     force: Annotated[bool, o.FORCE] = False,
     calibrate: Annotated[
@@ -382,10 +389,11 @@ def command(
             adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"])
         named = None if input.from_stdin else input
         if dry_run:
-            _say_plan(call, adata, begins_with, named, model, output)
+            say_plan(call, adata, begins_with, named, method, [model, *([output] if output else [])])
             return
+        before = partial(tell_before, adata, seed=asked["seed"])
         with call.training_progress() as progress:
-            fitted = train(adata, progress=progress, before=_told(asked), source=named, model_path=model, **asked)
+            fitted = train(adata, progress=progress, before=before, source=named, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
@@ -399,43 +407,6 @@ def command(
                 f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"
             )
             raise
-
-
-def _told(asked: Mapping[str, Any]) -> Callable[[Prepared, torch.device], None]:
-    """What says at the start of a run how it was understood."""
-
-    def tell(prepared: Prepared, device: torch.device) -> None:
-        from cellalign.tasks.understood import tell_before
-
-        tell_before(prepared, device, seed=asked["seed"])
-
-    return tell
-
-
-def _say_plan(
-    call: Call,
-    adata: AnnData,
-    parent: Parent | None,
-    source: Reading | None,
-    model: str,
-    output: str | None,
-) -> None:
-    """Print what a training would do and take; nothing is written."""
-    from cellalign.engine.device import computing
-    from cellalign.tasks.prepare import of_preparation
-    from cellalign.tasks.understood import plan_of
-
-    asked = call.options
-    preparing = prepare if parent is None else partial(prepare_on, parent=parent)
-    options = of_preparation(asked) | {"source": source}
-    options["method"] = asked["method"] or (DEFAULT_METHOD if parent is None else parent.model.name)
-    threads = 1 if asked["deterministic"] else asked["threads"]
-    prepared = preparing(adata, **options)
-    for level, message in prepared.notes:
-        call.log.log(level, "%s", message)
-    with computing(asked["device"], threads) as device:
-        rows = plan_of(prepared, device, seed=asked["seed"], to=[model, *([output] if output else [])])
-    call.print_rows("train would do (nothing was written)", ["what", "how"], rows, "table", prose=True)
 
 
 def vectors(kinds: Mapping[str, str] | None) -> list[str]:

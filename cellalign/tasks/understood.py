@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import logging
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cellalign.data.said import tell
-from cellalign.data.values import listed, number_of
 from cellalign.errors import option
-from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from anndata import AnnData
 
+    from cellalign.data.reading import Reading
+    from cellalign.tasks.declaration import Call
+    from cellalign.tasks.learn_on import Parent
     from cellalign.tasks.prepare import Prepared
 
 SHOWN = 12  # values of a column
@@ -30,6 +32,8 @@ def understood(prepared: Prepared, device: torch.device) -> list[tuple[str, str]
     -------
     list of (what, how it was understood)
     """
+    import numpy as np
+
     from cellalign.methods.registry import get
 
     record, plan = prepared.record, prepared.plan
@@ -52,30 +56,52 @@ def understood(prepared: Prepared, device: torch.device) -> list[tuple[str, str]
     return found
 
 
-def tell_before(prepared: Prepared, device: torch.device, *, seed: int) -> None:
-    """Say what was understood and what it will take, at the start of a run."""
+def tell_before(adata: AnnData, prepared: Prepared, device: torch.device, *, seed: int) -> None:
+    """Say what was understood, what will mislead and what it will take, at the start of a run."""
+    from cellalign.tasks.check import warnings_of
     from cellalign.tasks.estimate import estimated
 
     for what, how in understood(prepared, device):
         tell(logging.INFO, f"{what}: {how}")
     for line in of_numbers(prepared):
         tell(logging.INFO, line)
+    for line in warnings_of(adata, prepared, seed):
+        tell(logging.WARNING, line)
     tell(logging.INFO, f"estimate: {estimated(prepared, device, seed=seed).said}")
 
 
-def plan_of(prepared: Prepared, device: torch.device, *, seed: int, to: Sequence[str]) -> list[tuple[str, str]]:
-    """What a run would do, item by item, with a measured estimate: (what, how)."""
+def say_plan(
+    call: Call, adata: AnnData, parent: Parent | None, source: Reading | None, method: str, writes: Sequence[str]
+) -> None:
+    """Print what a training would do and take, by a measured estimate; nothing is written."""
+    from cellalign.engine.device import computing
+    from cellalign.tasks.check import warnings_of
     from cellalign.tasks.estimate import estimated
+    from cellalign.tasks.learn_on import prepare_on
+    from cellalign.tasks.prepare import of_preparation, prepare
 
-    found = understood(prepared, device) + [("note", line) for line in of_numbers(prepared)]
-    return [*found, ("estimate", estimated(prepared, device, seed=seed, always=True).said), ("writes", ", ".join(to))]
+    asked = call.options
+    preparing = prepare if parent is None else partial(prepare_on, parent=parent)
+    named = method if parent is None else parent.model.name
+    prepared = preparing(adata, **of_preparation(asked) | {"source": source, "method": named})
+    for level, message in prepared.notes:
+        call.log.log(level, "%s", message)
+    with computing(asked["device"], 1 if asked["deterministic"] else asked["threads"]) as device:
+        rows = understood(prepared, device)
+        rows += [("note", line) for line in of_numbers(prepared)]
+        rows += [("warning", line) for line in warnings_of(adata, prepared, asked["seed"])]
+        rows.append(("estimate", estimated(prepared, device, seed=asked["seed"], always=True).said))
+    rows.append(("writes", ", ".join(writes)))
+    call.print_rows("train would do this (nothing was written)", ["what", "how"], rows, "table", prose=True)
 
 
 def of_numbers(prepared: Prepared) -> list[str]:
     """What is worth saying of columns whose kind may be another than was meant."""
+    import numpy as np
+
     said = []
     for field, column in zip(prepared.cells.fields, prepared.cells.columns, strict=True):
-        if field.role not in (BATCH, COVARIATE):
+        if field.role not in ("batch", "covariate"):
             continue
         asked = option(field.role, [field.name])
         if field.kind == "number":
@@ -94,6 +120,8 @@ def of_numbers(prepared: Prepared) -> list[str]:
 
 
 def _all_numbers(categories: Sequence[str]) -> bool:
+    from cellalign.data.values import number_of
+
     return all(number_of(name) is not None for name in categories)
 
 
@@ -104,21 +132,25 @@ def _made(record: Any) -> str:
 
 def _of_field(field: Any, column: np.ndarray, rows: np.ndarray) -> str:
     """The values of a column with their cells."""
+    import numpy as np
+
+    from cellalign.data.values import listed
+
     if field.kind == "number":
-        values = field.mean + field.sd * column[rows] if field.role != CONDITION else column[rows]
+        values = field.mean + field.sd * column[rows] if field.role != "condition" else column[rows]
         return f"one number for each cell, from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}"
     if field.kind != "categorical":
         return f"{field.kind}, {field.width} numbers for each cell"
     codes = column[rows]
     sizes = np.bincount(codes[codes >= 0], minlength=len(field.categories))
-    reference = field.reference if field.role == CONDITION else None
+    reference = field.reference if field.role == "condition" else None
     each = (
         f"{name} ({size:,}{', the control' if name == reference else ''})"
         for name, size in zip(field.categories, sizes, strict=True)
     )
     missing = int((codes < 0).sum())
     none = f"; none {missing:,}" if missing else ""
-    kinds = f"{len(sizes)} values: " if len(sizes) > SHOWN or field.role == LABEL else ""
+    kinds = f"{len(sizes)} values: " if len(sizes) > SHOWN or field.role == "label" else ""
     return kinds + listed(each, SHOWN) + none
 
 
