@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cellalign.model import Model, load
     from cellalign.tasks.annotate import annotate
     from cellalign.tasks.benchmark import benchmark
+    from cellalign.tasks.check import check
     from cellalign.tasks.counterfactual import counterfactual
     from cellalign.tasks.embed import embed, plot_umap
     from cellalign.tasks.evaluate import evaluate
@@ -43,6 +44,7 @@ _HOME = {
     "add_programs": "graph",
     "annotate": "tasks.annotate",
     "benchmark": "tasks.benchmark",
+    "check": "tasks.check",
     "counterfactual": "tasks.counterfactual",
     "embed": "tasks.embed",
     "evaluate": "tasks.evaluate",
@@ -66,6 +68,7 @@ __all__ = [
     "add_programs",
     "annotate",
     "benchmark",
+    "check",
     "counterfactual",
     "embed",
     "evaluate",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,11 @@ from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
 from cellalign.tasks.prepare import Prepared, prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
+from cellalign.tasks.understood import say_plan, tell_before
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from anndata import AnnData
 
     from cellalign.engine.fit import Progress, State
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cellalign")
 MANY = 30  # conditions of which not every pair is looked at
 DEFAULT_METHOD = "comp"
+LEARNING_ON, INTERVALS = "On a model that is there", "Intervals"  # groups of the help
 
 
 def train(
@@ -39,11 +43,15 @@ def train(
     from_: Annotated[
         Model | str | Path | None,
         Option(
-            "Learn the new batches and conditions of these cells from this model on.", metavar="MODEL", text=str | None
+            "Learn the new batches and conditions of these cells from this model on.",
+            metavar="MODEL",
+            text=str | None,
+            panel=LEARNING_ON,
         ),
     ] = None,
     learn: Annotated[
-        Learn | None, Option("With --from: the weights of what is new, or slowly all others too [new].")
+        Learn | None,
+        Option("With --from: the weights of what is new, or slowly all others too [new].", panel=LEARNING_ON),
     ] = None,
     missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
     condition: Annotated[str | None, o.CONDITION] = None,
@@ -54,8 +62,10 @@ def train(
     numeric: Annotated[Sequence[str], o.NUMERIC] = (),
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
     kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
-    continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
-    allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
+    continuous: Annotated[bool, Option("The condition is a number: a dose, a time.", panel=o.ROLES)] = False,
+    allow_missing_condition: Annotated[
+        bool, Option("Infer the condition of cells that have none.", panel=o.ROLES)
+    ] = False,
     expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     layer: Annotated[str | None, o.LAYER] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
@@ -74,7 +84,7 @@ def train(
     validation: Annotated[float | None, Option("Share of cells to validate on [0.1].", panel=o.TUNING)] = None,
     early_stopping: Annotated[
         bool | None,
-        Option("Stop when validation loss stops falling.", ("--early-stopping/--no-early-stopping",)),
+        Option("Stop when validation loss stops falling.", ("--early-stopping/--no-early-stopping",), panel=o.TUNING),
     ] = None,
     seed: Annotated[int, o.SEED] = 0,
     device: Annotated[str, o.DEVICE] = "auto",
@@ -82,20 +92,30 @@ def train(
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
     deterministic: Annotated[bool, o.DETERMINISTIC] = False,
     progress: Progress | None = None,
+    before: Callable[[Prepared, torch.device], None] | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
-    resume: Annotated[bool, Option("Go on from the checkpoint of a run that was cut off.")] = False,
-    auto_resume: Annotated[bool, Option("Go on if there is a checkpoint, else start: for jobs tried again.")] = False,
-    restart: Annotated[bool, Option("Throw a checkpoint away and start.")] = False,
-    checkpoint_every: Annotated[float, Option("Seconds between two checkpoints.", metavar="SECONDS", low=0)] = 60,
-    wait: Annotated[bool, Option("Wait for another job that trains the same model.")] = False,
+    resume: Annotated[bool, Option("Go on from the checkpoint of a run that was cut off.", panel=o.RUNS)] = False,
+    auto_resume: Annotated[
+        bool, Option("Go on if there is a checkpoint, else start: for jobs tried again.", panel=o.RUNS)
+    ] = False,
+    restart: Annotated[bool, Option("Throw a checkpoint away and start.", panel=o.RUNS)] = False,
+    checkpoint_every: Annotated[
+        float, Option("Seconds between two checkpoints.", metavar="SECONDS", low=0, panel=o.RUNS)
+    ] = 60,
+    wait: Annotated[bool, Option("Wait for another job that trains the same model.", panel=o.RUNS)] = False,
     force: Annotated[bool, o.FORCE] = False,
     calibrate: Annotated[
         str | None,
-        Option("Refit without groups of this column, to calibrate intervals [--label, in closed form].", metavar="KEY"),
+        Option(
+            "Refit without groups of this column, to calibrate intervals [--label, in closed form].",
+            metavar="KEY",
+            panel=INTERVALS,
+        ),
     ] = None,
     calibrate_folds: Annotated[
-        int | None, Option("Refits of --calibrate [5; of each group alone in closed form].", metavar="N", low=2)
+        int | None,
+        Option("Refits of --calibrate [5; of each group alone in closed form].", metavar="N", low=2, panel=INTERVALS),
     ] = None,
 ) -> Model:
     """Train a method on cells.
@@ -150,6 +170,8 @@ def train(
         The same bytes whatever the number of threads: one computes, which takes longer where there are several.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
+    before : callable, optional
+        Called with what training starts from and the device, before it begins.
     source : path or Reading, optional
         The files the data came from, recorded in the model.
     model_path : path, optional
@@ -263,6 +285,8 @@ def train(
             tell(level, message)
         with computing(device, threads, deterministic=deterministic) as torch_device:
             record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
+            if before is not None:
+                before(prepared, torch_device)
             torch.manual_seed(seed)
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
             state = fit(
@@ -342,8 +366,9 @@ def command(
     input: Annotated[Reading, o.PREPROCESSED],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     output: Annotated[
-        str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE")
+        str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE", panel=o.OUTPUTS)
     ] = None,
+    dry_run: Annotated[bool, o.DRY_RUN] = False,
 ) -> None:
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
@@ -362,15 +387,19 @@ def command(
     begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
     method, kind = asked["method"] or DEFAULT_METHOD, asked["expression"]
     reads = None if begins_with else expression_for(method, asked["preset"], asked["config"], asked["settings"], kind)
-    with Resuming(model).claimed(asked["wait"]):  # before the cells are read, which may take long
+    with nullcontext() if dry_run else Resuming(model).claimed(asked["wait"]):  # before the cells are read
         source = files.spool(input)
         if begins_with is not None:
             adata = cells_of(source, begins_with.model)
         else:
             adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"])
         named = None if input.from_stdin else input
+        if dry_run:
+            say_plan(call, adata, begins_with, named, method, [model, *([output] if output else [])])
+            return
+        before = partial(tell_before, adata, seed=asked["seed"])
         with call.training_progress() as progress:
-            fitted = train(adata, progress=progress, source=named, model_path=model, **asked)
+            fitted = train(adata, progress=progress, before=before, source=named, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
