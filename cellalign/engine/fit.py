@@ -394,6 +394,7 @@ class _Run:
             for key, value in current.items():
                 self.best[key].copy_(value)
 
+
 def _players(method: Method) -> Mapping[str, Player]:
     """Those of the method, or one of all parameters; none where there is nothing to learn by gradient steps."""
     if isinstance(method, HasPlayers):

@@ -181,7 +181,7 @@ class _Rank:
             stdin=subprocess.DEVNULL,
             stdout=None if shown else subprocess.DEVNULL,
             stderr=self.said,
-            **({"process_group": 0} if os.name == "posix" else {}),  # signals reach it through this process
+            process_group=0 if os.name == "posix" else None,  # signals reach it through this process
         )
 
     @property

@@ -37,7 +37,7 @@ class RankLost(TrainingError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that compute together.
+    """Where a process stands among those that compute together.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Ranks:
         """Values [...] of all ranks, [ranks, ...]."""
         found = values.new_empty(self.world * values.numel())
         with _heard():
-            torch.distributed.all_gather_into_tensor(found, values.reshape(-1))
+            _gather(found, values.reshape(-1))
         return found.view(self.world, *values.shape)
 
     def add(self, values: Tensor) -> Tensor:
@@ -132,6 +132,12 @@ class Ranks:
                 given = value.contiguous()
                 torch.distributed.broadcast(given, src=0)
                 value.copy_(given)
+
+
+def _gather(into: Tensor, values: Tensor) -> None:
+    """torch's, which had another name before 2.13."""
+    new = getattr(torch.distributed, "all_gather_single", None)
+    (new or torch.distributed.all_gather_into_tensor)(into, values)
 
 
 ALONE = Ranks()
@@ -189,15 +195,12 @@ def _connect(there: Started, name: str) -> Ranks:
     if kind.type == "cuda" and there.local > torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise UsageError(f"{option('devices', there.local)}: this machine has {found} GPUs; ask for so many")
-    for noisy in ("lightning_fabric", "lightning.fabric"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
-        raise UsageError(
-            f"{option('devices')} needs lightning-fabric: pip install 'cellalign[distributed]'"
-        ) from error
+        raise UsageError(f"{option('devices')} needs lightning-fabric: pip install 'cellalign[distributed]'") from error
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # who there is, is said below
     backend = "nccl" if kind.type == "cuda" else "gloo"
     strategy = DDPStrategy(cluster_environment=environment(there), process_group_backend=backend)
     fabric = Fabric(accelerator=kind.type, devices=there.local, num_nodes=there.nodes, strategy=strategy)
@@ -206,7 +209,11 @@ def _connect(there: Started, name: str) -> Ranks:
     except (RuntimeError, ValueError) as error:
         said = str(error).partition("\n")[0]
         raise TrainingError(f"the {there.world} ranks do not find each other: {said}") from error
-    return Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+    found = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+    if found.first:
+        each = "a GPU" if kind.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        log.info("%d ranks on %d machines compute together, each with %s", found.world, there.nodes, each)
+    return found
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Sharing:
         self.heard: Tensor | None = None
 
     def batches(self, cells: Cells, rows: Sequence[Tensor]) -> Iterator[tuple[Minibatch, int]]:
-        """This rank's share of each batch, and how many rows the batch has."""
+        """The share of each batch that is this rank's, and how many rows the batch has."""
         if self.ranks.alone:
             own = rows
         else:

@@ -1,4 +1,4 @@
-"""Batch normalisation by the whole batch, also where several processes compute one (torch's own does so on CUDA only)."""
+"""Batch normalisation by the whole batch, also where several processes compute one: torch's does so on CUDA alone."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The whole batch, where several processes compute one: each has some of its rows, its share. Alone, a batch is a batch.
+"""The whole batch, where several processes compute one and each has some of its rows: its share.
 
 What a method's files say of a batch (its mean, its mixtures, its noise) is said through the functions here, which know
 nothing of processes: the engine lends a `Share` for the time of a step, with what gathers and adds up.
 
 Notable: losses are computed in shares, so that what the processes have adds up to the loss of the batch, and so do
-their gradients of weights. The gradient of a row's activations is complete where the row is: what depends on all rows is
-computed of all of them by each process, and passes back to its own rows alone.
+their gradients of weights. The gradient of a row's activations is complete where the row is: what depends on all rows
+is computed of all of them by each process, and passes back to its own rows alone.
 """
 
 from __future__ import annotations
