@@ -140,6 +140,9 @@ class Method(nn.Module, ABC):
         Of columns of whose effect the embedding should be free.
     disentangles : bool
         Each latent should mean one thing: `tune` ranks by UDR.
+    shares_batches : bool
+        Whether several processes may compute a batch together: whatever its loss says of a batch, it says by functions
+        of `nn.share`, or of `nn` that do. Each class says so of itself, since what it adds may not.
     plan_defaults : mapping
         The method's own defaults of the training plan (learning rate, epochs, ...).
     renamed_settings : mapping of old to new name
@@ -158,6 +161,7 @@ class Method(nn.Module, ABC):
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
     removes: ClassVar[tuple[Role, ...]] = ()
     disentangles: ClassVar[bool] = False
+    shares_batches: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
     settings_before: ClassVar[Mapping[str, Any]] = {}

@@ -25,6 +25,7 @@ class ScGen(FitsInClosedForm, VariationalAutoencoder):
     name = "scgen"
     summary = "VAE with latent vector arithmetic; a label weighs cell types alike"
     reference = "Lotfollahi et al. 2019"
+    shares_batches = True
     also_uses = (CONDITION, LABEL)  # the shift from one condition to another, weighed by label
 
     class Hyperparameters(VariationalAutoencoder.Hyperparameters):

@@ -164,5 +164,9 @@ FORMAT = Option("For people, or for programs.", panel=OUTPUTS)
 DEVICE = Option("auto picks the GPU.", metavar="auto|cpu|cuda|mps", panel=COMPUTING)
 THREADS = Option("CPU threads.", low=1, panel=COMPUTING)
 PRECISION = Option("Of products in training; auto is bfloat16 where the CPU has it.", panel=COMPUTING)
+DEVICES = Option(
+    "Processes here, of a GPU or some CPUs each, that compute together [1].", metavar="N", low=1, panel=COMPUTING
+)
+NODES = Option("Machines, each with as many of them [1].", metavar="N", low=1, panel=COMPUTING)
 DETERMINISTIC = Option("The same bytes whatever the number of threads, at the speed of one.", panel=COMPUTING)
 SEED = Option("Seed of everything drawn.", low=0, high=2**32 - 1, panel=COMPUTING)  # the largest of all libraries

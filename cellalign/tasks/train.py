@@ -91,6 +91,8 @@ def train(
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
     deterministic: Annotated[bool, o.DETERMINISTIC] = False,
+    devices: Annotated[int | None, o.DEVICES] = None,
+    nodes: Annotated[int | None, o.NODES] = None,
     progress: Progress | None = None,
     before: Callable[[Prepared, torch.device], None] | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
@@ -168,6 +170,11 @@ def train(
         so is every embedding and prediction.
     deterministic : bool
         The same bytes whatever the number of threads: one computes, which takes longer where there are several.
+    devices, nodes : int, optional
+        Processes on each machine, and machines, that train together: each takes its part of every batch, and the model
+        is that of one process. In Python the script is started once for each, by torchrun or srun, and each calls
+        this; the command starts them itself. Without the options there are as many as torchrun started. The first
+        alone writes.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
     before : callable, optional
@@ -220,6 +227,7 @@ def train(
     from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
     from cellalign.engine.observed import observe_cells
+    from cellalign.engine.ranks import check_shares, connected
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train, check_model_output, holds_model
@@ -230,9 +238,10 @@ def train(
     method = method or (DEFAULT_METHOD if parent is None else parent.model.name)
     threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every, deterministic)
-    with resuming.claimed(wait):
+    with connected(devices, nodes, device) as ranks, resuming.claimed(wait):
         if model_path is not None and not (auto_resume and holds_model(model_path)):
             check_model_output(model_path, force)
+        check_shares(get(method))
         prepared = preparing(
             adata,
             method=method,
@@ -284,7 +293,8 @@ def train(
         for level, message in prepared.notes:
             tell(level, message)
         with computing(device, threads, deterministic=deterministic) as torch_device:
-            record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
+            used = machine(torch_device, ranks.world, deterministic=deterministic)
+            record = record.model_copy(update={"machine": used})
             if before is not None:
                 before(prepared, torch_device)
             torch.manual_seed(seed)
@@ -313,7 +323,7 @@ def train(
             tell(logging.INFO, found)
         record = record.model_copy(update={"outcome": _outcome(state, findings)})
         model = Model(module, record, state.history, _seen(prepared, parent), held_out)
-        if model_path is not None and checkpoint is not None:
+        if model_path is not None and checkpoint is not None and ranks.first:
             model.save(Path(model_path), force=force)
             checkpoint.remove()  # not before: a run that is killed here has the one or the other
         return model
@@ -372,6 +382,7 @@ def command(
 ) -> None:
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
+    from cellalign.engine.ranks import current
     from cellalign.model_directory import check_model_output, holds_model
     from cellalign.tasks.embed import embed, write_embedding
     from cellalign.tasks.paths import cells_for, cells_of
@@ -399,7 +410,8 @@ def command(
             return
         before = partial(tell_before, adata, seed=asked["seed"])
         with call.training_progress() as progress:
-            fitted = train(adata, progress=progress, before=before, source=named, model_path=model, **asked)
+            shown = progress if current().first else None
+            fitted = train(adata, progress=shown, before=before, source=named, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
@@ -407,7 +419,8 @@ def command(
     if output is not None:
         try:
             embed(adata, fitted, device=asked["device"], threads=asked["threads"])
-            write_embedding(adata, fitted, source, output, force=asked["force"])
+            if current().first:
+                write_embedding(adata, fitted, source, output, force=asked["force"])
         except BaseException as error:
             error.add_note(
                 f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"
