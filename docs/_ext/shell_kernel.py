@@ -3,8 +3,8 @@
     python shell_kernel.py FOLDER -f CONNECTION_FILE
 
 Cells run in FOLDER, each by a bash of its own that stops at the first command that fails. Standard output and standard
-error come as one text, in their order, as a terminal shows them; pictures that a cell writes are shown below it. A cell that ends with another status than 0 is an
-error, but for one whose first line is `# status N`: that one has to end with N.
+error come as one text, in their order, as a terminal shows them; pictures that a cell writes are shown below it. A cell
+that ends with another status than 0 is an error, but for one whose first line is `# status N`: that one has to end with N.
 """
 
 from __future__ import annotations
@@ -72,4 +72,4 @@ class Shell(Kernel):
 
 if __name__ == "__main__":
     FOLDER = sys.argv.pop(1)
-    IPKernelApp.launch_instance(kernel_class=Shell)
+    IPKernelApp.launch_instance(kernel_class=Shell, log_level=40)

@@ -26,7 +26,7 @@ KERNELS = {
     "python3": [
         "-c",
         f"import os, sys; os.chdir({str(FOLDER)!r}); sys.argv[0] = 'ipykernel'; "
-        "from ipykernel.kernelapp import launch_new_instance; launch_new_instance()",
+        "from ipykernel.kernelapp import launch_new_instance; launch_new_instance(log_level=40)",
     ],
 }
 log = logging.getLogger(__name__)

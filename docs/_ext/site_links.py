@@ -1,4 +1,4 @@
-"""Links out of the site, listed in external-links.txt beside it: nothing on a machine without a network can try them."""
+"""Links out of the site, listed in external-links.txt beside it: a machine without a network cannot try them."""
 
 from __future__ import annotations
 

@@ -83,6 +83,8 @@ def traits(name: str) -> list[str]:
     cls = registry.get(name)
     needed = [what for what, does in (("condition", cls.needs_condition), ("label", cls.needs_label)) if does]
     able = ["yes" if issubclass(cls, getattr(capabilities, each)) else "" for each in CAPABILITIES]
+    if "condition" not in set(map(str, cls.uses())):
+        able[0] = ""  # what knows no condition predicts the cells as they are
     reads = cls.reads(cls.Hyperparameters())
     return [", ".join(needed) or "nothing", reads, ", ".join(sorted(map(str, cls.removes))), *able]
 
@@ -248,8 +250,14 @@ def api() -> dict[str, str]:
         found = getattr(cellalign, name)
         kind = modules if inspect.ismodule(found) else classes if inspect.isclass(found) else functions
         kind.append(name)
-    parts = ["# Python", "What `import cellalign` offers; `model` below is what `train` and `load` return.", "## Functions"]
-    parts += [automatic("autofunction", f"cellalign.{name}") for name in functions if callable(getattr(cellalign, name))]
+    parts = [
+        "# Python",
+        "What `import cellalign` offers; a model is what `train` and `load` return.",
+        "## Functions",
+    ]
+    parts += [
+        automatic("autofunction", f"cellalign.{name}") for name in functions if callable(getattr(cellalign, name))
+    ]
     parts += ["## Classes"]
     parts += [automatic("autoclass", f"cellalign.{name}", ":members:") for name in classes]
     for name in modules:
