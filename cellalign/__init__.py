@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cellalign.tasks.counterfactual import counterfactual
     from cellalign.tasks.embed import embed, plot_umap
     from cellalign.tasks.evaluate import evaluate
+    from cellalign.tasks.info import info
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
     from cellalign.tasks.read import read
@@ -48,6 +49,7 @@ _HOME = {
     "counterfactual": "tasks.counterfactual",
     "embed": "tasks.embed",
     "evaluate": "tasks.evaluate",
+    "info": "tasks.info",
     "list_methods": "tasks.methods",
     "load": "model",
     "matrix_for": "tasks.train",
@@ -72,6 +74,7 @@ __all__ = [
     "counterfactual",
     "embed",
     "evaluate",
+    "info",
     "list_methods",
     "load",
     "matrix_for",

@@ -73,7 +73,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool, w
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
     for i, (name, width) in enumerate(zip(columns, widths, strict=True)):
         left = i == 0 or prose
         table.add_column(Text(name), justify="left" if left else "right", no_wrap=i == 0 or not prose, width=width)

@@ -138,9 +138,9 @@ def doublets(x: Any, *, seed: int = 0) -> float | None:
     near = NearestNeighbors(n_neighbors=NEIGHBOURS + 1).fit(places).kneighbors(places, return_distance=False)[:, 1:]
     score = (near >= n).mean(axis=1)
     threshold = np.quantile(score[n:], CAUGHT)
-    alike = float((score[:n] >= threshold).mean())
+    alike, caught = float((score[:n] >= threshold).mean()), float((score[n:] >= threshold).mean())
     # where more cells than that lie among sums, sums cannot be told from cells
-    found = alike / (1 - CAUGHT)
+    found = alike / caught
     return found if found < UNCLEAR else None
 
 

@@ -83,6 +83,10 @@ def of_names(adata: AnnData) -> Iterator[Finding]:
 def of_matrix(adata: AnnData, layer: str | None, rounded: bool) -> tuple[Place | None, bool, list[Finding]]:
     """The matrix to look at, whether it holds counts, and what there is to say of it."""
     try:
+        every = places(adata, layer=layer)
+        if every and all(place.scale.all_zero for place in every):
+            advice = "read it again from the tool that counted; nothing can be learned of zeros"
+            return None, False, [Finding("error", "matrix", f"all values of {every[0].said} are zero", advice)]
         with untold():
             place = find_counts(adata, layer=layer, rounded=rounded)
     except NoCounts as error:
@@ -104,11 +108,7 @@ def of_values(adata: AnnData, layer: str | None) -> tuple[Place | None, bool, li
 
 def _without_counts(adata: AnnData, layer: str | None, error: NoCounts) -> tuple[Place | None, bool, list[Finding]]:
     with untold():
-        empty = [place for place in places(adata, layer=layer) if place.scale.all_zero]
         place = find_log(adata, layer=layer)
-    if empty and place is None:
-        advice = "read it again from the tool that counted; nothing can be learned of zeros"
-        return None, False, [Finding("error", "matrix", f"all values of {empty[0].said} are zero", advice)]
     if place is None:
         advice = f"find the raw counts, or train on values as they are: {option('expression', 'any')}"
         return None, False, [Finding("error", "matrix", str(error).removesuffix(MEND), advice)]
