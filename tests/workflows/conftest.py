@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def tool() -> Callable[[str], str]:
-    """`tool(name)` is where it lies; where it does not, the test is skipped, or fails if CELLALIGN_REQUIRE_TOOLS is set."""
+    """`tool(name)` is where it lies; without it the test is skipped, or fails if CELLALIGN_REQUIRE_TOOLS is set."""
 
     def find(name: str) -> str:
         folders = [os.environ.get("CELLALIGN_WORKFLOW_TOOLS", ""), str(ROOT / ".venv-workflows" / "bin")]
