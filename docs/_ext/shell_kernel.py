@@ -4,7 +4,7 @@
 
 Cells run in FOLDER, each by a bash of its own that stops at the first command that fails. Standard output and standard
 error come as one text, in their order, as a terminal shows them; pictures that a cell writes are shown below it. A cell
-that ends with another status than 0 is an error, but for one whose first line is `# status N`: that one has to end with N.
+that ends with another status than 0 is an error; one whose first line is `# status N` has to end with N.
 """
 
 from __future__ import annotations

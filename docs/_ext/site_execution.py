@@ -33,10 +33,11 @@ log = logging.getLogger(__name__)
 
 
 def prepare(_app: Sphinx) -> None:
-    """A fresh folder with example_data/, and the two kernels that work in it, of this environment."""
+    """A fresh folder with example_data/ and workflows/, and the two kernels that work in it, of this environment."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
-    shutil.copytree(ROOT / "example_data", FOLDER / "example_data")
+    for name in ("example_data", "workflows"):
+        shutil.copytree(ROOT / name, FOLDER / name)
     jupyter = ROOT / "build" / "docs-jupyter"
     for name, arguments in KERNELS.items():
         home = jupyter / "kernels" / name

@@ -1,9 +1,8 @@
-"""The Snakemake pipeline, by Snakemake itself, which has an environment of its own (`make` installs it)."""
+"""The Snakemake pipeline, by Snakemake itself, which has an environment of its own (`make workflows`)."""
 
 import csv
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,19 +24,8 @@ methods:
 """
 
 
-@pytest.fixture
-def snakemake() -> str:
-    """The command; skipped where there is none, unless CELLALIGN_REQUIRE_TOOLS asks for it."""
-    own = ROOT / ".venv-snakemake" / "bin" / "snakemake"
-    found = os.environ.get("CELLALIGN_SNAKEMAKE") or (str(own) if own.exists() else shutil.which("snakemake"))
-    if found is None:
-        assert not os.environ.get("CELLALIGN_REQUIRE_TOOLS"), "snakemake is not installed: make snakemake"
-        pytest.skip("snakemake is not installed: make snakemake")
-    return found
-
-
 @pytest.mark.slow  # thirteen commands, each in a process of its own
-def test_the_whole_pipeline_and_again_with_nothing_to_do(snakemake, tmp_path):
+def test_the_whole_pipeline_and_again_with_nothing_to_do(tool, tmp_path):
     (tmp_path / "mine.yaml").write_text(CONFIG)
     path = os.pathsep.join([str(COMMAND.parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
@@ -45,7 +33,16 @@ def test_the_whole_pipeline_and_again_with_nothing_to_do(snakemake, tmp_path):
     subprocess.run(simulated, cwd=tmp_path, env=environment, check=True, timeout=300)
 
     def run(*words):
-        line = [snakemake, "--snakefile", FOLDER / "Snakefile", "--configfile", "mine.yaml", "--cores", "1", *words]
+        line = [
+            tool("snakemake"),
+            "--snakefile",
+            FOLDER / "Snakefile",
+            "--configfile",
+            "mine.yaml",
+            "--cores",
+            "1",
+            *words,
+        ]
         return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500)
 
     lint = run("--lint")
