@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
     from cellalign.tasks.read import read
+    from cellalign.tasks.report import report
     from cellalign.tasks.reproduce import reproduce
     from cellalign.tasks.targets import targets, write_targets
     from cellalign.tasks.train import matrix_for, train
@@ -52,6 +53,7 @@ _HOME = {
     "plot_umap": "tasks.embed",
     "preprocess": "tasks.preprocess",
     "read": "tasks.read",
+    "report": "tasks.report",
     "reproduce": "tasks.reproduce",
     "targets": "tasks.targets",
     "train": "tasks.train",
@@ -75,6 +77,7 @@ __all__ = [
     "plot_umap",
     "preprocess",
     "read",
+    "report",
     "reproduce",
     "simulate",
     "targets",

@@ -18,7 +18,7 @@ from cellalign.tasks.declaration import DECLARATIONS
 
 # one module of `tasks` each, in the order of the help
 VERBS = ["preprocess", "train", "tune", "embed", "counterfactual", "annotate", "evaluate", "targets", "transfer"]
-VERBS += ["reproduce", "benchmark", "methods", "demo", "simulate"]
+VERBS += ["reproduce", "benchmark", "report", "methods", "demo", "simulate"]
 HELP = "Integrate single cells across conditions, predict them under another, find what perturbations target."
 GROUPS = {"simulate": "Simulate data with the truth inside."}
 
