@@ -151,6 +151,7 @@ WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[
 # what is written
 OUTPUT = Option("Output .h5ad or .zarr; - is standard output.", ("--output", "-o"), metavar="FILE")
 FORCE = Option("Replace an existing output.")
+REPORT = Option("Also write a page of what was found, for any browser.", metavar="FILE.html")
 FORMAT = Option("For people, or for programs.")
 
 # the machine

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from cellalign.tasks.report_parts import How
 
 PathLike = str | os.PathLike[str]
-OPTION = Option("Also write a page of it for any browser (.html).", metavar="FILE")  # of other commands
 
 
 def report(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
     from cellalign.model import Model
     from cellalign.reporting.parts import Benchmarked, Embedded, File, Parts, Predicted, Trained
+    from cellalign.reporting.scores import Scores
 
 log = logging.getLogger("cellalign")
 LABELS = ("cell_type", "celltype", "cell_label", "cell_types", "CellType", "louvain", "leiden")
@@ -104,9 +105,16 @@ def label_of(adata: AnnData, asked: str | None, model: Model | None) -> str | No
 
 
 def embedded(
-    adata: AnnData, name: str, how: How, model: Model | None = None, *, score: bool = True, genes: Sequence[str] = ()
+    adata: AnnData,
+    name: str,
+    how: How,
+    model: Model | None = None,
+    *,
+    score: bool = True,
+    scores: Scores | None = None,
+    genes: Sequence[str] = (),
 ) -> Embedded:
-    """Cells with an embedding, before and after; scored where that is asked for and can be.
+    """Cells with an embedding, before and after; scored where that is asked for, can be, and is not done yet.
 
     Raises
     ------
@@ -122,8 +130,7 @@ def embedded(
     record = provenance.embedding.get(key)
     condition = how.condition or (record.condition if record else None) or (model.condition if model else None)
     label = label_of(adata, how.label, model)
-    scores = None
-    if score and condition is not None:
+    if scores is None and score and condition is not None:
         scores = _scored(adata, name, how, condition, label)
     rows = np.random.default_rng(how.seed).permutation(adata.n_obs)[: how.max_cells]
     drawn = provenance.umap
@@ -169,11 +176,9 @@ def _embedding_of(adata: AnnData, name: str) -> tuple[str, str]:
 def _scored(adata: AnnData, name: str, how: How, condition: str, label: str | None) -> Any:
     """Scores of an embedding; None where no panel can run."""
     from cellalign.reporting.scores import Scores
-    from cellalign.tasks.evaluate import evaluate
 
-    more: dict[str, Any] = {"seed": how.seed, "device": how.device, "threads": how.threads}
     try:
-        result = evaluate(adata, condition=condition, label=label, control=how.control, **more)
+        result = _evaluate(adata, how, condition=condition, label=label)
     except (InputError, UsageError) as reason:
         log.warning("%s is not scored: %s", name, reason)
         return None
@@ -191,10 +196,10 @@ def _before(adata: AnnData, seed: int) -> tuple[np.ndarray | None, str]:
 
 
 def _log_expression(adata: AnnData) -> Any:
-    """X on a logarithmic scale: counts are normalised to their median, anything else is taken as it is."""
+    """X, or the one layer there is, on a logarithmic scale: counts are normalised to their median, others kept."""
     from scipy import sparse
 
-    x = adata.X
+    x = adata.X if adata.X is not None else next(iter(adata.layers.values()), None)
     if x is None:
         raise InputError("the file has no expression")
     x = sparse.csr_matrix(x, dtype=np.float32) if sparse.issparse(x) else np.asarray(x, dtype=np.float32)
@@ -292,14 +297,20 @@ def predicted(
     InputError, UsageError
         As `evaluate`.
     """
-    from cellalign.tasks.evaluate import evaluate
-
     label = label_of(adata, how.label, model)
     if label is not None and label not in real.obs:
         label = how.label
-    more: dict[str, Any] = {"seed": how.seed, "device": how.device, "threads": how.threads}
-    result = evaluate(adata, against=real, condition=how.condition, control=how.control, label=label, **more)
+    result = _evaluate(adata, how, against=real, condition=how.condition, label=label)
     return of_evaluation(adata, result, name, against, label)
+
+
+def _evaluate(adata: AnnData, how: How, **more: Any) -> Evaluation:
+    """All panels that the cells allow, but for what takes long."""
+    from cellalign.engine.device import computing
+    from cellalign.evaluation import evaluate
+
+    with computing(how.device, how.threads):
+        return evaluate(adata, control=how.control, device=how.device, seed=how.seed, **more)
 
 
 def of_evaluation(adata: AnnData, result: Evaluation, name: str, against: str, label: str | None) -> Predicted:
