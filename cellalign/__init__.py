@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
     from cellalign.tasks.read import read
+    from cellalign.tasks.report import report
     from cellalign.tasks.reproduce import reproduce
     from cellalign.tasks.targets import targets, write_targets
     from cellalign.tasks.train import matrix_for, train
@@ -56,6 +57,7 @@ _HOME = {
     "plot_umap": "tasks.embed",
     "preprocess": "tasks.preprocess",
     "read": "tasks.read",
+    "report": "tasks.report",
     "reproduce": "tasks.reproduce",
     "targets": "tasks.targets",
     "train": "tasks.train",
@@ -81,6 +83,7 @@ __all__ = [
     "plot_umap",
     "preprocess",
     "read",
+    "report",
     "reproduce",
     "simulate",
     "targets",

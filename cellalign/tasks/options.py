@@ -157,6 +157,7 @@ WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[
 # what is written
 OUTPUT = Option("Output .h5ad or .zarr; - is standard output.", ("--output", "-o"), metavar="FILE", panel=OUTPUTS)
 DRY_RUN = Option("Say what would be done, and how long it would take; write nothing.", panel=OUTPUTS)
+REPORT = Option("Also write a page of what was found, for any browser.", metavar="FILE.html", panel=OUTPUTS)
 FORCE = Option("Replace an existing output.", panel=OUTPUTS)
 FORMAT = Option("For people, or for programs.", panel=OUTPUTS)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import UsageError, option
+from cellalign.errors import UsageError, noted, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
@@ -378,6 +378,7 @@ def command(
     output: Annotated[
         str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE", panel=o.OUTPUTS)
     ] = None,
+    report: Annotated[str | None, o.REPORT] = None,
     dry_run: Annotated[bool, o.DRY_RUN] = False,
 ) -> None:
     """Train a method on cells and write the model directory."""
@@ -386,6 +387,7 @@ def command(
     from cellalign.model_directory import check_model_output, holds_model
     from cellalign.tasks.embed import embed, write_embedding
     from cellalign.tasks.paths import cells_for, cells_of
+    from cellalign.tasks.report_of import How, check_page, of_training
 
     asked = call.options
     parent = asked["from_"]
@@ -394,7 +396,9 @@ def command(
         check_model_output(model, asked["force"], inputs)
     if output is not None:
         files.check_cells_output(output, asked["force"], inputs)
-        files.check_apart(model, output)
+    if report is not None:
+        check_page(report, asked["force"], inputs)
+    files.check_apart(model, output, report)
     begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
     method, kind = asked["method"] or DEFAULT_METHOD, asked["expression"]
     reads = None if begins_with else expression_for(method, asked["preset"], asked["config"], asked["settings"], kind)
@@ -416,16 +420,19 @@ def command(
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
     call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, precision)
+    machine = {"device": asked["device"], "threads": asked["threads"]}
     if output is not None:
-        try:
-            embed(adata, fitted, device=asked["device"], threads=asked["threads"])
+        with noted(f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"):
+            embed(adata, fitted, **machine)
             if current().first:
                 write_embedding(adata, fitted, source, output, force=asked["force"])
-        except BaseException as error:
-            error.add_note(
-                f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"
-            )
-            raise
+    if report is not None:
+        with noted(f"the model {model} is complete, {report} is not written: `cellalign report {model}` does it"):
+            if output is None:
+                embed(adata, fitted, **machine)
+            if current().first:
+                how = How(seed=asked["seed"], **machine)
+                of_training(report, fitted, adata, model, source, how, asked["force"])
 
 
 def vectors(kinds: Mapping[str, str] | None) -> list[str]:
