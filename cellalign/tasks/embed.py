@@ -198,7 +198,7 @@ def command(
         files.check_output(plot, force, [source, model])
         files.check_apart(output, plot)
     adata = embed(
-        cells_of(source, fitted),
+        cells_of(source, fitted, streaming=True),
         fitted,
         **call.options | {"umap": call.options["umap"] or plot is not None},
     )

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from cellalign.data.formats.elements import quiet
 from cellalign.data.reading import Reading, labels
+from cellalign.data.streamed import StreamedCells
 from cellalign.errors import InputError, option
 
 log = logging.getLogger("cellalign.reading")
@@ -94,10 +95,12 @@ def _common(part: AnnData, parts: Sequence[AnnData]) -> AnnData:
         for key in part.obsm
         if all(key in p.obsm and p.obsm[key].shape[1:] == part.obsm[key].shape[1:] for p in parts)
     }
-    result = AnnData(X=part.X, obs=part.obs, var=part.var, uns=dict(part.uns), layers=dict(_layers(part)))
+    on_disk = isinstance(part, StreamedCells)  # whose matrices are put together where they are
+    matrices = {} if on_disk else {"X": part.X, "layers": dict(_layers(part))}
+    result = AnnData(obs=part.obs, var=part.var, uns=dict(part.uns), **matrices)
     for key in sorted(kept):
         result.obsm[key] = part.obsm[key]
-    if all(p.raw is not None for p in parts):
+    if not on_disk and all(p.raw is not None for p in parts):
         result.raw = part.raw.to_adata()
     return result
 
