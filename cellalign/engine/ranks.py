@@ -194,7 +194,8 @@ def _connect(there: Started, name: str) -> Ranks:
         raise UsageError(f"{option('device', name)} is one device; with {option('devices')} say cuda or cpu")
     if kind.type == "cuda" and there.local > torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise UsageError(f"{option('devices', there.local)}: this machine has {found} GPUs; ask for so many")
+        seen = f"this process sees {found} GPU{'s' if found > 1 else ''}"
+        raise UsageError(f"{option('devices', there.local)}: {seen}; ask for so many, and SLURM for --gpus-per-node")
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy

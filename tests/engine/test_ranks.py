@@ -212,7 +212,7 @@ def test_a_command_ends_as_its_ranks_do(nobody, tmp_path, capfd):
         run_ranks([], 2)
     code = "R == 0 and os.kill(os.getpid(), signal.SIGKILL); sys.stderr.write('lost; go on with: X\\n'); sys.exit(5)"
     ranks_that(nobody, tmp_path, code)
-    with pytest.raises(TrainingError, match="rank 0 was ended by SIGKILL, and the others with it; go on with: X"):
+    with pytest.raises(TrainingError, match="rank 0 was ended by SIGKILL, and the others with it; go on with: X$"):
         run_ranks([], 2)
     ranks_that(nobody, tmp_path, "sys.stderr.write(f'line of {R}\\n'); sys.exit(5 - R)")
     assert run_ranks([], 2) == 5
