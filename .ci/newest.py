@@ -22,8 +22,8 @@ PAGE = ROOT / "docs" / "python-versions.md"
 LIBRARIES = ("anndata", "scanpy", "zarr", "pandas", "numpy", "torch", "numba", "scikit-learn")
 HEAD = """# Python versions
 
-Under which versions of Python and of the libraries the unit tests and the job of README have run. Each row was written
-by
+Under which versions of Python and of the libraries the unit tests and the job of README have run. Each row was
+written by
 
 ```text
 python .ci/newest.py PYTHON --write

@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from cellalign.model import Model, load
     from cellalign.tasks.annotate import annotate
     from cellalign.tasks.benchmark import benchmark
+    from cellalign.tasks.check import check
     from cellalign.tasks.counterfactual import counterfactual
     from cellalign.tasks.embed import embed, plot_umap
     from cellalign.tasks.evaluate import evaluate
+    from cellalign.tasks.info import info
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
     from cellalign.tasks.read import read
+    from cellalign.tasks.report import report
     from cellalign.tasks.reproduce import reproduce
     from cellalign.tasks.targets import targets, write_targets
     from cellalign.tasks.train import matrix_for, train
@@ -43,15 +46,18 @@ _HOME = {
     "add_programs": "graph",
     "annotate": "tasks.annotate",
     "benchmark": "tasks.benchmark",
+    "check": "tasks.check",
     "counterfactual": "tasks.counterfactual",
     "embed": "tasks.embed",
     "evaluate": "tasks.evaluate",
+    "info": "tasks.info",
     "list_methods": "tasks.methods",
     "load": "model",
     "matrix_for": "tasks.train",
     "plot_umap": "tasks.embed",
     "preprocess": "tasks.preprocess",
     "read": "tasks.read",
+    "report": "tasks.report",
     "reproduce": "tasks.reproduce",
     "targets": "tasks.targets",
     "train": "tasks.train",
@@ -66,15 +72,18 @@ __all__ = [
     "add_programs",
     "annotate",
     "benchmark",
+    "check",
     "counterfactual",
     "embed",
     "evaluate",
+    "info",
     "list_methods",
     "load",
     "matrix_for",
     "plot_umap",
     "preprocess",
     "read",
+    "report",
     "reproduce",
     "simulate",
     "targets",

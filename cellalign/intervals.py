@@ -13,6 +13,7 @@ from cellalign.calibration import OVER, Asked, TooFewGroups, interval, why_absta
 from cellalign.data.columns import column
 from cellalign.data.said import tell
 from cellalign.errors import InputError, ModelError, UsageError, option, spoken
+from cellalign.methods.observed import rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,8 +83,8 @@ def check_interval(model: Model, asked: Intervention, how: How) -> None:
     method: Any = model.method
     if how.decoded and method.keeps_residual:
         raise UsageError(f"{shown} is calibrated without {option('decoded', True)}; leave one of them out")
-    if how.combine not in ("auto", method.combines_in[0]):
-        raise UsageError(f"{shown} is calibrated with {option('combine', method.combines_in[0])}; leave it out")
+    if how.combine not in ("auto", default := rules(method)[0]):
+        raise UsageError(f"{shown} is calibrated with {option('combine', default)}; leave it out")
     if len(asked.fields) > 1 or asked.fields[0].name != model.condition or asked.origin != model.control:
         raise UsageError(f"{shown} is calibrated from {model.condition}={model.control} to another {model.condition}")
     several, combined = isinstance(asked.values[0], tuple), known.key == model.condition

@@ -30,6 +30,7 @@ from cellalign.engine.room import TooLarge, within
 from cellalign.errors import InputError, ModelError, UsageError, spoken
 from cellalign.memory import said, total
 from cellalign.methods.base import Layout, Method
+from cellalign.methods.observed import keep_observed
 from cellalign.methods.registry import get
 from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord, checked_text, plain_of, verify
 
@@ -279,7 +280,9 @@ def _built(record: ModelRecord) -> Method:
     signed = record.recipe.expression == "any"
     fields = read_fields(record.fields)
     layout = Layout(len(record.genes), fields, record.cells.trained, record.image_shape, signed)
-    return cls(cls.Hyperparameters(**settings), layout)
+    method = cls(cls.Hyperparameters(**settings), layout)
+    keep_observed(method)
+    return method
 
 
 def source_record(source: str | os.PathLike[str] | Reading | None) -> SourceRecord:

@@ -28,6 +28,7 @@ COMPUTING = {
     "transfer",
     "benchmark",
     "reproduce",
+    "report",
 }
 SHARED = [option for option in vars(options).values() if isinstance(option, Option)]
 
