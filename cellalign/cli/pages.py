@@ -81,6 +81,7 @@ GROUPS: Mapping[str, Mapping[str, Page]] = {
             "Use it to choose a method for your own data, and to know what to expect of it.",
         ),
         "report": Page("One page of a run: what was found and how far to believe it."),
+        "plot": Page("Draw what other commands wrote: UMAP, curves, scatter, violin, graph, heat map."),
     },
     "Try it": {
         "demo": Page("The whole job on simulated cells, in a minute or two."),
