@@ -87,7 +87,7 @@ def commands(folder: Path, how: str, ending: str) -> dict[str, list[str]]:
     train = [*run, "train", cells, "--condition", "stim", "--epochs", "2", "--force", "--restart", *place]
     comp = str(folder / f"comp-{how}")
     more = [*place, "--force", "-o"]
-    predicted = [*run, "counterfactual", cells, "-m", comp, "--to", "stimulated", "--from", "control", *more]
+    predicted = [*run, "counterfactual", cells, "-m", comp, "--to", "stimulated", "--with-control", *more]
     return {
         "preprocess": [*run, "preprocess", str(folder / "raw.h5ad"), *more, cells],
         "comp": [*train, "--method", "comp", "-m", comp],

@@ -32,6 +32,10 @@ GROUPS: Mapping[str, Mapping[str, Page]] = {
             "Normalise and choose genes once, for many commands.",
             "Use it where several commands read the same cells, or you want the file. train takes raw counts too.",
         ),
+        "convert": Page(
+            "Cells of any format, or several files, as one .h5ad or .zarr by rows.",
+            "Use it where a file is larger than memory and kept by columns, or of a format that is read as a whole.",
+        ),
     },
     "Train": {
         "train": Page(

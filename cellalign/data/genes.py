@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cellalign.data.stored import Stored
+from cellalign.data.stored import Stored, placed
 from cellalign.errors import InputError, nearest, option
 
 if TYPE_CHECKING:
@@ -234,11 +234,9 @@ def align_genes(
         return x[:, columns]
     log.warning("%s lacks %d of the model's %d genes; they are taken as zero", where, len(absent), len(columns))
     present = np.flatnonzero(columns >= 0)
-    if isinstance(x, Stored) and x.is_dense:
-        return x.mapped(lambda block: np.where(columns >= 0, block[:, columns.clip(min=0)], 0), len(columns))
+    if isinstance(x, Stored):
+        return x.mapped(lambda block: placed(block, columns), len(columns))
     chosen = sparse.csr_matrix(
         (np.ones(len(present), dtype=np.float32), (columns[present], present)), shape=(x.shape[1], len(columns))
     )
-    if isinstance(x, Stored):
-        return x.mapped(lambda block: block @ chosen, len(columns))
     return sparse.csr_matrix(x) @ chosen

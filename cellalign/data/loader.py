@@ -23,6 +23,7 @@ from cellalign.data.source import OnDisk, Part, Rows, as_matrix, digest_of, on_d
 from cellalign.data.stored import ahead
 from cellalign.nn.minibatch import CONDITION, Fields, Minibatch
 
+RISES = 8  # how many times fewer rows are read at first than later
 READ_TOGETHER = 1024  # cells: of 128, a dozen operations and a wait for the GPU cost as much as the cells
 
 
@@ -269,12 +270,16 @@ def _in_blocks(rows: Tensor, generator: torch.Generator, neighbours: int) -> Ten
 
 
 def together(parts: Sequence[Tensor], most: int) -> list[tuple[int, int]]:
-    """Runs of parts with as many rows altogether as are read at once: from, to (not included)."""
-    found, first, n = [], 0, 0
+    """Runs of parts with as many rows altogether as are read at once: from, to (not included).
+
+    The first are fewer, so that little is waited for before the first step, and each next run is read while the one
+    before is used.
+    """
+    found, first, n, room = [], 0, 0, most / RISES
     for i, part in enumerate(parts):
-        if n and n + len(part) > most:
+        if n and n + len(part) > room:
             found.append((first, i))
-            first, n = i, 0
+            first, n, room = i, 0, min(most, 2 * room)
         n += len(part)
     return [*found, (first, len(parts))] if parts else []
 

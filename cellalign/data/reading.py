@@ -37,6 +37,8 @@ class Reading:
         Its column of cell names; the first by default.
     gene_key : str, optional
         Column of var that names the genes; its index by default.
+    genes : {"inner", "union"}, optional
+        Of several files the genes that all have (the default), or all of any; those a file lacks are zero there.
     stream : bool, optional
         Rows are read from disk when they are needed, or all are read into memory; by default as memory allows.
     """
@@ -47,6 +49,7 @@ class Reading:
     obs: str | None = _asked("Table of cell metadata (.csv, .tsv), joined by cell name.", "FILE")
     obs_key: str | None = _asked("Its column of cell names [the first].", "COLUMN")
     gene_key: str | None = _asked("Column of var that names the genes [its index].", "COLUMN")
+    genes: str | None = _asked("Of several files: genes of all, or of any, zero elsewhere [inner].", "inner|union")
     stream: bool | None = _asked(
         "Read rows from disk as they are needed, or all into memory [as it has room].", None, ("--stream/--in-memory",)
     )

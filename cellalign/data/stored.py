@@ -111,6 +111,8 @@ class Stored(ABC):
     nnz: int
     is_dense: bool = False
     scale: Any = None  # what `scale_of` found
+    block_values: int = BLOCK_VALUES  # looked at together, of at most so many rows:
+    most_rows: int = MOST_ROWS
 
     @abstractmethod
     def runs(self, runs: Sequence[Run]) -> Any:
@@ -123,8 +125,8 @@ class Stored(ABC):
 
     @property
     def neighbours(self) -> int:
-        """Rows to read together where the order is random."""
-        return int(np.clip(self.chunk_rows, *NEIGHBOURS))
+        """Rows to read together where the order is random: twice a chunk's, of which others are read in vain."""
+        return int(np.clip(2 * self.chunk_rows, *NEIGHBOURS))
 
     @property
     def per_row(self) -> float:
@@ -143,7 +145,7 @@ class Stored(ABC):
 
     def blocks(self) -> Iterator[tuple[int, Any]]:
         """All rows, some at a time, each with the number of its first; the next are read meanwhile."""
-        n, size = self.shape[0], int(np.clip(BLOCK_VALUES / self.per_row, 1, MOST_ROWS))
+        n, size = self.shape[0], int(np.clip(self.block_values / self.per_row, 1, self.most_rows))
         starts = range(0, n, size)
         yield from zip(starts, ahead(lambda start: self.runs([(start, min(n, start + size))]), starts), strict=True)
 
@@ -273,6 +275,16 @@ def means_of(x: Any) -> tuple[np.ndarray, np.ndarray]:
     squared = x.multiply(x) if sparse.issparse(x) else np.square(x)
     mean, square = (np.asarray(part.mean(0, dtype=np.float64)).ravel() for part in (x, squared))
     return mean, square
+
+
+def placed(block: Any, columns: np.ndarray) -> Any:
+    """Columns of a matrix in memory in another order, -1 for one of zeros."""
+    if not sparse.issparse(block):
+        return np.where(columns >= 0, block[:, columns.clip(min=0)], np.zeros((), block.dtype))
+    there = np.flatnonzero(columns >= 0)
+    shape = (block.shape[1], len(columns))
+    chosen = sparse.csr_matrix((np.ones(len(there), np.float32), (columns[there], there)), shape)
+    return (block @ chosen).astype(block.dtype, copy=False)
 
 
 def clean(block: Any) -> Any:

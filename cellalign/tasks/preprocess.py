@@ -127,7 +127,7 @@ def command(
     like = call.options["like"]
     own = call.options["layer"] is not None or call.options["raw"]
     if like is None or own:
-        adata = files.read(input, streaming=True)
+        adata = files.read(files.spool(input) if input.stream else input, streaming=True)
     else:
         adata = cells_of(files.spool(input), like, streaming=True)
     result = preprocess(adata, **call.options)

@@ -52,7 +52,9 @@ def test_every_declared_command_is_there_with_the_options_of_all():
     for name, command in found.items():
         assert {"--quiet", "-q", "--verbose", "-v", "--log-format"} <= flags(command), name
         assert ("--device" in flags(command)) == (name in COMPUTING), name
-        assert ("--threads" in flags(command)) == (name not in ("methods", "info")), name  # which compute nothing
+        assert ("--threads" in flags(command)) == (name not in ("methods", "info", "convert")), (
+            name
+        )  # which compute nothing
         writes = {"--output", "--force"} & flags(command)
         assert name in ("methods", "info", "check", "demo", "benchmark") or "--output" in writes, name
 

@@ -16,7 +16,7 @@ from cellalign.data.reading import Reading
 from cellalign.data.source import as_matrix, content_of
 from cellalign.data.stored import Stored, means_of
 from cellalign.data.streamed import StreamedCells
-from cellalign.errors import InputError
+from cellalign.errors import InputError, UsageError
 
 OPTIONS = {"method": "cvae", "condition": "stim", "epochs": 2, "settings": {"hidden": [8]}, "batch_size": 32}
 
@@ -176,6 +176,41 @@ def test_cells_are_annotated_and_preprocessed_like_a_model(both, tmp_path):
     np.testing.assert_array_equal(dense(found.layers["counts"]), dense(known.layers["counts"]))
 
 
+@pytest.mark.parametrize("as_dense", [False, True])
+def test_the_genes_of_any_file_are_zero_where_one_lacks_them(tiny, tmp_path, as_dense):
+    if as_dense:
+        tiny.X = tiny.X.toarray()
+    names = [str(tmp_path / "a.h5ad"), str(tmp_path / "b.h5ad")]
+    for part, name in zip([tiny[:50, :40], tiny[50:, 10:]], names, strict=True):
+        files.write(part.copy(), name)
+    left, there = streamed(*names, genes="union"), files.read(Reading(tuple(names), genes="union"))
+    assert set(there.var_names) == set(tiny.var_names) == set(left.var_names)
+    expected = dense(tiny.X).copy()
+    expected[:50, 40:] = 0
+    expected[50:, :10] = 0
+    for cells in (left.to_memory(), there):
+        np.testing.assert_array_equal(dense(cells[:, tiny.var_names].X), expected)
+    pd.testing.assert_frame_equal(left.obs, there.obs)
+    with pytest.raises(UsageError, match="neither inner nor union"):
+        files.read(Reading(tuple(names), genes="some"))
+
+
+def test_columns_are_converted_to_rows_in_few_passes(tiny, tmp_path, monkeypatch):
+    expected, counts = dense(tiny.X), dense(tiny.layers["counts"])
+    tiny.X, tiny.layers["counts"] = tiny.X.tocsc(), tiny.layers["counts"].tocsc()
+    tiny.raw = tiny.copy()
+    files.write(tiny, tmp_path / "in.h5ad")
+    monkeypatch.setattr("cellalign.data.formats.on_disk.CscOnDisk.block_values", 500)
+    left = files.read(Reading((str(tmp_path / "in.h5ad"),), stream=True), streaming=True, by_columns=True)
+    for cells, output in ((left, "out.h5ad"), (left, "out.zarr"), (files.read(tmp_path / "in.h5ad"), "again.h5ad")):
+        files.write(cellalign.convert(cells), tmp_path / output)
+        found = streamed(tmp_path / output)
+        np.testing.assert_array_equal(dense(found.X.to_memory()), expected)
+        np.testing.assert_array_equal(dense(found.layers["counts"].to_memory()), counts)
+        np.testing.assert_array_equal(dense(found.raw.X.to_memory()), expected)
+        pd.testing.assert_frame_equal(found.obs, files.read(tmp_path / "in.h5ad").obs)
+
+
 def test_an_embedding_is_written_into_a_copy_of_a_store(tiny, tmp_path):
     files.write(tiny, tmp_path / "in.zarr")
     z = np.ones((tiny.n_obs, 2), dtype=np.float32)
@@ -258,8 +293,10 @@ def test_values_that_are_not_fit_are_named_as_in_memory(tiny, tmp_path):
 
 def test_columns_are_not_streamed_and_the_command_that_converts_is_named(tiny, tmp_path):
     tiny.X = tiny.X.tocsc()
-    tiny.layers.clear()
     files.write(tiny, tmp_path / "in.h5ad")
+    assert list(streamed(tmp_path / "in.h5ad").matrices) == ["counts"]
+    del tiny.layers["counts"]
+    files.write(tiny, tmp_path / "in.h5ad", force=True)
     with pytest.raises(InputError, match="kept by columns.*cellalign convert"):
         streamed(tmp_path / "in.h5ad")
 

@@ -55,7 +55,9 @@ log = logging.getLogger("cellalign.reading")
 _copies: dict[str, str] = {}  # of what could not be read twice, and how messages call it
 
 
-def read(source: PathLike | Reading, *, quietly: bool = False, streaming: bool = False) -> AnnData:
+def read(
+    source: PathLike | Reading, *, quietly: bool = False, streaming: bool = False, by_columns: bool = False
+) -> AnnData:
     """Read cells, with all that the files hold; "-" is standard input.
 
     Parameters
@@ -65,6 +67,8 @@ def read(source: PathLike | Reading, *, quietly: bool = False, streaming: bool =
         Say nothing of how it was understood: it was read before.
     streaming : bool
         Whether the matrices may stay on disk (`data.streamed`): where memory has no room for them, or as is asked for.
+    by_columns : bool
+        Those too that are kept by columns, from which all rows are read in order, and no others.
 
     Raises
     ------
@@ -72,7 +76,7 @@ def read(source: PathLike | Reading, *, quietly: bool = False, streaming: bool =
         No such file, of a kind that is not read, or damaged.
     """
     if not quietly:
-        return _cells(source, None, streaming)
+        return _cells(source, None, streaming, by_columns)
     before = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -169,13 +173,15 @@ def _room_for(name: str) -> Iterator[None]:
         raise InputError(f"{where}; make room, or set TMPDIR to a folder on another disk") from error
 
 
-def _cells(source: PathLike | Reading, wanted: Wanted | None, streaming: bool = False) -> AnnData:
+def _cells(
+    source: PathLike | Reading, wanted: Wanted | None, streaming: bool = False, by_columns: bool = False
+) -> AnnData:
     """All files of a reading as one."""
     from cellalign.data.formats.table import read_metadata
     from cellalign.data.formats.together import add_metadata
 
     reading = Reading.of(source)
-    adata = _on_disk(reading, wanted) if streaming else None
+    adata = _on_disk(reading, wanted, by_columns) if streaming else None
     if adata is None:
         if reading.stream and not streaming and (wanted is None or wanted.matrices):
             log.warning("%s changes nothing: this command reads all cells into memory", option("stream", True))
@@ -190,7 +196,7 @@ def _cells(source: PathLike | Reading, wanted: Wanted | None, streaming: bool = 
     return adata
 
 
-def _on_disk(reading: Reading, wanted: Wanted | None) -> AnnData | None:
+def _on_disk(reading: Reading, wanted: Wanted | None, by_columns: bool) -> AnnData | None:
     """The cells with their matrices on disk; None where they are to be read."""
     from cellalign.data.formats.streaming import streamed
 
@@ -198,7 +204,7 @@ def _on_disk(reading: Reading, wanted: Wanted | None) -> AnnData | None:
         return None
     names = [_copies.get(path, path) for path in reading.paths]
     with _one_line(", ".join(names)):
-        return streamed(reading, wanted, names)
+        return streamed(reading, wanted, names, by_columns=by_columns)
 
 
 def _in_memory(reading: Reading, wanted: Wanted | None) -> AnnData:

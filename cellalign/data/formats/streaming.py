@@ -26,7 +26,7 @@ from cellalign.data.formats.probe import fault_of
 from cellalign.data.formats.together import joined
 from cellalign.data.genes import with_genes_named
 from cellalign.data.reading import Reading, labels
-from cellalign.data.stored import Stacked, Stored
+from cellalign.data.stored import Stacked, Stored, placed
 from cellalign.data.streamed import StreamedCells
 from cellalign.data.structure import is_sparse, shape_of
 from cellalign.errors import InputError, option
@@ -51,13 +51,17 @@ class _Opened:
             self.root.file.close()
 
 
-def streamed(reading: Reading, wanted: Wanted | None, names: Sequence[str]) -> AnnData | None:
+def streamed(
+    reading: Reading, wanted: Wanted | None, names: Sequence[str], *, by_columns: bool = False
+) -> AnnData | None:
     """The cells of files with their matrices on disk; None where they are to be read into memory.
 
     Parameters
     ----------
     names : sequence of str
         How messages call the files.
+    by_columns : bool
+        Whether matrices that are kept by columns do as well: all rows of them can be read in order, and no others.
 
     Raises
     ------
@@ -84,7 +88,7 @@ def streamed(reading: Reading, wanted: Wanted | None, names: Sequence[str]) -> A
             each.close()
         return None
     try:
-        cells = _together(opened, reading, wanted)
+        cells = _together(opened, reading, wanted, by_columns)
     except NotByRows as error:
         if asked:
             raise InputError(f"{error}; {_to_convert(reading.paths[0])}") from error
@@ -157,9 +161,9 @@ def _bytes_of(opened: _Opened, wanted: Wanted | None) -> int:
     return total
 
 
-def _together(opened: Sequence[_Opened], reading: Reading, wanted: Wanted | None) -> StreamedCells:
+def _together(opened: Sequence[_Opened], reading: Reading, wanted: Wanted | None, by_columns: bool) -> StreamedCells:
     """All of them as one."""
-    parts = [_cells(each, reading, wanted) for each in opened]
+    parts = [_cells(each, reading, wanted, by_columns) for each in opened]
     if len(parts) == 1:
         if reading.file_key is not None:
             parts[0].obs[reading.file_key] = pd.Categorical([labels(reading.paths)[0]] * parts[0].n_obs)
@@ -169,26 +173,42 @@ def _together(opened: Sequence[_Opened], reading: Reading, wanted: Wanted | None
     matrices = {}
     for name in names:
         columns = [part.var_names.get_indexer(frame.var_names) for part in parts]
-        own = [part.matrices[name][:, places] for part, places in zip(parts, columns, strict=True)]
+        own = [_placed(part.matrices[name], places) for part, places in zip(parts, columns, strict=True)]
         matrices[name] = Stacked(own)
     return StreamedCells(matrices, obs=frame.obs, var=frame.var, obsm=dict(frame.obsm), uns=dict(frame.uns))
 
 
-def _cells(opened: _Opened, reading: Reading, wanted: Wanted | None) -> StreamedCells:
+def _placed(matrix: Stored, columns: np.ndarray) -> Stored:
+    """The genes of all files, of the matrix of one."""
+    if len(columns) == matrix.shape[1] and np.array_equal(columns, np.arange(len(columns))):
+        return matrix
+    return matrix.mapped(lambda block: placed(block, columns), len(columns))
+
+
+def _cells(opened: _Opened, reading: Reading, wanted: Wanted | None, by_columns: bool) -> StreamedCells:
     """The cells of one file, made alike."""
     root, name = opened.root, opened.name
     rest = Wanted((), wanted.obsm) if wanted is not None else None
     with quiet():
         frame = cells_in(root, name, rest, matrices=False)
         matrices: dict[str, Stored] = {}
-        raw = None
+        raw, left_out = None, []
         for key, element in _matrices(root, wanted, name):
             said = f"{name}: {key}" if key in ("X", "raw") else f"{name}: layers/{key}"
-            if key == "raw":
-                var = plain_frame(frame_of(root["raw"], "var", f"{name}: raw"), f"{name}: raw.var")
-                raw = stored_matrix(element, said, (frame.n_obs, len(var))), var
-            else:
-                matrices[key] = stored_matrix(element, said, frame.shape)
+            try:
+                if key == "raw":
+                    var = plain_frame(frame_of(root["raw"], "var", f"{name}: raw"), f"{name}: raw.var")
+                    raw = stored_matrix(element, said, (frame.n_obs, len(var)), by_columns), var
+                else:
+                    matrices[key] = stored_matrix(element, said, frame.shape, by_columns)
+            except NotByRows as error:
+                if wanted is not None:
+                    raise
+                left_out.append(error)
+        if left_out and not matrices and raw is None:
+            raise left_out[0]
+        for each in left_out:
+            log.warning("%s and left out; %s", each, _to_convert(name))
         kept = {"obsm": dict(frame.obsm), "varm": dict(frame.varm), "uns": dict(frame.uns)}
         cells = StreamedCells(matrices, raw, obs=frame.obs, var=frame.var, **kept)
         cells = normalised(cells, name)  # type: ignore[assignment]

@@ -31,7 +31,7 @@ NULLABLE_STRINGS = "nullable-string-array"  # since anndata 0.11, read by 0.12
 NULL = "null"  # since anndata 0.12: None
 STILL_WRITING = 10  # seconds that a store's other files are waited for
 CHUNK_VALUES = 2**18  # of a dense matrix, compressed together: a megabyte
-SPARSE_CHUNK = 2**14  # values of a sparse one in HDF5: some 50 cells, about as many as are read together in training
+SPARSE_CHUNK = 2**13  # values of a sparse one in HDF5: some 20 cells, fewer than are read together in training
 STORE_CHUNK = 2**16  # in a zarr store, where a chunk is a file
 MANY_CHUNKS = 16  # are written at once
 
