@@ -33,7 +33,7 @@ GROUPS: Mapping[str, Mapping[str, Page]] = {
             "Use it where several commands read the same cells, or you want the file. train takes raw counts too.",
         ),
         "convert": Page(
-            "Cells of any format, or several files, as one .h5ad or .zarr by rows.",
+            "Cells of any format, or several files, as one file by rows.",
             "Use it where a file is larger than memory and kept by columns, or of a format that is read as a whole.",
         ),
     },
