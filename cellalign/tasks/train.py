@@ -300,7 +300,7 @@ def train(
                 before(prepared, torch_device)
             torch.manual_seed(seed)
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
-            began = time.perf_counter()
+            began, prepared.cells.waiting.seconds = time.perf_counter(), 0.0
             state = fit(
                 module,
                 prepared.cells,

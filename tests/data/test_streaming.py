@@ -211,6 +211,25 @@ def test_columns_are_converted_to_rows_in_few_passes(tiny, tmp_path, monkeypatch
         pd.testing.assert_frame_equal(found.obs, files.read(tmp_path / "in.h5ad").obs)
 
 
+def test_sharded_stores_are_read_by_rows(tiny, tmp_path):
+    import zarr
+    from anndata.io import write_elem
+
+    root = zarr.open_group(str(tmp_path / "in.zarr"), mode="w", zarr_format=3)
+    x = tiny.X.tocsr()
+    write_elem(root, "/", ad.AnnData(x, obs=tiny.obs, var=tiny.var))
+    for name in ("data", "indices"):
+        del root["X"][name]
+        array = root["X"].create_array(
+            name, shape=x.data.shape, dtype=getattr(x, name).dtype, chunks=(50,), shards=(500,)
+        )
+        array[:] = getattr(x, name)
+    left = streamed(tmp_path / "in.zarr")
+    rows = np.random.default_rng(0).permutation(tiny.n_obs)[:70]
+    np.testing.assert_array_equal(dense(left.X.rows(rows)), dense(x[rows]))
+    np.testing.assert_array_equal(dense(left.X.to_memory()), dense(x))
+
+
 def test_an_embedding_is_written_into_a_copy_of_a_store(tiny, tmp_path):
     files.write(tiny, tmp_path / "in.zarr")
     z = np.ones((tiny.n_obs, 2), dtype=np.float32)
