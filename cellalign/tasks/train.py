@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.engine.fit import Progress, State
+    from cellalign.engine.plan import Plan
     from cellalign.methods.base import Method
     from cellalign.model import Model
     from cellalign.records import Outcome
@@ -291,7 +292,10 @@ def train(
         findings = module.findings()
         for found in findings:
             tell(logging.INFO, found)
-        record = record.model_copy(update={"outcome": _outcome(state, findings)})
+        if state.halvings:  # as if they had been asked for
+            training = record.training | {"batch_size": prepared.plan.batch_size >> state.halvings}
+            record = record.model_copy(update={"training": training})
+        record = record.model_copy(update={"outcome": _outcome(state, findings, prepared.plan)})
         model = Model(module, record, state.history, _seen(prepared, parent), held_out)
         if model_path is not None and checkpoint is not None and ranks.first:
             model.save(Path(model_path), force=force)
@@ -427,7 +431,7 @@ def _seen(prepared: Prepared, parent: Parent | None) -> np.ndarray | None:
     return of_trained(prepared.cells.matrix, len(prepared.cells), rows, before)
 
 
-def _outcome(state: State, findings: list[str]) -> Outcome:
+def _outcome(state: State, findings: list[str], plan: Plan) -> Outcome:
     from cellalign.records import Outcome
 
     best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
@@ -440,4 +444,5 @@ def _outcome(state: State, findings: list[str]) -> Outcome:
         setbacks=state.setbacks,
         lr_factor=state.lr_factor,
         findings=findings,
+        batch_size_asked=plan.batch_size if state.halvings else None,
     )

@@ -1,5 +1,6 @@
 """The training loop: reproducible, resumable, stops on divergence, keeps the best weights."""
 
+import logging
 import os
 
 import numpy as np
@@ -161,3 +162,57 @@ def test_machines_without_glibc_train_all_the_same(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(device.ctypes, "CDLL", missing)
     device.keep_freed_memory.__wrapped__()
+
+
+# where batches do not fit into a GPU's memory
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Memory for batches of so many cells, and no more."""
+
+    def of(most: int, after: int = 0):
+        forward, seen = get("comp").forward, []
+
+        def within(self, batch, warmup=1.0):
+            seen.append(len(batch))
+            if len(batch) > most and len(seen) > after:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(self, batch, warmup)
+
+        monkeypatch.setattr(get("comp"), "forward", within)
+        return seen
+
+    return of
+
+
+def test_batches_are_halved_until_they_fit_as_if_they_had_been_asked_for(small, caplog):
+    asked, state = run(Plan(epochs=3, batch_size=16))
+    small(20)
+    with caplog.at_level(logging.WARNING, "cellalign"):
+        found, halved = run(Plan(epochs=3, batch_size=64))
+    assert same(asked, found) and halved.halvings == 2 and halved.step == state.step
+    assert [row["train_loss"] for row in halved.history] == [row["train_loss"] for row in state.history]
+    assert [r.message for r in caplog.records] == [
+        f"out of memory on cpu: training begins anew with batch_size={size}" for size in (32, 16)
+    ]
+
+
+def test_a_run_that_was_halved_is_taken_up_so(small, tmp_path):
+    whole, _ = run(Plan(epochs=5, batch_size=16))
+    small(20)
+    checkpoint = Checkpoint.beside(tmp_path / "model", {"seed": 0})
+    with pytest.raises(KeyboardInterrupt):
+        run(Plan(epochs=5, batch_size=32), checkpoint=checkpoint, progress=StopAfter(2))
+    assert checkpoint.kept().state["halvings"] == 1
+    resumed, state = run(Plan(epochs=5, batch_size=32), checkpoint=checkpoint)
+    assert same(whole, resumed) and state.halvings == 1 and state.epoch == 5
+
+
+def test_tiny_batches_and_later_epochs_are_not_begun_anew(small):
+    small(3)
+    with pytest.raises(TrainingError, match="out of memory on cpu; try batch_size=16"):
+        run(Plan(epochs=3, batch_size=32), data=cells())
+    small(3, after=40)
+    with pytest.raises(TrainingError, match="out of memory"):
+        run(Plan(epochs=30, batch_size=32))
