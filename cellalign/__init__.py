@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
     from cellalign.graph import add_programs
     from cellalign.model import Model, load
+    from cellalign.tasks import plot as pl
     from cellalign.tasks.annotate import annotate
     from cellalign.tasks.benchmark import benchmark
+    from cellalign.tasks.check import check
     from cellalign.tasks.counterfactual import counterfactual
     from cellalign.tasks.embed import embed, plot_umap
     from cellalign.tasks.evaluate import evaluate
+    from cellalign.tasks.info import info
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
     from cellalign.tasks.read import read
+    from cellalign.tasks.report import report
     from cellalign.tasks.reproduce import reproduce
     from cellalign.tasks.targets import targets, write_targets
     from cellalign.tasks.train import matrix_for, train
@@ -43,15 +47,19 @@ _HOME = {
     "add_programs": "graph",
     "annotate": "tasks.annotate",
     "benchmark": "tasks.benchmark",
+    "check": "tasks.check",
+    "convert": "tasks.convert",
     "counterfactual": "tasks.counterfactual",
     "embed": "tasks.embed",
     "evaluate": "tasks.evaluate",
+    "info": "tasks.info",
     "list_methods": "tasks.methods",
     "load": "model",
     "matrix_for": "tasks.train",
     "plot_umap": "tasks.embed",
     "preprocess": "tasks.preprocess",
     "read": "tasks.read",
+    "report": "tasks.report",
     "reproduce": "tasks.reproduce",
     "targets": "tasks.targets",
     "train": "tasks.train",
@@ -66,15 +74,20 @@ __all__ = [
     "add_programs",
     "annotate",
     "benchmark",
+    "check",
+    "convert",
     "counterfactual",
     "embed",
     "evaluate",
+    "info",
     "list_methods",
     "load",
     "matrix_for",
+    "pl",
     "plot_umap",
     "preprocess",
     "read",
+    "report",
     "reproduce",
     "simulate",
     "targets",
@@ -92,6 +105,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name == "simulate":
         return import_module("cellalign.simulate")
+    if name == "pl":
+        return import_module("cellalign.tasks.plot")
     if name not in _HOME:
         raise AttributeError(f"module 'cellalign' has no attribute {name!r}")
     return getattr(import_module(f"cellalign.{_HOME[name]}"), name)

@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Annotated, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
 
 log = logging.getLogger("cellalign")
+SHORT: dict[type, str] = {int: "N", float: "X", str: "TEXT"}
 COMPUTING = ("device", "threads", "seed")
 
 
@@ -148,10 +150,21 @@ def _as_words(parameter: Parameter, given: Any) -> list[str]:
     return [parameter.flag] if given is True else [parameter.flag, str(parameter.value(given))]
 
 
+def _stands_for(parameter: Parameter) -> str | None:
+    """What stands for a value in the help: N, X, TEXT, or the words there are; typer's own spells out types."""
+    kind = parameter.text_type
+    kinds = [part for part in (*get_args(kind), kind) if isinstance(part, type)]
+    for part in kinds:
+        if issubclass(part, StrEnum):
+            return "|".join(part)
+    return next((SHORT[part] for part in kinds if part in SHORT), None)
+
+
 def _for_typer(parameter: Parameter) -> inspect.Parameter:
     """The parameter as typer reads one."""
     option = parameter.option
-    said: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "rich_help_panel": option.panel}
+    metavar = option.metavar or _stands_for(parameter)
+    said: dict[str, Any] = {"help": option.help, "metavar": metavar, "rich_help_panel": option.panel}
     said |= {"min": option.low, "max": option.high}
     if isinstance(option, Argument):
         info: Any = typer.Argument(**said)

@@ -16,7 +16,15 @@ from cellalign.engine.draws import Pool
 from cellalign.engine.ranks import current
 from cellalign.errors import ModelError
 from cellalign.methods.autoencoder import Autoencoder
-from cellalign.methods.base import Distribution, HasLikelihood, InfersCondition, Labels, Method, Minibatch, Predicts
+from cellalign.methods.base import (
+    Distribution,
+    HasLikelihood,
+    InfersCondition,
+    Labels,
+    Method,
+    Minibatch,
+    Predicts,
+)
 
 T = TypeVar("T")
 
@@ -168,6 +176,7 @@ def predictions(
     seed: int = 0,
     batch_size: int = 4096,
     together: Sequence[Mapping[str, Any]] = (),
+    observed: Sequence[int] = (),
 ) -> Iterator[dict[str, np.ndarray]]:
     """Expression of cells under an intervention, batch by batch in the cells' order.
 
@@ -189,6 +198,8 @@ def predictions(
     seed : int
     together : sequence of mappings
         Further interventions: what each of them changes from `do` is added up in expression.
+    observed : sequence of int
+        Codes of conditions whose observed mean changes are added besides (`methods.observed`).
 
     Yields
     ------
@@ -199,7 +210,7 @@ def predictions(
     """
     assert isinstance(method, Method)
     method = method.to(device).eval()
-    under = partial(_under, method, do=do, together=together)
+    under = partial(_under, method, do=do, together=together, observed=observed)
     pool = Pool.of(method, cells, device, seed) if draws and residual else None
     n, most = len(cells), max(1, batch_size // max(1, draws))
     size = -(-n // max(1, -(-n // most)))  # equal parts
@@ -249,6 +260,7 @@ def _under(
     batch: Minibatch,
     do: Mapping[str, Any],
     together: Sequence[Mapping[str, Any]],
+    observed: Sequence[int] = (),
     *,
     draw: bool = False,
 ) -> Distribution:
@@ -258,6 +270,9 @@ def _under(
         with torch.random.fork_rng(_gpus(batch)):
             others.append(method.predict(batch, other, draw=draw))
     found = method.predict(batch, do, draw=draw)
+    if observed:
+        assert isinstance(method, Method) and method.observed is not None
+        found = found.shifted(method.observed.added(batch.condition, observed))
     return found.changed(others) if others else found
 
 

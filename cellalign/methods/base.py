@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ from cellalign.methods.capabilities import (
 )
 from cellalign.nn.distributions import Distribution, Normal, Point
 from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields, Layout, Minibatch, Role
+
+if TYPE_CHECKING:
+    from cellalign.methods.condition_means import ConditionMeans
 
 __all__ = [
     "BATCH",
@@ -168,6 +171,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.hp = hyperparameters
         self.layout = layout
+        self.observed: ConditionMeans | None = None  # of a trained model that keeps them (`methods.observed`)
 
     @classmethod
     def reads(cls, hyperparameters: Any) -> Expression:

@@ -41,6 +41,8 @@ class ScGen(FitsInClosedForm, VariationalAutoencoder):
             "mse", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)"
         )
 
+    keeps_observed = False  # differences of its latents add up as well as what was observed (`benchmarks/doubles.py`)
+
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
         self.latents = ConditionMeans(layout, self.hp.latent_dim)

@@ -181,6 +181,10 @@ class Distribution(ABC):
         """What it becomes with all that the others, of the same kind, change from it by themselves, added up."""
         return Point(_added(self.mean, [other.mean for other in others]))
 
+    def shifted(self, change: Tensor) -> Distribution:
+        """The same around another mean, [..., B, G] of change away; where that says nothing of the spread, the mean."""
+        return Point(widened(self.mean) + change)
+
 
 def _added(start: Tensor, others: Sequence[Tensor]) -> Tensor:
     """start + sum of (other - start)."""
@@ -246,6 +250,10 @@ class Normal(Distribution):
         """Means add up, and standard deviations on their logarithm."""
         sd = _added(self.sd.log(), [other.sd.log() for other in others]).exp()
         return Normal(_added(self.location, [other.location for other in others]), sd)
+
+    def shifted(self, change: Tensor) -> Normal:
+        """The mean moves, the spread stays."""
+        return Normal(self.mean + change, self.sd)
 
 
 @dataclass(frozen=True, eq=False)

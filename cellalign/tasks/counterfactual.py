@@ -48,7 +48,11 @@ def counterfactual(
         int, Option('Average N posterior draws; adds layers["sd"] and layers["sd_of_mean"].', metavar="N")
     ] = 0,
     combine: Annotated[
-        str, Option("How effects of A+B are added up; auto is the method's default.", metavar="auto|expression|latent")
+        str,
+        Option(
+            "How effects of A+B are added up: the observed mean changes, or the model's own, in expression or latents.",
+            metavar="auto|observed|expression|latent",
+        ),
     ] = "auto",
     per_condition: Annotated[
         int, Option("Predict N cells of each condition, of source cells drawn at random.", metavar="N", low=0)
@@ -122,7 +126,7 @@ def command(
     source = source_of(input, fitted)
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", _named(to)))
     files.check_cells_output(output, force, [source, model])
-    predicted = fitted.predict(cells_of(source, fitted), **asked)
+    predicted = fitted.predict(cells_of(source, fitted, streaming=True), **asked)
     if not current().first:
         for _ in predicted.batches():  # of which the first writes what all compute
             pass
