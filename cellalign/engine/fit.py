@@ -21,6 +21,7 @@ from torch import Tensor
 from cellalign.data.loader import Cells
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
+from cellalign.engine.feeding import brought, placed
 from cellalign.engine.keeping import keep, lost_ranks_noted, streams, take_up
 from cellalign.engine.learning_on import LearningOn, players_of
 from cellalign.engine.optimiser import AdamW
@@ -116,7 +117,8 @@ class _Run:
         learning_on: LearningOn | None = None,
     ) -> None:
         self.method, self.device, self.seed = method.to(device), device, seed
-        self.cells, self.train, self.validation = cells.to(device), train, validation.to(device)
+        self.cells, self.train = placed(cells, device), train
+        self.validation = validation.to(self.cells.device)
         self.cells.keep(self.validation)
         self.progress, self.checkpoint = progress, checkpoint
         self.learning_on = learning_on
@@ -128,7 +130,7 @@ class _Run:
         self.best: dict[str, Tensor] | None = None
         self.ranks = current()
         self.signals = Signals(alone=self.ranks.alone)
-        self.sharing = Sharing(self.ranks, self.players, self.signals)
+        self.sharing = Sharing(self.ranks, self.players, self.signals, device)
         self.due = math.inf
 
     def begin(self, plan: Plan) -> None:
@@ -174,7 +176,7 @@ class _Run:
             # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
             rows = self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
             with torch.no_grad():
-                self.method.fit_closed_form(lambda: self.cells.batches(rows))
+                self.method.fit_closed_form(lambda: brought(self.cells.batches(rows), self.device))
         return self.state
 
     def train_on(self) -> None:
@@ -300,8 +302,10 @@ class _Run:
     def rows_of_batches(self) -> list[Tensor]:
         """Row numbers of one epoch's batches."""
         if self.condition is None:
-            return self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
-        return self.cells.balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
+            rows = self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
+        else:
+            rows = self.cells.balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
+        return self.sharing.agreed(rows, self.shuffler)
 
     def rate(self) -> float:
         """The learning rate of the step that was taken last."""

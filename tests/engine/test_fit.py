@@ -12,10 +12,13 @@ from cellalign.data.loader import Cells, as_matrix
 from cellalign.engine import device
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.device import pick_device
+from cellalign.engine.feeding import bytes_of, placed
 from cellalign.engine.fit import fit
 from cellalign.engine.plan import Plan
 from cellalign.errors import ModelError, TrainingError, UsageError
 from cellalign.methods.registry import get
+from cellalign.nn.minibatch import Minibatch
+from cellalign.nn.sparse import SparseRows
 
 CPU = torch.device("cpu")
 SIZES = layout(20)
@@ -216,3 +219,29 @@ def test_tiny_batches_and_later_epochs_are_not_begun_anew(small):
     small(3, after=40)
     with pytest.raises(TrainingError, match="out of memory"):
         run(Plan(epochs=30, batch_size=32))
+
+
+def test_a_matrix_that_does_not_fit_on_the_device_stays_and_batches_are_brought(monkeypatch, caplog):
+    """On a CPU nothing is brought; the path is the same."""
+    data, moved = cells(), []
+    assert bytes_of(data.matrix) == 120 * 20 * 4 == bytes_of(data.part(torch.arange(5)).matrix)
+    assert placed(data, CPU).matrix is not data.matrix and placed(data, CPU, 120 * 20 * 4).device == CPU
+    with caplog.at_level(logging.INFO, "cellalign"):
+        assert placed(data, CPU, 9_599) is data
+    assert caplog.messages == ["the cells take 9.6 kB, more than there is on cpu: batches are brought there"]
+    whole, _ = run(data=data)
+    monkeypatch.setattr("cellalign.engine.fit.placed", lambda given, device: given)
+    monkeypatch.setattr(Minibatch, "device", property(lambda self: torch.device("meta")))  # anywhere but here
+    monkeypatch.setattr(Minibatch, "to", lambda self, device, non_blocking: moved.append(len(self)) or self)
+    found, _ = run(data=data)
+    assert same(whole, found) and sum(moved) == 6 * 120
+
+
+def test_batches_are_moved_with_all_that_is_of_them():
+    batch = cells().batch(torch.arange(4))
+    sparse = SparseRows.of(batch.x)
+    for there in (
+        batch.to(torch.device("meta")),
+        Minibatch(sparse, SIZES.fields, batch.columns).to(torch.device("meta")),
+    ):
+        assert there.device.type == "meta" and len(there) == 4 and there.condition.device.type == "meta"
