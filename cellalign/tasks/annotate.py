@@ -149,7 +149,8 @@ def command(
     known = _training_files(fitted) if reference is None else input.like(reference)
     source = files.spool(input)
     output = output or beside(input, "annotated")
-    files.check_cells_output(output, force, [source, known, model])
+    if current().first:
+        files.check_cells_output(output, force, [source, known, model])
     adata = cells_of(source, fitted, streaming=True)
     table = annotate(adata, fitted, reference=cells_of(known, fitted, streaming=True), **asked)
     if not current().first:

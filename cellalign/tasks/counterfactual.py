@@ -125,7 +125,8 @@ def command(
     asked = call.options | ({"draws": max(1, call.options["draws"])} if draw else {})
     source = source_of(input, fitted)
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", _named(to)))
-    files.check_cells_output(output, force, [source, model])
+    if current().first:
+        files.check_cells_output(output, force, [source, model])
     predicted = fitted.predict(cells_of(source, fitted, streaming=True), **asked)
     if not current().first:
         for _ in predicted.batches():  # of which the first writes what all compute

@@ -199,8 +199,9 @@ def command(
     fitted = load(model)
     source = source_of(input, fitted)
     output = output or beside(source, "emb")
-    files.check_cells_output(output, force, [source, model])
-    if plot is not None:
+    if current().first:
+        files.check_cells_output(output, force, [source, model])
+    if plot is not None and current().first:
         _check_picture(plot)
         files.check_output(plot, force, [source, model])
         files.check_apart(output, plot)

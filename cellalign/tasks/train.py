@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import UsageError, noted, option
+from cellalign.errors import UsageError, noted, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.engine.fit import Progress, State
+    from cellalign.engine.plan import Plan
     from cellalign.methods.base import Method
     from cellalign.model import Model
     from cellalign.records import Outcome
@@ -240,7 +241,7 @@ def train(
     threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every, deterministic)
     with connected(devices, nodes, device) as ranks, resuming.claimed(wait):
-        if model_path is not None and not (auto_resume and holds_model(model_path)):
+        if model_path is not None and ranks.first and not (auto_resume and holds_model(model_path)):
             check_model_output(model_path, force)
         check_shares(get(method))
         prepared = preparing(
@@ -283,12 +284,15 @@ def train(
         planned = None
         if parent is None:
             planned = calibrating(prepared, adata, get(method), calibrate, calibrate_folds)
+        if planned is not None and not ranks.alone:
+            later = spoken(python="train again with auto_resume=True, in one process", command="--auto-resume in one")
+            raise UsageError(f"{option('calibrate', calibrate)} takes one process: train without it, then {later}")
         if (finished := resuming.complete(record)) is not None:
             if planned is not None and not planned.is_of(finished):
                 with computing(device, threads, deterministic=deterministic) as torch_device:
                     calibrate_later(finished, Path(str(model_path)), prepared, planned, device=torch_device, seed=seed)
             return finished
-        if model_path is not None:
+        if model_path is not None and ranks.first:
             check_model_output(model_path, force)
         checkpoint = resuming.checkpoint(record)
         for level, message in prepared.notes:
@@ -324,7 +328,10 @@ def train(
         findings = module.findings()
         for found in findings:
             tell(logging.INFO, found)
-        record = record.model_copy(update={"outcome": _outcome(state, findings)})
+        if state.halvings:  # as if they had been asked for
+            training = record.training | {"batch_size": prepared.plan.batch_size >> state.halvings}
+            record = record.model_copy(update={"training": training})
+        record = record.model_copy(update={"outcome": _outcome(state, findings, prepared.plan)})
         model = Model(module, record, state.history, _seen(prepared, parent), held_out)
         model.waiting = waiting
         if model_path is not None and checkpoint is not None and ranks.first:
@@ -396,11 +403,12 @@ def command(
     asked = call.options
     parent = asked["from_"]
     inputs = [input] if parent is None else [input, parent]
-    if not (asked["auto_resume"] and holds_model(model)):  # which may be complete: it is not replaced then
+    writes = current().first  # of several ranks; they try whether they can
+    if writes and not (asked["auto_resume"] and holds_model(model)):  # which may be complete: it is not replaced then
         check_model_output(model, asked["force"], inputs)
-    if output is not None:
+    if writes and output is not None:
         files.check_cells_output(output, asked["force"], inputs)
-    if report is not None:
+    if writes and report is not None:
         check_page(report, asked["force"], inputs)
     files.check_apart(model, output, report)
     begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
@@ -483,7 +491,7 @@ def _seen(prepared: Prepared, parent: Parent | None) -> np.ndarray | None:
     return of_trained(prepared.cells.matrix, len(prepared.cells), rows, before)
 
 
-def _outcome(state: State, findings: list[str]) -> Outcome:
+def _outcome(state: State, findings: list[str], plan: Plan) -> Outcome:
     from cellalign.records import Outcome
 
     best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
@@ -496,4 +504,5 @@ def _outcome(state: State, findings: list[str]) -> Outcome:
         setbacks=state.setbacks,
         lr_factor=state.lr_factor,
         findings=findings,
+        batch_size_asked=plan.batch_size if state.halvings else None,
     )

@@ -179,7 +179,6 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, kang_like):
     for words, said, status in (
         (["--method", "pca", "--condition", "stim", "--devices", 2], "method 'pca' is fitted by one process", 2),
         ([*TRAIN, "--devices", 2, "--nodes", 2], "NODE_RANK", 2),
-        ([*TRAIN, "--devices", 2, "--device", "cuda:1"], "one device", 2),
         (["--method", "comp", "--condition", "nothing", "--devices", 2], "nothing", 3),
     ):
         done = finished("train", kang_like, *words, "-m", "none", cwd=tmp_path)
