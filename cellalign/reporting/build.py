@@ -103,6 +103,9 @@ def _findings(parts: Parts, scores: Sequence[Scores]) -> list[Finding]:
     found.sort(key=lambda each: each is not None and not each.mark.startswith(response.PREDICTED))
     found += [others.benchmark_finding(each, each.name if several else "") for each in parts.benchmarks]
     found += [embedding.finding(each, each.name if several else "") for each in scores]
+    found += [
+        others.graph_finding(each, each.name if several or len(parts.graphs) > 1 else "") for each in parts.graphs
+    ]
     there = [each for each in found if each is not None]
     explained: set[str] = set()
     once = []

@@ -85,6 +85,21 @@ def graph_section(own: Targeted, name: str, of: str) -> Section:
     return Section(name, f"Targets{of}", lead, blocks)
 
 
+def graph_finding(own: Targeted, of: str) -> Finding:
+    """How many perturbations have a target; nothing on the page tests whether it is the true one."""
+    edge: Any = np.asarray(own.graph.layers["edge"]).astype(bool)
+    used = int(edge.any(0).sum())
+    text = f"{edge.any(1).sum()} of {len(edge)} perturbations have a target among {used} latent processes"
+    if used:
+        most = int(edge.sum(0).argmax())
+        text += f"; {own.graph.var_names[most]} is targeted by most of them, {edge[:, most].sum()}"
+    explained = (
+        "A target is an edge that the model finds probable. What a process is say its genes; whether it is one in the "
+        "cells, an experiment."
+    )
+    return Finding(text, "targets", "plain", of, explained)
+
+
 def _latents(own: Targeted, edge: np.ndarray, columns: np.ndarray) -> Table:
     """A row per latent: who targets it, its genes, its gene sets."""
     graph, lines = own.graph, []
