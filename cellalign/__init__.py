@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from cellalign.tasks import plot as pl
     from cellalign.tasks.annotate import annotate
     from cellalign.tasks.benchmark import benchmark
+    from cellalign.tasks.check import check
     from cellalign.tasks.counterfactual import counterfactual
     from cellalign.tasks.embed import embed, plot_umap
     from cellalign.tasks.evaluate import evaluate
+    from cellalign.tasks.info import info
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
     from cellalign.tasks.read import read
@@ -45,9 +47,12 @@ _HOME = {
     "add_programs": "graph",
     "annotate": "tasks.annotate",
     "benchmark": "tasks.benchmark",
+    "check": "tasks.check",
+    "convert": "tasks.convert",
     "counterfactual": "tasks.counterfactual",
     "embed": "tasks.embed",
     "evaluate": "tasks.evaluate",
+    "info": "tasks.info",
     "list_methods": "tasks.methods",
     "load": "model",
     "matrix_for": "tasks.train",
@@ -69,9 +74,12 @@ __all__ = [
     "add_programs",
     "annotate",
     "benchmark",
+    "check",
+    "convert",
     "counterfactual",
     "embed",
     "evaluate",
+    "info",
     "list_methods",
     "load",
     "matrix_for",

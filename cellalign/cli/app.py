@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import sys
 from importlib import import_module
 from typing import Annotated, NoReturn
@@ -12,13 +13,14 @@ import typer
 from cellalign.cli import signals
 from cellalign.cli.build import callback
 from cellalign.cli.ending import DONE, flushed, status_of
+from cellalign.cli.help import Command, Group
+from cellalign.cli.pages import PAGES, Page
 from cellalign.cli.process import prepare_process
 from cellalign.errors import on_command_line
 from cellalign.tasks.declaration import DECLARATIONS
 
 # one module of `tasks` each, in the order of the help
-VERBS = ["preprocess", "train", "tune", "embed", "counterfactual", "annotate", "evaluate", "targets", "transfer"]
-VERBS += ["reproduce", "benchmark", "report", "plot", "methods", "demo", "simulate"]
+VERBS = list(PAGES)
 HELP = "Integrate single cells across conditions, predict them under another, find what perturbations target."
 GROUPS = {"plot": "Draw what other commands wrote.", "simulate": "Simulate data with the truth inside."}
 
@@ -32,38 +34,71 @@ def _version(wanted: bool) -> None:
 
 
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Integrate single cells across conditions, predict them under another, find what perturbations target.
 
-    preprocess -> train -> embed / counterfactual -> evaluate; every step reads and writes .h5ad.
+    check -> train -> embed / counterfactual -> evaluate; every step reads and writes .h5ad. `cellalign COMMAND --help`
+    says when to use a command, and `cellalign methods` which method answers which question.
     """
+    _help_if_bare(context)
+
+
+def of_group(context: typer.Context) -> None:
+    """A group's own page, where no command of it is named."""
+    _help_if_bare(context)
+
+
+def _help_if_bare(context: typer.Context) -> None:
+    """Print help as help where no command was given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _offer_own_completion() -> None:
+    """Let --install-completion and --show-completion give our scripts, which know where a file is wanted."""
+    from typer import _completion_shared
+
+    from cellalign.cli.completions import SCRIPTS
+
+    known = getattr(_completion_shared, "_completion_scripts", {})
+    known.update({shell: script.replace("%", "%%") for shell, script in SCRIPTS.items() if shell in known})
 
 
 def assembled() -> typer.Typer:
     """The application with every declared command."""
+    _offer_own_completion()
     for verb in VERBS:
         import_module(f"cellalign.tasks.{verb}")
     whole = typer.Typer(
         name="cellalign",
         help=HELP,
-        no_args_is_help=True,
+        cls=Group,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    whole.callback()(root)
+    whole.callback(invoke_without_command=True)(root)
     groups: dict[str, typer.Typer] = {}
     for declaration in sorted(DECLARATIONS.values(), key=lambda d: VERBS.index(d.group or d.name)):
         if declaration.group is not None and declaration.group not in groups:
             said = GROUPS[declaration.group]
-            groups[declaration.group] = typer.Typer(help=said, no_args_is_help=True, rich_markup_mode=None)
-            groups[declaration.group].callback()(lambda: None)
+            groups[declaration.group] = typer.Typer(help=said, cls=Group, rich_markup_mode=None)
+            groups[declaration.group].callback(invoke_without_command=True)(of_group)
             whole.add_typer(groups[declaration.group], name=declaration.group, help=said)
         home = groups[declaration.group] if declaration.group is not None else whole
-        home.command(name=declaration.name, epilog=f"Example: {declaration.example}")(callback(declaration, whole))
+        page = Page("") if declaration.group is not None else PAGES[declaration.name]
+        said = "\n\n".join(filter(None, [inspect.getdoc(declaration.command), page.when]))
+        home.command(
+            name=declaration.name,
+            cls=Command,
+            help=said,
+            short_help=page.line or None,
+            epilog=f"Example: {declaration.example}",
+        )(callback(declaration, whole))
     return whole
 
 

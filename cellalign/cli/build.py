@@ -8,8 +8,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -18,13 +19,14 @@ from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
 from cellalign.cli.printable import printable
 from cellalign.cli.signals import at_work
-from cellalign.errors import InputError, on_command_line
+from cellalign.errors import InputError, UsageError, on_command_line, option
 from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters, values
 
 if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
 
 log = logging.getLogger("cellalign")
+SHORT: dict[type, str] = {int: "N", float: "X", str: "TEXT"}
 COMPUTING = ("device", "threads", "seed")
 
 
@@ -39,7 +41,8 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
             _check_place()
             asked, more = values(options, given), values(own, given)
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
-            with _prepared(asked | more), at_work():
+            _start_ranks(asked | more)
+            with _prepared(asked | more), at_work(), _connected(asked | more):
                 declaration.command(_Call(asked, log, app, messages), **more)
 
     shown = sorted([*own, *options], key=_place) + of_all
@@ -56,6 +59,27 @@ def _check_place() -> None:
         os.getcwd()
     except OSError as error:
         raise InputError(f"the working directory is gone ({error.strerror}); change to another") from error
+
+
+def _start_ranks(asked: Mapping[str, Any]) -> None:
+    """Where several processes are to carry out a command and nobody has started them: do, and end as they end."""
+    from cellalign.engine.launch import run_ranks, several_to_start
+
+    devices, nodes = asked.get("devices"), asked.get("nodes")
+    if not several_to_start(devices, nodes):
+        return
+    if any(getattr(value, "from_stdin", False) for value in asked.values()):
+        raise UsageError(f"{option('devices')} reads files, not standard input; name the file")
+    raise SystemExit(run_ranks(sys.argv[1:], devices or 1, nodes or 1, asked.get("threads")))
+
+
+def _connected(asked: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    """The processes that carry out a command together, if it is one that several can."""
+    if "devices" not in asked:
+        return nullcontext()
+    from cellalign.engine.ranks import connected
+
+    return connected(asked["devices"], asked["nodes"], asked.get("device") or "auto")
 
 
 @contextmanager
@@ -126,10 +150,21 @@ def _as_words(parameter: Parameter, given: Any) -> list[str]:
     return [parameter.flag] if given is True else [parameter.flag, str(parameter.value(given))]
 
 
+def _stands_for(parameter: Parameter) -> str | None:
+    """What stands for a value in the help: N, X, TEXT, or the words there are; typer's own spells out types."""
+    kind = parameter.text_type
+    kinds = [part for part in (*get_args(kind), kind) if isinstance(part, type)]
+    for part in kinds:
+        if issubclass(part, StrEnum):
+            return "|".join(part)
+    return next((SHORT[part] for part in kinds if part in SHORT), None)
+
+
 def _for_typer(parameter: Parameter) -> inspect.Parameter:
     """The parameter as typer reads one."""
     option = parameter.option
-    said: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "rich_help_panel": option.panel}
+    metavar = option.metavar or _stands_for(parameter)
+    said: dict[str, Any] = {"help": option.help, "metavar": metavar, "rich_help_panel": option.panel}
     said |= {"min": option.low, "max": option.high}
     if isinstance(option, Argument):
         info: Any = typer.Argument(**said)

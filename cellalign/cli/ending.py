@@ -66,9 +66,19 @@ def status_of(error: BaseException) -> int:
         return _say(of_the_system(error), INPUT_WRONG, error)
     shown = getattr(error, "format_message", None)  # click's usage errors
     if shown is not None:
-        say_end(f"{shown()} (see cellalign --help)", 2, format_asked(sys.argv[1:]))
+        say_end(f"{shown()} (see {_page_of(error)})", 2, format_asked(sys.argv[1:]))
         return 2
     return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
+
+
+def _page_of(error: BaseException) -> str:
+    """The command whose help says what a command line may hold."""
+    context = getattr(error, "ctx", None)
+    words = []
+    while context is not None and context.parent is not None:
+        words.append(context.info_name)
+        context = context.parent
+    return " ".join(["cellalign", *reversed(words), "--help"])
 
 
 def _is_of_memory(error: BaseException) -> bool:

@@ -29,3 +29,14 @@ def tell(level: int, message: str) -> None:
         log.log(level, "%s", message)
     if told is not None:
         told.add(message)
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """Within it nothing is said: of a trial, whose real run will say it."""
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before

@@ -76,6 +76,7 @@ def embed(
     ModelError
         A draw of a method whose posterior has no spread.
     """
+    from cellalign.engine.ranks import current
     from cellalign.records import Provenance
     from cellalign.records.provenance import KEY
 
@@ -88,7 +89,7 @@ def embed(
         adata.obs[column] = split
     record = model.embedding_record(None if split is None else column, seed if draw else None)
     steps: list[Step] = [record]
-    if umap:
+    if umap and current().first:
         adata.obsm["X_umap"] = _umap(found[record.key], seed, threads)
         steps.append(model.umap_record(record.seed))
     adata.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(*steps).plain()
@@ -186,10 +187,13 @@ def command(
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     plot: Annotated[str | None, Option("Draw the UMAP (.png, .pdf, .svg), before and after.", metavar="FILE")] = None,
     color: Annotated[Sequence[str], Option("obs column or gene to colour by (repeatable).", metavar="KEY")] = (),
+    devices: Annotated[int | None, o.DEVICES] = None,
+    nodes: Annotated[int | None, o.NODES] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Write obsm["X_<method>"], the posterior means, or with --draw a draw of each, into a copy of the input."""
     from cellalign.data import files
+    from cellalign.engine.ranks import current
     from cellalign.model import load
 
     fitted = load(model)
@@ -201,10 +205,12 @@ def command(
         files.check_output(plot, force, [source, model])
         files.check_apart(output, plot)
     adata = embed(
-        cells_of(source, fitted),
+        cells_of(source, fitted, streaming=True),
         fitted,
         **call.options | {"umap": call.options["umap"] or plot is not None},
     )
+    if not current().first:  # which writes what all have computed
+        return
     if plot is not None:
         figure = plot_umap(adata, fitted, color=color or None, seed=call.options["seed"])
         with files.atomic_path(plot, force) as fresh:

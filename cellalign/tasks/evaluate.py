@@ -284,6 +284,7 @@ def command(
     from cellalign.data.columns import select
     from cellalign.evaluation.export import beside, for_cell_eval
     from cellalign.evaluation.predictions import expression_of
+    from cellalign.evaluation.run import check_installed
     from cellalign.model import load
     from cellalign.records import Provenance
     from cellalign.tasks.paths import cells_for
@@ -293,6 +294,8 @@ def command(
     named = {"scatter": scatter, "violin": violin, "images": images, "scib_table": scib_table}
     pictures = {name: path for name, path in named.items() if path is not None}
     check_pictures(pictures, against=against is not None, label=asked["label"] is not None, panels=asked["panels"])
+    extra_panels = ["bio"] if scib_table is not None else []
+    check_installed([*(asked["panels"] or ()), *extra_panels])
     if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):
         raise UsageError(f"{option('against', against)} is the input itself; a prediction is compared with real cells")
     read: list[str | Reading] = [input, *(path for path in (against, model) if path is not None)]
@@ -330,7 +333,6 @@ def command(
         made = provenance.counterfactual
         layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
         real = cells_for(files.spool(reading), expression_of(cells, asked["expression"]), layer=layer)
-    extra_panels = ["bio"] if scib_table is not None else []
     more: dict[str, Any] = {"extra_panels": extra_panels, "differential": de is not None}
     result = evaluate(cells, against=real, model=fitted, **more, **asked)
     call.print_evaluation(result, format)

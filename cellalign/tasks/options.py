@@ -13,7 +13,11 @@ from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks.declaration import Argument, Option
 
 COMPUTING = "Computing"
-TUNING = "Hyperparameters"
+TUNING = "Method and settings"
+ROLES = "Columns of obs"
+SCALE = "Which values"
+RUNS = "Interrupted runs"
+OUTPUTS = "Output"
 DEFAULT_MODEL = "cellalign-model"
 
 TableFormat = Literal["table", "json", "csv"]
@@ -107,28 +111,29 @@ def _number(value: Any) -> Any:
 
 
 # obs columns
-CONDITION = Option("obs column whose effect is modelled.", metavar="KEY")
-CONTROL = Option("Reference value of the condition; found by itself.", metavar="VALUE")
-BATCH = Option("Technical covariate (repeatable).", metavar="KEY")
-COVARIATE = Option("Biological covariate (repeatable).", metavar="KEY")
-NUMERIC = Option("A batch or covariate of numbers (repeatable).", metavar="KEY")
+CONDITION = Option("obs column whose effect is modelled.", metavar="KEY", panel=ROLES)
+CONTROL = Option("Reference value of the condition; found by itself.", metavar="VALUE", panel=ROLES)
+BATCH = Option("Technical covariate (repeatable).", metavar="KEY", panel=ROLES)
+COVARIATE = Option("Biological covariate (repeatable).", metavar="KEY", panel=ROLES)
+NUMERIC = Option("A batch or covariate of numbers (repeatable).", metavar="KEY", panel=ROLES)
 KINDS = Option(
     "Of a batch or covariate: number, vector (in obsm) or multi-label (a+b) (repeatable).",
     ("--kind",),
     metavar="KEY=KIND",
+    panel=ROLES,
     text=list[str] | None,
     read=terms,
 )
-LABEL = Option("obs column of cell types.", metavar="KEY")
-UNLABELLED = Option("The label of cells that have none.", metavar="VALUE")
-HOLDOUT = Option("Do not train on these cells (repeatable).", metavar="KEY=VALUE,KEY=VALUE")
+LABEL = Option("obs column of cell types.", metavar="KEY", panel=ROLES)
+UNLABELLED = Option("The label of cells that have none.", metavar="VALUE", panel=ROLES)
+HOLDOUT = Option("Do not train on these cells (repeatable).", metavar="KEY=VALUE,KEY=VALUE", panel=ROLES)
 
 # what is trained
-METHOD = Option("A name of `cellalign methods`.")
-EXPRESSION = Option("any takes finite values as they are: standardised, CLR, z-scores.", metavar="any")
-LAYER = Option("Read this layer instead of the default.", metavar="NAME")
-N_TOP_GENES = Option("Highly variable genes to keep of raw counts; 0 keeps all [2000].", low=0)
-ROUND = Option("Round counts that are estimated (SoupX, RSEM, alevin).", ("--round",))
+METHOD = Option("A name of `cellalign methods`.", metavar="NAME", panel=TUNING)
+EXPRESSION = Option("any takes finite values as they are: standardised, CLR, z-scores.", metavar="any", panel=SCALE)
+LAYER = Option("Read this layer instead of the default.", metavar="NAME", panel=SCALE)
+N_TOP_GENES = Option("Highly variable genes to keep of raw counts; 0 keeps all [2000].", low=0, panel=SCALE)
+ROUND = Option("Round counts that are estimated (SoupX, RSEM, alevin).", ("--round",), panel=SCALE)
 PRESET = Option("Published hyperparameters.", metavar="NAME", panel=TUNING)
 SETTINGS = Option(
     "One setting (repeatable).",
@@ -143,20 +148,26 @@ EPOCHS = Option("Passes over the cells.", panel=TUNING)
 # what is read
 TRAINING_FILES = Reading(())  # no INPUT: those of the model
 CELLS = Argument("Files of cells; default the training file; - is standard input.", metavar="INPUT")
+CELLS_NEEDED = Argument("Files of cells; - is standard input.", metavar="INPUT")
 PREPROCESSED = Argument("Files of preprocessed cells; - is standard input.", metavar="INPUT")
-MODEL = Option("Model directory.", ("--model", "-m"), metavar="DIR")
-MISSING_GENES = Option("zero fills genes the file lacks with zeros.")
+MODEL = Option("Model directory.", ("--model", "-m"), metavar="DIR", panel=OUTPUTS)
+MISSING_GENES = Option("zero fills genes the file lacks with zeros.", panel=SCALE)
 WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[str] | None)
 
 # what is written
-OUTPUT = Option("Output .h5ad or .zarr; - is standard output.", ("--output", "-o"), metavar="FILE")
-FORCE = Option("Replace an existing output.")
-REPORT = Option("Also write a page of what was found, for any browser.", metavar="FILE.html")
-FORMAT = Option("For people, or for programs.")
+OUTPUT = Option("Output .h5ad or .zarr; - is standard output.", ("--output", "-o"), metavar="FILE", panel=OUTPUTS)
+DRY_RUN = Option("Say what would be done, and how long it would take; write nothing.", panel=OUTPUTS)
+REPORT = Option("Also write a page of what was found, for any browser.", metavar="FILE.html", panel=OUTPUTS)
+FORCE = Option("Replace an existing output.", panel=OUTPUTS)
+FORMAT = Option("For people, or for programs.", panel=OUTPUTS)
 
 # the machine
 DEVICE = Option("auto picks the GPU.", metavar="auto|cpu|cuda|mps", panel=COMPUTING)
 THREADS = Option("CPU threads.", low=1, panel=COMPUTING)
 PRECISION = Option("Of products in training; auto is bfloat16 where the CPU has it.", panel=COMPUTING)
+DEVICES = Option(
+    "Processes here, of a GPU or some CPUs each, that compute together [1].", metavar="N", low=1, panel=COMPUTING
+)
+NODES = Option("Machines, each with as many of them [1].", metavar="N", low=1, panel=COMPUTING)
 DETERMINISTIC = Option("The same bytes whatever the number of threads, at the speed of one.", panel=COMPUTING)
 SEED = Option("Seed of everything drawn.", low=0, high=2**32 - 1, panel=COMPUTING)  # the largest of all libraries

@@ -162,7 +162,7 @@ def umap_command(
 @command_of(curves, group="plot", example="cellalign plot curves cellalign-model -o curves.svg")
 def curves_command(
     call: Call,
-    model: Annotated[str, Argument("The model.", metavar="[DIR]")] = o.DEFAULT_MODEL,
+    model: Annotated[str, Argument("Directory of the model.", metavar="[DIR]")] = o.DEFAULT_MODEL,
     output: Annotated[str, PICTURE] = "curves.png",
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +19,11 @@ from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
 from cellalign.tasks.prepare import Prepared, prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
+from cellalign.tasks.understood import say_plan, tell_before
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from anndata import AnnData
 
     from cellalign.engine.fit import Progress, State
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cellalign")
 MANY = 30  # conditions of which not every pair is looked at
 DEFAULT_METHOD = "comp"
+LEARNING_ON, INTERVALS = "On a model that is there", "Intervals"  # groups of the help
 
 
 def train(
@@ -39,11 +44,15 @@ def train(
     from_: Annotated[
         Model | str | Path | None,
         Option(
-            "Learn the new batches and conditions of these cells from this model on.", metavar="MODEL", text=str | None
+            "Learn the new batches and conditions of these cells from this model on.",
+            metavar="MODEL",
+            text=str | None,
+            panel=LEARNING_ON,
         ),
     ] = None,
     learn: Annotated[
-        Learn | None, Option("With --from: the weights of what is new, or slowly all others too [new].")
+        Learn | None,
+        Option("With --from: the weights of what is new, or slowly all others too [new].", panel=LEARNING_ON),
     ] = None,
     missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
     condition: Annotated[str | None, o.CONDITION] = None,
@@ -54,8 +63,10 @@ def train(
     numeric: Annotated[Sequence[str], o.NUMERIC] = (),
     unlabelled: Annotated[str | None, o.UNLABELLED] = None,
     kinds: Annotated[Mapping[str, str] | None, o.KINDS] = None,
-    continuous: Annotated[bool, Option("The condition is a number: a dose, a time.")] = False,
-    allow_missing_condition: Annotated[bool, Option("Infer the condition of cells that have none.")] = False,
+    continuous: Annotated[bool, Option("The condition is a number: a dose, a time.", panel=o.ROLES)] = False,
+    allow_missing_condition: Annotated[
+        bool, Option("Infer the condition of cells that have none.", panel=o.ROLES)
+    ] = False,
     expression: Annotated[o.Expression | None, o.EXPRESSION] = None,
     layer: Annotated[str | None, o.LAYER] = None,
     n_top_genes: Annotated[int | None, o.N_TOP_GENES] = None,
@@ -74,28 +85,40 @@ def train(
     validation: Annotated[float | None, Option("Share of cells to validate on [0.1].", panel=o.TUNING)] = None,
     early_stopping: Annotated[
         bool | None,
-        Option("Stop when validation loss stops falling.", ("--early-stopping/--no-early-stopping",)),
+        Option("Stop when validation loss stops falling.", ("--early-stopping/--no-early-stopping",), panel=o.TUNING),
     ] = None,
     seed: Annotated[int, o.SEED] = 0,
     device: Annotated[str, o.DEVICE] = "auto",
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
     deterministic: Annotated[bool, o.DETERMINISTIC] = False,
+    devices: Annotated[int | None, o.DEVICES] = None,
+    nodes: Annotated[int | None, o.NODES] = None,
     progress: Progress | None = None,
+    before: Callable[[Prepared, torch.device], None] | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
-    resume: Annotated[bool, Option("Go on from the checkpoint of a run that was cut off.")] = False,
-    auto_resume: Annotated[bool, Option("Go on if there is a checkpoint, else start: for jobs tried again.")] = False,
-    restart: Annotated[bool, Option("Throw a checkpoint away and start.")] = False,
-    checkpoint_every: Annotated[float, Option("Seconds between two checkpoints.", metavar="SECONDS", low=0)] = 60,
-    wait: Annotated[bool, Option("Wait for another job that trains the same model.")] = False,
+    resume: Annotated[bool, Option("Go on from the checkpoint of a run that was cut off.", panel=o.RUNS)] = False,
+    auto_resume: Annotated[
+        bool, Option("Go on if there is a checkpoint, else start: for jobs tried again.", panel=o.RUNS)
+    ] = False,
+    restart: Annotated[bool, Option("Throw a checkpoint away and start.", panel=o.RUNS)] = False,
+    checkpoint_every: Annotated[
+        float, Option("Seconds between two checkpoints.", metavar="SECONDS", low=0, panel=o.RUNS)
+    ] = 60,
+    wait: Annotated[bool, Option("Wait for another job that trains the same model.", panel=o.RUNS)] = False,
     force: Annotated[bool, o.FORCE] = False,
     calibrate: Annotated[
         str | None,
-        Option("Refit without groups of this column, to calibrate intervals [--label, in closed form].", metavar="KEY"),
+        Option(
+            "Refit without groups of this column, to calibrate intervals [--label, in closed form].",
+            metavar="KEY",
+            panel=INTERVALS,
+        ),
     ] = None,
     calibrate_folds: Annotated[
-        int | None, Option("Refits of --calibrate [5; of each group alone in closed form].", metavar="N", low=2)
+        int | None,
+        Option("Refits of --calibrate [5; of each group alone in closed form].", metavar="N", low=2, panel=INTERVALS),
     ] = None,
 ) -> Model:
     """Train a method on cells.
@@ -148,8 +171,15 @@ def train(
         so is every embedding and prediction.
     deterministic : bool
         The same bytes whatever the number of threads: one computes, which takes longer where there are several.
+    devices, nodes : int, optional
+        Processes on each machine, and machines, that train together: each takes its part of every batch, and the model
+        is that of one process. In Python the script is started once for each, by torchrun or srun, and each calls
+        this; the command starts them itself. Without the options there are as many as torchrun started. The first
+        alone writes.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
+    before : callable, optional
+        Called with what training starts from and the device, before it begins.
     source : path or Reading, optional
         The files the data came from, recorded in the model.
     model_path : path, optional
@@ -197,19 +227,22 @@ def train(
     from cellalign.data.said import tell
     from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
+    from cellalign.engine.observed import observe_cells
+    from cellalign.engine.ranks import check_shares, connected
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train, check_model_output, holds_model
-    from cellalign.tasks.calibrate import NONE, calibrated, calibrating
+    from cellalign.tasks.calibrate import NONE, calibrate_later, calibrated, calibrating
 
     parent = Parent.of(from_, learn, method, missing_genes)
     preparing = prepare if parent is None else partial(prepare_on, parent=parent)
     method = method or (DEFAULT_METHOD if parent is None else parent.model.name)
     threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every, deterministic)
-    with resuming.claimed(wait):
+    with connected(devices, nodes, device) as ranks, resuming.claimed(wait):
         if model_path is not None and not (auto_resume and holds_model(model_path)):
             check_model_output(model_path, force)
+        check_shares(get(method))
         prepared = preparing(
             adata,
             method=method,
@@ -251,6 +284,9 @@ def train(
         if parent is None:
             planned = calibrating(prepared, adata, get(method), calibrate, calibrate_folds)
         if (finished := resuming.complete(record)) is not None:
+            if planned is not None and not planned.is_of(finished):
+                with computing(device, threads, deterministic=deterministic) as torch_device:
+                    calibrate_later(finished, Path(str(model_path)), prepared, planned, device=torch_device, seed=seed)
             return finished
         if model_path is not None:
             check_model_output(model_path, force)
@@ -258,9 +294,13 @@ def train(
         for level, message in prepared.notes:
             tell(level, message)
         with computing(device, threads, deterministic=deterministic) as torch_device:
-            record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
+            used = machine(torch_device, ranks.world, deterministic=deterministic)
+            record = record.model_copy(update={"machine": used})
+            if before is not None:
+                before(prepared, torch_device)
             torch.manual_seed(seed)
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
+            began = time.perf_counter()
             state = fit(
                 module,
                 prepared.cells,
@@ -273,6 +313,9 @@ def train(
                 checkpoint=checkpoint,
                 learning_on=learning_on,
             )
+            waiting = prepared.cells.waiting.seconds / max(time.perf_counter() - began, 1e-9)
+            kept = None if parent is None else parent.model.method.observed
+            observe_cells(module, prepared.cells, [torch.from_numpy(rows) for rows in prepared.rows], kept)
             _say_caveats(module)
             held_out = None
             if planned is not None:
@@ -283,7 +326,8 @@ def train(
             tell(logging.INFO, found)
         record = record.model_copy(update={"outcome": _outcome(state, findings)})
         model = Model(module, record, state.history, _seen(prepared, parent), held_out)
-        if model_path is not None and checkpoint is not None:
+        model.waiting = waiting
+        if model_path is not None and checkpoint is not None and ranks.first:
             model.save(Path(model_path), force=force)
             checkpoint.remove()  # not before: a run that is killed here has the one or the other
         return model
@@ -336,12 +380,14 @@ def command(
     input: Annotated[Reading, o.PREPROCESSED],
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     output: Annotated[
-        str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE")
+        str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE", panel=o.OUTPUTS)
     ] = None,
     report: Annotated[str | None, o.REPORT] = None,
+    dry_run: Annotated[bool, o.DRY_RUN] = False,
 ) -> None:
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
+    from cellalign.engine.ranks import current
     from cellalign.model_directory import check_model_output, holds_model
     from cellalign.tasks.embed import embed, write_embedding
     from cellalign.tasks.paths import cells_for, cells_of
@@ -360,30 +406,47 @@ def command(
     begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
     method, kind = asked["method"] or DEFAULT_METHOD, asked["expression"]
     reads = None if begins_with else expression_for(method, asked["preset"], asked["config"], asked["settings"], kind)
-    with Resuming(model).claimed(asked["wait"]):  # before the cells are read, which may take long
+    with nullcontext() if dry_run else Resuming(model).claimed(asked["wait"]):  # before the cells are read
         source = files.spool(input)
         if begins_with is not None:
-            adata = cells_of(source, begins_with.model)
+            adata = cells_of(source, begins_with.model, streaming=True)
         else:
-            adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"])
+            adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"], streaming=True)
         named = None if input.from_stdin else input
+        if dry_run:
+            say_plan(call, adata, begins_with, named, method, [model, *([output] if output else [])])
+            return
+        before = partial(tell_before, adata, seed=asked["seed"])
         with call.training_progress() as progress:
-            fitted = train(adata, progress=progress, source=named, model_path=model, **asked)
+            shown = progress if current().first else None
+            fitted = train(adata, progress=shown, before=before, source=named, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
-    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, precision)
+    said = precision + _speed(fitted)
+    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, said)
     machine = {"device": asked["device"], "threads": asked["threads"]}
     if output is not None:
         with noted(f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"):
             embed(adata, fitted, **machine)
-            write_embedding(adata, fitted, source, output, force=asked["force"])
+            if current().first:
+                write_embedding(adata, fitted, source, output, force=asked["force"])
     if report is not None:
         with noted(f"the model {model} is complete, {report} is not written: `cellalign report {model}` does it"):
             if output is None:
                 embed(adata, fitted, **machine)
-            how = How(seed=asked["seed"], **machine)
-            of_training(report, fitted, adata, model, source, how, asked["force"])
+            if current().first:
+                how = How(seed=asked["seed"], **machine)
+                of_training(report, fitted, adata, model, source, how, asked["force"])
+
+
+def _speed(fitted: Model) -> str:
+    """How many cells a second were trained on, and which share of the time was spent waiting for their rows."""
+    outcome, cells = fitted.record.outcome, fitted.record.cells
+    if outcome is None or not outcome.epochs or fitted.waiting is None:
+        return ""
+    rate = cells.trained * outcome.epochs / max(outcome.seconds, 0.01)
+    return f", {rate:,.0f} cells/s, {100 * fitted.waiting:.1f} % of the time waiting for cells"
 
 
 def vectors(kinds: Mapping[str, str] | None) -> list[str]:
