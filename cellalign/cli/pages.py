@@ -84,7 +84,10 @@ GROUPS: Mapping[str, Mapping[str, Page]] = {
             "Hold each group out in turn, predict it by several methods.",
             "Use it to choose a method for your own data, and to know what to expect of it.",
         ),
-        "report": Page("One page of a run: what was found and how far to believe it."),
+        "report": Page(
+            "One page of a run: what was found and how far to believe it.",
+            "Use it at the end, to read, print and send on: give it whatever the other commands wrote.",
+        ),
         "plot": Page("Draw what other commands wrote: UMAP, curves, scatter, violin, graph, heat map."),
     },
     "Try it": {

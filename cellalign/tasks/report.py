@@ -191,9 +191,12 @@ def command(
 def with_command(page: Page, line: str) -> Page:
     """The page with the command that made it among what somebody needs to make it again."""
     from cellalign.reporting.blocks import Command
+    from cellalign.reporting.build import without_folders
 
     *others, made = page.sections
-    return replace(page, sections=[*others, replace(made, blocks=_with(made.blocks, Command(f"$ {line}")))])
+    return replace(
+        page, sections=[*others, replace(made, blocks=_with(made.blocks, Command(f"$ {without_folders(line)}")))]
+    )
 
 
 def _with(blocks: Sequence[Any], command: Any) -> list[Any]:
