@@ -18,6 +18,7 @@ from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
 from cellalign.tasks.prepare import Prepared, prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
+from cellalign.tasks.spoken_as import in_their_words
 from cellalign.tasks.understood import say_plan, tell_before
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ DEFAULT_METHOD = "comp"
 LEARNING_ON, INTERVALS = "On a model that is there", "Intervals"  # groups of the help
 
 
+@in_their_words
 def train(
     adata: AnnData,
     *,
