@@ -16,6 +16,7 @@ from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
+from cellalign.tasks.notebook import shown
 from cellalign.tasks.prepare import Prepared, prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
 from cellalign.tasks.spoken_as import in_their_words
@@ -93,7 +94,7 @@ def train(
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
     deterministic: Annotated[bool, o.DETERMINISTIC] = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     before: Callable[[Prepared, torch.device], None] | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
@@ -172,6 +173,8 @@ def train(
         The same bytes whatever the number of threads: one computes, which takes longer where there are several.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
+    progress : Progress or bool, optional
+        Told once per epoch how far training is; True is a bar, as there is one in a notebook without being asked for.
     before : callable, optional
         Called with what training starts from and the device, before it begins.
     source : path or Reading, optional
@@ -287,18 +290,19 @@ def train(
                 before(prepared, torch_device)
             torch.manual_seed(seed)
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
-            state = fit(
-                module,
-                prepared.cells,
-                torch.from_numpy(prepared.train_rows),
-                torch.from_numpy(prepared.validation_rows),
-                prepared.plan,
-                device=torch_device,
-                seed=seed,
-                progress=progress,
-                checkpoint=checkpoint,
-                learning_on=learning_on,
-            )
+            with shown(progress) as told:
+                state = fit(
+                    module,
+                    prepared.cells,
+                    torch.from_numpy(prepared.train_rows),
+                    torch.from_numpy(prepared.validation_rows),
+                    prepared.plan,
+                    device=torch_device,
+                    seed=seed,
+                    progress=told,
+                    checkpoint=checkpoint,
+                    learning_on=learning_on,
+                )
             _say_caveats(module)
             held_out = None
             if planned is not None:

@@ -1,4 +1,4 @@
-"""Python sees every parameter, and takes those of scanpy and scvi-tools for ours; both at once are refused in one line."""
+"""Python sees every parameter, and takes those of scanpy and scvi-tools for ours; both at once are refused."""
 
 import inspect
 
