@@ -12,6 +12,7 @@ import numpy as np
 from cellalign.calibration import OVER, Asked, TooFewGroups, interval, why_abstain
 from cellalign.data.columns import column
 from cellalign.data.said import tell
+from cellalign.data.stored import means_of
 from cellalign.errors import InputError, ModelError, UsageError, option, spoken
 from cellalign.methods.observed import rules
 
@@ -167,9 +168,8 @@ def _groups_of(obs: pd.DataFrame, key: str, combined: bool) -> tuple[np.ndarray,
 def _asked(name: str, target: str, total: np.ndarray, observed: Any) -> Asked:
     """A group of these source cells [n, G] and sum of predictions [G]."""
     n = observed.shape[0]
-    mean = np.asarray(observed.mean(0, dtype=np.float64)).ravel()
-    squares = observed.multiply(observed) if hasattr(observed, "multiply") else np.square(observed)
-    variance = np.asarray(squares.mean(0, dtype=np.float64)).ravel() - mean**2
+    mean, squares = means_of(observed)
+    variance = squares - mean**2
     return Asked(name, target, total / n, mean, np.maximum(variance, 0) * n / max(n - 1, 1), n)
 
 

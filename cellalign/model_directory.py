@@ -321,5 +321,7 @@ def training_files(source: SourceRecord) -> Reading:
             raise InputError(f"the training file {path} has changed since training; {other}")
     paths = [str(file.path) for file in (source, *source.others)]
     obs = None if source.metadata is None else source.metadata.path
-    known = {name: value for name, value in source.reading.items() if name in Reading.__dataclass_fields__}
+    known: dict[str, Any] = {
+        name: value for name, value in source.reading.items() if name in Reading.__dataclass_fields__
+    }
     return Reading(tuple(paths), obs=obs, **known)

@@ -19,6 +19,8 @@ from cellalign.data.interventions import Intervention, intervention
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.said import tell
 from cellalign.data.split import held_out
+from cellalign.data.stored import Stacked, Stored
+from cellalign.data.streamed import StreamedCells
 from cellalign.engine.device import computed, pick_device
 from cellalign.engine.predict import predictions
 from cellalign.errors import ModelError, UsageError, option
@@ -98,6 +100,8 @@ class Prediction:
         source = _repeated(self.source, max(1, self.draws))
         times = max(1, self.draws)
         obsm = {name: _repeated(values, times) for name, values in self.obsm.items()}
+        if isinstance(source, Stored):
+            return StreamedCells({"source": source}, obs=self.obs, var=self.var, obsm=obsm, uns=self.uns)
         return AnnData(obs=self.obs, var=self.var, obsm=obsm, layers={"source": source}, uns=self.uns)
 
     def to_adata(self) -> AnnData:
@@ -109,7 +113,8 @@ class Prediction:
         x = np.concatenate(found.pop("X"), axis=-2)
         if self.draws:
             x = x.reshape(-1, x.shape[-1])
-        result = self.bare()
+        bare = self.bare()
+        result = bare.to_memory() if isinstance(bare, StreamedCells) else bare
         result.X = x
         for name, parts in found.items():
             result.layers[name] = _repeated(whole(parts), max(1, self.draws))
@@ -414,6 +419,8 @@ def _repeated(x: Any, times: int) -> Any:
     """The rows of a matrix, all of them several times."""
     if times == 1:
         return x
+    if isinstance(x, Stored):
+        return Stacked([x] * times)
     if hasattr(x, "tocsr"):
         return sparse.vstack([x] * times, format="csr")
     return np.concatenate([x] * times)

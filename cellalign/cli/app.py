@@ -13,7 +13,8 @@ import typer
 from cellalign.cli import signals
 from cellalign.cli.build import callback
 from cellalign.cli.ending import DONE, flushed, status_of
-from cellalign.cli.pages import PAGES, Command, Group, Page
+from cellalign.cli.help import Command, Group
+from cellalign.cli.pages import PAGES, Page
 from cellalign.cli.process import prepare_process
 from cellalign.errors import on_command_line
 from cellalign.tasks.declaration import DECLARATIONS
@@ -21,7 +22,7 @@ from cellalign.tasks.declaration import DECLARATIONS
 # one module of `tasks` each, in the order of the help
 VERBS = list(PAGES)
 HELP = "Integrate single cells across conditions, predict them under another, find what perturbations target."
-GROUPS = {"simulate": "Simulate data with the truth inside."}
+GROUPS = {"plot": "Draw what other commands wrote.", "simulate": "Simulate data with the truth inside."}
 
 
 def _version(wanted: bool) -> None:
@@ -57,8 +58,19 @@ def _help_if_bare(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
+def _offer_own_completion() -> None:
+    """Let --install-completion and --show-completion give our scripts, which know where a file is wanted."""
+    from typer import _completion_shared
+
+    from cellalign.cli.completions import SCRIPTS
+
+    known = getattr(_completion_shared, "_completion_scripts", {})
+    known.update({shell: script.replace("%", "%%") for shell, script in SCRIPTS.items() if shell in known})
+
+
 def assembled() -> typer.Typer:
     """The application with every declared command."""
+    _offer_own_completion()
     for verb in VERBS:
         import_module(f"cellalign.tasks.{verb}")
     whole = typer.Typer(

@@ -7,9 +7,14 @@ from cellalign.cli import signals
 
 def main() -> None:
     """Run the command line and exit with the status the specification gives."""
+    import os
+
+    if os.environ.get("_CELLALIGN_COMPLETE") in ("bash", "zsh", "fish"):  # a shell asks what may follow
+        from cellalign.cli.complete import main as complete
+
+        raise SystemExit(complete())
     signals.install()
     import atexit
-    import os
 
     atexit.register(_leave, os.getpid())  # registered first: what others register is called before it
 

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cellalign.data.loader import Cells, balanced, shuffled
+from cellalign.data.loader import Cells
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
 from cellalign.engine.keeping import keep, lost_ranks_noted, take_up
@@ -113,6 +113,7 @@ class _Run:
     ) -> None:
         self.method, self.plan, self.device, self.seed = method.to(device), plan, device, seed
         self.cells, self.train, self.validation = cells.to(device), train, validation.to(device)
+        self.cells.keep(self.validation)
         self.progress, self.checkpoint = progress, checkpoint
         self.learning_on = learning_on
         self.players = _players(self.method) if learning_on is None else learning_on.players(self.method)
@@ -162,7 +163,7 @@ class _Run:
         self.method.eval().requires_grad_(True)
         if isinstance(self.method, FitsInClosedForm):
             # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
-            rows = shuffled(self.train, self.plan.batch_size, self.shuffler)
+            rows = self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
             with torch.no_grad():
                 self.method.fit_closed_form(lambda: self.cells.batches(rows))
         return self.state
@@ -270,7 +271,7 @@ class _Run:
             self.method.on_epoch_start(state.epoch / self.epochs, 1 / self.epochs)
             self.rows = self.rows_of_batches()
         warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
-        for batch, n in self.sharing.batches(self.cells, self.rows[state.batch :]):
+        for batch, n in self.sharing.batches(self.cells, self.rows, state.batch):
             self.losses.append(self.step(batch, warmup, n))
             state.batch += 1
             if state.batch % CHECK_EVERY == 0:
@@ -290,8 +291,8 @@ class _Run:
     def rows_of_batches(self) -> list[Tensor]:
         """Row numbers of one epoch's batches."""
         if self.condition is None:
-            return shuffled(self.train, self.plan.batch_size, self.shuffler)
-        return balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
+            return self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
+        return self.cells.balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
 
     def rate(self) -> float:
         """The learning rate of the step that was taken last."""

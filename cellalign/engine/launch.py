@@ -6,6 +6,7 @@ waits: what one rank ends with is what the command ends with, in one line, and n
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -134,10 +135,10 @@ def run_ranks(words: Sequence[str], devices: int, nodes: int = 1, threads: int |
             own = common | {"RANK": str(first + local), "LOCAL_RANK": str(local)}
             ranks.append(_Rank(words, own, shown=local == 0))
         with _forwarding(ranks):
-            _wait(ranks)
+            cause = _wait(ranks)
     finally:
         _end(ranks)
-    return _status(ranks)
+    return _status(ranks, cause)
 
 
 def _common(devices: int, nodes: int, threads: int | None) -> dict[str, str]:
@@ -173,10 +174,10 @@ class _Rank:
     """A process; what others than the first say is kept, for the case that the first says nothing."""
 
     def __init__(self, words: Sequence[str], own: Mapping[str, str], *, shown: bool) -> None:
-        self.number = own["RANK"]
+        self.number, self.put_away = own["RANK"], False
         self.said: IO[bytes] | None = None if shown else tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cellalign", *words],
+            [sys.executable, "-P", "-m", "cellalign", *words],  # P: no module of the working directory is meant
             env=os.environ | dict(own),
             stdin=subprocess.DEVNULL,
             stdout=None if shown else subprocess.DEVNULL,
@@ -222,42 +223,47 @@ def _forwarding(ranks: Sequence[_Rank]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _wait(ranks: Sequence[_Rank]) -> None:
-    """Until all have ended, or one has and the others do not follow."""
-    until = None
-    while any(rank.code is None for rank in ranks):
-        if until is None and any(rank.code for rank in ranks):
+def _wait(ranks: Sequence[_Rank]) -> _Rank | None:
+    """Until all have ended, or one has failed and the others do not follow: which failed first."""
+    until, cause = math.inf, None
+    while time.monotonic() < until:
+        failed = [rank for rank in ranks if rank.code]
+        if cause is None and failed:
+            cause = failed[0]
             until = time.monotonic() + PATIENCE
-        if until is not None and time.monotonic() > until:
-            return
+        if all(rank.code is not None for rank in ranks):
+            break
         time.sleep(0.05)
+    killed = [rank for rank in ranks if (rank.code or 0) < 0]  # of which the others only notice
+    return killed[0] if killed else cause
 
 
 def _end(ranks: Sequence[_Rank]) -> None:
     """End those that still run."""
     for ask in ("terminate", "kill"):
-        running = [rank.process for rank in ranks if rank.code is None]
-        for process in running:
-            getattr(process, ask)()
+        running = [rank for rank in ranks if rank.code is None]
+        for rank in running:
+            rank.put_away = True
+            getattr(rank.process, ask)()
         until = time.monotonic() + PUT_AWAY
-        while any(process.poll() is None for process in running) and time.monotonic() < until:
+        while any(rank.code is None for rank in running) and time.monotonic() < until:
             time.sleep(0.05)
 
 
-def _status(ranks: Sequence[_Rank]) -> int:
-    """What the command ends with: as the first rank; of one that was killed nothing was said yet."""
-    first, codes = ranks[0].code or 0, {rank.number: rank.code or 0 for rank in ranks}
-    killed = [number for number, code in codes.items() if code < 0]
-    if first >= 0 and not (first == TrainingError.exit_status and len(set(codes.values())) > 1 and not killed):
-        return first
-    if first > 0:  # it only says that another has ended: what that one said is the cause
-        other = next(rank for rank in ranks if rank.code not in (0, first))
-        sys.stderr.write(f"rank {other.number}: {other.last_line()}\n")
-        return first
-    name = signal.Signals(-first).name
-    more = next((line for rank in ranks[1:] if (line := rank.last_line())), "")
-    kept = more.partition("; ")[2]
-    raise TrainingError(f"rank {killed[0]} was ended by {name}, and the others with it" + (f"; {kept}" if kept else ""))
+def _status(ranks: Sequence[_Rank], cause: _Rank | None) -> int:
+    """What the command ends with: as the first rank does, unless it could not say why."""
+    if cause is None:
+        return 0
+    first, code = ranks[0], cause.code or 0
+    if not first.put_away and (first.code or 0) >= 0:
+        if code > 0 and code != first.code and first.code:  # which says no more than that another has ended
+            sys.stderr.write(f"rank {cause.number}: {cause.last_line()}\n")
+        return first.code or 0
+    if code > 0:
+        raise TrainingError(f"rank {cause.number} has ended, and the others with it; it said: {cause.last_line()}")
+    kept = next((line for rank in ranks[1:] if (line := rank.last_line())), "").partition("; ")[2]
+    said = f"rank {cause.number} was ended by {signal.Signals(-code).name}, and the others with it"
+    raise TrainingError(f"{said}; {kept}" if kept else said)
 
 
 def end_with_parent() -> None:

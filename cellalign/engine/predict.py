@@ -50,7 +50,7 @@ def _by_all_ranks(
     starts = torch.tensor([number * batch_size for number in numbers], dtype=torch.int64)
     rows = (starts[:, None] + torch.arange(batch_size)).flatten()
     own = cells.part(rows[rows < len(cells)]).in_order(batch_size, device)
-    parts = (of(number, batch) for number, batch in zip(numbers, own, strict=True))
+    parts = (of(number, batch) for number, batch in zip(numbers, own, strict=False))
     yield from ranks.one_after_another(parts, -(-len(cells) // batch_size))
 
 

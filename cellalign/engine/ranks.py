@@ -32,7 +32,7 @@ class RankLost(TrainingError):
     """Another rank has ended; this one cannot go on."""
 
     def __init__(self) -> None:
-        super().__init__("another rank has ended, so that this one ends as well")
+        super().__init__("another rank has ended, and this one with it")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,8 @@ def _connect(there: Started, name: str) -> Ranks:
         raise UsageError(f"{option('device', name)} is one device; with {option('devices')} say cuda or cpu")
     if kind.type == "cuda" and there.local > torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise UsageError(f"{option('devices', there.local)}: this machine has {found} GPUs; ask for so many")
+        seen = f"this process sees {found} GPU{'s' if found > 1 else ''}"
+        raise UsageError(f"{option('devices', there.local)}: {seen}; ask for so many, and SLURM for --gpus-per-node")
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy
@@ -211,8 +212,10 @@ def _connect(there: Started, name: str) -> Ranks:
         raise TrainingError(f"the {there.world} ranks do not find each other: {said}") from error
     found = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
     if found.first:
-        each = "a GPU" if kind.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-        log.info("%d ranks on %d machines compute together, each with %s", found.world, there.nodes, each)
+        threads = torch.get_num_threads()
+        each = "a GPU" if kind.type == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
+        where = f" on {there.nodes} machines" if there.nodes > 1 else ""
+        log.info("%d ranks%s compute together, each on %s", found.world, where, each)
     return found
 
 
@@ -233,7 +236,7 @@ def check_shares(cls: type[Method]) -> None:
         return
     from cellalign.methods.registry import loadable
 
-    able = ", ".join(name for name, other in loadable() if shares_batches(other))
+    able = ", ".join(sorted(name for name, other in loadable() if shares_batches(other)))
     raise UsageError(f"method {cls.name!r} is fitted by one process: leave out {option('devices')}; several fit {able}")
 
 

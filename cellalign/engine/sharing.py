@@ -36,13 +36,13 @@ class Sharing:
         self.learning: list[nn.Parameter] | None = None  # those that have a gradient on any rank
         self.heard: Tensor | None = None
 
-    def batches(self, cells: Cells, rows: Sequence[Tensor]) -> Iterator[tuple[Minibatch, int]]:
-        """The share of each batch that is this rank's, and how many rows the batch has."""
+    def batches(self, cells: Cells, rows: Sequence[Tensor], start: int = 0) -> Iterator[tuple[Minibatch, int]]:
+        """The share of each batch from `start` on that is this rank's, and how many rows the batch has."""
         if self.ranks.alone:
             own = rows
         else:
             own = [self.ranks.own(of_one) for of_one in rows]
-        for batch, all_rows in zip(cells.batches(own), rows, strict=True):
+        for batch, all_rows in zip(cells.batches(own, start), rows[start:], strict=True):
             yield batch, len(all_rows)
 
     def put_together(self, losses: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:

@@ -150,8 +150,8 @@ def command(
     source = files.spool(input)
     output = output or beside(input, "annotated")
     files.check_cells_output(output, force, [source, known, model])
-    adata = cells_of(source, fitted)
-    table = annotate(adata, fitted, reference=cells_of(known, fitted), **asked)
+    adata = cells_of(source, fitted, streaming=True)
+    table = annotate(adata, fitted, reference=cells_of(known, fitted, streaming=True), **asked)
     if not current().first:
         return
     key = str(asked["label"] or fitted.label)

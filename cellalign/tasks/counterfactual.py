@@ -126,7 +126,7 @@ def command(
     source = source_of(input, fitted)
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", _named(to)))
     files.check_cells_output(output, force, [source, model])
-    predicted = fitted.predict(cells_of(source, fitted), **asked)
+    predicted = fitted.predict(cells_of(source, fitted, streaming=True), **asked)
     if not current().first:
         for _ in predicted.batches():  # of which the first writes what all compute
             pass

@@ -108,7 +108,8 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
         of another model's latents is not drawn: that of these is computed.
     model : Model
     color : sequence of str, optional
-        obs columns to colour by; default the model's condition and label (or cell_type) where they are there.
+        obs columns, or genes, to colour by; default the model's condition and label (or cell_type) where they are
+        there.
 
     Returns
     -------
@@ -123,6 +124,7 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     from cellalign.errors import InputError
     from cellalign.plots.umap import before_after, unintegrated_umap
     from cellalign.records import Provenance
+    from cellalign.tasks.colours import expression
     from cellalign.threads import limited
 
     provenance = Provenance.of(adata.uns)
@@ -143,7 +145,12 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     usual = (model.condition, model.label or "cell_type")
     keys = color or [key for key in usual if key and key in adata.obs]
     number = model.condition if model.continuous else None
-    colours: dict[str, Any] = {k: column(adata.obs, k, purpose="colour", missing=True) for k in keys if k != number}
+    genes = {str(name) for name in adata.var_names} - set(map(str, adata.obs.columns))
+    colours: dict[str, Any] = {
+        k: expression(adata, k) if k in genes else column(adata.obs, k, purpose="colour", missing=True)
+        for k in keys
+        if k != number
+    }
     if number in keys:
         colours = {k: colours[k] if k in colours else numbers(adata.obs, k, missing=True) for k in keys}
     x = model.expression_of(adata, "zero")
@@ -179,7 +186,7 @@ def command(
     output: Annotated[str | None, o.OUTPUT] = None,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     plot: Annotated[str | None, Option("Draw the UMAP (.png, .pdf, .svg), before and after.", metavar="FILE")] = None,
-    color: Annotated[Sequence[str], Option("obs column to colour by (repeatable).", metavar="KEY")] = (),
+    color: Annotated[Sequence[str], Option("obs column or gene to colour by (repeatable).", metavar="KEY")] = (),
     devices: Annotated[int | None, o.DEVICES] = None,
     nodes: Annotated[int | None, o.NODES] = None,
     force: Annotated[bool, o.FORCE] = False,
@@ -198,7 +205,7 @@ def command(
         files.check_output(plot, force, [source, model])
         files.check_apart(output, plot)
     adata = embed(
-        cells_of(source, fitted),
+        cells_of(source, fitted, streaming=True),
         fitted,
         **call.options | {"umap": call.options["umap"] or plot is not None},
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def list_methods(method: str | None = None) -> pd.DataFrame:
-    """Methods with their presets, or the settings of one method.
+    """Methods with what they are for, what they need and their presets, or the settings of one method.
 
     Parameters
     ----------
@@ -22,8 +22,8 @@ def list_methods(method: str | None = None) -> pd.DataFrame:
     Returns
     -------
     DataFrame of str
-        One row per method (method, what it is, reference, package, presets), or per setting of the method named
-        (setting, default, range, what it is).
+        One row per method (method, what it is, reference, package, presets, question, needs, gives, cost), or per
+        setting of the method named (setting, default, range, what it is).
 
     Raises
     ------
@@ -38,17 +38,78 @@ def list_methods(method: str | None = None) -> pd.DataFrame:
 @command_of(list_methods, name="methods", example="cellalign methods comp")
 def command(
     call: Call,
-    method: Annotated[str | None, Argument("Show the settings of this one.", metavar="[METHOD]")] = None,
-    metrics: Annotated[bool, Option("List the scores that commands print: meaning, and which way is better.")] = False,
+    method: Annotated[str | None, Argument("Tell all of this one.", metavar="[METHOD]")] = None,
+    metrics: Annotated[
+        bool, Option("List the scores that commands print: meaning, and which way is better.", panel=o.OUTPUTS)
+    ] = False,
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
 ) -> None:
-    """List methods and presets, or the settings of one method with defaults and ranges, or all metrics."""
+    """Which method answers which question: what it needs, gives and costs. Or all of one method, or all metrics."""
     if metrics:
         _print_metrics(call, method, format)
-        return
-    rows = _methods() if method is None else _settings(method)
-    title = "methods" if method is None else f"settings of {method}"
-    call.print_rows(title, list(rows[0]), [list(row.values()) for row in rows], format, prose=True)
+    elif format != "table":
+        rows = _methods() if method is None else _settings(method)
+        title = "methods" if method is None else f"settings of {method}"
+        call.print_rows(title, list(rows[0]), [list(row.values()) for row in rows], format)
+    elif method is None:
+        _print_chooser(call)
+    else:
+        _print_one(call, method)
+
+
+def _print_chooser(call: Call) -> None:
+    """A table for each question, in the order in which people ask."""
+    from cellalign.tasks.chooser import CHOICES, OTHERS
+
+    every = _methods()
+    for question in (*CHOICES, OTHERS):
+        own = {row["method"]: row for row in every if row["question"] == question}
+        order = [name for name in CHOICES.get(question, own) if name in own]
+        rows = [[name, *(own[name][key] for key in ("needs", "gives", "cost"))] for name in order]
+        if rows:
+            call.print_rows(question, ["method", "needs", "gives", "takes"], rows, "table", prose=True)
+    call.log.info("`cellalign methods NAME` tells all of one: settings, presets, paper. Columns are named by options:")
+    call.log.info("--condition, --batch, --label, ... of train; `cellalign check FILE` says whether a file has them.")
+
+
+def _print_one(call: Call, method: str) -> None:
+    """One method in full: what it is, needs, gives and does; its presets and settings."""
+    from cellalign.methods.registry import available, get, presets
+    from cellalign.tasks.chooser import choice_of, question_of
+
+    cls = get(method)
+    about = available()[cls.name]
+    choice = choice_of(cls.name, about.summary)
+    reads = {"counts": "raw counts", "log": "normalised log expression, made of raw counts where there are such"}
+    uses = ", ".join(option(role, hint="KEY") for role in sorted(cls.uses())) or "none"
+    facts = {
+        "is": about.summary,
+        "answers": question_of(cls.name) if choice.needs else "",
+        "gives": choice.gives,
+        "needs": choice.needs,
+        "reads": reads.get(cls.reads(cls.Hyperparameters()), "any values"),
+        "columns": uses,
+        "does": "; ".join(_does(cls)),
+        "takes": choice.cost,
+        "paper": about.reference,
+        "package": about.package,
+    }
+    rows = [[what, said] for what, said in facts.items() if said]
+    call.print_rows(method, ["what", "said"], rows, "table", headings=["", ""], prose=True)
+    known = [[name, presets()[name].get("source", "")] for name in about.presets]
+    if known:
+        call.print_rows("presets (--preset NAME)", ["preset", "of"], known, "table", prose=True)
+    settings = _settings(method)
+    rows = [list(row.values()) for row in settings]
+    call.print_rows("settings (--set KEY=VALUE)", list(settings[0]), rows, "table", prose=True)
+
+
+def _does(cls: Any) -> list[str]:
+    """The capabilities of a method in words, each once."""
+    from cellalign.methods.capabilities import Capability
+
+    found = [base.does for base in cls.__mro__ if issubclass(base, Capability) and "does" in vars(base)]
+    return [said for said in dict.fromkeys(found) if said]
 
 
 def _print_metrics(call: Call, method: str | None, format: str) -> None:
@@ -68,6 +129,7 @@ def _print_metrics(call: Call, method: str | None, format: str) -> None:
 
 def _methods() -> list[dict[str, str]]:
     from cellalign.methods.registry import available
+    from cellalign.tasks.chooser import choice_of, question_of
 
     return [
         {
@@ -76,6 +138,10 @@ def _methods() -> list[dict[str, str]]:
             "reference": info.reference,
             "package": info.package,
             "presets": ", ".join(info.presets) or "-",
+            "question": question_of(info.name),
+            "needs": choice_of(info.name, info.summary).needs,
+            "gives": choice_of(info.name, info.summary).gives,
+            "cost": choice_of(info.name, info.summary).cost,
         }
         for info in available().values()
     ]

@@ -19,11 +19,13 @@ def read(*paths: str | os.PathLike[str], **options: Any) -> AnnData:
     paths : path
         Files, folders or stores; several are put together over the genes that all have.
     options
-        `file_key`, `modality`, `obs`, `obs_key`, as `data.reading.Reading` says.
+        `file_key`, `modality`, `obs`, `obs_key`, `gene_key`, `genes`, `stream`, as `data.reading.Reading` says.
 
     Returns
     -------
     AnnData
+        With `stream=True` its matrices stay on disk (`data.streamed.StreamedCells`): `train`, `embed`,
+        `counterfactual`, `annotate` and `preprocess` read rows as they need them.
 
     Raises
     ------
@@ -32,4 +34,5 @@ def read(*paths: str | os.PathLike[str], **options: Any) -> AnnData:
     """
     from cellalign.data import files
 
-    return files.read(Reading(tuple(str(path) for path in paths), **options))
+    reading = Reading(tuple(str(path) for path in paths), **options)
+    return files.read(reading, streaming=reading.stream is True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from cellalign.errors import CellalignError, InputError, UsageError
 from cellalign.records import Provenance
+from cellalign.tasks.colours import MOST_VALUES, check_colours, expression, of_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cellalign")
 LABELS = ("cell_type", "celltype", "cell_label", "cell_types", "CellType", "louvain", "leiden")
-MOST_VALUES = 60  # of a column that cells are coloured by
 ROOM = 1_500_000  # bytes of all columns, before they are packed
 CROSSED = re.compile(r"batch|donor|site|plate|run|lane|chem|patient|replicate|library|cohort|tech", re.IGNORECASE)
 
@@ -124,7 +124,7 @@ def embedded(
     from cellalign.plots.umap import umap
     from cellalign.reporting.parts import Embedded
 
-    _check_colours(adata, how.color)
+    check_colours(adata, how.color)
     provenance = Provenance.of(adata.uns)
     key, method = _embedding_of(adata, name)
     record = provenance.embedding.get(key)
@@ -225,7 +225,7 @@ def _columns(
     found: dict[str, Any] = {}
     left_out, room = [], ROOM
     for key in order:
-        values, why = _colours(adata.obs[key])
+        values, why = of_column(adata.obs[key])
         size = 0 if values is None else len(values) * (1 if hasattr(values, "categories") else 2)
         if values is not None and size > room:
             values, why = None, "no room"
@@ -237,43 +237,8 @@ def _columns(
     for gene in dict.fromkeys([*(name for name in asked if name not in adata.obs), *genes]):
         if gene in names and room > 0:
             room -= 2 * adata.n_obs
-            found[f"gene {gene}"] = _of_gene(adata, gene)
+            found[f"gene {gene}"] = expression(adata, gene)
     return found, left_out
-
-
-def _check_colours(adata: AnnData, asked: Sequence[str]) -> None:
-    """Refuse to colour by what is not there: InputError."""
-    from cellalign.errors import nearest, option
-
-    names = {str(name) for name in adata.var_names}
-    for name in asked:
-        if name not in adata.obs and name not in names:
-            near = nearest(name, [*map(str, adata.obs.columns), *names])
-            raise InputError(f"{option('color', name)} is neither an obs column nor a gene.{near}")
-
-
-def _of_gene(adata: AnnData, gene: str) -> np.ndarray:
-    x = adata[:, [gene]].X
-    return np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)[:, 0]
-
-
-def _colours(values: pd.Series) -> tuple[Any, str]:
-    """A column as categories or numbers; None and the reason where neither makes sense."""
-    import pandas as pd
-
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        own = values.cat.remove_unused_categories()
-        as_text = pd.Categorical(own.astype(object).map(str, na_action="ignore"), [str(c) for c in own.cat.categories])
-    elif values.dtype.kind in "iuf" and values.nunique() > 12:
-        return values.to_numpy(dtype=np.float64, na_value=np.nan), ""
-    else:
-        as_text = pd.Categorical(values.astype(object).map(str, na_action="ignore"))
-    n = len(as_text.categories)
-    if n < 2:
-        return None, "one value"
-    if n > MOST_VALUES:
-        return None, f"{n} values"
-    return as_text, ""
 
 
 def _crossed(obs: pd.DataFrame, condition: str | None, label: str | None) -> dict[str, pd.DataFrame]:

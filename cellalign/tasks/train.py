@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -299,6 +300,7 @@ def train(
                 before(prepared, torch_device)
             torch.manual_seed(seed)
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
+            began = time.perf_counter()
             state = fit(
                 module,
                 prepared.cells,
@@ -311,8 +313,9 @@ def train(
                 checkpoint=checkpoint,
                 learning_on=learning_on,
             )
-            before = None if parent is None else parent.model.method.observed
-            observe_cells(module, prepared.cells, [torch.from_numpy(rows) for rows in prepared.rows], before)
+            waiting = prepared.cells.waiting.seconds / max(time.perf_counter() - began, 1e-9)
+            kept = None if parent is None else parent.model.method.observed
+            observe_cells(module, prepared.cells, [torch.from_numpy(rows) for rows in prepared.rows], kept)
             _say_caveats(module)
             held_out = None
             if planned is not None:
@@ -323,6 +326,7 @@ def train(
             tell(logging.INFO, found)
         record = record.model_copy(update={"outcome": _outcome(state, findings)})
         model = Model(module, record, state.history, _seen(prepared, parent), held_out)
+        model.waiting = waiting
         if model_path is not None and checkpoint is not None and ranks.first:
             model.save(Path(model_path), force=force)
             checkpoint.remove()  # not before: a run that is killed here has the one or the other
@@ -405,9 +409,9 @@ def command(
     with nullcontext() if dry_run else Resuming(model).claimed(asked["wait"]):  # before the cells are read
         source = files.spool(input)
         if begins_with is not None:
-            adata = cells_of(source, begins_with.model)
+            adata = cells_of(source, begins_with.model, streaming=True)
         else:
-            adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"])
+            adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"], streaming=True)
         named = None if input.from_stdin else input
         if dry_run:
             say_plan(call, adata, begins_with, named, method, [model, *([output] if output else [])])
@@ -419,7 +423,8 @@ def command(
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
-    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, precision)
+    said = precision + _speed(fitted)
+    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, said)
     machine = {"device": asked["device"], "threads": asked["threads"]}
     if output is not None:
         with noted(f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"):
@@ -433,6 +438,15 @@ def command(
             if current().first:
                 how = How(seed=asked["seed"], **machine)
                 of_training(report, fitted, adata, model, source, how, asked["force"])
+
+
+def _speed(fitted: Model) -> str:
+    """How many cells a second were trained on, and which share of the time was spent waiting for their rows."""
+    outcome, cells = fitted.record.outcome, fitted.record.cells
+    if outcome is None or not outcome.epochs or fitted.waiting is None:
+        return ""
+    rate = cells.trained * outcome.epochs / max(outcome.seconds, 0.01)
+    return f", {rate:,.0f} cells/s, {100 * fitted.waiting:.1f} % of the time waiting for cells"
 
 
 def vectors(kinds: Mapping[str, str] | None) -> list[str]:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import cellalign
 from cellalign import evaluation, simulate, threads
-from cellalign.cli import build, messages
+from cellalign.cli import build, messages, pages
 from cellalign.cli.app import app
 from cellalign.data import preprocess as prepared
 from cellalign.errors import on_command_line, option
@@ -30,6 +30,7 @@ COMPUTING = {
     "reproduce",
     "report",
 }
+COMPUTES_NOTHING = {"methods", "info", "convert"} | {name for name in DECLARATIONS if name.startswith("plot ")}
 SHARED = [option for option in vars(options).values() if isinstance(option, Option)]
 
 
@@ -52,9 +53,9 @@ def test_every_declared_command_is_there_with_the_options_of_all():
     for name, command in found.items():
         assert {"--quiet", "-q", "--verbose", "-v", "--log-format"} <= flags(command), name
         assert ("--device" in flags(command)) == (name in COMPUTING), name
-        assert ("--threads" in flags(command)) == (name != "methods"), name  # which alone computes nothing
+        assert ("--threads" in flags(command)) == (name not in COMPUTES_NOTHING), name
         writes = {"--output", "--force"} & flags(command)
-        assert name in ("methods", "demo", "benchmark") or "--output" in writes, name
+        assert name in ("methods", "info", "check", "demo", "benchmark") or "--output" in writes, name
 
 
 @pytest.mark.parametrize("name", DECLARATIONS)
@@ -122,7 +123,27 @@ def test_python_functions_have_a_docstring_and_required_options_no_default():
 @pytest.mark.parametrize("words", [[], ["simulate"]])
 def test_bare_commands_print_their_help(words):
     done = CliRunner().invoke(app, words)
-    assert "Usage" in done.output and "error" not in done.output.lower()
+    assert "Usage" in done.stdout and "error" not in done.stdout.lower() and done.exit_code == 0
+
+
+def test_options_stand_in_groups_and_each_page_says_when_to_use_it():
+    said = CliRunner().invoke(app, ["train", "--help"]).output
+    headings = [line for line in said.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings[:3] == ["Arguments:", "Columns of obs:", "Method and settings:"]
+    assert headings[-3:] == ["Output:", "Computing:", "Messages:"]
+    assert said.index("Columns of obs:") < said.index("--condition KEY") < said.index("Method and settings:")
+    for name in commands():
+        if " " not in name:
+            page = " ".join(CliRunner().invoke(app, [name, "--help"]).output.split())
+            assert pages.PAGES[name].when in page, name
+            assert len(pages.PAGES[name].line) <= 64, name
+
+
+def test_no_line_of_help_is_wider_than_80_columns():
+    for words in ([], *([name] for name in DECLARATIONS if " " not in name)):
+        for line in CliRunner().invoke(app, [*words, "--help"]).output.splitlines():
+            # an example is to be copied, whole
+            assert len(line) <= 80 or "Example" in line or "cellalign" in line, (words, line)
 
 
 def test_threads_hold_for_every_library_while_a_command_runs():

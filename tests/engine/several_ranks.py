@@ -14,6 +14,7 @@ from cellalign.data.loader import Cells
 from cellalign.engine import ranks
 from cellalign.engine.fit import fit
 from cellalign.engine.plan import Plan
+from cellalign.engine.predict import embeddings, predictions
 from cellalign.methods.base import CONDITION, LABEL
 from cellalign.methods.registry import get
 from cellalign.nn.minibatch import Minibatch
@@ -60,7 +61,7 @@ def cells(sizes, reads: str, missing: bool) -> Cells:
     return Cells(Exact(x.to(torch.get_default_dtype())), sizes.fields, tuple(columns), CELLS)
 
 
-def trained(name: str) -> dict:
+def trained(name: str, precision: str) -> dict:
     base, missing = name.rstrip("?").partition("-weighted")[0].partition("-images")[0], name.endswith("?")
     cls = get(base)
     # fewer shifts than latents would leave open to which axes they are turned, and rounding would choose
@@ -68,7 +69,8 @@ def trained(name: str) -> dict:
     sizes = layout(GENES, conditions, (2,), (2,), labels=3, control=0, cells=TRAINED, may_be_missing=missing)
     if name.endswith("images"):
         sizes = type(sizes)(GENES, sizes.fields, TRAINED, image=(5, 4, 1))
-    hp = cls.Hyperparameters(**(SMALL | SETTINGS.get(name, {})))
+    plain = {"batch_norm": False} if precision == "plain" else {}
+    hp = cls.Hyperparameters(**(SMALL | SETTINGS.get(name, {}) | plain))
     torch.manual_seed(3)
     method = cls(hp, sizes)
     rows = torch.randperm(CELLS, generator=torch.Generator().manual_seed(1))
@@ -77,7 +79,13 @@ def trained(name: str) -> dict:
     state = fit(method, data, rows[:TRAINED], rows[TRAINED:], plan, device=torch.device("cpu"), seed=3)
     with torch.no_grad():
         latents = method.embedding(data.batch(torch.arange(CELLS)))
-    return {"weights": method.state_dict(), "history": state.history, "latents": latents, "steps": state.step}
+    found = {}
+    if base == "comp":
+        how = {"device": torch.device("cpu"), "batch_size": 16}
+        found |= embeddings(method, data, draw_seed=5, **how)
+        asked = predictions(method, data, {"stim": "c1"}, draws=2, seed=4, **how)
+        found |= {f"predicted {i}": part["X"] for i, part in enumerate(asked)}
+    return found | {"weights": method.state_dict(), "history": state.history, "latents": latents, "steps": state.step}
 
 
 def main() -> None:
@@ -93,7 +101,7 @@ def main() -> None:
         ranks._current = ranks.Ranks(rank, world)
     found = {}
     for name in names.split(","):
-        found[name] = trained(name)
+        found[name] = trained(name, precision)
     torch.save(found, folder / f"{world}-{rank}.pt")
 
 
