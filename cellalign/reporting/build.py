@@ -128,7 +128,7 @@ def _title(parts: Parts) -> str:
         own = parts.predicted[0]
         if own.record is not None:
             to = listed([each.to for each in own.record.each()], 2)
-            return f"Cells under {own.record.condition} = {to}, predicted by {own.record.method}"
+            return f"Cells under {own.record.condition}\u00a0=\u00a0{to}, predicted by {own.record.method}"
         return f"Predicted cells of {own.name}"
     if parts.benchmarks:
         return f"Benchmark of {listed(list(parts.benchmarks[0].methods), 4)}"
