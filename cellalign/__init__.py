@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
     from cellalign.graph import add_programs
     from cellalign.model import Model, load
+    from cellalign.tasks import plot as pl
     from cellalign.tasks.annotate import annotate
     from cellalign.tasks.benchmark import benchmark
     from cellalign.tasks.check import check
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
     from cellalign.tasks.read import read
+    from cellalign.tasks.report import report
     from cellalign.tasks.reproduce import reproduce
     from cellalign.tasks.targets import targets, write_targets
     from cellalign.tasks.train import matrix_for, train
@@ -46,6 +48,7 @@ _HOME = {
     "annotate": "tasks.annotate",
     "benchmark": "tasks.benchmark",
     "check": "tasks.check",
+    "convert": "tasks.convert",
     "counterfactual": "tasks.counterfactual",
     "embed": "tasks.embed",
     "evaluate": "tasks.evaluate",
@@ -56,6 +59,7 @@ _HOME = {
     "plot_umap": "tasks.embed",
     "preprocess": "tasks.preprocess",
     "read": "tasks.read",
+    "report": "tasks.report",
     "reproduce": "tasks.reproduce",
     "targets": "tasks.targets",
     "train": "tasks.train",
@@ -71,6 +75,7 @@ __all__ = [
     "annotate",
     "benchmark",
     "check",
+    "convert",
     "counterfactual",
     "embed",
     "evaluate",
@@ -78,9 +83,11 @@ __all__ = [
     "list_methods",
     "load",
     "matrix_for",
+    "pl",
     "plot_umap",
     "preprocess",
     "read",
+    "report",
     "reproduce",
     "simulate",
     "targets",
@@ -98,6 +105,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name == "simulate":
         return import_module("cellalign.simulate")
+    if name == "pl":
+        return import_module("cellalign.tasks.plot")
     if name not in _HOME:
         raise AttributeError(f"module 'cellalign' has no attribute {name!r}")
     return getattr(import_module(f"cellalign.{_HOME[name]}"), name)

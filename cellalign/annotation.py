@@ -12,6 +12,7 @@ from cellalign.data.columns import column
 from cellalign.data.matrices import matrix_of
 from cellalign.data.reading import in_memory
 from cellalign.data.split import held_out
+from cellalign.data.streamed import cells_with
 from cellalign.data.values import known as known_values
 from cellalign.errors import InputError
 from cellalign.evaluation.metrics import annotation as metrics
@@ -100,12 +101,7 @@ def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None
         x, obs = x[rows], obs.iloc[rows]
     kept = slice(None) if rows is None else rows
     obsm = {name: adata.obsm[name][kept] for name in model.obsm if name in adata.obsm}
-    blind = AnnData(obs=obs, var=adata.var, obsm=obsm, uns=adata.uns)
-    if matrix == "X":
-        blind.X = x
-    else:
-        blind.layers[matrix] = x
-    return blind
+    return cells_with({matrix: x}, obs=obs, var=adata.var, obsm=obsm, uns=adata.uns)
 
 
 def under_names(own: np.ndarray, known: list[str], names: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -90,6 +90,16 @@ def spoken(*, python: str, command: str) -> str:
     return python if _flags is None else command
 
 
+@contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Say of whatever goes wrong within what there is nevertheless."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(note)
+        raise
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """Return the hint " Did you mean X?" with its leading space, or nothing where no candidate is near.
 

@@ -12,7 +12,9 @@ import numpy as np
 from cellalign.calibration import OVER, Asked, TooFewGroups, interval, why_abstain
 from cellalign.data.columns import column
 from cellalign.data.said import tell
+from cellalign.data.stored import means_of
 from cellalign.errors import InputError, ModelError, UsageError, option, spoken
+from cellalign.methods.observed import rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,8 +84,8 @@ def check_interval(model: Model, asked: Intervention, how: How) -> None:
     method: Any = model.method
     if how.decoded and method.keeps_residual:
         raise UsageError(f"{shown} is calibrated without {option('decoded', True)}; leave one of them out")
-    if how.combine not in ("auto", method.combines_in[0]):
-        raise UsageError(f"{shown} is calibrated with {option('combine', method.combines_in[0])}; leave it out")
+    if how.combine not in ("auto", default := rules(method)[0]):
+        raise UsageError(f"{shown} is calibrated with {option('combine', default)}; leave it out")
     if len(asked.fields) > 1 or asked.fields[0].name != model.condition or asked.origin != model.control:
         raise UsageError(f"{shown} is calibrated from {model.condition}={model.control} to another {model.condition}")
     several, combined = isinstance(asked.values[0], tuple), known.key == model.condition
@@ -166,9 +168,8 @@ def _groups_of(obs: pd.DataFrame, key: str, combined: bool) -> tuple[np.ndarray,
 def _asked(name: str, target: str, total: np.ndarray, observed: Any) -> Asked:
     """A group of these source cells [n, G] and sum of predictions [G]."""
     n = observed.shape[0]
-    mean = np.asarray(observed.mean(0, dtype=np.float64)).ravel()
-    squares = observed.multiply(observed) if hasattr(observed, "multiply") else np.square(observed)
-    variance = np.asarray(squares.mean(0, dtype=np.float64)).ravel() - mean**2
+    mean, squares = means_of(observed)
+    variance = squares - mean**2
     return Asked(name, target, total / n, mean, np.maximum(variance, 0) * n / max(n - 1, 1), n)
 
 

@@ -20,6 +20,28 @@ def total() -> int | None:
     return min(known) if known else None
 
 
+def available() -> int | None:
+    """Bytes of memory that are free now, or that the system would make free; None where it does not say."""
+    known = [limit - used for limit, used in zip(_of_the_cgroup(), _used_by_the_cgroup(), strict=False)]
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
+        known.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    except (OSError, ValueError, KeyError, IndexError):
+        pass
+    return max(0, min(known)) if known else total()
+
+
+def _used_by_the_cgroup() -> list[int]:
+    """What of its limit is taken, without the files that are kept in memory as long as there is room."""
+    for file, stats in (("memory.current", "memory.stat"), ("memory/memory.usage_in_bytes", "memory/memory.stat")):
+        try:
+            lines = dict(line.split() for line in (CGROUPS / stats).read_text().splitlines())
+            return [int((CGROUPS / file).read_text()) - int(lines.get("inactive_file", 0))]
+        except (OSError, ValueError):
+            continue
+    return [0]
+
+
 def said(n_bytes: float) -> str:
     """Bytes in words: "3.2 GB"."""
     units = ["bytes", "kB", "MB", "GB", "TB"]

@@ -65,7 +65,11 @@ class Model(ReadsCells):
         Fingerprints of the cells it has seen (`data.fingerprints`); models of before do not know them.
     calibration : Groups, optional
         Groups that were predicted by refits without them, which calibrate intervals.
+    waiting : float, optional
+        Of a model that was just trained, the share of the time in which it waited for rows of cells.
     """
+
+    waiting: float | None = None
 
     def __init__(
         self,

@@ -20,6 +20,8 @@ from cellalign.data.matrices import check_names
 from cellalign.data.reading import Reading, in_memory
 from cellalign.data.recipe import Expression, counts_like, log_like
 from cellalign.data.source import content_of
+from cellalign.data.stored import Stored
+from cellalign.data.streamed import cells_with
 from cellalign.errors import InputError, UsageError, option
 from cellalign.model_description import ModelDescription, sees_condition
 from cellalign.model_directory import training_files
@@ -135,12 +137,8 @@ class ReadsCells(ModelDescription):
         """
         found = self.aligned(adata, missing_genes)
         vectors = {name: adata.obsm[name] for name in self.obsm if name in adata.obsm}
-        result = AnnData(obs=adata.obs, var=found.var, obsm=vectors, uns=self.preprocessed(adata.uns, self.target_sum))
-        if self.matrix == "X":
-            result.X = found.x
-        else:
-            result.layers[self.matrix] = found.x
-        return result
+        uns = self.preprocessed(adata.uns, self.target_sum)
+        return cells_with({self.matrix: found.x}, obs=adata.obs, var=found.var, obsm=vectors, uns=uns)
 
     def preprocess(
         self,
@@ -179,20 +177,23 @@ class ReadsCells(ModelDescription):
         rounded = rounded or self.record.recipe.rounded
         if layer is not None or raw:
             place = find_counts(adata, layer=layer, raw=raw, rounded=rounded)
-            adata = AnnData(place.matrix, obs=adata.obs, var=place.var, obsm=dict(adata.obsm), uns=dict(adata.uns))
+            kept = {"obsm": dict(adata.obsm), "uns": dict(adata.uns)}
+            adata = cells_with({"X": place.matrix}, obs=adata.obs, var=place.var, **kept)
         counts = None
         if self.expression == "counts" or has_counts(adata, rounded=rounded):
             counts = counts_like(adata, self.matrix, rounded=rounded)
         total = self.target_sum
         if total is None and counts is not None and self.expression == "counts":
-            total = float(np.median(np.asarray(counts.x.sum(1))))
+            sums = counts.x.facts.sums if isinstance(counts.x, Stored) else np.asarray(counts.x.sum(1))
+            total = float(np.median(sums))
         found = self._in_order(
             log_like(adata, "X", total, base=self.record.recipe.base, rounded=rounded), missing_genes
         )
-        result = AnnData(found.x, adata.obs, found.var, obsm=dict(adata.obsm), uns=self.preprocessed(adata.uns, total))
+        matrices = {"X": found.x}
         if counts is not None:
-            result.layers["counts"] = self._in_order(counts, missing_genes).x
-        return result
+            matrices["counts"] = self._in_order(counts, missing_genes).x
+        kept = {"obsm": dict(adata.obsm), "uns": self.preprocessed(adata.uns, total)}
+        return cells_with(matrices, obs=adata.obs, var=found.var, **kept)
 
     def preprocessed(self, uns: Mapping[str, Any], total: float | None) -> dict[str, Any]:
         """`uns` with the provenance of cells brought to a total."""

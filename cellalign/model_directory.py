@@ -30,6 +30,7 @@ from cellalign.engine.room import TooLarge, within
 from cellalign.errors import InputError, ModelError, UsageError, spoken
 from cellalign.memory import said, total
 from cellalign.methods.base import Layout, Method
+from cellalign.methods.observed import keep_observed
 from cellalign.methods.registry import get
 from cellalign.records import FileRecord, ModelRecord, RecordError, SourceRecord, checked_text, plain_of, verify
 
@@ -279,7 +280,9 @@ def _built(record: ModelRecord) -> Method:
     signed = record.recipe.expression == "any"
     fields = read_fields(record.fields)
     layout = Layout(len(record.genes), fields, record.cells.trained, record.image_shape, signed)
-    return cls(cls.Hyperparameters(**settings), layout)
+    method = cls(cls.Hyperparameters(**settings), layout)
+    keep_observed(method)
+    return method
 
 
 def source_record(source: str | os.PathLike[str] | Reading | None) -> SourceRecord:
@@ -318,5 +321,7 @@ def training_files(source: SourceRecord) -> Reading:
             raise InputError(f"the training file {path} has changed since training; {other}")
     paths = [str(file.path) for file in (source, *source.others)]
     obs = None if source.metadata is None else source.metadata.path
-    known = {name: value for name, value in source.reading.items() if name in Reading.__dataclass_fields__}
+    known: dict[str, Any] = {
+        name: value for name, value in source.reading.items() if name in Reading.__dataclass_fields__
+    }
     return Reading(tuple(paths), obs=obs, **known)

@@ -19,12 +19,15 @@ from cellalign.data.interventions import Intervention, intervention
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.said import tell
 from cellalign.data.split import held_out
+from cellalign.data.stored import Stacked, Stored
+from cellalign.data.streamed import StreamedCells
 from cellalign.engine.device import computed, pick_device
 from cellalign.engine.predict import predictions
 from cellalign.errors import ModelError, UsageError, option
 from cellalign.intervals import check_interval, intervals
-from cellalign.methods.base import BATCH, CONDITION, Predicts
+from cellalign.methods.base import BATCH, CONDITION, Layout, Predicts
 from cellalign.methods.capabilities import Rule
+from cellalign.methods.observed import rules
 from cellalign.records import Counterfactual, Provenance
 from cellalign.records.provenance import KEY
 
@@ -33,7 +36,11 @@ if TYPE_CHECKING:
     from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
-RULES = {"expression": "the changes of expression added up", "latent": "the changes of latents added up"}
+RULES = {
+    "observed": "the mean changes observed of the trained cells added up, not the model's own",
+    "expression": "the changes of expression added up",
+    "latent": "the changes of latents added up",
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ class Prediction:
         source = _repeated(self.source, max(1, self.draws))
         times = max(1, self.draws)
         obsm = {name: _repeated(values, times) for name, values in self.obsm.items()}
+        if isinstance(source, Stored):
+            return StreamedCells({"source": source}, obs=self.obs, var=self.var, obsm=obsm, uns=self.uns)
         return AnnData(obs=self.obs, var=self.var, obsm=obsm, layers={"source": source}, uns=self.uns)
 
     def to_adata(self) -> AnnData:
@@ -104,7 +113,8 @@ class Prediction:
         x = np.concatenate(found.pop("X"), axis=-2)
         if self.draws:
             x = x.reshape(-1, x.shape[-1])
-        result = self.bare()
+        bare = self.bare()
+        result = bare.to_memory() if isinstance(bare, StreamedCells) else bare
         result.X = x
         for name, parts in found.items():
             result.layers[name] = _repeated(whole(parts), max(1, self.draws))
@@ -168,10 +178,12 @@ def predict(
         expression keeps the noise of real cells.
     samples : int
         0 predicts from the posterior mean; n averages n posterior draws.
-    combine : {"auto", "expression", "latent"}
-        How the effects of "a+b" are added up: the predicted changes of each by itself from the control, in expression
-        (of counts fold changes multiply), or by the method's own rule in its latents; auto is the method's default.
-        Whichever it is, it is an additive rule, which knows no interaction.
+    combine : {"auto", "observed", "expression", "latent"}
+        How the effects of "a+b" are added up: the mean changes observed of the trained cells (of labelled cells, over
+        the types that both conditions have), which the networks are not asked for; the predicted changes of each by
+        itself from the control, in expression (of counts fold changes multiply); or by the method's own rule in its
+        latents. auto is the first of these that the model has. Whichever it is, it is an additive rule, which knows no
+        interaction.
     interval : float, optional
         Of a model that was calibrated (`train(calibrate=...)`): layers["lower"] and layers["upper"] hold for every cell
         between which values the mean of its group will be observed, for this share of the genes; obs["abstain"] whether
@@ -259,12 +271,14 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
     method = model.needs(Predicts)
     _check(model, asked)
     rule = _rule(model, asked, how.combine)
-    do, together = _interventions(model, asked) if rule == "expression" else (asked.changes, [])
+    do, together = _interventions(model, asked, rule)
+    observed = method.layout.targets(asked.changes) if rule == "observed" else ()
     vectors = {key: adata.obsm[key][asked.rows] for key in model.obsm if key in adata.obsm}
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
     if how.interval is not None:
         check_interval(model, asked, how)
-    notes = _caveats(method, make_cells(source, x[asked.rows], model.fields), asked)
+    teller = method.observed if observed else method
+    notes = _caveats(method.layout, teller, make_cells(source, x[asked.rows], model.fields), asked)
     residual = model.expression != "counts" and not how.decoded and method.keeps_residual
 
     def computing(**more: Any) -> Iterator[dict[str, np.ndarray]]:
@@ -273,6 +287,7 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
             make_cells(source, x[asked.rows], model.fields),
             do,
             together=together,
+            observed=observed,
             device=pick_device(how.device, how.threads),
             residual=residual,
             at_least=0.0 if model.expression == "log" else None,
@@ -348,7 +363,7 @@ def _rule(model: Model, asked: Intervention, combine: str) -> str:
         raise ModelError(
             f"method {model.name!r} does not see {name!r}: it has no effects of {' and '.join(values)} to add up"
         )
-    known = method.combines_in
+    known = rules(method)
     rule = known[0] if combine == "auto" else combine
     if rule not in known:
         raise UsageError(f"method {model.name!r} adds up conditions in {' or '.join(known)} alone, not in {rule}")
@@ -357,24 +372,30 @@ def _rule(model: Model, asked: Intervention, combine: str) -> str:
     return rule
 
 
-def _interventions(model: Model, asked: Intervention) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The control, or nothing where there is none, and each of several conditions by itself."""
+def _interventions(model: Model, asked: Intervention, rule: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the method is asked for: of several conditions added up in expression the control, and each by itself.
+
+    Of observed changes all but these conditions; of latents, and of one condition, what is asked for.
+    """
     several = _several(asked)
-    assert several is not None
+    if several is None or rule == "latent":
+        return dict(asked.changes), []
     name, values = several
     rest = {key: value for key, value in asked.changes.items() if key != name}
+    if rule == "observed":
+        return rest, []
     start = rest if model.control is None else rest | {name: model.control}
     return start, [rest | {name: value} for value in values]
 
 
-def _caveats(method: Any, cells: Cells, asked: Intervention) -> list[str]:
-    """What the method says of predictions between these conditions, which is told."""
-    targets, control = method.layout.targets(asked.changes), method.layout.control
+def _caveats(layout: Layout, teller: Any, cells: Cells, asked: Intervention) -> list[str]:
+    """What the method, or whoever knows the changes, says of predictions between these conditions, which is told."""
+    targets, control = layout.targets(asked.changes), layout.control
     sources = [code for code in cells.condition.unique().tolist() if code >= 0] if targets else []
     if len(targets) > 1 and control is not None:  # all changes are from there
-        notes: list[str] = [*method.caveats(sources, [control]), *method.caveats([control], targets)]
+        notes: list[str] = [*teller.caveats(sources, [control]), *teller.caveats([control], targets)]
     else:
-        notes = method.caveats(sources, targets)
+        notes = teller.caveats(sources, targets)
     for note in notes:
         tell(logging.WARNING, note)
     return notes
@@ -398,6 +419,8 @@ def _repeated(x: Any, times: int) -> Any:
     """The rows of a matrix, all of them several times."""
     if times == 1:
         return x
+    if isinstance(x, Stored):
+        return Stacked([x] * times)
     if hasattr(x, "tocsr"):
         return sparse.vstack([x] * times, format="csr")
     return np.concatenate([x] * times)

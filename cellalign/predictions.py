@@ -16,6 +16,7 @@ from cellalign.data.columns import Where, having, select
 from cellalign.data.interventions import Intervention, To, interventions, some_of, within_groups
 from cellalign.data.said import tell, told_once
 from cellalign.data.split import held_out
+from cellalign.data.stored import rows_in
 from cellalign.errors import InputError, UsageError, option
 from cellalign.prediction import How, Settled, prepared, settled, uns_of, whole
 from cellalign.records import Counterfactual, Provenance
@@ -75,14 +76,14 @@ class Predictions:
             start = 0
             for part in one.parts():
                 n = part["X"].shape[-2]
-                source = self.x[one.asked.rows[start : start + n]]
+                source = rows_in(self.x, one.asked.rows[start : start + n])
                 names = names or list(part)
                 yield {"source": _times(source, self.draws)} | {
                     name: _rows(name, values, self.draws) for name, values in part.items()
                 }
                 start += n
         for start in range(0, len(self.control), OBSERVED):
-            found = self.x[self.control[start : start + OBSERVED]]
+            found = rows_in(self.x, self.control[start : start + OBSERVED])
             yield {"source": found} | _observed(found, names)
 
     def bare(self) -> AnnData:

@@ -20,9 +20,9 @@ from cellalign.errors import on_command_line
 from cellalign.tasks.declaration import DECLARATIONS
 
 # one module of `tasks` each, in the order of the help
-VERBS = [verb for verb in PAGES if verb != "report"]
+VERBS = list(PAGES)
 HELP = "Integrate single cells across conditions, predict them under another, find what perturbations target."
-GROUPS = {"simulate": "Simulate data with the truth inside."}
+GROUPS = {"plot": "Draw what other commands wrote.", "simulate": "Simulate data with the truth inside."}
 
 
 def _version(wanted: bool) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -19,7 +19,7 @@ from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
 from cellalign.cli.printable import printable
 from cellalign.cli.signals import at_work
-from cellalign.errors import InputError, on_command_line
+from cellalign.errors import InputError, UsageError, on_command_line, option
 from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters, values
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
             _check_place()
             asked, more = values(options, given), values(own, given)
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
-            with _prepared(asked | more), at_work():
+            _start_ranks(asked | more)
+            with _prepared(asked | more), at_work(), _connected(asked | more):
                 declaration.command(_Call(asked, log, app, messages), **more)
 
     shown = sorted([*own, *options], key=_place) + of_all
@@ -58,6 +59,27 @@ def _check_place() -> None:
         os.getcwd()
     except OSError as error:
         raise InputError(f"the working directory is gone ({error.strerror}); change to another") from error
+
+
+def _start_ranks(asked: Mapping[str, Any]) -> None:
+    """Where several processes are to carry out a command and nobody has started them: do, and end as they end."""
+    from cellalign.engine.launch import run_ranks, several_to_start
+
+    devices, nodes = asked.get("devices"), asked.get("nodes")
+    if not several_to_start(devices, nodes):
+        return
+    if any(getattr(value, "from_stdin", False) for value in asked.values()):
+        raise UsageError(f"{option('devices')} reads files, not standard input; name the file")
+    raise SystemExit(run_ranks(sys.argv[1:], devices or 1, nodes or 1, asked.get("threads")))
+
+
+def _connected(asked: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    """The processes that carry out a command together, if it is one that several can."""
+    if "devices" not in asked:
+        return nullcontext()
+    from cellalign.engine.ranks import connected
+
+    return connected(asked["devices"], asked["nodes"], asked.get("device") or "auto")
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def _categorical(values: pd.Series) -> pd.Categorical:
         # text that was made categorical by being written is in alphabetical order, which numbers have by accident
         own_order = names != sorted(names)
     else:
-        codes, found = pd.factorize(values.array if values.dtype.kind == "O" else values)
+        codes, found = pd.factorize(values.to_numpy(object) if values.dtype.kind == "O" else values)
         names, own_order = [text_of(v) for v in found], False
     order = list(dict.fromkeys(names if own_order else in_order(names)))
     place = {name: code for code, name in enumerate(order)}

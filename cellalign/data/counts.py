@@ -15,6 +15,7 @@ from scipy import sparse
 from cellalign.data.integers import ROUNDING, as_counts
 from cellalign.data.matrices import check_matrix, matrix_of, may_be_log
 from cellalign.data.scale import Scale, scale_of
+from cellalign.data.stored import Stored
 from cellalign.errors import InputError, UsageError, option
 
 if TYPE_CHECKING:
@@ -246,6 +247,8 @@ def _empty(cells: pd.Index, counts: Any, others: Iterable[Place]) -> str:
 
 def _held(x: Any, asked: np.ndarray) -> np.ndarray:
     """Of every cell how many values are not zero; of a dense matrix only where asked."""
+    if isinstance(x, Stored):
+        return x.facts.held
     if not sparse.issparse(x):
         held = np.zeros(x.shape[0], dtype=np.int64)
         rows = np.flatnonzero(asked)

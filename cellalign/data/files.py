@@ -29,7 +29,7 @@ from cellalign.data.formats import (
     spool,
 )
 from cellalign.data.formats.writing import (
-    append_rows,
+    Rows,
     can_be_copied,
     changing,
     dense_dataset,
@@ -157,8 +157,9 @@ def write_with(
 ) -> None:
     """Write what a file holds with elements added to it.
 
-    A single h5ad file of anndata 0.8 or later is copied: no matrix is loaded, and nothing else changes but what
-    older readers could not read. Any other source is read, and written anew.
+    A single h5ad file of anndata 0.8 or later is copied, and so is a zarr store into another: no matrix is loaded, and
+    nothing else changes but what older readers could not read. Any other source is read, and written anew, its matrices
+    block by block where they stay on disk.
 
     Parameters
     ----------
@@ -177,7 +178,10 @@ def write_with(
     single = Reading.of(source).single
 
     def copy(target: Path) -> None:
-        shutil.copyfile(str(single), target)
+        if target.suffix == ".zarr":
+            shutil.copytree(str(single), target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(str(single), target)
         with changing(target) as (handle, _):
             keep_plain(handle)
             for group, elements in (("obsm", obsm or {}), ("uns", uns or {})):
@@ -188,14 +192,15 @@ def write_with(
             put_columns(handle["obs"], dict(obs or {}))
 
     def anew(target: Path) -> None:
-        adata = read(source, quietly=True)
+        adata = read(source, quietly=True, streaming=True)
         adata.obsm.update(obsm or {})
         adata.uns.update(uns or {})
         for name, values in (obs or {}).items():
             adata.obs[name] = values
         fill(adata, target, str(path) != "-")
 
-    copied = single is not None and Path(path).suffix != ".zarr" and can_be_copied(Path(single))
+    as_store = Path(path).suffix == ".zarr"
+    copied = single is not None and Path(single).is_dir() == as_store and can_be_copied(Path(single))
     _written(path, force, copy if copied else anew)
 
 
@@ -229,11 +234,15 @@ def write_batches(
                 del root["X"]
             root.require_group("layers")
             start, n = 0, bare.n_obs // copies
+            sparse_ones: dict[str, Rows] = {}
             for batch in _or_raise(batches):
                 stop = start + batch["X"].shape[-2]
                 for name, values in batch.items():
                     if sparse.issparse(values):
-                        append_rows(root, f"layers/{name}", values)
+                        if name in sparse_ones:
+                            sparse_ones[name].append(values)
+                        else:
+                            sparse_ones[name] = Rows(root["layers"], name, values)
                         continue
                     place = dense_dataset(root, name if name == "X" else f"layers/{name}", bare.shape)
                     for copy in range(copies):
@@ -241,6 +250,8 @@ def write_batches(
                         place[copy * n + start : copy * n + stop] = own
                 check()  # not hours later
                 start = stop
+            for writer in sparse_ones.values():
+                writer.close()
 
     try:
         _written(path, force, stream)

@@ -23,12 +23,16 @@ MARGIN = 1e-3  # of a cell's range: a value that equals the mean is not above it
 
 def fingerprints(matrix: Rows, n: int) -> np.ndarray:
     """One number per cell, int64 [n], of rows [n, G] in their order of genes; 0 of a cell without any value."""
-    from cellalign.data.source import stored  # torch, which the list of metrics does not need
+    from cellalign.data.source import in_memory_blocks, stored  # torch, which the list of metrics does not need
 
     keys = _keys(matrix.n_columns)
     found = np.zeros(n, dtype=np.uint64)
-    for first in range(0, n, TOGETHER):
-        sizes, columns, values = stored(matrix, first, min(n, first + TOGETHER))
+    for first, block, inner in (
+        (first + start, rows, start)
+        for first, rows in in_memory_blocks(matrix, n)
+        for start in range(0, rows.n, TOGETHER)
+    ):
+        sizes, columns, values = stored(block.matrix, inner, min(block.n, inner + TOGETHER))
         there = np.flatnonzero(sizes)
         if not len(there):
             continue

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from cellalign.data.stored import Stored, placed
 from cellalign.errors import InputError, nearest, option
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def with_genes_named(adata: AnnData, key: str, where: str) -> AnnData:
         There is no such column; the nearest is named.
     """
     adata.var = _renamed(adata.var, key, where)
-    if adata.raw is not None and key in adata.raw.var:
+    if isinstance(getattr(adata.raw, "X", None), Stored):
+        if key in adata.raw.var:
+            adata.raw.var = _renamed(adata.raw.var, key, f"{where}'s raw")
+    elif adata.raw is not None and key in adata.raw.var:
         from anndata import AnnData
 
         adata.raw = AnnData(adata.raw.X, obs=adata.obs[[]], var=_renamed(adata.raw.var, key, f"{where}'s raw"))
@@ -230,6 +234,8 @@ def align_genes(
         return x[:, columns]
     log.warning("%s lacks %d of the model's %d genes; they are taken as zero", where, len(absent), len(columns))
     present = np.flatnonzero(columns >= 0)
+    if isinstance(x, Stored):
+        return x.mapped(lambda block: placed(block, columns), len(columns))
     chosen = sparse.csr_matrix(
         (np.ones(len(present), dtype=np.float32), (columns[present], present)), shape=(x.shape[1], len(columns))
     )

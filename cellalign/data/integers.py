@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from cellalign.data.scale import INTEGER, LARGEST_LOG, Scale, whole
+from cellalign.data.noise import INTEGER, off_by
+from cellalign.data.scale import LARGEST_LOG, Scale
+from cellalign.data.stored import Stored
 from cellalign.errors import spoken
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def as_counts(x: Any, scale: Scale, names: Names | None = None, *, rounded: bool
     if share == 0:
         return x, ""
     percent = f"{100 * share:.{2 if share < 0.1 else 3}g} %" if share >= 1e-4 else "under 0.01 %"
-    value = float(values_of(x).ravel()[first])
+    value = x.facts.first_value if isinstance(x, Stored) else float(values_of(x).ravel()[first])
     said = f"{percent} of values are not integers, the first {value:.4g} in {position(x, first, names)}"
     if scale.mixed:
         return None, f"{said}; {scale.said}"
@@ -53,7 +55,7 @@ def as_counts(x: Any, scale: Scale, names: Names | None = None, *, rounded: bool
         rounding = spoken(python="rounded=True of preprocess or train", command="--round of preprocess or train")
         return None, f"{said}; {rounding} {ROUNDING}"
     result = _rounded(x)
-    lost, kept = _changed(values_of(x), values_of(result))
+    lost, kept = _changed(x, result)
     if not 0.8 < kept < 1.25 or (lost > 0.5 and not by_itself):
         return None, f"{said}; rounding would make {100 * lost:.0f} % of them zero, and {kept:.2g} of their sum"
     if by_itself:
@@ -63,7 +65,7 @@ def as_counts(x: Any, scale: Scale, names: Names | None = None, *, rounded: bool
 
 def without_duplicates(x: Any) -> Any:
     """The same matrix; of a sparse one a copy where it holds an entry in parts, or numbers that scipy does not take."""
-    if not sparse.issparse(x):
+    if not sparse.issparse(x):  # one on disk has none
         return x
     if x.format not in ("csr", "csc"):
         x = x.tocsr()
@@ -87,6 +89,16 @@ def values_of(x: Any) -> np.ndarray:
     return x.data if sparse.issparse(x) else np.asarray(x)
 
 
+def largest(x: Any) -> float:
+    """The largest value of a matrix that is not negative."""
+    return max(0.0, x.facts.high) if isinstance(x, Stored) else float(values_of(x).max(initial=0))
+
+
+def smallest(x: Any) -> float:
+    """The smallest stored value of a matrix, or zero."""
+    return min(0.0, x.facts.low) if isinstance(x, Stored) else float(values_of(x).min(initial=0))
+
+
 def position(x: Any, first: int, names: Names | None = None) -> str:
     """Cell and gene of a stored value, by name or number, in words."""
     if not sparse.issparse(x):
@@ -101,6 +113,8 @@ def position(x: Any, first: int, names: Names | None = None) -> str:
 
 
 def _rounded(x: Any) -> Any:
+    if isinstance(x, Stored):
+        return x.mapped(_rounded)
     if not sparse.issparse(x):
         return np.rint(x)
     result = x.copy()
@@ -109,8 +123,12 @@ def _rounded(x: Any) -> Any:
     return result
 
 
-def _changed(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+def _changed(x: Any, rounded: Any) -> tuple[float, float]:
     """Share of the values that became zero, and of the sum that is left."""
+    if isinstance(x, Stored):
+        facts = x.facts
+        return 1 - facts.rounded_held / max(facts.not_zero, 1), facts.rounded_total / max(facts.total, 1e-300)
+    before, after = values_of(x), values_of(rounded)
     lost = 1 - int(np.count_nonzero(after)) / max(int(np.count_nonzero(before)), 1)
     return lost, float(after.sum(dtype=np.float64)) / max(float(before.sum(dtype=np.float64)), 1e-300)
 
@@ -120,20 +138,20 @@ def _no_integers(x: Any) -> tuple[float, int, float]:
 
     Of large values an error of single precision is not counted as more than the noise of small ones.
     """
-    values = values_of(x)
-    if values.dtype.kind in "iub":
+    if x.dtype.kind in "iub":
         return 0.0, -1, 0.0
+    if isinstance(x, Stored):
+        facts = x.facts
+        return facts.off / max(facts.not_zero, 1), facts.first, facts.noise
     off, held, first, worst = 0, 0, -1, 0.0
-    for start, part in _parts(values):
+    for start, part in _parts(values_of(x)):
         wrong = part != np.rint(part)
         held += int(np.count_nonzero(part))
         if not wrong.any():
             continue
         off += int(wrong.sum())
         first = start + int(np.argmax(wrong)) if first < 0 else first
-        found = part[wrong]
-        noise = np.abs(found - np.rint(found))
-        worst = max(worst, float(np.where(whole(found), np.minimum(noise, INTEGER), noise).max()))
+        worst = max(worst, off_by(part[wrong]))
     return off / max(held, 1), first, worst
 
 

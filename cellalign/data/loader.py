@@ -1,14 +1,17 @@
 """Which rows when: mini-batches of cells, without a dense copy and without per-cell Python.
 
 The same code runs on the CPU and on a GPU: `to` moves the matrix once, and a batch is made dense where it is used, if
-at all.
+at all. Of a matrix on disk the rows of many batches are read at once, by another thread while those before are used; an
+epoch's order is then of blocks of neighbouring rows, shuffled, and of the rows of many blocks, shuffled again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +19,24 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from cellalign.data.source import Part, Rows, as_matrix, digest_of
+from cellalign.data.source import OnDisk, Part, Rows, as_matrix, digest_of, on_disk
+from cellalign.data.stored import ahead
 from cellalign.nn.minibatch import CONDITION, Fields, Minibatch
 
+RISES = 8  # how many times fewer rows are read at first than later
 READ_TOGETHER = 1024  # cells: of 128, a dozen operations and a wait for the GPU cost as much as the cells
+
+
+@dataclass
+class Waiting:
+    """How long whoever uses batches waited for their rows.
+
+    Attributes
+    ----------
+    seconds : float
+    """
+
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,8 @@ class Cells:
     columns : tuple of Tensor [n, ...]
         As of a `Minibatch`.
     n : int
+    waiting : Waiting
+        For batches of these cells, on whatever device, and of parts of them.
     """
 
     matrix: Rows
@@ -40,6 +59,7 @@ class Cells:
     columns: tuple[Tensor, ...]
     n: int
     device: torch.device = torch.device("cpu")
+    waiting: Waiting = dataclasses.field(default_factory=Waiting, compare=False)
 
     def __len__(self) -> int:
         return self.n
@@ -77,29 +97,93 @@ class Cells:
         """The given rows as one mini-batch."""
         return Minibatch(self.matrix.rows(rows), self.fields, tuple(column[rows] for column in self.columns))
 
-    def batches(self, rows_of_each: Sequence[Tensor]) -> Iterator[Minibatch]:
-        """A mini-batch of the rows of each; the rows may lie on another device, small ones are read together."""
+    def batches(self, rows_of_each: Sequence[Tensor], start: int = 0) -> Iterator[Minibatch]:
+        """A mini-batch of the rows of each; the rows may lie on another device, small ones are read together.
+
+        Parameters
+        ----------
+        start : int
+            The first that is given: those before are not read, but of a matrix on disk the same are read together.
+        """
+        source = on_disk(self.matrix)
+        if source is None:
+            yield from self._read_together(rows_of_each[start:])
+            return
+        groups = together(rows_of_each, source.read_together)
+        groups = [(max(start, first), last) for first, last in groups if last > start]
+        whole = [torch.cat(tuple(rows_of_each[first:last])).cpu() for first, last in groups]
+        for (first, last), part in zip(groups, self._timed(ahead(self._fetched, whole)), strict=True):
+            ends = torch.tensor([0, *map(len, rows_of_each[first:last])]).cumsum(0).tolist()
+            own = [torch.arange(a, b, device=self.device) for a, b in zip(ends, ends[1:], strict=False)]
+            yield from part._read_together(own)
+
+    def _fetched(self, rows: Tensor) -> Cells:
+        """Cells of a matrix on disk with their rows in memory."""
+        source = on_disk(self.matrix)
+        assert source is not None
+        matrix = source.fetch(self.matrix.index.cpu()[rows] if isinstance(self.matrix, Part) else rows)
+        columns = tuple(column[rows.to(self.device)] for column in self.columns)
+        return replace(self, matrix=matrix, columns=columns, n=len(rows))
+
+    def _read_together(self, rows_of_each: Sequence[Tensor]) -> Iterator[Minibatch]:
+        """Mini-batches of cells in memory."""
         n = max(1, READ_TOGETHER // max([1, *map(len, rows_of_each)]))
-        for group in (rows_of_each[i : i + n] for i in range(0, len(rows_of_each), n)):
-            rows = torch.cat(tuple(group)).to(self.device)
-            read = self.batch(rows).split([len(part) for part in group])[::-1]
+        groups = (rows_of_each[i : i + n] for i in range(0, len(rows_of_each), n))
+        for read in self._timed(map(self._split, groups)):
             while read:  # none is held, with what was made of it, while the next is used
                 yield read.pop()
+
+    def _split(self, group: Sequence[Tensor]) -> list[Minibatch]:
+        """Mini-batches that are read at once, the last first."""
+        rows = torch.cat(tuple(group)).to(self.device)
+        return self.batch(rows).split([len(part) for part in group])[::-1]
+
+    def _timed(self, given: Iterable[Any]) -> Iterator[Any]:
+        """The same; how long each was waited for is added up."""
+        coming = iter(given)
+        while True:
+            began = time.perf_counter()
+            found = next(coming, None)
+            self.waiting.seconds += time.perf_counter() - began
+            if found is None:
+                return
+            yield found
+            del found
+
+    def shuffled(self, rows: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+        """One epoch of these rows as `shuffled` orders them, of a matrix on disk as `shuffled_blocks` does."""
+        source = on_disk(self.matrix)
+        if source is None:
+            return shuffled(rows, size, generator)
+        return shuffled_blocks(rows, size, generator, source.neighbours, source.read_together)
+
+    def balanced(self, rows: Tensor, condition: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+        """One epoch of these rows, `balanced` by their conditions."""
+        source = on_disk(self.matrix)
+        if source is None:
+            return balanced(rows, condition, size, generator)
+        return balanced(rows, condition, size, generator, source.neighbours, source.read_together)
+
+    def keep(self, rows: Tensor) -> None:
+        """Have rows that will be read in every epoch at hand, where that takes little memory."""
+        if isinstance(self.matrix, OnDisk):
+            self.matrix.keep(rows)
 
     def part(self, rows: Tensor) -> Cells:
         """Some of the cells; their matrix is not copied."""
         columns = tuple(column[rows] for column in self.columns)
-        return Cells(Part(self.matrix, rows), self.fields, columns, len(rows), self.device)
+        return replace(self, matrix=Part(self.matrix, rows), columns=columns, n=len(rows))
 
     def to(self, device: torch.device) -> Cells:
         """The same cells on another device."""
         columns = tuple(column.to(device) for column in self.columns)
-        return Cells(self.matrix.to(device), self.fields, columns, self.n, device)
+        return replace(self, matrix=self.matrix.to(device), columns=columns, device=device)
 
     def in_order(self, size: int, device: torch.device | None = None) -> Iterator[Minibatch]:
         """All cells in file order, `size` at a time, on `device`; only one batch is moved at a time."""
-        for rows in torch.arange(self.n, device=self.device).split(size):
-            batch = self.batch(rows)
+        parts = torch.arange(self.n, device=self.device).split(size)
+        found = map(self.batch, parts) if on_disk(self.matrix) is None else self.batches(parts)
+        for batch in found:
             yield batch if device is None else batch.to(device)
 
 
@@ -148,10 +232,66 @@ def shuffled(rows: Tensor, size: int, generator: torch.Generator) -> list[Tensor
     single cell; batches of one or two cells may get one more for that.
     """
     order = rows[torch.randperm(len(rows), generator=generator)]
-    return list(torch.tensor_split(order, max(1, min(-(-len(rows) // size), len(rows) // 2))))
+    return list(torch.tensor_split(order, _n_batches(len(rows), size)))
 
 
-def balanced(rows: Tensor, condition: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+def _n_batches(n: int, size: int) -> int:
+    return max(1, min(-(-n // size), n // 2))
+
+
+def shuffled_blocks(
+    rows: Tensor, size: int, generator: torch.Generator, neighbours: int, read_together: int
+) -> list[Tensor]:
+    """`shuffled`, for rows that are read from disk: of what is read together the rows come from blocks of neighbours.
+
+    Parameters
+    ----------
+    rows : Tensor [n], int64
+        Ascending.
+    size : int
+    neighbours : int
+        Rows in a block; blocks are in random order.
+    read_together : int
+        Rows that are read at once (`together`): these are in random order, whichever block they are of.
+    """
+    parts = list(torch.tensor_split(_in_blocks(rows, generator, neighbours), _n_batches(len(rows), size)))
+    found: list[Tensor] = []
+    for first, last in together(parts, read_together):
+        own = torch.cat(parts[first:last])
+        own = own[torch.randperm(len(own), generator=generator)]
+        found += own.split([len(part) for part in parts[first:last]])
+    return found
+
+
+def _in_blocks(rows: Tensor, generator: torch.Generator, neighbours: int) -> Tensor:
+    """Rows in random order, but neighbours stay together."""
+    blocks = rows.split(max(1, neighbours))
+    return torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=generator).tolist()])
+
+
+def together(parts: Sequence[Tensor], most: int) -> list[tuple[int, int]]:
+    """Runs of parts with as many rows altogether as are read at once: from, to (not included).
+
+    The first are fewer, so that little is waited for before the first step, and each next run is read while the one
+    before is used.
+    """
+    found, first, n, room = [], 0, 0, most / RISES
+    for i, part in enumerate(parts):
+        if n and n + len(part) > room:
+            found.append((first, i))
+            first, n, room = i, 0, min(most, 2 * room)
+        n += len(part)
+    return [*found, (first, len(parts))] if parts else []
+
+
+def balanced(
+    rows: Tensor,
+    condition: Tensor,
+    size: int,
+    generator: torch.Generator,
+    neighbours: int = 1,
+    read_together: int = 0,
+) -> list[Tensor]:
     """One epoch of row numbers with as many cells of every condition in each batch (trVAE section 3).
 
     As many batches as `shuffled` gives. Of a rare condition cells come up several times an epoch, of a frequent one
@@ -162,16 +302,34 @@ def balanced(rows: Tensor, condition: Tensor, size: int, generator: torch.Genera
     rows : Tensor [n], int64
     condition : Tensor [n], int64
         Condition codes of these rows.
+    neighbours, read_together : int
+        Of rows on disk, as of `shuffled_blocks`.
     """
     codes = condition.unique()
     share, steps = size // len(codes), max(1, -(-len(rows) // size))
     if share < 2:
+        if read_together:
+            return shuffled_blocks(rows, size, generator, neighbours, read_together)
         return shuffled(rows, size, generator)
     share = min(share, max(2, -(-len(rows) // (steps * len(codes)))))
     parts = []
     for code in codes:
         own = rows[condition == code]
         rounds = -(-steps * share // len(own))
-        order = torch.cat([own[torch.randperm(len(own), generator=generator)] for _ in range(rounds)])
+        order = torch.cat([_ordered(own, generator, neighbours) for _ in range(rounds)])
         parts.append(order[: steps * share].view(steps, share))
+    found = list(torch.cat(parts, 1))
+    if not read_together:
+        return found
+    for first, last in together(found, read_together):  # of each condition the rows of what is read at once
+        for i, part in enumerate(parts):
+            own = part[first:last].reshape(-1)
+            part[first:last] = own[torch.randperm(len(own), generator=generator)].view(-1, parts[i].shape[1])
     return list(torch.cat(parts, 1))
+
+
+def _ordered(rows: Tensor, generator: torch.Generator, neighbours: int) -> Tensor:
+    """Rows in random order; blocks of neighbours where rows are read in such."""
+    if neighbours == 1:
+        return rows[torch.randperm(len(rows), generator=generator)]
+    return _in_blocks(rows, generator, neighbours)

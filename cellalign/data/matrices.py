@@ -6,12 +6,14 @@ Every error says what was found, where, and what to do. Nothing here makes a spa
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.integers import as_counts, position, values_of
+from cellalign.data.integers import as_counts, largest, position, values_of
 from cellalign.data.scale import LARGEST_LOG, Scale, scale_of
+from cellalign.data.stored import Stored
 from cellalign.errors import InputError, spoken
 
 if TYPE_CHECKING:
@@ -156,19 +158,14 @@ def check_matrix(
     InputError
         The count of bad values, and cell and gene of the first.
     """
-    values = _numbers(x, where)
-    # sum and minimum are two passes without a mask; only a bad matrix pays for finding the culprit
-    with np.errstate(all="ignore"):
-        fine = values.size == 0 or (np.isfinite(values.sum(dtype=np.float64)) and values.min() >= 0)
-    if fine:
+    found = _unfit(x, where, ("NaN", "inf", "negative"))
+    if found is None:
         return
-    for name, bad in (("NaN", np.isnan(values)), ("inf", np.isinf(values)), ("negative", values < 0)):
-        if bad.any():
-            first = position(x, int(np.argmax(bad.ravel())), names)
-            scaled = name == "negative" and scale_of(x).kind == "scaled"
-            mend = f"it is scaled; {unscaled}" if scaled else "remove or correct them"
-            mend += otherwise if name == "negative" else ""
-            raise InputError(f"{where} holds {int(bad.sum())} {name} values, the first in {first}; {mend}")
+    name, number, place = found
+    scaled = name == "negative" and scale_of(x).kind == "scaled"
+    mend = f"it is scaled; {unscaled}" if scaled else "remove or correct them"
+    mend += otherwise if name == "negative" else ""
+    raise InputError(f"{where} holds {number} {name} values, the first in {position(x, place, names)}; {mend}")
 
 
 def check_finite(x: Any, where: str, names: Names | None = None) -> None:
@@ -179,29 +176,57 @@ def check_finite(x: Any, where: str, names: Names | None = None) -> None:
     InputError
         The count of bad values, and cell and gene of the first.
     """
-    values = _numbers(x, where)
-    if values.dtype.kind != "f" or not values.size:
-        return
-    largest = float(np.finfo(np.float32).max)
-    with np.errstate(all="ignore"):
-        if values.min() >= -largest and values.max() <= largest:  # neither holds where there is a NaN
-            return
-        found = (("NaN", np.isnan(values)), ("inf", np.isinf(values)), ("too large", np.abs(values) > largest))
-    name, bad = next((name, bad) for name, bad in found if bad.any())
-    first = position(x, int(np.argmax(bad.ravel())), names)
-    raise InputError(f"{where} holds {int(bad.sum())} {name} values, the first in {first}; remove or correct them")
+    found = _unfit(x, where, ("NaN", "inf", "too large"))
+    if found is not None:
+        name, number, place = found
+        first = position(x, place, names)
+        raise InputError(f"{where} holds {number} {name} values, the first in {first}; remove or correct them")
 
 
-def _numbers(x: Any, where: str) -> np.ndarray:
-    """The stored values of a matrix that has some: InputError of one without cells, genes or numbers."""
+UNFIT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "NaN": np.isnan,
+    "inf": np.isinf,
+    "too large": lambda values: np.abs(values) > float(np.finfo(np.float32).max),
+    "negative": lambda values: values < 0,
+}
+
+
+def _unfit(x: Any, where: str, kinds: Sequence[str]) -> tuple[str, int, int] | None:
+    """The first kind of values that are not fit, how many there are, and the place of the first; None where all are.
+
+    Raises
+    ------
+    InputError
+        There are no cells, no genes or no numbers.
+    """
     if x.shape[0] == 0:
         raise InputError(f"{where} has no cells")
     if x.shape[1] == 0:
         raise InputError(f"{where} has no genes")
+    if x.dtype.kind not in "iufb":
+        raise InputError(f"{where} is not numeric (it holds {x.dtype})")
+    if isinstance(x, Stored):
+        return next(((kind, *x.facts.wrong[kind]) for kind in kinds if kind in x.facts.wrong), None)
     values = values_of(x)
-    if values.dtype.kind not in "iufb":
-        raise InputError(f"{where} is not numeric (it holds {values.dtype})")
-    return values
+    if _plainly_fit(values, kinds):
+        return None
+    with np.errstate(all="ignore"):
+        for kind in kinds:
+            bad = UNFIT[kind](values)
+            if bad.any():
+                return kind, int(bad.sum()), int(np.argmax(bad.ravel()))
+    return None
+
+
+def _plainly_fit(values: np.ndarray, kinds: Sequence[str]) -> bool:
+    """Whether all are fit, by two passes without a mask: only a bad matrix pays for finding the culprit."""
+    if not values.size:
+        return True
+    with np.errstate(all="ignore"):
+        if "negative" in kinds:
+            return bool(np.isfinite(values.sum(dtype=np.float64)) and values.min() >= 0)
+        limit = float(np.finfo(np.float32).max)  # neither holds where there is a NaN
+        return values.dtype.kind != "f" or bool(values.min() >= -limit and values.max() <= limit)
 
 
 def is_counts(x: Any) -> bool:
@@ -249,7 +274,7 @@ def check_log(x: Any, where: str, command_hint: str, otherwise: str = "") -> Non
 
 def may_be_log(x: Any, scale: Scale) -> bool:
     """Whether a matrix of which one cannot tell is in the range of log expression."""
-    return scale.kind == "other" and not scale.mixed and float(values_of(x).max(initial=0)) <= LARGEST_LOG
+    return scale.kind == "other" and not scale.mixed and largest(x) <= LARGEST_LOG
 
 
 def _looks(command_hint: str) -> str:

@@ -12,8 +12,10 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.counts import NoCounts, Place, find_counts, find_log
-from cellalign.data.integers import without_duplicates
+from cellalign.data.integers import largest, without_duplicates
 from cellalign.data.matrices import check_names
+from cellalign.data.stored import Stored, sums_of
+from cellalign.data.streamed import cells_with
 from cellalign.data.variable_genes import variable_genes
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Preprocessing, Provenance
@@ -47,24 +49,25 @@ def preprocess(
 
     cells, genes = _kept(source.matrix, min_genes, min_cells)
     result = _bare(adata, source.place)[cells, genes].copy()
-    expression = source.matrix[cells]
+    matrices, expression = {}, source.matrix[cells]
     if source.counts:
         if provenance.preprocess is not None and provenance.preprocess.n_top_genes and source.place.where == "counts":
             log.warning("the input was preprocessed before: sums of cells are those of the genes that were kept then")
-        sums = cell_sums(expression)
+        sums, sizes = _sizes(source.matrix, cells, expression)
         target_sum = float(np.median(sums) if target_sum is None else target_sum)
-        _keep_quality(result, sums, np.diff(expression.indptr))
-        result.layers["counts"] = expression[:, genes]
+        _keep_quality(result, sums, sizes)
+        matrices["counts"] = expression[:, genes]
         expression = normalised_log(expression, target_sum)
-    result.X = expression[:, genes]
+    matrices["X"] = expression[:, genes]
     result.uns["log1p"] = {"base": source.base}  # by which scanpy's functions know
     if 0 < n_top_genes < result.n_vars:
         codes = None if batches is None else batches[cells]
-        chosen = variable_genes(result.X, result.var_names, n_top_genes, codes, source.base)
+        chosen = variable_genes(matrices["X"], result.var_names, n_top_genes, codes, source.base)
         for name in chosen:
             result.var[name] = chosen[name].to_numpy()
         result.uns["hvg"] = {"flavor": "seurat"}
-        result = result[:, chosen["highly_variable"].to_numpy()].copy()
+        kept = chosen["highly_variable"].to_numpy()
+        result, matrices = result[:, kept].copy(), {name: x[:, kept] for name, x in matrices.items()}
     elif n_top_genes > result.n_vars:
         log.warning("%d highly variable genes asked for, but there are %d genes; all kept", n_top_genes, result.n_vars)
     record = Preprocessing(
@@ -76,24 +79,35 @@ def preprocess(
         min_cells=min_cells,
     )
     result.uns[KEY] = provenance.with_steps(record).plain()
-    return result
+    rest = {"obsm": dict(result.obsm), "varm": dict(result.varm), "uns": dict(result.uns)}
+    return cells_with(matrices, obs=result.obs, var=result.var, **rest)
 
 
-def normalised_log(counts: sparse.csr_matrix, target_sum: float) -> sparse.csr_matrix:
+def _sizes(x: Any, cells: np.ndarray, kept: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of the kept cells the sums, float32, and how many genes each has."""
+    if isinstance(x, Stored):
+        return x.facts.sums[cells], x.facts.held[cells].astype(np.int32)
+    return cell_sums(kept), np.diff(kept.indptr)
+
+
+def normalised_log(counts: Any, target_sum: float) -> Any:
     """log1p of counts scaled to the same sum in every cell, as scanpy computes it to the last bit.
 
     Parameters
     ----------
-    counts : CSR matrix [n_cells, n_genes]
+    counts : matrix [n_cells, n_genes]
         All genes that were counted: sums run over the whole row.
     target_sum : float
         What every cell's sum becomes.
 
     Returns
     -------
-    CSR matrix, float32
+    CSR matrix, float32, or where the counts are on disk one that is made as it is read
         Cells without counts stay empty.
     """
+    if isinstance(counts, Stored):
+        return counts.mapped(lambda block: normalised_log(block, target_sum), dtype=np.float32, is_dense=False)
+    counts = sparse.csr_matrix(counts)
     result = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
     scale = cell_sums(counts) / np.float32(target_sum)
     scale[scale == 0] = 1
@@ -104,11 +118,7 @@ def normalised_log(counts: sparse.csr_matrix, target_sum: float) -> sparse.csr_m
 
 def cell_sums(counts: sparse.csr_matrix) -> np.ndarray:
     """Sums of cells, float32 [n_cells], added up in float64."""
-    sizes = np.diff(counts.indptr)
-    sums = np.zeros(counts.shape[0])
-    if counts.nnz:
-        sums[sizes > 0] = np.add.reduceat(counts.data, counts.indptr[:-1][sizes > 0], dtype=np.float64)
-    return sums.astype(np.float32)
+    return sums_of(counts)
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ class _Source:
     Attributes
     ----------
     place : Place
-    matrix : CSR matrix, float32
+    matrix : CSR matrix, float32, or one on disk
         No duplicates, no stored zeros: counts, or log expression.
     counts : bool
     total : float, optional
@@ -128,7 +138,7 @@ class _Source:
     """
 
     place: Place
-    matrix: sparse.csr_matrix
+    matrix: Any
     counts: bool
     total: float | None = None
     base: float | None = None
@@ -150,9 +160,9 @@ def _source(adata: AnnData, layer: str | None, raw: bool, rounded: bool, target_
         if target_sum is not None:
             raise InputError(f"{option('target_sum', target_sum)} needs counts: {no_counts}") from None
         return _normalised(found)
-    largest = float(place.matrix.max())
-    if largest > EXACT:
-        log.warning("counts above %s are rounded to float32; the largest is %.0f", f"{EXACT:,}", largest)
+    most = largest(place.matrix)
+    if most > EXACT:
+        log.warning("counts above %s are rounded to float32; the largest is %.0f", f"{EXACT:,}", most)
     return _Source(place, _plain(place.matrix), counts=True)
 
 
@@ -164,17 +174,28 @@ def _normalised(place: Place) -> _Source:
         log.warning("no counts: %s is kept as the log expression it is (%s); %s", place.said, scale.said, lost)
         return _Source(place, x, counts=False, total=scale.total, base=scale.base)
     total = USUAL_SUM if scale.kind == "fractions" else scale.total
-    x = x.copy()
-    if scale.kind == "fractions":
-        x.data *= np.float32(USUAL_SUM)
-    np.log1p(x.data, out=x.data)
+    x = _log1p(x, USUAL_SUM if scale.kind == "fractions" else 1)
     times = f" times {USUAL_SUM:g}" if scale.kind == "fractions" else ""
     log.warning("no counts: X is log1p of %s%s (%s); %s", place.said, times, scale.said, lost)
     return _Source(place, x, counts=False, total=total)
 
 
-def _plain(x: Any) -> sparse.csr_matrix:
+def _log1p(x: Any, times: float) -> Any:
+    """log1p of a CSR matrix times a number."""
+    if isinstance(x, Stored):
+        return x.mapped(lambda block: _log1p(block, times))
+    x = x.copy()
+    if times != 1:
+        x.data *= np.float32(times)
+    np.log1p(x.data, out=x.data)
+    return x
+
+
+def _plain(x: Any) -> Any:
     """CSR float32 without duplicates and stored zeros; the user's matrix stays as it is."""
+    if isinstance(x, Stored):
+        plain = x.dtype == np.float32 and not x.is_dense
+        return x if plain else x.mapped(_plain, dtype=np.float32, is_dense=False)
     x = without_duplicates(x) if sparse.issparse(x) else np.asarray(x, dtype=np.float32)
     result = sparse.csr_matrix(x, dtype=np.float32)
     if np.count_nonzero(result.data) < result.nnz:
@@ -183,7 +204,7 @@ def _plain(x: Any) -> sparse.csr_matrix:
     return result
 
 
-def _kept(x: sparse.csr_matrix, min_genes: int, min_cells: int) -> tuple[np.ndarray, np.ndarray]:
+def _kept(x: Any, min_genes: int, min_cells: int) -> tuple[np.ndarray, np.ndarray]:
     """Cells with so many genes, and of these the genes in so many cells.
 
     Raises
@@ -191,13 +212,16 @@ def _kept(x: sparse.csr_matrix, min_genes: int, min_cells: int) -> tuple[np.ndar
     InputError
         None is left.
     """
-    n_genes = np.diff(x.indptr)
+    n_genes = x.facts.held if isinstance(x, Stored) else np.diff(x.indptr)
     cells = np.flatnonzero(n_genes >= max(min_genes, 1))
     few = f"fewer than {min_genes} genes" if min_genes > 1 else "no counts"
     _say_dropped("cells", len(n_genes) - len(cells), few)
     if not len(cells):
         raise InputError(f"no cell has {max(min_genes, 1)} genes or more; lower {option('min_genes')}")
-    n_cells = np.bincount(x[cells].indices, minlength=x.shape[1])
+    if isinstance(x, Stored):
+        n_cells = (x if n_genes.sum() == n_genes[cells].sum() else x[cells]).facts.genes
+    else:
+        n_cells = np.bincount(x[cells].indices, minlength=x.shape[1])
     genes = np.flatnonzero(n_cells >= min_cells)
     few = f"fewer than {min_cells}" if min_cells > 1 else "none"
     _say_dropped("genes", len(n_cells) - len(genes), f"seen in {few} of {len(cells)} cells")

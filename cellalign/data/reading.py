@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
-def _asked(help: str, metavar: str) -> Any:
-    """An option that is not given where it is None."""
-    return field(default=None, metadata={"help": help, "metavar": metavar, "panel": "Reading"})
+def _asked(help: str, metavar: str | None, flags: tuple[str, ...] = ()) -> Any:
+    """An option that is not given where it is None; of two flags a choice."""
+    return field(default=None, metadata={"help": help, "metavar": metavar, "flags": flags, "panel": "Reading"})
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Reading:
         Its column of cell names; the first by default.
     gene_key : str, optional
         Column of var that names the genes; its index by default.
+    genes : {"inner", "union"}, optional
+        Of several files the genes that all have (the default), or all of any; those a file lacks are zero there.
+    stream : bool, optional
+        Rows are read from disk when they are needed, or all are read into memory; by default as memory allows.
     """
 
     paths: tuple[str, ...]
@@ -45,6 +49,10 @@ class Reading:
     obs: str | None = _asked("Table of cell metadata (.csv, .tsv), joined by cell name.", "FILE")
     obs_key: str | None = _asked("Its column of cell names [the first].", "COLUMN")
     gene_key: str | None = _asked("Column of var that names the genes [its index].", "COLUMN")
+    genes: str | None = _asked("Of several files: genes of all, or of any, zero elsewhere [inner].", "inner|union")
+    stream: bool | None = _asked(
+        "Read rows from disk as they are needed, or all into memory [as it has room].", None, ("--stream/--in-memory",)
+    )
 
     @classmethod
     def of(cls, source: PathLike | Reading) -> Reading:
@@ -52,8 +60,8 @@ class Reading:
         return source if isinstance(source, Reading) else cls((str(source),))
 
     def options(self) -> dict[str, Any]:
-        """What was given beside the paths."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)[1:]}
+        """What was given beside the paths that says what the cells are; not where they are kept meanwhile."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)[1:] if each.name != "stream"}
         return {name: value for name, value in given.items() if value is not None}
 
     def like(self, path: PathLike) -> Reading:

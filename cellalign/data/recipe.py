@@ -17,12 +17,13 @@ from cellalign.data.any_values import any_values, refuse_beside_any, say_unlike
 from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
 from cellalign.data.genes import match, say_how, second_name
 from cellalign.data.images import image_shape, pixels_of, said_shape
-from cellalign.data.integers import values_of
+from cellalign.data.integers import largest, smallest
 from cellalign.data.matrices import check_expression, check_names, default_matrix, matrix_of
 from cellalign.data.preprocess import normalised_log, preprocess
 from cellalign.data.said import tell
 from cellalign.data.scale import scale_of
 from cellalign.data.source import content_of
+from cellalign.data.stored import Stored
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Provenance, Recipe
 
@@ -131,7 +132,8 @@ def _in_base(x: Any, base: float | None, wanted: float | None) -> Any:
     """Log expression of a base in another; None is the natural one."""
     if base == wanted:
         return x
-    return x * np.float32(np.log(base or np.e) / np.log(wanted or np.e))
+    factor = np.float32(np.log(base or np.e) / np.log(wanted or np.e))
+    return x.mapped(lambda block: block * factor) if isinstance(x, Stored) else x * factor
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def _preprocessed(
     said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does"
     log.info(said, where, step.target_sum, f"{made.n_vars:,}")
     x, place = made.X, find_counts(adata, layer=layer, rounded=rounded)
-    if float(values_of(place.matrix).max(initial=0)) <= 1:
+    if largest(place.matrix) <= 1:
         as_they_are = option("expression", "any")
         log.warning(
             "%s: the counts are 0 and 1 alone; %s takes them as they are, if they are one-hot", where, as_they_are
@@ -272,7 +274,7 @@ def _preprocessed(
     if made.n_obs < adata.n_obs:
         log.warning("%d cells have no counts", adata.n_obs - made.n_obs)
         columns = place.var.index.get_indexer(made.var_names)
-        x = normalised_log(sparse.csr_matrix(place.matrix), step.target_sum)[:, columns]
+        x = normalised_log(place.matrix, step.target_sum)[:, columns]
     recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
     return Training(x, made.var, "X", recipe, content_of(place.matrix))
 
@@ -293,6 +295,8 @@ def serves(adata: AnnData, expression: str, key: str = "X") -> bool:
 
 def rescaled(x: Any, factor: float) -> Any:
     """log1p expression of counts that are `factor` times as many, of a matrix [n, G]; sparse stays sparse."""
+    if isinstance(x, Stored):
+        return x.mapped(lambda block: rescaled(block, factor), dtype=np.float32)
     if sparse.issparse(x):
         result = x.astype(np.float32)
         result.data = np.log1p(np.expm1(result.data) * np.float32(factor))
@@ -349,20 +353,25 @@ def _made_of_counts(adata: AnnData, target_sum: float | None, where: str, rounde
             "learned is not known; normalise and log-transform these cells in the same way"
         )
     log.info("%s: raw counts normalised to %.6g a cell and log-transformed", where, target_sum)
-    return Expression(normalised_log(sparse.csr_matrix(found.matrix), target_sum), found.var)
+    return Expression(normalised_log(found.matrix, target_sum), found.var)
 
 
 def _log_of(adata: AnnData, key: str, where: str, advice: str | None = None, otherwise: str = "") -> Any:
     """A matrix of log expression, checked; of a prediction, which earlier versions wrote below zero, cut at zero."""
     x = matrix_of(adata, key, where)
     if _is_prediction(adata, key):
-        values = x.data if sparse.issparse(x) else x
-        if values.size and values.min() < 0:
+        if smallest(x) < 0:
             log.warning("%s's %s is a prediction that goes below zero; cut there", where, key)
-            x = x.maximum(0) if sparse.issparse(x) else np.maximum(x, 0)
+            x = _cut_at_zero(x)
     names = (adata.obs_names, adata.var_names)
     check_expression(x, "log", f"{where}'s {key}", advice, names=names, otherwise=otherwise)
     return x
+
+
+def _cut_at_zero(x: Any) -> Any:
+    if isinstance(x, Stored):
+        return x.mapped(_cut_at_zero)
+    return x.maximum(0) if sparse.issparse(x) else np.maximum(x, 0)
 
 
 def _is_prediction(adata: AnnData, key: str) -> bool:

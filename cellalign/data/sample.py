@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from cellalign.data.stored import Stored
+
 VALUES, FEWEST, MOST = 1_000_000, 200, 4000  # values and cells that are looked at
 
 
@@ -40,7 +42,7 @@ class Sample:
     def of(cls, x: Any, rng: np.random.Generator) -> Sample:
         """Random cells of a matrix of any layout; all where there are few."""
         n, n_genes = x.shape
-        per_cell = max(1.0, (len(x.data) if sparse.issparse(x) else x.size) / max(n, 1))
+        per_cell = max(1.0, _n_stored(x) / max(n, 1))
         wanted = int(np.clip(VALUES / per_cell, FEWEST, MOST))
         rows = np.arange(n) if wanted >= n else np.sort(rng.choice(n, wanted, replace=False))
         part = rows_as_csr(x, rows)
@@ -65,8 +67,17 @@ class Sample:
         return f"cell {self.rows[self.cells[first]]}, gene {self.genes[first]}"
 
 
+def _n_stored(x: Any) -> int:
+    """Values that a matrix stores."""
+    if isinstance(x, Stored):
+        return x.nnz
+    return len(x.data) if sparse.issparse(x) else x.size
+
+
 def rows_as_csr(x: Any, rows: np.ndarray) -> sparse.csr_matrix:
     """Some cells of a matrix of any layout and type: float64, no duplicates, no stored zeros."""
+    if isinstance(x, Stored):
+        x, rows = x.rows(rows), np.arange(len(rows))
     shape = (len(rows), x.shape[1])
     if not sparse.issparse(x):
         part = sparse.csr_matrix(np.asarray(x[rows], dtype=np.float64).reshape(shape))

@@ -37,11 +37,12 @@ from typing import Any, Literal
 import numpy as np
 from scipy import sparse
 
+from cellalign.data.noise import INTEGER, whole
 from cellalign.data.sample import Sample, rows_as_csr
+from cellalign.data.stored import Stored
 
 Kind = Literal["counts", "nearly counts", "normalised", "log", "double log", "fractions", "scaled", "other"]
 
-INTEGER = 1e-3  # an integer up to the noise of arithmetic
 EQUAL, NEARLY_EQUAL = 1e-3, 1e-2  # sums of cells, relative to their median
 LARGEST_LOG = 50  # log1p of any real count is below this; raw counts of a cell's top gene are above
 ESTIMATED = 0.25  # share of integers among estimated counts
@@ -97,6 +98,9 @@ def scale_of(x: Any, *, seed: int = 0) -> Scale:
     """
     if x.dtype.kind not in "iufb":
         return Scale("other", None, f"it holds {x.dtype}, no numbers", largest=np.nan)
+    if isinstance(x, Stored):  # which nobody changes
+        x.scale = x.scale or _judge(x, seed)
+        return x.scale
     values = x.data if sparse.issparse(x) else np.asarray(x)
     with np.errstate(all="ignore"):
         mark = (x.shape, seed, float(values.sum(dtype=np.float64)))
@@ -124,12 +128,6 @@ def _judge(x: Any, seed: int) -> Scale:
     said = f"values up to {largest:.4g} that are neither integers nor of equal sums, with or without a logarithm"
     found = found or Scale("other", None, said)
     return replace(found, largest=largest)
-
-
-def whole(values: np.ndarray) -> np.ndarray:
-    """Mask of the values that are integers, up to the noise of arithmetic; what would be rounded to zero is not."""
-    nearest = np.rint(values)
-    return (np.abs(values - nearest) <= np.minimum(INTEGER + 2e-6 * np.abs(values), 0.2)) & (nearest != 0)
 
 
 def _negative(sample: Sample) -> Scale | None:
@@ -280,6 +278,8 @@ def _clipped(x: Any, rng: np.random.Generator) -> Scale | None:
         return None
     wanted = min(n_genes, int(np.clip(20_000_000 / n, 20, 300)))
     genes = np.sort(rng.choice(n_genes, wanted, replace=False))
+    if isinstance(x, Stored):
+        x, genes = x[:, genes].to_memory(), np.arange(len(genes))
     part = rows_as_csr(x.T, genes)  # every cell: the sums hold for all of them together only
     held = np.diff(part.indptr)
     some = held > 0

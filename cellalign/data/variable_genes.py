@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from cellalign.data.stored import Stored
 from cellalign.errors import InputError, option
 
 log = logging.getLogger("cellalign")
+N_BINS = 20  # of genes of like means, as scanpy's default
 
 
 def variable_genes(
@@ -24,7 +28,7 @@ def variable_genes(
     Parameters
     ----------
     x : CSR matrix [n_cells, n_genes]
-        Log expression.
+        Log expression; of one on disk `moments` are enough.
     names : Index
         Of the genes.
     n_top_genes : int
@@ -45,6 +49,10 @@ def variable_genes(
     InputError
         No gene varies, or every cell is a batch of its own.
     """
+    if isinstance(x, Stored):
+        of = None if batches is None else batches.remove_unused_categories()
+        found = _by_moments(x, names, n_top_genes, of, base)
+        return _checked(found, n_top_genes)
     x, batches = _judged(x, batches)
     cells = AnnData(x, obs=pd.DataFrame(index=[str(i) for i in range(x.shape[0])]), var=pd.DataFrame(index=names))
     cells.uns["log1p"] = {"base": base}
@@ -63,6 +71,11 @@ def variable_genes(
             )
     except (IndexError, ValueError) as error:
         raise InputError(f"highly variable genes cannot be told ({error}); {_all()}") from error
+    return _checked(found, n_top_genes)
+
+
+def _checked(found: pd.DataFrame, n_top_genes: int) -> pd.DataFrame:
+    """What was found, if it is anything."""
     n_found = int(found["highly_variable"].sum())
     if not n_found:
         raise InputError(f"no gene varies enough to be chosen; {_all()}")
@@ -74,13 +87,26 @@ def variable_genes(
 def _judged(x: Any, batches: pd.Categorical | None) -> tuple[Any, pd.Categorical | None]:
     """The cells, without batches in which no gene varies."""
     if batches is None:
-        if not _varies(x):
-            raise InputError(f"no gene differs between the {x.shape[0]} cells; {_all()}")
+        _check_varying(None, [_varies(x)], x.shape[0])
         return x, None
     batches = batches.remove_unused_categories()
-    left_out = [name for i, name in enumerate(batches.categories) if not _varies(x[batches.codes == i])]
-    if not left_out:
+    varying = [_varies(x[batches.codes == i]) for i in range(len(batches.categories))]
+    if all(varying):
         return x, batches
+    left_out = _check_varying(batches, varying, x.shape[0])
+    kept = ~np.isin(batches.codes, batches.categories.get_indexer(left_out))
+    return x[kept], batches[kept].remove_unused_categories()
+
+
+def _check_varying(batches: pd.Categorical | None, varying: Sequence[bool], n_cells: int) -> list[Any]:
+    """The batches in which no gene varies, which is said; InputError where none is left."""
+    if batches is None:
+        if not varying[0]:
+            raise InputError(f"no gene differs between the {n_cells} cells; {_all()}")
+        return []
+    left_out = [name for name, so in zip(batches.categories, varying, strict=True) if not so]
+    if not left_out:
+        return []
     within = option("batch")
     if len(batches.categories) == len(batches):
         raise InputError(
@@ -92,8 +118,93 @@ def _judged(x: Any, batches: pd.Categorical | None) -> tuple[Any, pd.Categorical
     few = ", ".join(map(repr, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
     n = len(batches.categories)
     log.warning("no gene varies within %d of %d batches (%s), which choose none", len(left_out), n, few)
-    kept = ~np.isin(batches.codes, batches.categories.get_indexer(left_out))
-    return x[kept], batches[kept].remove_unused_categories()
+    return left_out
+
+
+def _by_moments(
+    x: Stored, names: pd.Index, n_top_genes: int, batches: pd.Categorical | None, base: float | None
+) -> pd.DataFrame:
+    """The same as scanpy computes it of a matrix in memory, by one pass over a matrix on disk."""
+    found = _moments(x, batches, base)
+    left_out = _check_varying(batches, found.varying.tolist(), x.shape[0])
+    cutoffs = []
+    for i in range(len(found.cells)):
+        if batches is not None and batches.categories[i] in left_out:
+            continue
+        there = found.held[i] > 0 if batches is not None else np.ones(len(names), dtype=bool)
+        mean = found.sums[i, there] / found.cells[i]
+        variance = found.squares[i, there] / found.cells[i] - mean**2
+        variance *= found.cells[i] / max(found.cells[i] - 1, 1)
+        one = _dispersions(mean, variance, n_top_genes).set_axis(names[there])
+        absent = pd.DataFrame(0.0, index=names[~there], columns=one.columns).astype({"highly_variable": bool})
+        cutoffs.append(pd.concat([one, absent]).loc[names] if len(absent) else one)
+    return cutoffs[0] if batches is None else _of_batches(cutoffs, names, n_top_genes)
+
+
+@dataclass
+class _Moments:
+    """Of every batch (one of all cells): cells [k]; sums, sums of squares and cells that are not zero, [k, G]."""
+
+    cells: np.ndarray
+    sums: np.ndarray
+    squares: np.ndarray
+    held: np.ndarray
+    varying: np.ndarray
+
+
+def _moments(x: Stored, batches: pd.Categorical | None, base: float | None) -> _Moments:
+    """Of expression without its logarithm."""
+    codes = np.zeros(x.shape[0], dtype=np.int64) if batches is None else np.asarray(batches.codes, dtype=np.int64)
+    k, n_genes = (1 if batches is None else len(batches.categories)), x.shape[1]
+    sums, squares, held = np.zeros((k, n_genes)), np.zeros((k, n_genes)), np.zeros((k, n_genes), dtype=np.int64)
+    varying = np.zeros(k, dtype=bool)
+    first: dict[int, np.ndarray] = {}
+    for start, block in x.blocks():
+        own = codes[start : start + block.shape[0]]
+        values = block.data if base is None else block.data * np.float32(np.log(base))
+        plain = sparse.csr_matrix((np.expm1(values), block.indices, block.indptr), block.shape)
+        for i in np.unique(own[own >= 0]):
+            part = plain if (own == i).all() else plain[own == i]
+            sums[i] += np.bincount(part.indices, part.data, n_genes)
+            squares[i] += np.bincount(part.indices, part.data.astype(np.float64) ** 2, n_genes)
+            held[i] += np.bincount(part.indices, minlength=n_genes)
+            if not varying[i]:
+                cell = first.setdefault(i, part[0].toarray())
+                varying[i] = any((row.toarray() != cell).any() for row in part)
+    return _Moments(np.bincount(codes[codes >= 0], minlength=k), sums, squares, held, varying)
+
+
+def _dispersions(mean: np.ndarray, variance: np.ndarray, n_top_genes: int) -> pd.DataFrame:
+    """scanpy's "seurat" flavour, from the mean and variance of every gene: dispersions beside those of like means."""
+    mean = np.where(mean == 0, 1e-12, mean)
+    with np.errstate(all="ignore"):
+        dispersion = variance / mean
+        dispersion = np.log(np.where(dispersion == 0, np.nan, dispersion))
+    found = pd.DataFrame({"means": np.log1p(mean), "dispersions": dispersion})
+    bins = pd.cut(found["means"], bins=N_BINS)
+    of_bin = found.groupby(bins, observed=True)["dispersions"].agg(avg="mean", dev="std")
+    alone = of_bin["dev"].isna()  # one gene in the bin: its dispersion is 1
+    of_bin.loc[alone, "dev"] = of_bin.loc[alone, "avg"]
+    of_bin.loc[alone, "avg"] = 0
+    own = of_bin.loc[bins].set_axis(found.index)
+    found["dispersions_norm"] = (found["dispersions"] - own["avg"]) / own["dev"]
+    known = np.sort(found["dispersions_norm"].dropna().to_numpy())[::-1]
+    least = known[min(n_top_genes, len(known)) - 1] if len(known) else np.inf
+    found["highly_variable"] = found["dispersions_norm"].fillna(-np.inf) >= least
+    return found
+
+
+def _of_batches(each: Sequence[pd.DataFrame], names: pd.Index, n_top_genes: int) -> pd.DataFrame:
+    """Genes that most batches choose, and of these the ones that vary most."""
+    whole = pd.concat([part.assign(highly_variable=part["highly_variable"].astype(int)) for part in each])
+    columns = {"means": "mean", "dispersions": "mean", "dispersions_norm": "mean", "highly_variable": "sum"}
+    found = whole.groupby(whole.index, observed=True).agg(columns)
+    found["highly_variable_nbatches"] = found["highly_variable"]
+    found["highly_variable_intersection"] = found["highly_variable_nbatches"] == len(each)
+    order = ["highly_variable_nbatches", "dispersions_norm"]
+    found = found.sort_values(order, ascending=False, na_position="last")
+    found["highly_variable"] = np.arange(len(found)) < n_top_genes
+    return found.loc[names]
 
 
 def _varies(x: sparse.csr_matrix) -> bool:

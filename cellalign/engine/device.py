@@ -138,9 +138,10 @@ def _prepare(device: torch.device, strict: bool = False) -> None:
         torch.use_deterministic_algorithms(True, warn_only=not strict)
 
 
-def machine(device: torch.device, *, deterministic: bool = False) -> Machine:
-    """What computes within `computing`, as a model keeps it."""
+def machine(device: torch.device, ranks: int = 1, *, deterministic: bool = False) -> Machine:
+    """What computes within `computing`, as a model keeps it: one process, or several alike."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
+    processor = processor if ranks == 1 else f"{ranks} x {processor}"  # whose sums round otherwise
     return Machine(
         device=device.type, processor=processor, threads=torch.get_num_threads(), deterministic=deterministic
     )

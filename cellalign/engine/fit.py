@@ -1,4 +1,4 @@
-"""The training loop: any method, one device, read from top to bottom.
+"""The training loop: any method, on one device or a share of each batch on several, read from top to bottom.
 
 Notable: the schedule is a pure function of the step; losses are looked at every 50 steps, not every step, so that a GPU
 never waits for the CPU; the best weights by validation loss are kept; a checkpoint with everything needed to go on is
@@ -12,27 +12,33 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from cellalign.data.loader import Cells, balanced, shuffled
+from cellalign.data.loader import Cells
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
-from cellalign.engine.learning_on import LearningOn
+from cellalign.engine.feeding import brought, placed
+from cellalign.engine.keeping import keep, lost_ranks_noted, streams, take_up
+from cellalign.engine.learning_on import LearningOn, players_of
 from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
 from cellalign.engine.precision import DTYPES, settle
+from cellalign.engine.ranks import check_shares, current
+from cellalign.engine.sharing import Sharing
 from cellalign.engine.signals import Signals
+from cellalign.engine.smaller import with_smaller_batches
 from cellalign.engine.stacking import fit_stack
 from cellalign.engine.state import State
 from cellalign.errors import TrainingError, option
-from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player, Trains
+from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player
 from cellalign.methods.capabilities import Stacks
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.products import products_in
+from cellalign.nn.share import sharing
 
 log = logging.getLogger("cellalign")
 CHECK_EVERY = 50
@@ -77,12 +83,16 @@ def fit(
     Raises
     ------
     TrainingError
-        It diverged again and again (step, batch and likely cause are named), or memory ran out.
+        It diverged again and again (step, batch and likely cause are named), or memory ran out: on a GPU in the first
+        epoch not before batches were halved, again and again, and training begun anew with them, as if it had been
+        asked for them.
     """
     try:
+        check_shares(type(method))
         if isinstance(method, Stacks):
             return fit_stack(method, cells, train, validation, plan, device=device, seed=seed, fit=fit)
-        return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on).run()
+        run = _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on)
+        return with_smaller_batches(run)
     except torch.OutOfMemoryError as error:
         smaller = option("batch_size", max(2, plan.batch_size // 2))
         raise TrainingError(f"out of memory on {device}; try {smaller}") from error
@@ -106,24 +116,33 @@ class _Run:
         checkpoint: Checkpoint | None,
         learning_on: LearningOn | None = None,
     ) -> None:
-        self.method, self.plan, self.device, self.seed = method.to(device), plan, device, seed
-        self.cells, self.train, self.validation = cells.to(device), train, validation.to(device)
+        self.method, self.device, self.seed = method.to(device), device, seed
+        self.cells, self.train = placed(cells, device), train
+        self.validation = validation.to(self.cells.device)
+        self.cells.keep(self.validation)
         self.progress, self.checkpoint = progress, checkpoint
         self.learning_on = learning_on
-        self.players = _players(self.method) if learning_on is None else learning_on.players(self.method)
-        self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
-        self.epochs = plan.resolve_epochs(len(train)) if self.players else 0
-        self.steps_per_epoch = max(1, math.ceil(len(train) / plan.batch_size))
-        self.shuffler = torch.Generator().manual_seed(seed)
+        self.players = players_of(self.method) if learning_on is None else learning_on.players(self.method)
+        self.streams = streams(device)
+        self.begin(plan)
         self.condition = cells.condition[train].cpu() if plan.balanced else None
-        self.state = State()
+        self.untrained = {key: value.detach().clone() for key, value in self.method.state_dict().items()}
+        self.best: dict[str, Tensor] | None = None
+        self.ranks = current()
+        self.signals = Signals(alone=self.ranks.alone)
+        self.sharing = Sharing(self.ranks, self.players, self.signals, device)
+        self.due = math.inf
+
+    def begin(self, plan: Plan) -> None:
+        """Be before the first step of a plan."""
+        self.plan, self.state = plan, State()
+        self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
+        self.epochs = plan.resolve_epochs(len(self.train)) if self.players else 0
+        self.steps_per_epoch = max(1, math.ceil(len(self.train) / plan.batch_size))
+        self.shuffler = torch.Generator().manual_seed(self.seed)
         self.losses: list[dict[str, Tensor]] = []  # of the epoch that is begun
         self.rows: list[Tensor] = []
         self.epoch_rng = self.shuffler.get_state()
-        self.untrained = {key: value.detach().clone() for key, value in self.method.state_dict().items()}
-        self.best: dict[str, Tensor] | None = None
-        self.signals = Signals()
-        self.due = math.inf
 
     def optimiser(self, player: Player) -> AdamW:
         """AdamW of a player's parameters."""
@@ -138,8 +157,9 @@ class _Run:
 
     def run(self) -> State:
         """All epochs, or as many as early stopping lets run."""
-        if self.checkpoint is not None and self.checkpoint.exists():
-            self.restore(self.checkpoint)
+        if self.checkpoint is not None and not self.state.halvings:
+            take_up(self, self.checkpoint)
+        self.ranks.equalise(self.method)
         self.started = time.monotonic() - self.state.seconds
         asked = self.plan.precision
         precision = settle(asked, self.device) if asked == "auto" else asked
@@ -147,16 +167,16 @@ class _Run:
             if self.checkpoint is None:
                 self.train_on()
             else:
-                with self.signals:
+                with self.signals, lost_ranks_noted(self.checkpoint):
                     self.train_on()
         if self.best is not None:
             self.method.load_state_dict(self.best)
         self.method.eval().requires_grad_(True)
         if isinstance(self.method, FitsInClosedForm):
             # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
-            rows = shuffled(self.train, self.plan.batch_size, self.shuffler)
+            rows = self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
             with torch.no_grad():
-                self.method.fit_closed_form(lambda: self.cells.batches(rows))
+                self.method.fit_closed_form(lambda: brought(self.cells.batches(rows), self.device))
         return self.state
 
     def train_on(self) -> None:
@@ -186,12 +206,15 @@ class _Run:
             if self.checkpoint is not None and self.save():
                 error.add_note(self.said_of_checkpoint())
             raise
+        self.sharing.ask()
         self.between_steps()
 
     def between_steps(self) -> None:
         """Leave a checkpoint where one is due or a signal came: between two steps the state is whole."""
         if self.checkpoint is None:
             return
+        if self.state.batch % CHECK_EVERY == 0:
+            self.sharing.hear()
         now = time.monotonic()
         if self.due == math.inf:  # the first step is done
             self.due = now + min(FIRST_CHECKPOINT, self.checkpoint.every)
@@ -259,8 +282,8 @@ class _Run:
             self.method.on_epoch_start(state.epoch / self.epochs, 1 / self.epochs)
             self.rows = self.rows_of_batches()
         warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
-        for batch in self.cells.batches(self.rows[state.batch :]):
-            self.losses.append(self.step(batch, warmup))
+        for batch, n in self.sharing.batches(self.cells, self.rows, state.batch):
+            self.losses.append(self.step(batch, warmup, n))
             state.batch += 1
             if state.batch % CHECK_EVERY == 0:
                 self.judge(self.losses[-CHECK_EVERY:])
@@ -279,8 +302,10 @@ class _Run:
     def rows_of_batches(self) -> list[Tensor]:
         """Row numbers of one epoch's batches."""
         if self.condition is None:
-            return shuffled(self.train, self.plan.batch_size, self.shuffler)
-        return balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
+            rows = self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
+        else:
+            rows = self.cells.balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
+        return self.sharing.agreed(rows, self.shuffler)
 
     def rate(self) -> float:
         """The learning rate of the step that was taken last."""
@@ -290,15 +315,22 @@ class _Run:
         """The plan's learning rate of a step, or less after a divergence."""
         return self.plan.learning_rate(step, self.epochs * self.steps_per_epoch) * self.state.lr_factor
 
-    def step(self, batch: Minibatch, warmup: float) -> dict[str, Tensor]:
-        """One optimisation step of every player; returns the loss and its parts, still on the device."""
+    def step(self, batch: Minibatch, warmup: float, n: int = 0) -> dict[str, Tensor]:
+        """One optimisation step of every player; returns the loss and its parts, still on the device.
+
+        Of several ranks the batch is this one's share of n cells.
+        """
         rate = self.rate_at(self.state.step)
-        loss: Loss = self.method(batch, warmup)
-        self.differentiate(loss)
+        with sharing(self.ranks.share_of(n)):
+            loss: Loss = self.method(batch, warmup)
+            self.differentiate(loss)
+        losses = {"loss": loss.total.detach(), **loss.parts}
+        if not self.ranks.alone:
+            losses = self.sharing.put_together(losses, n)
         for name, optimiser in self.optimisers.items():
             optimiser.step(rate * self.players[name].lr)
         self.state.step += 1
-        return {"loss": loss.total.detach(), **loss.parts}
+        return losses
 
     def differentiate(self, loss: Loss) -> None:
         """Leave in each parameter the gradient of what its player minimises."""
@@ -349,13 +381,20 @@ class _Run:
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.seed)
             n = max(1, math.ceil(len(self.validation) / self.plan.batch_size))
-            for batch in self.cells.batches(torch.tensor_split(self.validation, n)):
+            for batch, size in self.sharing.batches(self.cells, torch.tensor_split(self.validation, n)):
                 if self.signals.waiting:
                     return None
-                loss = self.method(batch, 1.0)
+                with sharing(self.ranks.share_of(size)):
+                    loss = self.method(batch, 1.0)
+                weight = size if self.ranks.counts(size) else 0
                 for key, value in {"loss": loss.total, **loss.parts}.items():
-                    totals[key] = totals.get(key, 0.0) + float(value) * len(batch)
-        return {key: value / len(self.validation) for key, value in totals.items()}
+                    totals[key] = totals.get(key, 0.0) + float(value) * weight
+        return {key: value / len(self.validation) for key, value in self.sharing.totals(totals).items()}
+
+    def save(self) -> bool:
+        """Leave the state on disk: whether it was."""
+        assert self.checkpoint is not None
+        return keep(self, self.checkpoint)
 
     def keep_best(self, loss: float) -> None:
         """Remember the weights where they are the best so far; warm-up epochs do not count."""
@@ -368,60 +407,3 @@ class _Run:
         else:
             for key, value in current.items():
                 self.best[key].copy_(value)
-
-    def save(self) -> bool:
-        """Leave everything needed to go on; a checkpoint that cannot be written ends no run: whether it was."""
-        assert self.checkpoint is not None
-        self.seconds()
-        tensors = {f"weights.{k}": v for k, v in self.method.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
-        for name, optimiser in self.optimisers.items():
-            tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser.tensors().items()}
-        for part in self.losses[0] if self.losses else ():
-            tensors[f"losses.{part}"] = torch.stack([loss[part] for loss in self.losses])
-        between = self.state.batch == 0
-        tensors |= {"rng.torch": torch.get_rng_state()}
-        tensors |= {"rng.shuffle": self.shuffler.get_state() if between else self.epoch_rng}
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        try:
-            self.checkpoint.save(tensors, vars(self.state))
-        except OSError as error:
-            log.warning("cannot write the checkpoint %s: %s", self.checkpoint.file, error.strerror or error)
-            return False
-        return True
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same run."""
-        tensors, state = checkpoint.load()
-        self.state = State(**state)
-        self.shuffler.set_state(tensors["rng.shuffle"])
-        self.best = _under("best.", tensors) or None
-        weights = _under("weights.", tensors)
-        self.method.load_state_dict(weights)
-        if self.state.batch:  # amid an epoch: what its start did besides changing weights
-            self.epoch_rng = self.shuffler.get_state()
-            self.train_mode()
-            self.method.on_epoch_start(self.state.epoch / self.epochs, 1 / self.epochs)
-            self.method.load_state_dict(weights)
-            self.rows = self.rows_of_batches()
-            losses = {part: values.to(self.device) for part, values in _under("losses.", tensors).items()}
-            self.losses = [{part: losses[part][i] for part in losses} for i in range(self.state.batch)]
-        for name, optimiser in self.optimisers.items():
-            optimiser.restore(_under(f"optimiser.{name}.", tensors))
-        torch.set_rng_state(tensors["rng.torch"])
-        if "rng.cuda" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
-
-
-def _players(method: Method) -> Mapping[str, Player]:
-    """Those of the method, or one of all parameters; none where there is nothing to learn by gradient steps."""
-    if isinstance(method, HasPlayers):
-        return method.players()
-    parameters = list(method.parameters())
-    return {"all": Player(parameters)} if parameters and isinstance(method, Trains) else {}
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose name starts with `prefix`, named without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

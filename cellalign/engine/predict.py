@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,9 +13,20 @@ from torch import Tensor
 
 from cellalign.data.loader import Cells
 from cellalign.engine.draws import Pool
+from cellalign.engine.ranks import current
 from cellalign.errors import ModelError
 from cellalign.methods.autoencoder import Autoencoder
-from cellalign.methods.base import Distribution, HasLikelihood, InfersCondition, Labels, Method, Minibatch, Predicts
+from cellalign.methods.base import (
+    Distribution,
+    HasLikelihood,
+    InfersCondition,
+    Labels,
+    Method,
+    Minibatch,
+    Predicts,
+)
+
+T = TypeVar("T")
 
 
 @torch.inference_mode()
@@ -25,6 +36,22 @@ def in_batches(
     """`of` every batch of cells in file order, float32 [n, ...]; the method is on the device and not in training."""
     method.to(device).eval()
     return np.concatenate([of(batch).float().cpu().numpy() for batch in cells.in_order(batch_size, device)])
+
+
+def _by_all_ranks(
+    cells: Cells, of: Callable[[int, Minibatch], T], *, device: torch.device, batch_size: int
+) -> Iterator[T]:
+    """`of` the number of every batch and the batch, in file order; of several ranks each computes some, and has all."""
+    ranks = current()
+    if ranks.alone:
+        yield from (of(number, batch) for number, batch in enumerate(cells.in_order(batch_size, device)))
+        return
+    numbers = range(ranks.rank, -(-len(cells) // batch_size), ranks.world)
+    starts = torch.tensor([number * batch_size for number in numbers], dtype=torch.int64)
+    rows = (starts[:, None] + torch.arange(batch_size)).flatten()
+    own = cells.part(rows[rows < len(cells)]).in_order(batch_size, device)
+    parts = (of(number, batch) for number, batch in zip(numbers, own, strict=False))
+    yield from ranks.one_after_another(parts, -(-len(cells) // batch_size))
 
 
 @torch.inference_mode()
@@ -37,22 +64,43 @@ def embeddings(
     size. ModelError of a method whose posterior has no spread.
     """
     method = method.to(device).eval()
-    rng = None if draw_seed is None else np.random.default_rng(draw_seed)
-    batches = cells.in_order(batch_size, device)
-    parts = [method.embeddings(b) if rng is None else method.parts(_drawn(method, b, rng)) for b in batches]
-    found = {key: torch.cat([part[key] for part in parts]).float().cpu().numpy() for key in parts[0]}
+    noise = None if draw_seed is None else _Noise(draw_seed)
+
+    def of(number: int, batch: Minibatch) -> dict[str, np.ndarray]:
+        if noise is None:
+            embedded = method.embeddings(batch)
+        else:
+            embedded = method.parts(_drawn(method, batch, noise, number * batch_size))
+        return {key: values.float().cpu().numpy() for key, values in embedded.items()}
+
+    parts = list(_by_all_ranks(cells, of, device=device, batch_size=batch_size))
+    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     for values in found.values():
         check_finite(values, "embeds with")
     return found
 
 
-def _drawn(method: Method, batch: Minibatch, rng: np.random.Generator) -> Tensor:
-    """A draw of the posterior of every cell of a batch, [B, p]."""
+class _Noise:
+    """Normal noise of the cells in their order, whichever of them are asked for."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng, self.cell = np.random.default_rng(seed), 0
+
+    def of(self, first: int, shape: tuple[int, ...]) -> Tensor:
+        """Of a run of cells behind those that were asked for before, float32 [B, p]."""
+        passed = first - self.cell
+        self.cell = first + shape[0]
+        if passed:
+            self.rng.standard_normal((passed, *shape[1:]), dtype=np.float32)
+        return torch.from_numpy(self.rng.standard_normal(shape, dtype=np.float32))
+
+
+def _drawn(method: Method, batch: Minibatch, noise: _Noise, first: int) -> Tensor:
+    """A draw of the posterior of every cell of a batch, [B, p]; `first` is the number of its first."""
     latent = method.encode(batch)
     if not bool((latent.sd > 0).any()):
         raise ModelError(f"method {method.name!r} has no posterior to draw from: its embedding is exact")
-    noise = torch.from_numpy(rng.standard_normal(tuple(latent.mean.shape), dtype=np.float32))
-    return latent.mean + latent.sd * noise.to(latent.mean.device)
+    return latent.mean + latent.sd * noise.of(first, tuple(latent.mean.shape)).to(latent.mean.device)
 
 
 def embed(method: Method, cells: Cells, *, device: torch.device, batch_size: int = 4096) -> np.ndarray:
@@ -128,6 +176,7 @@ def predictions(
     seed: int = 0,
     batch_size: int = 4096,
     together: Sequence[Mapping[str, Any]] = (),
+    observed: Sequence[int] = (),
 ) -> Iterator[dict[str, np.ndarray]]:
     """Expression of cells under an intervention, batch by batch in the cells' order.
 
@@ -149,6 +198,8 @@ def predictions(
     seed : int
     together : sequence of mappings
         Further interventions: what each of them changes from `do` is added up in expression.
+    observed : sequence of int
+        Codes of conditions whose observed mean changes are added besides (`methods.observed`).
 
     Yields
     ------
@@ -159,11 +210,12 @@ def predictions(
     """
     assert isinstance(method, Method)
     method = method.to(device).eval()
-    under = partial(_under, method, do=do, together=together)
+    under = partial(_under, method, do=do, together=together, observed=observed)
     pool = Pool.of(method, cells, device, seed) if draws and residual else None
     n, most = len(cells), max(1, batch_size // max(1, draws))
     size = -(-n // max(1, -(-n // most)))  # equal parts
-    for number, batch in enumerate(cells.in_order(size, device)):
+
+    def of(number: int, batch: Minibatch) -> dict[str, np.ndarray]:
         # whoever reads a batch does so under their own random stream and with gradients
         with torch.inference_mode(), torch.random.fork_rng(_gpus(batch)):
             torch.manual_seed(1_000_003 * seed + number)
@@ -182,7 +234,9 @@ def predictions(
             arrays = {key: value.float().cpu().numpy() for key, value in found.items()}
         for values in arrays.values():
             check_finite(values, "predicts", number * size)
-        yield arrays
+        return arrays
+
+    yield from _by_all_ranks(cells, of, device=device, batch_size=size)
 
 
 def check_finite(values: np.ndarray, does: str, first: int = 0) -> None:
@@ -206,6 +260,7 @@ def _under(
     batch: Minibatch,
     do: Mapping[str, Any],
     together: Sequence[Mapping[str, Any]],
+    observed: Sequence[int] = (),
     *,
     draw: bool = False,
 ) -> Distribution:
@@ -215,6 +270,9 @@ def _under(
         with torch.random.fork_rng(_gpus(batch)):
             others.append(method.predict(batch, other, draw=draw))
     found = method.predict(batch, do, draw=draw)
+    if observed:
+        assert isinstance(method, Method) and method.observed is not None
+        found = found.shifted(method.observed.added(batch.condition, observed))
     return found.changed(others) if others else found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,11 @@ KEEPING = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal
 class Signals:
     """Within, signals are noted; without a main thread to note them in, all is as it was.
 
+    Parameters
+    ----------
+    alone : bool
+        False where several processes compute together: a signal then waits until all know of it (`agree`).
+
     Attributes
     ----------
     ending : int, optional
@@ -28,7 +34,9 @@ class Signals:
         Whether a checkpoint was asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = True) -> None:
+        self.alone = alone
+        self._noted: set[int] = set()  # that not all know of
         self.ending: int | None = None
         self.keep = False
         self._before: dict[int, Any] = {}
@@ -37,6 +45,18 @@ class Signals:
     def waiting(self) -> bool:
         """Whether the state is to be kept now."""
         return self.keep or self.ending is not None
+
+    def noted(self) -> list[float]:
+        """Of each signal, 1 where it came to this process and not all know of it."""
+        return [float(number in self._noted) for number in (*ENDING, *KEEPING)]
+
+    def agree(self, came: Sequence[float]) -> None:
+        """Take the signals that came to any process, counted as `noted` has them: all hear of them at once."""
+        there = [number for number, n in zip((*ENDING, *KEEPING), came, strict=True) if n]
+        for number in there:
+            self._noted.discard(number)
+            self.keep |= number in KEEPING
+            self.ending = number if number in ENDING and self.ending is None else self.ending
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
@@ -65,10 +85,13 @@ class Signals:
             os.kill(os.getpid(), number)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if number in KEEPING:
-            self.keep = True
-            return
-        again = self.ending is not None
-        self.ending = number
-        if again:  # who asks twice does not want to wait for the state to be kept
+        again = self.ending is not None or any(each in ENDING for each in self._noted)
+        if number in ENDING and again:  # who asks twice does not want to wait for the state to be kept
+            self.ending = number
             self.deliver()
+        elif not self.alone:
+            self._noted.add(number)
+        elif number in KEEPING:
+            self.keep = True
+        else:
+            self.ending = number

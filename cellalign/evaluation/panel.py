@@ -21,6 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import ClassVar
 
 from cellalign.evaluation.inputs import Inputs
@@ -43,6 +44,10 @@ class Panel(ABC):
     asked_only : str
         Why the panel runs only where something asks for it; empty where it always does. `{panels}` and `{batch}` stand
         for these parameters as the caller spells them.
+    needs : str
+        The package, as it is imported, that an extra of cellalign installs and that the panel computes with.
+    extra : str
+        That extra.
     metrics_as_rows : bool
         Whether it has more metrics than a screen has columns for, so that they are printed as rows.
     order : int
@@ -57,6 +62,8 @@ class Panel(ABC):
     summary: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
     asked_only: ClassVar[str] = ""
+    needs: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
     metrics_as_rows: ClassVar[bool] = False
     order: ClassVar[int] = 100
     former_names: ClassVar[tuple[str, ...]] = ()
@@ -75,6 +82,13 @@ class Panel(ABC):
     def concerns(self, inputs: Inputs) -> bool:
         """Whether the inputs are of its kind; of those that are not nothing is said, unless it is asked for by name."""
         return True
+
+    @classmethod
+    def not_installed(cls) -> str:
+        """Which package the panel lacks and how to install it; empty where it lacks none. Nothing is imported."""
+        if not cls.needs or find_spec(cls.needs) is not None:
+            return ""
+        return f"it needs {cls.needs.replace('_', '-')}; run: pip install 'cellalign[{cls.extra}]'"
 
     @classmethod
     def options(cls) -> list[str]:

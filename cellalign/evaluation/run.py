@@ -64,6 +64,7 @@ def evaluate(
     _check_options(options)
     chosen = _chosen(PANELS if panels is None else panels, options)
     _chosen(extra_panels, options)  # an unknown name is refused also where all panels run
+    check_installed([*(() if panels is None else panels), *extra_panels])
     condition = condition or (record.condition if record else None) or (model.condition if model else None)
     if condition is None and batch is None:
         raise UsageError(
@@ -109,7 +110,7 @@ def evaluate(
     if panels is None and batch is None and len(inputs.embeddings) == 1:
         left_out = [panel for panel in chosen if panel.asked_only and panel.name not in extra_panels]
         named = {name: option(name) for name in ("panels", "batch")}
-        unasked = {panel.name: panel.asked_only.format(**named) for panel in left_out}
+        unasked = {panel.name: panel.not_installed() or panel.asked_only.format(**named) for panel in left_out}
         chosen = [panel for panel in chosen if panel.name not in unasked]
         result.left_out |= unasked
     _run(chosen, inputs, required=panels is not None)
@@ -193,6 +194,8 @@ def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
         if not required and not panel.concerns(inputs):
             continue
         try:
+            if panel.not_installed():
+                raise NotApplicable(panel.not_installed())
             with told(f"panel {panel.name}"):
                 inputs.result.rows += list(panel.run(inputs))
         except NotApplicable as reason:
@@ -201,6 +204,13 @@ def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
             inputs.result.left_out[panel.name] = str(reason)
         if panel.metrics_as_rows:
             inputs.result.metrics_as_rows.add(panel.name)
+
+
+def check_installed(panels: Iterable[str | Panel]) -> None:
+    """Refuse panels, by name or not, that compute with a package that is not here: UsageError that says the cure."""
+    for panel in _chosen(panels, {}):
+        if panel.not_installed():
+            raise UsageError(f"panel {panel.name} cannot run: {panel.not_installed()}")
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ from cellalign.methods.base import (
     Trains,
 )
 from cellalign.methods.capabilities import Rule
+from cellalign.nn import share
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, sd_of
 from cellalign.nn.likelihoods import OF_COUNTS, Counts, LikelihoodName, make_likelihood
 from cellalign.nn.networks import MLP
@@ -268,8 +269,8 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
         """Negative ELBO summed over genes and latent dimensions, mean over cells, plus the penalties (CoMP eq. 5)."""
         latent = self.encode(batch)
         decoded = self.decode(latent.z, batch)
-        reconstruction = decoded.distribution.nll(batch).mean()
-        fixed, annealed = (part.mean() for part in self.costs(batch, latent))
+        reconstruction = share.mean(decoded.distribution.nll(batch))
+        fixed, annealed = (share.mean(part) for part in self.costs(batch, latent))
         parts = {"reconstruction": reconstruction, "kl": fixed + annealed}
         n_genes, n_latent = (self.layout.n_genes, self.hp.latent_dim) if self.hp.averaged else (1, 1)
         total = self.hp.eta / n_genes * reconstruction + fixed / n_latent + self.hp.beta / n_latent * warmup * annealed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ from cellalign.methods.capabilities import (
 )
 from cellalign.nn.distributions import Distribution, Normal, Point
 from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields, Layout, Minibatch, Role
+
+if TYPE_CHECKING:
+    from cellalign.methods.condition_means import ConditionMeans
 
 __all__ = [
     "BATCH",
@@ -137,6 +140,9 @@ class Method(nn.Module, ABC):
         Of columns of whose effect the embedding should be free.
     disentangles : bool
         Each latent should mean one thing: `tune` ranks by UDR.
+    shares_batches : bool
+        Whether several processes may compute a batch together: whatever its loss says of a batch, it says by functions
+        of `nn.share`, or of `nn` that do. Each class says so of itself, since what it adds may not.
     plan_defaults : mapping
         The method's own defaults of the training plan (learning rate, epochs, ...).
     renamed_settings : mapping of old to new name
@@ -155,6 +161,7 @@ class Method(nn.Module, ABC):
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
     removes: ClassVar[tuple[Role, ...]] = ()
     disentangles: ClassVar[bool] = False
+    shares_batches: ClassVar[bool] = False
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
     settings_before: ClassVar[Mapping[str, Any]] = {}
@@ -164,6 +171,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.hp = hyperparameters
         self.layout = layout
+        self.observed: ConditionMeans | None = None  # of a trained model that keeps them (`methods.observed`)
 
     @classmethod
     def reads(cls, hyperparameters: Any) -> Expression:

@@ -20,6 +20,7 @@ class BetaVAE(VariationalAutoencoder):
     name = "beta-vae"
     summary = "VAE with a heavier KL term; knows no condition"
     reference = "Higgins et al. 2017"
+    shares_batches = True
     needs_condition = False
     disentangles = True
     plan_defaults: ClassVar = COUNT_PLAN | {"warmup_epochs": 20}

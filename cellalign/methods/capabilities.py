@@ -125,7 +125,7 @@ class Stacks(Capability):
         """Take the shares of the members [M], and the errors of each group left out: of the stack, of all, of none."""
 
 
-Rule = Literal["expression", "latent"]
+Rule = Literal["observed", "expression", "latent"]
 
 
 class Predicts(Capability):
@@ -138,9 +138,12 @@ class Predicts(Capability):
         """Where the effects of several conditions at once may be added up, the default first.
 
         In expression the engine adds what the conditions change by themselves; in the latents the method has a rule of
-        its own, and `predict` takes several.
+        its own, and `predict` takes several. A model that keeps what was observed (`methods.observed`) has that rule
+        besides, and before them.
         """
         return ("expression",)
+
+    keeps_observed: ClassVar[bool] = True  # False of a method whose own rule is no worse: it is not kept twice
 
     @property
     @abstractmethod

@@ -32,6 +32,7 @@ class CoMP(CVAE):
     name = "comp"
     summary = "contrastive mixture of posteriors: z made independent of the condition"
     reference = "Foster et al. 2022"
+    shares_batches = True
 
     class Hyperparameters(CVAE.Hyperparameters):
         """Adds the penalty's weight; the posterior's scale is also the penalty's bandwidth."""

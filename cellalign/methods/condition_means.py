@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cellalign.methods.base import LABEL, Layout, Minibatch
 from cellalign.methods.capabilities import Batches
+from cellalign.nn.minibatch import LABEL, Layout, Minibatch
 
 UNLABELLED = -1
 
@@ -57,6 +57,22 @@ class ConditionMeans(nn.Module):
         self.groups = torch.stack([present // types, present % types - 1], 1)
         self.sizes = sizes
         self.means = (sums / sizes[:, None]).float()
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are cells of every condition."""
+        return len(self.groups[:, 0].unique()) == self.layout.n_conditions
+
+    def keep(self, before: ConditionMeans) -> None:
+        """Take over the groups of earlier cells, of which none were seen now."""
+        there = {tuple(group) for group in self.groups.tolist()}
+        rest = [row for row, group in enumerate(before.groups.tolist()) if tuple(group) not in there]
+        groups = torch.cat([self.groups, before.groups[rest].to(self.groups)])
+        types = self.layout.n_labels + 1
+        order = (groups[:, 0] * types + groups[:, 1]).argsort()
+        self.groups = groups[order]
+        self.sizes = torch.cat([self.sizes, before.sizes[rest].to(self.sizes)])[order]
+        self.means = torch.cat([self.means, before.means[rest].to(self.means)])[order]
 
     def shared(self, source: int, target: int) -> tuple[Tensor, Tensor] | None:
         """Rows of the groups of both conditions, of the labelled types that both have, in one order, if any."""

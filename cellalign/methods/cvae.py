@@ -28,6 +28,7 @@ from cellalign.methods.base import (
     Loss,
     Minibatch,
 )
+from cellalign.nn import share
 from cellalign.nn.networks import Classifier
 
 
@@ -78,13 +79,14 @@ class ConditionalAutoencoder(InfersCondition, GivenContext):
             return super().forward(batch, warmup)
         logits, known = self.classifier(self.encoder_input(batch)), batch.condition >= 0
         if self.training:  # drawn, so that a doubtful cell is seen under each condition it may have
-            guess = torch.multinomial(logits.detach().softmax(1), 1)[:, 0]
+            of_all = share.everyone(logits.detach().softmax(1))
+            guess = share.own(torch.multinomial(of_all, 1))[:, 0]
         else:
             guess = logits.argmax(1)
         loss = super().forward(batch.with_condition(torch.where(known, batch.condition, guess)), warmup)
         # the two networks share no weight, so no factor has to balance them
         error = F.cross_entropy(logits, batch.condition.clamp(min=0), reduction="none")
-        entropy = (error * known).sum() / known.sum().clamp(min=1)
+        entropy = (error * known).sum() / share.counted(known).clamp(min=1)
         return Loss(loss.total + entropy, {**loss.parts, "classifier": entropy.detach()})
 
 
@@ -94,6 +96,7 @@ class CVAE(ConditionalAutoencoder, VariationalAutoencoder):
     name = "cvae"
     summary = "conditional VAE: encoder and decoder see the condition, no penalty"
     reference = "Sohn et al. 2015"
+    shares_batches = True
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical", "number")
 
     class Hyperparameters(VariationalAutoencoder.Hyperparameters):

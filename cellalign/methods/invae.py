@@ -31,6 +31,7 @@ class INVAE(NFIVAE):
     name = "invae"
     summary = "invariant VAE: biology in z_I, technical effects in z_S"
     reference = "Aliee et al. 2023"
+    shares_batches = True
     prior_sees = (COVARIATE,)
     removes = (BATCH,)
     renamed_settings: ClassVar = NFIVAE.renamed_settings | {"within_domain": "correlation_estimate"}

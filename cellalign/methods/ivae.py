@@ -45,6 +45,7 @@ class IVAE(CombinesConditions, Extends, LearnsGraph, FitsInClosedForm, Variation
     name = "ivae"
     summary = "identifiable VAE: each intervention shifts the prior of z"
     reference = "Khemakhem et al. 2020"
+    shares_batches = True
     disentangles = True
     also_uses = (CONDITION,)  # its prior
     plan_defaults: ClassVar = COUNT_PLAN

@@ -26,6 +26,7 @@ class Linear(PCA):
     summary = "mean shift, or ridge regression of the change on principal components"
     reference = "baseline"
     needs_condition = True
+    keeps_observed = False  # its changes are the observed ones
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, LABEL)  # the change by condition, weighed by label
     plan_defaults: ClassVar[Mapping[str, Any]] = {"validation": 0.0}  # there is nothing to choose by cells kept back
 

@@ -24,6 +24,7 @@ class MMDAE(ConditionalAutoencoder):
     name = "mmd-ae"
     summary = "SAUCIE-style autoencoder: no noise, no prior, MMD penalty on the bottleneck"
     reference = "Amodio et al. 2019"
+    shares_batches = True
 
     class Hyperparameters(VFAE.Hyperparameters):
         """A small bottleneck and the squared error of the paper; there is no posterior to scale and no KL to weigh."""

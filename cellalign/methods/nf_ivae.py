@@ -20,6 +20,7 @@ from torch import Tensor
 from cellalign.methods.autoencoder import GivenContext, Step, VariationalAutoencoder
 from cellalign.methods.base import BATCH, COVARIATE, ContextWeight, Latent, Layout, Minibatch, Role
 from cellalign.methods.vae import COUNT_PLAN, CountHyperparameters
+from cellalign.nn import share
 from cellalign.nn.distributions import log_normal
 from cellalign.nn.priors import ExponentialFamilyPrior, NormalPrior
 
@@ -30,6 +31,7 @@ class NFIVAE(GivenContext, VariationalAutoencoder):
     name = "nf-ivae"
     summary = "identifiable VAE whose prior depends on all covariates and need not factorise"
     reference = "Lu et al. 2022"
+    shares_batches = True
     needs_condition = False
     encoder_sees = (COVARIATE, BATCH)
     prior_sees: ClassVar[tuple[Role, ...]] = (COVARIATE, BATCH)
@@ -81,7 +83,8 @@ class NFIVAE(GivenContext, VariationalAutoencoder):
         context = super().encoder_context(batch)
         if not self.training or self.hp.covariate_dropout == 0:
             return context
-        given = torch.rand(len(batch), 1, device=context.device) >= self.hp.covariate_dropout
+        noise = share.drawn(len(batch), lambda n: torch.rand(n, 1, device=context.device))
+        given = noise >= self.hp.covariate_dropout
         return context * given
 
     def posterior_sd(self, mean: Tensor, last: Tensor) -> Tensor:

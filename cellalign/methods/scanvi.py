@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from cellalign.methods.autoencoder import Step
 from cellalign.methods.base import LABEL, Labels, Latent, Layout, Minibatch
 from cellalign.methods.scvi import SCVI
+from cellalign.nn import share
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, sd_of
 from cellalign.nn.networks import MLP
 
@@ -44,6 +45,7 @@ class SCANVI(Labels, SCVI):
     name = "scanvi"
     summary = "scANVI: scVI with cell types, known for some cells; predicts the others'"
     reference = "Xu et al. 2021"
+    shares_batches = True
     needs_label = True
     also_uses = (LABEL,)  # its prior and its classifier
 
@@ -107,4 +109,4 @@ class SCANVI(Labels, SCVI):
         label = step.batch.label
         known = label >= 0
         error = F.cross_entropy(self.logits(step.latent.mean), label.clamp(min=0), reduction="none")
-        return {"classifier": self.hp.classification_ratio * (error * known).sum() / known.sum().clamp(min=1)}
+        return {"classifier": self.hp.classification_ratio * (error * known).sum() / share.counted(known).clamp(min=1)}

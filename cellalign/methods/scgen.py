@@ -25,6 +25,7 @@ class ScGen(FitsInClosedForm, VariationalAutoencoder):
     name = "scgen"
     summary = "VAE with latent vector arithmetic; a label weighs cell types alike"
     reference = "Lotfollahi et al. 2019"
+    shares_batches = True
     also_uses = (CONDITION, LABEL)  # the shift from one condition to another, weighed by label
 
     class Hyperparameters(VariationalAutoencoder.Hyperparameters):
@@ -39,6 +40,8 @@ class ScGen(FitsInClosedForm, VariationalAutoencoder):
         likelihood: LikelihoodName = Field(
             "mse", description="of normalised expression (gaussian, mse), or of counts (nb, zinb)"
         )
+
+    keeps_observed = False  # differences of its latents add up as well as what was observed (`benchmarks/doubles.py`)
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)

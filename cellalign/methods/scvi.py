@@ -23,6 +23,7 @@ class SCVI(GivenContext, VariationalAutoencoder):
     name = "scvi"
     summary = "scVI: counts, decoder given the batch; scvi-tools' defaults"
     reference = "Lopez et al. 2018"
+    shares_batches = True
     needs_condition = False
     decoder_sees = (CONDITION, BATCH)
     removes = (CONDITION, BATCH)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from cellalign.methods.autoencoder import Step
 from cellalign.methods.base import Fields, Graph, Layout
 from cellalign.methods.ivae import IVAE, ROTATE_AT, Part
+from cellalign.nn import share
 from cellalign.nn.distributions import gumbel_sigmoid
 from cellalign.nn.networks import ScaledParameter
 
@@ -33,6 +34,7 @@ class SVAE(IVAE):
     name = "svae"
     summary = "sparse VAE: each intervention shifts few latents, by an L1 penalty"
     reference = "Lachapelle et al. 2022"
+    shares_batches = True
 
     class Hyperparameters(IVAE.Hyperparameters):
         """Adds the penalty and the mask's start; its masks are the graph, whether z is rotated or not."""
@@ -64,7 +66,7 @@ class SVAE(IVAE):
     def penalties(self, step: Step) -> dict[str, Tensor]:
         """The sparsity term; in training it sets in at `sparsity_from`, in validation it always counts."""
         weight = step.warmup * (self.sparsity if self.training else 1.0)
-        return {"penalty": weight * self.sparsity_term()}
+        return {"penalty": weight * share.once(self.sparsity_term())}
 
     def sparsity_term(self) -> Tensor:
         """alpha times the mean edge probability of the interventions (Lachapelle et al. 2022)."""

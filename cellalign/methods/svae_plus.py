@@ -22,6 +22,7 @@ class SVAEPlus(SVAE):
     name = "svae+"
     summary = "sparse VAE with a Bayesian graph: which latents each intervention targets"
     reference = "Lopez et al. 2023"
+    shares_batches = True
 
     class Hyperparameters(SVAE.Hyperparameters):
         """Its prior's strength; `rotate_at: []` is the paper's gradient descent alone."""

@@ -33,6 +33,7 @@ class TrVAE(CVAE):
     name = "trvae"
     summary = "transfer VAE: MMD on the decoder's first hidden layer"
     reference = "Lotfollahi et al. 2020"
+    shares_batches = True
     plan_defaults: ClassVar[Mapping[str, Any]] = {"balanced": True}
     condition_kinds = ("categorical",)  # MMD compares groups of cells
 

@@ -20,6 +20,7 @@ class VAE(VariationalAutoencoder):
     name = "vae"
     summary = "variational autoencoder; knows no condition"
     reference = "Kingma & Welling 2014"
+    shares_batches = True
     needs_condition = False
 
 

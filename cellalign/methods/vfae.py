@@ -25,6 +25,7 @@ class VFAE(CVAE):
     name = "vfae"
     summary = "CVAE with an MMD penalty on the latent space"
     reference = "Louizos et al. 2016"
+    shares_batches = True
     condition_kinds = ("categorical",)  # MMD compares groups of cells
 
     class Hyperparameters(CVAE.Hyperparameters):

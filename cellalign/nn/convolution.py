@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cellalign.nn.networks import ContextLinear, Dropout
+from cellalign.nn.normalisation import BatchNorm1d
 from cellalign.nn.products import Linear
 from cellalign.nn.sparse import SparseRows
 
@@ -155,7 +156,7 @@ class Settings:
 
     def norm(self, width: int, wanted: bool = True) -> list[nn.Module]:
         """Batch norm where it is wanted."""
-        return [nn.BatchNorm1d(width)] if wanted and self.batch_norm else []
+        return [BatchNorm1d(width)] if wanted and self.batch_norm else []
 
     def dropped(self, wanted: bool = True) -> list[nn.Module]:
         """Dropout where it is wanted."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cellalign.nn import share
 from cellalign.nn.counts import exact, negative_binomial_nll, zero_inflated_nll
 from cellalign.nn.kernels import ops
 from cellalign.nn.minibatch import Minibatch
@@ -133,7 +134,7 @@ def widened(values: Tensor) -> Tensor:
 
 def sample_normal(mean: Tensor, sd: Tensor) -> Tensor:
     """A reparameterised draw from N(mean, sd), of mean's shape."""
-    return torch.addcmul(mean, sd, torch.randn_like(mean))
+    return torch.addcmul(mean, sd, share.randn_like(mean))
 
 
 def gumbel_sigmoid(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -142,7 +143,7 @@ def gumbel_sigmoid(logits: Tensor, temperature: float = 1.0) -> Tensor:
     The relaxed draw is sigmoid((logits + Logistic(0, 1) noise) / temperature) (Maddison et al. 2017); the value
     is that draw rounded, the gradient that of the draw itself.
     """
-    uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+    uniform = share.rand_like(logits).clamp(1e-6, 1 - 1e-6)
     soft = torch.sigmoid((logits + uniform.log() - torch.log1p(-uniform)) / temperature)
     return (soft > 0.5).to(soft.dtype) + soft - soft.detach()
 
@@ -179,6 +180,10 @@ class Distribution(ABC):
     def changed(self, others: Sequence[Any]) -> Distribution:
         """What it becomes with all that the others, of the same kind, change from it by themselves, added up."""
         return Point(_added(self.mean, [other.mean for other in others]))
+
+    def shifted(self, change: Tensor) -> Distribution:
+        """The same around another mean, [..., B, G] of change away; where that says nothing of the spread, the mean."""
+        return Point(widened(self.mean) + change)
 
 
 def _added(start: Tensor, others: Sequence[Tensor]) -> Tensor:
@@ -245,6 +250,10 @@ class Normal(Distribution):
         """Means add up, and standard deviations on their logarithm."""
         sd = _added(self.sd.log(), [other.sd.log() for other in others]).exp()
         return Normal(_added(self.location, [other.location for other in others]), sd)
+
+    def shifted(self, change: Tensor) -> Normal:
+        """The mean moves, the spread stays."""
+        return Normal(self.mean + change, self.sd)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from cellalign.nn import share
 from cellalign.nn.kernels.ops import transposed_product
+from cellalign.nn.normalisation import BatchNorm1d
 from cellalign.nn.once import once_differentiable
 from cellalign.nn.products import Linear, WithProducts, product, rounds
 from cellalign.nn.sparse import SparseRows
@@ -117,10 +120,13 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """x, each value zero with probability p and else x / (1 - p); x itself outside training."""
-        if not self.training or x.device.type != "cpu":
+        if not self.training or (x.device.type != "cpu" and share.current() is None):
             return super().forward(x)
+        if x.device.type != "cpu":
+            return x * share.drawn(len(x), lambda n: F.dropout(x.new_ones(n, *x.shape[1:]), self.p))
         # random_ draws from 0 to 2^31 - 1, the largest int32
-        kept = torch.empty_like(x, dtype=torch.int32).random_() < min(round((1 - self.p) * 2**31), 2**31 - 1)
+        drawn = share.drawn(len(x), lambda n: x.new_empty(n, *x.shape[1:], dtype=torch.int32).random_())
+        kept = drawn < min(round((1 - self.p) * 2**31), 2**31 - 1)
         return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
 
 
@@ -159,7 +165,7 @@ class MLP(nn.Module):
             elif before is not None:
                 layers.append(Linear(before, width))
             if batch_norm is True or (batch_norm == "first" and before is None):
-                layers.append(nn.BatchNorm1d(width, eps, momentum))
+                layers.append(BatchNorm1d(width, eps, momentum))
             layers.append(nn.LeakyReLU(negative_slope, inplace=True))
             if dropout and before is not None:
                 layers.append(Dropout(dropout))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cellalign.nn import share
 from cellalign.nn.distributions import LOG_2PI, sd_of
 
 UNIT = math.log(math.e - 1)  # softplus of it is 1
@@ -146,7 +147,7 @@ class ExponentialFamilyPrior(nn.Module):
             Mean over the batch of sum_j d2_j + d1_j^2 / 2 + regularisation d2_j^2.
         """
         first, second = self.derivatives(z.detach(), context)
-        return (second + 0.5 * first.square() + regularisation * second.square()).sum(1).mean()
+        return share.mean((second + 0.5 * first.square() + regularisation * second.square()).sum(1))
 
     def kl(self, z: Tensor, sd: Tensor, context: Tensor) -> Tensor:
         """E log q - log p~(z | d) but for the log normaliser, [B], this prior's parameters held fixed.

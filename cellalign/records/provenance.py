@@ -135,7 +135,7 @@ class Counterfactual(ModelStep):
         What X is: the observed cell plus the predicted change; the decoded mean; a draw.
     samples, draws : int
         Posterior draws averaged; draws written of each cell.
-    combined : {"", "expression", "latent"}
+    combined : {"", "observed", "expression", "latent"}
         Of several conditions at once, where their effects were added up.
     interval : float, optional
         What share of the genes of an observed group has its mean between layers["lower"] and layers["upper"].

@@ -132,6 +132,8 @@ def command(
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     reference: Annotated[str | None, Option("Labelled cells [the training file].", metavar="FILE")] = None,
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
+    devices: Annotated[int | None, o.DEVICES] = None,
+    nodes: Annotated[int | None, o.NODES] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Add <label>_predicted, <label>_probability and <label>_unknown to a copy of the input.
@@ -140,6 +142,7 @@ def command(
     """
     from cellalign.annotation import no_label, score
     from cellalign.data import files
+    from cellalign.engine.ranks import current
     from cellalign.model import load
     from cellalign.records import Provenance
     from cellalign.records.provenance import KEY
@@ -148,9 +151,12 @@ def command(
     known = _training_files(fitted) if reference is None else input.like(reference)
     source = files.spool(input)
     output = output or beside(input, "annotated")
-    files.check_cells_output(output, force, [source, known, model])
-    adata = cells_of(source, fitted)
-    table = annotate(adata, fitted, reference=cells_of(known, fitted), **asked)
+    if current().first:
+        files.check_cells_output(output, force, [source, known, model])
+    adata = cells_of(source, fitted, streaming=True)
+    table = annotate(adata, fitted, reference=cells_of(known, fitted, streaming=True), **asked)
+    if not current().first:
+        return
     key = str(asked["label"] or fitted.label)
     result = score(adata.obs, table, key, unlabelled=asked["unlabelled"] or no_label(fitted, key))
     settings = {name: asked[name] for name in ("classifier", "k", "unknown")}

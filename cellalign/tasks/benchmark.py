@@ -372,6 +372,7 @@ def command(
         str | None,
         Option("Draw methods by groups, beside best baseline and ceiling (.png, .pdf, .svg).", metavar="FILE"),
     ] = None,
+    report: Annotated[str | None, o.REPORT] = None,
 ) -> None:
     """Hold out each group under each condition in turn, predict it with every method, score it; or train on all.
 
@@ -380,6 +381,7 @@ def command(
     from cellalign.data import files
     from cellalign.tasks.benchmark_paired import COLUMNS, paired, picture, sentence
     from cellalign.tasks.benchmark_table import metrics_of, printed
+    from cellalign.tasks.report_of import check_page, of_benchmark
 
     asked = call.options
     if plot is not None:
@@ -387,6 +389,9 @@ def command(
             raise UsageError(f"{option('plot', plot)} ends in none of .png, .pdf, .svg")
         files.check_output(plot, True, [input])
         files.check_apart(output, plot)
+    if report is not None:
+        check_page(report, True, [input])
+        files.check_apart(output, plot, report)
     metrics = metrics_of(metric, asked["holdout_each"])
     files.check_table(output, True, [input])
     finished(output)  # what is no benchmark is refused before any work
@@ -423,4 +428,6 @@ def command(
     if plot is not None:
         with files.atomic_path(plot, True) as fresh:
             picture(table, first.name).savefig(fresh)
+    if report is not None:
+        of_benchmark(report, table, first.name, output, True)
     call.log.info("%s: %d rows", output, len(table))

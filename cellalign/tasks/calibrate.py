@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cellalign.calibration import Groups
     from cellalign.data.loader import Cells
     from cellalign.methods.base import Method
+    from cellalign.model import Model
     from cellalign.records import CalibrationRecord
     from cellalign.tasks.prepare import Prepared
 
@@ -74,6 +76,11 @@ class Calibrating:
     def groups(self) -> list[Held]:
         """All of them."""
         return [held for fold in self.folds for held in fold]
+
+    def is_of(self, model: Model) -> bool:
+        """Whether this is how a model was calibrated."""
+        known = model.record.calibration
+        return known is not None and known.model_copy(update={"checksum": ""}) == self.record
 
     @property
     def record(self) -> CalibrationRecord:
@@ -202,6 +209,16 @@ def _used(prepared: Prepared) -> np.ndarray:
     return used
 
 
+def calibrate_later(
+    model: Model, path: Path, prepared: Prepared, planned: Calibrating, *, device: torch.device, seed: int
+) -> None:
+    """Calibrate a model that is complete, and write it again; errors as `calibrated`."""
+    log.info("%s is not calibrated by %s: its weights stay, the refits are made", path, planned.key)
+    model.calibration = calibrated(prepared, planned, device=device, seed=seed)
+    model.record = model.record.model_copy(update={"calibration": planned.record})
+    model.save(path, force=True)
+
+
 def calibrated(
     prepared: Prepared,
     planned: Calibrating,
@@ -220,6 +237,7 @@ def calibrated(
 
     from cellalign.calibration import Groups
     from cellalign.engine.fit import fit
+    from cellalign.engine.observed import observe_cells
     from cellalign.methods.base import Trains
     from cellalign.model_directory import build_to_train
 
@@ -233,6 +251,7 @@ def calibrated(
         log.log(level, "calibrating, refit %d of %d without %s", number + 1, len(planned.folds), ", ".join(shown))
         train, validation = (torch.from_numpy(np.setdiff1d(rows, left_out)) for rows in prepared.rows)
         fit(method, prepared.cells, train, validation, prepared.plan, device=device, seed=seed)
+        observe_cells(method, prepared.cells, [train, validation])
         for held in fold:
             predicted[id(held)] = _predicted_mean(prepared, method, held, device)
     groups = planned.groups
@@ -255,18 +274,25 @@ def _predicted_mean(prepared: Prepared, method: Any, held: Held, device: torch.d
     import torch
 
     from cellalign.engine.predict import predictions
+    from cellalign.methods.observed import rules
 
     cells = prepared.cells.part(torch.from_numpy(held.controls))
     key = method.layout.condition.name
     together: list[dict[str, Any]] = []
     do: dict[str, Any] = {key: held.parts or held.target}
-    if held.parts and method.combines_in[0] == "expression":  # as `counterfactual --combine auto`
-        do, together = {key: held.name}, [{key: part} for part in held.parts]
+    observed: tuple[int, ...] = ()
+    if held.parts:  # as `counterfactual --combine auto`
+        rule = rules(method)[0]
+        if rule == "observed":
+            do, observed = {}, method.layout.targets(do)
+        elif rule == "expression":
+            do, together = {key: held.name}, [{key: part} for part in held.parts]
     batches = predictions(
         method,
         cells,
         do,
         together=together,
+        observed=observed,
         device=device,
         residual=method.keeps_residual,
         at_least=None if prepared.record.recipe.expression == "any" else 0.0,

@@ -50,7 +50,11 @@ def counterfactual(
         int, Option('Average N posterior draws; adds layers["sd"] and layers["sd_of_mean"].', metavar="N")
     ] = 0,
     combine: Annotated[
-        str, Option("How effects of A+B are added up; auto is the method's default.", metavar="auto|expression|latent")
+        str,
+        Option(
+            "How effects of A+B are added up: the observed mean changes, or the model's own, in expression or latents.",
+            metavar="auto|observed|expression|latent",
+        ),
     ] = "auto",
     per_condition: Annotated[
         int, Option("Predict N cells of each condition, of source cells drawn at random.", metavar="N", low=0)
@@ -156,6 +160,8 @@ def command(
     output: Annotated[str | None, o.OUTPUT] = None,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     draw: Annotated[bool, Option("Write one cell of each, drawn from the prediction, for use as a cell.")] = False,
+    devices: Annotated[int | None, o.DEVICES] = None,
+    nodes: Annotated[int | None, o.NODES] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Predict the source cells' expression under condition --to: one row per source cell, and per --to of several.
@@ -163,14 +169,20 @@ def command(
     By default a cell keeps what the model does not explain of it: the observed cell plus the predicted change.
     """
     from cellalign.data import files
+    from cellalign.engine.ranks import current
     from cellalign.model import load
 
     fitted, to = load(model), call.options["to"]
     asked = call.options | ({"draws": max(1, call.options["draws"])} if draw else {})
     source = source_of(input, fitted)
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", _named(to)))
-    files.check_cells_output(output, force, [source, model])
-    predicted = fitted.predict(cells_of(source, fitted), **asked)
+    if current().first:
+        files.check_cells_output(output, force, [source, model])
+    predicted = fitted.predict(cells_of(source, fitted, streaming=True), **asked)
+    if not current().first:
+        for _ in predicted.batches():  # of which the first writes what all compute
+            pass
+        return
     bare = predicted.bare()
     files.write_batches(bare, predicted.batches(), output, copies=predicted.copies, force=force)
     targets = predicted.record.targets

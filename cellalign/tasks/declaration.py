@@ -209,8 +209,10 @@ def _parts(name: str, option: Option, kind: Any, default: Any) -> list[Parameter
     part_of = (name, kind)
     own = default if default is REQUIRED else getattr(default, first.name)
     declared = [Parameter(name, option, Sequence[str], own, part_of)]
+    # a choice of two flags is a truth value, all else text
+    types = {each.name: bool | None if each.metadata.get("flags") else str | None for each in others}
     return declared + [
-        Parameter(each.name, Option(**each.metadata), str | None, each.default, part_of) for each in others
+        Parameter(each.name, Option(**each.metadata), types[each.name], each.default, part_of) for each in others
     ]
 
 

@@ -78,6 +78,7 @@ def embed(
     ModelError
         A draw of a method whose posterior has no spread.
     """
+    from cellalign.engine.ranks import current
     from cellalign.records import Provenance
     from cellalign.records.provenance import KEY
 
@@ -90,7 +91,7 @@ def embed(
         adata.obs[column] = split
     record = model.embedding_record(None if split is None else column, seed if draw else None)
     steps: list[Step] = [record]
-    if umap:
+    if umap and current().first:
         adata.obsm["X_umap"] = _umap(found[record.key], seed, threads)
         steps.append(model.umap_record(record.seed))
     adata.uns[KEY] = Provenance.to_extend(adata.uns).with_steps(*steps).plain()
@@ -109,7 +110,8 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
         of another model's latents is not drawn: that of these is computed.
     model : Model
     color : sequence of str, optional
-        obs columns to colour by; default the model's condition and label (or cell_type) where they are there.
+        obs columns, or genes, to colour by; default the model's condition and label (or cell_type) where they are
+        there.
 
     Returns
     -------
@@ -124,6 +126,7 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     from cellalign.errors import InputError
     from cellalign.plots.umap import before_after, unintegrated_umap
     from cellalign.records import Provenance
+    from cellalign.tasks.colours import expression
     from cellalign.threads import limited
 
     provenance = Provenance.of(adata.uns)
@@ -144,7 +147,12 @@ def plot_umap(adata: AnnData, model: Model, *, color: Sequence[str] | None = Non
     usual = (model.condition, model.label or "cell_type")
     keys = color or [key for key in usual if key and key in adata.obs]
     number = model.condition if model.continuous else None
-    colours: dict[str, Any] = {k: column(adata.obs, k, purpose="colour", missing=True) for k in keys if k != number}
+    genes = {str(name) for name in adata.var_names} - set(map(str, adata.obs.columns))
+    colours: dict[str, Any] = {
+        k: expression(adata, k) if k in genes else column(adata.obs, k, purpose="colour", missing=True)
+        for k in keys
+        if k != number
+    }
     if number in keys:
         colours = {k: colours[k] if k in colours else numbers(adata.obs, k, missing=True) for k in keys}
     x = model.expression_of(adata, "zero")
@@ -180,26 +188,32 @@ def command(
     output: Annotated[str | None, o.OUTPUT] = None,
     model: Annotated[str, o.MODEL] = o.DEFAULT_MODEL,
     plot: Annotated[str | None, Option("Draw the UMAP (.png, .pdf, .svg), before and after.", metavar="FILE")] = None,
-    color: Annotated[Sequence[str], Option("obs column to colour by (repeatable).", metavar="KEY")] = (),
+    color: Annotated[Sequence[str], Option("obs column or gene to colour by (repeatable).", metavar="KEY")] = (),
+    devices: Annotated[int | None, o.DEVICES] = None,
+    nodes: Annotated[int | None, o.NODES] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Write obsm["X_<method>"], the posterior means, or with --draw a draw of each, into a copy of the input."""
     from cellalign.data import files
+    from cellalign.engine.ranks import current
     from cellalign.model import load
 
     fitted = load(model)
     source = source_of(input, fitted)
     output = output or beside(source, "emb")
-    files.check_cells_output(output, force, [source, model])
-    if plot is not None:
+    if current().first:
+        files.check_cells_output(output, force, [source, model])
+    if plot is not None and current().first:
         _check_picture(plot)
         files.check_output(plot, force, [source, model])
         files.check_apart(output, plot)
     adata = embed(
-        cells_of(source, fitted),
+        cells_of(source, fitted, streaming=True),
         fitted,
         **call.options | {"umap": call.options["umap"] or plot is not None},
     )
+    if not current().first:  # which writes what all have computed
+        return
     if plot is not None:
         figure = plot_umap(adata, fitted, color=color or None, seed=call.options["seed"])
         with files.atomic_path(plot, force) as fresh:

@@ -278,6 +278,7 @@ def command(
         str | None,
         Option("Write the prediction, and the real cells as FILE's .real, for cell-eval2 (.h5ad).", metavar="FILE"),
     ] = None,
+    report: Annotated[str | None, o.REPORT] = None,
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Score an embedding, or a counterfactual against real cells, beside baselines and what is attainable."""
@@ -285,14 +286,18 @@ def command(
     from cellalign.data.columns import select
     from cellalign.evaluation.export import beside, for_cell_eval
     from cellalign.evaluation.predictions import expression_of
+    from cellalign.evaluation.run import check_installed
     from cellalign.model import load
     from cellalign.records import Provenance
     from cellalign.tasks.paths import cells_for
+    from cellalign.tasks.report_of import How, check_page, of_evaluation
 
     asked = call.options
     named = {"scatter": scatter, "violin": violin, "images": images, "scib_table": scib_table}
     pictures = {name: path for name, path in named.items() if path is not None}
     check_pictures(pictures, against=against is not None, label=asked["label"] is not None, panels=asked["panels"])
+    extra_panels = ["bio"] if scib_table is not None else []
+    check_installed([*(asked["panels"] or ()), *extra_panels])
     if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):
         raise UsageError(f"{option('against', against)} is the input itself; a prediction is compared with real cells")
     read: list[str | Reading] = [input, *(path for path in (against, model) if path is not None)]
@@ -314,7 +319,9 @@ def command(
         if Path(path).suffix not in (".h5ad", ".zarr"):
             raise UsageError(f"{option('export_vcc', export_vcc)} ends in neither .h5ad nor .zarr")
         files.check_cells_output(path, force, read)
-    files.check_apart(output, de, *pictures.values(), *exported)
+    if report is not None:
+        check_page(report, force, read)
+    files.check_apart(output, de, report, *pictures.values(), *exported)
     fitted = load(model) if model is not None else None
     # a prediction has its metadata: a table of them belongs to the real cells
     cells = files.read(replace(input, obs=None, obs_key=None) if against is not None else input)
@@ -328,7 +335,6 @@ def command(
         made = provenance.counterfactual
         layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
         real = cells_for(files.spool(reading), expression_of(cells, asked["expression"]), layer=layer)
-    extra_panels = ["bio"] if scib_table is not None else []
     more: dict[str, Any] = {"extra_panels": extra_panels, "differential": de is not None}
     result = evaluate(cells, against=real, model=fitted, **more, **asked)
     call.print_evaluation(result, format)
@@ -343,6 +349,9 @@ def command(
         figure = PICTURES[name].draw(result)
         with files.atomic_path(path, force) as fresh:
             figure.savefig(fresh)
+    if report is not None:
+        how = How(asked["condition"], asked["control"], asked["label"], seed=asked["seed"], device=asked["device"])
+        of_evaluation(report, result, cells, (input, against, model), how, fitted, force)
     if exported:
         assert real is not None
         both = for_cell_eval(cells, real, condition=asked["condition"], control=asked["control"])

@@ -157,6 +157,7 @@ WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[
 # what is written
 OUTPUT = Option("Output .h5ad or .zarr; - is standard output.", ("--output", "-o"), metavar="FILE", panel=OUTPUTS)
 DRY_RUN = Option("Say what would be done, and how long it would take; write nothing.", panel=OUTPUTS)
+REPORT = Option("Also write a page of what was found, for any browser.", metavar="FILE.html", panel=OUTPUTS)
 FORCE = Option("Replace an existing output.", panel=OUTPUTS)
 FORMAT = Option("For people, or for programs.", panel=OUTPUTS)
 
@@ -164,5 +165,9 @@ FORMAT = Option("For people, or for programs.", panel=OUTPUTS)
 DEVICE = Option("auto picks the GPU.", metavar="auto|cpu|cuda|mps", panel=COMPUTING)
 THREADS = Option("CPU threads.", low=1, panel=COMPUTING)
 PRECISION = Option("Of products in training; auto is bfloat16 where the CPU has it.", panel=COMPUTING)
+DEVICES = Option(
+    "Processes here, of a GPU or some CPUs each, that compute together [1].", metavar="N", low=1, panel=COMPUTING
+)
+NODES = Option("Machines, each with as many of them [1].", metavar="N", low=1, panel=COMPUTING)
 DETERMINISTIC = Option("The same bytes whatever the number of threads, at the speed of one.", panel=COMPUTING)
 SEED = Option("Seed of everything drawn.", low=0, high=2**32 - 1, panel=COMPUTING)  # the largest of all libraries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,19 +24,26 @@ def source_of(input: Reading, model: Model) -> Reading:
         return spool(input)
     for name, value in input.options().items():
         raise UsageError(f"{option(name, value)} needs INPUT; the training files are read as in training")
-    return model.check_source()
+    return replace(model.check_source(), stream=input.stream)
 
 
-def cells_of(source: Reading, model: Model) -> AnnData:
+def cells_of(source: Reading, model: Model, *, streaming: bool = False) -> AnnData:
     """Of files what a model reads: obs, var, its matrix, and the vectors it was given; errors as `read_matrix`."""
     from cellalign.data.matrices import MATRICES
 
     if model.matrix in MATRICES[model.expression]:
-        return cells_for(source, model.expression, model.obsm)
-    return _serving(source, model.expression, [model.matrix], model.obsm)
+        return cells_for(source, model.expression, model.obsm, streaming=streaming)
+    return _serving(source, model.expression, [model.matrix], model.obsm, streaming)
 
 
-def cells_for(source: Reading, expression: str, obsm: Sequence[str] = (), layer: str | None = None) -> AnnData:
+def cells_for(
+    source: Reading,
+    expression: str,
+    obsm: Sequence[str] = (),
+    layer: str | None = None,
+    *,
+    streaming: bool = False,
+) -> AnnData:
     """Of a file what a method reads, and no more unless the usual place does not hold it.
 
     Parameters
@@ -44,6 +52,8 @@ def cells_for(source: Reading, expression: str, obsm: Sequence[str] = (), layer:
     obsm : sequence of str
     layer : str, optional
         The matrix that is wanted.
+    streaming : bool
+        Whether it may stay on disk (`data.files.read`).
 
     Raises
     ------
@@ -54,17 +64,19 @@ def cells_for(source: Reading, expression: str, obsm: Sequence[str] = (), layer:
     from cellalign.data.matrices import MATRICES
 
     if layer is not None:
-        return read_matrix(source, layer, obsm)
-    return _serving(source, expression, [*MATRICES[expression], "counts"], obsm)
+        return read_matrix(source, layer, obsm, streaming=streaming)
+    return _serving(source, expression, [*MATRICES[expression], "counts"], obsm, streaming)
 
 
-def _serving(source: Reading, expression: str, matrices: Sequence[str], obsm: Sequence[str]) -> AnnData:
+def _serving(
+    source: Reading, expression: str, matrices: Sequence[str], obsm: Sequence[str], streaming: bool
+) -> AnnData:
     """The file with the first of these matrices, or the whole of it where that one does not serve."""
     from cellalign.data.files import read, read_matrix
     from cellalign.data.recipe import serves
 
-    found = read_matrix(source, matrices, obsm, required=False)
-    return found if serves(found, expression, matrices[0]) else read(source)
+    found = read_matrix(source, matrices, obsm, required=False, streaming=streaming)
+    return found if serves(found, expression, matrices[0]) else read(source, streaming=streaming)
 
 
 def beside(source: Reading, ending: str) -> str:

@@ -128,7 +128,10 @@ def command(
     files.check_cells_output(output, force, [input])
     like = call.options["like"]
     own = call.options["layer"] is not None or call.options["raw"]
-    adata = files.read(input) if like is None or own else cells_of(files.spool(input), like)
+    if like is None or own:
+        adata = files.read(files.spool(input) if input.stream else input, streaming=True)
+    else:
+        adata = cells_of(files.spool(input), like, streaming=True)
     result = preprocess(adata, **call.options)
     files.write(result, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, result.n_obs, result.n_vars)

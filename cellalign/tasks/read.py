@@ -18,6 +18,8 @@ def read(
     obs: str | os.PathLike[str] | None = None,
     obs_key: str | None = None,
     gene_key: str | None = None,
+    genes: str | None = None,
+    stream: bool | None = None,
 ) -> AnnData:
     """Read cells of any format: h5ad of every age, zarr, MuData, 10x, Matrix Market, loom or a table of text.
 
@@ -35,10 +37,16 @@ def read(
         Its column of cell names; the first by default.
     gene_key : str, optional
         Column of var that names the genes; its index by default.
+    genes : str, optional
+        Of several files: "inner", the genes that all have, or "union", those of any, zero elsewhere.
+    stream : bool, optional
+        Leave matrices on disk (True), or read them into memory (False); by default as there is room.
 
     Returns
     -------
     AnnData
+        With `stream=True` its matrices stay on disk (`data.streamed.StreamedCells`): `train`, `embed`,
+        `counterfactual`, `annotate` and `preprocess` read rows as they need them.
 
     Raises
     ------
@@ -49,4 +57,5 @@ def read(
 
     table = None if obs is None else str(obs)
     how = {"file_key": file_key, "modality": modality, "obs": table, "obs_key": obs_key, "gene_key": gene_key}
-    return files.read(Reading(tuple(str(path) for path in paths), **how))
+    reading = Reading(tuple(str(path) for path in paths), **how, genes=genes, stream=stream)
+    return files.read(reading, streaming=reading.stream is True)

@@ -62,8 +62,9 @@ class Resuming:
         """Hold the model's name; errors as `data.claim.claimed`."""
         from cellalign.data.claim import claimed
         from cellalign.engine.checkpoint import Checkpoint
+        from cellalign.engine.ranks import current
 
-        if self.model is None:
+        if self.model is None or not current().first:
             yield
             return
         with claimed(Checkpoint.beside(self.model, {}).path, f"the model {self.model}", Checkpoint.FILES, wait=wait):
@@ -71,29 +72,42 @@ class Resuming:
 
     def precision(self) -> str | None:
         """The precision of a run that is gone on with, on whatever machine it began; None where none is."""
-        kept = self._kept if self.resume or self.auto_resume else None
-        return None if kept is None else str(kept.settings.get("training", {}).get("precision", "auto"))
+        from cellalign.engine.ranks import current
+
+        def kept_one() -> str | None:
+            kept = self._kept if self.resume or self.auto_resume else None
+            return None if kept is None else str(kept.settings.get("training", {}).get("precision", "auto"))
+
+        return current().told(kept_one)
 
     def complete(self, record: ModelRecord) -> Model | None:
         """The model itself, where it is there already and all settings were these."""
+        from cellalign.engine.ranks import current
         from cellalign.model import load
+
+        if self.model is None or not current().told(lambda: self._is_complete(record)):
+            return None
+        log.info("%s is complete, of the same cells and settings", self.model)
+        return load(Path(self.model))
+
+    def _is_complete(self, record: ModelRecord) -> bool:
         from cellalign.model_directory import read_record
         from cellalign.records import CheckpointRecord
 
         if not self.auto_resume or self.model is None or not os.path.isdir(self.model):
-            return None
+            return False
         try:
             kept = read_record(Path(self.model))
         except ModelError:
-            return None
+            return False
         settings = _settings(kept, None if kept.machine is None else kept.machine.deterministic)
+        asked = None if kept.outcome is None else kept.outcome.batch_size_asked
+        if asked is not None:
+            settings["training"] = settings["training"] | {"batch_size": asked}
         found = CheckpointRecord(format_version=CheckpointRecord.FORMAT, settings=settings, state={})
         wanted = _settings(record, self.deterministic)
         # what a run that is gone on with may have another of makes another model all the same
-        if settings.get("content") is None or found.differing(wanted) is not None or found.changed(wanted):
-            return None
-        log.info("%s is complete, of the same cells and settings", self.model)
-        return load(Path(self.model))
+        return settings.get("content") is not None and found.differing(wanted) is None and not found.changed(wanted)
 
     def checkpoint(self, record: ModelRecord) -> Checkpoint | None:
         """Where the run that is to give `record` leaves its state; one that is not to be gone on with is gone.
@@ -106,11 +120,17 @@ class Resuming:
             The checkpoint is damaged.
         """
         from cellalign.engine.checkpoint import Checkpoint
+        from cellalign.engine.ranks import current
 
         if self.model is None:
             return None
         settings = _settings(record, self.deterministic)
         checkpoint = Checkpoint.beside(self.model, settings, self.every, _how_to_go_on(record))
+        current().told(lambda: self._settle(checkpoint, record))  # of several ranks one looks, and removes
+        return checkpoint
+
+    def _settle(self, checkpoint: Checkpoint, record: ModelRecord) -> None:
+        """What `checkpoint` does about a run that is there."""
         if self.restart:
             checkpoint.remove()
         elif not checkpoint.exists():
@@ -126,7 +146,6 @@ class Resuming:
                 raise UsageError(f"{option('epochs', epochs)} is less than the {done} that are done; ask for more")
             for said in kept.changed(checkpoint.settings):
                 log.info("going on with another %s", said)
-        return checkpoint
 
     def _refuse(self, checkpoint: Checkpoint) -> None:
         kept = self._kept

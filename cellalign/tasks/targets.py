@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cellalign.model import Model
 
 OF_CELLS = ("programs", "gene_sets", "interactions")  # what of the options is computed from cells
+PICTURES = (".png", ".pdf", ".svg")
 SHOWN = 30  # rows of a printed table
 
 
@@ -109,7 +110,7 @@ def _of_cells(options: Mapping[str, Any]) -> list[str]:
 
 
 def write_targets(graph: AnnData, path: str, *, force: bool = False) -> None:
-    """Write the graph by the ending of `path`: .h5ad, .csv, .json, .graphml or .png.
+    """Write the graph by the ending of `path`: .h5ad, .csv, .json, .graphml, or a heat map as .png, .pdf or .svg.
 
     Raises
     ------
@@ -125,10 +126,10 @@ def write_targets(graph: AnnData, path: str, *, force: bool = False) -> None:
         files.write(graph, path, force=force)
         return
     with files.atomic_path(path, force) as fresh:
-        if ending == ".png":
+        if ending in PICTURES:
             from cellalign.plots.targets import heat_map
 
-            heat_map(graph).savefig(fresh, format="png", dpi=150)
+            heat_map(graph).savefig(fresh, format=ending[1:], dpi=150)
         else:
             graph_files.TEXT[ending](graph, fresh)
 
@@ -137,7 +138,7 @@ def check_ending(path: str) -> None:
     """UsageError where `write_targets` knows no format of that ending."""
     from cellalign.tasks.graph_files import TEXT
 
-    known = [".h5ad", *TEXT, ".png"]
+    known = [".h5ad", *TEXT, *PICTURES]
     if path != "-" and Path(path).suffix not in known:
         raise UsageError(f"{option('output', path)} ends in none of {', '.join(known)}")
 
@@ -145,7 +146,9 @@ def check_ending(path: str) -> None:
 @command_of(targets, example="cellalign targets -m svae-model --programs 10 -o targets.graphml")
 def command(
     call: Call,
-    output: Annotated[str, Option("Output .h5ad, .csv, .json, .graphml or .png.", ("--output", "-o"), metavar="FILE")],
+    output: Annotated[
+        str, Option("Output .h5ad, .csv, .json, .graphml, .png, .pdf or .svg.", ("--output", "-o"), metavar="FILE")
+    ],
     input: Annotated[
         Reading,
         Argument("Cells for --programs, --gene-sets, --interactions; default the training file.", metavar="INPUT"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import UsageError, option
+from cellalign.errors import UsageError, noted, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.engine.fit import Progress, State
+    from cellalign.engine.plan import Plan
     from cellalign.methods.base import Method
     from cellalign.model import Model
     from cellalign.records import Outcome
@@ -94,6 +96,8 @@ def train(
     threads: Annotated[int | None, o.THREADS] = None,
     precision: Annotated[o.Precision | None, o.PRECISION] = None,
     deterministic: Annotated[bool, o.DETERMINISTIC] = False,
+    devices: Annotated[int | None, o.DEVICES] = None,
+    nodes: Annotated[int | None, o.NODES] = None,
     progress: Progress | bool | None = None,
     before: Callable[[Prepared, torch.device], None] | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
@@ -171,6 +175,11 @@ def train(
         so is every embedding and prediction.
     deterministic : bool
         The same bytes whatever the number of threads: one computes, which takes longer where there are several.
+    devices, nodes : int, optional
+        Processes on each machine, and machines, that train together: each takes its part of every batch, and the model
+        is that of one process. In Python the script is started once for each, by torchrun or srun, and each calls
+        this; the command starts them itself. Without the options there are as many as torchrun started. The first
+        alone writes.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
     progress : Progress or bool, optional
@@ -224,19 +233,22 @@ def train(
     from cellalign.data.said import tell
     from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
+    from cellalign.engine.observed import observe_cells
+    from cellalign.engine.ranks import check_shares, connected
     from cellalign.methods.registry import get
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train, check_model_output, holds_model
-    from cellalign.tasks.calibrate import NONE, calibrated, calibrating
+    from cellalign.tasks.calibrate import NONE, calibrate_later, calibrated, calibrating
 
     parent = Parent.of(from_, learn, method, missing_genes)
     preparing = prepare if parent is None else partial(prepare_on, parent=parent)
     method = method or (DEFAULT_METHOD if parent is None else parent.model.name)
     threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every, deterministic)
-    with resuming.claimed(wait):
-        if model_path is not None and not (auto_resume and holds_model(model_path)):
+    with connected(devices, nodes, device) as ranks, resuming.claimed(wait):
+        if model_path is not None and ranks.first and not (auto_resume and holds_model(model_path)):
             check_model_output(model_path, force)
+        check_shares(get(method))
         prepared = preparing(
             adata,
             method=method,
@@ -277,19 +289,27 @@ def train(
         planned = None
         if parent is None:
             planned = calibrating(prepared, adata, get(method), calibrate, calibrate_folds)
+        if planned is not None and not ranks.alone:
+            later = spoken(python="train again with auto_resume=True, in one process", command="--auto-resume in one")
+            raise UsageError(f"{option('calibrate', calibrate)} takes one process: train without it, then {later}")
         if (finished := resuming.complete(record)) is not None:
+            if planned is not None and not planned.is_of(finished):
+                with computing(device, threads, deterministic=deterministic) as torch_device:
+                    calibrate_later(finished, Path(str(model_path)), prepared, planned, device=torch_device, seed=seed)
             return finished
-        if model_path is not None:
+        if model_path is not None and ranks.first:
             check_model_output(model_path, force)
         checkpoint = resuming.checkpoint(record)
         for level, message in prepared.notes:
             tell(level, message)
         with computing(device, threads, deterministic=deterministic) as torch_device:
-            record = record.model_copy(update={"machine": machine(torch_device, deterministic=deterministic)})
+            used = machine(torch_device, ranks.world, deterministic=deterministic)
+            record = record.model_copy(update={"machine": used})
             if before is not None:
                 before(prepared, torch_device)
             torch.manual_seed(seed)
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
+            began, prepared.cells.waiting.seconds = time.perf_counter(), 0.0
             with shown(progress) as told:
                 state = fit(
                     module,
@@ -303,6 +323,9 @@ def train(
                     checkpoint=checkpoint,
                     learning_on=learning_on,
                 )
+            waiting = prepared.cells.waiting.seconds / max(time.perf_counter() - began, 1e-9)
+            kept = None if parent is None else parent.model.method.observed
+            observe_cells(module, prepared.cells, [torch.from_numpy(rows) for rows in prepared.rows], kept)
             _say_caveats(module)
             held_out = None
             if planned is not None:
@@ -311,9 +334,13 @@ def train(
         findings = module.findings()
         for found in findings:
             tell(logging.INFO, found)
-        record = record.model_copy(update={"outcome": _outcome(state, findings)})
+        if state.halvings:  # as if they had been asked for
+            training = record.training | {"batch_size": prepared.plan.batch_size >> state.halvings}
+            record = record.model_copy(update={"training": training})
+        record = record.model_copy(update={"outcome": _outcome(state, findings, prepared.plan)})
         model = Model(module, record, state.history, _seen(prepared, parent), held_out)
-        if model_path is not None and checkpoint is not None:
+        model.waiting = waiting
+        if model_path is not None and checkpoint is not None and ranks.first:
             model.save(Path(model_path), force=force)
             checkpoint.remove()  # not before: a run that is killed here has the one or the other
         return model
@@ -368,51 +395,72 @@ def command(
     output: Annotated[
         str | None, Option("Also write the embedded cells here.", ("--output", "-o"), metavar="FILE", panel=o.OUTPUTS)
     ] = None,
+    report: Annotated[str | None, o.REPORT] = None,
     dry_run: Annotated[bool, o.DRY_RUN] = False,
 ) -> None:
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
+    from cellalign.engine.ranks import current
     from cellalign.model_directory import check_model_output, holds_model
     from cellalign.tasks.embed import embed, write_embedding
     from cellalign.tasks.paths import cells_for, cells_of
+    from cellalign.tasks.report_of import How, check_page, of_training
 
     asked = call.options
     parent = asked["from_"]
     inputs = [input] if parent is None else [input, parent]
-    if not (asked["auto_resume"] and holds_model(model)):  # which may be complete: it is not replaced then
+    writes = current().first  # of several ranks; they try whether they can
+    if writes and not (asked["auto_resume"] and holds_model(model)):  # which may be complete: it is not replaced then
         check_model_output(model, asked["force"], inputs)
-    if output is not None:
+    if writes and output is not None:
         files.check_cells_output(output, asked["force"], inputs)
-        files.check_apart(model, output)
+    if writes and report is not None:
+        check_page(report, asked["force"], inputs)
+    files.check_apart(model, output, report)
     begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
     method, kind = asked["method"] or DEFAULT_METHOD, asked["expression"]
     reads = None if begins_with else expression_for(method, asked["preset"], asked["config"], asked["settings"], kind)
     with nullcontext() if dry_run else Resuming(model).claimed(asked["wait"]):  # before the cells are read
         source = files.spool(input)
         if begins_with is not None:
-            adata = cells_of(source, begins_with.model)
+            adata = cells_of(source, begins_with.model, streaming=True)
         else:
-            adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"])
+            adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"], streaming=True)
         named = None if input.from_stdin else input
         if dry_run:
             say_plan(call, adata, begins_with, named, method, [model, *([output] if output else [])])
             return
         before = partial(tell_before, adata, seed=asked["seed"])
         with call.training_progress() as progress:
-            fitted = train(adata, progress=progress, before=before, source=named, model_path=model, **asked)
+            shown = progress if current().first else None
+            fitted = train(adata, progress=shown, before=before, source=named, model_path=model, **asked)
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
-    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, precision)
+    said = precision + _speed(fitted)
+    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, said)
+    machine = {"device": asked["device"], "threads": asked["threads"]}
     if output is not None:
-        try:
-            embed(adata, fitted, device=asked["device"], threads=asked["threads"])
-            write_embedding(adata, fitted, source, output, force=asked["force"])
-        except BaseException as error:
-            error.add_note(
-                f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"
-            )
-            raise
+        with noted(f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"):
+            embed(adata, fitted, **machine)
+            if current().first:
+                write_embedding(adata, fitted, source, output, force=asked["force"])
+    if report is not None:
+        with noted(f"the model {model} is complete, {report} is not written: `cellalign report {model}` does it"):
+            if output is None:
+                embed(adata, fitted, **machine)
+            if current().first:
+                how = How(seed=asked["seed"], **machine)
+                of_training(report, fitted, adata, model, source, how, asked["force"])
+
+
+def _speed(fitted: Model) -> str:
+    """How many cells a second were trained on, and which share of the time was spent waiting for their rows."""
+    outcome, cells = fitted.record.outcome, fitted.record.cells
+    if outcome is None or not outcome.epochs or fitted.waiting is None:
+        return ""
+    rate = cells.trained * outcome.epochs / max(outcome.seconds, 0.01)
+    return f", {rate:,.0f} cells/s, {100 * fitted.waiting:.1f} % of the time waiting for cells"
 
 
 def vectors(kinds: Mapping[str, str] | None) -> list[str]:
@@ -449,7 +497,7 @@ def _seen(prepared: Prepared, parent: Parent | None) -> np.ndarray | None:
     return of_trained(prepared.cells.matrix, len(prepared.cells), rows, before)
 
 
-def _outcome(state: State, findings: list[str]) -> Outcome:
+def _outcome(state: State, findings: list[str], plan: Plan) -> Outcome:
     from cellalign.records import Outcome
 
     best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
@@ -462,4 +510,5 @@ def _outcome(state: State, findings: list[str]) -> Outcome:
         setbacks=state.setbacks,
         lr_factor=state.lr_factor,
         findings=findings,
+        batch_size_asked=plan.batch_size if state.halvings else None,
     )

@@ -30,8 +30,8 @@ def transfer(
     """Fit the embeddings of new interventions; encoder, decoder and dispersion stay as they are.
 
     With those fixed and the new masks at 1, the evidence lower bound depends on the new mu_a through
-    -1/2 sum_n |E q(z_n) - mu_a|^2 alone, so its maximum is the mean of the posterior means of a's cells: it is
-    computed, not approached by gradient steps.
+    -1/2 the sum of the squared distances of E q(z_n) from mu_a alone, so its maximum is the mean of the posterior means
+    of a's cells: it is computed, not approached by gradient steps.
 
     Parameters
     ----------

@@ -14,7 +14,8 @@ from cellalign.tasks.options import key_values
 
 HEAVY = {"torch", "scanpy", "anndata", "pandas", "numpy", "numba", "scipy", "sklearn", "matplotlib", "pydantic", "h5py"}
 COMMANDS = ["preprocess", "train", "tune", "embed", "annotate", "counterfactual", "evaluate", "targets", "transfer"]
-COMMANDS += ["check", "info", "reproduce", "benchmark", "methods", "demo", "simulate ifnb", "simulate sparse-shift"]
+COMMANDS += ["check", "info", "convert", "reproduce", "benchmark", "report", "methods", "demo", "simulate ifnb"]
+COMMANDS += ["plot umap", "simulate sparse-shift"]
 COMMANDS += ["simulate fairness"]
 
 

@@ -3,12 +3,15 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from support import layout
 
+from cellalign.data.formats.on_disk import DenseOnDisk
 from cellalign.data.loader import Cells, as_matrix
 from cellalign.engine import fit as fitting
 from cellalign.engine.checkpoint import Checkpoint
@@ -82,6 +85,24 @@ def test_a_run_ended_amid_an_epoch_goes_on_to_the_same_weights(tmp_path, heeded,
         go(method, checkpoint=checkpoint, at=at, **more)
     assert "are kept" in caught.value.__notes__[0]
     resumed, state = go(method, checkpoint=checkpoint, **more)
+    assert same(whole, resumed) and losses(state) == losses(expected)
+
+
+@pytest.mark.parametrize("method", ["comp", "trvae"])
+@pytest.mark.parametrize("at", [3, 7, 20])
+def test_cells_on_disk_go_on_to_the_same_weights(tmp_path, heeded, monkeypatch, method, at):
+    """Rows of three batches are read at once: a run ends amid them."""
+    monkeypatch.setattr("cellalign.data.source.READ_TOGETHER", (48, 48))
+    with h5py.File(tmp_path / "x.h5", "w") as handle:
+        handle["X"] = cells().matrix.values.numpy()
+    with h5py.File(tmp_path / "x.h5") as handle:
+        matrix = as_matrix(DenseOnDisk(handle["X"], "X"))
+        data = replace(cells(), matrix=matrix)
+        whole, expected = go(method, data=data)
+        checkpoint = Checkpoint.beside(tmp_path / "model", {})
+        with pytest.raises(Ended):
+            go(method, data=data, checkpoint=checkpoint, at=at)
+        resumed, state = go(method, data=data, checkpoint=checkpoint)
     assert same(whole, resumed) and losses(state) == losses(expected)
 
 

@@ -6,6 +6,7 @@ scib-metrics compiles in every process, and again for every new shape: all cells
 import logging
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import anndata as ad
 import numpy as np
@@ -15,7 +16,7 @@ from support import counterfactual_record
 
 import cellalign
 from cellalign.errors import InputError, UsageError
-from cellalign.evaluation import run, scib_scores
+from cellalign.evaluation import panel, run, scib_scores
 from cellalign.evaluation.metrics import scib
 from cellalign.evaluation.metrics.metric import Null
 from cellalign.evaluation.metrics.mixing import permuted
@@ -330,3 +331,32 @@ def assert_readable(figure, axes):
         assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
         for other in found[:i]:
             assert min(box.x1, other.x1) <= max(box.x0, other.x0) or min(box.y1, other.y1) <= max(box.y0, other.y0)
+
+
+@pytest.fixture
+def without_the_extra(monkeypatch):
+    """As where `scib` was not installed: nothing finds or imports scib_metrics."""
+    monkeypatch.setitem(sys.modules, "scib_metrics", None)  # an import of it raises ModuleNotFoundError
+    monkeypatch.setattr(panel, "find_spec", lambda name: None if name == "scib_metrics" else find_spec(name))
+
+
+CURE = "run: pip install 'cellalign[scib]'"
+
+
+def test_without_the_extra_what_asks_for_it_is_one_line(without_the_extra, mistaken, tmp_path):
+    for asked in (("--panel", "mixing,bio"), ("--scib-table", "scib.png", "--label", "cell_type")):
+        # the file is not there: the line comes before anything is read
+        done = mistaken(cwd=tmp_path)("evaluate", "none.h5ad", "--condition", "stim", *asked)
+        assert done.returncode == 2 and done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
+        assert f"panel bio cannot run: it needs scib-metrics; {CURE}" in done.stderr
+    with pytest.raises(UsageError, match=r"scIB scores need scib-metrics; run: .*\[scib\]"):
+        scib_scores(latents(), BATCH, LABEL)
+
+
+def test_without_the_extra_the_other_panels_run(without_the_extra, tiny):
+    tiny.obsm["X_mine"] = np.random.default_rng(0).normal(size=(tiny.n_obs, 3))
+    options = dict(condition="stim", label="cell_type", k=15, min_cells=30)
+    for batch in (None, "stim"):  # batches ask for panel bio, but not by name
+        result = cellalign.evaluate(tiny, batch=batch, **options)
+        assert result.left_out["bio"] == f"it needs scib-metrics; {CURE}"
+        assert {"mixing", "probe"} <= {row.panel for row in result.rows}

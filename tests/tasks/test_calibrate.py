@@ -119,6 +119,25 @@ def test_the_calibration_is_written_and_read(donors, model, tmp_path):
         cellalign.load(tmp_path / "m")
 
 
+def test_a_complete_model_is_calibrated_later(donors, tmp_path, caplog):
+    options = {"method": "cvae", "condition": "stim", "settings": {"latent_dim": 2, "hidden": [4], "epochs": 2}}
+    asked = {**options, "calibrate": "donor", "calibrate_folds": 2}
+    once = cellalign.train(donors, **asked, model_path=tmp_path / "once")
+    plain = cellalign.train(donors, **options, model_path=tmp_path / "m")
+    assert plain.calibration is None
+    with caplog.at_level("INFO", logger="cellalign"):
+        later = cellalign.train(donors, **asked, model_path=tmp_path / "m", auto_resume=True)
+    assert any("is not calibrated by donor" in message for message in caplog.messages)
+    read = cellalign.load(tmp_path / "m")
+    assert read.record.weights_checksum == plain.record.weights_checksum == once.record.weights_checksum
+    for model in (later, read):
+        np.testing.assert_array_equal(model.calibration.predicted, once.calibration.predicted)
+    caplog.clear()
+    again = cellalign.train(donors, **asked, model_path=tmp_path / "m", auto_resume=True)
+    assert again.record.calibration == read.record.calibration
+    assert not any("is not calibrated" in message for message in caplog.messages)
+
+
 def test_a_record_of_before_has_no_calibration(model):
     plain = model.record.plain()
     del plain["calibration"]

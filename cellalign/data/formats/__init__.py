@@ -55,7 +55,9 @@ log = logging.getLogger("cellalign.reading")
 _copies: dict[str, str] = {}  # of what could not be read twice, and how messages call it
 
 
-def read(source: PathLike | Reading, *, quietly: bool = False) -> AnnData:
+def read(
+    source: PathLike | Reading, *, quietly: bool = False, streaming: bool = False, by_columns: bool = False
+) -> AnnData:
     """Read cells, with all that the files hold; "-" is standard input.
 
     Parameters
@@ -63,6 +65,10 @@ def read(source: PathLike | Reading, *, quietly: bool = False) -> AnnData:
     source : path or Reading
     quietly : bool
         Say nothing of how it was understood: it was read before.
+    streaming : bool
+        Whether the matrices may stay on disk (`data.streamed`): where memory has no room for them, or as is asked for.
+    by_columns : bool
+        Those too that are kept by columns, from which all rows are read in order, and no others.
 
     Raises
     ------
@@ -70,17 +76,22 @@ def read(source: PathLike | Reading, *, quietly: bool = False) -> AnnData:
         No such file, of a kind that is not read, or damaged.
     """
     if not quietly:
-        return _cells(source, None)
+        return _cells(source, None, streaming, by_columns)
     before = log.level
     log.setLevel(logging.ERROR)
     try:
-        return _cells(source, None)
+        return _cells(source, None, streaming)
     finally:
         log.setLevel(before)
 
 
 def read_matrix(
-    source: PathLike | Reading, matrix: str | Sequence[str] | None, obsm: Sequence[str] = (), *, required: bool = True
+    source: PathLike | Reading,
+    matrix: str | Sequence[str] | None,
+    obsm: Sequence[str] = (),
+    *,
+    required: bool = True,
+    streaming: bool = False,
 ) -> AnnData:
     """Read obs, var and one matrix, and nothing else: what a model needs, in half the memory or less.
 
@@ -94,6 +105,8 @@ def read_matrix(
         Keys to read besides, where they are there.
     required : bool
         Whether one of the matrices has to be there.
+    streaming : bool
+        As of `read`.
 
     Raises
     ------
@@ -101,7 +114,7 @@ def read_matrix(
         As `read`, or there is no such matrix; those there are listed.
     """
     matrices = () if matrix is None else (matrix,) if isinstance(matrix, str) else tuple(matrix)
-    return _cells(source, Wanted(matrices, tuple(obsm), required))
+    return _cells(source, Wanted(matrices, tuple(obsm), required), streaming and bool(matrices))
 
 
 def spool(source: PathLike | Reading) -> Any:
@@ -118,15 +131,19 @@ def spool(source: PathLike | Reading) -> Any:
         if sys.stdin is None:
             raise InputError("standard input is closed; name a file, or send one")
         return _copied(sys.stdin.buffer, "standard input")
-    try:
-        put_back(source)
-        pipe = stat.S_ISFIFO(os.stat(source).st_mode)
-    except (OSError, ValueError):  # said when it is read
-        pipe = False
-    if not pipe:
+    if not _is_pipe(source):
         return Path(source)
     with open(source, "rb") as stream:
         return _copied(stream, str(source))
+
+
+def _is_pipe(path: PathLike) -> bool:
+    """Whether a path can be read once only."""
+    try:
+        put_back(path)
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):  # said when it is read
+        return False
 
 
 def is_zarr(path: PathLike) -> bool:
@@ -156,12 +173,44 @@ def _room_for(name: str) -> Iterator[None]:
         raise InputError(f"{where}; make room, or set TMPDIR to a folder on another disk") from error
 
 
-def _cells(source: PathLike | Reading, wanted: Wanted | None) -> AnnData:
+def _cells(
+    source: PathLike | Reading, wanted: Wanted | None, streaming: bool = False, by_columns: bool = False
+) -> AnnData:
     """All files of a reading as one."""
     from cellalign.data.formats.table import read_metadata
-    from cellalign.data.formats.together import add_metadata, joined
+    from cellalign.data.formats.together import add_metadata
 
     reading = Reading.of(source)
+    adata = _on_disk(reading, wanted, by_columns) if streaming else None
+    if adata is None:
+        if reading.stream and not streaming and (wanted is None or wanted.matrices):
+            log.warning("%s changes nothing: this command reads all cells into memory", option("stream", True))
+        adata = _in_memory(reading, wanted)
+    if reading.obs is not None:
+        add_metadata(adata, read_metadata(Path(reading.obs), reading.obs_key), reading.obs)
+        normalised(adata, reading.obs)
+    elif reading.obs_key is not None:
+        raise InputError(
+            f"{option('obs_key', reading.obs_key)} names a column of {option('obs', hint='FILE')}; give that"
+        )
+    return adata
+
+
+def _on_disk(reading: Reading, wanted: Wanted | None, by_columns: bool) -> AnnData | None:
+    """The cells with their matrices on disk; None where they are to be read."""
+    from cellalign.data.formats.streaming import streamed
+
+    if reading.from_stdin or any(_is_pipe(path) for path in reading.paths):  # which can be read once
+        return None
+    names = [_copies.get(path, path) for path in reading.paths]
+    with _one_line(", ".join(names)):
+        return streamed(reading, wanted, names, by_columns=by_columns)
+
+
+def _in_memory(reading: Reading, wanted: Wanted | None) -> AnnData:
+    """All files with their matrices."""
+    from cellalign.data.formats.together import joined
+
     parts, names = [], []
     for path in reading.paths:
         adata, name = _one(path, reading, wanted)
@@ -173,13 +222,6 @@ def _cells(source: PathLike | Reading, wanted: Wanted | None) -> AnnData:
         adata = normalised(joined(parts, names, reading), "the files together")
     elif reading.file_key is not None:
         adata.obs[reading.file_key] = pd.Categorical([labels(reading.paths)[0]] * adata.n_obs)
-    if reading.obs is not None:
-        add_metadata(adata, read_metadata(Path(reading.obs), reading.obs_key), reading.obs)
-        normalised(adata, reading.obs)
-    elif reading.obs_key is not None:
-        raise InputError(
-            f"{option('obs_key', reading.obs_key)} names a column of {option('obs', hint='FILE')}; give that"
-        )
     return adata
 
 

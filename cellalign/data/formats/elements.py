@@ -79,7 +79,7 @@ class Wanted:
         return result
 
 
-def cells_in(root: Any, name: str, wanted: Wanted | None = None) -> AnnData:
+def cells_in(root: Any, name: str, wanted: Wanted | None = None, *, matrices: bool = True) -> AnnData:
     """The cells in a group of an open file or store, with all there is or what is wanted.
 
     Parameters
@@ -88,6 +88,8 @@ def cells_in(root: Any, name: str, wanted: Wanted | None = None) -> AnnData:
         Its obs and var are groups: `is_old` says where they are not.
     name : str
         How messages call it.
+    matrices : bool
+        Whether X, the layers, raw and what is between cells are read.
 
     Raises
     ------
@@ -100,20 +102,21 @@ def cells_in(root: Any, name: str, wanted: Wanted | None = None) -> AnnData:
     obs, var = frame_of(root, "obs", name), frame_of(root, "var", name)
     with quiet():
         adata = _assembled(name, lambda: AnnData(obs=obs, var=var))
-        layers = _names(root, "layers")
+        layers = names_in(root, "layers")
         if wanted is not None:
             _add_wanted(adata, root, name, wanted, layers)
             return adata
-        if "X" in root:
+        if "X" in root and matrices:
             _put_x(adata, root, name)
-        for key in layers:
+        for key in layers if matrices else ():
             _into(adata.layers, root, f"layers/{key}", name, adata.shape)
-        for store in ("obsm", "varm", "obsp", "varp"):
-            for key in _names(root, store):
+        for store in ("obsm", "varm", "obsp", "varp") if matrices else ("obsm", "varm"):
+            for key in names_in(root, store):
                 _into(getattr(adata, store), root, f"{store}/{key}", name, _shape(adata, store))
-        for key in _names(root, "uns"):
+        for key in names_in(root, "uns"):
             _into(adata.uns, root, f"uns/{key}", name)
-        _add_raw(adata, root, name)
+        if matrices:
+            _add_raw(adata, root, name)
     return adata
 
 
@@ -122,16 +125,16 @@ def is_old(root: Any) -> bool:
     return any(key in root and not hasattr(root[key], "keys") for key in ("obs", "var"))
 
 
-def _names(root: Any, key: str) -> list[str]:
+def names_in(root: Any, key: str) -> list[str]:
     """What is in a group; nothing where there is none, or a mark that it is None."""
     return list(root[key]) if key in root and hasattr(root[key], "keys") else []
 
 
 def _add_wanted(adata: AnnData, root: Any, name: str, wanted: Wanted, layers: Sequence[str]) -> None:
-    if "cellalign" in _names(root, "uns"):
+    if "cellalign" in names_in(root, "uns"):
         _into(adata.uns, root, "uns/cellalign", name)
     found = wanted.found((["X"] if "X" in root else []) + list(layers), name)
-    needed = [("obsm", key) for key in wanted.obsm if key in _names(root, "obsm")]
+    needed = [("obsm", key) for key in wanted.obsm if key in names_in(root, "obsm")]
     needed += [("layers", found)] if found not in (None, "X") else []
     for store, key in needed:
         value = _needed(root, f"{store}/{key}", name, _shape(adata, store))
@@ -146,7 +149,7 @@ def _put_x(adata: AnnData, root: Any, name: str) -> None:
 
 def _add_raw(adata: AnnData, root: Any, name: str) -> None:
     """`raw`, also where it has no table of genes but as many columns as X."""
-    if "X" not in _names(root, "raw"):
+    if "X" not in names_in(root, "raw"):
         return
     raw = root["raw"]
     try:
@@ -215,7 +218,7 @@ def _read(root: Any, path: str, name: str, shape: tuple[int, ...] | None = None)
         missing = missing_filter(root[path])
         if missing is None:
             raise damaged(name, error, path) from error
-        _import_filters(f"{name}: {path}", missing, error)
+        import_filters(f"{name}: {path}", missing, error)
         return _element(root[path], shape)
     except Exception as error:
         reason = _first_line(error)
@@ -238,7 +241,7 @@ def _by_anndata(element: Any) -> Any:
     in numbers of the machine.
     """
     if is_sparse(element):
-        _check_whole(element)
+        check_whole(element)
         dtype, shape = element["data"].dtype, element.attrs.get("shape", element.attrs.get("h5sparse_shape"))
         if shape is not None and (not dtype.isnative or dtype == np.float16):
             kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format")))
@@ -247,7 +250,7 @@ def _by_anndata(element: Any) -> Any:
     return read_elem(element)
 
 
-def _check_whole(matrix: Any) -> None:
+def check_whole(matrix: Any) -> None:
     """OSError where chunks of a sparse matrix in a zarr store are missing that cannot be zeros, which are left out."""
     lost = {part: _n_missing(matrix[part]) for part in ("data", "indices", "indptr")}
     if not any(n for n, _ in lost.values()):
@@ -295,7 +298,7 @@ def missing_filter(element: Any) -> str | None:
     return found[0] if found else None
 
 
-def _import_filters(where: str, missing: str, error: Exception) -> None:
+def import_filters(where: str, missing: str, error: Exception | None) -> None:
     """Have hdf5plugin register its filters; InputError that says what to install where it is not there."""
     try:
         import hdf5plugin  # noqa: F401

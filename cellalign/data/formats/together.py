@@ -12,7 +12,8 @@ from anndata import AnnData
 
 from cellalign.data.formats.elements import quiet
 from cellalign.data.reading import Reading, labels
-from cellalign.errors import InputError, option
+from cellalign.data.streamed import StreamedCells
+from cellalign.errors import InputError, UsageError, option
 
 log = logging.getLogger("cellalign.reading")
 FILE_KEY = "file"
@@ -40,6 +41,7 @@ def joined(parts: Sequence[AnnData], names: Sequence[str], reading: Reading) -> 
     _check_matrices(parts, names)
     shared = set.intersection(*(set(part.var_names) for part in parts))
     own = ", ".join(f"{name} {part.n_vars:,}" for part, name in zip(parts, names, strict=True))
+    union = _asked_for_union(reading)
     if not shared:
         first = ", ".join(f"{name}: {part.var_names[0]}" for part, name in zip(parts, names, strict=True))
         raise InputError(f"the files share no gene names ({first}); name genes alike in all of them")
@@ -51,7 +53,8 @@ def joined(parts: Sequence[AnnData], names: Sequence[str], reading: Reading) -> 
     with quiet():
         result = ad.concat(
             [_common(part, parts) for part in parts],
-            join="inner",
+            join="outer" if union else "inner",
+            fill_value=0,
             merge="same",
             uns_merge="same",
             label=key,
@@ -61,9 +64,19 @@ def joined(parts: Sequence[AnnData], names: Sequence[str], reading: Reading) -> 
     cells = ", ".join(f"{name} {part.n_obs:,}" for part, name in zip(parts, said, strict=True))
     log.info("%d files: %s cells (%s), obs[%r] names the file", len(parts), f"{result.n_obs:,}", cells, key)
     log.info("genes in all files: %s (%s)", f"{len(shared):,}", own)
+    if union:
+        taken = "genes in any file: %s; those that a file lacks are taken as zero in its cells"
+        log.warning(taken, f"{result.n_vars:,}")
     if collide:
         log.info("cells of several files have the same names; their file's is added: %s", result.obs_names[0])
     return result
+
+
+def _asked_for_union(reading: Reading) -> bool:
+    """Whether the genes of any file are wanted."""
+    if reading.genes not in (None, "inner", "union"):
+        raise UsageError(f"{option('genes', reading.genes)} is neither inner nor union")
+    return reading.genes == "union"
 
 
 def _check_matrices(parts: Sequence[AnnData], names: Sequence[str]) -> None:
@@ -94,10 +107,13 @@ def _common(part: AnnData, parts: Sequence[AnnData]) -> AnnData:
         for key in part.obsm
         if all(key in p.obsm and p.obsm[key].shape[1:] == part.obsm[key].shape[1:] for p in parts)
     }
-    result = AnnData(X=part.X, obs=part.obs, var=part.var, uns=dict(part.uns), layers=dict(_layers(part)))
+    on_disk = isinstance(part, StreamedCells)  # whose matrices are put together where they are
+    matrices = {} if on_disk else {"X": part.X, "layers": dict(_layers(part))}
+    own = [column for column in part.obs if all(column in p.obs for p in parts)]
+    result = AnnData(obs=part.obs[own], var=part.var, uns=dict(part.uns), **matrices)
     for key in sorted(kept):
         result.obsm[key] = part.obsm[key]
-    if all(p.raw is not None for p in parts):
+    if not on_disk and all(p.raw is not None for p in parts):
         result.raw = part.raw.to_adata()
     return result
 

@@ -18,28 +18,46 @@ import h5py
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from anndata.io import read_elem, sparse_dataset, write_elem
+from anndata.io import read_elem, write_elem
 from scipy import sparse
 
 from cellalign.data.formats import detect
 from cellalign.data.formats.normal import normalised, plain_value
 from cellalign.data.formats.steady import steady
+from cellalign.data.stored import Stored
+from cellalign.data.streamed import StreamedCells
 
 NULLABLE_STRINGS = "nullable-string-array"  # since anndata 0.11, read by 0.12
 NULL = "null"  # since anndata 0.12: None
 STILL_WRITING = 10  # seconds that a store's other files are waited for
 CHUNK_VALUES = 2**18  # of a dense matrix, compressed together: a megabyte
+SPARSE_CHUNK = 2**13  # values of a sparse one in HDF5: some 20 cells, fewer than are read together in training
+STORE_CHUNK = 2**16  # in a zarr store, where a chunk is a file
+MANY_CHUNKS = 16  # are written at once
 
 
 def can_be_copied(file: Path) -> bool:
-    """Whether a file is as anndata writes it since 0.8, with nothing that the door has to mend but strings."""
-    if detect.kind_of(file) != "hdf5":
+    """Whether a file or store is as anndata writes it since 0.8, with nothing that the door has to mend but strings."""
+    kind = detect.kind_of(file)
+    if kind == "zarr":
+        return _store_can_be_copied(file)
+    if kind != "hdf5":
         return False
     with h5py.File(file) as handle:
         if handle.attrs.get("encoding-type") != "anndata" or detect.kind_of_hdf5(handle) != "h5ad":
             return False
         frames = [handle.get(key) for key in ("obs", "var", "raw/var") if key in handle]
         return handle.userblock_size == 0 and all(_as_written_since_08(frame) for frame in frames)
+
+
+def _store_can_be_copied(folder: Path) -> bool:
+    """The same of a zarr store of version 2, the one that is written: what is added is of that version too."""
+    import zarr
+
+    root: Any = zarr.open(str(folder), mode="r")
+    if root.metadata.zarr_format != 2 or root.attrs.get("encoding-type") != "anndata" or "obs" not in root:
+        return False
+    return all(_as_written_since_08(root[key]) for key in ("obs", "var", "raw/var") if key in root)
 
 
 def _as_written_since_08(frame: Any) -> bool:
@@ -51,6 +69,9 @@ def _as_written_since_08(frame: Any) -> bool:
 
 def fill(adata: AnnData, target: Path, packed: bool) -> None:
     """Write cells under a name of their own, as every anndata since 0.8 and R read them."""
+    if isinstance(adata, StreamedCells):
+        _fill_streamed(adata, target, packed)
+        return
     adata = normalised(adata.copy() if adata.is_view else adata, "the output")
     with _nullable_strings():
         if target.suffix == ".zarr":
@@ -61,6 +82,26 @@ def fill(adata: AnnData, target: Path, packed: bool) -> None:
                 write_elem(handle, "/", adata, dataset_kwargs={"compression": "gzip" if packed else None})
     with changing(target) as (root, _):
         keep_plain(root)
+
+
+def _fill_streamed(cells: StreamedCells, target: Path, packed: bool) -> None:
+    """The same of cells whose matrices are on disk: no more than a block of one is in memory."""
+    kept = {"obsm": dict(cells.obsm), "varm": dict(cells.varm), "uns": dict(cells.uns)}
+    fill(AnnData(obs=cells.obs, var=cells.var, **kept), target, packed)
+    with changing(target) as (root, check):
+        if "X" in root:
+            del root["X"]
+        layers = root.require_group("layers")
+        for name, matrix in cells.matrices.items():
+            write_stored(root if name == "X" else layers, name, matrix, packed)
+            check()
+        if cells.raw is not None:
+            raw = root.create_group("raw")
+            raw.attrs["encoding-type"], raw.attrs["encoding-version"] = "raw", "0.1.0"
+            write_elem(raw, "var", plain_value(cells.raw.var))
+            write_elem(raw, "varm", {})
+            write_stored(raw, "X", cells.raw.X, packed)
+            keep_plain(raw)
 
 
 @contextmanager
@@ -109,27 +150,102 @@ async def _others_done() -> None:
         await asyncio.wait(others, timeout=STILL_WRITING)
 
 
-def dense_dataset(root: Any, name: str, shape: tuple[int, int]) -> Any:
+def dense_dataset(root: Any, name: str, shape: tuple[int, int], dtype: Any = np.float32) -> Any:
     """The array of that name, made on first use, as anndata lays out a dense one."""
     if name in root:
         return root[name]
     rows = max(1, min(shape[0], CHUNK_VALUES // max(1, shape[1])))
     chunks = (rows, shape[1])
     if isinstance(root, h5py.Group):
-        place = root.create_dataset(name, shape, np.float32, chunks=chunks, compression="gzip")
+        place = root.create_dataset(name, shape, dtype, chunks=chunks, compression="gzip")
     else:
-        place = root.create_array(name, shape=shape, dtype=np.float32, chunks=chunks)
+        place = root.create_array(name, shape=shape, dtype=dtype, chunks=chunks)
     place.attrs["encoding-type"], place.attrs["encoding-version"] = "array", "0.2.0"
     return place
 
 
-def append_rows(root: Any, name: str, rows: sparse.csr_matrix) -> None:
-    """Add rows to the CSR matrix of that name, made on first use."""
-    if name not in root:
-        group, _, key = name.rpartition("/")
-        write_elem(root[group] if group else root, key, rows)  # anndata 0.13 takes no path for a key
-        return
-    sparse_dataset(root[name]).append(rows)
+class Rows:
+    """A CSR matrix of an open file that is written row by row, as anndata lays one out.
+
+    Parameters
+    ----------
+    root : h5py or zarr group
+    name : str
+        Its place, which must be free.
+    first : CSR matrix
+        The first rows.
+    packed : bool
+        Whether values are compressed, where the user may choose.
+    """
+
+    def __init__(self, root: Any, name: str, first: sparse.csr_matrix, packed: bool = True) -> None:
+        self.group, self.n_columns, self.ends = root.create_group(name), first.shape[1], [np.zeros(1, np.int64)]
+        self.group.attrs["encoding-type"], self.group.attrs["encoding-version"] = "csr_matrix", "0.1.0"
+        index = np.int32 if self.n_columns < 2**31 else np.int64
+        of_hdf5 = isinstance(root, h5py.Group)
+        self.chunk = SPARSE_CHUNK if of_hdf5 else STORE_CHUNK
+        self.waiting: dict[str, list[np.ndarray]] = {"data": [], "indices": []}
+        self.types = {"data": first.data.dtype, "indices": np.dtype(index)}
+        for part, dtype in self.types.items():
+            if of_hdf5:
+                more = {"maxshape": (None,), "compression": "gzip" if packed else None}
+                self.group.create_dataset(part, (0,), dtype, chunks=(self.chunk,), **more)
+            else:
+                self._array(part, 0, dtype, self.chunk)
+        self.append(first)
+
+    def _array(self, part: str, n: int, dtype: Any, chunk: int) -> Any:
+        """An array of a zarr store."""
+        array = self.group.create_array(part, shape=(n,), dtype=dtype, chunks=(chunk,))
+        array.attrs["encoding-type"], array.attrs["encoding-version"] = "array", "0.2.0"
+        return array
+
+    def append(self, rows: sparse.csr_matrix) -> None:
+        """Write more rows."""
+        self.ends.append(rows.indptr[1:].astype(np.int64) + self.ends[-1][-1])
+        for part, values in (("data", rows.data), ("indices", rows.indices)):
+            self.waiting[part].append(values.astype(self.types[part], copy=False))
+            if sum(map(len, self.waiting[part])) >= MANY_CHUNKS * self.chunk:
+                self._write(part, last=False)
+
+    def _write(self, part: str, last: bool) -> None:
+        """What waits; but for the last, whole chunks."""
+        values = np.concatenate([*self.waiting[part], np.zeros(0, self.types[part])])
+        n = len(values) if last else len(values) // self.chunk * self.chunk
+        self.waiting[part] = [values[n:]]
+        place = self.group[part]
+        start = place.shape[0]
+        place.resize((start + n,))
+        if n:
+            place[start : start + n] = values[:n]
+
+    def close(self) -> None:
+        """Write what is left, and how many rows there are."""
+        for part in self.waiting:
+            self._write(part, last=True)
+        pointers = np.concatenate(self.ends)
+        if pointers[-1] < 2**31:
+            pointers = pointers.astype(np.int32)
+        if isinstance(self.group, h5py.Group):
+            self.group.create_dataset("indptr", data=pointers, compression="gzip")
+        else:
+            self._array("indptr", len(pointers), pointers.dtype, max(1, len(pointers)))[:] = pointers
+        shape = (len(pointers) - 1, self.n_columns)
+        self.group.attrs["shape"] = np.array(shape) if isinstance(self.group, h5py.Group) else list(shape)
+
+
+def write_stored(root: Any, name: str, matrix: Stored, packed: bool = True) -> None:
+    """Write a matrix that lies on disk elsewhere, block by block."""
+    writer, start = None, 0
+    for start, block in matrix.blocks():
+        if not sparse.issparse(block):
+            dense_dataset(root, name, matrix.shape, block.dtype)[start : start + len(block)] = block
+        elif writer is None:
+            writer = Rows(root, name, block, packed)
+        else:
+            writer.append(block)
+    if writer is not None:
+        writer.close()
 
 
 def keep_plain(group: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cellalign.errors import InputError
+from cellalign.errors import InputError, UsageError
 from cellalign.evaluation.metrics import mixing
 from cellalign.evaluation.metrics.metric import UP, Metric, Null, by_name
 from cellalign.threads import workers
@@ -159,6 +159,8 @@ def scib_scores(
     ------
     InputError
         Too few cells, one batch or label only, or batch and label that cannot be told apart.
+    UsageError
+        scib-metrics is not installed (extra `scib`).
     """
     return scib_beside_permuted(z, batch, label, neighbours=neighbours, seed=seed, pca=pca, permutations=0)[0]
 
@@ -362,7 +364,12 @@ def _quiet() -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import scib_metrics
+            try:
+                import scib_metrics
+            except ModuleNotFoundError as error:
+                if error.name != "scib_metrics":
+                    raise
+                raise UsageError("scIB scores need scib-metrics; run: pip install 'cellalign[scib]'") from error
 
             jax_log, level = logging.getLogger("jax"), logging.getLogger("jax").level
             settings, verbosity = scib_metrics.settings, scib_metrics.settings.verbosity

@@ -32,6 +32,7 @@ class Bio(Panel):
     summary = "scIB: whether labels stay and batches go, of one embedding or several, beside unintegrated components."
     metrics = METRICS
     asked_only = "it compiles for half a minute; ask for it with {panels} bio or {batch}"
+    needs, extra = "scib_metrics", "scib"
     metrics_as_rows = True
     order = 20
 

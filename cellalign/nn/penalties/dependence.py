@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from cellalign.nn import share
 from cellalign.nn.kernels.tensors import exact, has_float64
 from cellalign.nn.penalties.blocks import NOTHING, Gradients, Groups, Scratch, by_blocks_here, exponentials, in_one_pass
 from cellalign.nn.penalties.densities import BITS, Densities, pairwise_log_density
@@ -42,10 +43,12 @@ def total_correlation(
     Tensor []
         Mean over the batch, in nats. Differentiable once.
     """
+    z, mean, sd = (share.everyone(rows) for rows in (z, mean, sd))
+    domain = None if domain is None else share.everyone(domain)
     if not by_blocks_here(z):
-        return total_correlation_of_all_pairs(z, mean, sd, split, n_cells, domain)
+        return share.whole(total_correlation_of_all_pairs(z, mean, sd, split, n_cells, domain))
     domain = torch.zeros(len(z), dtype=torch.int64) if domain is None else domain
-    return in_one_pass(partial(_by_blocks, Groups(domain), split, n_cells), z, mean, sd)
+    return share.whole(in_one_pass(partial(_by_blocks, Groups(domain), split, n_cells), z, mean, sd))
 
 
 def gaussian_total_correlation(mean: Tensor, sd: Tensor, split: int, domain: Tensor | None = None) -> Tensor:
@@ -70,6 +73,8 @@ def gaussian_total_correlation(mean: Tensor, sd: Tensor, split: int, domain: Ten
     Tensor []
         In nats.
     """
+    mean, sd = share.everyone(mean), share.everyone(sd)
+    domain = None if domain is None else share.everyone(domain)
     if len(mean) == 0:
         return (mean + sd).sum()
     with torch.autocast(mean.device.type, enabled=False):
@@ -83,7 +88,7 @@ def gaussian_total_correlation(mean: Tensor, sd: Tensor, split: int, domain: Ten
         correlation = covariance * scale * scale[:, None] + JITTER * torch.eye(len(scale)).to(covariance)
         whole, second = (_log_pivots(c) for c in (correlation, correlation[split:, split:]))
         # the first pivots of S are those of S_I
-        return (second.sum() - whole[split:].sum()).to(mean)
+        return share.whole((second.sum() - whole[split:].sum()).to(mean))
 
 
 def _within(values: Tensor, domain: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cellalign.nn import share
 from cellalign.nn.once import once_differentiable
 from cellalign.nn.penalties.blocks import Block, Gradients, Groups, Scratch, by_blocks_here, in_one_pass
 from cellalign.nn.penalties.densities import BITS
@@ -57,9 +58,10 @@ def mmd(z: Tensor, condition: Tensor, sigmas: tuple[float, ...] = MULTI_SCALE, *
     Tensor []
         Conditions that the batch lacks contribute nothing. Differentiable once.
     """
+    z, condition = share.everyone(z), share.everyone(condition)
     if not by_blocks_here(z):
-        return mmd_of_all_pairs(z, condition, sigmas, unbiased)
-    return in_one_pass(partial(_by_blocks, Groups(condition), sigmas, unbiased), z)
+        return share.whole(mmd_of_all_pairs(z, condition, sigmas, unbiased))
+    return share.whole(in_one_pass(partial(_by_blocks, Groups(condition), sigmas, unbiased), z))
 
 
 def _by_blocks(

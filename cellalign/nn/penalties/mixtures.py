@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from cellalign.nn import share
 from cellalign.nn.penalties.blocks import (
     NOTHING,
     Block,
@@ -68,13 +69,14 @@ def misalignment(
     Tensor []
         Mean over the batch, in nats. Differentiable once.
     """
+    z, mean, sd, condition = (share.everyone(rows) for rows in (z, mean, sd, condition))
     if not by_blocks_here(z):
-        return misalignment_of_all_pairs(z, mean, sd, condition, include_self, floor, kernel_width)
+        return share.whole(misalignment_of_all_pairs(z, mean, sd, condition, include_self, floor, kernel_width))
     if condition.is_floating_point():
         mixtures: _Codes | _Values = _Values(condition.detach().to(z.dtype), include_self, kernel_width)
     else:
         mixtures = _Codes(condition, include_self)
-    return in_one_pass(partial(_by_blocks, mixtures, floor), z, mean, sd)
+    return share.whole(in_one_pass(partial(_by_blocks, mixtures, floor), z, mean, sd))
 
 
 def _by_blocks(

@@ -1,0 +1,359 @@
+"""Matrices that stay on disk: rows of one are read when they are needed, and what is done to it is done to these rows.
+
+A block of rows is what it would be in memory (CSR without duplicates and stored zeros, or a dense array), so that
+functions of a matrix in memory serve for it. What has to be known of all values (`Facts`) is found in one pass.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from cellalign.data.noise import noise_of
+
+BLOCK_VALUES = 4_000_000  # that are looked at together: 48 MB of CSR, and as much again in what is made of them
+MOST_ROWS = 65_536
+NEIGHBOURS = (16, 64)  # rows that are read together when rows are shuffled: at least, at most
+KINDS = ("NaN", "inf", "too large", "negative")
+
+Run = tuple[int, int]  # from row, to row (not included)
+
+
+@dataclass
+class Facts:
+    """What one pass over a matrix [n, G] finds; a place is row * G + column.
+
+    Attributes
+    ----------
+    held : int64 array [n]
+        Values of each row that are not zero.
+    sums : float32 array [n]
+        Of rows, added up in float64.
+    genes : int64 array [G]
+        In how many rows each column is not zero.
+    low, high, total : float
+        Of the stored values; `low` and `high` are infinite where there are none.
+    wrong : dict of kind to (count, place of the first)
+        Values that are not fit (`KINDS`).
+    not_zero, off : int
+        Values that are not zero, and those that are no integers.
+    first, first_value
+        Place of the first that is none (-1), and it.
+    noise : float
+        How far off they are, as `integers` counts it.
+    rounded_held, rounded_total
+        Values that are not zero, and their sum, once rounded.
+    """
+
+    held: np.ndarray
+    sums: np.ndarray
+    genes: np.ndarray
+    low: float = np.inf
+    high: float = -np.inf
+    total: float = 0.0
+    wrong: dict[str, tuple[int, int]] = field(default_factory=dict)
+    not_zero: int = 0
+    off: int = 0
+    first: int = -1
+    first_value: float = 0.0
+    noise: float = 0.0
+    rounded_held: int = 0
+    rounded_total: float = 0.0
+
+    def add(self, start: int, block: Any) -> None:
+        """Look at the rows from `start` on."""
+        rows, values, place = slice(start, start + block.shape[0]), _values(block), _placer(start, block)
+        if not values.size:
+            return
+        self.held[rows], self.sums[rows] = held_of(block), sums_of(block)
+        self.genes += held_of(block, by_column=True)
+        with np.errstate(all="ignore"):
+            low, high, total = float(values.min()), float(values.max()), float(values.sum(dtype=np.float64))
+            self.low, self.high = min(self.low, low), max(self.high, high)
+            self.total += total
+            self.not_zero += int(np.count_nonzero(values))
+            most = np.finfo(np.float32).max
+            if not (np.isfinite(total) and low >= 0 and high <= most):
+                marks = (np.isnan(values), np.isinf(values), np.abs(values) > most, values < 0)
+                for kind, mark in zip(KINDS, marks, strict=True):
+                    if mark.any():
+                        n, first = self.wrong.get(kind, (0, place(int(np.argmax(mark)))))
+                        self.wrong[kind] = (n + int(mark.sum()), first)
+            off, first, noise, held, rounded = noise_of(values)
+        self.off, self.noise = self.off + off, max(self.noise, noise)
+        self.rounded_held, self.rounded_total = self.rounded_held + held, self.rounded_total + rounded
+        if first >= 0 and self.first < 0:
+            self.first, self.first_value = place(first), float(values.reshape(-1)[first])
+
+
+class Stored(ABC):
+    """A matrix [n, G] of which rows are read when they are needed.
+
+    Attributes
+    ----------
+    shape : pair of int
+    dtype : numpy dtype
+    nnz : int
+        Values that are stored, about.
+    is_dense : bool
+        Whether its blocks are arrays.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    nnz: int
+    is_dense: bool = False
+    scale: Any = None  # what `scale_of` found
+    block_values: int = BLOCK_VALUES  # looked at together, of at most so many rows:
+    most_rows: int = MOST_ROWS
+
+    @abstractmethod
+    def runs(self, runs: Sequence[Run]) -> Any:
+        """The rows of ascending runs that do not overlap, one below the other."""
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that a read costs at least, about: those of a chunk."""
+        return 1
+
+    @property
+    def neighbours(self) -> int:
+        """Rows to read together where the order is random: twice a chunk's, of which others are read in vain."""
+        return int(np.clip(2 * self.chunk_rows, *NEIGHBOURS))
+
+    @property
+    def per_row(self) -> float:
+        """Values stored in a row, on average."""
+        return max(1.0, self.nnz / max(1, self.shape[0]))
+
+    def rows(self, index: np.ndarray) -> Any:
+        """The given rows, in any order, as a matrix in memory."""
+        index = np.asarray(index, dtype=np.int64)
+        if len(index) and (index.min() < 0 or index.max() >= self.shape[0]):
+            raise IndexError(f"there are {self.shape[0]} rows")
+        if np.all(index[1:] > index[:-1]):
+            return self.runs(runs_of(index))
+        there, back = np.unique(index, return_inverse=True)
+        return self.runs(runs_of(there))[back]
+
+    def blocks(self) -> Iterator[tuple[int, Any]]:
+        """All rows, some at a time, each with the number of its first; the next are read meanwhile."""
+        n, size = self.shape[0], int(np.clip(self.block_values / self.per_row, 1, self.most_rows))
+        starts = range(0, n, size)
+        yield from zip(starts, ahead(lambda start: self.runs([(start, min(n, start + size))]), starts), strict=True)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What a pass over all of it finds."""
+        n, n_columns = self.shape
+        found = Facts(np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros(n_columns, np.int64))
+        for start, block in self.blocks():
+            found.add(start, block)
+        return found
+
+    def mapped(
+        self,
+        function: Callable[[Any], Any],
+        n_columns: int | None = None,
+        *,
+        dtype: Any = None,
+        is_dense: bool | None = None,
+    ) -> Stored:
+        """What `function` makes of every row, whatever the others are; by default of as many columns and that type."""
+        found = Mapped(self, function, self.shape[1] if n_columns is None else n_columns, dtype or self.dtype)
+        found.is_dense = self.is_dense if is_dense is None else is_dense
+        return found
+
+    def astype(self, dtype: Any) -> Stored:
+        """The same in numbers of another type."""
+        return self.mapped(lambda block: block.astype(dtype), dtype=np.dtype(dtype))
+
+    def to_memory(self) -> Any:
+        """All of it."""
+        parts = [block for _, block in self.blocks()]
+        return sparse.vstack(parts, format="csr") if not self.is_dense else np.concatenate(parts)
+
+    def __getitem__(self, asked: Any) -> Stored:
+        """Some rows, or some columns, still on disk."""
+        rows, columns = asked if isinstance(asked, tuple) else (asked, slice(None))
+        found: Stored = self
+        if not (isinstance(rows, slice) and rows == slice(None)):
+            found = Some(found, np.arange(self.shape[0])[rows])
+        if not (isinstance(columns, slice) and columns == slice(None)):
+            chosen = np.arange(self.shape[1])[columns]
+            found = found.mapped(lambda block: block[:, chosen], len(chosen))
+        return found
+
+
+class Mapped(Stored):
+    """Rows of another matrix, changed each by itself."""
+
+    def __init__(self, whole: Stored, function: Callable[[Any], Any], n_columns: int, dtype: Any) -> None:
+        self.whole, self.function = whole, function
+        self.shape, self.dtype, self.is_dense = (whole.shape[0], n_columns), np.dtype(dtype), whole.is_dense
+        self.nnz = whole.nnz if n_columns >= whole.shape[1] else int(whole.nnz * n_columns / max(1, whole.shape[1]))
+
+    @property
+    def chunk_rows(self) -> int:
+        """As of what it is made of."""
+        return self.whole.chunk_rows
+
+    def runs(self, runs: Sequence[Run]) -> Any:
+        """What becomes of these rows."""
+        return clean(self.function(self.whole.runs(runs)))
+
+
+class Some(Stored):
+    """Some rows of another matrix, in any order."""
+
+    def __init__(self, whole: Stored, index: np.ndarray) -> None:
+        self.whole, self.index = whole, np.asarray(index, dtype=np.int64)
+        self.shape, self.dtype, self.is_dense = (len(index), whole.shape[1]), whole.dtype, whole.is_dense
+        self.nnz = int(whole.per_row * len(index))
+
+    @property
+    def chunk_rows(self) -> int:
+        """As of what it is part of."""
+        return self.whole.chunk_rows
+
+    def runs(self, runs: Sequence[Run]) -> Any:
+        """Those rows among them."""
+        return self.whole.rows(np.concatenate([self.index[first:last] for first, last in runs] or [self.index[:0]]))
+
+
+class Stacked(Stored):
+    """Matrices of the same columns, one below the other."""
+
+    def __init__(self, parts: Sequence[Stored]) -> None:
+        self.parts, self.starts = list(parts), np.cumsum([0, *(part.shape[0] for part in parts)])
+        self.shape, self.dtype = (int(self.starts[-1]), parts[0].shape[1]), np.result_type(*(p.dtype for p in parts))
+        self.nnz, self.is_dense = sum(part.nnz for part in parts), all(part.is_dense for part in parts)
+
+    @property
+    def chunk_rows(self) -> int:
+        """The most of any of them."""
+        return max(part.chunk_rows for part in self.parts)
+
+    def runs(self, runs: Sequence[Run]) -> Any:
+        """Rows of each, one below the other."""
+        found = []
+        for part, start, end in zip(self.parts, self.starts, self.starts[1:], strict=False):
+            own = [(max(first, start) - start, min(last, end) - start) for first, last in runs]
+            own = [(first, last) for first, last in own if first < last]
+            if own:
+                block = part.runs(own)
+                found.append(block if self.is_dense or sparse.issparse(block) else sparse.csr_matrix(block))
+        if not found:
+            return self.parts[0].runs([])
+        if len(found) == 1:
+            return found[0].astype(self.dtype, copy=False)
+        whole = np.concatenate(found) if self.is_dense else sparse.vstack(found, format="csr")
+        return whole.astype(self.dtype, copy=False)
+
+
+def rows_in(x: Any, index: np.ndarray) -> Any:
+    """Rows of a matrix, in memory wherever it lies."""
+    return x.rows(index) if isinstance(x, Stored) else x[index]
+
+
+def means_of(x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and mean square of every column of a matrix [n, G] of one row at least, in float64."""
+    n = x.shape[0]
+    if isinstance(x, Stored):
+        sums = squares = np.zeros(x.shape[1])
+        for _, block in x.blocks():
+            mean, square = means_of(block)
+            sums, squares = sums + block.shape[0] * mean, squares + block.shape[0] * square
+        return sums / n, squares / n
+    squared = x.multiply(x) if sparse.issparse(x) else np.square(x)
+    mean, square = (np.asarray(part.mean(0, dtype=np.float64)).ravel() for part in (x, squared))
+    return mean, square
+
+
+def placed(block: Any, columns: np.ndarray) -> Any:
+    """Columns of a matrix in memory in another order, -1 for one of zeros."""
+    if not sparse.issparse(block):
+        return np.where(columns >= 0, block[:, columns.clip(min=0)], np.zeros((), block.dtype))
+    there = np.flatnonzero(columns >= 0)
+    shape = (block.shape[1], len(columns))
+    chosen = sparse.csr_matrix((np.ones(len(there), np.float32), (columns[there], there)), shape)
+    return (block @ chosen).astype(block.dtype, copy=False)
+
+
+def clean(block: Any) -> Any:
+    """CSR without duplicates and stored zeros, its columns in order; an array as it is."""
+    if not sparse.issparse(block):
+        return block
+    block = block.tocsr()
+    if not block.has_canonical_format:
+        block.sum_duplicates()
+    if np.count_nonzero(block.data) < len(block.data):
+        block.eliminate_zeros()
+    return block
+
+
+def runs_of(index: np.ndarray) -> list[Run]:
+    """Ascending rows as runs of neighbours."""
+    if not len(index):
+        return []
+    cuts = np.flatnonzero(np.diff(index) != 1) + 1
+    firsts, lasts = index[np.concatenate([[0], cuts])], index[np.concatenate([cuts - 1, [len(index) - 1]])] + 1
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def ahead(read: Callable[[Any], Any], asked: Sequence[Any]) -> Iterator[Any]:
+    """`read` of each; the next one is read by another thread while one is used. Errors are raised where it is used."""
+    if len(asked) < 2:
+        yield from map(read, asked)
+        return
+    with ThreadPoolExecutor(1, "cellalign-reading") as reader:
+        coming = reader.submit(read, asked[0])
+        for each in [*asked[1:], None]:
+            found = coming.result()
+            if each is not None:
+                coming = reader.submit(read, each)
+            yield found
+            del found  # not held while the next is waited for
+
+
+def held_of(block: Any, *, by_column: bool = False) -> np.ndarray:
+    """Of every row, or column, how many values are not zero."""
+    if not sparse.issparse(block):
+        return np.count_nonzero(block, axis=0 if by_column else 1)
+    if by_column:
+        return np.bincount(block.indices[block.data != 0], minlength=block.shape[1])
+    ends = np.concatenate([[0], np.cumsum(block.data != 0)])
+    return np.diff(ends[block.indptr])
+
+
+def sums_of(block: Any) -> np.ndarray:
+    """Sums of rows, float32, added up in float64."""
+    if not sparse.issparse(block):
+        return np.asarray(block).sum(1, dtype=np.float64).astype(np.float32)
+    sizes, sums = np.diff(block.indptr), np.zeros(block.shape[0])
+    if len(block.data):
+        sums[sizes > 0] = np.add.reduceat(block.data, block.indptr[:-1][sizes > 0], dtype=np.float64)
+    return sums.astype(np.float32)
+
+
+def _values(block: Any) -> np.ndarray:
+    return block.data if sparse.issparse(block) else np.asarray(block)
+
+
+def _placer(start: int, block: Any) -> Callable[[int], int]:
+    """From the number of a stored value to its place in the matrix."""
+
+    def place(number: int) -> int:
+        if not sparse.issparse(block):
+            return start * block.shape[1] + number
+        row = int(np.searchsorted(block.indptr, number, side="right")) - 1
+        return (start + row) * block.shape[1] + int(block.indices[number])
+
+    return place

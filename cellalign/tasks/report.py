@@ -1,0 +1,205 @@
+"""report: one page of what was found, from whatever the other commands wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cellalign.data.reading import Reading
+from cellalign.errors import UsageError, option
+from cellalign.tasks import options as o
+from cellalign.tasks.declaration import Argument, Call, Option, command_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from cellalign.model import Model
+    from cellalign.reporting import Page
+    from cellalign.tasks.report_inputs import Given
+    from cellalign.tasks.report_parts import How
+
+PathLike = str | os.PathLike[str]
+
+
+def report(
+    *inputs: Any,
+    against: Any = None,
+    condition: Annotated[str | None, o.CONDITION] = None,
+    label: Annotated[str | None, Option("obs column of cell types; found by itself.", metavar="KEY")] = None,
+    control: Annotated[str | None, o.CONTROL] = None,
+    color: Annotated[
+        Sequence[str], Option("obs column or gene to colour cells by first (repeatable).", metavar="NAME")
+    ] = (),
+    title: Annotated[str | None, Option("Heading of the page [made of the inputs].", metavar="TEXT")] = None,
+    max_cells: Annotated[int, Option("Cells that are drawn, at random of all.", low=4)] = 20_000,
+    device: Annotated[str, o.DEVICE] = "auto",
+    threads: Annotated[int | None, o.THREADS] = None,
+    seed: Annotated[int, o.SEED] = 0,
+) -> Page:
+    """One page of what was found, that needs no network: `page.html()`, or shown by a notebook as it is.
+
+    Parameters
+    ----------
+    inputs : paths or objects
+        What there is, in any number and order; what each is says its content. A model (or its directory); cells with an
+        embedding; predicted cells; an Evaluation (or what `evaluate -o` wrote, .json or .csv); the table of
+        `benchmark`; the graph of `targets` (.h5ad, .json or .csv). Real cells among them are what predictions are
+        compared with.
+    against : AnnData or path, optional
+        Those real cells.
+    condition, label, control : str, optional
+        obs columns, and the reference value; by default what the files say.
+    color : sequence of str
+        obs columns or genes that cells are coloured by first; others can be chosen on the page.
+    title : str, optional
+    max_cells : int
+        Cells that are drawn; scores are of all.
+    seed : int
+        Of the cells that are drawn, of UMAPs, and of the evaluation.
+
+    Returns
+    -------
+    Page
+
+    Raises
+    ------
+    InputError
+        An input is of no kind that is shown, or does not fit the others.
+    UsageError
+        Nothing is given, or jinja2 is not installed.
+    """
+    from cellalign.engine.device import computing
+    from cellalign.reporting import build, check_installed
+    from cellalign.tasks.report_inputs import Given
+    from cellalign.tasks.report_parts import How
+
+    if not inputs:
+        raise UsageError("a report is of something; give a model, cells, or scores")
+    check_installed()
+    given = Given()
+    for each in inputs:
+        given.add(each)
+    how = How(condition, control, label, tuple(color), max_cells, seed, device, threads)
+    with computing(device, threads):
+        parts = _parts(given, against, how, title)
+    return build(parts)
+
+
+def _parts(given: Given, against: Any, how: How, title: str | None) -> Any:
+    """What the page is of; what is computed for it is computed here."""
+    from cellalign.tasks import report_parts as make
+
+    parts = make.empty(title)
+    parts.models = [make.trained(model, name) for name, model in given.models]
+    parts.scored = list(given.scores)
+    real = _real(given, against)
+    for name, adata in given.predicted:
+        model = _maker(given, adata)
+        if real is None:
+            parts.without["response"] = (
+                f"{name} is compared with no real cells; name them by {option('against', hint='FILE')}"
+            )
+            continue
+        parts.predicted.append(make.predicted(adata, _as_needed(real[1], adata), name, real[0], how, model))
+    scored = {panel for each in given.scores for panel in each.panels()}
+    genes = make.genes_of(parts.predicted)
+    for name, adata in given.embedded:
+        score = not (scored & {"mixing", "bio"})
+        parts.embedded.append(make.embedded(adata, name, how, _maker(given, adata), score=score, genes=genes))
+    for name, table in given.benchmarks:
+        parts.benchmarks.append(make.benchmarked(table, name))
+    from cellalign.reporting.parts import Targeted
+
+    parts.graphs = [Targeted(name, graph) for name, graph in given.graphs]
+    parts.files = [make.file_of(path, kind) for path, kind in given.kinds.items()]
+    if real is not None and isinstance(against, (str, os.PathLike)):
+        parts.files.append(make.file_of(against, "real cells"))
+    return parts
+
+
+def _real(given: Given, against: Any) -> tuple[str, AnnData] | None:
+    """The real cells: those named, or cells among the inputs that nothing was done to."""
+    from anndata import AnnData
+
+    if isinstance(against, AnnData):
+        return "the real cells", against
+    if against is not None:
+        from cellalign.data.files import read
+
+        return Path(against).name, read(Reading((str(against),)))
+    if given.real and not given.predicted:
+        name = given.real[0][0]
+        raise UsageError(
+            f"{name} holds cells that nothing was done to; embed them, or give a prediction to compare with them"
+        )
+    if len(given.real) > 1:
+        names = ", ".join(name for name, _ in given.real)
+        raise UsageError(f"{names} are all real cells; name those to compare with by {option('against', hint='FILE')}")
+    return given.real[0] if given.real else None
+
+
+def _as_needed(real: AnnData, prediction: AnnData) -> AnnData:
+    """Real cells with the matrix that a prediction is compared with in X."""
+    from cellalign.records import Provenance
+
+    made = Provenance.of(prediction.uns).counterfactual
+    if made is None or made.expression != "any" or made.matrix == "X" or made.matrix not in real.layers:
+        return real
+    own = real.copy()
+    own.X = own.layers[made.matrix]
+    return own
+
+
+def _maker(given: Given, adata: AnnData) -> Model | None:
+    """The model among the inputs that made what the cells hold; None where it is not there."""
+    from cellalign.records import Provenance
+
+    step: Any = Provenance.of(adata.uns).latest
+    return next((model for _, model in given.models if model.made(step)), None)
+
+
+@command_of(
+    report, example="cellalign report cellalign-model kang.emb.h5ad kang.stimulated.h5ad --against kang.pp.h5ad"
+)
+def command(
+    call: Call,
+    inputs: Annotated[
+        Sequence[str],
+        Argument(
+            "Model directory, embedded or predicted cells, tables of evaluate, benchmark, targets.", metavar="INPUT..."
+        ),
+    ],
+    against: Annotated[str | None, Option("Real cells to compare a prediction with.", metavar="FILE")] = None,
+    output: Annotated[str, Option("The page (.html).", ("--output", "-o"), metavar="FILE.html")] = "report.html",
+    force: Annotated[bool, o.FORCE] = False,
+) -> None:
+    """One page of what was found and how far to believe it, for any browser, phone or printer; no network is needed.
+
+    Give whatever there is, in any order: what each is says its content, and sections are those that it allows.
+    """
+    from cellalign.tasks.report_parts import check_page, command_line, write
+
+    read = [*inputs, *([against] if against is not None else [])]
+    check_page(output, force, read)
+    page = report(*inputs, against=against, **call.options)
+    write(with_command(page, command_line()), output, force)
+
+
+def with_command(page: Page, line: str) -> Page:
+    """The page with the command that made it among what somebody needs to make it again."""
+    from cellalign.reporting.blocks import Command
+    from cellalign.reporting.build import without_folders
+
+    *others, made = page.sections
+    return replace(
+        page, sections=[*others, replace(made, blocks=_with(made.blocks, Command(f"$ {without_folders(line)}")))]
+    )
+
+
+def _with(blocks: Sequence[Any], command: Any) -> list[Any]:
+    """Blocks with another command after those that are there."""
+    n = sum(block.kind == "command" for block in blocks)
+    return [*blocks[:n], command, *blocks[n:]]

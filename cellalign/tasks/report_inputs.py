@@ -1,0 +1,247 @@
+"""What the inputs of a report are, by their content: models, cells of every kind, scores, benchmarks, graphs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellalign.data.reading import Reading
+from cellalign.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from cellalign.model import Model
+    from cellalign.reporting.scores import Scores
+
+KNOWN = "a model directory, cells, a table of evaluate, of benchmark or of targets"
+LARGEST = 1 << 28  # bytes of a table
+
+
+@dataclass
+class Given:
+    """What was found, by kind; each with its name."""
+
+    models: list[tuple[str, Model]] = field(default_factory=list)
+    embedded: list[tuple[str, AnnData]] = field(default_factory=list)
+    predicted: list[tuple[str, AnnData]] = field(default_factory=list)
+    real: list[tuple[str, AnnData]] = field(default_factory=list)
+    scores: list[Scores] = field(default_factory=list)
+    benchmarks: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
+    graphs: list[tuple[str, AnnData]] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def add(self, given: Any) -> None:
+        """One input: a path, or an object of this package.
+
+        Raises
+        ------
+        InputError
+            No such file, or of a kind that nothing is shown of.
+        """
+        import pandas as pd
+        from anndata import AnnData
+
+        from cellalign.evaluation import Evaluation
+        from cellalign.model import Model
+        from cellalign.reporting.scores import Scores
+
+        if isinstance(given, Model):
+            self.models.append((given.name, given))
+        elif isinstance(given, AnnData):
+            self._cells("cells", given)
+        elif isinstance(given, Evaluation):
+            self.scores.append(Scores.of(given, "evaluation"))
+        elif isinstance(given, pd.DataFrame):
+            self._frame("table", given)
+        else:
+            self._path(str(given))
+
+    def _path(self, path: str) -> None:
+        from cellalign.model import load
+        from cellalign.model_directory import holds_model
+
+        if not Path(path).exists():
+            raise InputError(f"no such file: {path}")
+        name = Path(path).name or path
+        if holds_model(path) or (Path(path).is_dir() and (Path(path) / "model.yaml").exists()):
+            self.models.append((name, load(path)))
+            self.kinds[path] = "model"
+            return
+        head = b"" if Path(path).is_dir() else _head(path)
+        if head.lstrip()[:1] in (b"{", b"["):
+            self.kinds[path] = self._json(path, name)
+        elif (columns := _columns(head)) and (kind := _kind_of_table(columns)) is not None:
+            self.kinds[path] = self._table(path, name, kind)
+        else:
+            from cellalign.data.files import read
+
+            self.kinds[path] = self._cells(name, read(Reading((path,))))
+
+    def _json(self, path: str, name: str) -> str:
+        from cellalign.reporting.scores import Scores
+
+        try:
+            content = json.loads(_text(path))
+        except ValueError as error:
+            raise InputError(f"{path} is not whole JSON: {str(error).splitlines()[0]}") from error
+        if isinstance(content, dict) and isinstance(content.get("scores"), list):
+            try:
+                self.scores.append(Scores.of_json(content, name))
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(f"{path} is no table of evaluate that can be read: {error!r}") from error
+            return "scores of an evaluation"
+        if isinstance(content, dict) and {"perturbations", "latents"} <= content.keys():
+            self.graphs.append((name, _graph_of_json(content, path)))
+            return "graph of targets"
+        raise InputError(f"{path} is JSON, but neither of evaluate nor of targets; a report takes {KNOWN}")
+
+    def _table(self, path: str, name: str, kind: str) -> str:
+        import pandas as pd
+
+        from cellalign.reporting.scores import Scores
+
+        if kind == "benchmark":
+            from cellalign.tasks.benchmark_file import finished
+            from cellalign.tasks.benchmark_table import as_table
+
+            self.benchmarks.append((name, as_table(list(finished(path).values()))))
+            return "benchmark"
+        try:
+            table = pd.read_csv(path, dtype={"group": str, "system": str}, keep_default_na=True, na_filter=True)
+            if kind == "scores":
+                self.scores.append(Scores.of_table(table, name))
+                return "scores of an evaluation"
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}") from error
+        self.graphs.append((name, _graph_of_edges(table)))
+        return "graph of targets"
+
+    def _frame(self, name: str, table: pd.DataFrame) -> None:
+        from cellalign.reporting.scores import Scores
+
+        kind = _kind_of_table([str(column) for column in table.columns])
+        if kind == "benchmark":
+            self.benchmarks.append((name, table))
+        elif kind == "scores":
+            self.scores.append(Scores.of_table(table, name))
+        elif kind == "edges":
+            self.graphs.append((name, _graph_of_edges(table)))
+        else:
+            raise InputError(
+                f"a table of the columns {', '.join(map(str, table.columns[:8]))} is not known; a report takes {KNOWN}"
+            )
+
+    def _cells(self, name: str, adata: AnnData) -> str:
+        """Cells by what their record says of them."""
+        from cellalign.evaluation.run import _embeddings
+        from cellalign.records import Provenance
+
+        record = Provenance.of(adata.uns)
+        if record.targets is not None or {"probability", "edge"} <= set(adata.layers):
+            self.graphs.append((name, adata))
+            return "graph of targets"
+        if record.counterfactual is not None:
+            self.predicted.append((name, adata))
+            return "predicted cells"
+        if record.embedding or _embeddings(adata):
+            self.embedded.append((name, adata))
+            return "embedded cells"
+        self.real.append((name, adata))
+        return "cells"
+
+
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1 << 16).removeprefix(b"\xef\xbb\xbf")
+
+
+def _text(path: str) -> str:
+    if Path(path).stat().st_size > LARGEST:
+        raise InputError(f"{path} is larger than any table that a report shows")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _columns(head: bytes) -> list[str]:
+    """Names in the first line of a table with commas; none where it is no text."""
+    try:
+        line = head.split(b"\n", 1)[0].decode()
+    except UnicodeDecodeError:
+        return []
+    return next(csv.reader([line.rstrip("\r")]), []) if "\0" not in line else []
+
+
+def _kind_of_table(columns: list[str]) -> str | None:
+    """What a table is, by its columns; None of one that is not of this package."""
+    from cellalign.reporting.scores import COLUMNS
+
+    there = set(columns)
+    if set(COLUMNS) <= there:
+        return "scores"
+    if {"method", "seed", "held_out", "to"} <= there:
+        return "benchmark"
+    return "edges" if {"perturbation", "latent", "probability", "effect"} <= there else None
+
+
+def _graph_of_edges(table: pd.DataFrame) -> AnnData:
+    """A graph from its edge list; perturbations and latents without an edge are not in one."""
+    rows = table[["perturbation", "latent", "probability", "effect"]]
+    names = {key: list(dict.fromkeys(rows[key].astype(str))) for key in ("perturbation", "latent")}
+    latents = {}
+    for column in ("program", "gene_sets"):
+        if column in table:
+            latents[column] = dict(zip(table["latent"].astype(str), table[column].fillna("").astype(str), strict=True))
+    edges = [(str(r.perturbation), str(r.latent), float(r.probability), float(r.effect)) for r in rows.itertuples()]
+    return _graph(names["perturbation"], names["latent"], edges, latents)
+
+
+def _graph_of_json(content: dict[str, Any], path: str) -> AnnData:
+    import pandas as pd
+
+    try:
+        perturbations = [str(each["name"]) for each in content["perturbations"]]
+        latents = [str(each["name"]) for each in content["latents"]]
+        edges = [
+            (str(each["name"]), str(edge["latent"]), float(edge["probability"]), float(edge["effect"]))
+            for each in content["perturbations"]
+            for edge in each["targets"]
+        ]
+        programs = {str(each["name"]): " ".join(each.get("program") or []) for each in content["latents"]}
+        of_latents = {"program": programs} if any(programs.values()) else {}
+        graph = _graph(perturbations, latents, edges, of_latents)
+        if content.get("enrichment"):
+            graph.uns["enrichment"] = pd.DataFrame(content["enrichment"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no graph of targets that can be read: {error!r}") from error
+    return graph
+
+
+def _graph(
+    perturbations: list[str],
+    latents: list[str],
+    edges: list[tuple[str, str, float, float]],
+    of_latents: dict[str, dict[str, str]],
+) -> AnnData:
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+
+    effect = np.zeros((len(perturbations), len(latents)), dtype=np.float32)
+    probability = np.zeros_like(effect)
+    row = {name: i for i, name in enumerate(perturbations)}
+    column = {name: i for i, name in enumerate(latents)}
+    for name, latent, p, size in edges:
+        effect[row[name], column[latent]], probability[row[name], column[latent]] = size, p
+    edge = probability > 0
+    var = pd.DataFrame(
+        {key: [known.get(name, "") for name in latents] for key, known in of_latents.items()}, index=latents
+    )
+    obs = pd.DataFrame(index=pd.Index(perturbations, dtype=str))
+    return AnnData(X=effect, obs=obs, var=var, layers={"probability": probability, "edge": edge})

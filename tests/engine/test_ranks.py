@@ -1,0 +1,239 @@
+"""Two ranks train as one process with the double batch; who started them; what a command ends with."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cellalign.engine import launch
+from cellalign.engine.launch import Started, run_ranks, several_to_start, started
+from cellalign.engine.ranks import Ranks, check_shares, shares_batches
+from cellalign.engine.signals import ENDING, KEEPING, Signals
+from cellalign.errors import TrainingError, UsageError
+from cellalign.methods.capabilities import Trains
+from cellalign.methods.registry import get, loadable
+
+WORKER = Path(__file__).parent / "several_ranks.py"
+QUICK = ("comp", "scvi")
+REST = (
+    "cvae",
+    "cvae?",
+    "trvae",
+    "trvae-images",
+    "vfae",
+    "mmd-ae",
+    "scanvi",
+    "scgen",
+    "vae",
+    "beta-vae",
+    "ivae",
+    "svae",
+)
+REST += ("svae+", "nf-ivae", "invae", "invae-weighted")
+
+
+def outcome(folder: Path, world: int, precision: str, names) -> list[dict]:
+    """What became of the methods on each rank."""
+    words = [sys.executable, str(WORKER), str(folder)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(WORKER.parent.parent)])}
+    all_of_them = [
+        subprocess.Popen([*words, str(rank), str(world), precision, ",".join(names)], env=env, stderr=subprocess.PIPE)
+        for rank in range(world)
+    ]
+    for process in all_of_them:
+        _, said = process.communicate(timeout=600)
+        assert process.returncode == 0, said.decode()
+    return [torch.load(folder / f"{world}-{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def compared(folder: Path, precision: str, names, world: int = 2):
+    (one,), several = (outcome(folder, n, precision, names) for n in (1, world))
+    for name in names:
+        for other in several[1:]:  # all ranks end in the same bits
+            for key, values in several[0][name]["weights"].items():
+                assert torch.equal(values, other[name]["weights"][key]), (name, key)
+        assert one[name]["steps"] == several[0][name]["steps"] == 50
+    return one, several
+
+
+def losses(history, of="train_"):
+    return np.array([[value for key, value in row.items() if key.startswith(of)] for row in history])
+
+
+def in_float64(folder, names, world=2):
+    one, several = compared(folder, "float64", names, world)
+    for name in names:
+        a, b = one[name], several[0][name]
+        for key, values in a["weights"].items():
+            np.testing.assert_allclose(b["weights"][key], values, atol=1e-6, err_msg=f"{name}: {key}")
+        for part in ("train_", "validation_"):
+            np.testing.assert_allclose(losses(b["history"], part), losses(a["history"], part), rtol=1e-5, atol=1e-6)
+    return one, several
+
+
+def test_two_train_as_one_and_predict_as_one(tmp_path):
+    one, several = in_float64(tmp_path, QUICK)
+    for key in one["comp"].keys() - {"weights", "history", "latents", "steps"}:
+        for rank in several:
+            np.testing.assert_allclose(rank["comp"][key], one["comp"][key], atol=1e-5, err_msg=key)
+
+
+@pytest.mark.slow
+def test_so_does_every_method_that_several_can_train(tmp_path):
+    there = {name.rstrip("?").partition("-weighted")[0].partition("-images")[0] for name in (*QUICK, *REST)}
+    assert there == {name for name, cls in loadable() if shares_batches(cls)}
+    in_float64(tmp_path, REST)
+
+
+@pytest.mark.slow
+def test_three_train_as_one(tmp_path):
+    in_float64(tmp_path, (*QUICK, "invae", "scanvi"), world=3)
+
+
+@pytest.mark.slow
+def test_in_float32_losses_and_latents_are_as_near_as_rounding_lets_them(tmp_path):
+    """A bias before batch normalisation changes nothing in training, and wanders by the rounding of its gradient."""
+    one, several = compared(tmp_path, "float32", (*QUICK, *REST))
+    for name in (*QUICK, *REST):
+        np.testing.assert_allclose(
+            losses(several[0][name]["history"]), losses(one[name]["history"]), rtol=1e-4, atol=1e-5, err_msg=name
+        )
+    for path in tmp_path.iterdir():
+        path.unlink()
+    plain = ("comp", "scvi", "cvae", "trvae", "vae", "svae+")
+    one, several = compared(tmp_path, "plain", plain)
+    for name in plain:
+        a, b = one[name]["latents"], several[0][name]["latents"]
+        assert (a - b).abs().max() < 1e-3 * a.std()
+        for part in ("train_", "validation_"):
+            np.testing.assert_allclose(
+                losses(several[0][name]["history"], part), losses(one[name]["history"], part), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_a_batch_is_shared_out_once_each_and_one_too_small_is_counted_once():
+    for n in (2, 3, 7, 512):
+        all_of_them = [Ranks(rank, 3) for rank in range(3)]
+        rows = torch.arange(n)
+        own = [ranks.own(rows) for ranks in all_of_them]
+        if n >= 3:
+            assert torch.equal(torch.cat(own), rows) and max(map(len, own)) - min(map(len, own)) <= 1
+            assert all(ranks.counts(n) for ranks in all_of_them)
+        else:
+            assert all(torch.equal(each, rows) for each in own) and [r.counts(n) for r in all_of_them] == [1, 0, 0]
+            assert all(ranks.share_of(n) is None for ranks in all_of_them)
+
+
+def test_methods_say_of_themselves_whether_several_can_train_them(monkeypatch):
+    class Further(get("comp")):
+        """Adds nobody knows what."""
+
+    assert shares_batches(get("comp")) and not shares_batches(Further)
+    assert {"stgan"} == {n for n, cls in loadable() if issubclass(cls, Trains) and not shares_batches(cls)}
+    check_shares(get("pca"))  # alone
+    monkeypatch.setattr("cellalign.engine.ranks._current", Ranks(0, 2))
+    with pytest.raises(UsageError, match="'pca' is fitted by one process: leave out devices; several fit beta-"):
+        check_shares(get("pca"))
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """No variable of a launcher is set."""
+    for name in (
+        *launch.BY_TORCHRUN,
+        "LOCAL_WORLD_SIZE",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+        "SLURM_JOB_NAME",
+        "NODE_RANK",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def by_torchrun(monkeypatch, world="4", local="2"):
+    for name, value in zip(launch.BY_TORCHRUN, ("3", "1", world, "here", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+
+
+def test_who_started_them(nobody):
+    assert started(None, None) is None and started(1, None) is None and not several_to_start(1, 1)
+    assert several_to_start(2, None) and several_to_start(None, 2)
+    with pytest.raises(UsageError, match="devices=2 takes 2 processes, and there is one: .*torchrun"):
+        started(2, None)
+    by_torchrun(nobody)
+    assert started(None, None) == started(2, 2) == Started("torchrun", 2, 2) and not several_to_start(2, 2)
+    with pytest.raises(UsageError, match="devices=3 asks for 3 processes, and torchrun started 4"):
+        started(3, None)
+    by_torchrun(nobody, "1", "1")
+    assert started(None, None) is None
+
+
+def test_slurm_starts_them_where_several_are_asked_for(nobody):
+    nobody.setenv("SLURM_PROCID", "1")
+    nobody.setenv("SLURM_NTASKS", "4")
+    assert started(None, None) is None  # of a job whose tasks are something else
+    assert started(2, 2) == Started("slurm", 2, 2) and not several_to_start(2, 2)
+    nobody.setenv("SLURM_NTASKS_PER_NODE", "2")
+    assert launch.environment(Started("slurm", 2, 2)).global_rank() == 1
+    nobody.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(UsageError, match="--ntasks-per-node=2"):
+        launch.environment(Started("slurm", 2, 2))
+    nobody.setenv("SLURM_JOB_NAME", "bash")
+    assert several_to_start(2, 2)
+
+
+def ranks_that(monkeypatch, tmp_path, code: str) -> None:
+    """The command's ranks are another program, which knows its number as R."""
+    folder = tmp_path / "cellalign"
+    folder.mkdir(exist_ok=True)
+    (folder / "__init__.py").touch()
+    (folder / "__main__.py").write_text(f"import os, signal, sys, time\nR = int(os.environ['RANK'])\n{code}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "PATIENCE", 0.3)
+
+
+def test_a_command_ends_as_its_ranks_do(nobody, tmp_path, capfd):
+    ranks_that(nobody, tmp_path, "print(R, sys.argv[1:], os.environ['WORLD_SIZE'])")
+    assert run_ranks(["train", "x"], 2) == 0
+    assert capfd.readouterr().out == "0 ['train', 'x'] 2\n"  # the first alone is heard
+    ranks_that(nobody, tmp_path, "sys.stderr.write(f'{R} is wrong\\n'); sys.exit(3)")
+    assert run_ranks([], 3) == 3
+    assert capfd.readouterr().err == "0 is wrong\n"
+    ranks_that(nobody, tmp_path, "time.sleep(60) if R == 0 else os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(TrainingError, match="rank 1 was ended by SIGKILL, and the others with it"):
+        run_ranks([], 2)
+    code = "R == 0 and os.kill(os.getpid(), signal.SIGKILL); sys.stderr.write('lost; go on with: X\\n'); sys.exit(5)"
+    ranks_that(nobody, tmp_path, code)
+    with pytest.raises(TrainingError, match="rank 0 was ended by SIGKILL, and the others with it; go on with: X$"):
+        run_ranks([], 2)
+    ranks_that(nobody, tmp_path, "sys.stderr.write(f'line of {R}\\n'); sys.exit(5 - R)")
+    assert run_ranks([], 2) == 5
+    assert capfd.readouterr().err == "line of 0\nrank 1: line of 1\n"
+
+
+def test_of_several_machines_it_is_said_which_is_which(nobody, tmp_path, capfd):
+    with pytest.raises(UsageError, match="nodes=2: start it by srun or torchrun .* NODE_RANK, MASTER_ADDR"):
+        run_ranks([], 2, 2)
+    for name, value in (("NODE_RANK", "1"), ("MASTER_ADDR", "node0"), ("MASTER_PORT", "29500")):
+        nobody.setenv(name, value)
+    ranks_that(nobody, tmp_path, "print(*(os.environ[n] for n in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'GROUP_RANK')))")
+    assert run_ranks([], 2, 2) == 0
+    assert capfd.readouterr().out == "2 4 node0 1\n"
+
+
+def test_signals_wait_until_all_ranks_know_of_them():
+    with Signals(alone=False) as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not signals.waiting and sum(signals.noted()) == 2
+        signals.agree(np.array(signals.noted()) + np.eye(len(ENDING) + len(KEEPING))[0])  # another has one besides
+        assert signals.waiting and signals.keep and signals.ending == ENDING[0] and not any(signals.noted())
+        signals.ending = None

@@ -1,0 +1,179 @@
+"""`report` on what other commands leave: what each input is says its content, and pages say what was computed."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cellalign
+from cellalign.errors import InputError, UsageError
+from cellalign.tasks.report_inputs import Given
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """Cells, a model with a type held out, its embedding and its prediction, scores, in memory and as files."""
+    from conftest import make_counts, preprocessed
+
+    folder = tmp_path_factory.mktemp("job")
+    cells = preprocessed(make_counts())
+    held = ["cell_type=B,stim=stimulated"]
+    model = cellalign.train(cells, method="linear", condition="stim", label="cell_type", holdout=held)
+    model.save(folder / "model")
+    embedded = cellalign.embed(cells.copy(), model)
+    rng = np.random.default_rng(0)
+    embedded.obsm["X_umap"] = rng.normal(size=(cells.n_obs, 2)).astype(np.float32)
+    predicted = cellalign.counterfactual(cells, model, to="stimulated", where={"cell_type": "B"})
+    scores = cellalign.evaluate(predicted, against=cells, condition="stim", label="cell_type")
+    for name, adata in (("pp", cells), ("emb", embedded), ("pred", predicted)):
+        adata.write_h5ad(folder / f"{name}.h5ad")
+    (folder / "scores.json").write_text(scores.to_json())
+    (folder / "scores.csv").write_text(scores.to_csv())
+    return folder, {"cells": cells, "model": model, "embedded": embedded, "predicted": predicted, "scores": scores}
+
+
+@pytest.fixture(scope="module")
+def page(job):
+    folder, _ = job
+    inputs = [folder / name for name in ("scores.json", "pp.h5ad", "pred.h5ad", "model", "emb.h5ad")]
+    return cellalign.report(*inputs)
+
+
+def test_inputs_in_any_order_are_known_by_their_content(job, page):
+    folder, _ = job
+    given = Given()
+    for name in ("model", "emb.h5ad", "pred.h5ad", "pp.h5ad", "scores.json", "scores.csv"):
+        given.add(folder / name)
+    assert [len(each) for each in (given.models, given.embedded, given.predicted, given.real, given.scores)] == [
+        1,
+        1,
+        1,
+        1,
+        2,
+    ]
+    names = [section.name for section in page.sections]
+    assert names == ["response", "cells", "mixing", "training", "made"]
+    assert [each.title for each in page.absent] == ["scIB panel", "Screen", "Targets", "Benchmark"]
+
+
+def test_the_verdict_is_the_evaluations_own(job, page):
+    _, objects = job
+    first = page.findings[0]
+    assert first.text == objects["scores"].verdict and first.mark.startswith("predicted: ")
+    assert "fitted" not in first.text
+
+
+def test_objects_and_files_give_the_same_scores(job, page):
+    _, objects = job
+    own = cellalign.report(objects["model"], objects["predicted"], against=objects["cells"])
+    tables = [block for section in (page, own) for block in section.sections[0].blocks if block.kind == "table"]
+    assert tables[0].rows == tables[2].rows and tables[0].rows[0][0] == "B"
+    value = objects["scores"].value("r_change_de", system="prediction", group="B")
+    assert tables[0].rows[0][2] == f"{value:.3f}"
+
+
+def test_cells_can_be_coloured_by_all_that_fits_and_by_genes(job):
+    _, objects = job
+    adata = objects["embedded"].copy()
+    adata.obs["barcode"] = adata.obs_names
+    adata.obs["depth"] = np.linspace(0, 1, adata.n_obs)
+    adata.obs["constant"] = "one"
+    page = cellalign.report(adata, color=["donor", "GENE3"], max_cells=50)
+    (cells,) = [block for section in page.sections for block in section.blocks if block.kind == "cells"]
+    assert list(cells.columns)[:3] == ["stim", "cell_type", "donor"]
+    assert "gene GENE3" in cells.columns and "depth" in cells.columns
+    assert "barcode (50 values)" not in cells.columns and "constant" not in cells.columns
+    assert len(cells.maps["after: linear"]) == 50 and "50 of 240 cells" in cells.caption
+    html = page.html()
+    assert "<iframe" in page._repr_html_() and len(html) < 3e6
+
+
+def test_a_unknown_colour_is_refused_by_name(job):
+    _, objects = job
+    with pytest.raises(InputError, match="cell_tpe.* neither an obs column nor a gene.*cell_type"):
+        cellalign.report(objects["embedded"], color=["cell_tpe"])
+
+
+def test_a_prediction_without_real_cells_says_so(job):
+    folder, _ = job
+    page = cellalign.report(folder / "pred.h5ad", folder / "model")
+    why = next(each.why for each in page.absent if each.title == "Predicted response")
+    assert "against" in why
+
+
+def test_tables_of_other_commands(job, tmp_path):
+    row = {"method": "linear", "seed": 0, "held_out": "B", "to": "stimulated", "made_of": "x", "format_version": 3}
+    rows = [row | {"r_change_de": 0.9}, row | {"held_out": "NK", "r_change_de": 0.8}]
+    rows += [
+        row | {"method": "mean shift", "r_change_de": 0.7},
+        row | {"method": "mean shift", "held_out": "NK", "r_change_de": 0.6},
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "benchmark.csv", index=False)
+    pd.DataFrame({"perturbation": ["a"], "latent": ["z1"], "probability": [0.9], "effect": [-1.5]}).to_csv(
+        tmp_path / "edges.csv"
+    )
+    page = cellalign.report(tmp_path / "benchmark.csv", tmp_path / "edges.csv")
+    assert [section.name for section in page.sections] == ["targets", "benchmark", "made"]
+    assert "best baseline by r_change_de: mean shift" in page.findings[0].text
+    figure = page.sections[1].blocks[0].figures["all"]
+    assert {trace["name"] for trace in figure["data"]} == {"linear", "best baseline: mean shift"}
+
+
+def test_a_graph_in_all_its_formats_is_the_same(svae_model, tmp_path):
+    graph = cellalign.targets(svae_model)
+    pages = []
+    for ending in ("h5ad", "json", "csv"):
+        cellalign.write_targets(graph, str(tmp_path / f"graph.{ending}"))
+        pages.append(cellalign.report(tmp_path / f"graph.{ending}"))
+    edges = int(np.asarray(graph.layers["edge"]).sum())
+    assert all(f"{edges} edges" in page.sections[0].lead for page in pages)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"a": 1}', "neither of evaluate nor of targets"),
+        ('{"scores": [{"panel": "x"}]}', "no table of evaluate"),
+        ("{", "not whole JSON"),
+        ('{"perturbations": [{"x": 1}], "latents": []}', "no graph of targets"),
+    ],
+)
+def test_json_of_another_kind_is_refused_in_one_line(tmp_path, content, says):
+    (tmp_path / "some.json").write_text(content)
+    with pytest.raises(InputError, match=says) as error:
+        cellalign.report(tmp_path / "some.json")
+    assert "\n" not in str(error.value)
+
+
+def test_mistakes(job, tmp_path):
+    folder, _ = job
+    with pytest.raises(UsageError, match="a report is of something"):
+        cellalign.report()
+    with pytest.raises(InputError, match="no such file"):
+        cellalign.report(tmp_path / "none.h5ad")
+    with pytest.raises(UsageError, match="nothing was done to"):
+        cellalign.report(folder / "pp.h5ad")
+
+
+def test_a_table_without_verdict_still_says_what_wins(job):
+    folder, objects = job
+    page = cellalign.report(folder / "scores.csv")
+    first = page.findings[0]
+    best = objects["scores"].row("r_change_de", system="prediction", group="mean").evidence.best
+    assert best in first.text and re.search(r"(better|worse|no better) than", first.text)
+    assert json.dumps(first.text)
+
+
+def test_counts_are_drawn_on_a_logarithmic_scale(job):
+    from cellalign.tasks.report_parts import _log_expression
+
+    _, objects = job
+    counts = objects["cells"].copy()
+    counts.X = counts.layers["counts"]
+    x = _log_expression(counts)
+    total = np.asarray(counts.X.sum(1)).ravel()
+    expected = np.log1p(counts.X.toarray() * (np.median(total) / total)[:, None])
+    assert np.allclose(x.toarray(), expected, atol=1e-5)
+    assert (_log_expression(objects["cells"]) != objects["cells"].X).nnz == 0

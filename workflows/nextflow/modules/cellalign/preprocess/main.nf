@@ -1,0 +1,40 @@
+process CELLALIGN_PREPROCESS {
+    tag "$meta.id"
+    label 'process_low'
+
+    conda "${moduleDir}/environment.yml"
+    container "cellalign:0.1.0"
+
+    input:
+    tuple val(meta), path(cells)
+
+    output:
+    tuple val(meta), path("${prefix}.pp.h5ad"), emit: preprocessed
+    path "versions.yml", emit: versions
+
+    when:
+    task.ext.when == null || task.ext.when
+
+    script:
+    def args = task.ext.args ?: ''
+    def prefix = task.ext.prefix ?: "${meta.id}"
+    """
+    cellalign preprocess $cells -o ${prefix}.pp.h5ad $args --threads $task.cpus
+
+    cat <<-END_VERSIONS > versions.yml
+    "${task.process}":
+        cellalign: \$(cellalign --version | sed 's/^cellalign //')
+    END_VERSIONS
+    """
+
+    stub:
+    def prefix = task.ext.prefix ?: "${meta.id}"
+    """
+    touch ${prefix}.pp.h5ad
+
+    cat <<-END_VERSIONS > versions.yml
+    "${task.process}":
+        cellalign: \$(cellalign --version | sed 's/^cellalign //')
+    END_VERSIONS
+    """
+}
