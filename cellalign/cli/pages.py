@@ -33,7 +33,7 @@ GROUPS: Mapping[str, Mapping[str, Page]] = {
             "Use it where several commands read the same cells, or you want the file. train takes raw counts too.",
         ),
         "convert": Page(
-            "Cells of any format, or several files, as one .h5ad or .zarr by rows.",
+            "Cells of any format, or several files, as one file by rows.",
             "Use it where a file is larger than memory and kept by columns, or of a format that is read as a whole.",
         ),
     },
@@ -84,7 +84,10 @@ GROUPS: Mapping[str, Mapping[str, Page]] = {
             "Hold each group out in turn, predict it by several methods.",
             "Use it to choose a method for your own data, and to know what to expect of it.",
         ),
-        "report": Page("One page of a run: what was found and how far to believe it."),
+        "report": Page(
+            "One page of a run: what was found and how far to believe it.",
+            "Use it at the end, to read, print and send on: give it whatever the other commands wrote.",
+        ),
         "plot": Page("Draw what other commands wrote: UMAP, curves, scatter, violin, graph, heat map."),
     },
     "Try it": {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cellalign.reporting import embedding, others, response
+from cellalign.reporting import embedding, further, others, response
 from cellalign.reporting.blocks import Absent, Block, Command, Finding, Section, Table
 from cellalign.reporting.cautions import cautions
 from cellalign.reporting.parts import Parts, Predicted
@@ -34,10 +35,12 @@ TITLES = {
     "training": "Training",
 }
 
+ORDER = ("response", "cells", "mixing", "scib", "screen", "further", "targets", "benchmark", "training")
+
 
 def build(parts: Parts) -> Page:
     """The page of these parts."""
-    sections: dict[str, list[Section]] = {name: [] for name in TITLES}
+    sections: dict[str, list[Section]] = {name: [] for name in (*TITLES, "further")}
     scores = parts.all_scores()
     predicted = {id(each.scores): each for each in parts.predicted}
     ofs = _ofs(scores)
@@ -46,6 +49,7 @@ def build(parts: Parts) -> Page:
             "response": lambda name, own=own, of=of: response.section(own, predicted.get(id(own)), name, of),  # type: ignore[misc]
             "mixing": lambda name, own=own, of=of: embedding.mixing_section(own, name, of),  # type: ignore[misc]
             "scib": lambda name, own=own, of=of: embedding.scib_section(own, name, of),  # type: ignore[misc]
+            "further": lambda name, own=own, of=of: further.further_section(own, name, of),  # type: ignore[misc]
             "screen": lambda name, own=own, of=of: others.screen_section(own, name, of),  # type: ignore[misc]
         }
         for kind, make in kinds.items():
@@ -56,18 +60,23 @@ def build(parts: Parts) -> Page:
     _each(sections, "targets", parts.graphs, others.graph_section)
     _each(sections, "benchmark", parts.benchmarks, others.benchmark_section)
     _each(sections, "training", parts.models, others.training_section)
-    shown = [each for kind in TITLES for each in sections[kind]]
-    shown.append(_made(parts))
-    why = WHY | parts.without | _left_out(scores)
+    shown = [each for kind in ORDER for each in sections[kind]]
+    shown += [each for each in (further.glossary(scores), _made(parts)) if each is not None]
+    few = next(({"cells": each.why_no_before} for each in parts.embedded if each.after is None), {})
+    why = WHY | few | _left_out(scores) | parts.without
     absent = [Absent(TITLES[kind], why[kind]) for kind in TITLES if not sections[kind]]
     by = f"Made by cellalign {parts.version}, {parts.when}."
     return Page(_title(parts), _done(parts), _findings(parts, scores), cautions(parts), shown, absent, by)
 
 
-def _each(sections: dict[str, list[Section]], kind: str, parts: Sequence[Any], make: Callable[..., Section]) -> None:
+def _each(
+    sections: dict[str, list[Section]], kind: str, parts: Sequence[Any], make: Callable[..., Section | None]
+) -> None:
     """A section of each part; of several the heading says which."""
     for own in parts:
-        sections[kind].append(make(own, _name(kind, sections[kind]), f": {own.name}" if len(parts) > 1 else ""))
+        made = make(own, _name(kind, sections[kind]), f": {own.name}" if len(parts) > 1 else "")
+        if made is not None:
+            sections[kind].append(made)
 
 
 def _name(kind: str, there: Sequence[Section]) -> str:
@@ -97,6 +106,9 @@ def _findings(parts: Parts, scores: Sequence[Scores]) -> list[Finding]:
     found.sort(key=lambda each: each is not None and not each.mark.startswith(response.PREDICTED))
     found += [others.benchmark_finding(each, each.name if several else "") for each in parts.benchmarks]
     found += [embedding.finding(each, each.name if several else "") for each in scores]
+    found += [
+        others.graph_finding(each, each.name if several or len(parts.graphs) > 1 else "") for each in parts.graphs
+    ]
     there = [each for each in found if each is not None]
     explained: set[str] = set()
     once = []
@@ -116,7 +128,7 @@ def _title(parts: Parts) -> str:
         own = parts.predicted[0]
         if own.record is not None:
             to = listed([each.to for each in own.record.each()], 2)
-            return f"Cells under {own.record.condition} = {to}, predicted by {own.record.method}"
+            return f"Cells under {own.record.condition}\u00a0=\u00a0{to}, predicted by {own.record.method}"
         return f"Predicted cells of {own.name}"
     if parts.benchmarks:
         return f"Benchmark of {listed(list(parts.benchmarks[0].methods), 4)}"
@@ -173,7 +185,7 @@ def _made(parts: Parts) -> Section:
     """Commands, files and versions: what somebody needs to do it again."""
     blocks: list[Block] = []
     commands = [each.record.command for each in parts.models if each.record.command]
-    blocks += [Command(f"$ {each}") for each in [*commands, *([parts.command] if parts.command else [])]]
+    blocks += [Command(f"$ {each}") for each in map(without_folders, [*commands, parts.command]) if each]
     if parts.files:
         lines = [[each.name, each.kind, f"{each.size:,}", each.checksum] for each in parts.files]
         blocks.append(Table(["file", "what it is", "bytes", "checksum"], lines, "What was read", words=(0, 1, 3)))
@@ -191,3 +203,9 @@ def _made(parts: Parts) -> Section:
         blocks.append(Table(["", "version"], rows, "", words=(0, 1), folded=f"Versions that trained {model.name}"))
     lead = "Everything needed to do it again."
     return Section("made", "How it was made", lead, blocks)
+
+
+def without_folders(command: str) -> str:
+    """A command line whose absolute paths are names of files alone: folders say more of a user than of cells."""
+    words = shlex.split(command) if command else []
+    return shlex.join(re.split(r"[\\/]", word)[-1] if re.match(r"/|[A-Za-z]:\\", word) else word for word in words)

@@ -52,8 +52,10 @@ def _main(scores: Scores) -> Mapping[str, Any] | None:
     return found or value_of(rows, system=ALL, group="all", metric="kBET")
 
 
-def map_section(own: Embedded, name: str, of: str) -> Section:
-    """The cells before and after."""
+def map_section(own: Embedded, name: str, of: str) -> Section | None:
+    """The cells before and after; None where there is no picture of them."""
+    if own.after is None:
+        return None
     maps = ({"before: unintegrated expression": own.before} if own.before is not None else {}) | {
         f"after: {own.method}": own.after
     }

@@ -17,12 +17,13 @@ from cellalign.reporting.packed import indices, packed
 
 BLUE, ORANGE, GREEN = PALETTE[:3]
 PINK, SKY, RUST = PALETTE[3], PALETTE[4], PALETTE[5]
-GREY, DARK = "#8c959f", "#1b1f24"
+GREY, DARK, SOFT = "#8c959f", "#1b1f24", "#57606a"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "triangle-down")
 ROW, FRAME = 30, 110  # pixels: of a row of names, of all around the rows
 LONGEST, LINE = 40, 20  # letters of a name on an axis, and of a line of it
 DRAWN_GENES = 2500  # of a scatter: more points are no more picture
+ALL_GENES = 24_000  # of all scatters of a page, which has to stay small
 VIOLIN_STEPS = 40
 VIOLIN_WIDTH = 0.26
 
@@ -134,7 +135,7 @@ def curves(x: Sequence[float], lines: Mapping[str, Sequence[float]], *, best: fl
     if best is not None:
         mark = {"color": GREY, "width": 1.2, "dash": "dot"}
         layout["shapes"] = [{"type": "line", "x0": best, "x1": best, "yref": "paper", "y0": 0, "y1": 1, "line": mark}]
-        said = {"text": f"kept: epoch {best:g}", "showarrow": False, "font": {"size": 11, "color": GREY}}
+        said = {"text": f"kept: epoch {best:g}", "showarrow": False, "font": {"size": 11, "color": SOFT}}
         layout["annotations"] = [said | {"x": best, "xanchor": "right", "y": 1, "yref": "paper", "yanchor": "top"}]
     return {"data": data, "layout": layout}
 
@@ -152,16 +153,25 @@ def _middle(lines: Mapping[str, Sequence[float]]) -> list[float] | None:
 
 
 def response_scatter(
-    predicted: np.ndarray, real: np.ndarray, de: np.ndarray, named: np.ndarray, genes: Sequence[str], *, to: str
+    predicted: np.ndarray,
+    real: np.ndarray,
+    de: np.ndarray,
+    named: np.ndarray,
+    genes: Sequence[str],
+    *,
+    to: str,
+    among: int = 1,
 ) -> dict[str, Any]:
     """Predicted against real mean expression of genes [G]: all, the DE genes, and a few of these by name.
 
-    Returns a figure whose texts refer to the shared list "genes".
+    The figure's texts refer to the shared list "genes". `among` is how many such pictures the page has: of very many
+    genes those are drawn that are different or wrong, and others at random.
     """
     off = np.abs(predicted - real)
     kept = np.arange(len(real))
-    if len(kept) > DRAWN_GENES:
-        others = np.random.default_rng(0).permutation(len(real))[:DRAWN_GENES]
+    most = min(DRAWN_GENES, ALL_GENES // among)
+    if len(kept) > most:
+        others = np.random.default_rng(0).permutation(len(real))[:most]
         kept = np.unique(np.concatenate([de, np.argsort(-off)[:200], others]))
     rest = np.setdiff1d(kept, de)
     parts = (
@@ -291,13 +301,15 @@ def _outlines(x: np.ndarray, offset: float) -> tuple[list[float | None], list[fl
             density = gaussian_kde(values)(grid)
             width = density / density.max() * VIOLIN_WIDTH / 2
         middle = gene + offset
-        across += [*np.round(middle - width, 4).tolist(), *np.round(middle + width, 4)[::-1].tolist(), None]
-        along += [*np.round(grid, 4).tolist(), *np.round(grid, 4)[::-1].tolist(), None]
+        across += [*np.round(middle - width, 3).tolist(), *np.round(middle + width, 3)[::-1].tolist(), None]
+        along += [*np.round(grid, 3).tolist(), *np.round(grid, 3)[::-1].tolist(), None]
     return across, along
 
 
-def heat_map(effect: np.ndarray, rows: Sequence[str], columns: Sequence[str], texts: np.ndarray) -> dict[str, Any]:
-    """Effects [rows, columns] as colour, white where there is none; `texts` is what stands at the pointer."""
+def heat_map(
+    effect: np.ndarray, probability: np.ndarray, rows: Sequence[str], columns: Sequence[str]
+) -> dict[str, Any]:
+    """Effects [rows, columns] as colour, white where there is none, and their probability at the pointer."""
     reach = float(np.abs(effect).max(initial=0)) or 1.0
     height = min(22.0, max(7.0, 900 / max(1, len(rows))))
     trace = {
@@ -308,8 +320,8 @@ def heat_map(effect: np.ndarray, rows: Sequence[str], columns: Sequence[str], te
         "zmin": -reach,
         "zmax": reach,
         "colorscale": [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#ffffff"], [0.75, "#f4a582"], [1, "#b2182b"]],
-        "text": [[plain(text) for text in row] for row in texts],
-        "hovertemplate": "%{text}<extra></extra>",
+        "customdata": np.round(probability, 2).tolist(),
+        "hovertemplate": "%{y} → %{x}<br>effect %{z:+.2f}, probability %{customdata:.2f}<extra></extra>",
         "xgap": 1,
         "ygap": 1 if height > 10 else 0,
         "colorbar": {"title": {"text": "effect", "side": "right"}, "thickness": 12, "outlinewidth": 0},

@@ -69,23 +69,13 @@ def graph_section(own: Targeted, name: str, of: str) -> Section:
     columns = columns[edge.any(0)[columns]] if edge.any() else columns
     names, latents = graph.obs_names[rows].astype(str), graph.var_names[columns].astype(str)
     shown = np.ix_(rows, columns)
-    texts = np.array(
-        [
-            [
-                f"{p} → {z}: effect {effect[i, j]:+.2f}, probability {probability[i, j]:.2f}"
-                for z, j in zip(latents, columns, strict=True)
-            ]
-            for p, i in zip(names, rows, strict=True)
-        ],
-        dtype=object,
-    )
     blocks: list[Block] = []
     if edge.any():
         caption = (
             "Effect of each perturbation (row) on each latent process (column) in standard deviations of the prior: "
             "blue down, red up, white no target. Perturbations with like targets stand together."
         )
-        blocks.append(Chart({"all": heat_map(effect[shown], list(names), list(latents), texts)}, caption))
+        blocks.append(Chart({"all": heat_map(effect[shown], probability[shown], list(names), list(latents))}, caption))
     blocks += [_latents(own, edge, columns), *_sets(own)]
     unused = int((~edge.any(0)).sum())
     lead = (
@@ -93,6 +83,21 @@ def graph_section(own: Targeted, name: str, of: str) -> Section:
     )
     lead += f", {unused} more are targeted by none." if unused else "."
     return Section(name, f"Targets{of}", lead, blocks)
+
+
+def graph_finding(own: Targeted, of: str) -> Finding:
+    """How many perturbations have a target; nothing on the page tests whether it is the true one."""
+    edge: Any = np.asarray(own.graph.layers["edge"]).astype(bool)
+    used = int(edge.any(0).sum())
+    text = f"{edge.any(1).sum()} of {len(edge)} perturbations have a target among {used} latent processes"
+    if used:
+        most = int(edge.sum(0).argmax())
+        text += f"; {own.graph.var_names[most]} is targeted by most of them, {edge[:, most].sum()}"
+    explained = (
+        "A target is an edge that the model finds probable. What a process is say its genes; whether it is one in the "
+        "cells, an experiment."
+    )
+    return Finding(text, "targets", "plain", of, explained)
 
 
 def _latents(own: Targeted, edge: np.ndarray, columns: np.ndarray) -> Table:
@@ -156,7 +161,7 @@ def benchmark_section(own: Benchmarked, name: str, of: str) -> Section:
         {"name": method, "values": values, "colour": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)]}
         for i, (method, values) in enumerate(zip(own.methods, own.values, strict=True))
     ]
-    for line, colour, symbol in ((own.best, "#57606a", "line-ns-open"), (own.ceiling, GREEN, "line-ns-open")):
+    for line, colour, symbol in ((own.best, "#57606a", "bowtie-open"), (own.ceiling, GREEN, "line-ns-open")):
         if line is not None:
             series.append({"name": line[0], "values": line[1], "colour": colour, "symbol": symbol, "size": 14})
     blocks: list[Block] = []
@@ -208,7 +213,7 @@ def _curves(rows: Sequence[Mapping[str, float]], epochs: Sequence[float], best: 
     found = {}
     for kind in kinds:
         lines = {
-            called: [float(row.get(f"{prefix}_{kind}") or math.nan) for row in rows]
+            called: [_float(row.get(f"{prefix}_{kind}")) for row in rows]
             for prefix, called in (("train", "trained on"), ("validation", "validation"))
             if any(row.get(f"{prefix}_{kind}") is not None for row in rows)
         }
@@ -217,6 +222,10 @@ def _curves(rows: Sequence[Mapping[str, float]], epochs: Sequence[float], best: 
             found[kind] = curves(epochs, lines, best=best)
             found[kind]["layout"]["yaxis"]["title"] = {"text": kind}
     return found
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None or value == "" else float(value)
 
 
 def _facts(own: Trained) -> list[list[str]]:

@@ -52,8 +52,8 @@ class Embedded:
     method : str
     condition, label : str or None
         obs columns.
-    after : array [n, 2]
-        UMAP of the latents, of the cells that are drawn.
+    after : array [n, 2], optional
+        UMAP of the latents, of the cells that are drawn; None where too few cells are there for one.
     before : array [n, 2], optional
         UMAP of their expression.
     why_no_before : str
@@ -72,7 +72,7 @@ class Embedded:
     method: str
     condition: str | None
     label: str | None
-    after: np.ndarray
+    after: np.ndarray | None
     before: np.ndarray | None
     columns: Mapping[str, Any]
     n_cells: int

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PANEL, PREDICTION, HALVES, MEAN, MAIN = "response", "prediction", "split half", "mean", "r_change_de"
 FITTED, PREDICTED = "fitted", "predicted"
-MOST_GROUPS = 40  # of pictures; a table has them all
+MOST_GROUPS, LONG = 24, 40  # groups in pictures, a table has them all; rows of a table that is shown opened
 EXPLAINED = (
     "r_change_de is the correlation of the predicted with the real change, over the 50 genes that change most: 1 is "
     "perfect, 0 says nothing. The best baseline is whatever simple rule does best on the same cells without a model; a "
@@ -167,7 +167,8 @@ def _groups(scores: Scores, groups: Sequence[str]) -> Table:
     if len(known) == 1:  # said once
         caption += {FITTED: "; all are fitted, not predicted", PREDICTED: "; all are predicted"}.get(known.pop(), "")
         columns, lines = columns[:-1], [line[:-1] for line in lines]
-    return Table(columns, lines, caption, words=(0, 1, 3, *([8] if len(columns) > 8 else [])))
+    folded = f"All {len(lines)} groups" if len(lines) > LONG else ""
+    return Table(columns, lines, caption, words=(0, 1, 3, *([8] if len(columns) > 8 else [])), folded=folded)
 
 
 SIGNS = {"better": "▲\u00a0better", "worse": "▼\u00a0worse", "undecided": "●\u00a0undecided"}
@@ -211,7 +212,8 @@ def _by_group(responses: Sequence[Response]) -> dict[str, Response]:
 def _scatters(responses: Sequence[Response]) -> Chart:
     """Predicted against real means, one picture per group."""
     figures, genes = {}, responses[0].genes
-    for title, each in _by_group(responses).items():
+    shown = _by_group(responses)
+    for title, each in shown.items():
         named = each.de[: each.cells["real"].shape[1]]
         figures[title] = response_scatter(
             np.asarray(each.means["predicted"], dtype=float),
@@ -220,6 +222,7 @@ def _scatters(responses: Sequence[Response]) -> Chart:
             named,
             [str(gene) for gene in each.genes],
             to=each.to,
+            among=len(shown),
         )
         said = {"text": f"R² {each.r2_all:.3f} all genes<br>R² {each.r2_de:.3f} DE genes", "showarrow": False}
         corner = {"xref": "paper", "yref": "paper", "x": 0.99, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}

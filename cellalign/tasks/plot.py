@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cellalign.data.reading import Reading
 from cellalign.errors import InputError, ModelError, UsageError, option, spoken
 from cellalign.tasks import options as o
-from cellalign.tasks.colours import check_colours, colour_of
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ def umap(
     import numpy as np
 
     from cellalign.plots.cells import draw
+    from cellalign.tasks.colours import check_colours, colour_of
 
     names = [color] if isinstance(color, str) else list(color)
     key = next((each for each in (basis, f"X_{basis}") if each in adata.obsm), None)
@@ -162,7 +162,7 @@ def umap_command(
 @command_of(curves, group="plot", example="cellalign plot curves cellalign-model -o curves.svg")
 def curves_command(
     call: Call,
-    model: Annotated[str, Argument("Model directory.", metavar="[DIR]")] = o.DEFAULT_MODEL,
+    model: Annotated[str, Argument("Directory of the model.", metavar="[DIR]")] = o.DEFAULT_MODEL,
     output: Annotated[str, PICTURE] = "curves.png",
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellalign.data.streamed import StreamedCells
 from cellalign.errors import CellalignError, InputError, UsageError
 from cellalign.records import Provenance
 from cellalign.tasks.colours import MOST_VALUES, check_colours, expression, of_column
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from cellalign.reporting.scores import Scores
 
 log = logging.getLogger("cellalign")
-LABELS = ("cell_type", "celltype", "cell_label", "cell_types", "CellType", "louvain", "leiden")
-ROOM = 1_500_000  # bytes of all columns, before they are packed
+LABELS = ("cell_type", "celltype", "cell_label", "cell_types", "CellType")
+ROOM = 1_000_000  # bytes of all columns, before they are packed: a page stays under 5 MB
 CROSSED = re.compile(r"batch|donor|site|plate|run|lane|chem|patient|replicate|library|cohort|tech", re.IGNORECASE)
 
 
@@ -133,14 +134,14 @@ def embedded(
     if scores is None and score and condition is not None:
         scores = _scored(adata, name, how, condition, label)
     rows = np.random.default_rng(how.seed).permutation(adata.n_obs)[: how.max_cells]
-    drawn = provenance.umap
+    drawn, after, why = provenance.umap, None, ""
     if "X_umap" in adata.obsm and (drawn is None or drawn.key == key):
         after = np.asarray(adata.obsm["X_umap"], dtype=np.float32)[rows, :2]
     else:
         log.info("%s: computing the UMAP of %d cells", name, len(rows))
-        after = umap(np.asarray(adata.obsm[key], dtype=np.float32)[rows], how.seed)
-    some = adata[rows]
-    before, why = _before(some, how.seed)
+        after, why = _drawn(lambda: umap(np.asarray(adata.obsm[key], dtype=np.float32)[rows], how.seed))
+    some = adata[rows].copy() if isinstance(adata, StreamedCells) else adata[rows]  # a copy is in memory
+    before, why = (None, why) if after is None else _before(some, how.seed)
     columns, left_out = _columns(some, [condition, label, *how.color], how.color, genes)
     return Embedded(
         name=name,
@@ -189,10 +190,15 @@ def _before(adata: AnnData, seed: int) -> tuple[np.ndarray | None, str]:
     """UMAP of expression without integration, or why there is none."""
     from cellalign.plots.umap import unintegrated_umap
 
+    return _drawn(lambda: unintegrated_umap(_log_expression(adata), seed))
+
+
+def _drawn(draw: Callable[[], np.ndarray]) -> tuple[np.ndarray | None, str]:
+    """Coordinates, or why there are none."""
     try:
-        return unintegrated_umap(_log_expression(adata), seed), ""
+        return draw(), ""
     except (CellalignError, ValueError, TypeError) as reason:
-        return None, str(reason).splitlines()[0] if str(reason) else "their expression cannot be drawn"
+        return None, str(reason).splitlines()[0] if str(reason) else "these cells cannot be drawn"
 
 
 def _log_expression(adata: AnnData) -> Any:
@@ -335,7 +341,7 @@ def file_of(path: str | os.PathLike[str], kind: str) -> File:
     from cellalign.data.files import checksum, stamp
     from cellalign.reporting.parts import File
 
-    return File(str(path), kind, checksum(path), stamp(path)[0])
+    return File(Path(path).name or str(path), kind, checksum(path), stamp(path)[0])
 
 
 def genes_of(parts: Sequence[Predicted], most: int = 8) -> list[str]:

@@ -30,6 +30,7 @@ COMPUTING = {
     "reproduce",
     "report",
 }
+COMPUTES_NOTHING = {"methods", "info", "convert"} | {name for name in DECLARATIONS if name.startswith("plot ")}
 SHARED = [option for option in vars(options).values() if isinstance(option, Option)]
 
 
@@ -52,9 +53,7 @@ def test_every_declared_command_is_there_with_the_options_of_all():
     for name, command in found.items():
         assert {"--quiet", "-q", "--verbose", "-v", "--log-format"} <= flags(command), name
         assert ("--device" in flags(command)) == (name in COMPUTING), name
-        assert ("--threads" in flags(command)) == (name not in ("methods", "info", "convert")), (
-            name
-        )  # which compute nothing
+        assert ("--threads" in flags(command)) == (name not in COMPUTES_NOTHING), name
         writes = {"--output", "--force"} & flags(command)
         assert name in ("methods", "info", "check", "demo", "benchmark") or "--output" in writes, name
 

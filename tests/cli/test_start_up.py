@@ -15,7 +15,7 @@ from cellalign.tasks.options import key_values
 HEAVY = {"torch", "scanpy", "anndata", "pandas", "numpy", "numba", "scipy", "sklearn", "matplotlib", "pydantic", "h5py"}
 COMMANDS = ["preprocess", "train", "tune", "embed", "annotate", "counterfactual", "evaluate", "targets", "transfer"]
 COMMANDS += ["check", "info", "convert", "reproduce", "benchmark", "report", "methods", "demo", "simulate ifnb"]
-COMMANDS += ["simulate sparse-shift"]
+COMMANDS += ["plot umap", "simulate sparse-shift"]
 COMMANDS += ["simulate fairness"]
 
 

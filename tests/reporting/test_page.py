@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import reported
 
 from cellalign.reporting import Parts, build
-from cellalign.reporting.build import TITLES
+from cellalign.reporting.build import TITLES, without_folders
 from cellalign.reporting.packed import as_json, in_steps, packed
+from cellalign.tasks.report_parts import ROOM
 
 MEGABYTE = 1e6
 KINDS = {"f4": "<f4", "u1": "u1", "u2": "<u2", "u4": "<u4"}
@@ -64,7 +66,7 @@ def parsed(page):
 
 def test_every_section_is_there(page, parsed):
     there = [section.name for section in page.sections]
-    assert there == [*TITLES, "made"] and not page.absent
+    assert set(there) == {*TITLES, "further", "glossary", "made"} and not page.absent
     linked = [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
     ids = {attrs["id"] for _, attrs in parsed.tags if "id" in attrs}
     assert all(link[1:] in ids for link in linked) and len(linked) > len(TITLES)
@@ -146,10 +148,50 @@ def test_the_map_holds_every_cell(parsed):
     assert "barcode (500 values)" in parsed.said()
 
 
-@pytest.mark.parametrize("n", [20_000])
-def test_a_page_of_many_cells_is_small(n):
-    parts = reported.everything(n)
-    assert len(build(parts).html().encode()) < 5 * MEGABYTE
+def test_a_page_of_many_cells_is_small():
+    parts = reported.everything(20_000)
+    assert len(build(parts).html().encode()) < 2.5 * MEGABYTE
+
+
+def test_a_page_of_much_of_everything_is_small():
+    parts = reported.everything(20_000)
+    (own,) = parts.predicted
+    rng = np.random.default_rng(0)
+    genes = np.array([f"ENSG{i:011d}" for i in range(9000)])
+    means = {kind: rng.gamma(1.0, 0.5, len(genes)) for kind in reported.KINDS}
+    cells = {kind: rng.gamma(1.0, 0.5, (200, 10)) for kind in reported.KINDS}
+    many = [replace(own.responses[0], group=f"{i}", genes=genes, means=means, cells=cells) for i in range(100)]
+    own = replace(own, responses=many)
+    columns = {f"column {i}": rng.normal(size=20_000) for i in range(ROOM // 40_000)}
+    cells_of_all = replace(parts.embedded[0], columns=columns)
+    page = build(replace(parts, predicted=[own], embedded=[cells_of_all]))
+    assert len(page.html().encode()) < 5 * MEGABYTE
+    (scatter,) = [each for each in page.sections[0].blocks if each.kind == "chart" and each.shared]
+    assert len(scatter.figures) == 24, "held out ones first, and no more"
+
+
+def test_nothing_is_told_by_colour_alone(page):
+    for block in (block for section in page.sections for block in section.blocks if block.kind == "chart"):
+        for figure in block.figures.values():
+            lines = [trace["line"]["dash"] for trace in figure["data"] if "dash" in trace.get("line", {})]
+            dots = [
+                trace for trace in figure["data"] if trace.get("mode") == "markers" and trace.get("showlegend", True)
+            ]
+            marks = [(each["marker"].get("symbol", "circle"), each["marker"].get("size")) for each in dots]
+            assert len(set(lines)) == len(lines) and len(set(marks)) == len(marks)
+
+
+def test_too_few_cells_for_a_picture_are_said_so():
+    few = replace(reported.cells(), after=None, before=None, why_no_before="UMAP needs at least 4 cells, not 3")
+    page = build(Parts(embedded=[few]))
+    assert "cells" not in [section.name for section in page.sections]
+    assert next(each.why for each in page.absent if each.title == TITLES["cells"]).startswith("UMAP needs at least 4")
+
+
+def test_commands_hold_no_folders():
+    said = without_folders("cellalign train '/home/ann/a b.h5ad' -m here/model --against=x /data/y.zarr")
+    assert said == "cellalign train 'a b.h5ad' -m here/model --against=x y.zarr"
+    assert without_folders("") == ""
 
 
 def test_what_is_not_given_is_said_in_one_line_each():
@@ -217,6 +259,33 @@ def test_what_a_careful_colleague_says(page):
     assert "best epoch, 10, is among the last of 10" in said
     assert "training diverged and went back" in said
     assert "Every value of donor is of one stim only" in said
+
+
+def test_panels_without_a_section_of_their_own_are_tables():
+    rows = [
+        reported.row("likelihood", "X", "all", "NLL", 123.25),
+        reported.row("cross-condition", "mean", "all", "accuracy", 0.5),
+    ]
+    page = build(Parts(scored=[reported.scores(rows, name="s.json")]))
+    (section,) = [each for each in page.sections if each.name == "further"]
+    assert [block.rows for block in section.blocks] == [[["X", "123.250"]], [["mean", "0.500"]]]
+
+
+def test_every_score_is_explained(parsed):
+    from cellalign.evaluation.catalogue import catalogue
+
+    meanings = {(panel, metric.name): metric.meaning for panel, metric in catalogue()}
+    said = parsed.said()
+    for name in (("response", "r_change_de"), ("mixing", "kBET"), ("mixing", "own share")):
+        assert meanings[name] in said
+    assert meanings["bio", "kBET"] not in said, "which is another score of that name"
+
+
+def test_a_loss_of_nothing_is_drawn():
+    history = [{"epoch": e, "train_loss": 0.0, "validation_loss": None} for e in (1, 2)]
+    page = build(Parts(models=[replace(reported.model(), history=history)]))
+    figure = page.sections[0].blocks[0].figures["loss"]
+    assert [trace["y"] for trace in figure["data"]] == [[0.0, 0.0]]
 
 
 def test_the_same_scores_twice_are_shown_once():
