@@ -115,7 +115,14 @@ def _dots(scores: Scores, groups: Sequence[str]) -> Chart:
     def of(system: str, group: str) -> Mapping[str, Any]:
         return rows.get((system, group), nothing)
 
-    ours = sorted(groups, key=lambda group: -np.nan_to_num(of(PREDICTION, group)["value"], nan=-9.0))[:MOST_GROUPS]
+    def place(group: str) -> tuple[bool, float]:
+        own = of(PREDICTION, group)
+        return own.get("status") == FITTED, -float(np.nan_to_num(own["value"], nan=-9.0))
+
+    ours = sorted(groups, key=place)[:MOST_GROUPS]
+    status = [str(of(PREDICTION, group).get("status") or "") for group in ours]
+    mixed = len({str(of(PREDICTION, group).get("status") or "") for group in groups}) > 1
+    names = [f"{what}: {group}" if mixed and what else group for group, what in zip(ours, status, strict=True)]
     best = [of(str(of(PREDICTION, group).get("best_baseline") or ""), group) for group in ours]
     series: list[dict[str, Any]] = [
         {"name": "prediction", "colour": BLUE, "symbol": "circle", "rows": [of(PREDICTION, group) for group in ours]},
@@ -126,11 +133,11 @@ def _dots(scores: Scores, groups: Sequence[str]) -> Chart:
     for each in series:
         own = each.pop("rows")
         each |= {key: [row.get(column, math.nan) for row in own] for key, column in _ENDS.items()}
-    figure = rows_of_dots(ours, series, title=f"{MAIN} (1 is perfect)")
+    figure = rows_of_dots(names, series, title=f"{MAIN} (1 is perfect)")
     more = (
         ""
         if len(ours) == len(groups)
-        else f" The {len(ours)} best of {len(groups)} groups are drawn; the table has all."
+        else f" {len(ours)} of {len(groups)} groups are drawn, predicted ones and the best first; the table has all."
     )
     caption = (
         f"Correlation of predicted and real change over the 50 genes that change most ({MAIN}), with 95 % intervals. "
@@ -147,7 +154,7 @@ def _groups(scores: Scores, groups: Sequence[str]) -> Table:
     rows = {(row["system"], row["group"]): row for row in scores.panel(PANEL) if row["metric"] == MAIN}
     cells = {row["group"]: row["n_cells"] for row in scores.panel(PANEL)}
     lines = []
-    for group in groups:
+    for group in sorted(groups, key=lambda each: rows.get((PREDICTION, each), {}).get("status") == FITTED):
         own, half = rows.get((PREDICTION, group)), rows.get((HALVES, group))
         status = own["status"] if own else ""
         if half is not None and half["measurable"] is False:
