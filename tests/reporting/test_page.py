@@ -232,9 +232,10 @@ def test_predicted_groups_come_before_fitted_ones_and_both_say_so():
     page = build(Parts(scored=[reported.scores(rows, "the response is better; ...")]))
     dots, table = page.sections[0].blocks[:2]
     assert [line[0] for line in table.rows] == [reported.EVIL, "NK"]
-    assert [line[-1] for line in table.rows] == ["predicted", "fitted"]
+    assert [line[1] for line in table.rows] == ["predicted", "fitted"]
+    assert [line[2] for line in table.rows] == ["▲\u00a0better", "▲\u00a0fit\u00a0better"]
     names = dots.figures["all"]["layout"]["yaxis"]["ticktext"]
-    assert names[1] == "fitted: NK" and names[0].startswith("predicted: ")
+    assert names[1] == "fitted: NK" and names[0].startswith("predicted:")
 
 
 @pytest.mark.parametrize(
