@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cellalign.data.reading import Reading
 
@@ -37,10 +37,10 @@ def read(
         Its column of cell names; the first by default.
     gene_key : str, optional
         Column of var that names the genes; its index by default.
-    genes : {"inner", "union"}, optional
-        Of several files, the genes that all have (the default) or those of any.
+    genes : str, optional
+        Of several files: "inner", the genes that all have, or "union", those of any, zero elsewhere.
     stream : bool, optional
-        Whether rows stay on disk until they are needed.
+        Leave matrices on disk (True), or read them into memory (False); by default as there is room.
 
     Returns
     -------
@@ -56,6 +56,6 @@ def read(
     from cellalign.data import files
 
     table = None if obs is None else str(obs)
-    how: dict[str, Any] = {"file_key": file_key, "modality": modality, "obs": table, "obs_key": obs_key}
-    how |= {"gene_key": gene_key, "genes": genes, "stream": stream}
-    return files.read(Reading(tuple(str(path) for path in paths), **how), streaming=stream is True)
+    how = {"file_key": file_key, "modality": modality, "obs": table, "obs_key": obs_key, "gene_key": gene_key}
+    reading = Reading(tuple(str(path) for path in paths), **how, genes=genes, stream=stream)
+    return files.read(reading, streaming=reading.stream is True)

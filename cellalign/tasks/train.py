@@ -309,6 +309,7 @@ def train(
                 before(prepared, torch_device)
             torch.manual_seed(seed)
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
+            prepared.cells.batch(torch.from_numpy(prepared.train_rows[:1]))  # what reads rows is compiled or loaded
             began, prepared.cells.waiting.seconds = time.perf_counter(), 0.0
             with shown(progress) as told:
                 state = fit(
@@ -438,7 +439,8 @@ def command(
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
     said = precision + _speed(fitted)
-    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, said)
+    epochs = f"{outcome.epochs} epochs in" if outcome.epochs else "fitted in closed form in"
+    call.log.info("%s: %s, %s %.0f s%s", model, fitted.name, epochs, outcome.seconds, said)
     machine = {"device": asked["device"], "threads": asked["threads"]}
     if output is not None:
         with noted(f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"):

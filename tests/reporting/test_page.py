@@ -66,7 +66,7 @@ def parsed(page):
 
 def test_every_section_is_there(page, parsed):
     there = [section.name for section in page.sections]
-    assert there == [*TITLES, "made"] and not page.absent
+    assert set(there) == {*TITLES, "further", "glossary", "made"} and not page.absent
     linked = [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
     ids = {attrs["id"] for _, attrs in parsed.tags if "id" in attrs}
     assert all(link[1:] in ids for link in linked) and len(linked) > len(TITLES)
@@ -259,6 +259,33 @@ def test_what_a_careful_colleague_says(page):
     assert "best epoch, 10, is among the last of 10" in said
     assert "training diverged and went back" in said
     assert "Every value of donor is of one stim only" in said
+
+
+def test_panels_without_a_section_of_their_own_are_tables():
+    rows = [
+        reported.row("likelihood", "X", "all", "NLL", 123.25),
+        reported.row("cross-condition", "mean", "all", "accuracy", 0.5),
+    ]
+    page = build(Parts(scored=[reported.scores(rows, name="s.json")]))
+    (section,) = [each for each in page.sections if each.name == "further"]
+    assert [block.rows for block in section.blocks] == [[["X", "123.250"]], [["mean", "0.500"]]]
+
+
+def test_every_score_is_explained(parsed):
+    from cellalign.evaluation.catalogue import catalogue
+
+    meanings = {(panel, metric.name): metric.meaning for panel, metric in catalogue()}
+    said = parsed.said()
+    for name in (("response", "r_change_de"), ("mixing", "kBET"), ("mixing", "own share")):
+        assert meanings[name] in said
+    assert meanings["bio", "kBET"] not in said, "which is another score of that name"
+
+
+def test_a_loss_of_nothing_is_drawn():
+    history = [{"epoch": e, "train_loss": 0.0, "validation_loss": None} for e in (1, 2)]
+    page = build(Parts(models=[replace(reported.model(), history=history)]))
+    figure = page.sections[0].blocks[0].figures["loss"]
+    assert [trace["y"] for trace in figure["data"]] == [[0.0, 0.0]]
 
 
 def test_the_same_scores_twice_are_shown_once():
