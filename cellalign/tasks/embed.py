@@ -12,6 +12,7 @@ from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import beside, cells_of, source_of
+from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cellalign")
 
 
+@in_their_words
 def embed(
     adata: AnnData,
     model: Model,

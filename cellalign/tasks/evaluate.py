@@ -11,6 +11,7 @@ from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
+from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".pdf", ".svg")
 
 
+@in_their_words
 def evaluate(
     adata: AnnData,
     *,

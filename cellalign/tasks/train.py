@@ -17,8 +17,10 @@ from cellalign.errors import UsageError, noted, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
+from cellalign.tasks.notebook import shown
 from cellalign.tasks.prepare import Prepared, prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
+from cellalign.tasks.spoken_as import in_their_words
 from cellalign.tasks.understood import say_plan, tell_before
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ DEFAULT_METHOD = "comp"
 LEARNING_ON, INTERVALS = "On a model that is there", "Intervals"  # groups of the help
 
 
+@in_their_words
 def train(
     adata: AnnData,
     *,
@@ -95,7 +98,7 @@ def train(
     deterministic: Annotated[bool, o.DETERMINISTIC] = False,
     devices: Annotated[int | None, o.DEVICES] = None,
     nodes: Annotated[int | None, o.NODES] = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     before: Callable[[Prepared, torch.device], None] | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
@@ -179,6 +182,8 @@ def train(
         alone writes.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
+    progress : Progress or bool, optional
+        Told once per epoch how far training is; True is a bar, as there is one in a notebook without being asked for.
     before : callable, optional
         Called with what training starts from and the device, before it begins.
     source : path or Reading, optional
@@ -306,18 +311,19 @@ def train(
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
             prepared.cells.batch(torch.from_numpy(prepared.train_rows[:1]))  # what reads rows is compiled or loaded
             began, prepared.cells.waiting.seconds = time.perf_counter(), 0.0
-            state = fit(
-                module,
-                prepared.cells,
-                torch.from_numpy(prepared.train_rows),
-                torch.from_numpy(prepared.validation_rows),
-                prepared.plan,
-                device=torch_device,
-                seed=seed,
-                progress=progress,
-                checkpoint=checkpoint,
-                learning_on=learning_on,
-            )
+            with shown(progress) as told:
+                state = fit(
+                    module,
+                    prepared.cells,
+                    torch.from_numpy(prepared.train_rows),
+                    torch.from_numpy(prepared.validation_rows),
+                    prepared.plan,
+                    device=torch_device,
+                    seed=seed,
+                    progress=told,
+                    checkpoint=checkpoint,
+                    learning_on=learning_on,
+                )
             waiting = prepared.cells.waiting.seconds / max(time.perf_counter() - began, 1e-9)
             kept = None if parent is None else parent.model.method.observed
             observe_cells(module, prepared.cells, [torch.from_numpy(rows) for rows in prepared.rows], kept)
@@ -433,7 +439,8 @@ def command(
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
     said = precision + _speed(fitted)
-    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, said)
+    epochs = f"{outcome.epochs} epochs in" if outcome.epochs else "fitted in closed form in"
+    call.log.info("%s: %s, %s %.0f s%s", model, fitted.name, epochs, outcome.seconds, said)
     machine = {"device": asked["device"], "threads": asked["threads"]}
     if output is not None:
         with noted(f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"):

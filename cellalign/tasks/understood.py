@@ -46,7 +46,7 @@ def understood(prepared: Prepared, device: torch.device) -> list[tuple[str, str]
     where = record.matrix if record.matrix == "X" else f"layer {record.matrix!r}"
     found.append(("genes", f"{len(record.genes):,}, {reads} of {where}{_made(record)}"))
     for field, column in zip(prepared.cells.fields, prepared.cells.columns, strict=True):
-        found.append((f"{field.role} {field.name}", _of_field(field, column.numpy(), rows)))
+        found.append((f"{field.role} {field.name!r}", _of_field(field, column.numpy(), rows)))
     held = prepared.cells.n - len(rows)
     if record.holdout:
         found.append(("held out", f"{held:,} cells: {'; '.join(record.holdout)}"))
@@ -92,7 +92,9 @@ def say_plan(
         rows += [("warning", line) for line in warnings_of(adata, prepared, asked["seed"])]
         rows.append(("estimate", estimated(prepared, device, seed=asked["seed"], always=True).said))
     rows.append(("writes", ", ".join(writes)))
-    call.print_rows("train would do this (nothing was written)", ["what", "how"], rows, "table", prose=True)
+    call.print_rows(
+        "train would do this (nothing was written)", ["what", "how"], rows, "table", headings=["", ""], prose=True
+    )
 
 
 def of_numbers(prepared: Prepared) -> list[str]:
