@@ -19,7 +19,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from cellalign.data.source import OnDisk, Part, Rows, as_matrix, digest_of, on_disk
+from cellalign.data.source import Part, Rows, as_matrix, digest_of, on_disk
 from cellalign.data.stored import ahead
 from cellalign.nn.minibatch import CONDITION, Fields, Minibatch
 
@@ -158,13 +158,17 @@ class Cells:
 
     def keep(self, rows: Tensor) -> None:
         """Have rows that will be read in every epoch at hand, where that takes little memory."""
-        if isinstance(self.matrix, OnDisk):
-            self.matrix.keep(rows)
+        source = on_disk(self.matrix)
+        if source is not None:
+            source.keep(self.matrix.index[rows] if isinstance(self.matrix, Part) else rows)
 
     def part(self, rows: Tensor) -> Cells:
         """Some of the cells; their matrix is not copied."""
         columns = tuple(column[rows] for column in self.columns)
-        return replace(self, matrix=Part(self.matrix, rows), columns=columns, n=len(rows))
+        # of a part the rows are those of the whole: what is read from disk is asked for by these
+        inner = isinstance(self.matrix, Part)
+        matrix = Part(self.matrix.whole, self.matrix.index[rows]) if inner else Part(self.matrix, rows)  # type: ignore
+        return replace(self, matrix=matrix, columns=columns, n=len(rows))
 
     def to(self, device: torch.device) -> Cells:
         """The same cells on another device."""

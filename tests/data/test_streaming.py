@@ -298,6 +298,23 @@ def test_batches_from_the_middle_of_an_epoch_are_those_that_were_left(both):
             assert torch.equal(one.x, other.x) and torch.equal(one.columns[0], other.columns[0])
 
 
+def test_parts_of_parts_are_read_from_disk(both):
+    there, left, _ = both
+    model = cellalign.train(there, **OPTIONS)
+    rng = np.random.default_rng(0)
+    outer = torch.from_numpy(rng.permutation(left.n_obs)[:100])
+    inner = torch.from_numpy(rng.permutation(100)[:60])
+    parts = [model.cells(cells).part(outer).part(inner) for cells in (left, there)]
+    parts[0].keep(torch.arange(5))
+    rows = list(torch.arange(60).split(16))
+    for one, other in zip(*(list(part.batches(rows)) for part in parts), strict=True):
+        assert torch.equal(one.x, other.x) and torch.equal(one.columns[0], other.columns[0])
+    for one, other in zip(*(list(part.in_order(25)) for part in parts), strict=True):
+        assert torch.equal(one.x, other.x)
+    assert torch.equal(parts[0].batch(torch.arange(5)).x, parts[1].batch(torch.arange(5)).x)
+    assert parts[0].content() == parts[1].content()
+
+
 def test_damage_that_shows_when_rows_are_read_is_one_line(tiny, tmp_path):
     files.write(tiny, tmp_path / "in.h5ad")
     with h5py.File(tmp_path / "in.h5ad", "r+") as handle:
