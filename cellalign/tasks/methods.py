@@ -68,8 +68,12 @@ def _print_chooser(call: Call) -> None:
         rows = [[name, *(own[name][key] for key in ("needs", "gives", "cost"))] for name in order]
         if rows:
             call.print_rows(question, ["method", "needs", "gives", "takes"], rows, "table", prose=True)
-    call.log.info("`cellalign methods NAME` tells all of one: settings, presets, paper. Columns are named by options:")
-    call.log.info("--condition, --batch, --label, ... of train; `cellalign check FILE` says whether a file has them.")
+    more = [
+        ["cellalign methods NAME", "all of one: presets, settings, paper"],
+        ["cellalign check FILE", "whether a file has what a method needs"],
+        ["cellalign train --help", "how columns are named: --condition, --batch, --label, ..."],
+    ]
+    call.print_rows("More", ["command", "says"], more, "table", headings=["", ""], prose=True)
 
 
 def _print_one(call: Call, method: str) -> None:
