@@ -51,6 +51,7 @@ def mixing_rows() -> list[dict]:
     for system, value in (("validation cells", 0.11), ("all", 0.02)):
         for metric in ("kBET", "s", "own share"):
             found.append(row("mixing", system, "all", metric, value, null=0.1, null_sd=0.01))
+    found.append(row("cross-condition", "mean", "all", "accuracy", 0.5))
     return [*found, row("bio", "X_comp", "all", "total", 0.625), row("probe", "stim", "all", "majority", 0.5)]
 
 

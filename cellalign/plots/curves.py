@@ -33,7 +33,7 @@ def draw(history: Sequence[Mapping[str, float]], *, best: int | None = None) -> 
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(grid, names, strict=False):
         for i, (prefix, called, style) in enumerate(PARTS):
-            values = np.array([float(row.get(f"{prefix}_{name}") or np.nan) for row in history])
+            values = np.array([_float(row.get(f"{prefix}_{name}")) for row in history])
             if np.isfinite(values).any():
                 marker = "o" if len(values) == 1 else None
                 axes.plot(epochs, values, style, color=PALETTE[i], label=called, linewidth=1.4, marker=marker)
@@ -48,6 +48,10 @@ def draw(history: Sequence[Mapping[str, float]], *, best: int | None = None) -> 
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
     return figure
+
+
+def _float(value: float | str | None) -> float:
+    return np.nan if value is None or value == "" else float(value)
 
 
 def _middle(axes: object) -> tuple[float, float] | tuple[None, None]:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cellalign.reporting import embedding, others, response
+from cellalign.reporting import embedding, further, others, response
 from cellalign.reporting.blocks import Absent, Block, Command, Finding, Section, Table
 from cellalign.reporting.cautions import cautions
 from cellalign.reporting.parts import Parts, Predicted
@@ -35,10 +35,12 @@ TITLES = {
     "training": "Training",
 }
 
+ORDER = ("response", "cells", "mixing", "scib", "screen", "further", "targets", "benchmark", "training")
+
 
 def build(parts: Parts) -> Page:
     """The page of these parts."""
-    sections: dict[str, list[Section]] = {name: [] for name in TITLES}
+    sections: dict[str, list[Section]] = {name: [] for name in (*TITLES, "further")}
     scores = parts.all_scores()
     predicted = {id(each.scores): each for each in parts.predicted}
     ofs = _ofs(scores)
@@ -47,6 +49,7 @@ def build(parts: Parts) -> Page:
             "response": lambda name, own=own, of=of: response.section(own, predicted.get(id(own)), name, of),  # type: ignore[misc]
             "mixing": lambda name, own=own, of=of: embedding.mixing_section(own, name, of),  # type: ignore[misc]
             "scib": lambda name, own=own, of=of: embedding.scib_section(own, name, of),  # type: ignore[misc]
+            "further": lambda name, own=own, of=of: further.further_section(own, name, of),  # type: ignore[misc]
             "screen": lambda name, own=own, of=of: others.screen_section(own, name, of),  # type: ignore[misc]
         }
         for kind, make in kinds.items():
@@ -57,8 +60,8 @@ def build(parts: Parts) -> Page:
     _each(sections, "targets", parts.graphs, others.graph_section)
     _each(sections, "benchmark", parts.benchmarks, others.benchmark_section)
     _each(sections, "training", parts.models, others.training_section)
-    shown = [each for kind in TITLES for each in sections[kind]]
-    shown.append(_made(parts))
+    shown = [each for kind in ORDER for each in sections[kind]]
+    shown += [each for each in (further.glossary(scores), _made(parts)) if each is not None]
     few = next(({"cells": each.why_no_before} for each in parts.embedded if each.after is None), {})
     why = WHY | few | _left_out(scores) | parts.without
     absent = [Absent(TITLES[kind], why[kind]) for kind in TITLES if not sections[kind]]
@@ -125,7 +128,7 @@ def _title(parts: Parts) -> str:
         own = parts.predicted[0]
         if own.record is not None:
             to = listed([each.to for each in own.record.each()], 2)
-            return f"Cells under {own.record.condition} = {to}, predicted by {own.record.method}"
+            return f"Cells under {own.record.condition}\u00a0=\u00a0{to}, predicted by {own.record.method}"
         return f"Predicted cells of {own.name}"
     if parts.benchmarks:
         return f"Benchmark of {listed(list(parts.benchmarks[0].methods), 4)}"

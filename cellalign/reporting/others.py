@@ -213,7 +213,7 @@ def _curves(rows: Sequence[Mapping[str, float]], epochs: Sequence[float], best: 
     found = {}
     for kind in kinds:
         lines = {
-            called: [float(row.get(f"{prefix}_{kind}") or math.nan) for row in rows]
+            called: [_float(row.get(f"{prefix}_{kind}")) for row in rows]
             for prefix, called in (("train", "trained on"), ("validation", "validation"))
             if any(row.get(f"{prefix}_{kind}") is not None for row in rows)
         }
@@ -222,6 +222,10 @@ def _curves(rows: Sequence[Mapping[str, float]], epochs: Sequence[float], best: 
             found[kind] = curves(epochs, lines, best=best)
             found[kind]["layout"]["yaxis"]["title"] = {"text": kind}
     return found
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None or value == "" else float(value)
 
 
 def _facts(own: Trained) -> list[list[str]]:

@@ -48,6 +48,13 @@ ONE = "one value"
 
 def of_column(values: pd.Series) -> tuple[Any, str]:
     """A column as categories or numbers; None and the reason where it tells nothing or too much."""
+    try:
+        return _of_column(values)
+    except (TypeError, ValueError):  # lists, dates of another calendar, ...
+        return None, "values of a kind that is not drawn"
+
+
+def _of_column(values: pd.Series) -> tuple[Any, str]:
     import pandas as pd
 
     if (
@@ -82,7 +89,8 @@ def expression(adata: AnnData, gene: str) -> np.ndarray:
     InputError
         The cells have no X.
     """
-    x = adata[:, [gene]].X
-    if x is None:
+    if adata.X is None:
         raise InputError(f"the cells have no X, and so no expression of {gene}")
+    first = np.flatnonzero(np.asarray(adata.var_names).astype(str) == gene)[:1]  # of a name that is there twice
+    x = adata.X[:, first]
     return np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)[:, 0]

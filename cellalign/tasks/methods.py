@@ -68,10 +68,11 @@ def _print_chooser(call: Call) -> None:
         rows = [[name, *(own[name][key] for key in ("needs", "gives", "cost"))] for name in order]
         if rows:
             call.print_rows(question, ["method", "needs", "gives", "takes"], rows, "table", prose=True)
+    columns = ", ".join(option(name) for name in ("condition", "batch", "label"))
     more = [
         ["cellalign methods NAME", "all of one: presets, settings, paper"],
         ["cellalign check FILE", "whether a file has what a method needs"],
-        ["cellalign train --help", "how columns are named: --condition, --batch, --label, ..."],
+        ["cellalign train --help", f"how columns are named: {columns}, ..."],
     ]
     call.print_rows("More", ["command", "says"], more, "table", headings=["", ""], prose=True)
 

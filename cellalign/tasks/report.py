@@ -45,9 +45,9 @@ def report(
     ----------
     inputs : paths or objects
         What there is, in any number and order; what each is says its content. A model (or its directory); cells with an
-        embedding; predicted cells; an Evaluation (or what `evaluate -o` wrote, .json or .csv); the table of
-        `benchmark`; the graph of `targets` (.h5ad, .json or .csv). Real cells among them are what predictions are
-        compared with.
+        embedding; predicted cells (another tool's with `against` and `condition`); an Evaluation (or what `evaluate -o`
+        wrote, .json or .csv); the table of `benchmark`; the graph of `targets` (.h5ad, .json or .csv). Real cells among
+        them are what predictions are compared with.
     against : AnnData or path, optional
         Those real cells.
     condition, label, control : str, optional
@@ -95,6 +95,8 @@ def _parts(given: Given, against: Any, how: How, title: str | None) -> Any:
     parts = make.empty(title)
     parts.models = [make.trained(model, name) for name, model in given.models]
     parts.scored = list(given.scores)
+    if against is not None:  # cells without a record are another tool's prediction of them
+        given.predicted, given.real = [*given.predicted, *given.real], []
     real = _real(given, against)
     for name, adata in given.predicted:
         model = _maker(given, adata)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from cellalign.reporting.scores import Scores
 
 KNOWN = "a model directory, cells, a table of evaluate, of benchmark or of targets"
+NOT_SHOWN = {
+    "history": "the history of a model; give the model directory",
+    "de": "a table of tested genes, which a report does not show; give the prediction with the real cells",
+}
 LARGEST = 1 << 28  # bytes of a table
 
 
@@ -76,6 +80,8 @@ class Given:
         if head.lstrip()[:1] in (b"{", b"["):
             self.kinds[path] = self._json(path, name)
         elif (columns := _columns(head)) and (kind := _kind_of_table(columns)) is not None:
+            if kind in NOT_SHOWN:
+                raise InputError(f"{path} is {NOT_SHOWN[kind]}")
             self.kinds[path] = self._table(path, name, kind)
         else:
             from cellalign.data.files import read
@@ -187,6 +193,10 @@ def _kind_of_table(columns: list[str]) -> str | None:
         return "scores"
     if {"method", "seed", "held_out", "to"} <= there:
         return "benchmark"
+    if {"epoch", "train_loss"} <= there:
+        return "history"
+    if {"group", "gene", "predicted_p"} <= there:
+        return "de"
     return "edges" if {"perturbation", "latent", "probability", "effect"} <= there else None
 
 

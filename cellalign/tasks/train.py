@@ -309,6 +309,7 @@ def train(
                 before(prepared, torch_device)
             torch.manual_seed(seed)
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
+            prepared.cells.batch(torch.from_numpy(prepared.train_rows[:1]))  # what reads rows is compiled or loaded
             began, prepared.cells.waiting.seconds = time.perf_counter(), 0.0
             with shown(progress) as told:
                 state = fit(

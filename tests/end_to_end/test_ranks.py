@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import socket
@@ -117,7 +118,9 @@ class Running:
         self.log = cwd / "log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen([*RUN, *map(str, words)], cwd=cwd, env=os.environ | ALONE, stderr=log)
-        self.wait_for(lambda: "epoch" in self.said() and (cwd / "long.partial" / "state.safetensors").exists())
+        self.wait_for(
+            lambda: re.search(r"epoch \d+/", self.said()) and (cwd / "long.partial" / "state.safetensors").exists()
+        )
 
     def said(self) -> str:
         return self.log.read_text()

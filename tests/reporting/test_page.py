@@ -66,7 +66,7 @@ def parsed(page):
 
 def test_every_section_is_there(page, parsed):
     there = [section.name for section in page.sections]
-    assert there == [*TITLES, "made"] and not page.absent
+    assert set(there) == {*TITLES, "further", "glossary", "made"} and not page.absent
     linked = [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
     ids = {attrs["id"] for _, attrs in parsed.tags if "id" in attrs}
     assert all(link[1:] in ids for link in linked) and len(linked) > len(TITLES)
@@ -224,6 +224,20 @@ def test_fitted_is_never_shown_as_predicted(status, verdict):
         assert first.text == verdict, "the sentence is the evaluation's own"
 
 
+def test_predicted_groups_come_before_fitted_ones_and_both_say_so():
+    rows = reported.response_rows()
+    for each in rows:
+        if each["system"] == "prediction" and each["group"] == "NK":
+            each["status"] = "fitted"
+    page = build(Parts(scored=[reported.scores(rows, "the response is better; ...")]))
+    dots, table = page.sections[0].blocks[:2]
+    assert [line[0] for line in table.rows] == [reported.EVIL, "NK"]
+    assert [line[1] for line in table.rows] == ["predicted", "fitted"]
+    assert [line[2] for line in table.rows] == ["▲\u00a0better", "▲\u00a0fit\u00a0better"]
+    names = dots.figures["all"]["layout"]["yaxis"]["ticktext"]
+    assert names[1] == "fitted: NK" and names[0].startswith("predicted:")
+
+
 @pytest.mark.parametrize(
     ("difference", "mark", "tone"),
     [
@@ -259,6 +273,33 @@ def test_what_a_careful_colleague_says(page):
     assert "best epoch, 10, is among the last of 10" in said
     assert "training diverged and went back" in said
     assert "Every value of donor is of one stim only" in said
+
+
+def test_panels_without_a_section_of_their_own_are_tables():
+    rows = [
+        reported.row("likelihood", "X", "all", "NLL", 123.25),
+        reported.row("cross-condition", "mean", "all", "accuracy", 0.5),
+    ]
+    page = build(Parts(scored=[reported.scores(rows, name="s.json")]))
+    (section,) = [each for each in page.sections if each.name == "further"]
+    assert [block.rows for block in section.blocks] == [[["X", "123.250"]], [["mean", "0.500"]]]
+
+
+def test_every_score_is_explained(parsed):
+    from cellalign.evaluation.catalogue import catalogue
+
+    meanings = {(panel, metric.name): metric.meaning for panel, metric in catalogue()}
+    said = parsed.said()
+    for name in (("response", "r_change_de"), ("mixing", "kBET"), ("mixing", "own share")):
+        assert meanings[name] in said
+    assert meanings["bio", "kBET"] not in said, "which is another score of that name"
+
+
+def test_a_loss_of_nothing_is_drawn():
+    history = [{"epoch": e, "train_loss": 0.0, "validation_loss": None} for e in (1, 2)]
+    page = build(Parts(models=[replace(reported.model(), history=history)]))
+    figure = page.sections[0].blocks[0].figures["loss"]
+    assert [trace["y"] for trace in figure["data"]] == [[0.0, 0.0]]
 
 
 def test_the_same_scores_twice_are_shown_once():

@@ -54,7 +54,7 @@ def test_inputs_in_any_order_are_known_by_their_content(job, page):
         2,
     ]
     names = [section.name for section in page.sections]
-    assert names == ["response", "cells", "mixing", "training", "made"]
+    assert names == ["response", "cells", "mixing", "further", "training", "glossary", "made"]
     assert [each.title for each in page.absent] == ["scIB panel", "Screen", "Targets", "Benchmark"]
 
 
@@ -145,6 +145,26 @@ def test_json_of_another_kind_is_refused_in_one_line(tmp_path, content, says):
     with pytest.raises(InputError, match=says) as error:
         cellalign.report(tmp_path / "some.json")
     assert "\n" not in str(error.value)
+
+
+def test_another_tools_prediction_is_compared_where_the_real_cells_are_named(job, tmp_path):
+    _, objects = job
+    other = objects["predicted"].copy()
+    other.uns, other.layers = {}, {}
+    other.obs = other.obs[["stim", "cell_type"]].copy()
+    page = cellalign.report(other, against=objects["cells"], condition="stim", label="cell_type", control="control")
+    assert page.sections[0].name == "response" and "of another tool" in page.done[0]
+    assert not page.findings[0].mark.startswith("predicted"), "nobody knows whether it was fitted"
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [("epoch,step,train_loss", "give the model directory"), ("group,condition,gene,predicted_p", "tested genes")],
+)
+def test_tables_that_are_not_shown_are_named(tmp_path, header, says):
+    (tmp_path / "t.csv").write_text(f"{header}\n1,2,3,4\n")
+    with pytest.raises(InputError, match=says):
+        cellalign.report(tmp_path / "t.csv")
 
 
 def test_mistakes(job, tmp_path):
