@@ -101,7 +101,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

@@ -68,11 +68,13 @@ def _print_chooser(call: Call) -> None:
         rows = [[name, *(own[name][key] for key in ("needs", "gives", "cost"))] for name in order]
         if rows:
             call.print_rows(question, ["method", "needs", "gives", "takes"], rows, "table", prose=True)
-    call.log.info("`cellalign methods NAME` tells all of one: settings, presets, paper.")
-    columns = ", ".join(option(name, hint="KEY") for name in ("condition", "batch", "label"))
-    call.log.info(
-        "Columns of obs are named to train: %s, ...; `cellalign check FILE` says whether a file has them.", columns
-    )
+    columns = ", ".join(option(name) for name in ("condition", "batch", "label"))
+    more = [
+        ["cellalign methods NAME", "all of one: presets, settings, paper"],
+        ["cellalign check FILE", "whether a file has what a method needs"],
+        ["cellalign train --help", f"how columns are named: {columns}, ..."],
+    ]
+    call.print_rows("More", ["command", "says"], more, "table", headings=["", ""], prose=True)
 
 
 def _print_one(call: Call, method: str) -> None:

@@ -86,3 +86,18 @@ def beside(source: Reading, ending: str) -> str:
     names = [name.removesuffix(".pp") for name in labels(source.paths)]
     more = f"+{len(names) - NAMED}" if len(names) > NAMED else ""
     return f"{'+'.join(names[:NAMED])}{more}.{ending}.h5ad"
+
+
+def to_write(outputs: Sequence[str | None], *, force: bool) -> str:
+    """The outputs of a run that is only tried, and which of them are there already."""
+    from pathlib import Path
+
+    from cellalign.errors import option
+
+    def said(path: str) -> str:
+        if path == "-" or not Path(path).exists():
+            return path
+        replaced = "is replaced" if force else f"{option('force', True)} replaces it"
+        return f"{path} (there already: {replaced})"
+
+    return ", ".join(said(path) for path in outputs if path is not None)

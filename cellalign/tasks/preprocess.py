@@ -124,9 +124,9 @@ def command(
 ) -> None:
     """Keep counts in layers["counts"], put normalised log1p expression in X, select highly variable genes."""
     from cellalign.data import files
-    from cellalign.tasks.paths import cells_of
+    from cellalign.tasks.paths import cells_of, to_write
 
-    files.check_cells_output(output, force, [input])
+    files.check_cells_output(output, force or dry_run, [input])
     like = call.options["like"]
     own = call.options["layer"] is not None or call.options["raw"]
     if like is None or own:
@@ -137,8 +137,9 @@ def command(
     if dry_run:
         was, is_ = (f"{cells.n_obs:,} cells x {cells.n_vars:,} genes" for cells in (adata, result))
         rows = [("reads", was), ("keeps", is_), ("layers", ", ".join(map(str, result.layers)) or "none")]
+        rows.append(("writes", to_write([output], force=force)))
         title = "preprocess would do this (nothing was written)"
-        call.print_rows(title, ["what", "how"], [*rows, ("writes", output)], "table", headings=["", ""], prose=True)
+        call.print_rows(title, ["what", "how"], rows, "table", headings=["", ""], prose=True)
         return
     files.write(result, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, result.n_obs, result.n_vars)

@@ -410,13 +410,14 @@ def command(
     asked = call.options
     parent = asked["from_"]
     inputs = [input] if parent is None else [input, parent]
+    forced = asked["force"] or dry_run
     writes = current().first  # of several ranks; they try whether they can
     if writes and not (asked["auto_resume"] and holds_model(model)):  # which may be complete: it is not replaced then
-        check_model_output(model, asked["force"], inputs)
+        check_model_output(model, forced, inputs)
     if writes and output is not None:
-        files.check_cells_output(output, asked["force"], inputs)
+        files.check_cells_output(output, forced, inputs)
     if writes and report is not None:
-        check_page(report, asked["force"], inputs)
+        check_page(report, forced, inputs)
     files.check_apart(model, output, report)
     begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
     method, kind = asked["method"] or DEFAULT_METHOD, asked["expression"]
@@ -429,7 +430,7 @@ def command(
             adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"], streaming=True)
         named = None if input.from_stdin else input
         if dry_run:
-            say_plan(call, adata, begins_with, named, method, [model, *([output] if output else [])])
+            say_plan(call, adata, begins_with, named, method, [model, output, report])
             return
         before = partial(tell_before, adata, seed=asked["seed"])
         with call.training_progress() as progress:

@@ -71,13 +71,14 @@ def tell_before(adata: AnnData, prepared: Prepared, device: torch.device, *, see
 
 
 def say_plan(
-    call: Call, adata: AnnData, parent: Parent | None, source: Reading | None, method: str, writes: Sequence[str]
+    call: Call, adata: AnnData, parent: Parent | None, source: Reading | None, method: str, writes: Sequence[str | None]
 ) -> None:
     """Print what a training would do and take, by a measured estimate; nothing is written."""
     from cellalign.engine.device import computing
     from cellalign.tasks.check import warnings_of
     from cellalign.tasks.estimate import estimated
     from cellalign.tasks.learn_on import prepare_on
+    from cellalign.tasks.paths import to_write
     from cellalign.tasks.prepare import of_preparation, prepare
 
     asked = call.options
@@ -91,7 +92,7 @@ def say_plan(
         rows += [("note", line) for line in of_numbers(prepared)]
         rows += [("warning", line) for line in warnings_of(adata, prepared, asked["seed"])]
         rows.append(("estimate", estimated(prepared, device, seed=asked["seed"], always=True).said))
-    rows.append(("writes", ", ".join(writes)))
+    rows.append(("writes", to_write(writes, force=asked["force"])))
     call.print_rows(
         "train would do this (nothing was written)", ["what", "how"], rows, "table", headings=["", ""], prose=True
     )

@@ -33,7 +33,7 @@ def test_a_strangers_files_become_a_prediction_a_verdict_and_a_page(tmp_path, ce
     assert "held out: 54 cells: cell_type=NK,condition=stimulated" in said["train"]
     assert "the response is" in said["evaluate"] and "best baseline" in said["evaluate"]
     assert "held out in training: NK" in said["evaluate"]
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "nk.html").stat().st_size > 10_000
 
 
 def test_the_page_of_no_command(tmp_path, cellalign):
