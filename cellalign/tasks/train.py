@@ -178,8 +178,8 @@ def train(
     devices, nodes : int, optional
         Processes on each machine, and machines, that train together: each takes its part of every batch, and the model
         is that of one process. In Python the script is started once for each, by torchrun or srun, and each calls
-        this; the command starts them itself. Without the options there are as many as torchrun started. The first
-        alone writes.
+        this; the command starts them itself. Without the options there are as many as torchrun started; `devices=1`
+        trains alone whoever started it. The first alone writes.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
     progress : Progress or bool, optional
