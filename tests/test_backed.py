@@ -1,4 +1,4 @@
-"""The Python API takes an AnnData that was opened backed."""
+"""The Python API takes an AnnData that was opened backed, and a view of a larger one."""
 
 import anndata as ad
 import numpy as np
@@ -28,3 +28,34 @@ def test_every_function_takes_backed_cells(tiny, tmp_path, dense):
     assert len(result.frame())
     assert len(cellalign.evaluate(cells, condition="stim", panels=["probe"]).frame())
     assert len(cellalign.annotate(backed(), model, reference=backed(), label="cell_type")) == tiny.n_obs
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_every_function_takes_a_view(tiny, dense):
+    if dense:
+        tiny.X = tiny.X.toarray()
+    other = tiny[:7].copy()
+    other.obs_names = [f"other{i}" for i in range(other.n_obs)]
+    whole = ad.concat([tiny, other])
+
+    def view():
+        found = whole[: tiny.n_obs]
+        assert found.is_view
+        return found
+
+    given = {"condition": "stim", "method": "cvae", "epochs": 1, "settings": {"hidden": [8]}}
+    model, expected = cellalign.train(view(), **given), cellalign.train(tiny, **given)
+    np.testing.assert_array_equal(model.embed(view()), expected.embed(tiny))
+    assert cellalign.preprocess(view(), n_top_genes=0).n_obs == tiny.n_obs
+    predicted = cellalign.counterfactual(view(), model, to="stimulated")
+    np.testing.assert_array_equal(predicted.X, cellalign.counterfactual(tiny, expected, to="stimulated").X)
+    assert len(cellalign.evaluate(predicted, against=view(), condition="stim", panels=["response"]).frame())
+    cells = cellalign.embed(view(), model)
+    assert len(cellalign.evaluate(cells, condition="stim", panels=["probe"]).frame())
+    assert len(cellalign.annotate(view(), model, reference=view(), label="cell_type")) == tiny.n_obs
+    assert cellalign.check(view(), condition="stim").frame().equals(cellalign.check(tiny, condition="stim").frame())
+    assert cellalign.info(view())["obs stim"] == cellalign.info(tiny)["obs stim"]
+    rows = cellalign.benchmark(view(), methods=["linear"], condition="stim", holdout_each="cell_type", groups=["NK"])
+    assert len(rows)
+    best, _ = cellalign.tune(view(), method="vae", grid={"latent_dim": [2]}, seeds=1, by="loss", epochs=1)
+    assert best.embed(view()).shape == (tiny.n_obs, 2)

@@ -121,8 +121,12 @@ class _Call:
         tables.print_evaluation(result, format)
         for note in result.notes:
             self.log.info("%s", note)
+        reasons: dict[str, list[str]] = {}
         for name, reason in result.left_out.items():
-            self.log.info("panel %s left out: %s", name, reason)
+            reasons.setdefault(reason, []).append(name)
+        for reason, names in reasons.items():
+            panels = "panels" if len(names) > 1 else "panel"
+            self.log.info("%s %s left out: %s", panels, ", ".join(names), reason)
 
     def announce(self, text: str) -> None:
         typer.secho(printable(text, keep="\n"), bold=True)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from cellalign.data.stored import Stored
+
 MITOCHONDRIAL = re.compile(r"(mt|MT|Mt)[-.:_]\w+")  # of human, mouse, rat, fish; no MTOR
 BLOCK = 8192  # cells that are summed up together
 SAMPLE = 1000  # cells of a condition
@@ -33,10 +35,12 @@ class Sizes:
 
 def sizes(x: Any) -> Sizes:
     """Sums and numbers of genes of every cell of a matrix [n, G]."""
+    if isinstance(x, Stored):
+        return Sizes(x.facts.sums.astype(np.float64), x.facts.held)
     totals = np.empty(x.shape[0])
     genes = np.empty(x.shape[0], dtype=np.int64)
     for rows in _blocks(x.shape[0]):
-        block = x[rows]
+        block = _part(x, rows)
         totals[rows] = np.asarray(block.sum(axis=1), dtype=np.float64).ravel()
         genes[rows] = np.asarray((block != 0).sum(axis=1)).ravel()
     return Sizes(totals, genes)
@@ -44,9 +48,11 @@ def sizes(x: Any) -> Sizes:
 
 def seen(x: Any) -> int:
     """Genes of a matrix [n, G] that any cell has."""
+    if isinstance(x, Stored):
+        return int((x.facts.genes > 0).sum())
     found = np.zeros(x.shape[1], dtype=bool)
     for rows in _blocks(x.shape[0]):
-        found |= np.asarray((x[rows] != 0).sum(axis=0)).ravel() > 0
+        found |= np.asarray((_part(x, rows) != 0).sum(axis=0)).ravel() > 0
     return int(found.sum())
 
 
@@ -55,7 +61,7 @@ def mitochondrial(x: Any, names: Sequence[str], totals: np.ndarray) -> np.ndarra
     columns = [i for i, name in enumerate(names) if MITOCHONDRIAL.fullmatch(str(name))]
     if not columns:
         return None
-    own = np.concatenate([np.asarray(x[rows][:, columns].sum(axis=1)).ravel() for rows in _blocks(x.shape[0])])
+    own = np.concatenate([np.asarray(_part(x, rows)[:, columns].sum(axis=1)).ravel() for rows in _blocks(x.shape[0])])
     return np.divide(own, totals, out=np.zeros(len(own)), where=totals > 0)
 
 
@@ -118,7 +124,7 @@ def doublets(x: Any, *, seed: int = 0) -> float | None:
     rows = np.sort(rng.permutation(x.shape[0])[:DOUBLETS_IN])
     if len(rows) < DOUBLETS_FROM:
         return None
-    cells = sparse.csr_matrix(x[rows], dtype=np.float32)
+    cells = sparse.csr_matrix(_part(x, rows), dtype=np.float32)
     cells = cells[np.asarray(cells.sum(axis=1)).ravel() > 0]
     n = cells.shape[0]
     pairs = rng.integers(0, n, (n, 2))
@@ -148,8 +154,15 @@ def _blocks(n: int) -> list[slice]:
     return [slice(first, min(n, first + BLOCK)) for first in range(0, n, BLOCK)]
 
 
+def _part(x: Any, rows: slice | np.ndarray) -> Any:
+    """Rows of a matrix, in memory wherever it lies."""
+    if not isinstance(x, Stored):
+        return x[rows]
+    return x.runs([(rows.start, rows.stop)]) if isinstance(rows, slice) else x.rows(rows)
+
+
 def _usual_total(x: Any, rows: np.ndarray) -> float:
-    totals = np.asarray(x[np.sort(rows)].sum(axis=1)).ravel()
+    totals = np.asarray(_part(x, np.sort(rows)).sum(axis=1)).ravel()
     return float(np.median(totals[totals > 0])) if (totals > 0).any() else 1.0
 
 
@@ -157,7 +170,7 @@ def _mean(x: Any, rows: np.ndarray, target: float | None) -> np.ndarray:
     """Mean log expression of some cells [G]."""
     if not len(rows):
         return np.zeros(x.shape[1])
-    part = x[np.sort(rows)]
+    part = _part(x, np.sort(rows))
     if target is not None:
         part = _logged(sparse.csr_matrix(part, dtype=np.float64), target)
     return np.asarray(part.mean(axis=0), dtype=np.float64).ravel()

@@ -91,6 +91,12 @@ class StreamedCells(AnnData):
         """X and the layers."""
         return dict(self._on_disk)
 
+    def __getitem__(self, index: Any) -> AnnData:
+        """Some cells, and some genes, still on disk: by a mask, numbers, names or a slice."""
+        rows, genes = index if isinstance(index, tuple) else (index, slice(None))
+        chosen = None if isinstance(genes, slice) and genes == slice(None) else _places(genes, self.var_names)
+        return self.part(_places(rows, self.obs_names), chosen)
+
     def part(self, cells: np.ndarray, genes: np.ndarray | None = None) -> StreamedCells:
         """Some cells, and some genes, still on disk; `raw` and varm are left out."""
         rest = slice(None) if genes is None else genes
@@ -114,6 +120,19 @@ class StreamedCells(AnnData):
     def copy(self, filename: Any = None) -> AnnData:
         """Cells in memory: what is on disk is not copied there."""
         return self.to_memory()
+
+
+def _places(asked: Any, names: pd.Index) -> np.ndarray:
+    """The numbers of what is asked for."""
+    if isinstance(asked, slice):
+        return np.arange(len(names))[asked]
+    found = np.atleast_1d(np.asarray(asked))
+    if found.dtype.kind in "OUS":
+        places = names.get_indexer(pd.Index(found.astype(str)))
+        if (places < 0).any():
+            raise KeyError(f"not there: {found[places < 0][0]}")
+        return places
+    return np.arange(len(names))[found]
 
 
 def cells_with(matrices: Mapping[str, Any], **parts: Any) -> AnnData:

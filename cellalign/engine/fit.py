@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -21,18 +21,20 @@ from torch import Tensor
 from cellalign.data.loader import Cells
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
-from cellalign.engine.keeping import keep, lost_ranks_noted, take_up
-from cellalign.engine.learning_on import LearningOn
+from cellalign.engine.feeding import brought, placed
+from cellalign.engine.keeping import keep, lost_ranks_noted, streams, take_up
+from cellalign.engine.learning_on import LearningOn, players_of
 from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
 from cellalign.engine.precision import DTYPES, settle
 from cellalign.engine.ranks import check_shares, current
 from cellalign.engine.sharing import Sharing
 from cellalign.engine.signals import Signals
+from cellalign.engine.smaller import with_smaller_batches
 from cellalign.engine.stacking import fit_stack
 from cellalign.engine.state import State
 from cellalign.errors import TrainingError, option
-from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player, Trains
+from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player
 from cellalign.methods.capabilities import Stacks
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.products import products_in
@@ -81,13 +83,16 @@ def fit(
     Raises
     ------
     TrainingError
-        It diverged again and again (step, batch and likely cause are named), or memory ran out.
+        It diverged again and again (step, batch and likely cause are named), or memory ran out: on a GPU in the first
+        epoch not before batches were halved, again and again, and training begun anew with them, as if it had been
+        asked for them.
     """
     try:
         check_shares(type(method))
         if isinstance(method, Stacks):
             return fit_stack(method, cells, train, validation, plan, device=device, seed=seed, fit=fit)
-        return _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on).run()
+        run = _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on)
+        return with_smaller_batches(run)
     except torch.OutOfMemoryError as error:
         smaller = option("batch_size", max(2, plan.batch_size // 2))
         raise TrainingError(f"out of memory on {device}; try {smaller}") from error
@@ -111,27 +116,33 @@ class _Run:
         checkpoint: Checkpoint | None,
         learning_on: LearningOn | None = None,
     ) -> None:
-        self.method, self.plan, self.device, self.seed = method.to(device), plan, device, seed
-        self.cells, self.train, self.validation = cells.to(device), train, validation.to(device)
+        self.method, self.device, self.seed = method.to(device), device, seed
+        self.cells, self.train = placed(cells, device), train
+        self.validation = validation.to(self.cells.device)
         self.cells.keep(self.validation)
         self.progress, self.checkpoint = progress, checkpoint
         self.learning_on = learning_on
-        self.players = _players(self.method) if learning_on is None else learning_on.players(self.method)
-        self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
-        self.epochs = plan.resolve_epochs(len(train)) if self.players else 0
-        self.steps_per_epoch = max(1, math.ceil(len(train) / plan.batch_size))
-        self.shuffler = torch.Generator().manual_seed(seed)
+        self.players = players_of(self.method) if learning_on is None else learning_on.players(self.method)
+        self.streams = streams(device)
+        self.begin(plan)
         self.condition = cells.condition[train].cpu() if plan.balanced else None
-        self.state = State()
-        self.losses: list[dict[str, Tensor]] = []  # of the epoch that is begun
-        self.rows: list[Tensor] = []
-        self.epoch_rng = self.shuffler.get_state()
         self.untrained = {key: value.detach().clone() for key, value in self.method.state_dict().items()}
         self.best: dict[str, Tensor] | None = None
         self.ranks = current()
         self.signals = Signals(alone=self.ranks.alone)
-        self.sharing = Sharing(self.ranks, self.players, self.signals)
+        self.sharing = Sharing(self.ranks, self.players, self.signals, device)
         self.due = math.inf
+
+    def begin(self, plan: Plan) -> None:
+        """Be before the first step of a plan."""
+        self.plan, self.state = plan, State()
+        self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
+        self.epochs = plan.resolve_epochs(len(self.train)) if self.players else 0
+        self.steps_per_epoch = max(1, math.ceil(len(self.train) / plan.batch_size))
+        self.shuffler = torch.Generator().manual_seed(self.seed)
+        self.losses: list[dict[str, Tensor]] = []  # of the epoch that is begun
+        self.rows: list[Tensor] = []
+        self.epoch_rng = self.shuffler.get_state()
 
     def optimiser(self, player: Player) -> AdamW:
         """AdamW of a player's parameters."""
@@ -146,7 +157,7 @@ class _Run:
 
     def run(self) -> State:
         """All epochs, or as many as early stopping lets run."""
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and not self.state.halvings:
             take_up(self, self.checkpoint)
         self.ranks.equalise(self.method)
         self.started = time.monotonic() - self.state.seconds
@@ -165,7 +176,7 @@ class _Run:
             # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
             rows = self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
             with torch.no_grad():
-                self.method.fit_closed_form(lambda: self.cells.batches(rows))
+                self.method.fit_closed_form(lambda: brought(self.cells.batches(rows), self.device))
         return self.state
 
     def train_on(self) -> None:
@@ -291,8 +302,10 @@ class _Run:
     def rows_of_batches(self) -> list[Tensor]:
         """Row numbers of one epoch's batches."""
         if self.condition is None:
-            return self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
-        return self.cells.balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
+            rows = self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
+        else:
+            rows = self.cells.balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
+        return self.sharing.agreed(rows, self.shuffler)
 
     def rate(self) -> float:
         """The learning rate of the step that was taken last."""
@@ -394,11 +407,3 @@ class _Run:
         else:
             for key, value in current.items():
                 self.best[key].copy_(value)
-
-
-def _players(method: Method) -> Mapping[str, Player]:
-    """Those of the method, or one of all parameters; none where there is nothing to learn by gradient steps."""
-    if isinstance(method, HasPlayers):
-        return method.players()
-    parameters = list(method.parameters())
-    return {"all": Player(parameters)} if parameters and isinstance(method, Trains) else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -35,10 +35,8 @@ def keep(run: _Run, checkpoint: Checkpoint) -> bool:
     for part in run.losses[0] if run.losses else ():
         tensors[f"losses.{part}"] = torch.stack([loss[part] for loss in run.losses])
     between = run.state.batch == 0
-    tensors |= {"rng.torch": torch.get_rng_state()}
+    tensors |= streams(run.device)
     tensors |= {"rng.shuffle": run.shuffler.get_state() if between else run.epoch_rng}
-    if run.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(run.device)
     try:
         checkpoint.save(tensors, vars(run.state))
     except OSError as error:
@@ -53,6 +51,8 @@ def take_up(run: _Run, checkpoint: Checkpoint) -> None:
     if found is None:
         return
     tensors, state = found
+    if state.get("halvings"):
+        run.begin(run.plan.model_copy(update={"batch_size": run.plan.batch_size >> state["halvings"]}))
     run.state = State(**state)
     run.shuffler.set_state(tensors["rng.shuffle"])
     run.best = _under("best.", tensors) or None
@@ -68,9 +68,20 @@ def take_up(run: _Run, checkpoint: Checkpoint) -> None:
         run.losses = [{part: losses[part][i] for part in losses} for i in range(run.state.batch)]
     for name, optimiser in run.optimisers.items():
         optimiser.restore(_under(f"optimiser.{name}.", tensors))
+    set_streams(tensors, run.device)
+
+
+def streams(device: torch.device) -> dict[str, Tensor]:
+    """The random streams that a run draws from."""
+    found = {"rng.torch": torch.get_rng_state()}
+    return found | ({"rng.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_streams(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Draw from here on."""
     torch.set_rng_state(tensors["rng.torch"])
-    if "rng.cuda" in tensors and run.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["rng.cuda"], run.device)
+    if "rng.cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
 
 
 @contextmanager

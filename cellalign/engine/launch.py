@@ -93,7 +93,8 @@ def environment(there: Started) -> Any:
     if there.by == "torchrun":
         return TorchElasticEnvironment()
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise UsageError(f"SLURM has to be told `--ntasks-per-node={there.local}`, not `--ntasks` alone")
+        per_node = f"--ntasks-per-node={there.local}"  # SLURM's own option, not one of this command
+        raise UsageError(f"SLURM has to be told `{per_node}`, not the number of tasks alone")
     return SLURMEnvironment(auto_requeue=False)
 
 

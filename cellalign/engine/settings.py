@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cellalign.engine.plan import Plan
+from cellalign.engine.words import translated
 from cellalign.errors import UsageError, nearest
 from cellalign.methods.base import Method, old_names
 from cellalign.methods.registry import preset_settings
@@ -57,12 +58,13 @@ def merge_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> tu
         An unknown key (the nearest known one is named), or a value out of range.
     """
     merged: dict[str, Any] = dict(cls.plan_defaults)
+    own, plan = cls.Hyperparameters.model_fields, Plan.model_fields
+    defaults = {key: field.default for key, field in (*own.items(), *plan.items())}
     for layer in layers:
         for old, new in old_names(cls.renamed_settings, layer).items():
             log.info("setting %r is called %r now", old, new)
             layer = {new if key == old else key: value for key, value in layer.items()}
-        merged.update(layer)
-    own, plan = cls.Hyperparameters.model_fields, Plan.model_fields
+        merged.update(translated(layer, defaults))
     unknown = [key for key in merged if key not in own and key not in plan]
     if unknown:
         known = sorted([*own, *plan])

@@ -6,6 +6,7 @@ step, and leave a checkpoint or end after the same one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cellalign.data.loader import Cells
+from cellalign.engine.feeding import brought
 from cellalign.engine.ranks import Ranks
 from cellalign.engine.signals import Signals
 from cellalign.methods.base import Player
@@ -28,10 +30,12 @@ class Sharing:
     players : mapping of name to Player
         Whose parameters have gradients to be added up.
     signals : Signals
+    device : torch.device
+        Where batches are computed.
     """
 
-    def __init__(self, ranks: Ranks, players: Mapping[str, Player], signals: Signals) -> None:
-        self.ranks, self.signals = ranks, signals
+    def __init__(self, ranks: Ranks, players: Mapping[str, Player], signals: Signals, device: torch.device) -> None:
+        self.ranks, self.signals, self.device = ranks, signals, device
         self.parameters = list(dict.fromkeys(p for player in players.values() for p in player.parameters))
         self.learning: list[nn.Parameter] | None = None  # those that have a gradient on any rank
         self.heard: Tensor | None = None
@@ -42,8 +46,19 @@ class Sharing:
             own = rows
         else:
             own = [self.ranks.own(of_one) for of_one in rows]
-        for batch, all_rows in zip(cells.batches(own, start), rows[start:], strict=True):
+        for batch, all_rows in zip(brought(cells.batches(own, start), self.device), rows[start:], strict=True):
             yield batch, len(all_rows)
+
+    def agreed(self, rows: list[Tensor], shuffler: torch.Generator) -> list[Tensor]:
+        """An epoch's batches as the first rank has them: one that reads its cells otherwise shuffles otherwise."""
+        if self.ranks.alone:
+            return rows
+        mark = hashlib.sha256(torch.cat(rows).numpy().data).hexdigest(), [len(part) for part in rows]
+        marks = self.ranks.together(mark)
+        if any(other != marks[0] for other in marks):
+            rows, state = self.ranks.told(lambda: (rows, shuffler.get_state()))
+            shuffler.set_state(state)
+        return rows
 
     def put_together(self, losses: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
         """Leave in each parameter the gradient of a batch of n rows, and give its losses."""

@@ -26,6 +26,8 @@ class State:
         Loss of the untrained networks and its parts: the first step's.
     lr_factor : float
         What the plan's learning rate is multiplied by, less than 1 after a divergence.
+    halvings : int
+        How often the plan's batches were halved because memory ran out.
     setbacks : list of str
         Each divergence that the run went back from, in words.
     """
@@ -39,6 +41,7 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     first: dict[str, float] = field(default_factory=dict)
     lr_factor: float = 1.0
+    halvings: int = 0
     setbacks: list[str] = field(default_factory=list)
 
     def go_back(self) -> bool:

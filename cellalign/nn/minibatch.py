@@ -288,9 +288,15 @@ class Minibatch:
                 other.__dict__[name] = self.__dict__[name]
         return other
 
-    def to(self, device: torch.device) -> Minibatch:
-        """The same mini-batch on another device."""
-        return Minibatch(self.expression.to(device), self.fields, tuple(c.to(device) for c in self.columns))
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Minibatch:
+        """The same mini-batch on another device; of pinned memory it need not be waited for."""
+        columns = tuple(column.to(device, non_blocking=non_blocking) for column in self.columns)
+        return Minibatch(self.expression.to(device, non_blocking=non_blocking), self.fields, columns)
+
+    def pinned(self) -> Minibatch:
+        """The same mini-batch in memory from which a GPU can be filled while the CPU goes on."""
+        columns = tuple(column.pin_memory() for column in self.columns)
+        return Minibatch(self.expression.pin_memory(), self.fields, columns)
 
     def split(self, sizes: Sequence[int]) -> list[Minibatch]:
         """Runs of cells, of these numbers, that share memory."""

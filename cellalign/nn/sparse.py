@@ -98,6 +98,13 @@ class SparseRows:
         """The same places with other values; `function` must keep zero at zero."""
         return replace(self, value=function(self.value))
 
-    def to(self, device: torch.device) -> SparseRows:
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> SparseRows:
         """The same rows on another device."""
-        return SparseRows(self.start.to(device), self.column.to(device), self.value.to(device), self.n_columns)
+        start, column, value = (
+            part.to(device, non_blocking=non_blocking) for part in (self.start, self.column, self.value)
+        )
+        return SparseRows(start, column, value, self.n_columns)
+
+    def pin_memory(self) -> SparseRows:
+        """The same rows in pinned memory."""
+        return SparseRows(self.start.pin_memory(), self.column.pin_memory(), self.value.pin_memory(), self.n_columns)

@@ -101,6 +101,8 @@ class Outcome(Record):
         What they multiplied the learning rate by.
     findings : list of str
         What the method chose, and by which evidence.
+    batch_size_asked : int, optional
+        Where memory ran out and batches were halved to those of the training: what was asked for.
     """
 
     epochs: int
@@ -111,6 +113,7 @@ class Outcome(Record):
     setbacks: list[str] = Field(default_factory=list)
     lr_factor: float = 1.0
     findings: list[str] = Field(default_factory=list)
+    batch_size_asked: int | None = None
 
 
 class Machine(Record):

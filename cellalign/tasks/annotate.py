@@ -9,6 +9,7 @@ from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 from cellalign.tasks.paths import beside, cells_of
+from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 CLASSIFIERS = ("auto", "linear", "knn")
 
 
+@in_their_words
 def annotate(
     adata: AnnData,
     model: Model,
@@ -149,7 +151,8 @@ def command(
     known = _training_files(fitted) if reference is None else input.like(reference)
     source = files.spool(input)
     output = output or beside(input, "annotated")
-    files.check_cells_output(output, force, [source, known, model])
+    if current().first:
+        files.check_cells_output(output, force, [source, known, model])
     adata = cells_of(source, fitted, streaming=True)
     table = annotate(adata, fitted, reference=cells_of(known, fitted, streaming=True), **asked)
     if not current().first:

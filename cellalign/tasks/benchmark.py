@@ -19,6 +19,7 @@ from cellalign.tasks.grid import GRID, combinations, said
 from cellalign.tasks.made_of import MadeOf, made_of
 from cellalign.tasks.paths import cells_for
 from cellalign.tasks.roles import roles_used
+from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
 from cellalign.tasks.train import expression_for, train
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def by_method(items: Sequence[str]) -> dict[str, dict[str, Any]]:
     return settings
 
 
+@in_their_words
+@with_parameters_of(train, but=OF_A_RUN)
 @told_once()
 def benchmark(
     adata: AnnData,

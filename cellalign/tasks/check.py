@@ -10,6 +10,7 @@ from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
+from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +48,7 @@ class Checked:
         return pd.DataFrame([asdict(each) for each in self.findings], columns=list(COLUMNS))
 
 
+@in_their_words
 def check(
     adata: AnnData,
     *,

@@ -11,6 +11,7 @@ from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import NAMED, beside, cells_of, source_of
+from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +24,7 @@ def _one_or_several(given: list[str]) -> str | list[str]:
     return given[0] if len(given) == 1 else list(given)
 
 
+@in_their_words
 def counterfactual(
     adata: AnnData,
     model: Model,
@@ -77,8 +79,57 @@ def counterfactual(
 ) -> AnnData:
     """What cells would look like under another condition: one row per source cell, and of several per condition too.
 
-    The same as `Model.counterfactual`, which says what is returned; `prediction.predict` and, of several conditions,
-    `predictions.predict_several` say what each parameter means and what is raised.
+    Parameters
+    ----------
+    adata : AnnData
+        Cells with the model's genes, or raw counts, to which is done what was done to the training cells.
+    model : Model
+        A trained one whose method predicts.
+    to : str, float, mapping, or a sequence of these
+        The condition to predict; "a+b" of two known ones; a number where the condition is one; "key=value" of a batch;
+        of several each cell is predicted under each; "all" are all but the control.
+    from_ : str, optional
+        Condition of the source cells; by default the control.
+    where : mapping of column to value, or sequence of "key=value", optional
+        Only these source cells.
+    decoded : bool
+        X is the decoded mean, and not the observed cell plus the predicted change.
+    draws, samples : int
+        Cells drawn from the prediction of each, in place of the mean; posterior draws that are averaged, with
+        layers["sd"] and layers["sd_of_mean"].
+    combine : {"auto", "expression", "latent"}
+        How the effects of "a+b" are added up.
+    per_condition : int
+        Cells of each condition, from source cells drawn at random; 0 predicts all.
+    within : str, optional
+        obs column of donors, plates, ...: source cells are those of its values in which a condition was observed.
+    with_control : bool
+        Keep the observed control cells beside the predicted ones.
+    missing_genes : {"error", "zero"}
+        What to do about genes that the model needs and the cells lack.
+    interval : float, optional
+        Add layers["lower"] and layers["upper"]: where the mean of an observed group will lie, for this share of genes.
+    interval_over : {"all", "de"}
+        The share of all genes, or of the 50 that turn out to differ most.
+    interval_cells : int, optional
+        Cells of the observed mean.
+    seed, device, threads
+        As of `train`.
+
+    Returns
+    -------
+    AnnData
+        A row per source cell (and condition, of several): X as predicted, obs with the condition replaced and the
+        original beside it, layers["source"] as observed, uns["cellalign"] what was done; more in `prediction.predict`.
+
+    Raises
+    ------
+    InputError
+        Unknown condition, or no source cell is left.
+    UsageError
+        `to` equals `from_`, or options that do not go together.
+    ModelError
+        The method does not predict, or the model is not calibrated where `interval` asks for it.
     """
     return model.counterfactual(
         adata,
@@ -125,7 +176,8 @@ def command(
     asked = call.options | ({"draws": max(1, call.options["draws"])} if draw else {})
     source = source_of(input, fitted)
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", _named(to)))
-    files.check_cells_output(output, force, [source, model])
+    if current().first:
+        files.check_cells_output(output, force, [source, model])
     predicted = fitted.predict(cells_of(source, fitted, streaming=True), **asked)
     if not current().first:
         for _ in predicted.batches():  # of which the first writes what all compute

@@ -186,7 +186,7 @@ def command_of(
 def parameters(function: Callable[..., Any]) -> list[Parameter]:
     """Parameters of a function whose annotation carries an `Option`; the others' are not looked at."""
     found = []
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in inspect.signature(inspect.unwrap(function)).parameters.values():
         said = parameter.annotation
         if isinstance(said, str):
             if not said.startswith("Annotated["):

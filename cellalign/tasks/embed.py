@@ -12,6 +12,7 @@ from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import beside, cells_of, source_of
+from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cellalign")
 
 
+@in_their_words
 def embed(
     adata: AnnData,
     model: Model,
@@ -199,8 +201,9 @@ def command(
     fitted = load(model)
     source = source_of(input, fitted)
     output = output or beside(source, "emb")
-    files.check_cells_output(output, force, [source, model])
-    if plot is not None:
+    if current().first:
+        files.check_cells_output(output, force, [source, model])
+    if plot is not None and current().first:
         _check_picture(plot)
         files.check_output(plot, force, [source, model])
         files.check_apart(output, plot)

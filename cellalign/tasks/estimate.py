@@ -82,6 +82,7 @@ def estimated(prepared: Prepared, device: torch.device, *, seed: int = 0, always
     """
     import torch
 
+    from cellalign.engine.ranks import current
     from cellalign.methods.base import Trains
     from cellalign.methods.registry import get
     from cellalign.model_directory import build_to_train
@@ -91,7 +92,7 @@ def estimated(prepared: Prepared, device: torch.device, *, seed: int = 0, always
     epochs = plan.resolve_epochs(n) if by_steps else 0
     per_epoch = max(1, math.ceil(n / plan.batch_size))
     found = Estimate(epochs, epochs * per_epoch, 0)
-    if not (always or found.steps > FEW):
+    if not current().alone or not (always or found.steps > FEW):  # ranks would have to be asked all alike
         return found
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

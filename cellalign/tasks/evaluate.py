@@ -11,6 +11,7 @@ from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
+from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".pdf", ".svg")
 
 
+@in_their_words
 def evaluate(
     adata: AnnData,
     *,
@@ -282,6 +284,7 @@ def command(
     """Score an embedding, or a counterfactual against real cells, beside baselines and what is attainable."""
     from cellalign.data import files
     from cellalign.data.columns import select
+    from cellalign.data.streamed import StreamedCells
     from cellalign.evaluation.export import beside, for_cell_eval
     from cellalign.evaluation.predictions import expression_of
     from cellalign.evaluation.run import check_installed
@@ -322,11 +325,17 @@ def command(
     files.check_apart(output, de, report, *pictures.values(), *exported)
     fitted = load(model) if model is not None else None
     # a prediction has its metadata: a table of them belongs to the real cells
-    cells = files.read(replace(input, obs=None, obs_key=None) if against is not None else input)
+    if against is not None:
+        cells = files.read(replace(input, obs=None, obs_key=None))
+    else:  # of an embedding the matrices are hardly looked at
+        cells = files.read(files.spool(input) if input.stream else input, streaming=True)
     provenance = Provenance.of(cells.uns)
+    on_disk = isinstance(cells, StreamedCells) and provenance.counterfactual is None
+    cells = cells.to_memory() if isinstance(cells, StreamedCells) and not on_disk else cells
     _check_kind(pictures, provenance, ", ".join(input.paths), against)
     if where:
-        cells = cells[select(cells.obs, where)].copy()
+        cells = cells[select(cells.obs, where)]
+        cells = cells if on_disk else cells.copy()
     real = None
     if against is not None:
         reading = replace(input.like(against), obs=input.obs, obs_key=input.obs_key)

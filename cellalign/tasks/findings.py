@@ -174,7 +174,7 @@ def of_groups(fields: Fields, codes: dict[Any, np.ndarray]) -> Iterator[Finding]
         yield Finding("note", "groups", found, "they can be predicted, and the prediction cannot be scored")
     if small:
         found = f"{len(small)} of {n} groups of {label.name} and {condition.name} have under {SMALL_GROUP} cells: "
-        advice = "join them with a like type, or take no score of them seriously"
+        advice = "merge them with a similar type, or read nothing into their scores"
         yield Finding("warning", "groups", found + listed(small, SHOWN), advice)
     elif not absent:
         found = f"all {n} groups of {label.name} and {condition.name} have {table.min()} cells or more"

@@ -68,8 +68,11 @@ def _print_chooser(call: Call) -> None:
         rows = [[name, *(own[name][key] for key in ("needs", "gives", "cost"))] for name in order]
         if rows:
             call.print_rows(question, ["method", "needs", "gives", "takes"], rows, "table", prose=True)
-    call.log.info("`cellalign methods NAME` tells all of one: settings, presets, paper. Columns are named by options:")
-    call.log.info("--condition, --batch, --label, ... of train; `cellalign check FILE` says whether a file has them.")
+    call.log.info("`cellalign methods NAME` tells all of one: settings, presets, paper.")
+    columns = ", ".join(option(name, hint="KEY") for name in ("condition", "batch", "label"))
+    call.log.info(
+        "Columns of obs are named to train: %s, ...; `cellalign check FILE` says whether a file has them.", columns
+    )
 
 
 def _print_one(call: Call, method: str) -> None:

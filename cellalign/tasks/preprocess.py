@@ -9,6 +9,7 @@ from cellalign.data.reading import Reading, in_memory
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
+from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +24,7 @@ def _loaded(directory: str) -> Model:
     return load(directory)
 
 
+@in_their_words
 def preprocess(
     adata: AnnData,
     *,

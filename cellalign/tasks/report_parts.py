@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellalign.data.streamed import StreamedCells
 from cellalign.errors import CellalignError, InputError, UsageError, spoken
 from cellalign.records import Provenance
 from cellalign.tasks.colours import MOST_VALUES, check_colours, expression, of_column
@@ -139,7 +140,7 @@ def embedded(
     else:
         log.info("%s: computing the UMAP of %d cells", name, len(rows))
         after, why = _drawn(lambda: umap(np.asarray(adata.obsm[key], dtype=np.float32)[rows], how.seed))
-    some = adata[rows]
+    some = adata[rows].copy() if isinstance(adata, StreamedCells) else adata[rows]  # a copy is in memory
     before, why = (None, why) if after is None else _before(some, how.seed)
     columns, left_out = _columns(some, [condition, label, *how.color], how.color, genes)
     return Embedded(

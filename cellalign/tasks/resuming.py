@@ -101,6 +101,9 @@ class Resuming:
         except ModelError:
             return False
         settings = _settings(kept, None if kept.machine is None else kept.machine.deterministic)
+        asked = None if kept.outcome is None else kept.outcome.batch_size_asked
+        if asked is not None:
+            settings["training"] = settings["training"] | {"batch_size": asked}
         found = CheckpointRecord(format_version=CheckpointRecord.FORMAT, settings=settings, state={})
         wanted = _settings(record, self.deterministic)
         # what a run that is gone on with may have another of makes another model all the same

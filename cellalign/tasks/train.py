@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import UsageError, noted, option
+from cellalign.errors import UsageError, noted, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
+from cellalign.tasks.notebook import shown
 from cellalign.tasks.prepare import Prepared, prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
+from cellalign.tasks.spoken_as import in_their_words
 from cellalign.tasks.understood import say_plan, tell_before
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.engine.fit import Progress, State
+    from cellalign.engine.plan import Plan
     from cellalign.methods.base import Method
     from cellalign.model import Model
     from cellalign.records import Outcome
@@ -37,6 +40,7 @@ DEFAULT_METHOD = "comp"
 LEARNING_ON, INTERVALS = "On a model that is there", "Intervals"  # groups of the help
 
 
+@in_their_words
 def train(
     adata: AnnData,
     *,
@@ -94,7 +98,7 @@ def train(
     deterministic: Annotated[bool, o.DETERMINISTIC] = False,
     devices: Annotated[int | None, o.DEVICES] = None,
     nodes: Annotated[int | None, o.NODES] = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     before: Callable[[Prepared, torch.device], None] | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
@@ -178,6 +182,8 @@ def train(
         alone writes.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
+    progress : Progress or bool, optional
+        Told once per epoch how far training is; True is a bar, as there is one in a notebook without being asked for.
     before : callable, optional
         Called with what training starts from and the device, before it begins.
     source : path or Reading, optional
@@ -240,7 +246,7 @@ def train(
     threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every, deterministic)
     with connected(devices, nodes, device) as ranks, resuming.claimed(wait):
-        if model_path is not None and not (auto_resume and holds_model(model_path)):
+        if model_path is not None and ranks.first and not (auto_resume and holds_model(model_path)):
             check_model_output(model_path, force)
         check_shares(get(method))
         prepared = preparing(
@@ -283,12 +289,15 @@ def train(
         planned = None
         if parent is None:
             planned = calibrating(prepared, adata, get(method), calibrate, calibrate_folds)
+        if planned is not None and not ranks.alone:
+            later = spoken(python="train again with auto_resume=True, in one process", command="--auto-resume in one")
+            raise UsageError(f"{option('calibrate', calibrate)} takes one process: train without it, then {later}")
         if (finished := resuming.complete(record)) is not None:
             if planned is not None and not planned.is_of(finished):
                 with computing(device, threads, deterministic=deterministic) as torch_device:
                     calibrate_later(finished, Path(str(model_path)), prepared, planned, device=torch_device, seed=seed)
             return finished
-        if model_path is not None:
+        if model_path is not None and ranks.first:
             check_model_output(model_path, force)
         checkpoint = resuming.checkpoint(record)
         for level, message in prepared.notes:
@@ -300,19 +309,21 @@ def train(
                 before(prepared, torch_device)
             torch.manual_seed(seed)
             module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
-            began = time.perf_counter()
-            state = fit(
-                module,
-                prepared.cells,
-                torch.from_numpy(prepared.train_rows),
-                torch.from_numpy(prepared.validation_rows),
-                prepared.plan,
-                device=torch_device,
-                seed=seed,
-                progress=progress,
-                checkpoint=checkpoint,
-                learning_on=learning_on,
-            )
+            prepared.cells.batch(torch.from_numpy(prepared.train_rows[:1]))  # what reads rows is compiled or loaded
+            began, prepared.cells.waiting.seconds = time.perf_counter(), 0.0
+            with shown(progress) as told:
+                state = fit(
+                    module,
+                    prepared.cells,
+                    torch.from_numpy(prepared.train_rows),
+                    torch.from_numpy(prepared.validation_rows),
+                    prepared.plan,
+                    device=torch_device,
+                    seed=seed,
+                    progress=told,
+                    checkpoint=checkpoint,
+                    learning_on=learning_on,
+                )
             waiting = prepared.cells.waiting.seconds / max(time.perf_counter() - began, 1e-9)
             kept = None if parent is None else parent.model.method.observed
             observe_cells(module, prepared.cells, [torch.from_numpy(rows) for rows in prepared.rows], kept)
@@ -324,7 +335,10 @@ def train(
         findings = module.findings()
         for found in findings:
             tell(logging.INFO, found)
-        record = record.model_copy(update={"outcome": _outcome(state, findings)})
+        if state.halvings:  # as if they had been asked for
+            training = record.training | {"batch_size": prepared.plan.batch_size >> state.halvings}
+            record = record.model_copy(update={"training": training})
+        record = record.model_copy(update={"outcome": _outcome(state, findings, prepared.plan)})
         model = Model(module, record, state.history, _seen(prepared, parent), held_out)
         model.waiting = waiting
         if model_path is not None and checkpoint is not None and ranks.first:
@@ -396,11 +410,12 @@ def command(
     asked = call.options
     parent = asked["from_"]
     inputs = [input] if parent is None else [input, parent]
-    if not (asked["auto_resume"] and holds_model(model)):  # which may be complete: it is not replaced then
+    writes = current().first  # of several ranks; they try whether they can
+    if writes and not (asked["auto_resume"] and holds_model(model)):  # which may be complete: it is not replaced then
         check_model_output(model, asked["force"], inputs)
-    if output is not None:
+    if writes and output is not None:
         files.check_cells_output(output, asked["force"], inputs)
-    if report is not None:
+    if writes and report is not None:
         check_page(report, asked["force"], inputs)
     files.check_apart(model, output, report)
     begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
@@ -424,7 +439,8 @@ def command(
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
     said = precision + _speed(fitted)
-    call.log.info("%s: %s, %d epochs in %.0f s%s", model, fitted.name, outcome.epochs, outcome.seconds, said)
+    epochs = f"{outcome.epochs} epochs in" if outcome.epochs else "fitted in closed form in"
+    call.log.info("%s: %s, %s %.0f s%s", model, fitted.name, epochs, outcome.seconds, said)
     machine = {"device": asked["device"], "threads": asked["threads"]}
     if output is not None:
         with noted(f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"):
@@ -483,7 +499,7 @@ def _seen(prepared: Prepared, parent: Parent | None) -> np.ndarray | None:
     return of_trained(prepared.cells.matrix, len(prepared.cells), rows, before)
 
 
-def _outcome(state: State, findings: list[str]) -> Outcome:
+def _outcome(state: State, findings: list[str], plan: Plan) -> Outcome:
     from cellalign.records import Outcome
 
     best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
@@ -496,4 +512,5 @@ def _outcome(state: State, findings: list[str]) -> Outcome:
         setbacks=state.setbacks,
         lr_factor=state.lr_factor,
         findings=findings,
+        batch_size_asked=plan.batch_size if state.halvings else None,
     )

@@ -23,6 +23,7 @@ from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.grid import GRID, combinations, of_preset, said
 from cellalign.tasks.paths import cells_for
+from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
 from cellalign.tasks.train import expression_for, train, vectors
 from cellalign.tasks.tune_criteria import CRITERIA, scores, settled
 from cellalign.tasks.tune_runs import Runs
@@ -39,6 +40,8 @@ INFORMATIVE = 0.01  # nats of KL to the prior from which a latent carries inform
 UDR_CELLS = 5000
 
 
+@in_their_words
+@with_parameters_of(train, but=OF_A_RUN)
 @told_once()
 def tune(
     adata: AnnData,

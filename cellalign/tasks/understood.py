@@ -46,7 +46,7 @@ def understood(prepared: Prepared, device: torch.device) -> list[tuple[str, str]
     where = record.matrix if record.matrix == "X" else f"layer {record.matrix!r}"
     found.append(("genes", f"{len(record.genes):,}, {reads} of {where}{_made(record)}"))
     for field, column in zip(prepared.cells.fields, prepared.cells.columns, strict=True):
-        found.append((f"{field.role} {field.name}", _of_field(field, column.numpy(), rows)))
+        found.append((f"{field.role} {field.name!r}", _of_field(field, column.numpy(), rows)))
     held = prepared.cells.n - len(rows)
     if record.holdout:
         found.append(("held out", f"{held:,} cells: {'; '.join(record.holdout)}"))

@@ -50,7 +50,7 @@ def prepare(_app: Sphinx) -> None:
         "JUPYTER_PATH": str(jupyter),
         "PATH": os.pathsep.join([here, os.environ["PATH"]]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "COLUMNS": "100",
+        "COLUMNS": "80",
         "NO_COLOR": "1",
         "OMP_NUM_THREADS": "1",
     }

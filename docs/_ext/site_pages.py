@@ -19,12 +19,14 @@ from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
-CAPABILITIES = {  # of which the chooser has a column
-    "Predicts": "predicts",
+CAPABILITIES = {  # what a method does that has one
+    "Predicts": "predicts conditions",
     "Labels": "annotates by itself",
-    "LearnsGraph": "targets",
+    "LearnsGraph": "tells targets",
+    "Extends": "takes up new perturbations",
     "LearnsOn": "learns on",
-    "CombinesConditions": "a+b in its latents",
+    "CombinesConditions": "adds up a+b in its latents",
+    "InfersCondition": "infers a missing condition",
 }
 
 
@@ -66,27 +68,29 @@ def slug(name: str) -> str:
 
 
 def methods_index() -> str:
-    """All methods with what each needs and gives."""
+    """All methods with what each needs and does."""
     from cellalign.methods import registry
 
     found = registry.available()
-    head = ["method", "what it is", "needs", "reads", "embeds without the effect of", *CAPABILITIES.values()]
+    head = ["method", "what it is", "needs", "reads", "does"]
     rows = [[f"[{plain(name)}]({slug(name)}.md)", plain(info.summary), *traits(name)] for name, info in found.items()]
     said = "Which to take is [another page](../../choosing.md). This table is made of the code.\n\n"
     return f"# Methods\n\n{said}{table(head, rows)}\n{toctree(slug(name) for name in found)}"
 
 
 def traits(name: str) -> list[str]:
-    """What a method needs, reads, removes and is able to, as cells of the table."""
+    """What a method needs, reads and does, in words."""
     from cellalign.methods import capabilities, registry
 
     cls = registry.get(name)
     needed = [what for what, does in (("condition", cls.needs_condition), ("label", cls.needs_label)) if does]
-    able = ["yes" if issubclass(cls, getattr(capabilities, each)) else "" for each in CAPABILITIES]
+    able = [what for each, what in CAPABILITIES.items() if issubclass(cls, getattr(capabilities, each))]
     if "condition" not in set(map(str, cls.uses())):
-        able[0] = ""  # what knows no condition predicts the cells as they are
-    reads = cls.reads(cls.Hyperparameters())
-    return [", ".join(needed) or "nothing", reads, ", ".join(sorted(map(str, cls.removes))), *able]
+        able.remove("predicts conditions")  # what knows none predicts the cells as they are
+    if cls.removes:
+        able.insert(0, "embeds without the effect of " + " and ".join(sorted(map(str, cls.removes))))
+    reads = {"log": "log expression", "counts": "counts"}[cls.reads(cls.Hyperparameters())]
+    return [", ".join(needed) or "nothing", reads, ", ".join(able) or "embeds"]
 
 
 def method_page(name: str, info: Any) -> str:
@@ -97,10 +101,8 @@ def method_page(name: str, info: Any) -> str:
     own = DOCS / "methods" / f"{slug(name)}.md"
     written = own.read_text(encoding="utf-8") if own.exists() else ""
     source = plain_paragraphs(inspect.getdoc(sys.modules[cls.__module__]) or inspect.getdoc(cls) or "")
-    needs, reads, removes, *able = traits(name)
-    can = [what for what, does in zip(CAPABILITIES.values(), able, strict=True) if does]
-    facts = f"Needs: {needs}. Reads: {reads}. " + (f"Its latents should be free of: {removes}. " if removes else "")
-    facts += f"Able to: {', '.join(can) or 'embed only'}. "
+    needs, reads, does = traits(name)
+    facts = f"Needs: {needs}. Reads: {reads}. Does: {does}. "
     facts += f"Presets: {', '.join(map(code, info.presets)) or 'none'}."
     parts = [f"# {plain(name)}", f"{plain(info.summary)} ({plain(info.reference) or 'no reference'}).", facts]
     parts += [written, "## In the words of the code", source, figures(name), "## Settings", knobs(name)]

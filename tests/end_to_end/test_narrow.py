@@ -54,7 +54,8 @@ COMMANDS = {
     "response": "evaluate predicted.h5ad --against {cells} --label cell_type".split(),
     "tune": "tune {cells} --condition stim --method vae --grid latent_dim=3,4 --seeds 1 --epochs 1 --by loss "
     "--set hidden=[8] -m tuned --force".split(),
-    "benchmark": "benchmark {cells} --condition stim --label cell_type --method linear --group B".split(),
+    "benchmark": "benchmark {cells} --condition stim --label cell_type --methods linear --holdout-each cell_type "
+    "--group B".split(),
     "reproduce": "reproduce cellalign-model".split(),
 }
 

@@ -1,5 +1,6 @@
 """The training loop: reproducible, resumable, stops on divergence, keeps the best weights."""
 
+import logging
 import os
 
 import numpy as np
@@ -11,10 +12,13 @@ from cellalign.data.loader import Cells, as_matrix
 from cellalign.engine import device
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.device import pick_device
+from cellalign.engine.feeding import bytes_of, placed
 from cellalign.engine.fit import fit
 from cellalign.engine.plan import Plan
 from cellalign.errors import ModelError, TrainingError, UsageError
 from cellalign.methods.registry import get
+from cellalign.nn.minibatch import Minibatch
+from cellalign.nn.sparse import SparseRows
 
 CPU = torch.device("cpu")
 SIZES = layout(20)
@@ -161,3 +165,83 @@ def test_machines_without_glibc_train_all_the_same(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(device.ctypes, "CDLL", missing)
     device.keep_freed_memory.__wrapped__()
+
+
+# where batches do not fit into a GPU's memory
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Memory for batches of so many cells, and no more."""
+
+    def of(most: int, after: int = 0):
+        forward, seen = get("comp").forward, []
+
+        def within(self, batch, warmup=1.0):
+            seen.append(len(batch))
+            if len(batch) > most and len(seen) > after:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(self, batch, warmup)
+
+        monkeypatch.setattr(get("comp"), "forward", within)
+        return seen
+
+    return of
+
+
+def test_batches_are_halved_until_they_fit_as_if_they_had_been_asked_for(small, caplog):
+    asked, state = run(Plan(epochs=3, batch_size=16))
+    small(20)
+    with caplog.at_level(logging.WARNING, "cellalign"):
+        found, halved = run(Plan(epochs=3, batch_size=64))
+    assert same(asked, found) and halved.halvings == 2 and halved.step == state.step
+    assert [row["train_loss"] for row in halved.history] == [row["train_loss"] for row in state.history]
+    assert [r.message for r in caplog.records] == [
+        f"out of memory on cpu: training begins anew with batch_size={size}" for size in (32, 16)
+    ]
+
+
+def test_a_run_that_was_halved_is_taken_up_so(small, tmp_path):
+    whole, _ = run(Plan(epochs=5, batch_size=16))
+    small(20)
+    checkpoint = Checkpoint.beside(tmp_path / "model", {"seed": 0})
+    with pytest.raises(KeyboardInterrupt):
+        run(Plan(epochs=5, batch_size=32), checkpoint=checkpoint, progress=StopAfter(2))
+    assert checkpoint.kept().state["halvings"] == 1
+    resumed, state = run(Plan(epochs=5, batch_size=32), checkpoint=checkpoint)
+    assert same(whole, resumed) and state.halvings == 1 and state.epoch == 5
+
+
+def test_tiny_batches_and_later_epochs_are_not_begun_anew(small):
+    small(3)
+    with pytest.raises(TrainingError, match="out of memory on cpu; try batch_size=16"):
+        run(Plan(epochs=3, batch_size=32), data=cells())
+    small(3, after=40)
+    with pytest.raises(TrainingError, match="out of memory"):
+        run(Plan(epochs=30, batch_size=32))
+
+
+def test_a_matrix_that_does_not_fit_on_the_device_stays_and_batches_are_brought(monkeypatch, caplog):
+    """On a CPU nothing is brought; the path is the same."""
+    data, moved = cells(), []
+    assert bytes_of(data.matrix) == 120 * 20 * 4 == bytes_of(data.part(torch.arange(5)).matrix)
+    assert placed(data, CPU).matrix is not data.matrix and placed(data, CPU, 120 * 20 * 4).device == CPU
+    with caplog.at_level(logging.INFO, "cellalign"):
+        assert placed(data, CPU, 9_599) is data
+    assert caplog.messages == ["the cells take 9.6 kB, more than there is on cpu: batches are brought there"]
+    whole, _ = run(data=data)
+    monkeypatch.setattr("cellalign.engine.fit.placed", lambda given, device: given)
+    monkeypatch.setattr(Minibatch, "device", property(lambda self: torch.device("meta")))  # anywhere but here
+    monkeypatch.setattr(Minibatch, "to", lambda self, device, non_blocking: moved.append(len(self)) or self)
+    found, _ = run(data=data)
+    assert same(whole, found) and sum(moved) == 6 * 120
+
+
+def test_batches_are_moved_with_all_that_is_of_them():
+    batch = cells().batch(torch.arange(4))
+    sparse = SparseRows.of(batch.x)
+    for there in (
+        batch.to(torch.device("meta")),
+        Minibatch(sparse, SIZES.fields, batch.columns).to(torch.device("meta")),
+    ):
+        assert there.device.type == "meta" and len(there) == 4 and there.condition.device.type == "meta"

@@ -218,7 +218,7 @@ def _read(root: Any, path: str, name: str, shape: tuple[int, ...] | None = None)
         missing = missing_filter(root[path])
         if missing is None:
             raise damaged(name, error, path) from error
-        _import_filters(f"{name}: {path}", missing, error)
+        import_filters(f"{name}: {path}", missing, error)
         return _element(root[path], shape)
     except Exception as error:
         reason = _first_line(error)
@@ -241,7 +241,7 @@ def _by_anndata(element: Any) -> Any:
     in numbers of the machine.
     """
     if is_sparse(element):
-        _check_whole(element)
+        check_whole(element)
         dtype, shape = element["data"].dtype, element.attrs.get("shape", element.attrs.get("h5sparse_shape"))
         if shape is not None and (not dtype.isnative or dtype == np.float16):
             kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format")))
@@ -250,7 +250,7 @@ def _by_anndata(element: Any) -> Any:
     return read_elem(element)
 
 
-def _check_whole(matrix: Any) -> None:
+def check_whole(matrix: Any) -> None:
     """OSError where chunks of a sparse matrix in a zarr store are missing that cannot be zeros, which are left out."""
     lost = {part: _n_missing(matrix[part]) for part in ("data", "indices", "indptr")}
     if not any(n for n, _ in lost.values()):
@@ -298,7 +298,7 @@ def missing_filter(element: Any) -> str | None:
     return found[0] if found else None
 
 
-def _import_filters(where: str, missing: str, error: Exception) -> None:
+def import_filters(where: str, missing: str, error: Exception | None) -> None:
     """Have hdf5plugin register its filters; InputError that says what to install where it is not there."""
     try:
         import hdf5plugin  # noqa: F401

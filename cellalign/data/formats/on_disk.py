@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from scipy import sparse
 
+from cellalign.data.formats.elements import check_whole, import_filters, missing_filter
 from cellalign.data.formats.normal import plain_matrix
 from cellalign.data.stored import BLOCK_VALUES, Run, Stored, clean
 from cellalign.data.structure import check_stored, is_sparse, shape_of
@@ -56,6 +57,8 @@ def stored_matrix(element: Any, name: str, shape: tuple[int, ...], by_columns: b
         pass  # that is what it stays on disk for
     except (ValueError, OSError) as error:
         raise InputError(f"{name} is damaged: {error}; {AGAIN}") from error
+    if missing := missing_filter(element):
+        import_filters(name, missing, None)
     if not is_sparse(element):
         return DenseOnDisk(element, name)
     kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", "csr")))
@@ -63,6 +66,10 @@ def stored_matrix(element: Any, name: str, shape: tuple[int, ...], by_columns: b
         if not by_columns:
             raise NotByRows(f"{name} is kept by columns (CSC)")
         return CscOnDisk(element, name, own)  # type: ignore[arg-type]
+    try:
+        check_whole(element)
+    except OSError as error:
+        raise InputError(f"{name} is truncated or damaged: {error}; {AGAIN}") from error
     return CsrOnDisk(element, name, own)  # type: ignore[arg-type]
 
 

@@ -75,7 +75,7 @@ def streamed(
     for path, name in zip(reading.paths, names, strict=True):
         found, why = _open(Path(path), name, reading)
         if found is None:
-            if asked:
+            if asked and not by_columns:
                 raise InputError(f"{why}; {_to_convert(path)}, or leave {option('stream', True)} out")
             return None
         opened.append(found)

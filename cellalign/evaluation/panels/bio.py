@@ -10,6 +10,7 @@ import numpy as np
 
 from cellalign.data.any_values import any_values
 from cellalign.data.matrices import check_log, check_matrix, is_counts
+from cellalign.data.stored import Stored
 from cellalign.errors import InputError
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics.metric import by_name
@@ -89,6 +90,7 @@ def _log_expression(adata: AnnData) -> Any:
 
     key = "X" if adata.X is not None and not is_counts(adata.X) else default_matrix(adata, "counts")
     x = matrix_of(adata, key)
+    x = x.to_memory() if isinstance(x, Stored) else x
     check_matrix(x, f"the input's {key}")
     if is_counts(x):
         from sklearn.preprocessing import normalize

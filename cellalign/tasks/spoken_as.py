@@ -1,0 +1,112 @@
+"""How Python sees a task: its parameters in place of **options, also under the names that scanpy and scvi-tools use.
+
+    @in_their_words
+    @with_parameters_of(train)
+    def tune(adata, *, grid, **options): ...
+
+`inspect.signature(tune)`, and so tab completion and `help`, show the parameters themselves; `n_latent=10`,
+`batch_key="site"` or `max_epochs=20` are taken for `latent_dim`, `batch` and `epochs`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+# their name of a parameter: ours
+PARAMETERS: Mapping[str, str] = {
+    "n_latent": "latent_dim",
+    "max_epochs": "epochs",
+    "n_epochs": "epochs",
+    "learning_rate": "lr",
+    "batch_key": "batch",
+    "condition_key": "condition",
+    "groupby": "condition",
+    "labels_key": "label",
+    "label_key": "label",
+    "unlabeled_category": "unlabelled",
+    "categorical_covariate_keys": "covariate",
+    "continuous_covariate_keys": "numeric",
+    "validation_size": "validation",
+    "train_size": "validation",
+    "accelerator": "device",
+    "random_state": "seed",
+    "n_jobs": "threads",
+}
+LISTS = ("batch", "covariate", "numeric")  # of several columns, where theirs is one
+OF_SETTINGS = ("n_hidden", "n_layers", "gene_likelihood", "dropout_rate", "n_epochs_kl_warmup")
+DEVICES = {"gpu": "cuda"}
+# parameters of `train` that belong to a single run on disk
+OF_A_RUN: tuple[str, ...] = (
+    "from_",
+    "learn",
+    "missing_genes",
+    "progress",
+    "before",
+    "source",
+    "model_path",
+    "resume",
+    "auto_resume",
+)
+OF_A_RUN += ("restart", "checkpoint_every", "wait", "force", "calibrate", "calibrate_folds", "seed")
+
+
+def in_their_words(function: F) -> F:
+    """Take a function's parameters also under the names of `PARAMETERS`, where it has those they stand for."""
+    whole = inspect.signature(function).parameters
+    known = set(whole)
+    lists = {name for name in LISTS if name in known and whole[name].default == ()}
+
+    @wraps(function)
+    def taken(*args: Any, **given: Any) -> Any:
+        return function(*args, **(given if known.issuperset(given) else _translated(given, known, lists)))
+
+    return taken  # type: ignore[return-value]
+
+
+def with_parameters_of(other: Callable[..., Any], but: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Show the keyword parameters of another function in place of **options."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def shown(*args: Any, **given: Any) -> Any:
+            return function(*args, **given)
+
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+        names = {parameter.name for parameter in own} | set(but)
+        theirs = inspect.signature(other).parameters.values()
+        more = [p for p in theirs if p.kind == p.KEYWORD_ONLY and p.name not in names]
+        whole = inspect.signature(function).replace(parameters=[*own, *more])
+        shown.__signature__ = whole  # type: ignore[attr-defined]
+        return shown  # type: ignore[return-value]
+
+    return decorate
+
+
+def _translated(given: Mapping[str, Any], known: set[str], lists: set[str]) -> dict[str, Any]:
+    """Arguments in our words; those that are neither's are left for Python to refuse."""
+    from cellalign.engine.words import check_once
+
+    found = dict(given)
+    for theirs in [name for name in given if name in PARAMETERS and name not in known]:
+        ours = PARAMETERS[theirs]
+        if ours not in known:
+            continue
+        check_once(theirs, ours, {k: v for k, v in found.items() if v is not None and k != theirs})
+        value = found.pop(theirs)
+        if theirs == "train_size" and value is not None:
+            value = round(1 - value, 12)
+        if ours == "device":
+            value = DEVICES.get(value, value)
+        if ours in lists:
+            value = () if value is None else [value] if isinstance(value, str) else list(value)
+        found[ours] = value
+        if theirs == "continuous_covariate_keys" and "covariate" in known:
+            found["covariate"] = [*(found.get("covariate") or ()), *value]
+    own = [name for name in OF_SETTINGS if name in found and name not in known]
+    if own and "settings" in known and "methods" not in known:
+        found["settings"] = {**(found.get("settings") or {}), **{name: found.pop(name) for name in own}}
+    return found

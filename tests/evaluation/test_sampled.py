@@ -1,0 +1,53 @@
+"""Of more embedded cells than are scored some are drawn, which is said; cells on disk are scored as in memory."""
+
+import numpy as np
+import pytest
+
+import cellalign
+from cellalign.data import files
+from cellalign.data.reading import Reading
+from cellalign.evaluation import run
+from cellalign.records import Provenance
+
+SCORED = {"condition": "stim", "label": "cell_type", "panels": ["mixing", "probe"]}
+
+
+@pytest.fixture
+def embedded(tiny):
+    model = cellalign.train(tiny, method="cvae", condition="stim", epochs=1, settings={"hidden": [8]})
+    return cellalign.embed(tiny, model), model
+
+
+def values(result):
+    return {(row.panel, row.system, row.group, row.metric): row.value for row in result.frame().itertuples()}
+
+
+def test_a_sample_is_scored_and_said(embedded, monkeypatch):
+    cells, _ = embedded
+    whole = cellalign.evaluate(cells, **SCORED)
+    monkeypatch.setattr(run, "SCORED", 200)
+    some = cellalign.evaluate(cells, **SCORED)
+    (note,) = [note for note in some.notes if "drawn at random" in note]
+    assert "200 of 240 cells" in note and not any("drawn at random" in note for note in whole.notes)
+    drawn = np.sort(np.random.default_rng(0).permutation(240)[:200])
+    known = values(cellalign.evaluate(cells[drawn].copy(), **SCORED))
+    found = values(some)
+    assert found.keys() == known.keys() and found != values(whole)
+    for key, value in known.items():
+        assert found[key] == pytest.approx(value, nan_ok=True), key
+
+
+def test_cells_on_disk_are_scored_as_in_memory(embedded, tmp_path):
+    cells, model = embedded
+    files.write(cells, tmp_path / "emb.zarr")
+    left = files.read(Reading((str(tmp_path / "emb.zarr"),), stream=True), streaming=True)
+    assert Provenance.of(left.uns).embedding
+    for more in ({}, {"model": model}):
+        found, known = (values(cellalign.evaluate(each, **SCORED, **more)) for each in (left, cells))
+        assert found.keys() == known.keys()
+        for key, value in known.items():
+            assert found[key] == pytest.approx(value, nan_ok=True), key
+    part = left[left.obs["stim"] == "control"]
+    assert part.X.shape[0] == part.n_obs == (cells.obs["stim"] == "control").sum()
+    names = list(cells.obs_names[[7, 2]])
+    np.testing.assert_array_equal(left[names].X.to_memory().toarray(), cells[names].X.toarray())

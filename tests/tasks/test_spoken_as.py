@@ -1,0 +1,94 @@
+"""Python sees every parameter, and takes those of scanpy and scvi-tools for ours; both at once are refused."""
+
+import inspect
+
+import pytest
+
+import cellalign
+from cellalign.engine.settings import resolve_settings
+from cellalign.errors import UsageError
+from cellalign.methods.registry import get
+
+
+@pytest.mark.parametrize(
+    "name", ["train", "tune", "benchmark", "read", "check", "embed", "counterfactual", "preprocess"]
+)
+def test_parameters_are_shown_by_name(name):
+    function = getattr(cellalign, name)
+    shown = inspect.signature(function).parameters
+    assert not any(p.kind == p.VAR_KEYWORD for p in shown.values()), name
+    assert function.__doc__ and "Parameters" in function.__doc__
+    expected = {
+        "train": {"adata", "method", "condition", "latent_dim", "holdout"},
+        "tune": {"grid", "latent_dim", "batch_size", "validation"},
+        "benchmark": {"methods", "holdout_each", "latent_dim", "batch"},
+        "read": {"paths", "file_key", "obs", "modality", "gene_key"},
+    }
+    assert expected.get(name, set()) <= set(shown)
+    if name in ("tune", "benchmark"):
+        assert not {"model_path", "resume", "from_"} & set(shown)
+
+
+def test_their_words_train_the_same_model(tiny):
+    ours = cellalign.train(
+        tiny,
+        method="cvae",
+        condition="stim",
+        batch=["cell_type"],
+        latent_dim=3,
+        epochs=1,
+        validation=0.2,
+        settings={"hidden": [8, 8], "dropout": 0.1},
+    )
+    theirs = cellalign.train(
+        tiny,
+        method="cvae",
+        condition_key="stim",
+        batch_key="cell_type",
+        n_latent=3,
+        max_epochs=1,
+        train_size=0.8,
+        n_hidden=8,
+        n_layers=2,
+        dropout_rate=0.1,
+    )
+    assert (ours.embed(tiny) == theirs.embed(tiny)).all()
+    assert (
+        ours.record.training == theirs.record.training and ours.record.hyperparameters == theirs.record.hyperparameters
+    )
+
+
+def test_as_settings_too():
+    def of(**settings):
+        return resolve_settings(get("scvi"), settings=settings)
+
+    hyperparameters, plan = of(n_latent=7, n_hidden=64, n_layers=2, gene_likelihood="nb", max_epochs=3)
+    assert (hyperparameters.latent_dim, hyperparameters.hidden, hyperparameters.likelihood) == (7, (64, 64), "nb")
+    assert plan.epochs == 3
+    assert len(of(n_hidden=32)[0].hidden) == len(of()[0].hidden)
+    assert of(gene_likelihood="normal", max_epochs=1)[0].likelihood == "gaussian"
+    for both in ({"n_latent": 3, "latent_dim": 4}, {"n_hidden": 3, "hidden": [4]}):
+        with pytest.raises(UsageError, match="and both are given; leave one out"):
+            of(**both)
+    with pytest.raises(UsageError, match="no number of layers"):
+        of(n_layers=0.5)
+    with pytest.raises(UsageError, match="unknown setting 'n_latents'"):
+        of(n_latents=3)
+
+
+def test_both_words_are_refused_and_none_is_no_word(tiny):
+    with pytest.raises(UsageError, match="labels_key is another word for label, and both are given; leave one out"):
+        cellalign.check(tiny, label="cell_type", labels_key="cell_type")
+    with pytest.raises(TypeError, match="n_latents"):
+        cellalign.train(tiny, n_latents=3)
+    assert cellalign.check(tiny, condition_key="stim", labels_key="cell_type", batch_key=None).fit
+
+
+@pytest.mark.process
+def test_on_the_command_line_as_a_setting(tiny_path, mistaken, tmp_path):
+    run = mistaken(cwd=tmp_path)
+    more = "--condition stim --method cvae --epochs 1".split()
+    done = run("train", tiny_path, *more, "--set", "n_latent=3", "--set", "n_hidden=8", "-m", "m")
+    assert done.returncode == 0 and cellalign.load(tmp_path / "m").record.hyperparameters["latent_dim"] == 3
+    done = run("train", tiny_path, *more, "--set", "n_latent=3", "--set", "latent_dim=4", "-m", "n")
+    assert done.returncode == 2 and "n_latent is another word for latent_dim" in done.stderr
