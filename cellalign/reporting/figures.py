@@ -20,7 +20,8 @@ PINK, SKY, RUST = PALETTE[3], PALETTE[4], PALETTE[5]
 GREY, DARK, SOFT = "#8c959f", "#1b1f24", "#57606a"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "triangle-down")
-ROW, FRAME, HIGHEST = 30, 110, 2400  # pixels: of a row of names, of all around the rows, of a heat map
+ROW, TWO_LINES = 30, 38  # pixels of a row of names, of one line or two
+FRAME, HIGHEST = 110, 2400  # pixels around all rows, and of a heat map
 MOST_ROWS = 40  # of dots; tables have all
 LONGEST, LINE = 40, 20  # letters of a name on an axis, and of a line of it
 DRAWN_GENES = 2500  # of a scatter: more points are no more picture
@@ -105,7 +106,8 @@ def rows_of_dots(
     x: dict[str, Any] = {"title": {"text": title}, "zeroline": line is None}
     if span is not None:
         x["range"] = list(span)
-    layout: dict[str, Any] = {"height": FRAME + ROW * max(n, 2), "xaxis": x, "yaxis": y | {"zeroline": False}}
+    row = TWO_LINES if any("<br>" in name for name in shown) else ROW
+    layout: dict[str, Any] = {"height": FRAME + row * max(n, 2), "xaxis": x, "yaxis": y | {"zeroline": False}}
     if line is not None:
         mark = {"color": GREY, "width": 1.4, "dash": "dash"}
         layout["shapes"] = [
