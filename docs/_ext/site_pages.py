@@ -264,13 +264,24 @@ def api() -> dict[str, str]:
     parts += [automatic("autoclass", f"cellalign.{name}", ":members:") for name in classes]
     for name in modules:
         module = getattr(cellalign, name)
-        names = getattr(module, "__all__", [key for key in vars(module) if not key.startswith("_")])
-        offered = [key for key in names if inspect.isfunction(getattr(module, key))]
+        offered = functions_of(module)
         parts += [f"## cellalign.{name}"]
         parts += [automatic("autofunction", f"cellalign.{name}.{key}") for key in offered]
     parts += ["## For authors of methods"]
     parts += [automatic("autoclass", "cellalign.methods.base.Method", ":members:")]
     return {"api": "\n\n".join(parts) + "\n"}
+
+
+def functions_of(module: Any) -> list[str]:
+    """What a module offers: its list, or the functions that are its own and no command's."""
+    import cellalign.cli.app  # noqa: F401  declares them all
+    from cellalign.tasks.declaration import DECLARATIONS
+
+    commands = {each.command for each in DECLARATIONS.values()}
+    own = [key for key, each in vars(module).items() if getattr(each, "__module__", None) == module.__name__]
+    names = getattr(module, "__all__", [key for key in own if not key.startswith("_")])
+    found = {key: getattr(module, key) for key in names}
+    return [key for key, each in found.items() if inspect.isfunction(each) and each not in commands]
 
 
 def automatic(directive: str, target: str, *options: str) -> str:
