@@ -93,8 +93,8 @@ def environment(there: Started) -> Any:
     if there.by == "torchrun":
         return TorchElasticEnvironment()
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
-        per_node = f"--ntasks-per-node={there.local}"  # SLURM's own option, not one of this command
-        raise UsageError(f"SLURM has to be told `{per_node}`, not the number of tasks alone")
+        mend = f"--ntasks-per-node={there.local}"
+        raise UsageError(f"SLURM has to be told `{mend}`, not the number of all tasks alone")
     return SLURMEnvironment(auto_requeue=False)
 
 
@@ -152,10 +152,10 @@ def _common(devices: int, nodes: int, threads: int | None) -> dict[str, str]:
                 f"{option('nodes', nodes)}: start it by srun or torchrun on all machines, or on each with "
                 f"{', '.join(missing)} set"
             )
-    if threads is None and asked_for() is None:
+    if threads is None and asked_for() in (None, available()):  # as the command has it where nobody asked
         threads = max(1, available() // devices)
-    found = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    return found | {
+    names = () if threads is None else ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {name: str(threads) for name in names} | {
         "WORLD_SIZE": str(devices * nodes),
         "LOCAL_WORLD_SIZE": str(devices),
         "GROUP_RANK": given.get("NODE_RANK", "0") if nodes > 1 else "0",
@@ -225,18 +225,17 @@ def _forwarding(ranks: Sequence[_Rank]) -> Iterator[None]:
 
 
 def _wait(ranks: Sequence[_Rank]) -> _Rank | None:
-    """Until all have ended, or one has failed and the others do not follow: which failed first."""
-    until, cause = math.inf, None
-    while time.monotonic() < until:
-        failed = [rank for rank in ranks if rank.code]
-        if cause is None and failed:
-            cause = failed[0]
+    """Until all have ended, or one has failed and the others do not follow: the one to blame."""
+    until = math.inf
+    while time.monotonic() < until and any(rank.code is None for rank in ranks):
+        if until == math.inf and any(rank.code for rank in ranks):
             until = time.monotonic() + PATIENCE
-        if all(rank.code is not None for rank in ranks):
-            break
         time.sleep(0.05)
-    killed = [rank for rank in ranks if (rank.code or 0) < 0]  # of which the others only notice
-    return killed[0] if killed else cause
+    failed = [rank for rank in ranks if rank.code]
+    killed = [rank for rank in failed if (rank.code or 0) < 0]
+    # that another has ended is noticed with the status of a training that failed
+    by_itself = [rank for rank in failed if rank.code != TrainingError.exit_status]
+    return next(iter(killed + by_itself + failed), None)
 
 
 def _end(ranks: Sequence[_Rank]) -> None:

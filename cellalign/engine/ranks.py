@@ -195,7 +195,8 @@ def _connect(there: Started, name: str) -> Ranks:
     if kind.type == "cuda" and there.local > torch.cuda.device_count():
         found = torch.cuda.device_count()
         seen = f"this process sees {found} GPU{'s' if found > 1 else ''}"
-        raise UsageError(f"{option('devices', there.local)}: {seen}; ask for so many, and SLURM for GPUs by node")
+        mend = "ask for so many, and SLURM for --gpus-per-node"
+        raise UsageError(f"{option('devices', there.local)}: {seen}; {mend}")
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy

@@ -115,7 +115,15 @@ def _dots(scores: Scores, groups: Sequence[str]) -> Chart:
     def of(system: str, group: str) -> Mapping[str, Any]:
         return rows.get((system, group), nothing)
 
-    ours = sorted(groups, key=lambda group: -np.nan_to_num(of(PREDICTION, group)["value"], nan=-9.0))[:MOST_GROUPS]
+    def place(group: str) -> tuple[bool, float]:
+        own = of(PREDICTION, group)
+        return own.get("status") == FITTED, -float(np.nan_to_num(own["value"], nan=-9.0))
+
+    measured = [group for group in groups if of(HALVES, group).get("measurable") is not False] or list(groups)
+    ours = sorted(measured, key=place)[:MOST_GROUPS]
+    status = [str(of(PREDICTION, group).get("status") or "") for group in ours]
+    mixed = len({str(of(PREDICTION, group).get("status") or "") for group in groups}) > 1
+    names = [f"{what}: {group}" if mixed and what else group for group, what in zip(ours, status, strict=True)]
     best = [of(str(of(PREDICTION, group).get("best_baseline") or ""), group) for group in ours]
     series: list[dict[str, Any]] = [
         {"name": "prediction", "colour": BLUE, "symbol": "circle", "rows": [of(PREDICTION, group) for group in ours]},
@@ -126,12 +134,9 @@ def _dots(scores: Scores, groups: Sequence[str]) -> Chart:
     for each in series:
         own = each.pop("rows")
         each |= {key: [row.get(column, math.nan) for row in own] for key, column in _ENDS.items()}
-    figure = rows_of_dots(ours, series, title=f"{MAIN} (1 is perfect)")
-    more = (
-        ""
-        if len(ours) == len(groups)
-        else f" The {len(ours)} best of {len(groups)} groups are drawn; the table has all."
-    )
+    figure = rows_of_dots(names, series, title=f"{MAIN} (1 is perfect)")
+    few = f" {len(ours)} of {len(groups)} groups are drawn, those that are measurable, predicted ones first."
+    more = "" if len(ours) == len(groups) else few
     caption = (
         f"Correlation of predicted and real change over the 50 genes that change most ({MAIN}), with 95 % intervals. "
         f"Halves of the real cells are what a repeat of the experiment would reach.{more}"
@@ -147,7 +152,7 @@ def _groups(scores: Scores, groups: Sequence[str]) -> Table:
     rows = {(row["system"], row["group"]): row for row in scores.panel(PANEL) if row["metric"] == MAIN}
     cells = {row["group"]: row["n_cells"] for row in scores.panel(PANEL)}
     lines = []
-    for group in groups:
+    for group in sorted(groups, key=lambda each: rows.get((PREDICTION, each), {}).get("status") == FITTED):
         own, half = rows.get((PREDICTION, group)), rows.get((HALVES, group))
         status = own["status"] if own else ""
         if half is not None and half["measurable"] is False:
@@ -156,19 +161,28 @@ def _groups(scores: Scores, groups: Sequence[str]) -> Table:
             line = ["predicts no change", "", "", "", ""]
         else:
             difference = between(own["difference_low"], own["difference_high"], sign=True)
-            said = SIGNS[outcome_of(own)] if own["best_baseline"] else "no baseline"
+            said = _sign(own)
             line = [said, number(own["value"]), own["best_baseline"], number(own["difference"], sign=True), difference]
-        lines.append([group, *line, number(half["value"]) if half else "", str(cells[group]), status])
-    columns = ["group", "verdict", "prediction", "best baseline", "better by", "95 %", "halves", "real cells", "status"]
+        lines.append([group, status, *line, number(half["value"]) if half else "", str(cells[group])])
+    columns = ["group", "status", "verdict", "prediction", "best baseline", "better by", "95 %", "halves", "real cells"]
     caption = f"{MAIN} of each group beside its best baseline"
     if scores.measurable is not None:
         caption += f"; measurable groups: {scores.measurable[0]} of {scores.measurable[1]}"
-    known = {line[-1] for line in lines}
+    known = {line[1] for line in lines}
     if len(known) == 1:  # said once
         caption += {FITTED: "; all are fitted, not predicted", PREDICTED: "; all are predicted"}.get(known.pop(), "")
-        columns, lines = columns[:-1], [line[:-1] for line in lines]
+        columns, lines = [columns[0], *columns[2:]], [[line[0], *line[2:]] for line in lines]
     folded = f"All {len(lines)} groups" if len(lines) > LONG else ""
-    return Table(columns, lines, caption, words=(0, 1, 3, *([8] if len(columns) > 8 else [])), folded=folded)
+    words = [i for i, name in enumerate(columns) if name in ("group", "status", "verdict", "best baseline")]
+    return Table(columns, lines, caption, words=words, folded=folded)
+
+
+def _sign(own: Mapping[str, Any]) -> str:
+    """The verdict on a group; of a fitted one it is of the fit."""
+    if not own["best_baseline"]:
+        return "no baseline"
+    sign = SIGNS[outcome_of(own)]
+    return sign.replace("\u00a0", "\u00a0fit\u00a0") if own["status"] == FITTED else sign
 
 
 SIGNS = {"better": "▲\u00a0better", "worse": "▼\u00a0worse", "undecided": "●\u00a0undecided"}

@@ -163,6 +163,7 @@ def command(
     devices: Annotated[int | None, o.DEVICES] = None,
     nodes: Annotated[int | None, o.NODES] = None,
     force: Annotated[bool, o.FORCE] = False,
+    dry_run: Annotated[bool, o.DRY_RUN] = False,
 ) -> None:
     """Predict the source cells' expression under condition --to: one row per source cell, and per --to of several.
 
@@ -179,6 +180,9 @@ def command(
     if current().first:
         files.check_cells_output(output, force, [source, model])
     predicted = fitted.predict(cells_of(source, fitted, streaming=True), **asked)
+    if dry_run:
+        _say_plan(call, predicted, to, output)
+        return
     if not current().first:
         for _ in predicted.batches():  # of which the first writes what all compute
             pass
@@ -188,6 +192,26 @@ def command(
     targets = predicted.record.targets
     said = f"{len(targets)} conditions" if len(targets) > 1 else targets[0].to if targets else _named(to)
     call.log.info("%s: %d cells as if %s (%s)", output, bare.n_obs, said, predicted.record.written)
+
+
+def _say_plan(call: Call, predicted: Any, to: str | list[str], output: str) -> None:
+    """Print what would be predicted; nothing is written."""
+    from cellalign.memory import said
+
+    bare, record = predicted.bare(), predicted.record
+    named = [target.to for target in record.targets] or [record.to or _named(to)]
+    layers = 2 + 2 * (record.interval is not None)  # X and source, lower and upper
+    size = said(4 * bare.n_obs * bare.n_vars * layers)
+    rows = [
+        ("model", f"{record.method}, of {record.condition}"),
+        ("predicts", ", ".join(map(str, named[:NAMED])) + (f", ... ({len(named)})" if len(named) > NAMED else "")),
+        ("from", record.from_ or "every other condition"),
+        ("as", record.written),
+        ("rows", f"{bare.n_obs:,} cells x {bare.n_vars:,} genes, up to {size} before compression"),
+        ("writes", output),
+    ]
+    title = "counterfactual would do this (nothing was written)"
+    call.print_rows(title, ["what", "how"], rows, "table", headings=["", ""], prose=True)
 
 
 def _named(to: str | list[str]) -> str:

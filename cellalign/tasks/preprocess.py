@@ -120,6 +120,7 @@ def command(
     input: Annotated[Reading, Argument("Files with raw counts; - is standard input.", metavar="INPUT")],
     output: Annotated[str, o.OUTPUT],
     force: Annotated[bool, o.FORCE] = False,
+    dry_run: Annotated[bool, o.DRY_RUN] = False,
 ) -> None:
     """Keep counts in layers["counts"], put normalised log1p expression in X, select highly variable genes."""
     from cellalign.data import files
@@ -133,5 +134,11 @@ def command(
     else:
         adata = cells_of(files.spool(input), like, streaming=True)
     result = preprocess(adata, **call.options)
+    if dry_run:
+        was, is_ = (f"{cells.n_obs:,} cells x {cells.n_vars:,} genes" for cells in (adata, result))
+        rows = [("reads", was), ("keeps", is_), ("layers", ", ".join(map(str, result.layers)) or "none")]
+        title = "preprocess would do this (nothing was written)"
+        call.print_rows(title, ["what", "how"], [*rows, ("writes", output)], "table", headings=["", ""], prose=True)
+        return
     files.write(result, output, force=force)
     call.log.info("%s: %d cells x %d genes", output, result.n_obs, result.n_vars)

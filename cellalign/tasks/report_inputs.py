@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KNOWN = "a model directory, cells, a table of evaluate, of benchmark or of targets"
 NOT_SHOWN = {
     "history": "the history of a model; give the model directory",
-    "de": "a table of genes (evaluate --de), which a report does not show; give the prediction and --against",
+    "de": "a table of tested genes, which a report does not show; give the prediction with the real cells",
 }
 LARGEST = 1 << 28  # bytes of a table
 

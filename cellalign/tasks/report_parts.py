@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.data.streamed import StreamedCells
-from cellalign.errors import CellalignError, InputError, UsageError
+from cellalign.errors import CellalignError, InputError, UsageError, spoken
 from cellalign.records import Provenance
 from cellalign.tasks.colours import MOST_VALUES, check_colours, expression, of_column
 
@@ -170,7 +170,8 @@ def _embedding_of(adata: AnnData, name: str) -> tuple[str, str]:
         return key, written.method
     known = _embeddings(adata)
     if not known:
-        raise InputError(f"{name}: no embedding X_* in obsm; run cellalign embed")
+        how = spoken(python="cellalign.embed(adata, model)", command="cellalign embed")
+        raise InputError(f"{name}: no embedding X_* in obsm; run {how}")
     return known[0], known[0].removeprefix("X_")
 
 

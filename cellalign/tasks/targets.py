@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cellalign.model import Model
 
 OF_CELLS = ("programs", "gene_sets", "interactions")  # what of the options is computed from cells
+STORES = (".h5ad", ".zarr")
 PICTURES = (".png", ".pdf", ".svg")
 SHOWN = 30  # rows of a printed table
 
@@ -122,7 +124,7 @@ def write_targets(graph: AnnData, path: str, *, force: bool = False) -> None:
 
     check_ending(path)
     ending = Path(path).suffix
-    if ending in ("", ".h5ad"):  # "-" is standard output
+    if ending in ("", *STORES):  # "-" is standard output
         files.write(graph, path, force=force)
         return
     with files.atomic_path(path, force) as fresh:
@@ -138,7 +140,7 @@ def check_ending(path: str) -> None:
     """UsageError where `write_targets` knows no format of that ending."""
     from cellalign.tasks.graph_files import TEXT
 
-    known = [".h5ad", *TEXT, *PICTURES]
+    known = [*STORES, *TEXT, *PICTURES]
     if path != "-" and Path(path).suffix not in known:
         raise UsageError(f"{option('output', path)} ends in none of {', '.join(known)}")
 
@@ -147,7 +149,8 @@ def check_ending(path: str) -> None:
 def command(
     call: Call,
     output: Annotated[
-        str, Option("Output .h5ad, .csv, .json, .graphml, .png, .pdf or .svg.", ("--output", "-o"), metavar="FILE")
+        str,
+        Option("Output .h5ad, .zarr, .csv, .json, .graphml, .png, .pdf or .svg.", ("--output", "-o"), metavar="FILE"),
     ],
     input: Annotated[
         Reading,
@@ -171,11 +174,14 @@ def command(
 
         files.check_output(output, force, [asked["gene_sets"]], standard_output=True)
         asked = asked | {"gene_sets": read_gmt(asked["gene_sets"])}
-    files.check_output(output, force, [input, model], standard_output=True)
+    check: Callable[..., None] = partial(files.check_output, standard_output=True)
+    if Path(output).suffix in STORES:
+        check = files.check_cells_output
+    check(output, force, [input, model])
     fitted, cells = load(model), None
     if _of_cells(asked):
         source = source_of(input, fitted)
-        files.check_output(output, force, [source], standard_output=True)
+        check(output, force, [source])
         cells = cells_of(source, fitted)
     found = targets(fitted, cells, **asked)
     write_targets(found, output, force=force)

@@ -92,7 +92,9 @@ def say_plan(
         rows += [("warning", line) for line in warnings_of(adata, prepared, asked["seed"])]
         rows.append(("estimate", estimated(prepared, device, seed=asked["seed"], always=True).said))
     rows.append(("writes", ", ".join(writes)))
-    call.print_rows("train would do this (nothing was written)", ["what", "how"], rows, "table", prose=True)
+    call.print_rows(
+        "train would do this (nothing was written)", ["what", "how"], rows, "table", headings=["", ""], prose=True
+    )
 
 
 def of_numbers(prepared: Prepared) -> list[str]:

@@ -50,12 +50,16 @@ COMMANDS = {
     "one method": ["methods", "comp"],
     "metrics": ["methods", "--metrics"],
     "a training that would be": "train {cells} --condition stim --label cell_type --dry-run -m none".split(),
+    "a prediction that would be": "counterfactual --to stimulated -o none.h5ad --dry-run".split(),
+    "a file that would be": "preprocess {cells} -o none.h5ad --dry-run".split(),
+    "check": "check {cells} --condition stim --label cell_type".split(),
+    "info of a file": "info predicted.h5ad".split(),
+    "info of a model": "info cellalign-model".split(),
     "mixing": "evaluate emb.h5ad --condition stim --label cell_type".split(),
     "response": "evaluate predicted.h5ad --against {cells} --label cell_type".split(),
     "tune": "tune {cells} --condition stim --method vae --grid latent_dim=3,4 --seeds 1 --epochs 1 --by loss "
     "--set hidden=[8] -m tuned --force".split(),
-    "benchmark": "benchmark {cells} --condition stim --label cell_type --methods linear --holdout-each cell_type "
-    "--group B".split(),
+    "benchmark": "benchmark {cells} --condition stim --methods linear,local --holdout-each cell_type --group B".split(),
     "reproduce": "reproduce cellalign-model".split(),
 }
 
@@ -73,3 +77,17 @@ def place(model, cellalign, kang_like):
 def test_no_table_loses_a_name_or_a_number(narrow, place, kang_like, name):
     words = [word.format(cells=kang_like) for word in COMMANDS[name]]
     check(*narrow(place, *words))
+
+
+def test_a_dry_run_writes_nothing(place, kang_like, cellalign):
+    before = sorted(path.name for path in place.iterdir())
+    run = cellalign(cwd=place)
+    for words in (COMMANDS["a training that would be"], COMMANDS["a prediction that would be"]):
+        done = run(*(word.format(cells=kang_like) for word in words))
+        assert done.returncode == 0 and "nothing was written" in done.stdout, done.stderr
+    assert sorted(path.name for path in place.iterdir()) == before
+    done = run("train", kang_like, *"--condition stim --label cell_type --dry-run --method comp -m none".split())
+    said = " ".join(done.stdout.split())
+    assert "control (200, the control)" in said or "the control)" in said
+    for what in ("trained on", "computed on", "about", "weights", "writes none"):
+        assert what in said, what

@@ -219,6 +219,18 @@ def test_a_command_ends_as_its_ranks_do(nobody, tmp_path, capfd):
     assert capfd.readouterr().err == "line of 0\nrank 1: line of 1\n"
 
 
+def test_cpus_are_shared_out_unless_somebody_says_how_many(nobody, tmp_path, capfd):
+    ranks_that(nobody, tmp_path, "print(os.environ.get('OMP_NUM_THREADS'), os.environ.get('NUMBA_NUM_THREADS'))")
+    nobody.setattr(launch, "available", lambda: 6)
+    nobody.delenv("NUMBA_NUM_THREADS", raising=False)
+    for asked, threads, found in ((None, None, "3 3"), ("6", None, "3 3"), ("4", None, "4 None"), ("4", 5, "5 5")):
+        nobody.delenv("OMP_NUM_THREADS", raising=False)
+        if asked is not None:
+            nobody.setenv("OMP_NUM_THREADS", asked)
+        assert run_ranks([], 2, 1, threads) == 0
+        assert capfd.readouterr().out.strip() == found
+
+
 def test_of_several_machines_it_is_said_which_is_which(nobody, tmp_path, capfd):
     with pytest.raises(UsageError, match="nodes=2: start it by srun or torchrun .* NODE_RANK, MASTER_ADDR"):
         run_ranks([], 2, 2)

@@ -224,6 +224,20 @@ def test_fitted_is_never_shown_as_predicted(status, verdict):
         assert first.text == verdict, "the sentence is the evaluation's own"
 
 
+def test_predicted_groups_come_before_fitted_ones_and_both_say_so():
+    rows = reported.response_rows()
+    for each in rows:
+        if each["system"] == "prediction" and each["group"] == "NK":
+            each["status"] = "fitted"
+    page = build(Parts(scored=[reported.scores(rows, "the response is better; ...")]))
+    dots, table = page.sections[0].blocks[:2]
+    assert [line[0] for line in table.rows] == [reported.EVIL, "NK"]
+    assert [line[1] for line in table.rows] == ["predicted", "fitted"]
+    assert [line[2] for line in table.rows] == ["▲\u00a0better", "▲\u00a0fit\u00a0better"]
+    names = dots.figures["all"]["layout"]["yaxis"]["ticktext"]
+    assert names[1] == "fitted: NK" and names[0].startswith("predicted:")
+
+
 @pytest.mark.parametrize(
     ("difference", "mark", "tone"),
     [

@@ -104,3 +104,12 @@ def test_programs_name_the_genes_a_latent_reads(graph, shifts, svae_model):
     assert np.mean(named) > follow.mean()
     with pytest.raises(UsageError, match="programs=0 is not positive"):
         cellalign.add_programs(graph, svae_model, shifts, 0)
+
+
+def test_a_graph_is_written_as_zarr_too(svae_model, tmp_path):
+    graph = cellalign.targets(svae_model)
+    cellalign.write_targets(graph, str(tmp_path / "graph.zarr"))
+    found = ad.read_zarr(tmp_path / "graph.zarr")
+    np.testing.assert_array_equal(np.asarray(found.X), np.asarray(graph.X))
+    with pytest.raises(UsageError, match=r"ends in none of .h5ad, .zarr"):
+        cellalign.write_targets(graph, str(tmp_path / "graph.xml"))

@@ -305,11 +305,13 @@ def _by_kind(file: Path, kind: str, name: str, reading: Reading, wanted: Wanted 
 
 def _whole(file: Path, kind: str, name: str, reading: Reading) -> AnnData:
     """The cells of a format that is read as a whole."""
-    from cellalign.data.formats import counted
+    from cellalign.data.formats import counted, parse
     from cellalign.data.formats.table import read_table
 
     if kind == "10x":
         return counted.read_10x(file, name, reading.modality)
+    if kind == "parse" or (kind == "mtx" and parse.matrix_in(file.parent) == file):
+        return parse.read_parse(file, name)
     if kind == "mtx":
         return counted.read_mtx(file, name, reading.modality)
     _say_unused(reading, name)

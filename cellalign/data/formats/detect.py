@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import h5py
 
-READ = ("h5ad", "zarr", "zarr.zip", "h5mu", "10x", "mtx", "loom", "table")
+READ = ("h5ad", "zarr", "zarr.zip", "h5mu", "10x", "mtx", "parse", "loom", "table")
 HEAD = 4096
 PACKED: dict[bytes, tuple[str, Callable[[Path], IO[bytes]]]] = {
     b"\x1f\x8b": ("gzip", gzip.open),  # type: ignore[dict-item]
@@ -137,6 +137,8 @@ def _kind_of_folder(path: Path) -> str:
         return "zarr"
     if "model.yaml" in names:
         return "model"
+    if {"all_genes.csv", "cell_metadata.csv"} <= names:
+        return "parse"
     if any(name.endswith(("matrix.mtx", "matrix.mtx.gz")) for name in names):
         return "mtx"
     if any(name.startswith("__tiledb") or name == "__group" for name in names):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-ENDINGS = ".h5ad, .zarr, .h5mu, .loom, 10x .h5, a 10x matrix folder, .csv or .tsv"
+ENDINGS = ".h5ad, .zarr, .h5mu, .loom, 10x .h5, a 10x matrix or Parse folder, .csv or .tsv"
 
 # of each kind: what it is, and what to do; {path} and {stem} stand for the file
 _OTHERS = {
