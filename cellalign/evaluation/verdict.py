@@ -74,7 +74,7 @@ def verdict(groups: Sequence[Scored], seed: int, metric: str = DECIDES) -> str:
     if len(of) > 1 and said:
         said.append(_of_each(of, seed, metric))
     if nothing:
-        why = f"two halves of the real cells agree by less than {MEASURABLE:g}"
+        why = f"over all genes two halves of the real cells agree by less than {MEASURABLE:g}"
         said.append(f"not measurable ({why}): {listed(nothing, NAMED)}")
     return "; ".join(part for part in said if part)
 
@@ -98,10 +98,11 @@ def _of_means(groups: Sequence[Scored], seed: int, metric: str) -> str:
         return f"no other group and no other condition is there for a baseline, and the {what} is judged by none"
     ours, theirs = (np.mean([group.plain(name, metric) for group in groups]) for name in (PREDICTION, found.best))
     how = {"better": "better than", "worse": "worse than", "undecided": "no better than"}[found.paired.verdict]
-    paired = found.paired
+    paired, shown = found.paired, np.mean([group.values[PREDICTION][metric] for group in groups])
+    owes = f" ({shown:.3f} less what it owes to its own control's noise)" if f"{shown:.3f}" != f"{ours:.3f}" else ""
     p = f", p {paired.p:.2g} over {len(groups)} groups" if np.isfinite(paired.p) else ""
     return (
-        f"the {what} is {how} the best baseline, {found.best}: {metric} {ours:.3f} beside {theirs:.3f}, "
+        f"the {what} is {how} the best baseline, {found.best}: {metric} {ours:.3f}{owes} beside {theirs:.3f}, "
         f"difference {paired.difference:+.3f} ({paired.interval.low:+.3f} to {paired.interval.high:+.3f}{p})"
     )
 

@@ -111,7 +111,9 @@ def test_cells_without_an_effect_are_not_measurable_whatever_is_predicted():
     real.X = rng.normal(size=real.shape).astype(np.float32)
     result = scored(start(real), real, 0)
     assert result.measurable == (0, TYPES)
-    assert result.verdict.startswith("not measurable (two halves of the real cells agree by less than 0.2): t0, t1")
+    assert result.verdict.startswith(
+        "not measurable (over all genes two halves of the real cells agree by less than 0.2): t0, t1"
+    )
     assert "best baseline" not in result.verdict
     of = [row.evidence for row in result.rows if row.system == "prediction" and row.group != "mean"]
     assert not any(each.measurable for each in of) and all(np.isnan(each.anchored) for each in of)

@@ -73,7 +73,9 @@ def test_kinases_without_an_effect_are_not_measurable_whatever_a_method_reaches(
         parts.append(part)
     result = cellalign.evaluate(ad.concat(parts), against=glioma, condition="perturbation", panels=["response"])
     assert result.measurable == (0, 2)
-    assert result.verdict.startswith("not measurable (two halves of the real cells agree by less than 0.2): MAPK1")
+    assert result.verdict.startswith(
+        "not measurable (over all genes two halves of the real cells agree by less than 0.2): MAPK1"
+    )
     assert result.value("r_change_all", system="prediction", group="mean") > 0.15, "whatever is reached"
     assert all(
         not np.isfinite(row.evidence.anchored) for row in result.rows if row.system == "prediction" and row.evidence
