@@ -63,8 +63,10 @@ def _check_place() -> None:
 
 def _start_ranks(asked: Mapping[str, Any]) -> None:
     """Where several processes are to carry out a command and nobody has started them: do, and end as they end."""
-    from cellalign.engine.launch import run_ranks, several_to_start
+    from cellalign.engine.launch import run_ranks, several_to_start, started
 
+    if "devices" not in asked and (there := started(None, None)) is not None:
+        raise UsageError(f"{there.by} started {there.world} processes, and this command is for one: start it by itself")
     devices, nodes = asked.get("devices"), asked.get("nodes")
     if not several_to_start(devices, nodes):
         return

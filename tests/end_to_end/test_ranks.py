@@ -109,6 +109,13 @@ def test_who_else_starts_them(models, kang_like, by):
     alike(models / "one", models / by)
 
 
+def test_a_command_for_one_process_is_refused_to_several(tmp_path, kang_like):
+    env = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    [(process, said)] = by_hand(["preprocess", kang_like, "-o", "x.h5ad"], tmp_path, [env | {"MASTER_PORT": "1"}])
+    assert process.returncode == 2 and "torchrun started 2 processes, and this command is for one" in said
+    assert not (tmp_path / "x.h5ad").exists()
+
+
 class Running:
     """A long training on two ranks, up to its first checkpoint."""
 
