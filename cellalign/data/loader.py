@@ -19,7 +19,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from cellalign.data.source import OnDisk, Part, Rows, as_matrix, digest_of, on_disk
+from cellalign.data.source import Part, Rows, as_matrix, digest_of, on_disk
 from cellalign.data.stored import ahead
 from cellalign.nn.minibatch import CONDITION, Fields, Minibatch
 
@@ -150,29 +150,25 @@ class Cells:
             yield found
             del found
 
-    def shuffled(self, rows: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
-        """One epoch of these rows as `shuffled` orders them, of a matrix on disk as `shuffled_blocks` does."""
+    @property
+    def order(self) -> list[int]:
+        """How these cells are best shuffled: `neighbours` and `read_together` of `shuffled` on disk; none in memory."""
         source = on_disk(self.matrix)
-        if source is None:
-            return shuffled(rows, size, generator)
-        return shuffled_blocks(rows, size, generator, source.neighbours, source.read_together)
-
-    def balanced(self, rows: Tensor, condition: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
-        """One epoch of these rows, `balanced` by their conditions."""
-        source = on_disk(self.matrix)
-        if source is None:
-            return balanced(rows, condition, size, generator)
-        return balanced(rows, condition, size, generator, source.neighbours, source.read_together)
+        return [] if source is None else [source.neighbours, source.read_together]
 
     def keep(self, rows: Tensor) -> None:
         """Have rows that will be read in every epoch at hand, where that takes little memory."""
-        if isinstance(self.matrix, OnDisk):
-            self.matrix.keep(rows)
+        source = on_disk(self.matrix)
+        if source is not None:
+            source.keep(self.matrix.index[rows] if isinstance(self.matrix, Part) else rows)
 
     def part(self, rows: Tensor) -> Cells:
         """Some of the cells; their matrix is not copied."""
         columns = tuple(column[rows] for column in self.columns)
-        return replace(self, matrix=Part(self.matrix, rows), columns=columns, n=len(rows))
+        # of a part the rows are those of the whole: what is read from disk is asked for by these
+        inner = isinstance(self.matrix, Part)
+        matrix = Part(self.matrix.whole, self.matrix.index[rows]) if inner else Part(self.matrix, rows)  # type: ignore
+        return replace(self, matrix=matrix, columns=columns, n=len(rows))
 
     def to(self, device: torch.device) -> Cells:
         """The same cells on another device."""
@@ -225,35 +221,26 @@ def make_cells(
     return Cells(as_matrix(x), fields, tuple(encoded(field) for field in fields), adata.n_obs)
 
 
-def shuffled(rows: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+def shuffled(
+    rows: Tensor, size: int, generator: torch.Generator, neighbours: int = 1, read_together: int = 0
+) -> list[Tensor]:
     """One epoch of row numbers in random order, cut into equal parts of at most `size` cells.
 
     Equal parts rather than a short last one: no cell is left out, and batch normalisation never meets a
     single cell; batches of one or two cells may get one more for that.
-    """
-    order = rows[torch.randperm(len(rows), generator=generator)]
-    return list(torch.tensor_split(order, _n_batches(len(rows), size)))
-
-
-def _n_batches(n: int, size: int) -> int:
-    return max(1, min(-(-n // size), n // 2))
-
-
-def shuffled_blocks(
-    rows: Tensor, size: int, generator: torch.Generator, neighbours: int, read_together: int
-) -> list[Tensor]:
-    """`shuffled`, for rows that are read from disk: of what is read together the rows come from blocks of neighbours.
 
     Parameters
     ----------
     rows : Tensor [n], int64
-        Ascending.
-    size : int
-    neighbours : int
-        Rows in a block; blocks are in random order.
-    read_together : int
-        Rows that are read at once (`together`): these are in random order, whichever block they are of.
+        Ascending, where they are on disk.
+    neighbours, read_together : int
+        Of rows that are read from disk: how many are in a block, whose rows stay neighbours while blocks are shuffled,
+        and how many are read at once (`together`); these are shuffled once more, whichever block they are of. Without
+        them every order is as likely as another.
     """
+    if not read_together:
+        order = rows[torch.randperm(len(rows), generator=generator)]
+        return list(torch.tensor_split(order, _n_batches(len(rows), size)))
     parts = list(torch.tensor_split(_in_blocks(rows, generator, neighbours), _n_batches(len(rows), size)))
     found: list[Tensor] = []
     for first, last in together(parts, read_together):
@@ -261,6 +248,10 @@ def shuffled_blocks(
         own = own[torch.randperm(len(own), generator=generator)]
         found += own.split([len(part) for part in parts[first:last]])
     return found
+
+
+def _n_batches(n: int, size: int) -> int:
+    return max(1, min(-(-n // size), n // 2))
 
 
 def _in_blocks(rows: Tensor, generator: torch.Generator, neighbours: int) -> Tensor:
@@ -303,14 +294,12 @@ def balanced(
     condition : Tensor [n], int64
         Condition codes of these rows.
     neighbours, read_together : int
-        Of rows on disk, as of `shuffled_blocks`.
+        Of rows on disk, as of `shuffled`.
     """
     codes = condition.unique()
     share, steps = size // len(codes), max(1, -(-len(rows) // size))
     if share < 2:
-        if read_together:
-            return shuffled_blocks(rows, size, generator, neighbours, read_together)
-        return shuffled(rows, size, generator)
+        return shuffled(rows, size, generator, neighbours, read_together)
     share = min(share, max(2, -(-len(rows) // (steps * len(codes)))))
     parts = []
     for code in codes:

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cellalign.data.loader import Cells
+from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
 from cellalign.engine.feeding import brought, placed
@@ -135,7 +135,7 @@ class _Run:
 
     def begin(self, plan: Plan) -> None:
         """Be before the first step of a plan."""
-        self.plan, self.state = plan, State()
+        self.plan, self.state = plan, State(order=self.cells.order)
         self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
         self.epochs = plan.resolve_epochs(len(self.train)) if self.players else 0
         self.steps_per_epoch = max(1, math.ceil(len(self.train) / plan.batch_size))
@@ -174,7 +174,7 @@ class _Run:
         self.method.eval().requires_grad_(True)
         if isinstance(self.method, FitsInClosedForm):
             # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
-            rows = self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
+            rows = shuffled(self.train, self.plan.batch_size, self.shuffler, *self.state.order)
             with torch.no_grad():
                 self.method.fit_closed_form(lambda: brought(self.cells.batches(rows), self.device))
         return self.state
@@ -302,9 +302,9 @@ class _Run:
     def rows_of_batches(self) -> list[Tensor]:
         """Row numbers of one epoch's batches."""
         if self.condition is None:
-            rows = self.cells.shuffled(self.train, self.plan.batch_size, self.shuffler)
+            rows = shuffled(self.train, self.plan.batch_size, self.shuffler, *self.state.order)
         else:
-            rows = self.cells.balanced(self.train, self.condition, self.plan.batch_size, self.shuffler)
+            rows = balanced(self.train, self.condition, self.plan.batch_size, self.shuffler, *self.state.order)
         return self.sharing.agreed(rows, self.shuffler)
 
     def rate(self) -> float:

@@ -62,6 +62,8 @@ def started(devices: int | None, nodes: int | None) -> Started | None:
     """
     asked = (devices or 1) * (nodes or 1)
     by = started_by(asked)
+    if asked == 1 and (devices or nodes):  # who says so has processes that have nothing to do with each other
+        return None
     if by is None:
         if asked > 1:
             torchrun = f"torchrun --nproc-per-node {devices or 1} SCRIPT"

@@ -30,6 +30,8 @@ class State:
         How often the plan's batches were halved because memory ran out.
     setbacks : list of str
         Each divergence that the run went back from, in words.
+    order : list of int
+        How an epoch's cells are shuffled, as `Cells.order` says it of where they lay when the run began.
     """
 
     epoch: int = 0
@@ -43,6 +45,7 @@ class State:
     lr_factor: float = 1.0
     halvings: int = 0
     setbacks: list[str] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
 
     def go_back(self) -> bool:
         """Be as after the best epoch, or as before the first where none was better than untrained networks: which."""

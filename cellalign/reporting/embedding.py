@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cellalign.reporting.blocks import Block, CellMap, Chart, Finding, Section, Table
-from cellalign.reporting.figures import BLUE, GREY, rows_of_dots
+from cellalign.reporting.figures import BLUE, GREY, MOST_ROWS, rows_of_dots
 from cellalign.reporting.parts import Embedded
 from cellalign.reporting.scores import Scores, listed, number, value_of
 
@@ -96,6 +96,7 @@ def _dots(rows: Sequence[Mapping[str, Any]]) -> Chart:
     figures = {}
     for metric in dict.fromkeys(row["metric"] for row in rows if row["metric"] in METRICS):
         own = [row for row in rows if row["metric"] == metric and not math.isnan(row["null"])]
+        own = sorted(own, key=lambda row: "=" in row["group"] and len(own) > MOST_ROWS)[:MOST_ROWS]  # types first
         if not own:
             continue
         names = [_named(row) for row in own]

@@ -20,7 +20,9 @@ PINK, SKY, RUST = PALETTE[3], PALETTE[4], PALETTE[5]
 GREY, DARK, SOFT = "#8c959f", "#1b1f24", "#57606a"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "triangle-down")
-ROW, FRAME = 30, 110  # pixels: of a row of names, of all around the rows
+ROW, TWO_LINES = 30, 38  # pixels of a row of names, of one line or two
+FRAME, HIGHEST = 110, 2400  # pixels around all rows, and of a heat map
+MOST_ROWS = 40  # of dots; tables have all
 LONGEST, LINE = 40, 20  # letters of a name on an axis, and of a line of it
 DRAWN_GENES = 2500  # of a scatter: more points are no more picture
 ALL_GENES = 24_000  # of all scatters of a page, which has to stay small
@@ -40,13 +42,13 @@ def plain(name: str) -> str:
 
 def names_of(names: Sequence[str]) -> list[str]:
     """Names for an axis, each a different one."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for name in map(str, names):
         own, i = _lines(short(name)), 2
         while own in found:
             own, i = f"{_lines(short(name, LONGEST - 4))} ({i})", i + 1
-        found.append(own)
-    return found
+        found[own] = None
+    return list(found)
 
 
 def _lines(name: str) -> str:
@@ -104,7 +106,8 @@ def rows_of_dots(
     x: dict[str, Any] = {"title": {"text": title}, "zeroline": line is None}
     if span is not None:
         x["range"] = list(span)
-    layout: dict[str, Any] = {"height": FRAME + ROW * max(n, 2), "xaxis": x, "yaxis": y | {"zeroline": False}}
+    row = TWO_LINES if any("<br>" in name for name in shown) else ROW
+    layout: dict[str, Any] = {"height": FRAME + row * max(n, 2), "xaxis": x, "yaxis": y | {"zeroline": False}}
     if line is not None:
         mark = {"color": GREY, "width": 1.4, "dash": "dash"}
         layout["shapes"] = [
@@ -311,7 +314,8 @@ def heat_map(
 ) -> dict[str, Any]:
     """Effects [rows, columns] as colour, white where there is none, and their probability at the pointer."""
     reach = float(np.abs(effect).max(initial=0)) or 1.0
-    height = min(22.0, max(7.0, 900 / max(1, len(rows))))
+    whole = min(22.0 * len(rows), max(900.0, min(7.0 * len(rows), HIGHEST)))
+    height = whole / max(1, len(rows))
     trace = {
         "type": "heatmap",
         "z": packed(effect.astype(np.float32)),

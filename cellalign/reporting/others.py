@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cellalign.reporting.blocks import Block, Chart, Finding, Section, Table, Tone
-from cellalign.reporting.figures import BLUE, GREEN, PALETTE, SYMBOLS, curves, heat_map, rows_of_dots
+from cellalign.reporting.figures import BLUE, GREEN, MOST_ROWS, PALETTE, SYMBOLS, curves, heat_map, rows_of_dots
 from cellalign.reporting.parts import Benchmarked, Targeted, Trained
 from cellalign.reporting.scores import Scores, listed, number
 
@@ -166,8 +166,10 @@ def benchmark_section(own: Benchmarked, name: str, of: str) -> Section:
             series.append({"name": line[0], "values": line[1], "colour": colour, "symbol": symbol, "size": 14})
     blocks: list[Block] = []
     if len(own.groups) and len(own.methods):
-        figure = rows_of_dots(own.groups, series, title=own.metric)
-        figure["layout"]["height"] += 10 * len(own.groups) * max(0, len(series) - 3)
+        for each in series:
+            each["values"] = each["values"][:MOST_ROWS]
+        figure = rows_of_dots(own.groups[:MOST_ROWS], series, title=own.metric)
+        figure["layout"]["height"] += 10 * len(own.groups[:MOST_ROWS]) * max(0, len(series) - 3)
         blocks.append(
             Chart(
                 {"all": figure},

@@ -218,7 +218,7 @@ def command(
     """
     from cellalign.data import files
 
-    found = check(files.read(files.spool(input)), **call.options)
+    found = check(files.read(files.spool(input), streaming=True), **call.options)
     errors, warnings = found.of("error"), found.of("warning")
     n = [(len(errors), "error"), (len(warnings), "warning")]
     counted = " and ".join(f"{k} {name}{'s' if k != 1 else ''}" for k, name in n if k)

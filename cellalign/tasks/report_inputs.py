@@ -86,7 +86,7 @@ class Given:
         else:
             from cellalign.data.files import read
 
-            self.kinds[path] = self._cells(name, read(Reading((path,))))
+            self.kinds[path] = self._cells(name, read(Reading((path,)), streaming=True))
 
     def _json(self, path: str, name: str) -> str:
         from cellalign.reporting.scores import Scores
@@ -143,20 +143,23 @@ class Given:
             )
 
     def _cells(self, name: str, adata: AnnData) -> str:
-        """Cells by what their record says of them."""
+        """Cells by what their record says of them; of embedded ones the matrices may stay on disk."""
+        from cellalign.data.streamed import StreamedCells
         from cellalign.evaluation.run import _embeddings
         from cellalign.records import Provenance
 
         record = Provenance.of(adata.uns)
+        embedded = record.counterfactual is None and record.targets is None and (record.embedding or _embeddings(adata))
+        if embedded and "edge" not in adata.layers:
+            self.embedded.append((name, adata))
+            return "embedded cells"
+        adata = adata.to_memory() if isinstance(adata, StreamedCells) else adata
         if record.targets is not None or {"probability", "edge"} <= set(adata.layers):
             self.graphs.append((name, adata))
             return "graph of targets"
         if record.counterfactual is not None:
             self.predicted.append((name, adata))
             return "predicted cells"
-        if record.embedding or _embeddings(adata):
-            self.embedded.append((name, adata))
-            return "embedded cells"
         self.real.append((name, adata))
         return "cells"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,23 +15,19 @@ from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, noted, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.learn_on import Learn, Parent, prepare_on, started
-from cellalign.tasks.notebook import shown
+from cellalign.tasks.learn_on import Learn, Parent, prepare_on
 from cellalign.tasks.prepare import Prepared, prepare, what_is_read
 from cellalign.tasks.resuming import Resuming
 from cellalign.tasks.spoken_as import in_their_words
+from cellalign.tasks.trained import trained
 from cellalign.tasks.understood import say_plan, tell_before
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from anndata import AnnData
 
-    from cellalign.engine.fit import Progress, State
-    from cellalign.engine.plan import Plan
-    from cellalign.methods.base import Method
+    from cellalign.engine.fit import Progress
     from cellalign.model import Model
-    from cellalign.records import Outcome
 
 log = logging.getLogger("cellalign")
 MANY = 30  # conditions of which not every pair is looked at
@@ -178,8 +173,8 @@ def train(
     devices, nodes : int, optional
         Processes on each machine, and machines, that train together: each takes its part of every batch, and the model
         is that of one process. In Python the script is started once for each, by torchrun or srun, and each calls
-        this; the command starts them itself. Without the options there are as many as torchrun started. The first
-        alone writes.
+        this; the command starts them itself. Without the options there are as many as torchrun started; `devices=1`
+        trains alone whoever started it. The first alone writes.
     holdout : sequence of "key=value,key=value"
         Cells that meet all of an item's terms are not trained on.
     progress : Progress or bool, optional
@@ -228,17 +223,12 @@ def train(
     TrainingError
         Training diverged or memory ran out.
     """
-    import torch
-
     from cellalign.data.said import tell
-    from cellalign.engine.device import computing, machine
-    from cellalign.engine.fit import fit
-    from cellalign.engine.observed import observe_cells
+    from cellalign.engine.device import computing
     from cellalign.engine.ranks import check_shares, connected
     from cellalign.methods.registry import get
-    from cellalign.model import Model
-    from cellalign.model_directory import build_to_train, check_model_output, holds_model
-    from cellalign.tasks.calibrate import NONE, calibrate_later, calibrated, calibrating
+    from cellalign.model_directory import check_model_output, holds_model
+    from cellalign.tasks.calibrate import NONE, calibrate_later, calibrating
 
     parent = Parent.of(from_, learn, method, missing_genes)
     preparing = prepare if parent is None else partial(prepare_on, parent=parent)
@@ -302,45 +292,19 @@ def train(
         checkpoint = resuming.checkpoint(record)
         for level, message in prepared.notes:
             tell(level, message)
-        with computing(device, threads, deterministic=deterministic) as torch_device:
-            used = machine(torch_device, ranks.world, deterministic=deterministic)
-            record = record.model_copy(update={"machine": used})
-            if before is not None:
-                before(prepared, torch_device)
-            torch.manual_seed(seed)
-            module, learning_on = (build_to_train(record), None) if parent is None else started(parent, record)
-            prepared.cells.batch(torch.from_numpy(prepared.train_rows[:1]))  # what reads rows is compiled or loaded
-            began, prepared.cells.waiting.seconds = time.perf_counter(), 0.0
-            with shown(progress) as told:
-                state = fit(
-                    module,
-                    prepared.cells,
-                    torch.from_numpy(prepared.train_rows),
-                    torch.from_numpy(prepared.validation_rows),
-                    prepared.plan,
-                    device=torch_device,
-                    seed=seed,
-                    progress=told,
-                    checkpoint=checkpoint,
-                    learning_on=learning_on,
-                )
-            waiting = prepared.cells.waiting.seconds / max(time.perf_counter() - began, 1e-9)
-            kept = None if parent is None else parent.model.method.observed
-            observe_cells(module, prepared.cells, [torch.from_numpy(rows) for rows in prepared.rows], kept)
-            _say_caveats(module)
-            held_out = None
-            if planned is not None:
-                held_out = calibrated(prepared, planned, device=torch_device, seed=seed)
-                record = record.model_copy(update={"calibration": planned.record})
-        findings = module.findings()
-        for found in findings:
-            tell(logging.INFO, found)
-        if state.halvings:  # as if they had been asked for
-            training = record.training | {"batch_size": prepared.plan.batch_size >> state.halvings}
-            record = record.model_copy(update={"training": training})
-        record = record.model_copy(update={"outcome": _outcome(state, findings, prepared.plan)})
-        model = Model(module, record, state.history, _seen(prepared, parent), held_out)
-        model.waiting = waiting
+        model = trained(
+            prepared,
+            parent=parent,
+            planned=planned,
+            checkpoint=checkpoint,
+            before=before,
+            progress=progress,
+            device=device,
+            threads=threads,
+            deterministic=deterministic,
+            seed=seed,
+            world=ranks.world,
+        )
         if model_path is not None and checkpoint is not None and ranks.first:
             model.save(Path(model_path), force=force)
             checkpoint.remove()  # not before: a run that is killed here has the one or the other
@@ -471,47 +435,3 @@ def vectors(kinds: Mapping[str, str] | None) -> list[str]:
     from cellalign.data.fields import Column
 
     return [key for key, kind in (kinds or {}).items() if kind in Column.KINDS and Column.KINDS[kind].in_obsm]
-
-
-def _say_caveats(method: Method) -> None:
-    """What predictions from the control, or of few conditions between any two, will suffer from."""
-    from cellalign.data.said import tell
-    from cellalign.methods.base import Predicts
-
-    conditions, control = range(method.layout.n_conditions), method.layout.control
-    if not isinstance(method, Predicts) or (control is None and len(conditions) > MANY):
-        return
-    found = method.caveats(conditions if control is None else [control], conditions)
-    if found:
-        more = f" (and {len(found) - 1} others)" if len(found) > 1 else ""
-        tell(logging.WARNING, found[0] + more)
-
-
-def _seen(prepared: Prepared, parent: Parent | None) -> np.ndarray | None:
-    """Fingerprints of all cells that the model has seen; None where it began with one that does not know its own."""
-    import numpy as np
-
-    from cellalign.data.fingerprints import of_trained
-
-    before = None if parent is None else parent.model.trained
-    if parent is not None and before is None:
-        return None
-    rows = np.concatenate([prepared.train_rows, prepared.validation_rows])
-    return of_trained(prepared.cells.matrix, len(prepared.cells), rows, before)
-
-
-def _outcome(state: State, findings: list[str], plan: Plan) -> Outcome:
-    from cellalign.records import Outcome
-
-    best = (state.best_epoch, round(state.best_loss, 6)) if state.best_epoch else (None, None)
-    return Outcome(
-        epochs=state.epoch,
-        steps=state.step,
-        seconds=round(state.seconds, 2),
-        best_epoch=best[0],
-        validation_loss=best[1],
-        setbacks=state.setbacks,
-        lr_factor=state.lr_factor,
-        findings=findings,
-        batch_size_asked=plan.batch_size if state.halvings else None,
-    )

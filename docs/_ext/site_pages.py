@@ -32,7 +32,12 @@ CAPABILITIES = {  # what a method does that has one
 
 def plain(text: Any) -> str:
     """Text as Markdown shows it letter by letter, also in a table."""
-    return re.sub(r"([\\`*_<>\[\]|$#~{}])", r"\\\1", " ".join(str(text).split()))
+    return escaped(" ".join(str(text).split()))
+
+
+def escaped(text: str) -> str:
+    """What Markdown would read as its own, marked as text; spaces stay."""
+    return re.sub(r"([\\`*_<>\[\]|$#~{}])", r"\\\1", text)
 
 
 def code(text: Any) -> str:
@@ -109,12 +114,18 @@ def method_page(name: str, info: Any) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def prose(text: str) -> str:
+    """Text of a docstring, whose code stands between backticks."""
+    parts = re.split(r"`+([^`]+)`+", " ".join(text.split()))
+    return "".join(code(part) if place % 2 else escaped(part) for place, part in enumerate(parts))
+
+
 def plain_paragraphs(text: str) -> str:
     """A docstring's paragraphs, and its lists, as Markdown."""
     found = []
     for part in re.split(r"\n\s*\n", text):
         bullets = re.split(r"\n(?=- )", part.strip())
-        found += [("- " + plain(each[2:])) if each.startswith("- ") else plain(each) for each in bullets]
+        found += [("- " + prose(each[2:])) if each.startswith("- ") else prose(each) for each in bullets]
     return "\n\n".join(found)
 
 
@@ -198,7 +209,7 @@ def command_page(name: str, declaration: Any) -> str:
 
     found = [*declaration.own(), *declaration.options(), *parameters(start)]
     parts = [f"# cellalign {name}", plain_paragraphs(inspect.getdoc(declaration.command) or "")]
-    parts.append("For example:\n\n```text\n" + declaration.example + "\n```")
+    parts.append("For example " + code(declaration.example))
     groups: dict[str, list[Any]] = {}
     for each in found:
         own = "Arguments" if isinstance(each.option, Argument) else each.option.panel or "Options"
@@ -213,7 +224,8 @@ def spelled(parameter: Any) -> str:
     """An option's flags with what stands for its value."""
     from cellalign.tasks.declaration import Argument
 
-    metavar = parameter.option.metavar or ("" if parameter.text_type is bool else parameter.name.upper())
+    switch = bool in (parameter.text_type, *getattr(parameter.text_type, "__args__", ()))
+    metavar = parameter.option.metavar or ("" if switch else parameter.name.upper())
     if isinstance(parameter.option, Argument):
         return code(metavar)
     return ", ".join(map(code, parameter.flags)) + (" " + code(metavar) if metavar else "")

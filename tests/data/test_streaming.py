@@ -11,12 +11,13 @@ from scipy import sparse
 import cellalign
 from cellalign.data import files
 from cellalign.data.formats.on_disk import CsrOnDisk
-from cellalign.data.loader import balanced, shuffled_blocks, together
+from cellalign.data.loader import Cells, balanced, shuffled, together
 from cellalign.data.reading import Reading
 from cellalign.data.source import as_matrix, content_of
 from cellalign.data.stored import Stored, means_of
 from cellalign.data.streamed import StreamedCells
 from cellalign.errors import InputError, UsageError
+from tests.support import StopAfter
 
 OPTIONS = {"method": "cvae", "condition": "stim", "epochs": 2, "settings": {"hidden": [8]}, "batch_size": 32}
 
@@ -94,14 +95,25 @@ def test_a_model_is_trained_embeds_and_predicts_as_in_memory(both, tmp_path):
 
 def test_steps_are_the_same_in_the_same_order(both, monkeypatch):
     there, left, _ = both
-
-    def as_on_disk(rows, size, generator):
-        return shuffled_blocks(rows, size, generator, left.X.neighbours, as_matrix(left.X).read_together)
-
-    monkeypatch.setattr("cellalign.data.loader.shuffled", as_on_disk)
+    order = [left.X.neighbours, as_matrix(left.X).read_together]
+    monkeypatch.setattr(Cells, "order", order)
     histories = [cellalign.train(cells, **OPTIONS).history for cells in (there, left)]
     for one, other in zip(*histories, strict=True):
         assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize("begun_on_disk", [True, False])
+def test_a_run_goes_on_wherever_the_cells_lie_now(both, tmp_path, begun_on_disk):
+    """Its order of cells is the one that it began with."""
+    there, left, _ = both
+    first, then = (left, there) if begun_on_disk else (there, left)
+    options = OPTIONS | {"model_path": tmp_path / "m"}
+    with pytest.raises(KeyboardInterrupt):
+        cellalign.train(first, progress=StopAfter(1), **options)
+    resumed = cellalign.train(then, resume=True, **options)
+    whole = cellalign.train(first, **OPTIONS)
+    for one, other in zip(resumed.method.state_dict().values(), whole.method.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("options", [{}, {"batch": "cell_type", "n_top_genes": 20}, {"min_genes": 12, "min_cells": 9}])
@@ -112,7 +124,8 @@ def test_preprocessing_gives_the_same_file(kang_raw_cells, tmp_path, options, en
     made = cellalign.preprocess(streamed(tmp_path / f"raw.{ending}"), **options)
     known = cellalign.preprocess(files.read(tmp_path / f"raw.{ending}"), **options)
     files.write(made, tmp_path / f"made.{ending}")
-    found = files.read(tmp_path / f"made.{ending}")
+    files.write(known, tmp_path / "known.h5ad")
+    found, known = files.read(tmp_path / f"made.{ending}"), files.read(tmp_path / "known.h5ad")
     np.testing.assert_array_equal(found.X.toarray(), known.X.toarray())
     np.testing.assert_array_equal(found.layers["counts"].toarray(), known.layers["counts"].toarray())
     pd.testing.assert_frame_equal(found.obs, known.obs)
@@ -247,10 +260,10 @@ def test_an_embedding_is_written_into_a_copy_of_a_store(tiny, tmp_path):
 def test_shuffled_blocks_are_all_rows_once_in_equal_batches():
     rows = torch.arange(1000)[torch.arange(1000) % 7 > 0]
     generator = torch.Generator().manual_seed(0)
-    found = shuffled_blocks(rows, 32, generator, 16, 200)
+    found = shuffled(rows, 32, generator, 16, 200)
     assert torch.equal(torch.cat(found).sort().values, rows)
     assert {len(part) for part in found} == {31, 32} and len(found) == -(-len(rows) // 32)
-    other = shuffled_blocks(rows, 32, generator, 16, 200)
+    other = shuffled(rows, 32, generator, 16, 200)
     assert not torch.equal(found[0], other[0])
     for first, last in together(found, 200):  # what is read at once comes from few blocks of 16, of which two are cut
         own = torch.cat(found[first:last]).sort().values
@@ -259,7 +272,7 @@ def test_shuffled_blocks_are_all_rows_once_in_equal_batches():
 
 def test_batches_of_a_sorted_file_hold_all_conditions_alike():
     condition = (torch.arange(20_000) >= 10_000).long()
-    found = shuffled_blocks(torch.arange(20_000), 100, torch.Generator().manual_seed(0), 64, 8192)
+    found = shuffled(torch.arange(20_000), 100, torch.Generator().manual_seed(0), 64, 8192)
     shares = torch.stack([condition[part].float().mean() for part in found])
     assert 0.2 < shares.min() and shares.max() < 0.8
     assert shares.std() < 1.5 * 0.5 / 100**0.5  # of batches drawn at random it is 0.05
@@ -277,12 +290,29 @@ def test_batches_from_the_middle_of_an_epoch_are_those_that_were_left(both):
     there, left, _ = both
     model = cellalign.train(there, **OPTIONS)
     on_disk, in_memory = model.cells(left), model.cells(there)
-    rows = on_disk.shuffled(torch.arange(left.n_obs), 16, torch.Generator().manual_seed(1))
+    rows = shuffled(torch.arange(left.n_obs), 16, torch.Generator().manual_seed(1), *on_disk.order)
     for start in (0, 2, len(rows) - 1):
         pairs = list(zip(on_disk.batches(rows, start), in_memory.batches(rows, start), strict=True))
         assert len(pairs) == len(rows) - start
         for one, other in pairs:
             assert torch.equal(one.x, other.x) and torch.equal(one.columns[0], other.columns[0])
+
+
+def test_parts_of_parts_are_read_from_disk(both):
+    there, left, _ = both
+    model = cellalign.train(there, **OPTIONS)
+    rng = np.random.default_rng(0)
+    outer = torch.from_numpy(rng.permutation(left.n_obs)[:100])
+    inner = torch.from_numpy(rng.permutation(100)[:60])
+    parts = [model.cells(cells).part(outer).part(inner) for cells in (left, there)]
+    parts[0].keep(torch.arange(5))
+    rows = list(torch.arange(60).split(16))
+    for one, other in zip(*(list(part.batches(rows)) for part in parts), strict=True):
+        assert torch.equal(one.x, other.x) and torch.equal(one.columns[0], other.columns[0])
+    for one, other in zip(*(list(part.in_order(25)) for part in parts), strict=True):
+        assert torch.equal(one.x, other.x)
+    assert torch.equal(parts[0].batch(torch.arange(5)).x, parts[1].batch(torch.arange(5)).x)
+    assert parts[0].content() == parts[1].content()
 
 
 def test_damage_that_shows_when_rows_are_read_is_one_line(tiny, tmp_path):

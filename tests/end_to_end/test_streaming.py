@@ -44,6 +44,13 @@ def test_what_cannot_be_streamed_is_one_line_and_a_command_that_works(tiny, tmp_
     assert done.returncode == 0, done.stderr
 
 
+def test_a_file_on_disk_is_checked_as_in_memory(tiny, tmp_path, cellalign):
+    files.write(tiny, tmp_path / "in.h5ad")
+    asked = ("check", "in.h5ad", "--condition", "stim", "--label", "cell_type", "--format", "json")
+    known, found = (cellalign(cwd=tmp_path)(*asked, how) for how in ("--in-memory", "--stream"))
+    assert "stay on disk" in found.stderr and found.stdout == known.stdout and found.returncode == known.returncode
+
+
 def test_a_damaged_file_on_disk_is_one_line(tiny, tmp_path, cellalign):
     files.write(tiny, tmp_path / "in.h5ad")
     with h5py.File(tmp_path / "in.h5ad", "r+") as handle:

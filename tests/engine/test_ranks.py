@@ -171,6 +171,7 @@ def test_who_started_them(nobody):
     assert started(None, None) == started(2, 2) == Started("torchrun", 2, 2) and not several_to_start(2, 2)
     with pytest.raises(UsageError, match="devices=3 asks for 3 processes, and torchrun started 4"):
         started(3, None)
+    assert started(1, None) is None  # processes that have nothing to do with each other
     by_torchrun(nobody, "1", "1")
     assert started(None, None) is None
 

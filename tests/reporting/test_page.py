@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import reported
 
@@ -168,6 +170,28 @@ def test_a_page_of_much_of_everything_is_small():
     assert len(page.html().encode()) < 5 * MEGABYTE
     (scatter,) = [each for each in page.sections[0].blocks if each.kind == "chart" and each.shared]
     assert len(scatter.figures) == 24, "held out ones first, and no more"
+
+
+def test_pictures_of_very_many_rows_have_an_end():
+    rng = np.random.default_rng(0)
+    n = 1500
+    names = [f"p{i}" for i in range(n)]
+    edge = rng.random((n, 12)) < 0.1
+    obs, var = pd.DataFrame(index=names), pd.DataFrame(index=[f"z{i}" for i in range(12)])
+    graph = ad.AnnData(edge * np.float32(1), obs=obs, var=var, layers={"edge": edge, "probability": edge * 0.9})
+    rows = [reported.row("mixing", "all", "all", "s", 0.1, null=0.0, null_sd=0.01)]
+    rows += [reported.row("mixing", "all", f"stim={name}", "s", 0.1, null=0.0, null_sd=0.01) for name in names]
+    rows += [reported.row("mixing", "all", "NK", "s", 0.1, null=0.0, null_sd=0.01)]
+    many = replace(reported.benchmark(), groups=names, values=np.ones((2, n)), best=("b", np.ones(n)), ceiling=None)
+    parts = Parts(scored=[reported.scores(rows)], benchmarks=[many], graphs=[replace(reported.graph(), graph=graph)])
+    page = build(parts)
+    charts = [block for section in page.sections for block in section.blocks if block.kind == "chart"]
+    assert len(charts) == 3
+    for chart in charts:
+        assert all(figure["layout"]["height"] < 2600 for figure in chart.figures.values())
+    mixing = next(each for each in charts if "s" in each.figures)
+    assert {"all cells", "NK"} <= set(mixing.figures["s"]["layout"]["yaxis"]["ticktext"][:2])
+    assert len(page.html().encode()) < 5 * MEGABYTE
 
 
 def test_nothing_is_told_by_colour_alone(page):

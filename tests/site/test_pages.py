@@ -66,6 +66,12 @@ def test_every_command_has_a_page_with_all_of_its_options(extension):
         assert declared.example in page and f"[{name}](" in pages["cli/index"]
 
 
+def test_text_of_the_code_is_shown_letter_by_letter(extension):
+    made = extension("site_pages")
+    assert made.prose("p(z | x) of a_b, by `nn.rotation`") == r"p(z \| x) of a\_b, by `nn.rotation`"
+    assert made.table(["a"], [[made.code("x|y")]]) == "| a |\n| --- |\n| `x\\|y` |\n"
+
+
 def test_every_metric_has_a_line_with_its_direction_and_null(extension):
     from cellalign.evaluation.catalogue import catalogue
 

@@ -197,3 +197,25 @@ def test_counts_are_drawn_on_a_logarithmic_scale(job):
     expected = np.log1p(counts.X.toarray() * (np.median(total) / total)[:, None])
     assert np.allclose(x.toarray(), expected, atol=1e-5)
     assert (_log_expression(objects["cells"]) != objects["cells"].X).nnz == 0
+
+
+def test_cells_that_stay_on_disk_give_the_same_page(job):
+    from cellalign.data.files import read
+    from cellalign.data.reading import Reading
+    from cellalign.data.streamed import StreamedCells
+
+    folder, _ = job
+    on_disk = read(Reading((str(folder / "emb.h5ad"),), stream=True), streaming=True)
+    assert isinstance(on_disk, StreamedCells)
+    streamed, whole = (cellalign.report(each, color=["GENE3"]) for each in (on_disk, folder / "emb.h5ad"))
+
+    def shown(page):
+        (cells,) = [block for section in page.sections for block in section.blocks if block.kind == "cells"]
+        tables = [block.rows for section in page.sections for block in section.blocks if block.kind == "table"]
+        return cells, tables[:-1]  # but for the files
+
+    one, other = shown(streamed), shown(whole)
+    for title, xy in one[0].maps.items():
+        np.testing.assert_allclose(xy, other[0].maps[title], atol=1e-4)
+    np.testing.assert_array_equal(one[0].columns["gene GENE3"], other[0].columns["gene GENE3"])
+    assert one[1][0] == other[1][0], "scores of mixing"
