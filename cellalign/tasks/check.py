@@ -187,13 +187,16 @@ def warnings_of(adata: AnnData, prepared: Prepared, seed: int) -> list[str]:
 
     if adata.isbacked:
         return []
-    rows = np.sort(np.concatenate(prepared.rows))
-    whole, counts, _ = look.of_matrix(adata, None, rounded=False)
-    if whole is None:
+    place, counts, _ = look.of_matrix(adata, None, rounded=False)
+    if place is None:
         return []
-    place, fields = _part(whole, rows), prepared.cells.fields
+    fields, used = prepared.cells.fields, np.zeros(prepared.cells.n, dtype=bool)
+    used[np.concatenate(prepared.rows)] = True
     columns = zip(fields, prepared.cells.columns, strict=True)
-    codes: dict[Any, Any] = {field: column.numpy()[rows] for field, column in columns if field.kind == "categorical"}
+    # cells that are held out are of no group: a part of the matrix would be a copy of it
+    codes: dict[Any, Any] = {
+        field: np.where(used, column.numpy(), -1) for field, column in columns if field.kind == "categorical"
+    }
     found = list(look.of_effect(place, counts, fields, codes, seed))
     if counts:
         found += look.of_depth(quality.sizes(place.matrix), fields, codes, 0)

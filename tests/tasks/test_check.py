@@ -165,3 +165,22 @@ def test_the_command_and_its_status(tmp_path, mistaken):
     assert done.returncode == 3 and "Did you mean 'kind'" in done.stdout
     done = run("check", "sound.h5ad")
     assert done.returncode == 0 and "--condition KEY" in done.stdout and "stim (2 values)" in done.stdout
+
+
+def test_the_short_check_before_a_training_leaves_out_what_is_held_out(caplog):
+    from cellalign.tasks.check import warnings_of
+    from cellalign.tasks.prepare import prepare
+
+    deep = cells(depth=(1.0, 3.0), effect=0.0)
+    deep.obs["kind"] = np.where(np.arange(deep.n_obs) % 2, "T0", "T1")
+    prepared = prepare(deep, method="cvae", condition="stim")
+    (depth,) = [said for said in warnings_of(deep, prepared, 0) if "counts a cell" in said]
+    assert "stimulated" in depth and "downsample" in depth
+    shallow = deep.copy()
+    few = np.flatnonzero((shallow.obs["stim"] == "stimulated") & (shallow.obs["kind"] == "T0"))
+    shallow.X = cells(effect=0.0).X
+    x = shallow.X.toarray()
+    x[few] *= 50
+    shallow.X = sparse.csr_matrix(x)
+    prepared = prepare(shallow, method="cvae", condition="stim", holdout=["kind=T0,stim=stimulated"])
+    assert not [said for said in warnings_of(shallow, prepared, 0) if "counts a cell" in said]
