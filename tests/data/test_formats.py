@@ -281,6 +281,16 @@ def test_a_store_that_was_copied_in_part_is_not_read_as_zeros(saved, tmp_path):
         files.read(tmp_path / "x.zarr")
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_store_that_goes_while_it_is_read_is_not_read_as_zeros(saved, tmp_path, version):
+    with ad.settings.override(zarr_write_format=version):
+        ad.read_h5ad(saved).write_zarr(tmp_path / "x.zarr")
+    cells = files.read(Reading((str(tmp_path / "x.zarr"),), stream=True), streaming=True)
+    shutil.rmtree(tmp_path / "x.zarr")
+    with pytest.raises(InputError, match="the store is gone"):
+        cells.matrices["X"].rows(np.arange(5))
+
+
 def test_packed_files_and_standard_names(saved, counts, tmp_path, monkeypatch):
     for name, pack in (("x.h5ad.gz", gzip.compress), ("x.bz2", bz2.compress)):
         (tmp_path / name).write_bytes(pack(saved.read_bytes()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -231,9 +232,21 @@ def _spans(places: Sequence[Run], chunk: int, most: int) -> Iterator[tuple[int, 
 def _read(array: Any, first: int, last: int, name: str) -> np.ndarray:
     """A run of an array; InputError where its bytes cannot be read."""
     try:
-        return np.asarray(array[first:last])
+        block = np.asarray(array[first:last])
+        if _is_gone(array):
+            raise OSError("the store is gone")
+        return block
     except MemoryError:
         raise
     except Exception as error:  # of whichever compression
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{name} is truncated or damaged: {reason}; {AGAIN}") from error
+
+
+def _is_gone(array: Any) -> bool:
+    """Whether the array of a zarr store was removed while it is read: chunks that are not there are zeros to zarr."""
+    folder = getattr(getattr(array, "store", None), "root", None)
+    if folder is None:  # of HDF5, which keeps the file open, or not of a folder
+        return False
+    here = Path(folder) / array.path
+    return not any((here / name).exists() for name in ("zarr.json", ".zarray"))
