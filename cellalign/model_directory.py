@@ -163,6 +163,12 @@ def read_weights(directory: str | Path, record: ModelRecord) -> dict[str, Tensor
     return _read_tensors(Path(directory) / WEIGHTS, record.weights_checksum)
 
 
+def missing_files(directory: str | Path, record: ModelRecord) -> list[str]:
+    """Files without which a model is not whole."""
+    needed = [WEIGHTS] + ([CALIBRATION] if record.calibration is not None else [])
+    return [name for name in needed if not (Path(directory) / name).is_file()]
+
+
 def read_calibration(directory: str | Path, record: ModelRecord) -> Groups | None:
     """What calibrates intervals; None where the model knows no held-out groups.
 

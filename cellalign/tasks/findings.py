@@ -110,7 +110,9 @@ def _without_counts(adata: AnnData, layer: str | None, error: NoCounts) -> tuple
     with untold():
         place = find_log(adata, layer=layer)
     if place is None:
-        advice = f"find the raw counts, or train on values as they are: {option('expression', 'any')}"
+        fits = of_values(adata, layer)[0] is not None
+        as_they_are = f"find the raw counts, or train on values as they are: {option('expression', 'any')}"
+        advice = as_they_are if fits else "remove or correct these values: no method takes them"
         return None, False, [Finding("error", "matrix", str(error).removesuffix(MEND), advice)]
     advice = "methods of log expression take it as it is; scvi, scanvi, svae+ and others need raw counts"
     said = f"no raw counts; {place.scale.kind} expression in {place.said}"

@@ -51,6 +51,10 @@ def of_record(record: ModelRecord, directory: Path | None = None) -> Iterator[tu
         yield "command", record.command
     yield "made by", f"cellalign {record.cellalign}; " + ", ".join(f"{k} {v}" for k, v in record.versions.items())
     if directory is not None:
+        from cellalign.model_directory import missing_files
+
+        for name in missing_files(directory, record):
+            yield "incomplete", f"{name} is missing; restore it or train again"
         yield "directory", listed(sorted(f"{f.name} ({bytes_said(f.stat().st_size)})" for f in directory.iterdir()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import UsageError, option
+from cellalign.data.values import listed
+from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from cellalign.tasks.report_inputs import Given
     from cellalign.tasks.report_parts import How
 
+log = logging.getLogger("cellalign")
 PathLike = str | os.PathLike[str]
 
 
@@ -98,6 +101,10 @@ def _parts(given: Given, against: Any, how: How, title: str | None) -> Any:
     if against is not None:  # cells without a record are another tool's prediction of them
         given.predicted, given.real = [*given.predicted, *given.real], []
     real = _real(given, against)
+    _check_asked([a for _, a in (*given.predicted, *given.embedded, *([real] if real else []))], how)
+    if against is not None and not given.predicted:
+        parts.without["response"] = f"there is no prediction to compare with {option('against', hint='FILE')}"
+        log.warning("%s is not used: there is no prediction to compare with it", option("against"))
     for name, adata in given.predicted:
         model = _maker(given, adata)
         if real is None:
@@ -120,6 +127,22 @@ def _parts(given: Given, against: Any, how: How, title: str | None) -> Any:
     if real is not None and isinstance(against, (str, os.PathLike)):
         parts.files.append(make.file_of(against, "real cells"))
     return parts
+
+
+def _check_asked(cells: Sequence[AnnData], how: How) -> None:
+    """Refuse a column that no cells have, or a control that is no value there: it would be left out in silence."""
+    if not cells:
+        return
+    for role, key in (("condition", how.condition), ("label", how.label)):
+        if key is not None and not any(key in each.obs for each in cells):
+            there = list(map(str, cells[0].obs))
+            raise InputError(f"no {role} column {key!r} in obs.{nearest(key, there)} Columns: {listed(there)}")
+    if how.control is None:
+        return
+    columns = [each.obs[key] for each in cells for key in each.obs if how.condition in (None, key)]
+    if not any((column.astype(str) == how.control).any() for column in columns):
+        where = "any column of obs" if how.condition is None else repr(how.condition)
+        raise InputError(f"control {how.control!r} is no value of {where}; name the value that stands for no change")
 
 
 def _real(given: Given, against: Any) -> tuple[str, AnnData] | None:

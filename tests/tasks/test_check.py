@@ -38,6 +38,14 @@ def test_sound_cells_have_no_warning():
     assert list(checked.frame()) == ["level", "what", "found", "advice"]
 
 
+def test_values_that_are_no_numbers_are_not_to_be_trained_on_as_they_are():
+    spoilt = cells()
+    spoilt.X.data[0] = np.nan
+    assert "remove or correct" in found(cellalign.check(spoilt, condition="stim"), "error")["matrix"].advice
+    spoilt.X.data[0] = -2.5
+    assert "expression='any'" in found(cellalign.check(spoilt, condition="stim"), "error")["matrix"].advice
+
+
 def test_each_fault_is_found_with_what_to_do():
     def warned(adata, **options):
         checked = cellalign.check(adata, **({"condition": "stim"} | options))

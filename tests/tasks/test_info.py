@@ -55,6 +55,12 @@ def test_a_model_is_told(stored):
     assert cellalign.info(cellalign.load(stored))["trained"] == told["trained"]
 
 
+def test_a_model_without_its_weights_is_told_as_one(stored):
+    assert "incomplete" not in cellalign.info(stored)
+    (stored / "weights.safetensors").unlink()
+    assert cellalign.info(stored)["incomplete"] == "weights.safetensors is missing; restore it or train again"
+
+
 def test_what_is_shared_names_no_folder(stored, tiny_path):
     before = yaml.safe_load((stored / "model.yaml").read_text())
     assert os.path.isabs(before["source"]["path"])

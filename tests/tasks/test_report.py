@@ -177,6 +177,20 @@ def test_mistakes(job, tmp_path):
         cellalign.report(folder / "pp.h5ad")
 
 
+def test_options_that_no_cells_fit_are_refused(job, caplog):
+    folder, _ = job
+    for asked, says in (
+        ({"condition": "stimm"}, "no condition column 'stimm' in obs.*stim"),
+        ({"label": "nix"}, "no label column 'nix' in obs"),
+        ({"control": "nix"}, "control 'nix' is no value of any column of obs"),
+        ({"condition": "stim", "control": "B"}, "control 'B' is no value of 'stim'"),
+    ):
+        with pytest.raises(InputError, match=says):
+            cellalign.report(folder / "emb.h5ad", **asked)
+    cellalign.report(folder / "model", against=folder / "pp.h5ad")
+    assert "against is not used: there is no prediction" in caplog.text
+
+
 def test_a_table_without_verdict_still_says_what_wins(job):
     folder, objects = job
     page = cellalign.report(folder / "scores.csv")
