@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anndata import AnnData
 
+from cellalign.errors import UsageError
+
 PathLike = str | os.PathLike[str]
 
 
@@ -92,12 +94,32 @@ def all_paths(sources: Any) -> Iterator[Path]:
 
 
 def labels(paths: tuple[str, ...]) -> list[str]:
-    """A short name of each file, by which they differ: its stem, its folder where stems are the same, or both."""
-    stems = [stem(path) for path in paths]
-    for found in (stems, [Path(path).absolute().parent.name for path in paths]):
+    """A short name of each file, by which they differ: its stem, the folder that tells it apart, or more of its path.
+
+    Raises
+    ------
+    UsageError
+        A file is named twice: its cells would count twice.
+    """
+    full = ["-" if path == "-" else os.path.realpath(path) for path in paths]
+    twice = next((path for path, where in zip(paths, full, strict=True) if full.count(where) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is named twice; its cells would count twice: name it once")
+    for found in _possible_labels(paths):
         if len(set(found)) == len(found):
             return found
-    return [f"{Path(path).absolute().parent.name}_{name}" for path, name in zip(paths, stems, strict=True)]
+    return full
+
+
+def _possible_labels(paths: tuple[str, ...]) -> Iterator[list[str]]:
+    """Stems, folders from the nearest on (Cell Ranger writes SAMPLE/outs/NAME.h5), both, names with their endings."""
+    stems = [stem(path) for path in paths]
+    folders = [[part.name for part in Path(path).absolute().parents] for path in paths]
+    yield stems
+    for names in zip(*folders, strict=False):
+        yield list(names)
+    yield [f"{of[0]}_{name}" for of, name in zip(folders, stems, strict=True)]
+    yield [Path(path).name for path in paths]
 
 
 def stem(path: PathLike) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from cellalign.data import files
 from cellalign.data.reading import Reading, labels
-from cellalign.errors import InputError
+from cellalign.errors import InputError, UsageError
 
 
 @pytest.fixture
@@ -80,6 +80,28 @@ def test_short_names_of_files():
     assert labels(("x/a.h5ad", "x/b.csv.gz")) == ["a", "b"]
     assert labels(("s1/filtered_feature_bc_matrix.h5", "s2/filtered_feature_bc_matrix.h5")) == ["s1", "s2"]
     assert labels(("s1/a.h5", "s2/a.h5", "s1/b.h5")) == ["s1_a", "s2_a", "s1_b"]
+
+
+def test_files_of_cell_ranger_and_of_two_formats_are_told_apart():
+    assert labels(tuple(f"{s}/outs/filtered_feature_bc_matrix.h5" for s in ("s1", "s2"))) == ["s1", "s2"]
+    assert labels(("x/a.h5ad", "x/a.zarr")) == ["a.h5ad", "a.zarr"]
+    deep = labels(("x/p/a.h5", "y/q/a.h5", "x/q/a.h5"))
+    assert len(set(deep)) == 3
+
+
+def test_a_file_named_twice_would_count_twice(parts, tmp_path):
+    path = parts[0].paths[0]
+    for stream in (False, True):
+        with pytest.raises(UsageError, match=r"a\.h5ad is named twice"):
+            files.read(Reading((path, f"{tmp_path}/./a.h5ad"), stream=stream))
+
+
+def test_columns_that_a_file_lacks_are_left_out_with_a_word(parts, caplog):
+    reading, first, _ = parts
+    first.obs["donor_age"] = 3
+    first.write_h5ad(reading.paths[0])
+    assert "donor_age" not in files.read(reading).obs
+    assert "columns of obs that not all files have are left out: donor_age" in caplog.text
 
 
 # --- metadata

@@ -36,6 +36,7 @@ def joined(parts: Sequence[AnnData], names: Sequence[str], reading: Reading) -> 
     """
     from cellalign.data.matrices import check_names
 
+    said = labels(reading.paths)
     for part, name in zip(parts, names, strict=True):
         check_names(part, name)
     _check_matrices(parts, names)
@@ -45,10 +46,10 @@ def joined(parts: Sequence[AnnData], names: Sequence[str], reading: Reading) -> 
     if not shared:
         first = ", ".join(f"{name}: {part.var_names[0]}" for part, name in zip(parts, names, strict=True))
         raise InputError(f"the files share no gene names ({first}); name genes alike in all of them")
-    said = labels(reading.paths)
     key = reading.file_key or FILE_KEY
     if any(key in part.obs for part in parts):
         raise InputError(f"obs has a column {key!r} already; choose another name with {option('file_key', hint='KEY')}")
+    _say_what_is_left_out(parts)
     collide = sum(part.n_obs for part in parts) > len(set().union(*(part.obs_names for part in parts)))
     with quiet():
         result = ad.concat(
@@ -94,10 +95,17 @@ def _check_matrices(parts: Sequence[AnnData], names: Sequence[str]) -> None:
         if any(kinds) and not all(kinds):
             has, lacks = names[kinds.index(True)], names[kinds.index(False)]
             raise InputError(f"X of {has} holds counts, and X of {lacks} does not; give files of one kind")
-    others = {key for part in parts for key in part.layers if key is not None}
-    dropped = sorted(key for key in others if not all(key in part.layers for part in parts))
-    if dropped:
-        log.warning("layers that not all files have are left out: %s", ", ".join(dropped))
+
+
+def _say_what_is_left_out(parts: Sequence[AnnData]) -> None:
+    """What some files have and others lack is never filled in, nor left out without a word."""
+    for what, held in (
+        ("columns of obs", [set(part.obs) for part in parts]),
+        ("layers", [{key for key in part.layers if key is not None} for part in parts]),
+    ):
+        dropped = sorted(map(str, set.union(*held) - set.intersection(*held)))
+        if dropped:
+            log.warning("%s that not all files have are left out: %s", what, ", ".join(dropped))
 
 
 def _common(part: AnnData, parts: Sequence[AnnData]) -> AnnData:
