@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from cellalign.tasks.methods import list_methods
     from cellalign.tasks.preprocess import preprocess
     from cellalign.tasks.read import read
+    from cellalign.tasks.reads import matrix_for
     from cellalign.tasks.report import report
     from cellalign.tasks.reproduce import reproduce
     from cellalign.tasks.targets import targets, write_targets
-    from cellalign.tasks.train import matrix_for, train
+    from cellalign.tasks.train import train
     from cellalign.tasks.transfer import transfer
     from cellalign.tasks.tune import tune
 
@@ -57,7 +58,7 @@ _HOME = {
     "info": "tasks.info",
     "list_methods": "tasks.methods",
     "load": "model",
-    "matrix_for": "tasks.train",
+    "matrix_for": "tasks.reads",
     "plot_umap": "tasks.embed",
     "preprocess": "tasks.preprocess",
     "read": "tasks.read",

@@ -58,11 +58,6 @@ def check_model_output(directory: str | os.PathLike[str], force: bool, inputs: S
     check_directory(directory, force, inputs, why_no_model)
 
 
-def holds_model(directory: str | os.PathLike[str]) -> bool:
-    """Whether there is a model directory, whatever else it holds."""
-    return (Path(directory) / SPEC).is_file()
-
-
 def write_model(
     directory: str | Path,
     record: ModelRecord,

@@ -146,7 +146,7 @@ def refuse_file(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
     if not force:
         raise UsageError(_exists(path))
     place = place_of(path)
-    if place.name in MODEL_FILES and _holds_model(place.parent):
+    if place.name in MODEL_FILES and _made_here(place.parent):
         raise UsageError(f"output {path} is a part of the model {place.parent} and is not replaced; {ELSEWHERE}")
     kind = None if found.st_size == 0 else _another_kind(place)
     if kind is not None:
@@ -179,7 +179,7 @@ def refuse_directory(
 def why_no_model(place: Path) -> str | None:
     """Why a directory is not replaced by a model: it is none, or holds something else as well."""
     names = [inner.name for inner in _entries(place)]
-    if names and not _holds_model(place):
+    if names and not _made_here(place):
         return "is no model directory"
     others = [name for name in sorted(names) if name not in MODEL_FILES or not (place / name).is_file()]
     return f"holds {others[0]}, which is no part of a model" if others else None
@@ -265,8 +265,13 @@ def _entries(folder: Path) -> list[Path]:
     return [inner for inner in folder.iterdir() if inner.name not in OF_THE_SYSTEM]
 
 
-def _holds_model(folder: Path) -> bool:
-    """Whether a folder is a model directory, damaged or not."""
+def holds_model(directory: str | os.PathLike[str]) -> bool:
+    """Whether there is a model directory, whatever else it holds."""
+    return (Path(directory) / MODEL_FILES[0]).is_file()
+
+
+def _made_here(folder: Path) -> bool:
+    """Whether a folder is a model directory of this package, damaged or not."""
     spec, weights = (folder / name for name in MODEL_FILES[:2])
     if not spec.is_file() or weights.is_file():
         return weights.is_file() and spec.is_file()

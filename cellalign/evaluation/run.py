@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.columns import column
+from cellalign.data.embeddings import embedding_keys, has_embedding
 from cellalign.data.reading import in_memory
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
@@ -272,7 +273,7 @@ def _latents(
     if model is not None and not keys:
         own = sorted((key for key in records if model.made(records[key])), key=lambda key: records[key].step)
         others = [key for key in records if model.made(records[key]) is False]
-        if not own and (others or not (provenance.embedding or _embeddings(adata))):
+        if not own and (others or not has_embedding(adata)):
             if others:
                 there = ", ".join(others)
                 notes.append(f"{there} in obsm is of another model than {option('model')}: embedded by it anew")
@@ -286,14 +287,9 @@ def _latents(
     return found
 
 
-def _embeddings(adata: AnnData) -> list[str]:
-    """obsm keys that may be a method's latents."""
-    return [k for k in adata.obsm if k.startswith("X_") and k not in ("X_umap", "X_pca", "X_tsne")]
-
-
 def _embedding(adata: AnnData, key: str | None) -> tuple[str, np.ndarray]:
     """obsm key and latents of the embedding to score."""
-    known, written = _embeddings(adata), Provenance.of(adata.uns).latest_embedding
+    known, written = embedding_keys(adata), Provenance.of(adata.uns).latest_embedding
     key = key or (written.key if written is not None else None)
     if key is None:
         if len(known) != 1:

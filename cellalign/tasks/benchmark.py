@@ -18,9 +18,10 @@ from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.grid import GRID, combinations, said
 from cellalign.tasks.made_of import MadeOf, made_of
 from cellalign.tasks.paths import cells_for
+from cellalign.tasks.reads import expression_for
 from cellalign.tasks.roles import roles_used
 from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
-from cellalign.tasks.train import expression_for, train
+from cellalign.tasks.train import train
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -43,6 +43,7 @@ def info(what: str | os.PathLike[str] | Reading | AnnData | Model) -> dict[str, 
 
 
 def _facts(what: Any) -> Facts:
+    from cellalign.data.outputs import holds_model
     from cellalign.tasks.info_of_cells import of_cells, of_reading
     from cellalign.tasks.info_of_model import of_record
 
@@ -51,16 +52,11 @@ def _facts(what: Any) -> Facts:
     if hasattr(what, "record"):
         return list(of_record(what.record))
     reading = Reading.of(what)
-    if len(reading.paths) == 1 and is_model(reading.paths[0]):
+    if len(reading.paths) == 1 and holds_model(reading.paths[0]):
         from cellalign.model_directory import read_record
 
         return list(of_record(read_record(reading.paths[0]), Path(reading.paths[0])))
     return list(of_reading(reading))
-
-
-def is_model(path: str) -> bool:
-    """Whether a path is a model directory."""
-    return (Path(path) / "model.yaml").is_file()
 
 
 def share(directory: str | os.PathLike[str]) -> list[str]:
@@ -108,9 +104,11 @@ def command(
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
 ) -> None:
     """Say what a file of cells or a model holds: cells, genes, scales, columns, history; or how it was trained."""
+    from cellalign.data.outputs import holds_model
+
     path = input.paths[0]
     if cut:
-        if len(input.paths) != 1 or not is_model(path):
+        if len(input.paths) != 1 or not holds_model(path):
             raise UsageError(f"{option('cut', True)} is of one model directory; {path} is none")
         gone = share(path)
         call.log.info("%s: %s", path, f"cut {', '.join(gone)}" if gone else "no absolute path in model.yaml")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellalign.data.reading import Reading
 from cellalign.errors import InputError
+from cellalign.tasks.graph_read import graph_of_edges, graph_of_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,13 +67,13 @@ class Given:
             self._path(str(given))
 
     def _path(self, path: str) -> None:
+        from cellalign.data.outputs import holds_model
         from cellalign.model import load
-        from cellalign.model_directory import holds_model
 
         if not Path(path).exists():
             raise InputError(f"no such file: {path}")
         name = Path(path).name or path
-        if holds_model(path) or (Path(path).is_dir() and (Path(path) / "model.yaml").exists()):
+        if holds_model(path):
             self.models.append((name, load(path)))
             self.kinds[path] = "model"
             return
@@ -102,7 +103,7 @@ class Given:
                 raise InputError(f"{path} is no table of evaluate that can be read: {error!r}") from error
             return "scores of an evaluation"
         if isinstance(content, dict) and {"perturbations", "latents"} <= content.keys():
-            self.graphs.append((name, _graph_of_json(content, path)))
+            self.graphs.append((name, graph_of_json(content, path)))
             return "graph of targets"
         raise InputError(f"{path} is JSON, but neither of evaluate nor of targets; a report takes {KNOWN}")
 
@@ -124,7 +125,7 @@ class Given:
                 return "scores of an evaluation"
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}") from error
-        self.graphs.append((name, _graph_of_edges(table)))
+        self.graphs.append((name, graph_of_edges(table)))
         return "graph of targets"
 
     def _frame(self, name: str, table: pd.DataFrame) -> None:
@@ -136,7 +137,7 @@ class Given:
         elif kind == "scores":
             self.scores.append(Scores.of_table(table, name))
         elif kind == "edges":
-            self.graphs.append((name, _graph_of_edges(table)))
+            self.graphs.append((name, graph_of_edges(table)))
         else:
             raise InputError(
                 f"a table of the columns {', '.join(map(str, table.columns[:8]))} is not known; a report takes {KNOWN}"
@@ -144,12 +145,12 @@ class Given:
 
     def _cells(self, name: str, adata: AnnData) -> str:
         """Cells by what their record says of them; of embedded ones the matrices may stay on disk."""
+        from cellalign.data.embeddings import has_embedding
         from cellalign.data.streamed import StreamedCells
-        from cellalign.evaluation.run import _embeddings
         from cellalign.records import Provenance
 
         record = Provenance.of(adata.uns)
-        embedded = record.counterfactual is None and record.targets is None and (record.embedding or _embeddings(adata))
+        embedded = record.counterfactual is None and record.targets is None and has_embedding(adata)
         if embedded and "edge" not in adata.layers:
             self.embedded.append((name, adata))
             return "embedded cells"
@@ -201,60 +202,3 @@ def _kind_of_table(columns: list[str]) -> str | None:
     if {"group", "gene", "predicted_p"} <= there:
         return "de"
     return "edges" if {"perturbation", "latent", "probability", "effect"} <= there else None
-
-
-def _graph_of_edges(table: pd.DataFrame) -> AnnData:
-    """A graph from its edge list; perturbations and latents without an edge are not in one."""
-    rows = table[["perturbation", "latent", "probability", "effect"]]
-    names = {key: list(dict.fromkeys(rows[key].astype(str))) for key in ("perturbation", "latent")}
-    latents = {}
-    for column in ("program", "gene_sets"):
-        if column in table:
-            latents[column] = dict(zip(table["latent"].astype(str), table[column].fillna("").astype(str), strict=True))
-    edges = [(str(r.perturbation), str(r.latent), float(r.probability), float(r.effect)) for r in rows.itertuples()]
-    return _graph(names["perturbation"], names["latent"], edges, latents)
-
-
-def _graph_of_json(content: dict[str, Any], path: str) -> AnnData:
-    import pandas as pd
-
-    try:
-        perturbations = [str(each["name"]) for each in content["perturbations"]]
-        latents = [str(each["name"]) for each in content["latents"]]
-        edges = [
-            (str(each["name"]), str(edge["latent"]), float(edge["probability"]), float(edge["effect"]))
-            for each in content["perturbations"]
-            for edge in each["targets"]
-        ]
-        programs = {str(each["name"]): " ".join(each.get("program") or []) for each in content["latents"]}
-        of_latents = {"program": programs} if any(programs.values()) else {}
-        graph = _graph(perturbations, latents, edges, of_latents)
-        if content.get("enrichment"):
-            graph.uns["enrichment"] = pd.DataFrame(content["enrichment"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no graph of targets that can be read: {error!r}") from error
-    return graph
-
-
-def _graph(
-    perturbations: list[str],
-    latents: list[str],
-    edges: list[tuple[str, str, float, float]],
-    of_latents: dict[str, dict[str, str]],
-) -> AnnData:
-    import numpy as np
-    import pandas as pd
-    from anndata import AnnData
-
-    effect = np.zeros((len(perturbations), len(latents)), dtype=np.float32)
-    probability = np.zeros_like(effect)
-    row = {name: i for i, name in enumerate(perturbations)}
-    column = {name: i for i, name in enumerate(latents)}
-    for name, latent, p, size in edges:
-        effect[row[name], column[latent]], probability[row[name], column[latent]] = size, p
-    edge = probability > 0
-    var = pd.DataFrame(
-        {key: [known.get(name, "") for name in latents] for key, known in of_latents.items()}, index=latents
-    )
-    obs = pd.DataFrame(index=pd.Index(perturbations, dtype=str))
-    return AnnData(X=effect, obs=obs, var=var, layers={"probability": probability, "edge": edge})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cellalign.data.embeddings import has_embedding
 from cellalign.tasks import report_parts as make
 from cellalign.tasks.report_parts import How, check_page
 
@@ -56,7 +57,7 @@ def of_evaluation(
     if against is not None:
         own = make.of_evaluation(cells, result, name, Path(against).name, how.label)
         parts.predicted.append(own)
-    elif _has_embedding(cells):
+    elif has_embedding(cells):
         scores = Scores.of(result, name)
         parts.embedded.append(make.embedded(cells, name, how, model, scores=scores))
     else:
@@ -82,10 +83,3 @@ def _write(parts: Parts, path: str, force: bool) -> None:
 def _name(source: Any) -> str:
     """The files of the cells, without their folders."""
     return ", ".join(Path(path).name if path != "-" else "standard input" for path in source.paths) or "the cells"
-
-
-def _has_embedding(adata: AnnData) -> bool:
-    from cellalign.evaluation.run import _embeddings
-    from cellalign.records import Provenance
-
-    return bool(Provenance.of(adata.uns).embedding or _embeddings(adata))

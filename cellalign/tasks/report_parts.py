@@ -161,14 +161,14 @@ def embedded(
 
 def _embedding_of(adata: AnnData, name: str) -> tuple[str, str]:
     """obsm key and what made it."""
-    from cellalign.evaluation.run import _embeddings
+    from cellalign.data.embeddings import embedding_keys
     from cellalign.records import find_obsm_key
 
     written = Provenance.of(adata.uns).latest_embedding
     key = find_obsm_key(written.key, adata.obsm) if written is not None else None
     if written is not None and key is not None:
         return key, written.method
-    known = _embeddings(adata)
+    known = embedding_keys(adata)
     if not known:
         how = spoken(python="cellalign.embed(adata, model)", command="cellalign embed")
         raise InputError(f"{name}: no embedding X_* in obsm; run {how}")

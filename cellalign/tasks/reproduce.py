@@ -255,7 +255,7 @@ def command(
     from cellalign.model import load
     from cellalign.model_directory import check_model_output
     from cellalign.tasks.paths import cells_for, source_of
-    from cellalign.tasks.train import vectors
+    from cellalign.tasks.reads import vectors
 
     fitted = load(model)
     _check(fitted.record)

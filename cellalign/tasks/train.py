@@ -16,7 +16,8 @@ from cellalign.errors import UsageError, noted, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent, prepare_on
-from cellalign.tasks.prepare import Prepared, prepare, what_is_read
+from cellalign.tasks.prepare import Prepared, prepare
+from cellalign.tasks.reads import expression_for, vectors
 from cellalign.tasks.resuming import Resuming
 from cellalign.tasks.spoken_as import in_their_words
 from cellalign.tasks.trained import trained
@@ -223,11 +224,12 @@ def train(
     TrainingError
         Training diverged or memory ran out.
     """
+    from cellalign.data.outputs import holds_model
     from cellalign.data.said import tell
     from cellalign.engine.device import computing
     from cellalign.engine.ranks import check_shares, connected
     from cellalign.methods.registry import get
-    from cellalign.model_directory import check_model_output, holds_model
+    from cellalign.model_directory import check_model_output
     from cellalign.tasks.calibrate import NONE, calibrate_later, calibrating
 
     parent = Parent.of(from_, learn, method, missing_genes)
@@ -311,47 +313,6 @@ def train(
         return model
 
 
-def matrix_for(
-    method: str,
-    *,
-    preset: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    layer: str | None = None,
-    expression: str | None = None,
-) -> tuple[str, ...]:
-    """Names of the matrices that `train` with these options reads, of which the first that is there counts.
-
-    Returns
-    -------
-    tuple of str
-        "X" or a layer's name: what has to be loaded of a file.
-
-    Raises
-    ------
-    UsageError
-        Unknown method, preset or setting.
-    """
-    from cellalign.data.matrices import MATRICES
-
-    return (layer,) if layer is not None else MATRICES[expression_for(method, preset, config, settings, expression)]
-
-
-def expression_for(
-    method: str,
-    preset: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    expression: str | None = None,
-) -> str:
-    """What `train` with these options reads: "log", "counts" or "any"; errors as `matrix_for`."""
-    from cellalign.engine.settings import resolve_settings
-    from cellalign.methods.registry import get
-
-    cls = get(method)
-    return what_is_read(cls, resolve_settings(cls, preset, config, settings)[0], expression)
-
-
 @command_of(train, example="cellalign train kang.pp.h5ad --method comp --condition stim")
 def command(
     call: Call,
@@ -365,11 +326,11 @@ def command(
 ) -> None:
     """Train a method on cells and write the model directory."""
     from cellalign.data import files
+    from cellalign.data.outputs import holds_model
     from cellalign.engine.ranks import current
-    from cellalign.model_directory import check_model_output, holds_model
-    from cellalign.tasks.embed import embed, write_embedding
+    from cellalign.model_directory import check_model_output
     from cellalign.tasks.paths import cells_for, cells_of
-    from cellalign.tasks.report_of import How, check_page, of_training
+    from cellalign.tasks.report_of import check_page
 
     asked = call.options
     parent = asked["from_"]
@@ -400,12 +361,33 @@ def command(
         with call.training_progress() as progress:
             shown = progress if current().first else None
             fitted = train(adata, progress=shown, before=before, source=named, model_path=model, **asked)
+    _say_fitted(call, fitted, model)
+    _write_more(asked, fitted, adata, source, model, output, report)
+
+
+def _say_fitted(call: Call, fitted: Model, model: str) -> None:
     outcome = fitted.record.outcome
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
     said = precision + _speed(fitted)
     epochs = f"{outcome.epochs} epochs in" if outcome.epochs else "fitted in closed form in"
     call.log.info("%s: %s, %s %.0f s%s", model, fitted.name, epochs, outcome.seconds, said)
+
+
+def _write_more(
+    asked: Mapping[str, Any],
+    fitted: Model,
+    adata: AnnData,
+    source: Reading,
+    model: str,
+    output: str | None,
+    report: str | None,
+) -> None:
+    """The embedded cells and the page of a model that is complete, where they are asked for."""
+    from cellalign.engine.ranks import current
+    from cellalign.tasks.embed import embed, write_embedding
+    from cellalign.tasks.report_of import How, of_training
+
     machine = {"device": asked["device"], "threads": asked["threads"]}
     if output is not None:
         with noted(f"the model {model} is complete, {output} is not written: `cellalign embed -m {model}` does it"):
@@ -428,10 +410,3 @@ def _speed(fitted: Model) -> str:
         return ""
     rate = cells.trained * outcome.epochs / max(outcome.seconds, 0.01)
     return f", {rate:,.0f} cells/s, {100 * fitted.waiting:.1f} % of the time waiting for cells"
-
-
-def vectors(kinds: Mapping[str, str] | None) -> list[str]:
-    """Those of the columns that lie in obsm."""
-    from cellalign.data.fields import Column
-
-    return [key for key, kind in (kinds or {}).items() if kind in Column.KINDS and Column.KINDS[kind].in_obsm]

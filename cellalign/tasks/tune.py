@@ -23,8 +23,9 @@ from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.grid import GRID, combinations, of_preset, said
 from cellalign.tasks.paths import cells_for
+from cellalign.tasks.reads import expression_for, vectors
 from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
-from cellalign.tasks.train import expression_for, train, vectors
+from cellalign.tasks.train import train
 from cellalign.tasks.tune_criteria import CRITERIA, scores, settled
 from cellalign.tasks.tune_runs import Runs
 

@@ -78,7 +78,7 @@ def test_people_may_see_other_headings_than_programs(capsys):
 
 def test_every_metric_is_listed(mistaken, tmp_path):
     def listing(*words: str) -> str:
-        done = CliRunner().invoke(app, ["methods", "--metrics", *words])
+        done = CliRunner(env={"COLUMNS": "2000"}).invoke(app, ["methods", "--metrics", *words])
         assert done.exit_code == 0, done.output
         return done.output
 

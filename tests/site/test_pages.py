@@ -136,3 +136,17 @@ def test_a_row_of_python_versions_takes_the_place_of_the_former_one():
     page = newest.written(page, row | {"Python": "3.13.2", "unit tests": "9 passed"})
     rows = [line for line in page.splitlines() if line.startswith("| 3")]
     assert [line.split(" | ")[0] for line in rows] == ["| 3.12.1", "| 3.13.2"] and "9 passed" in rows[1]
+
+
+def test_the_map_of_the_code_names_the_large_files_and_none_that_is_not_there():
+    text = (DOCS / "architecture.md").read_text()
+    there = {path.name: path for path in (ROOT / "cellalign").rglob("*.py")}
+    named = {name.rsplit("/", 1)[-1] for name in re.findall(r"`([\w/]+\.py)`", text)}
+    of_the_tests = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    assert named - set(there) - of_the_tests <= {"NAME.py", "KIND.py"}
+    verbs = {path.stem for path in (ROOT / "cellalign" / "tasks").glob("*.py")}
+    for path in there.values():
+        lines = path.read_text(encoding="utf-8").count("\n")
+        own_room = path.parent.name in ("methods", "panels", "fields", "kernels", "records") or path.stem in verbs
+        if lines > 300 and path.name != "__init__.py" and not own_room:
+            assert path.name in text, path
