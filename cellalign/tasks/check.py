@@ -187,7 +187,12 @@ def warnings_of(adata: AnnData, prepared: Prepared, seed: int) -> list[str]:
 
     if adata.isbacked:
         return []
-    place, counts, _ = look.of_matrix(adata, None, rounded=False)
+    recipe, matrix = prepared.record.recipe, prepared.record.matrix
+    layer = None if matrix == "X" else matrix
+    if recipe.expression == "any":
+        place, counts, _ = look.of_values(adata, layer)
+    else:
+        place, counts, _ = look.of_matrix(adata, layer, rounded=recipe.rounded)
     if place is None:
         return []
     fields, used = prepared.cells.fields, np.zeros(prepared.cells.n, dtype=bool)

@@ -10,7 +10,8 @@ from typing import Any
 
 def in_notebook() -> bool:
     """Whether a Jupyter kernel runs this."""
-    return "ipykernel" in sys.modules
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in getattr(shell, "config", ())
 
 
 class Bar:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.data.values import listed
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
@@ -136,6 +135,8 @@ def _check_asked(cells: Sequence[AnnData], how: How) -> None:
     for role, key in (("condition", how.condition), ("label", how.label)):
         if key is not None and not any(key in each.obs for each in cells):
             there = list(map(str, cells[0].obs))
+            from cellalign.data.values import listed
+
             raise InputError(f"no {role} column {key!r} in obs.{nearest(key, there)} Columns: {listed(there)}")
     if how.control is None:
         return

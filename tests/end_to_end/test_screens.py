@@ -16,6 +16,7 @@ def folder(tmp_path_factory, cellalign):
         f"simulate sparse-shift {made}",
         "preprocess shifts.h5ad -o pp.h5ad --n-top-genes 0",
         "train pp.h5ad --method linear --condition perturbation -m lin",
+        "counterfactual -m lin --to all --with-control -o all.h5ad",
     ):
         done = run(*line.split())
         assert done.returncode == 0, done.stderr
@@ -24,7 +25,7 @@ def folder(tmp_path_factory, cellalign):
 
 def test_all_conditions_are_one_file_and_scored_by_themselves(folder, cellalign):
     run = cellalign(cwd=folder)
-    done = run("counterfactual", "-m", "lin", "--to", "all", "--with-control", "-o", "all.h5ad")
+    done = run("counterfactual", "-m", "lin", "--to", "all", "--with-control", "-o", "all.h5ad", "--force")
     assert done.returncode == 0, done.stderr
     assert "all.h5ad: 420 cells as if 6 conditions (residual transfer)" in done.stderr
     cells = ad.read_h5ad(folder / "all.h5ad")

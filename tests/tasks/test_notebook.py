@@ -14,7 +14,8 @@ def test_a_bar_where_there_is_a_kernel_or_it_is_asked_for(monkeypatch):
     for progress, expected in ((None, False), (False, False), (True, True)):
         with notebook.shown(progress) as told:
             assert (told is not None) == expected
-    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    kernel = types.SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: kernel))
     with notebook.shown(None) as told:
         assert isinstance(told, notebook.Bar)
     with notebook.shown(False) as told:
