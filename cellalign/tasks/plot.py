@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".pdf", ".svg")
 PICTURE = Option("The picture (.png, .pdf, .svg).", ("--output", "-o"), metavar="FILE")
 PREDICTED = Argument("Predicted cells, as counterfactual writes them.", metavar="INPUT")
+AGAINST = Option("Real cells to compare with.", metavar="FILE")
 GRAPH = Argument("Graph of targets (.h5ad, .json, .csv), or the model that learned it.", metavar="INPUT")
 
 
@@ -179,7 +180,7 @@ def curves_command(
 def scatter_command(
     call: Call,
     input: Annotated[Reading, PREDICTED],
-    against: Annotated[str, Option("Real cells to compare with.", metavar="FILE")],
+    against: Annotated[str, AGAINST],
     output: Annotated[str, PICTURE] = "scatter.png",
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
@@ -191,7 +192,7 @@ def scatter_command(
 def violin_command(
     call: Call,
     input: Annotated[Reading, PREDICTED],
-    against: Annotated[str, Option("Real cells to compare with.", metavar="FILE")],
+    against: Annotated[str, AGAINST],
     output: Annotated[str, PICTURE] = "violin.png",
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
