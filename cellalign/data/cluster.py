@@ -77,8 +77,9 @@ def _import() -> None:
     except ImportError as error:
         raise UsageError(f"{option('cluster')} needs dask: pip install 'cellalign[cluster]'") from error
     if not log.isEnabledFor(logging.DEBUG):
-        for name in ("distributed", "tornado", "asyncio"):
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        for name in [*logging.root.manager.loggerDict, "asyncio"]:  # many of dask's have a level of their own
+            if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _client(address: str, threads: int | None, stack: ExitStack) -> Any:
@@ -108,7 +109,8 @@ def _closed(client: Any) -> None:
 
 def _written_in(path: str) -> str:
     """The address in a scheduler's file, which may be about to be written."""
-    if not Path(path).absolute().parent.is_dir():
+    named = os.path.exists(path) or os.sep in path or Path(path).suffix != ""
+    if not named or not Path(path).absolute().parent.is_dir():
         raise UsageError(
             f"{option('cluster', path)} is no address (tcp://HOST:8786), no scheduler's file, and not {LOCAL!r}"
         )

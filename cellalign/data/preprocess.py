@@ -12,9 +12,10 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.counts import NoCounts, Place, find_counts, find_log
+from cellalign.data.facts import sums_of
 from cellalign.data.integers import largest, without_duplicates
 from cellalign.data.matrices import check_names
-from cellalign.data.stored import Stored, read_once, sums_of
+from cellalign.data.stored import Stored, read_once
 from cellalign.data.streamed import cells_with
 from cellalign.data.variable_genes import variable_genes
 from cellalign.errors import InputError, UsageError, option
