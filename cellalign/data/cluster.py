@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -17,7 +18,9 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -131,24 +134,41 @@ def _own_workers(threads: int | None, stack: ExitStack) -> Any:
     """Processes of our own on this machine."""
     from distributed import LocalCluster
 
-    n = threads or available()
-    free = memory.available()
+    n, free = threads or available(), memory.available()
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cellalign-", ignore_cleanup_errors=True))
-    cluster = LocalCluster(
-        n_workers=n,
-        threads_per_worker=1,
-        dashboard_address=None,
-        silence_logs=logging.CRITICAL + 1,
-        local_directory=folder,
-        memory_limit="auto" if free is None else int(free / n),
-    )
-    stack.callback(_all_ended, cluster)
-    return cluster
+    options: dict[str, Any] = {
+        "n_workers": n,
+        "threads_per_worker": 1,
+        "dashboard_address": None,
+        "silence_logs": logging.CRITICAL + 1,
+        "local_directory": folder,
+        "memory_limit": "auto" if free is None else int(free / n),
+    }
+    # in a thread: a signal that comes meanwhile leaves none that is half built
+    pool = stack.enter_context(ThreadPoolExecutor(1, "cellalign-cluster"))
+    with _kept_from_children():
+        building = pool.submit(LocalCluster, **options)
+    stack.callback(_all_ended, building)
+    return building.result()
 
 
-def _all_ended(cluster: Any) -> None:
+@contextmanager
+def _kept_from_children() -> Iterator[None]:
+    """Threads started within, and what they start, are not sent a terminal's signals: this process ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # or it is started later, and has these signals arrive again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _all_ended(building: Future[Any]) -> None:
     with suppress(Exception):
-        cluster.close(timeout=LET_GO)
+        building.result(timeout=LET_GO).close(timeout=LET_GO)
 
 
 def _check(client: Any, reads: Sequence[str], writes: Path | None) -> None:
