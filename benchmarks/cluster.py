@@ -46,7 +46,7 @@ def measured(words: list[str]) -> tuple[float, float, list[float]]:
     if status:
         raise SystemExit(f"{' '.join(words)} failed")
     others = sorted((peak for pid, peak in peaks.items() if pid != process.pid), reverse=True)
-    return seconds, peaks[process.pid], [peak for peak in others if peak > 0.1]
+    return seconds, peaks[process.pid], others
 
 
 def same(one: Path, other: Path) -> bool:
@@ -74,7 +74,7 @@ def main() -> None:
             made.append(given.folder / f"{name.replace(' ', '-')}.{ending}")
             words = ["preprocess", raw, *options, "--n-top-genes", 1000, "--force", "-o", made[-1]]
             seconds, own, workers = measured([sys.executable, "-m", "cellalign", *map(str, words)])
-            peaks = ", ".join(f"{peak:.2f}" for peak in workers) or "-"
+            peaks = ", ".join(f"{peak:.2f}" for peak in workers[: given.workers]) if "--cluster" in options else "-"
             print(f"{ending}, {name}: {seconds:.0f} s, peak {own:.2f} GiB, of workers {peaks}", flush=True)
         if ending == "zarr":
             print("the same files, byte by byte:", same(*made))

@@ -68,7 +68,8 @@ def connected(address: str, reads: Iterable[Path], writes: Path | None, threads:
     _import()
     with ExitStack() as stack:
         client = _client(address, threads, stack)
-        _check(client, [os.path.abspath(path) for path in reads], writes)
+        # what is not there at all says whoever reads it
+        _check(client, [os.path.abspath(path) for path in reads if os.path.exists(path)], writes)
         with helped_by(_Crew(client)):
             yield
 
@@ -290,6 +291,7 @@ class _Crew:
     def __init__(self, client: Any) -> None:
         self.client, self.name = client, uuid.uuid4().hex
         self.alone_since: float | None = None
+        self.room, self.looked = AHEAD, -LOOK
 
     def over(
         self, matrices: Any, function: Callable[..., Any], asked: Iterable[tuple[Run, tuple[Any, ...]]]
@@ -303,16 +305,25 @@ class _Crew:
             # a task, and not data that is scattered: dask can do it again where the worker that has it is gone
             whole = self._submit(_Packed, dumps(matrices))
             kept.append(whole)
-            room = AHEAD * max(1, sum(self.client.nthreads().values()))
             for run, arguments in asked:
                 waiting.append(self._submit(_work, whole, self.name, function, run, arguments))
-                if len(waiting) >= room:
+                if len(waiting) >= self._room():
                     yield self._result(waiting.popleft())
             while waiting:
                 yield self._result(waiting.popleft())
         except BaseException:
             self._let_go([*waiting, *kept])
             raise
+
+    def _room(self) -> int:
+        """How many tasks are asked for at a time; workers come and go."""
+        if time.monotonic() - self.looked > LOOK:
+            try:
+                self.room = AHEAD * max(1, sum(self.client.nthreads().values()))
+            except Exception as error:
+                raise _lost(self.client) from error
+            self.looked = time.monotonic()
+        return self.room
 
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         key = f"cellalign-{function.__name__.strip('_').lower()}-{uuid.uuid4().hex}"

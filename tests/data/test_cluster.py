@@ -183,7 +183,7 @@ def test_a_matrix_is_opened_where_it_lies_and_no_other_is_taken_for_it(tiny, tmp
     with pytest.raises(InputError, match="is another file on"):
         cloudpickle.loads(sent)
     path.unlink()
-    with pytest.raises(InputError, match="is not there on .*: the workers of a cluster read and write files themselves"):
+    with pytest.raises(InputError, match="is not there on .*: the workers of a cluster read and write"):
         cloudpickle.loads(sent)
     with pytest.raises(InputError, match="is not there on"):
         Place(str(tmp_path / "none.zarr"), "X").open()

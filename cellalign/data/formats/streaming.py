@@ -73,7 +73,7 @@ def streamed(
     for path, name in zip(reading.paths, names, strict=True):
         found, why = _open(Path(path), name, reading)
         if found is None:
-            if asked and not by_columns:
+            if asked and not by_columns and Path(path).exists():  # else the reader says that it is not there
                 given = option("cluster") if helpers() else option("stream", True)
                 raise InputError(f"{why}; {_to_convert(path)}, or leave {given} out")
             return None
