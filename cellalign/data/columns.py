@@ -14,7 +14,7 @@ import pandas as pd
 from cellalign.data.controls import find_control
 from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
-from cellalign.data.values import Known, in_order, known, listed, means_missing, number_of, text_of
+from cellalign.data.values import Known, check_combination, in_order, known, listed, means_missing, number_of, text_of
 from cellalign.errors import InputError, UsageError, nearest, option
 
 __all__ = ["column", "find_control", "having", "numbers", "parse_where", "select", "text_that_is_missing"]
@@ -217,6 +217,8 @@ def select(obs: pd.DataFrame, where: Where, *, control: str | None = None, quiet
     terms = where if isinstance(where, Mapping) else parse_where([where] if isinstance(where, str) else where, obs)
     mask = np.ones(len(obs), dtype=bool)
     for key, value in terms.items():
+        if "+" in text_of(value) and (there := _known(obs, key)) is not None:
+            check_combination(text_of(value), there.names, control, f"{key}={value}")
         chosen = having(obs, key, value, control=control)
         if not chosen.any():
             names = list(column(obs, key, purpose="selection", missing=True).categories)
