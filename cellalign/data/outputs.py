@@ -18,7 +18,7 @@ import h5py
 from cellalign.data.formats import is_zarr
 from cellalign.data.placing import place_of, put_back, reason, try_place
 from cellalign.data.reading import PathLike, Reading, all_paths
-from cellalign.errors import InputError, UsageError, option
+from cellalign.errors import InputError, OutputExists, UsageError, option
 
 CELLS = (".h5ad", ".zarr")  # what an output of cells may end in
 MODEL_FILES = ("model.yaml", "weights.safetensors", "history.csv", "cells.npy", "calibration.safetensors")
@@ -97,7 +97,7 @@ def check_folder(path: PathLike, force: bool) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise UsageError(f"output {path} is no folder; {ELSEWHERE}")
     if not force:
-        raise UsageError(_exists(path))
+        raise _exists(path)
     _try(Path(path) / "any name")
 
 
@@ -144,7 +144,7 @@ def refuse_file(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
     if not stat.S_ISREG(found.st_mode):
         raise UsageError(f"output {path} is {_kind(found)} and no file, so it is not written; - is standard output")
     if not force:
-        raise UsageError(_exists(path))
+        raise _exists(path)
     place = place_of(path)
     if place.name in MODEL_FILES and _made_here(place.parent):
         raise UsageError(f"output {path} is a part of the model {place.parent} and is not replaced; {ELSEWHERE}")
@@ -165,7 +165,7 @@ def refuse_directory(
     if found is None:
         return
     if not force:
-        raise UsageError(_exists(path))
+        raise _exists(path)
     place = place_of(path)
     if _within(os.getcwd(), place) or place_of(os.getcwd()) == place:
         raise UsageError(f"output {path} is the folder this runs in, or holds it, and is not replaced; {ELSEWHERE}")
@@ -252,8 +252,8 @@ def _ends_as_folder(path: PathLike) -> bool:
     return os.fspath(path).endswith(("/", os.sep))
 
 
-def _exists(path: PathLike) -> str:
-    return f"output {path} exists; pass {option('force', True)} to replace it, or {ELSEWHERE}"
+def _exists(path: PathLike) -> OutputExists:
+    return OutputExists(f"output {path} exists; pass {option('force', True)} to replace it, or {ELSEWHERE}")
 
 
 def _within(inner: PathLike, outer: PathLike) -> bool:
