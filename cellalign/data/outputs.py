@@ -23,6 +23,7 @@ from cellalign.errors import InputError, OutputExists, UsageError, option
 CELLS = (".h5ad", ".zarr")  # what an output of cells may end in
 MODEL_FILES = ("model.yaml", "weights.safetensors", "history.csv", "cells.npy", "calibration.safetensors")
 OF_STORES = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")  # files of a store beside its arrays
+STORE = (".zgroup", ".zarray", "zarr.json")  # of which each store, group and array has one
 OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in any folder
 PICTURES = {".png": (b"\x89PNG", "PNG picture"), ".pdf": (b"%PDF", "PDF")}
 OTHERS = {
@@ -90,6 +91,7 @@ def check_table(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
 def check_folder(path: PathLike, force: bool) -> None:
     """Refuse a folder that outputs are to be put into; errors as `check_output`."""
     _refuse_name(path)
+    _refuse_store(path)
     found = _stat(path)
     if found is None:
         _try(path)
@@ -136,6 +138,7 @@ def refuse_file(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
         raise UsageError(f"output {path} names a folder; name a file")
     _refuse_name(path)
     _refuse_inputs(path, inputs)
+    _refuse_store(path)
     found = _stat(path)
     if found is None:
         return
@@ -161,6 +164,7 @@ def refuse_directory(
     """The part of `check_directory` that looks at what is there: UsageError."""
     _refuse_name(path)
     _refuse_inputs(path, inputs)
+    _refuse_store(path)
     found = _stat(path)
     if found is None:
         return
@@ -203,6 +207,13 @@ def _refuse_name(path: PathLike) -> None:
     """Refuse what names nothing."""
     if not os.fspath(path) or "\0" in os.fspath(path):
         raise UsageError(f"output {os.fspath(path)!r} is no name of a file")
+
+
+def _refuse_store(path: PathLike) -> None:
+    """Refuse a place in a zarr store, in which every file and folder is a part of it."""
+    for folder in place_of(path).parents:
+        if any((folder / name).is_file() for name in STORE):
+            raise UsageError(f"output {path} lies in the zarr store {folder.name}; {ELSEWHERE}")
 
 
 def _refuse_inputs(path: PathLike, inputs: Sequence[Any]) -> None:
