@@ -265,7 +265,8 @@ def command(
     }
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed
-    adata = cells_for(source, read.pop()) if len(read) == 1 else files.read(source)
+    one = read.pop() if len(read) == 1 else None
+    adata = files.read(source, streaming=True) if one is None else cells_for(source, one, streaming=True)
     if dry_run:
         say_benchmark(call, adata, range(runs), output, [plot, report], format)
         return

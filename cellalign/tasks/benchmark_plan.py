@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cellalign.data.reading import in_memory
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks.benchmark_file import Identity, finished
 from cellalign.tasks.grid import combinations, said
@@ -125,9 +124,10 @@ def planned(
 ) -> BenchmarkPlan:
     """Check what a benchmark was asked for, and settle what it does; parameters and errors are `benchmark`'s."""
     from cellalign.data.fields import fit_fields
+    from cellalign.data.given import given_cells
     from cellalign.tasks.benchmark_fitted import NOTHING
 
-    done, adata = finished(results), in_memory(adata)
+    done, adata = finished(results), given_cells(adata)
     of: Any = fit_fields(adata, condition=condition, control=control)[0]
     if of.reference is None:
         raise UsageError(f"{option('control', hint='VALUE')} is needed: the condition that predictions start from")

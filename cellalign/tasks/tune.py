@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cellalign.data.reading import Reading, in_memory
+from cellalign.data.reading import Reading
 from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError
 from cellalign.tasks import options as o
@@ -127,6 +127,7 @@ def tune(
     import numpy as np
     import pandas as pd
 
+    from cellalign.data.given import given_cells
     from cellalign.methods.registry import get
     from cellalign.threads import limited
 
@@ -150,7 +151,7 @@ def tune(
         "threads": threads,
     }
     grid, tried = tried_of(grid, method, preset)
-    adata = in_memory(adata)
+    adata = given_cells(adata)
     by = settled(get(method), by, adata.obs, seeds, [{**(settings or {}), **own} for own in tried], options)
     log.info("ranked by %s", by)
     kept = runs if isinstance(runs, Runs) or runs is None else Runs(runs)
@@ -264,7 +265,7 @@ def command(
         files.check_apart(model, output)
     asked = call.options
     reads = expression_for(asked["method"], asked["preset"], None, asked["settings"], asked["expression"])
-    adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
+    adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"], streaming=True)
     runs = Runs(Path(os.path.abspath(model) + ".tuning"))
     if dry_run:
         say_tuning(call, adata, runs, to_write([model, output], force=force), format)

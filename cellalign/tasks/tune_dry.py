@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cellalign.data.reading import in_memory
 from cellalign.data.said import told_once
 from cellalign.tasks.dry import Asked, Expected, Row, expected, many, print_plan, rows_of
 from cellalign.tasks.grid import said, tried_of
@@ -36,6 +35,7 @@ def say_tuning(call: Call, adata: AnnData, runs: Runs, writes: str, format: str)
         What it would write, in words.
     format : {"table", "json", "csv"}
     """
+    from cellalign.data.given import given_cells
     from cellalign.engine.device import computing
     from cellalign.methods.registry import get
     from cellalign.tasks.understood import of_columns
@@ -43,7 +43,7 @@ def say_tuning(call: Call, adata: AnnData, runs: Runs, writes: str, format: str)
     given = call.options
     method, seeds, own = given["method"], given["seeds"], given["settings"] or {}
     options = {name: value for name, value in given.items() if name not in OF_TUNE}
-    tried, adata = tried_of(given["grid"], method, options["preset"])[1], in_memory(adata)
+    tried, adata = tried_of(given["grid"], method, options["preset"])[1], given_cells(adata)
     by = settled(get(method), given["by"], adata.obs, seeds, [{**own, **combination} for combination in tried], options)
     runs.of(adata, method, options)
     states, asked = {}, []
