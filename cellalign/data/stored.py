@@ -184,6 +184,20 @@ class Stored(ABC):
         return found
 
 
+class Held(Stored):
+    """A matrix in memory, where others beside it lie on disk."""
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix.tocsr() if sparse.issparse(matrix) else matrix
+        self.shape, self.dtype, self.is_dense = matrix.shape, matrix.dtype, not sparse.issparse(matrix)
+        self.nnz = self.matrix.nnz if not self.is_dense else int(np.prod(matrix.shape))
+
+    def runs(self, runs: Sequence[Run]) -> Any:
+        """Those rows."""
+        rows = np.concatenate([np.arange(first, last) for first, last in runs] or [np.arange(0)])
+        return clean(self.matrix[rows])
+
+
 class Mapped(Stored):
     """Rows of another matrix, changed each by itself."""
 

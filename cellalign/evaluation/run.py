@@ -12,7 +12,7 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.embeddings import embedding_keys, has_embedding
-from cellalign.data.reading import in_memory
+from cellalign.data.matrices import refuse_zeros
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
@@ -60,7 +60,9 @@ def evaluate(
     **options
         Those of the panels' classes, such as k of mixing.
     """
-    adata, against = in_memory(adata), None if against is None else in_memory(against)
+    from cellalign.data.given import given_cells
+
+    adata, against = given_cells(adata), None if against is None else given_cells(against)
     record = Provenance.of(adata.uns).latest
     if "also" in options:  # its name in earlier versions
         extra_panels = options.pop("also")
@@ -311,7 +313,8 @@ def _as_array(values: Any, key: str) -> np.ndarray:
     Raises
     ------
     InputError
-        It holds no numbers, no columns, or NaN or infinite values, or it has more columns than an embedding.
+        It holds no numbers, no columns, nothing but zeros, or NaN or infinite values, or it has more columns than an
+        embedding.
     """
     if len(values.shape) != 2 or values.shape[1] == 0:
         raise InputError(f"embedding {key!r} is of shape {tuple(values.shape)}; it needs a row per cell and columns")
@@ -327,4 +330,5 @@ def _as_array(values: Any, key: str) -> np.ndarray:
         raise InputError(f"embedding {key!r} is not numeric: {str(error).splitlines()[0]}") from error
     if not np.isfinite(z).all():
         raise InputError(f"embedding {key!r} holds NaN or infinite values")
+    refuse_zeros(z, f"embedding {key!r}")
     return z

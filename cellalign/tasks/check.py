@@ -88,7 +88,7 @@ def check(
     Checked
         Nothing is raised of what `train` would refuse: it is a finding of level "error".
     """
-    from cellalign.data.reading import in_memory
+    from cellalign.data.given import given_cells
     from cellalign.tasks import findings as look
     from cellalign.tasks.prepare import kinds_of
     from cellalign.threads import limited
@@ -96,7 +96,7 @@ def check(
     kinds = kinds_of(condition, continuous, numeric, kinds)
     with limited(threads):
         found = list(look.of_names(adata))
-        adata = in_memory(adata)
+        adata = given_cells(adata)
         matrix = look.of_matrix(adata, layer, rounded) if expression is None else look.of_values(adata, layer)
         place, counts, said = matrix
         found += said

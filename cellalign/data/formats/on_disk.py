@@ -67,14 +67,14 @@ def stored_matrix(element: Any, name: str, shape: tuple[int, ...], by_columns: b
     if not is_sparse(element):
         return DenseOnDisk(element, name)
     kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", "csr")))
-    if kind.startswith("csc"):
-        if not by_columns:
-            raise NotByRows(f"{name} is kept by columns (CSC)")
-        return CscOnDisk(element, name, own)  # type: ignore[arg-type]
+    if kind.startswith("csc") and not by_columns:
+        raise NotByRows(f"{name} is kept by columns (CSC)")
     try:
         check_whole(element)
     except OSError as error:
         raise InputError(f"{name} is truncated or damaged: {error}; {AGAIN}") from error
+    if kind.startswith("csc"):
+        return CscOnDisk(element, name, own)  # type: ignore[arg-type]
     return CsrOnDisk(element, name, own)  # type: ignore[arg-type]
 
 
