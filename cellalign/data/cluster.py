@@ -189,10 +189,11 @@ def _check(client: Any, reads: Sequence[str], writes: Path | None) -> None:
         if version != __version__:
             raise InputError(f"{where} has cellalign {version}, and this is {__version__}; install the same everywhere")
         if missing:
-            place = str(writes.parent) if writes is not None and missing[0] == shown else missing[0]
+            place = str(writes.absolute().parent) if writes is not None and missing[0] == shown else missing[0]
             raise InputError(f"{where} does not see {place}: {SHARED}")
-    n = sum(client.nthreads().values())
-    log.info("%d workers, %d tasks at a time (%s)", len(answers), n, address_of(client))
+    counted = {"worker": len(answers), "task": sum(client.nthreads().values())}
+    workers, tasks = (f"{n} {what}{'' if n == 1 else 's'}" for what, n in counted.items())
+    log.info("%s, %s at a time (%s)", workers, tasks, address_of(client))
 
 
 def _check_pythons(client: Any) -> None:

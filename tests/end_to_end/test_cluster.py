@@ -153,7 +153,7 @@ def test_the_slurm_script_starts_all_of_it(kang_raw, alone, tmp_path):
     script = Path(__file__).resolve().parents[2] / "workflows" / "slurm" / "preprocess_cluster.sbatch"
     asked = ["bash", str(script), *map(str, ASKED)]
     done = subprocess.run(asked, cwd=tmp_path, env=os.environ | given, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "1 workers, 1 tasks at a time" in done.stderr, done.stderr
+    assert done.returncode == 0 and "1 worker, 1 task at a time" in done.stderr, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "out.zarr"]
     found, known = (anndata.read_zarr(each / "out.zarr") for each in (tmp_path, alone))
     assert list(found.var_names) == list(known.var_names)
