@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.any_values import any_values, refuse_beside_any, say_unlike
-from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
+from cellalign.data.counts import Place, counts_of, find_counts, find_log, has_counts
 from cellalign.data.genes import match, say_how, second_name
 from cellalign.data.images import image_shape, pixels_of, said_shape
 from cellalign.data.integers import largest, smallest
@@ -153,11 +153,14 @@ class Training(Expression):
     made_of : str, optional
         Digest of the raw counts of all genes that log expression was made of here: the last bit of a logarithm is not
         the same on all machines.
+    counts : Place, optional
+        The raw counts that were found, of all genes; None where none were looked for.
     """
 
     matrix: str
     recipe: Recipe
     made_of: str | None = None
+    counts: Place | None = None
 
 
 def to_train_on(
@@ -248,10 +251,10 @@ def _counts_to_train_on(
     written = Provenance.of(adata.uns).preprocess
     recipe = Recipe(target_sum=None if written is None else written.target_sum, rounded=rounded)
     if not n_top_genes:
-        return Training(place.matrix, place.var, place.where, recipe)
+        return Training(place.matrix, place.var, place.where, recipe, counts=place)
     kept = _preprocessed(adata, n_top_genes, batch, where, layer=layer, rounded=rounded)
     columns = place.var.index.get_indexer(kept.var.index)
-    return Training(place.matrix[:, columns], kept.var, place.where, kept.recipe)
+    return Training(place.matrix[:, columns], kept.var, place.where, kept.recipe, counts=place)
 
 
 def _preprocessed(
@@ -284,7 +287,7 @@ def _preprocessed(
         columns = place.var.index.get_indexer(made.var_names)
         x = normalised_log(place.matrix, step.target_sum)[:, columns]
     recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
-    return Training(x, made.var, "X", recipe, content_of(place.matrix))
+    return Training(x, made.var, "X", recipe, content_of(place.matrix), place)
 
 
 def n_kept(adata: AnnData, n_top_genes: int | None) -> int:
