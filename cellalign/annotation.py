@@ -9,8 +9,8 @@ import pandas as pd
 from anndata import AnnData
 
 from cellalign.data.columns import column
+from cellalign.data.given import given_cells
 from cellalign.data.matrices import matrix_of
-from cellalign.data.reading import in_memory
 from cellalign.data.split import held_out
 from cellalign.data.streamed import cells_with
 from cellalign.data.values import known as known_values
@@ -95,7 +95,7 @@ def blind(adata: AnnData, key: str, model: Model, rows: np.ndarray | None = None
     matrix, hidden = model.matrix, [key]
     if model.method.embeds_without_covariates:
         hidden += [field.name for field in model.fields if field.role in (BATCH, COVARIATE)]
-    adata = in_memory(adata)
+    adata = given_cells(adata)
     x, obs = matrix_of(adata, matrix), adata.obs.drop(columns=hidden, errors="ignore")
     if rows is not None and len(rows) < len(obs):
         x, obs = x[rows], obs.iloc[rows]

@@ -17,6 +17,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.columns import column
+from cellalign.data.stored import Stored, rows_in
 from cellalign.data.values import joined, known, listed
 from cellalign.engine import predict
 from cellalign.engine.device import computing
@@ -123,6 +124,8 @@ def _log_expression(x: Any, counts: bool) -> Any:
     """Log expression [n, G] as the model reads it; of counts log(1 + counts per 10,000)."""
     if not counts:
         return x
+    if isinstance(x, Stored):
+        return x.mapped(lambda block: _log_expression(block, True), dtype=np.float32, is_dense=False)
     scaled = sparse.csr_matrix(x, dtype=np.float32, copy=True)
     total = np.asarray(scaled.sum(1)).ravel()
     scaled.data *= np.repeat(1e4 / np.maximum(total, 1e-12), np.diff(scaled.indptr)).astype(np.float32)
@@ -130,7 +133,7 @@ def _log_expression(x: Any, counts: bool) -> Any:
 
 
 def _mean(x: Any, rows: np.ndarray) -> np.ndarray:
-    return np.asarray(x[rows].mean(0), dtype=np.float64).ravel()
+    return np.asarray(rows_in(x, rows).mean(0), dtype=np.float64).ravel()
 
 
 def _in_expression(x: Any, own: Sequence[np.ndarray], control: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:

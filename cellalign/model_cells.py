@@ -14,6 +14,7 @@ from cellalign.data.any_values import any_values
 from cellalign.data.counts import find_counts, has_counts
 from cellalign.data.files import read_matrix
 from cellalign.data.genes import align_genes, match, say_how
+from cellalign.data.given import given_cells
 from cellalign.data.images import check_shape, pixels_of
 from cellalign.data.loader import Cells, make_cells
 from cellalign.data.matrices import check_names
@@ -104,7 +105,7 @@ class ReadsCells(ModelDescription):
         InputError
             As `recipe.log_like` and `recipe.counts_like`; genes are missing, or names occur twice.
         """
-        adata = in_memory(adata)
+        adata = given_cells(adata)
         check_names(adata, "the input")
         rounded, base = self.record.recipe.rounded, self.record.recipe.base
         check_shape(adata, self.record.image_shape)

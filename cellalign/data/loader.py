@@ -50,6 +50,8 @@ class Cells:
     columns : tuple of Tensor [n, ...]
         As of a `Minibatch`.
     n : int
+    shuffled_as : tuple of int, optional
+        The `order` to keep to, wherever the cells lie.
     waiting : Waiting
         For batches of these cells, on whatever device, and of parts of them.
     """
@@ -59,6 +61,7 @@ class Cells:
     columns: tuple[Tensor, ...]
     n: int
     device: torch.device = torch.device("cpu")
+    shuffled_as: tuple[int, ...] | None = None
     waiting: Waiting = dataclasses.field(default_factory=Waiting, compare=False)
 
     def __len__(self) -> int:
@@ -152,7 +155,9 @@ class Cells:
 
     @property
     def order(self) -> list[int]:
-        """How these cells are best shuffled: `neighbours` and `read_together` of `shuffled` on disk; none in memory."""
+        """How these cells are shuffled: `neighbours` and `read_together` of `shuffled` on disk; none in memory."""
+        if self.shuffled_as is not None:
+            return list(self.shuffled_as)
         source = on_disk(self.matrix)
         return [] if source is None else [source.neighbours, source.read_together]
 

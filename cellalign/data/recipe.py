@@ -24,6 +24,7 @@ from cellalign.data.said import tell
 from cellalign.data.scale import scale_of
 from cellalign.data.source import content_of
 from cellalign.data.stored import Stored
+from cellalign.data.streamed import cells_with
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Provenance, Recipe
 
@@ -337,21 +338,19 @@ def comparable(predicted: AnnData, real: AnnData, expression: str, where: str) -
         # the observed cells beside a prediction are on its scale
         made = log_like(real, "X", total, where, base=_base_of(predicted.layers.get("source")))
         if made.x is not real.X:
-            from anndata import AnnData
-
-            found = AnnData(made.x, obs=real.obs, var=made.var)
+            found = cells_with({"X": made.x}, obs=real.obs, var=made.var)
     elif expression == "any":
-        from anndata import AnnData
-
         record = Provenance.of(predicted.uns).counterfactual
-        found = AnnData(any_values(real, "X" if record is None else record.matrix, where), real.obs, real.var)
+        x = any_values(real, "X" if record is None else record.matrix, where)
+        found = cells_with({"X": x}, obs=real.obs, var=real.var)
     names = list(map(str, predicted.var_names))
     matching = match(found.var, names, second_name(predicted.var))
     if not matching.how:
         return found
     say_how(matching, where)
     there = matching.columns >= 0
-    found = found[:, matching.columns[there]].copy()
+    found = found[:, matching.columns[there]]
+    found = found if isinstance(found.X, Stored) else found.copy()
     found.var_names = [name for name, is_there in zip(names, there, strict=True) if is_there]
     return found
 

@@ -95,6 +95,7 @@ def fit_stack(
         epoch=max(state.epoch for state in states),
         step=sum(state.step for state in states),
         seconds=time.monotonic() - started,
+        order=cells.order,
     )
 
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from cellalign.data import fingerprints
 from cellalign.data.columns import column
+from cellalign.data.stored import rows_in
 from cellalign.data.values import known
 from cellalign.errors import InputError, option
 from cellalign.evaluation.baselines import Groups
@@ -166,11 +168,11 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
         strangers = x_s is not None and (at[rows] < 0).all()
         return CellType(
             name,
-            res.dense(x_p[rows]),
-            res.dense(x_r[np.flatnonzero(target & (real == name))]),
-            res.dense(x_r[controls]),
+            res.dense(rows_in(x_p, rows)),
+            res.dense(rows_in(x_r, np.flatnonzero(target & (real == name)))),
+            res.dense(rows_in(x_r, controls)),
             positions(at[rows], controls),
-            res.dense(x_s[rows]) if strangers else None,
+            res.dense(rows_in(x_s, rows)) if strangers else None,
             status=status[name],
             baselines=learned.of(name, _means_under(x_r, real == name, under)),
             neighbours=learned.neighbours(name),
@@ -213,7 +215,9 @@ def _groups(
 
 def _mean(x: Any, rows: np.ndarray) -> np.ndarray:
     """Mean [G] of rows, in float64."""
-    return np.asarray(x[rows].mean(0, dtype=np.float64)).ravel()
+    some = rows_in(x, rows)
+    some = some if sparse.issparse(some) else np.ascontiguousarray(some)  # sums are the same wherever it lies
+    return np.asarray(some.mean(0, dtype=np.float64)).ravel()
 
 
 def _seen(predicted: AnnData, x: Any) -> np.ndarray | None:

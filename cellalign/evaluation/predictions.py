@@ -9,7 +9,9 @@ import pandas as pd
 from scipy import sparse
 
 from cellalign.data.columns import column, find_control
+from cellalign.data.integers import largest
 from cellalign.data.matrices import LARGEST_LOG, default_matrix, is_counts, matrix_of, refuse_zeros
+from cellalign.data.stored import Stored, rows_in
 from cellalign.errors import InputError, option, spoken
 from cellalign.records import Counterfactual, Provenance
 
@@ -62,10 +64,10 @@ def of_another_tool(
         raise InputError(f"{asked} is needed: the obs column that says which condition each predicted cell is of")
     check_finite(adata.X, "the prediction's X")
     scale = expression_of(adata, expression)
-    if scale == "log" and adata.X.max() > LARGEST_LOG:
+    if scale == "log" and largest(adata.X) > LARGEST_LOG:
         raise InputError(
             "the prediction's X is neither counts nor log1p expression (its largest value is "
-            f"{adata.X.max():.4g}); bring it on the scale of the real cells, or, if these hold any real values, add "
+            f"{largest(adata.X):.4g}); bring it on the scale of the real cells, or, if these hold any real values, add "
             f"{option('expression', 'any')}"
         )
     values = list(column(adata.obs, condition).categories)
@@ -105,9 +107,9 @@ def origin_notes(adata: AnnData, against: AnnData, model: Model | None) -> list[
         notes.append(f"not one of the cells it was predicted from is in {option('against')}, by name")
     elif genes.any():
         some = shared[np.unique(np.linspace(0, len(shared) - 1, min(LOOKED_AT, len(shared))).astype(int))]
-        was = _dense(adata.layers["source"][some])[:, genes]
+        was = _dense(rows_in(adata.layers["source"], some))[:, genes]
         key = default_matrix(against, "counts") if record.expression == "counts" else "X"
-        now = _dense(matrix_of(against, key, option("against"))[rows[some]])[:, columns[genes]]
+        now = _dense(rows_in(matrix_of(against, key, option("against")), rows[some]))[:, columns[genes]]
         n = int((~np.isclose(was, now, rtol=SAME, atol=SAME)).any(1).sum())
         if n:
             notes.append(
@@ -144,9 +146,15 @@ def check_finite(x: Any, where: str) -> None:
         raise InputError(f"{where} is not there; a prediction's expression has to be in it")
     if not all(x.shape):
         raise InputError(f"{where} holds {x.shape[0]} cells and {x.shape[1]} genes; there is nothing to compare")
+    if x.dtype.kind not in "iufb":
+        raise InputError(f"{where} is not numeric (it holds {x.dtype})")
+    if isinstance(x, Stored):
+        wrong = sum(x.facts.wrong.get(kind, (0, 0))[0] for kind in ("NaN", "inf"))
+        if wrong:
+            raise InputError(f"{where} holds {wrong} NaN or infinite values; correct them")
+        refuse_zeros(x, where)
+        return
     values = x.data if sparse.issparse(x) else np.asarray(x)
-    if values.dtype.kind not in "iufb":
-        raise InputError(f"{where} is not numeric (it holds {values.dtype})")
     # the sum is one pass; only of a bad matrix are the culprits counted
     with np.errstate(all="ignore"):
         fine = np.isfinite(values.sum(dtype=np.float64)) or np.isfinite(values).all()
@@ -181,7 +189,7 @@ def check_library_sizes(predicted: Any, real: Any, where: str) -> str | None:
 def _library_size(x: Any) -> float:
     """Median over cells of the sum of expm1, judged by some of them."""
     rows = np.unique(np.linspace(0, x.shape[0] - 1, min(LOOKED_AT, x.shape[0])).astype(int))
-    part = x[rows]
+    part = rows_in(x, rows)
     with np.errstate(all="ignore"):
         sums = np.asarray((part.expm1() if sparse.issparse(part) else np.expm1(np.asarray(part))).sum(1))
     return float(np.median(sums))

@@ -13,7 +13,6 @@ from scipy import sparse
 from cellalign.data.columns import column
 from cellalign.data.embeddings import embedding_keys, has_embedding
 from cellalign.data.matrices import refuse_zeros
-from cellalign.data.reading import in_memory
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
@@ -61,7 +60,9 @@ def evaluate(
     **options
         Those of the panels' classes, such as k of mixing.
     """
-    adata, against = in_memory(adata), None if against is None else in_memory(against)
+    from cellalign.data.given import given_cells
+
+    adata, against = given_cells(adata), None if against is None else given_cells(against)
     record = Provenance.of(adata.uns).latest
     if "also" in options:  # its name in earlier versions
         extra_panels = options.pop("also")

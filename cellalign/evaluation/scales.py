@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.data.matrices import default_matrix, is_counts, matrix_of
+from cellalign.data.stored import Stored
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.predictions import check_finite, check_library_sizes, source_names
@@ -85,10 +86,12 @@ def on_one_scale(inputs: Inputs, x: Any, *, with_sources: bool) -> tuple[Any, An
     from sklearn.preprocessing import normalize
 
     def log(counts: Any, size: float) -> Any:
+        if isinstance(counts, Stored):
+            return counts.mapped(lambda block: log(block, size), dtype=np.float64)
         return np.log1p(normalize(counts, "l1") * size)  # which keeps a sparse matrix sparse
 
     def of_real() -> tuple[float, Any]:
-        size = float(np.median(np.asarray(x.sum(1))))
+        size = float(np.median(x.facts.sums if isinstance(x, Stored) else np.asarray(x.sum(1))))
         return size, log(x, size)
 
     size, real = inputs.of_real("log of counts", of_real)

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.columns import column
+from cellalign.data.stored import rows_in
 from cellalign.data.values import joined
 from cellalign.errors import option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
@@ -317,7 +318,8 @@ def _reader(
     """Rows of a matrix, some of its columns, on a linear scale in float64; sparse ones stay so."""
 
     def read(rows: np.ndarray) -> Any:
-        part = x[rows] if columns is None else x[rows][:, columns]
+        part = rows_in(x, rows)
+        part = part if columns is None else part[:, columns]
         if sparse.issparse(part):
             part = sparse.csr_matrix(part, dtype=np.float64)
             part.data = unlog(part.data)

@@ -129,12 +129,15 @@ class Machine(Record):
         CPU threads that computed.
     deterministic : bool
         Whether the number of threads was kept from mattering.
+    order : list of int, optional
+        How an epoch's cells were shuffled (`data.loader.Cells.order`); None of a model that does not say.
     """
 
     device: str
     processor: str
     threads: int
     deterministic: bool = False
+    order: list[int] | None = None
 
 
 class CalibrationRecord(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cellalign.errors import UsageError, option, spoken
@@ -74,6 +74,8 @@ def settled(
         prepared = prepare_on(adata, parent=parent, **options)
         if key not in (None, NONE):
             raise UsageError(f"{option('calibrate', key)}: a model that learns on knows the cells to be left out")
+    if asked.get("order") is not None:
+        prepared = replace(prepared, cells=replace(prepared.cells, shuffled_as=tuple(asked["order"])))
     planned = None if parent is not None else calibrating(prepared, adata, get(method), key, folds)
     if planned is not None and not alone:
         later = spoken(python="train again with auto_resume=True, in one process", command="--auto-resume in one")

@@ -5,21 +5,22 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cellalign.data.reading import Reading, in_memory
+from cellalign.data.reading import Reading
 from cellalign.data.said import told_once
-from cellalign.errors import InputError, TrainingError, UsageError, option
+from cellalign.errors import TrainingError, UsageError, option
 from cellalign.tasks import options as o
+from cellalign.tasks.benchmark_dry import say_benchmark
 from cellalign.tasks.benchmark_file import add, finished
+from cellalign.tasks.benchmark_plan import planned
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.grid import GRID, combinations, said
-from cellalign.tasks.made_of import MadeOf, made_of
+from cellalign.tasks.grid import GRID, combinations
+from cellalign.tasks.made_of import MadeOf
 from cellalign.tasks.paths import cells_for
 from cellalign.tasks.reads import expression_for
-from cellalign.tasks.roles import roles_used
 from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
 from cellalign.tasks.train import train
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from cellalign.model import Model
     from cellalign.records import BenchmarkRow
 
 log = logging.getLogger("cellalign")
@@ -138,152 +138,49 @@ def benchmark(
     InputError
         No group can be held out, or the data is not fit.
     """
-    from cellalign.data.fields import fit_fields
-    from cellalign.tasks.benchmark_fitted import NOTHING, mixing_scores
+    from cellalign.tasks.benchmark_fitted import mixing_scores, scores_of
     from cellalign.tasks.benchmark_table import as_table
     from cellalign.threads import limited
 
     options |= {"expression": expression, "n_top_genes": n_top_genes, "rounded": rounded}
-    options |= {"epochs": epochs, "device": device, "threads": threads}
-    done, adata = finished(results), in_memory(adata)
-    field: Any = fit_fields(adata, condition=condition, control=control)[0]
-    if field.reference is None:
-        raise UsageError(f"{option('control', hint='VALUE')} is needed: the condition that predictions start from")
-    for method in settings or {}:
-        if method not in methods:
-            raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")
-    for method in methods:
-        expression_for(method, settings=(settings or {}).get(method), expression=expression)
-    for name, given in (("groups", groups), ("holdout_conditions", holdout_conditions != "each")):
-        if holdout_each is None and given:
-            raise UsageError(f"{option(name)} needs {option('holdout_each', hint='KEY')}, the column they are of")
-    together = holdout_conditions == "all"
-    options |= {"condition": condition, "control": field.reference, "label": label or holdout_each}
-    asked = _asked(methods, settings or {}, grid, options)
-    if holdout_each is None:
-        cases = [(NOTHING, to) for to in field.categories if to != field.reference]
-    else:
-        cases = _cases(adata, field, holdout_each, groups)
-    more = {"min_cells": min_cells, "holdout_conditions": holdout_conditions}
-    keys = {name: made_of(adata, holdout_each, own | more) for name, own in asked.items()}
-    _say_others(done, keys, results)
-    last: tuple[Any, ...] = ()  # a model that is of all conditions is trained once for them
-    for name, seed, (group, to) in _runs(list(asked), seeds, cases, at_once=holdout_each is None or together):
-        if (name, seed, group, to, keys[name].scores) in done:
+    options |= {"epochs": epochs, "device": device, "threads": threads, "condition": condition, "control": control}
+    plan = planned(
+        adata,
+        methods=methods,
+        holdout_each=holdout_each,
+        holdout_conditions=holdout_conditions,
+        grid=grid,
+        label=label,
+        groups=groups,
+        seeds=seeds,
+        settings=settings,
+        min_cells=min_cells,
+        results=results,
+        **options,
+    )
+    adata, done = plan.adata, plan.done
+    for training in plan.trainings:
+        left = plan.left(training)
+        if not left:
             continue
+        name, seed = training.name, training.seed
         if progress is not None:
-            under = "all conditions" if together else f"{condition}={to}"
-            where = "" if holdout_each is None else f": {holdout_each}={group} under {under} held out"
-            progress(f"{name}, seed {seed}{where}")
-        held = [] if holdout_each is None else _held(adata, field, holdout_each, group, None if together else to)
+            progress(plan.said(training))
         try:
-            if (holdout_each is not None and not together) or last[:3] != (name, seed, group):
-                model = train(adata, holdout=held, seed=seed, **(asked[name] | {"calibrate": "none"}))
-                with limited(threads):
-                    mixed = {} if holdout_each else mixing_scores(adata, model, label, seed, device, min_cells)
-                last = (name, seed, group, model, mixed)
+            model = train(adata, **plan.options_of(training))
         except TrainingError as error:
-            log.warning("%s, seed %d, %s: %s; left out", name, seed, group, error)
+            log.warning("%s, seed %d, %s: %s; left out", name, seed, training.group, error)
             continue
-        scores = _scores(adata, last[3], holdout_each, group, to, label, seed, field.reference, device, threads)
-        scores = {**scores, "prediction": {**scores.get("prediction", {}), **last[4]}}
-        rows = _rows(scores, keys[name], name, seed, group, to)
-        done = {row.identity: row for row in rows} | done
-        if results is not None:
-            add(results, rows)
-    return as_table(_shown(done, keys, itertools.product(seeds, cases)))
-
-
-def _asked(
-    methods: Sequence[str],
-    settings: Mapping[str, Mapping[str, Any]],
-    grid: Mapping[str, Sequence[Any]] | None,
-    options: Mapping[str, Any],
-) -> dict[str, dict[str, Any]]:
-    """What `train` is asked for by the name of its row: each method, or each combination of the grid of it.
-
-    Raises
-    ------
-    UsageError
-        A method or setting is unknown.
-    """
-    asked = {}
-    for method in methods:
-        for combination in combinations(grid) if grid is not None else ({},):
-            own = dict(settings.get(method, {})) | combination
-            expression_for(method, settings=own)
-            name = f"{method} {said(combination)}".rstrip()
-            asked[name] = roles_used(method, dict(options)) | {"method": method, "settings": own}
-    return asked
-
-
-def _runs(
-    names: Sequence[str], seeds: Sequence[int], cases: Sequence[tuple[str, str]], *, at_once: bool
-) -> Iterator[tuple[str, int, tuple[str, str]]]:
-    """In which order: methods beside each other, but of one that is trained once all conditions of a group."""
-    if at_once:
-        for seed, group, name in itertools.product(seeds, dict.fromkeys(group for group, _ in cases), names):
-            yield from ((name, seed, case) for case in cases if case[0] == group)
-    else:
-        yield from ((name, seed, case) for seed, case, name in itertools.product(seeds, cases, names))
-
-
-def _held(adata: AnnData, field: Any, holdout_each: str, group: str, to: str | None) -> list[str]:
-    """A group under a condition, or under all but the control that it has cells of, as `train` takes it."""
-    from cellalign.data.split import held_out
-    from cellalign.data.terms import term
-
-    conditions = [name for name in field.categories if name != field.reference] if to is None else [to]
-    items = [f"{term(holdout_each, group)},{term(field.name, name)}" for name in conditions]
-    there = [held_out(adata.obs, [item], must_exist=False, control=field.reference, quiet=True) for item in items]
-    return [item for item, cells in zip(items, there, strict=True) if cells.any()]
-
-
-def _scores(
-    adata: AnnData,
-    model: Model,
-    holdout_each: str | None,
-    group: str,
-    to: str,
-    label: str | None,
-    seed: int,
-    control: str,
-    device: str,
-    threads: int | None,
-) -> Mapping[str, dict[str, float]]:
-    """Scores by system: "prediction", of the method, and the baselines."""
-    from cellalign.evaluation import evaluate
-    from cellalign.methods.base import Predicts
-    from cellalign.tasks.benchmark_fitted import response_scores
-    from cellalign.threads import limited
-
-    found: Mapping[str, dict[str, float]] = {}
-    kinds = holdout_each or label
-    # with nothing held out a method that cannot predict is still mixed; else it is refused as it always was
-    if holdout_each is not None or isinstance(model.method, Predicts):
-        start: dict[str, Any] = {"from_": control} | ({"where": {holdout_each: group}} if holdout_each else {})
-        predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
-        asked: dict[str, Any] = {"condition": model.condition, "label": kinds}
-        asked |= {"panels": ["response"], "more_genes": True}
         with limited(threads):
-            scored = evaluate(predicted, against=adata, seed=seed, device=device, **asked)
-        found = response_scores(scored, kinds, group if holdout_each else None)
-    return found
-
-
-def _say_others(
-    done: Mapping[Any, BenchmarkRow], keys: Mapping[str, MadeOf], results: str | os.PathLike[str] | None
-) -> None:
-    """Say which rows of the file are not of this run."""
-    old = sum(row.made_of is None for row in done.values())
-    ours = {digest for own in keys.values() for digest in (own.scores, own.baselines)}
-    other = sum(row.made_of not in ours for row in done.values()) - old
-    kept = "they are kept there, and left out here"
-    if old:
-        unsaid = "do not say of which cells and settings they are"
-        log.warning("%s: %d rows of an earlier version %s: %s", results, old, unsaid, kept)
-    if other:
-        log.info("%s: %d rows are of other cells, settings or scores: %s", results, other, kept)
+            mixed = {} if holdout_each else mixing_scores(adata, model, label, seed, device, min_cells)
+        for group, to in left:
+            found = scores_of(adata, model, holdout_each, group, to, label, seed, plan.control, device, threads)
+            found = {**found, "prediction": {**found.get("prediction", {}), **mixed}}
+            rows = _rows(found, plan.keys[name], name, seed, group, to)
+            done |= {row.identity: row for row in rows if row.identity not in done}
+            if results is not None:
+                add(results, rows)
+    return as_table(_shown(done, plan.keys, itertools.product(seeds, plan.cases)))
 
 
 def _shown(
@@ -301,44 +198,6 @@ def _shown(
             rows = [done.get((name, seed, group, to, digest)) for digest in digests]
             found += [row for row in rows if row is not None][:1]
     return found
-
-
-def _cases(adata: AnnData, field: Any, holdout_each: str, groups: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Groups and conditions that can be held out: 5 cells under it and under control, and another group as well."""
-    import numpy as np
-
-    from cellalign.data.columns import column
-    from cellalign.data.values import known, listed
-    from cellalign.errors import nearest
-    from cellalign.evaluation.panels.response import MIN_CELLS_PER_GROUP
-
-    values = column(adata.obs, holdout_each, purpose="group", missing=True)
-    there = known(tuple(values.categories))
-    absent = int((values.codes < 0).sum())
-    if absent:
-        log.info("%d cells have no %r and are in no group: trained on, and never held out", absent, holdout_each)
-    wanted = list(range(len(there.names)))
-    if groups:
-        wanted = [there.find(group) for group in groups]
-        for group, code in zip(groups, wanted, strict=True):
-            if code < 0:
-                near = nearest(group, there.names)
-                raise InputError(f"{holdout_each} has no {group!r}.{near} There: {listed(there.names)}")
-    under = field.encode(adata)
-    table = np.zeros((len(there.names), len(field.categories)), dtype=np.int64)
-    np.add.at(table, (values.codes[values.codes >= 0], under[values.codes >= 0]), 1)
-    control = field.categories.index(field.reference)
-    cases = [
-        (there.names[group], to)
-        for group in dict.fromkeys(wanted)
-        for code, to in enumerate(field.categories)
-        if code != control and min(table[group, code], table[group, control]) >= MIN_CELLS_PER_GROUP
-    ]
-    if not cases or len(there.names) < 2:
-        raise InputError(
-            f"no group of {holdout_each!r} has {MIN_CELLS_PER_GROUP} cells under the control and another condition"
-        )
-    return cases
 
 
 def _rows(
@@ -374,6 +233,7 @@ def command(
         Option("Draw methods by groups, beside best baseline and ceiling (.png, .pdf, .svg).", metavar="FILE"),
     ] = None,
     report: Annotated[str | None, o.REPORT] = None,
+    dry_run: Annotated[bool, o.DRY_RUN] = False,
 ) -> None:
     """Hold out each group under each condition in turn, predict it with every method, score it; or train on all.
 
@@ -405,7 +265,11 @@ def command(
     }
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed
-    adata = cells_for(source, read.pop()) if len(read) == 1 else files.read(source)
+    one = read.pop() if len(read) == 1 else None
+    adata = files.read(source, streaming=True) if one is None else cells_for(source, one, streaming=True)
+    if dry_run:
+        say_benchmark(call, adata, range(runs), output, [plot, report], format)
+        return
     table = benchmark(adata, seeds=range(runs), results=output, progress=call.log.info, **asked)
     people = format == "table"
     columns, rows = printed(table, [each.name for each in metrics], people=people)

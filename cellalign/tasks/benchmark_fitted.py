@@ -1,4 +1,4 @@
-"""What a benchmark scores where nothing is held out: mixing of the embedding, and the response that was fitted."""
+"""What a benchmark scores: the response; where nothing is held out that which was fitted, and mixing as well."""
 
 from __future__ import annotations
 
@@ -75,6 +75,37 @@ def _with_split(cells: AnnData, split: Any, key: str, model: Model) -> AnnData:
     record = Embedding(method=model.name, key=key, condition=model.condition, split="benchmark_split")
     cells.uns[KEY] = Provenance().with_steps(record).plain()
     return cells
+
+
+def scores_of(
+    adata: AnnData,
+    model: Model,
+    holdout_each: str | None,
+    group: str,
+    to: str,
+    label: str | None,
+    seed: int,
+    control: str,
+    device: str,
+    threads: int | None,
+) -> Mapping[str, dict[str, float]]:
+    """Scores by system: "prediction", of the method, and the baselines."""
+    from cellalign.evaluation import evaluate
+    from cellalign.methods.base import Predicts
+    from cellalign.threads import limited
+
+    found: Mapping[str, dict[str, float]] = {}
+    kinds = holdout_each or label
+    # with nothing held out a method that cannot predict is still mixed; else it is refused as it always was
+    if holdout_each is not None or isinstance(model.method, Predicts):
+        start: dict[str, Any] = {"from_": control} | ({"where": {holdout_each: group}} if holdout_each else {})
+        predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
+        asked: dict[str, Any] = {"condition": model.condition, "label": kinds}
+        asked |= {"panels": ["response"], "more_genes": True}
+        with limited(threads):
+            scored = evaluate(predicted, against=adata, seed=seed, device=device, **asked)
+        found = response_scores(scored, kinds, group if holdout_each else None)
+    return found
 
 
 def response_scores(scored: Evaluation, label: str | None, group: str | None) -> Mapping[str, dict[str, float]]:

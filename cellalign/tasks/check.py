@@ -90,7 +90,7 @@ def check(
         Nothing is raised of what `train` would refuse: it is a finding of level "error".
     """
     asked = dict(locals())  # by which roles are read
-    from cellalign.data.reading import in_memory
+    from cellalign.data.given import given_cells
     from cellalign.tasks import findings as look
     from cellalign.tasks.roles import Roles
     from cellalign.threads import limited
@@ -98,7 +98,7 @@ def check(
     roles = Roles.of(asked)
     with limited(threads):
         found = list(look.of_names(adata))
-        adata = in_memory(adata)
+        adata = given_cells(adata)
         matrix = look.of_matrix(adata, layer, rounded) if expression is None else look.of_values(adata, layer)
         place, counts, said = matrix
         found += said

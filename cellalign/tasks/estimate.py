@@ -45,17 +45,28 @@ class Estimate:
     bytes: int | None = None
 
     @property
+    def how(self) -> str:
+        """By how many steps, in words."""
+        if not self.steps:
+            return "a closed form"
+        each = self.steps // self.epochs
+        return f"at most {self.epochs:,} epochs of {each:,} step{'s' if each != 1 else ''}"
+
+    @property
+    def memory(self) -> str:
+        """In words; empty where the system does not say."""
+        return "" if self.bytes is None else bytes_said(float(f"{self.bytes:.2g}"))
+
+    @property
     def said(self) -> str:
         """In words."""
-        memory = "" if self.bytes is None else f", {bytes_said(float(f'{self.bytes:.2g}'))} of memory"
+        memory = f", {self.memory} of memory" if self.memory else ""
         if not self.steps:
-            took = "a closed form" if self.seconds is None else f"about {in_words(self.seconds)} (a closed form)"
+            took = self.how if self.seconds is None else f"about {in_words(self.seconds)} ({self.how})"
             return f"{took}{memory}"
-        each = self.steps // self.epochs
-        steps = f"at most {self.epochs:,} epochs of {each:,} step{'s' if each != 1 else ''}"
         if self.seconds is None:
-            return f"{steps}{memory}"
-        return f"about {in_words(self.seconds)}{memory}; {steps}, {self.weights:,} weights"
+            return f"{self.how}{memory}"
+        return f"about {in_words(self.seconds)}{memory}; {self.how}, {self.weights:,} weights"
 
 
 def in_words(seconds: float) -> str:
@@ -69,8 +80,40 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 36 * 3600 else f"{seconds / 86400:.1f} days"
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What a training will take, and what was made of a part of the cells to find that out.
+
+    Attributes
+    ----------
+    estimate : Estimate
+    module : Method, optional
+        Networks that took a few steps; None where they were not needed, or that part could not be fitted.
+    """
+
+    estimate: Estimate
+    module: Method | None = None
+
+
 def estimated(prepared: Prepared, device: torch.device, *, seed: int = 0, always: bool = False) -> Estimate:
-    """What a training will take on a device; the caller's random numbers stay as they are.
+    """What a training will take on a device; parameters are those of `tried`."""
+    return tried(prepared, device, seed=seed, always=always).estimate
+
+
+def work_of(prepared: Prepared) -> float:
+    """What the time of a training is in proportion to: steps and batches validated on, or cells of a closed form."""
+    from cellalign.methods.base import Trains
+    from cellalign.methods.registry import get
+
+    plan, n = prepared.plan, len(prepared.train_rows)
+    if not issubclass(get(prepared.record.method), Trains):
+        return float(n)
+    each = max(1, math.ceil(n / plan.batch_size))
+    return plan.resolve_epochs(n) * (each + VALIDATING * math.ceil(len(prepared.validation_rows) / plan.batch_size))
+
+
+def tried(prepared: Prepared, device: torch.device, *, seed: int = 0, always: bool = False) -> Trial:
+    """Fit to a part of the cells, and say what a training will take; the caller's random numbers stay as they are.
 
     Parameters
     ----------
@@ -93,13 +136,14 @@ def estimated(prepared: Prepared, device: torch.device, *, seed: int = 0, always
     per_epoch = max(1, math.ceil(n / plan.batch_size))
     found = Estimate(epochs, epochs * per_epoch, 0)
     if not current().alone or not (always or found.steps > FEW):  # ranks would have to be asked all alike
-        return found
+        return Trial(found)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         module = build_to_train(prepared.record)
         weights = sum(parameter.numel() for parameter in module.parameters()) if by_steps else 0
         seconds = _seconds_of(module, prepared, device, seed, found)
-    return replace(found, weights=weights, seconds=seconds, bytes=_memory(weights, device))
+    found = replace(found, weights=weights, seconds=seconds, bytes=memory_of(weights, device))
+    return Trial(found, None if seconds is None else module)
 
 
 def _seconds_of(module: Method, prepared: Prepared, device: torch.device, seed: int, whole: Estimate) -> float | None:
@@ -126,12 +170,10 @@ def _seconds_of(module: Method, prepared: Prepared, device: torch.device, seed: 
     if not whole.steps:
         return (time.monotonic() - before) * max(1.0, len(rows) / len(part))
     ends = [row["seconds"] for row in state.history]
-    per_step = (ends[-1] - ends[-2]) / max(1, math.ceil(len(part) / plan.batch_size))
-    validated = math.ceil(len(prepared.validation_rows) / plan.batch_size) * whole.epochs
-    return per_step * (whole.steps + VALIDATING * validated)
+    return (ends[-1] - ends[-2]) / max(1, math.ceil(len(part) / plan.batch_size)) * work_of(prepared)
 
 
-def _memory(weights: int, device: torch.device) -> int | None:
+def memory_of(weights: int, device: torch.device) -> int | None:
     """Bytes at the peak: of the GPU there, else of this process, which has read the cells and taken steps."""
     import torch
 

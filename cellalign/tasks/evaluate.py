@@ -324,13 +324,14 @@ def command(
         check_page(report, force, read)
     files.check_apart(output, de, report, *pictures.values(), *exported)
     fitted = load(model) if model is not None else None
+    by_rows = report is None and not exported  # which take all of the cells
     # a prediction has its metadata: a table of them belongs to the real cells
     if against is not None:
-        cells = files.read(replace(input, obs=None, obs_key=None))
+        cells = files.read(replace(input, obs=None, obs_key=None), streaming=by_rows)
     else:  # of an embedding the matrices are hardly looked at
         cells = files.read(files.spool(input) if input.stream else input, streaming=True)
     provenance = Provenance.of(cells.uns)
-    on_disk = isinstance(cells, StreamedCells) and provenance.counterfactual is None
+    on_disk = isinstance(cells, StreamedCells) and (against is not None or provenance.counterfactual is None)
     cells = cells.to_memory() if isinstance(cells, StreamedCells) and not on_disk else cells
     _check_kind(pictures, provenance, ", ".join(input.paths), against)
     if where:
@@ -341,7 +342,8 @@ def command(
         reading = replace(input.like(against), obs=input.obs, obs_key=input.obs_key)
         made = provenance.counterfactual
         layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
-        real = cells_for(files.spool(reading), expression_of(cells, asked["expression"]), layer=layer)
+        scale = expression_of(cells, asked["expression"])
+        real = cells_for(files.spool(reading), scale, layer=layer, streaming=by_rows)
     more: dict[str, Any] = {"extra_panels": extra_panels, "differential": de is not None}
     result = evaluate(cells, against=real, model=fitted, **more, **asked)
     call.print_evaluation(result, format)

@@ -39,6 +39,14 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(grid, values, strict=True))
 
 
+def tried_of(
+    grid: Mapping[str, Sequence[Any]], method: str, preset: str | None
+) -> tuple[Mapping[str, Sequence[Any]], list[dict[str, Any]]]:
+    """The grid, or where none is given that of the preset, and its combinations; errors as `combinations`."""
+    grid = grid or of_preset(method, preset)
+    return grid, list(combinations(grid))
+
+
 def said(combination: Mapping[str, Any]) -> str:
     """As "gamma=1, floor=null"."""
     return ", ".join(f"{key}={'null' if value is None else value}" for key, value in combination.items())

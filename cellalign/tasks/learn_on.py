@@ -135,15 +135,15 @@ def prepare_on(adata: AnnData, *, parent: Parent, **asked: Any) -> Prepared:
 
     from cellalign.data.counts import Place
     from cellalign.data.fields import field_records
+    from cellalign.data.given import given_cells
     from cellalign.data.loader import make_cells
-    from cellalign.data.reading import in_memory
     from cellalign.methods.base import Fields
     from cellalign.records import CellNumbers, LearnedFrom
 
     model, seed = parent.model, asked.get("seed", 0)
     _check_asked(model, asked)
     plan = _plan(model, asked)
-    adata = in_memory(adata)
+    adata = given_cells(adata)
     x = model.expression_of(adata, parent.missing_genes)
     trained_on = training_rows(adata, asked.get("holdout", ()), model.control)
     fields = Fields([field.extended(adata[trained_on]) for field in model.fields])

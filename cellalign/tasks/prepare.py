@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from cellalign.data.reading import Reading, in_memory
+from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option, spoken
 from cellalign.tasks.paths import beside
 from cellalign.tasks.roles import Roles, check_roles
@@ -118,6 +118,7 @@ def prepare(
     from cellalign.data.design import check_design
     from cellalign.data.fields import field_records
     from cellalign.data.genes import second_name
+    from cellalign.data.given import given_cells
     from cellalign.data.images import image_shape
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_names
@@ -137,7 +138,7 @@ def prepare(
     notes = check_roles(cls, roles)
     plan = on_device(cls, plan, device, threads, automatic)
 
-    adata = in_memory(adata)
+    adata = given_cells(adata)
     check_names(adata, "the input")
     with limited(threads):  # scanpy would leave torch another number of them
         found = to_train_on(

@@ -45,8 +45,8 @@ def read(
     Returns
     -------
     AnnData
-        With `stream=True` its matrices stay on disk (`data.streamed.StreamedCells`): `train`, `embed`,
-        `counterfactual`, `annotate` and `preprocess` read rows as they need them.
+        With `stream=True` its matrices stay on disk (`data.streamed.StreamedCells`): whatever trains, embeds, predicts
+        or scores reads rows as it needs them.
 
     Raises
     ------

@@ -127,11 +127,12 @@ def reproduce(
     options["threads"] = threads or (None if machine is None else machine.threads)
     if adata is None:
         source = model.check_source()
-        adata = read(source)
+        adata = read(source, streaming=True)
     elif record.content is not None:
         _check_content(record, adata, options)
     deterministic = machine is not None and machine.deterministic
-    again = train(adata, **options, deterministic=deterministic, progress=progress, source=source)
+    order = None if machine is None else machine.order
+    again = train(adata, **options, deterministic=deterministic, order=order, progress=progress, source=source)
     before, after = (_weights(each) for each in (model, again))
     latents = [each.embeddings(adata, device=options["device"], threads=options["threads"]) for each in (model, again)]
     return Reproduction(
@@ -265,7 +266,7 @@ def command(
     machine = fitted.record.machine
     own_process(call.options["device"] or ("auto" if machine is None else machine.device))
     options = training_options(fitted.record)
-    adata = cells_for(source, fitted.expression, vectors(options["kinds"]), options["layer"])
+    adata = cells_for(source, fitted.expression, vectors(options["kinds"]), options["layer"], streaming=True)
     with call.training_progress() as progress:
         known = None if input.from_stdin else source
         found = reproduce(fitted, adata, progress=progress, source=known, **call.options)

@@ -46,6 +46,7 @@ OF_A_RUN: tuple[str, ...] = (
     "missing_genes",
     "progress",
     "before",
+    "order",
     "source",
     "model_path",
     "resume",

@@ -182,7 +182,7 @@ def command(
     if _of_cells(asked):
         source = source_of(input, fitted)
         check(output, force, [source])
-        cells = cells_of(source, fitted)
+        cells = cells_of(source, fitted, streaming=True)
     found = targets(fitted, cells, **asked)
     write_targets(found, output, force=force)
     edges = int(found.layers["edge"].sum())

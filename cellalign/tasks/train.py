@@ -95,6 +95,7 @@ def train(
     nodes: Annotated[int | None, o.NODES] = None,
     progress: Progress | bool | None = None,
     before: Callable[[Prepared, torch.device], None] | None = None,
+    order: Sequence[int] | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
     resume: Annotated[bool, Option("Go on from the checkpoint of a run that was cut off.", panel=o.RUNS)] = False,
@@ -181,6 +182,9 @@ def train(
         Told once per epoch how far training is; True is a bar, as there is one in a notebook without being asked for.
     before : callable, optional
         Called with what training starts from and the device, before it begins.
+    order : sequence of int, optional
+        How each epoch's cells are shuffled, as a model's record has it (`record.machine.order`): the same wherever they
+        lie. By default as is best where they lie: in blocks of neighbours on disk, all alike in memory.
     source : path or Reading, optional
         The files the data came from, recorded in the model.
     model_path : path, optional
@@ -224,6 +228,7 @@ def train(
         Training diverged or memory ran out.
     """
     asked = dict(locals())  # of which `settled` reads those by which a training is prepared
+    from cellalign.data.given import given_cells
     from cellalign.data.outputs import holds_model
     from cellalign.data.said import tell
     from cellalign.engine.device import computing
@@ -240,6 +245,7 @@ def train(
         if model_path is not None and ranks.first and not (auto_resume and holds_model(model_path)):
             check_model_output(model_path, force)
         check_shares(get(method))
+        adata = given_cells(adata)
         begun = settled(adata, parent, method, resuming, asked, alone=ranks.alone)
         prepared = begun.prepared
         if (finished := resuming.complete(prepared.record)) is not None:

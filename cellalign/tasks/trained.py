@@ -95,6 +95,8 @@ def trained(
         if planned is not None:
             held_out = calibrated(prepared, planned, device=torch_device, seed=seed)
             record = record.model_copy(update={"calibration": planned.record})
+    order = state.order if state.step else prepared.cells.order  # of a run that was cut off that which it began with
+    record = record.model_copy(update={"machine": used.model_copy(update={"order": order})})
     findings = module.findings()
     for found in findings:
         tell(logging.INFO, found)

@@ -56,6 +56,7 @@ def transfer(
     from cellalign.data.design import FEW
     from cellalign.data.fields import field_records, together
     from cellalign.data.fingerprints import of_trained
+    from cellalign.data.given import given_cells
     from cellalign.data.values import Known, joined, listed
     from cellalign.engine import predict
     from cellalign.engine.device import computing
@@ -81,7 +82,7 @@ def transfer(
     places[:-1][~unknown] = -1
     rows = np.flatnonzero(places[values.codes] >= 0)
     names = np.array([*new, ""], dtype=object)[places[values.codes]]
-    cells = model.cells(adata[rows], missing_genes=missing_genes, with_condition=False)
+    cells = model.cells(given_cells(adata)[rows], missing_genes=missing_genes, with_condition=False)
     with computing(device, threads) as torch_device:
         z = predict.embed(model.method, cells, device=torch_device)
     shifts = np.stack([z[names[rows] == name].mean(0) for name in new])
@@ -123,7 +124,7 @@ def command(
 
     check_model_output(output, force, [input, model])
     fitted = load(model)
-    wider = transfer(cells_of(files.spool(input), fitted), fitted, **call.options)
+    wider = transfer(cells_of(files.spool(input), fitted, streaming=True), fitted, **call.options)
     wider.save(output, force=force)
     new = len(wider.transferred) - len(fitted.transferred)
     call.log.info("%s: %d new interventions beside %d", output, new, len(fitted.conditions))

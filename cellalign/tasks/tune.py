@@ -16,17 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cellalign.data.reading import Reading, in_memory
+from cellalign.data.reading import Reading
 from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.grid import GRID, combinations, of_preset, said
-from cellalign.tasks.paths import cells_for
+from cellalign.tasks.grid import GRID, said, tried_of
+from cellalign.tasks.paths import cells_for, to_write
 from cellalign.tasks.reads import expression_for, vectors
 from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
 from cellalign.tasks.train import train
 from cellalign.tasks.tune_criteria import CRITERIA, scores, settled
+from cellalign.tasks.tune_dry import say_tuning
 from cellalign.tasks.tune_runs import Runs
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def tune(
     import numpy as np
     import pandas as pd
 
+    from cellalign.data.given import given_cells
     from cellalign.methods.registry import get
     from cellalign.threads import limited
 
@@ -148,8 +150,8 @@ def tune(
         "device": device,
         "threads": threads,
     }
-    grid = grid or of_preset(method, preset)
-    tried, adata = list(combinations(grid)), in_memory(adata)
+    grid, tried = tried_of(grid, method, preset)
+    adata = given_cells(adata)
     by = settled(get(method), by, adata.obs, seeds, [{**(settings or {}), **own} for own in tried], options)
     log.info("ranked by %s", by)
     kept = runs if isinstance(runs, Runs) or runs is None else Runs(runs)
@@ -247,6 +249,7 @@ def command(
     output: Annotated[str | None, Option("Write the ranking here.", ("--output", "-o"), metavar="FILE.csv")] = None,
     format: Annotated[o.TableFormat, o.FORMAT] = "table",
     force: Annotated[bool, o.FORCE] = False,
+    dry_run: Annotated[bool, o.DRY_RUN] = False,
 ) -> None:
     """Train every combination of a grid under several seeds, rank them, keep the best model.
 
@@ -256,14 +259,17 @@ def command(
     from cellalign.evaluation.metrics.selection import METRICS
     from cellalign.model_directory import check_model_output
 
-    check_model_output(model, force, [input])
+    check_model_output(model, force or dry_run, [input])
     if output is not None:
-        files.check_table(output, force, [input])
+        files.check_table(output, force or dry_run, [input])
         files.check_apart(model, output)
     asked = call.options
     reads = expression_for(asked["method"], asked["preset"], None, asked["settings"], asked["expression"])
-    adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"])
+    adata = cells_for(files.spool(input), reads, vectors(asked["kinds"]), asked["layer"], streaming=True)
     runs = Runs(Path(os.path.abspath(model) + ".tuning"))
+    if dry_run:
+        say_tuning(call, adata, runs, to_write([model, output], force=force), format)
+        return
     with runs.held(asked["wait"]):
         best, table = tune(adata, runs=runs, source=None if input.from_stdin else input, **asked)
         best.save(model, force=force)

@@ -91,8 +91,8 @@ class Runs:
             return None
         return kept
 
-    def cut_off(self, place: Path) -> bool:
-        """Whether a run has a checkpoint to go on from; a damaged one is thrown away, which is said."""
+    def cut_off(self, place: Path, *, remove: bool = True) -> bool:
+        """Whether a run has a checkpoint to go on from; a damaged one is said, and thrown away unless told not to."""
         from cellalign.engine.checkpoint import Checkpoint
 
         checkpoint = Checkpoint.beside(place, {})
@@ -102,7 +102,8 @@ class Runs:
             checkpoint.kept()
         except ModelError as error:
             log.warning("%s; trained again", str(error).partition("; ")[0])
-            checkpoint.remove()
+            if remove:
+                checkpoint.remove()
             return False
         return True
 

@@ -34,27 +34,37 @@ def understood(prepared: Prepared, device: torch.device) -> list[tuple[str, str]
     -------
     list of (what, how it was understood)
     """
-    import numpy as np
-
     from cellalign.methods.registry import get
 
-    record, plan = prepared.record, prepared.plan
+    record = prepared.record
     cls = get(record.method)
-    rows = np.sort(np.concatenate(prepared.rows))
     found = [("method", f"{cls.name}: {cls.summary}")]
     if record.preset is not None:
         found.append(("preset", record.preset))
-    reads = SCALES.get(cls.reads(cls.Hyperparameters(**record.hyperparameters)), "expression")
-    where = record.matrix if record.matrix == "X" else f"layer {record.matrix!r}"
-    found.append(("genes", f"{len(record.genes):,}, {reads} of {where}{_made(record)}"))
-    for field, column in zip(prepared.cells.fields, prepared.cells.columns, strict=True):
-        found.append((f"{field.role} {field.name!r}", _of_field(field, column.numpy(), rows)))
-    held = prepared.cells.n - len(rows)
+    *columns, computed = of_columns(prepared, device)
+    found += columns
+    held = prepared.cells.n - sum(map(len, prepared.rows))
     if record.holdout:
         found.append(("held out", f"{held:,} cells: {'; '.join(record.holdout)}"))
     train, validation = len(prepared.train_rows), len(prepared.validation_rows)
     found.append(("cells", f"{prepared.cells.n:,}; trained on {train:,}" + _validated(validation)))
-    found.append(("computed on", f"{device}{_processors(device)}, products in {plan.precision}"))
+    return [*found, computed]
+
+
+def of_columns(prepared: Prepared, device: torch.device) -> list[tuple[str, str]]:
+    """Of `understood` the genes, the columns, and last what it is computed on."""
+    import numpy as np
+
+    from cellalign.methods.registry import get
+
+    record = prepared.record
+    cls, rows = get(record.method), np.sort(np.concatenate(prepared.rows))
+    reads = SCALES.get(cls.reads(cls.Hyperparameters(**record.hyperparameters)), "expression")
+    where = record.matrix if record.matrix == "X" else f"layer {record.matrix!r}"
+    found = [("genes", f"{len(record.genes):,}, {reads} of {where}{_made(record)}")]
+    for field, column in zip(prepared.cells.fields, prepared.cells.columns, strict=True):
+        found.append((f"{field.role} {field.name!r}", _of_field(field, column.numpy(), rows)))
+    found.append(("computed on", f"{device}{_processors(device)}, products in {prepared.plan.precision}"))
     return found
 
 

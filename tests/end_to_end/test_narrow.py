@@ -52,6 +52,10 @@ COMMANDS = {
     "a training that would be": "train {cells} --condition stim --label cell_type --dry-run -m none".split(),
     "a prediction that would be": "counterfactual --to stimulated -o none.h5ad --dry-run".split(),
     "a file that would be": "preprocess {cells} -o none.h5ad --dry-run".split(),
+    "a benchmark that would be": "benchmark {cells} --condition stim --methods linear,local --holdout-each cell_type "
+    "--group B --dry-run".split(),
+    "a grid that would be": "tune {cells} --condition stim --method vae --grid latent_dim=3,4 --seeds 1 --by loss "
+    "--set hidden=[8] -m none --dry-run".split(),
     "check": "check {cells} --condition stim --label cell_type".split(),
     "info of a file": "info predicted.h5ad".split(),
     "info of a model": "info cellalign-model".split(),

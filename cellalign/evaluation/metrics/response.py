@@ -13,7 +13,7 @@ from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric, metri
 
 def dense(x: Any) -> np.ndarray:
     """A block of cells as a float64 array: the cells of one cell type and condition, never the whole matrix."""
-    return np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float64)
+    return np.ascontiguousarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float64)
 
 
 def de_genes(control: np.ndarray, stimulated: np.ndarray, n: int = 50) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from cellalign.data.columns import column
 from cellalign.data.images import KEY, Shape, image_shape
 from cellalign.data.matrices import matrix_of
+from cellalign.data.stored import rows_in
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import images as img
@@ -129,7 +130,7 @@ class _Images:
             rows = np.flatnonzero(mask)
             labels = _labels(adata, inputs.label)[rows]
             kept = labels != ""
-            return _Some(dense(x[rows])[kept], labels[kept], _originals(adata)[rows][kept])
+            return _Some(dense(rows_in(x, rows))[kept], labels[kept], _originals(adata)[rows][kept])
 
         predicted = some(inputs.adata, inputs.adata.X, np.ones(inputs.adata.n_obs, dtype=bool))
         before, real = (some(against, pixels[:, columns], mask) for mask in (source, target))
