@@ -27,7 +27,7 @@ COMMAND = str(Path(sys.executable).with_name("cellalign"))
 METHODS = ("comp", "cvae", "svae+", "scvi", "stgan", "trvae")
 EVERY = 0.3  # seconds between two checkpoints
 LATE = 2.0  # seconds by which a loaded machine may be late with one
-STREAMED = 20_000  # cells: an epoch reads rows of them in two parts, from 8,192 on
+STREAMED = 10_000  # cells: an epoch reads rows of them in two parts, from 8,192 on
 # epochs of a few hundredths of a second, and of one or two
 LENGTHS = {
     "short": ("--epochs", "60", "--batch-size", "128"),
@@ -42,7 +42,6 @@ class Training:
 
     def __init__(self, folder: Path, cells: Path, method: str, length: str, seed: int = 0) -> None:
         self.folder, self.random = folder, random.Random(f"{method} {length} {seed}")
-        self.amid = 0  # kills after which a run goes on amid an epoch
         self.words = ["train", str(cells), "--method", method, "--condition", "stim", "--threads", "1"]
         self.words += [*LENGTHS[length], "--set", "hidden=[32]", "--no-early-stopping"]
         self.words += ["--checkpoint-every", str(EVERY)]
@@ -108,7 +107,6 @@ class Training:
         if process.returncode and self.state.exists():
             left = self.state.stat().st_mtime
             assert left < start or now - left < EVERY + LATE, f"{now - left:.1f} s were lost"
-            self.amid += batch_of(self.state) > 0
         return process.returncode != 0, said
 
 
@@ -131,6 +129,31 @@ def killed(training: Training, kills: int) -> int:
         elif training.state.exists():
             assert training.state.stat().st_mtime_ns >= before, "a checkpoint was lost"
     return finished
+
+
+def killed_amid_an_epoch(training: Training, kills: int) -> list[int]:
+    """Kill after a checkpoint amid an epoch and go on, so many times, to `whole`'s weights: the batches it went on from."""
+    expected, _ = training.whole()
+    batches: list[int] = []
+    for number in range(kills + 1):
+        before = training.state.stat().st_mtime_ns if training.state.exists() else 0
+        process = training.start(*(["--resume"] if number else []))
+        if number == kills:
+            break
+        while not (training.state.exists() and training.state.stat().st_mtime_ns > before and batch_of(training.state)):
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.005)
+        time.sleep(training.random.uniform(0, EVERY))
+        assert process.poll() is None, "it ended before it was killed"
+        process.send_signal(signal.SIGKILL)
+        lost = time.time() - training.state.stat().st_mtime
+        assert lost < EVERY + LATE, f"{lost:.1f} s were lost"
+        process.communicate(timeout=120)
+        batches.append(batch_of(training.state))
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert training.weights() == expected, "the weights are others"
+    return batches
 
 
 def ended_by_signals(training: Training, numbers: Sequence[int]) -> None:
