@@ -132,7 +132,7 @@ def killed(training: Training, kills: int) -> int:
 
 
 def killed_amid_an_epoch(training: Training, kills: int) -> list[int]:
-    """Kill after a checkpoint amid an epoch and go on, so many times, to `whole`'s weights: the batches it went on from."""
+    """Kill after a checkpoint amid an epoch and go on, so often, to the weights of `whole`: batches it went on from."""
     expected, _ = training.whole()
     batches: list[int] = []
     for number in range(kills + 1):
