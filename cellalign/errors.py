@@ -25,6 +25,10 @@ class UsageError(CellalignError):
     exit_status = 2
 
 
+class OutputExists(UsageError):
+    """What is to be written is there already, and nobody said that it may be replaced."""
+
+
 class InputError(CellalignError):
     """The input data is wrong: missing, unreadable, or not fit for what was asked."""
 

@@ -72,6 +72,9 @@ def test_the_first_column_decides_which_cells_are_meant(sites, cells):
         ("stimulated,site=c", InputError),
         ("stimulated,nowhere=b", InputError),
         ({"cell_type": "B"}, UsageError),
+        ("stimulated+control", UsageError),
+        ("stimulated+stimulated", UsageError),
+        (["stimulated", "control+control"], UsageError),
     ],
 )
 def test_what_there_is_not_is_refused(sites, cells, to, error):
@@ -79,14 +82,17 @@ def test_what_there_is_not_is_refused(sites, cells, to, error):
         sites.counterfactual(cells, to=to)
 
 
-def test_two_conditions_at_once_are_added_up_beside_a_batch_too(sites, cells):
-    asked = {"stim": "stimulated+stimulated", "site": "b"}
-    predicted = sites.counterfactual(cells, to=asked, from_="control", decoded=True)
-    source = cells[predicted.obs_names]
-    control, once = (decoded(sites, source, {"stim": c, "site": "b"}) for c in ("control", "stimulated"))
-    np.testing.assert_allclose(predicted.X, np.maximum(control + 2 * (once - control), 0), atol=1e-4)
+def test_two_conditions_at_once_are_added_up_beside_a_batch_too(cells):
+    three = cells.copy()
+    three.obs["stim"] = [("again" if i % 4 == 1 else name) for i, name in enumerate(three.obs["stim"].astype(str))]
+    model = cellalign.train(three, method="cvae", condition="stim", batch=["site"], settings=SMALL)
+    asked = {"stim": "stimulated+again", "site": "b"}
+    predicted = model.counterfactual(three, to=asked, from_="control", decoded=True, combine="expression")
+    source = three[predicted.obs_names]
+    control, one, other = (decoded(model, source, {"stim": c, "site": "b"}) for c in ("control", "stimulated", "again"))
+    np.testing.assert_allclose(predicted.X, np.maximum(one + other - control, 0), atol=1e-4)
     assert set(predicted.obs["site"]) == {"b"}
-    assert Provenance.of(predicted.uns).counterfactual.changes["stim"] == "stimulated+stimulated"
+    assert Provenance.of(predicted.uns).counterfactual.changes["stim"] == "stimulated+again"
 
 
 def test_a_number_is_set_in_every_cell(old, cells):

@@ -17,6 +17,7 @@ import typer
 from cellalign.cli import tables
 from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
+from cellalign.cli.misnamed import columns_first
 from cellalign.cli.printable import printable
 from cellalign.cli.signals import at_work
 from cellalign.errors import InputError, UsageError, on_command_line, option
@@ -42,7 +43,7 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
             asked, more = values(options, given), values(own, given)
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
             _start_ranks(asked | more)
-            with _prepared(asked | more), at_work(), _connected(asked | more):
+            with _prepared(asked | more), at_work(), _connected(asked | more), columns_first(asked | more):
                 declaration.command(_Call(asked, log, app, messages), **more)
 
     shown = sorted([*own, *options], key=_place) + of_all

@@ -32,6 +32,20 @@ def layers(path: str) -> list[str]:
     return _trying(lambda: _layers(Path(path)))
 
 
+def is_of_several(path: str) -> bool:
+    """Whether a file holds several modalities, each with columns of its own."""
+
+    def look() -> list[bool]:
+        if Path(path).is_dir():
+            return [(Path(path) / name).is_dir() for name in ("mod", "tables")]
+        import h5py
+
+        with h5py.File(path) as file:
+            return ["mod" in file]
+
+    return any(_trying(look))
+
+
 def model(directory: str) -> dict[str, Any]:
     """What model.yaml holds; nothing where there is none."""
     found = _trying(lambda: [_yaml(Path(directory) / "model.yaml")])

@@ -57,17 +57,14 @@ def claimed(folder: Path, what: str, holds: Sequence[str] | None = None, *, wait
     if _held.get(folder) == threading.get_ident():
         yield
         return
-    others = {entry.name for entry in folder.iterdir()} - {LOCK, OWNER, *holds} if holds and folder.is_dir() else set()
-    if others or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"{folder} is needed for {what}, but it is not cellalign's; rename it, or choose another name")
+    _refuse_others(folder, what, holds)
     lock = FileLock(folder / LOCK, timeout=0)
     told = False
     while not _acquired(lock, folder):
-        holder = f"another job ({_said(folder)}) is making {what}"
         if not wait:
-            raise UsageError(f"{holder}; wait for its end with {option('wait', True)}, or choose another name")
+            raise _taken(folder, what)
         if not told:
-            log.info("%s; waiting for its end", holder)
+            log.info("%s; waiting for its end", _holder(folder, what))
         told = True
         time.sleep(ASKED_EVERY)
     ended = threading.Event()
@@ -87,6 +84,40 @@ def claimed(folder: Path, what: str, holds: Sequence[str] | None = None, *, wait
             folder.rmdir()
         except OSError:  # something else is in it, or another job has it already
             pass
+
+
+def check_free(folder: Path, what: str, holds: Sequence[str] | None = None) -> None:
+    """Refuse what `claimed` would without waiting, and make nothing; errors as those of `claimed`."""
+    folder = Path(os.path.abspath(folder))
+    _refuse_others(folder, what, holds)
+    if not (folder / LOCK).exists():
+        return
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        with lock:
+            taken = _held_elsewhere(folder)
+    except Timeout:
+        taken = True
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror or error}") from error
+    if taken:
+        raise _taken(folder, what)
+
+
+def _refuse_others(folder: Path, what: str, holds: Sequence[str] | None) -> None:
+    """Refuse a folder that is somebody's own: UsageError."""
+    others = {entry.name for entry in folder.iterdir()} - {LOCK, OWNER, *holds} if holds and folder.is_dir() else set()
+    if others or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{folder} is needed for {what}, but it is not cellalign's; rename it, or choose another name")
+
+
+def _holder(folder: Path, what: str) -> str:
+    return f"another job ({_said(folder)}) is making {what}"
+
+
+def _taken(folder: Path, what: str) -> UsageError:
+    wait = f"wait for its end with {option('wait', True)}"
+    return UsageError(f"{_holder(folder, what)}; {wait}, or choose another name")
 
 
 def _acquired(lock: FileLock, folder: Path) -> bool:

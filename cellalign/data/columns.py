@@ -14,10 +14,10 @@ import pandas as pd
 from cellalign.data.controls import find_control
 from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
-from cellalign.data.values import Known, in_order, known, listed, means_missing, number_of, text_of
+from cellalign.data.values import Known, check_combination, in_order, known, listed, means_missing, number_of, text_of
 from cellalign.errors import InputError, UsageError, nearest, option
 
-__all__ = ["column", "find_control", "having", "numbers", "parse_where", "select", "text_that_is_missing"]
+__all__ = ["column", "find_control", "having", "no_column", "numbers", "parse_where", "select", "text_that_is_missing"]
 
 Where = Mapping[str, str] | Sequence[str]
 
@@ -149,16 +149,18 @@ def _numbers_of_text(values: pd.Series, key: str, purpose: str) -> np.ndarray:
 
 def _present(obs: pd.DataFrame, key: str, purpose: str) -> pd.Series:
     if key not in obs:
-        there = ", ".join(map(str, obs.columns)) or "none"
-        table = (
-            "" if len(obs.columns) else f"; give the cells' metadata as a table with {option('obs', hint='FILE.csv')}"
-        )
-        near = nearest(key, map(str, obs.columns))
-        raise InputError(f"no {purpose} column {key!r} in obs.{near} Columns: {there}{table}")
+        raise no_column(key, purpose, list(map(str, obs.columns)))
     values = obs[key]
     if isinstance(values, pd.DataFrame):
         raise InputError(f"obs has {values.shape[1]} columns {key!r}; rename all but one")
     return values
+
+
+def no_column(key: str, purpose: str, there: Sequence[str]) -> InputError:
+    """The error of a column that is not among those of obs; the nearest one is named."""
+    table = "" if there else f"; give the cells' metadata as a table with {option('obs', hint='FILE.csv')}"
+    listed_ = ", ".join(there) or "none"
+    return InputError(f"no {purpose} column {key!r} in obs.{nearest(key, there)} Columns: {listed_}{table}")
 
 
 def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None) -> dict[str, str]:
@@ -217,6 +219,8 @@ def select(obs: pd.DataFrame, where: Where, *, control: str | None = None, quiet
     terms = where if isinstance(where, Mapping) else parse_where([where] if isinstance(where, str) else where, obs)
     mask = np.ones(len(obs), dtype=bool)
     for key, value in terms.items():
+        if "+" in text_of(value) and (there := _known(obs, key)) is not None:
+            check_combination(text_of(value), there.names, control, f"{key}={value}")
         chosen = having(obs, key, value, control=control)
         if not chosen.any():
             names = list(column(obs, key, purpose="selection", missing=True).categories)

@@ -187,7 +187,8 @@ def _first_counts(
         layer = place.said not in ("X", "raw")
         if counts is None:
             reasons[place.said] = said
-            unfit |= place.scale.kind in ("counts", "nearly counts")
+            lost = place.where == "counts" and place.scale.all_zero  # which no other matrix stands in for unasked
+            unfit |= lost or place.scale.kind in ("counts", "nearly counts")
         elif layer and not named and place.where != known and _preference(place.where)[0] == len(NAMED_COUNTS):
             reasons[place.said] = f"counts, but its name does not say so: {option('layer', place.where)}"
         elif layer and (empty := _empty(place.cells, counts, order)):
@@ -218,7 +219,7 @@ def _counts_in(place: Place, rounded: bool) -> tuple[Any | None, str]:
     try:
         check_matrix(place.matrix, "it", place.names)
     except InputError as error:
-        return None, str(error).removeprefix("it ").partition("; remove")[0].partition("; take")[0]
+        return None, re.split("; (?:remove|take|copy) |, as where ", str(error).removeprefix("it "))[0]
     return as_counts(place.matrix, place.scale, place.names, rounded=rounded)
 
 

@@ -14,7 +14,7 @@ from cellalign.data.columns import Where, column, having, select
 from cellalign.data.fields import Column
 from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
-from cellalign.data.values import listed, number_of, text_of, value_of
+from cellalign.data.values import check_combination, listed, number_of, text_of, value_of
 from cellalign.errors import CellalignError, InputError, ModelError, UsageError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, Fields
 
@@ -108,6 +108,9 @@ def _settled(
     chosen = tuple(field for field, _ in asked)
     if len({field.name for field in chosen}) < len(chosen):
         raise UsageError(f"{spelt} sets a column twice")
+    for field, text, how in [*((*each, spelt) for each in asked), (chosen[0], from_, option("from_", from_))]:
+        if text is not None:
+            _check_combination(cells, field, text, how)
     values = tuple(field.parsed(text) for field, text in asked)
     # a category under the name it has, others as they were asked for
     said = tuple(v if isinstance(v, str) else text for v, (_, text) in zip(values, asked, strict=True))
@@ -119,6 +122,14 @@ def _settled(
     if not mask.any():
         raise InputError(_nothing_left(cells, chosen[0], said[0], origin, bool(where)))
     return Intervention(chosen, values, said, origin, np.flatnonzero(mask))
+
+
+def _check_combination(cells: AnnData, field: Any, text: str, said: str) -> None:
+    """Refuse conditions a+control and a+a, unless the model or the cells have such a name; errors as the function's."""
+    if field.role != CONDITION or field.kind != "categorical" or "+" not in text:
+        return
+    there = column(cells.obs, field.name, missing=True).categories if field.name in cells.obs else ()
+    check_combination(text, [*field.categories, *map(str, there)], field.reference, said)
 
 
 def asks_for_several(fields: Fields, to: Any) -> bool:

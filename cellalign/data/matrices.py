@@ -141,7 +141,7 @@ def check_matrix(
     unscaled: str = "take expression from before it was scaled",
     otherwise: str = "",
 ) -> None:
-    """Refuse a matrix that is empty, not numeric, or holds NaN, infinity or negative values.
+    """Refuse a matrix that is empty, not numeric, zero everywhere, or holds NaN, infinity or negative values.
 
     Parameters
     ----------
@@ -160,6 +160,7 @@ def check_matrix(
     """
     found = _unfit(x, where, ("NaN", "inf", "negative"))
     if found is None:
+        refuse_zeros(x, where)
         return
     name, number, place = found
     scaled = name == "negative" and scale_of(x).kind == "scaled"
@@ -169,7 +170,7 @@ def check_matrix(
 
 
 def check_finite(x: Any, where: str, names: Names | None = None) -> None:
-    """Refuse a matrix that is empty, not numeric, or holds NaN, infinity or what is that in single precision.
+    """Refuse a matrix that is empty, not numeric, zero everywhere, or holds what single precision has no number for.
 
     Raises
     ------
@@ -181,6 +182,26 @@ def check_finite(x: Any, where: str, names: Names | None = None) -> None:
         name, number, place = found
         first = position(x, place, names)
         raise InputError(f"{where} holds {number} {name} values, the first in {first}; remove or correct them")
+    refuse_zeros(x, where)
+
+
+def refuse_zeros(x: Any, where: str) -> None:
+    """Refuse a matrix [n, G] without one value that is not zero: what is lost of a zarr store reads as zeros.
+
+    Raises
+    ------
+    InputError
+    """
+    if isinstance(x, Stored):
+        stored, some = x.nnz, x.facts.not_zero > 0
+    else:
+        values = values_of(x)
+        stored, some = values.size, bool(values.any())
+    if some:
+        return
+    each = f"each of {stored:,} stored values" if stored else f"each value of {x.shape[0]:,} cells"
+    lost = "as where the only chunk of a zarr store was lost; copy it again, or make it anew"
+    raise InputError(f"{where} holds nothing but zeros ({each}), {lost}")
 
 
 UNFIT: dict[str, Callable[[np.ndarray], np.ndarray]] = {

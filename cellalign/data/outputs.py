@@ -18,11 +18,12 @@ import h5py
 from cellalign.data.formats import is_zarr
 from cellalign.data.placing import place_of, put_back, reason, try_place
 from cellalign.data.reading import PathLike, Reading, all_paths
-from cellalign.errors import InputError, UsageError, option
+from cellalign.errors import InputError, OutputExists, UsageError, option
 
 CELLS = (".h5ad", ".zarr")  # what an output of cells may end in
 MODEL_FILES = ("model.yaml", "weights.safetensors", "history.csv", "cells.npy", "calibration.safetensors")
 OF_STORES = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")  # files of a store beside its arrays
+STORE = (".zgroup", ".zarray", "zarr.json")  # of which each store, group and array has one
 OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in any folder
 PICTURES = {".png": (b"\x89PNG", "PNG picture"), ".pdf": (b"%PDF", "PDF")}
 OTHERS = {
@@ -90,6 +91,7 @@ def check_table(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
 def check_folder(path: PathLike, force: bool) -> None:
     """Refuse a folder that outputs are to be put into; errors as `check_output`."""
     _refuse_name(path)
+    _refuse_store(path)
     found = _stat(path)
     if found is None:
         _try(path)
@@ -97,7 +99,7 @@ def check_folder(path: PathLike, force: bool) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise UsageError(f"output {path} is no folder; {ELSEWHERE}")
     if not force:
-        raise UsageError(_exists(path))
+        raise _exists(path)
     _try(Path(path) / "any name")
 
 
@@ -136,6 +138,7 @@ def refuse_file(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
         raise UsageError(f"output {path} names a folder; name a file")
     _refuse_name(path)
     _refuse_inputs(path, inputs)
+    _refuse_store(path)
     found = _stat(path)
     if found is None:
         return
@@ -144,7 +147,7 @@ def refuse_file(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
     if not stat.S_ISREG(found.st_mode):
         raise UsageError(f"output {path} is {_kind(found)} and no file, so it is not written; - is standard output")
     if not force:
-        raise UsageError(_exists(path))
+        raise _exists(path)
     place = place_of(path)
     if place.name in MODEL_FILES and _made_here(place.parent):
         raise UsageError(f"output {path} is a part of the model {place.parent} and is not replaced; {ELSEWHERE}")
@@ -161,11 +164,12 @@ def refuse_directory(
     """The part of `check_directory` that looks at what is there: UsageError."""
     _refuse_name(path)
     _refuse_inputs(path, inputs)
+    _refuse_store(path)
     found = _stat(path)
     if found is None:
         return
     if not force:
-        raise UsageError(_exists(path))
+        raise _exists(path)
     place = place_of(path)
     if _within(os.getcwd(), place) or place_of(os.getcwd()) == place:
         raise UsageError(f"output {path} is the folder this runs in, or holds it, and is not replaced; {ELSEWHERE}")
@@ -203,6 +207,13 @@ def _refuse_name(path: PathLike) -> None:
     """Refuse what names nothing."""
     if not os.fspath(path) or "\0" in os.fspath(path):
         raise UsageError(f"output {os.fspath(path)!r} is no name of a file")
+
+
+def _refuse_store(path: PathLike) -> None:
+    """Refuse a place in a zarr store, in which every file and folder is a part of it."""
+    for folder in place_of(path).parents:
+        if any((folder / name).is_file() for name in STORE):
+            raise UsageError(f"output {path} lies in the zarr store {folder.name}; {ELSEWHERE}")
 
 
 def _refuse_inputs(path: PathLike, inputs: Sequence[Any]) -> None:
@@ -252,8 +263,8 @@ def _ends_as_folder(path: PathLike) -> bool:
     return os.fspath(path).endswith(("/", os.sep))
 
 
-def _exists(path: PathLike) -> str:
-    return f"output {path} exists; pass {option('force', True)} to replace it, or {ELSEWHERE}"
+def _exists(path: PathLike) -> OutputExists:
+    return OutputExists(f"output {path} exists; pass {option('force', True)} to replace it, or {ELSEWHERE}")
 
 
 def _within(inner: PathLike, outer: PathLike) -> bool:

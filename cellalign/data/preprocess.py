@@ -12,9 +12,10 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.counts import NoCounts, Place, find_counts, find_log
+from cellalign.data.facts import sums_of
 from cellalign.data.integers import largest, without_duplicates
 from cellalign.data.matrices import check_names
-from cellalign.data.stored import Stored, sums_of
+from cellalign.data.stored import Stored, read_once
 from cellalign.data.streamed import cells_with
 from cellalign.data.variable_genes import variable_genes
 from cellalign.errors import InputError, UsageError, option
@@ -49,7 +50,7 @@ def preprocess(
 
     cells, genes = _kept(source.matrix, min_genes, min_cells)
     result = _bare(adata, source.place)[cells, genes].copy()
-    matrices, expression = {}, source.matrix[cells]
+    matrices, expression = {}, read_once(source.matrix[cells])
     if source.counts:
         if provenance.preprocess is not None and provenance.preprocess.n_top_genes and source.place.where == "counts":
             log.warning("the input was preprocessed before: sums of cells are those of the genes that were kept then")

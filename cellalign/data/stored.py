@@ -6,91 +6,52 @@ functions of a matrix in memory serve for it. What has to be known of all values
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import sparse
 
-from cellalign.data.noise import noise_of
+from cellalign.data.facts import Facts
 
 BLOCK_VALUES = 4_000_000  # that are looked at together: 48 MB of CSR, and as much again in what is made of them
 MOST_ROWS = 65_536
 NEIGHBOURS = (16, 64)  # rows that are read together when rows are shuffled: at least, at most
-KINDS = ("NaN", "inf", "too large", "negative")
 
 Run = tuple[int, int]  # from row, to row (not included)
 
 
-@dataclass
-class Facts:
-    """What one pass over a matrix [n, G] finds; a place is row * G + column.
+class Helpers(Protocol):
+    """Other processes that look at rows of matrices (`cluster`)."""
 
-    Attributes
-    ----------
-    held : int64 array [n]
-        Values of each row that are not zero.
-    sums : float32 array [n]
-        Of rows, added up in float64.
-    genes : int64 array [G]
-        In how many rows each column is not zero.
-    low, high, total : float
-        Of the stored values; `low` and `high` are infinite where there are none.
-    wrong : dict of kind to (count, place of the first)
-        Values that are not fit (`KINDS`).
-    not_zero, off : int
-        Values that are not zero, and those that are no integers.
-    first, first_value
-        Place of the first that is none (-1), and it.
-    noise : float
-        How far off they are, as `integers` counts it.
-    rounded_held, rounded_total
-        Values that are not zero, and their sum, once rounded.
-    """
+    def over(
+        self, matrices: Any, function: Callable[..., Any], asked: Iterable[tuple[Run, tuple[Any, ...]]]
+    ) -> Iterator[Any]:
+        """`function` of each run's rows of a matrix (a list of blocks, of a list), and more arguments, in order."""
 
-    held: np.ndarray
-    sums: np.ndarray
-    genes: np.ndarray
-    low: float = np.inf
-    high: float = -np.inf
-    total: float = 0.0
-    wrong: dict[str, tuple[int, int]] = field(default_factory=dict)
-    not_zero: int = 0
-    off: int = 0
-    first: int = -1
-    first_value: float = 0.0
-    noise: float = 0.0
-    rounded_held: int = 0
-    rounded_total: float = 0.0
 
-    def add(self, start: int, block: Any) -> None:
-        """Look at the rows from `start` on."""
-        rows, values, place = slice(start, start + block.shape[0]), _values(block), _placer(start, block)
-        if not values.size:
-            return
-        self.held[rows], self.sums[rows] = held_of(block), sums_of(block)
-        self.genes += held_of(block, by_column=True)
-        with np.errstate(all="ignore"):
-            low, high, total = float(values.min()), float(values.max()), float(values.sum(dtype=np.float64))
-            self.low, self.high = min(self.low, low), max(self.high, high)
-            self.total += total
-            self.not_zero += int(np.count_nonzero(values))
-            most = np.finfo(np.float32).max
-            if not (np.isfinite(total) and low >= 0 and high <= most):
-                marks = (np.isnan(values), np.isinf(values), np.abs(values) > most, values < 0)
-                for kind, mark in zip(KINDS, marks, strict=True):
-                    if mark.any():
-                        n, first = self.wrong.get(kind, (0, place(int(np.argmax(mark)))))
-                        self.wrong[kind] = (n + int(mark.sum()), first)
-            off, first, noise, held, rounded = noise_of(values)
-        self.off, self.noise = self.off + off, max(self.noise, noise)
-        self.rounded_held, self.rounded_total = self.rounded_held + held, self.rounded_total + rounded
-        if first >= 0 and self.first < 0:
-            self.first, self.first_value = place(first), float(values.reshape(-1)[first])
+_helpers: Helpers | None = None
+
+
+@contextmanager
+def helped_by(others: Helpers) -> Iterator[None]:
+    """Passes over matrices that are made within are made by other processes."""
+    global _helpers
+    before, _helpers = _helpers, others
+    try:
+        yield
+    finally:
+        _helpers = before
+
+
+def helpers() -> Helpers | None:
+    """Those who help now, if any do."""
+    return _helpers
 
 
 class Stored(ABC):
@@ -133,6 +94,11 @@ class Stored(ABC):
         """Values stored in a row, on average."""
         return max(1.0, self.nnz / max(1, self.shape[0]))
 
+    @property
+    def read_per_row(self) -> float:
+        """Values that are in memory at once for a row: those that are read, though few of their genes are kept."""
+        return self.per_row
+
     def rows(self, index: np.ndarray) -> Any:
         """The given rows, in any order, as a matrix in memory."""
         index = np.asarray(index, dtype=np.int64)
@@ -145,18 +111,44 @@ class Stored(ABC):
 
     def blocks(self) -> Iterator[tuple[int, Any]]:
         """All rows, some at a time, each with the number of its first; the next are read meanwhile."""
-        n, size = self.shape[0], int(np.clip(self.block_values / self.per_row, 1, self.most_rows))
-        starts = range(0, n, size)
-        yield from zip(starts, ahead(lambda start: self.runs([(start, min(n, start + size))]), starts), strict=True)
+        runs = self.together()
+        yield from zip((first for first, _ in runs), ahead(lambda run: self.runs([run]), runs), strict=True)
+
+    def together(self) -> list[Run]:
+        """All rows, as the runs that are looked at together."""
+        n, size = self.shape[0], int(np.clip(self.block_values / self.read_per_row, 1, self.most_rows))
+        return [(first, min(n, first + size)) for first in range(0, n, size)]
+
+    def of_blocks(self, function: Callable[..., Any], *along: Any) -> Iterator[tuple[int, Any]]:
+        """What `function` finds of every block, in their order, each with the number of its first row.
+
+        Others compute it where they help (`helped_by`): of the same blocks, so that whatever is made of it is the same.
+
+        Parameters
+        ----------
+        function : callable
+            Of a block, and its part of each array `along` the rows.
+        """
+        if _helpers is None:
+            for start, block in self.blocks():
+                yield start, function(block, *(each[start : start + block.shape[0]] for each in along))
+            return
+        runs = self.together()
+        asked = (((first, last), tuple(each[first:last] for each in along)) for first, last in runs)
+        yield from zip((first for first, _ in runs), _helpers.over(self, function, asked), strict=True)
 
     @cached_property
     def facts(self) -> Facts:
         """What a pass over all of it finds."""
         n, n_columns = self.shape
         found = Facts(np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros(n_columns, np.int64))
-        for start, block in self.blocks():
-            found.add(start, block)
+        for start, part in self.of_blocks(Facts.of):
+            found.add(start, part)
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: not what was found out about it."""
+        return {name: value for name, value in vars(self).items() if name not in ("facts", "scale")}
 
     def mapped(
         self,
@@ -177,7 +169,7 @@ class Stored(ABC):
 
     def to_memory(self) -> Any:
         """All of it."""
-        parts = [block for _, block in self.blocks()]
+        parts = [block for _, block in self.of_blocks(as_it_is)]
         return sparse.vstack(parts, format="csr") if not self.is_dense else np.concatenate(parts)
 
     def __getitem__(self, asked: Any) -> Stored:
@@ -219,9 +211,37 @@ class Mapped(Stored):
         """As of what it is made of."""
         return self.whole.chunk_rows
 
+    @property
+    def read_per_row(self) -> float:
+        """As of what it is made of."""
+        return max(self.per_row, self.whole.read_per_row)
+
     def runs(self, runs: Sequence[Run]) -> Any:
         """What becomes of these rows."""
         return clean(self.function(self.whole.runs(runs)))
+
+
+class Once(Mapped):
+    """The same matrix, of which the rows that were read last are kept: others that are made of it read them once."""
+
+    def __init__(self, whole: Stored) -> None:
+        super().__init__(whole, as_it_is, whole.shape[1], whole.dtype)
+        self._last = threading.local()
+
+    def runs(self, runs: Sequence[Run]) -> Any:
+        """Those rows; nobody changes them."""
+        if getattr(self._last, "runs", None) != list(runs):
+            self._last.runs, self._last.block = None, None  # not held while others are read
+            self._last.block = super().runs(runs)
+            self._last.runs = list(runs)
+        return self._last.block
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the rows."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_last"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _last=threading.local())
 
 
 class Some(Stored):
@@ -236,6 +256,11 @@ class Some(Stored):
     def chunk_rows(self) -> int:
         """As of what it is part of."""
         return self.whole.chunk_rows
+
+    @property
+    def read_per_row(self) -> float:
+        """As of what it is part of."""
+        return max(self.per_row, self.whole.read_per_row)
 
     def runs(self, runs: Sequence[Run]) -> Any:
         """Those rows among them."""
@@ -270,6 +295,16 @@ class Stacked(Stored):
             return found[0].astype(self.dtype, copy=False)
         whole = np.concatenate(found) if self.is_dense else sparse.vstack(found, format="csr")
         return whole.astype(self.dtype, copy=False)
+
+
+def read_once(x: Any) -> Any:
+    """A matrix of which several are made that others write together; the same where nobody helps."""
+    return x if _helpers is None or not isinstance(x, Stored) else Once(x)
+
+
+def as_it_is(block: Any) -> Any:
+    """The same."""
+    return block
 
 
 def rows_in(x: Any, index: np.ndarray) -> Any:
@@ -335,39 +370,3 @@ def ahead(read: Callable[[Any], Any], asked: Sequence[Any]) -> Iterator[Any]:
                 coming = reader.submit(read, each)
             yield found
             del found  # not held while the next is waited for
-
-
-def held_of(block: Any, *, by_column: bool = False) -> np.ndarray:
-    """Of every row, or column, how many values are not zero."""
-    if not sparse.issparse(block):
-        return np.count_nonzero(block, axis=0 if by_column else 1)
-    if by_column:
-        return np.bincount(block.indices[block.data != 0], minlength=block.shape[1])
-    ends = np.concatenate([[0], np.cumsum(block.data != 0)])
-    return np.diff(ends[block.indptr])
-
-
-def sums_of(block: Any) -> np.ndarray:
-    """Sums of rows, float32, added up in float64."""
-    if not sparse.issparse(block):
-        return np.asarray(block).sum(1, dtype=np.float64).astype(np.float32)
-    sizes, sums = np.diff(block.indptr), np.zeros(block.shape[0])
-    if len(block.data):
-        sums[sizes > 0] = np.add.reduceat(block.data, block.indptr[:-1][sizes > 0], dtype=np.float64)
-    return sums.astype(np.float32)
-
-
-def _values(block: Any) -> np.ndarray:
-    return block.data if sparse.issparse(block) else np.asarray(block)
-
-
-def _placer(start: int, block: Any) -> Callable[[int], int]:
-    """From the number of a stored value to its place in the matrix."""
-
-    def place(number: int) -> int:
-        if not sparse.issparse(block):
-            return start * block.shape[1] + number
-        row = int(np.searchsorted(block.indptr, number, side="right")) - 1
-        return (start + row) * block.shape[1] + int(block.indices[number])
-
-    return place

@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from cellalign.errors import UsageError
+
 MISSING = frozenset(
     ("", "NA", "na", "N/A", "n/a", "#N/A", "<NA>", "<na>", "nan", "NaN", "NAN", "-nan", "None", "null", "NULL", "NaT")
 )
 ALSO_CONTROL = "ctrl"  # as GEARS and the files of its users write pairs, whatever the control itself is called
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 WHOLE = re.compile(r"(?<![\d.])(\d+)\.0+(?![\d.])", re.ASCII)  # 1000.0 within a name
+MOST_PARTS = 32  # of one value, joined by +
 DIGITS = 9  # significant ones from which a number may have been through float32
 
 
@@ -147,6 +150,49 @@ class Known:
     def alike(self) -> list[list[str]]:
         """Groups of names that are one value, though their text differs."""
         return [[self.names[code] for code in codes] for codes in self._equal.values() if len(codes) > 1]
+
+
+def combined(parts: Sequence[str], among: Known) -> tuple[str, ...] | None:
+    """Known names that joined by + are all the parts, a name with a + of its own among them; None of none."""
+    if not 1 < len(parts) <= MOST_PARTS:
+        return None
+    whole: list[tuple[str, ...] | None] = [()]  # of the first parts, which names they are
+    for end in range(1, len(parts) + 1):
+        starts = range(end - 1, -1, -1)  # single ones before joined ones
+        names = ((whole[i], among.name("+".join(parts[i:end]))) for i in starts)
+        whole.append(next(((*left, name) for left, name in names if left is not None and name is not None), None))
+    return whole[-1]
+
+
+def check_combination(text: str, names: Iterable[str], control: str | None, said: str) -> None:
+    """Refuse a+control and a+a, which are a; but not what is a name itself, nor a+ctrl, which is how files write a.
+
+    Parameters
+    ----------
+    text : str
+        What is asked for.
+    names : iterable of str
+        Those of a column, and those a model knows.
+    control : str, optional
+    said : str
+        How it was asked for.
+
+    Raises
+    ------
+    UsageError
+    """
+    there = known(tuple(dict.fromkeys(names)))
+    bare = joined(text, None)  # without ctrl
+    if "+" not in bare or there.find(text) >= 0:
+        return
+    parts = combined(bare.split("+"), there) or ()
+    others = list(dict.fromkeys(part for part in parts if control is None or not same(part, control)))
+    if len(set(parts)) > len(others):
+        alone = f"; name {others[0]!r} alone" if len(others) == 1 else "; leave it out"
+        raise UsageError(f"{said}: {control!r} is the control, which adds nothing{alone}")
+    if len(parts) > len(others):
+        twice = next(part for part in others if parts.count(part) > 1)
+        raise UsageError(f"{said} names {twice!r} twice; name it once, or two different ones")
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -158,20 +159,43 @@ def _moments(x: Stored, batches: pd.Categorical | None, base: float | None) -> _
     k, n_genes = (1 if batches is None else len(batches.categories)), x.shape[1]
     sums, squares, held = np.zeros((k, n_genes)), np.zeros((k, n_genes)), np.zeros((k, n_genes), dtype=np.int64)
     varying = np.zeros(k, dtype=bool)
-    first: dict[int, np.ndarray] = {}
-    for start, block in x.blocks():
-        own = codes[start : start + block.shape[0]]
-        values = block.data if base is None else block.data * np.float32(np.log(base))
-        plain = sparse.csr_matrix((np.expm1(values), block.indices, block.indptr), block.shape)
-        for i in np.unique(own[own >= 0]):
-            part = plain if (own == i).all() else plain[own == i]
-            sums[i] += np.bincount(part.indices, part.data, n_genes)
-            squares[i] += np.bincount(part.indices, part.data.astype(np.float64) ** 2, n_genes)
-            held[i] += np.bincount(part.indices, minlength=n_genes)
-            if not varying[i]:
-                cell = first.setdefault(i, part[0].toarray())
-                varying[i] = any((row.toarray() != cell).any() for row in part)
+    first: dict[int, sparse.csr_matrix] = {}
+    for _, parts in x.of_blocks(partial(_moments_of, base=base), codes):
+        for i, part in parts.items():
+            sums[i] += part.sums
+            squares[i] += part.squares
+            held[i] += part.held
+            varying[i] |= part.varies or bool((first.setdefault(i, part.first) != part.first).nnz)
     return _Moments(np.bincount(codes[codes >= 0], minlength=k), sums, squares, held, varying)
+
+
+@dataclass
+class _Part:
+    """Of the cells of one batch in a block: sums as in `_Moments` [G], the first cell, whether another one differs."""
+
+    sums: np.ndarray
+    squares: np.ndarray
+    held: np.ndarray
+    first: sparse.csr_matrix
+    varies: bool
+
+
+def _moments_of(block: sparse.csr_matrix, codes: np.ndarray, *, base: float | None) -> dict[int, _Part]:
+    """Of a block, by the batch of its cells [B]; -1 is none."""
+    n_genes, found = block.shape[1], {}
+    values = block.data if base is None else block.data * np.float32(np.log(base))
+    plain = sparse.csr_matrix((np.expm1(values), block.indices, block.indptr), block.shape)
+    for i in np.unique(codes[codes >= 0]):
+        part = plain if (codes == i).all() else plain[codes == i]
+        cell = part[0].toarray()
+        found[int(i)] = _Part(
+            np.bincount(part.indices, part.data, n_genes),
+            np.bincount(part.indices, part.data.astype(np.float64) ** 2, n_genes),
+            np.bincount(part.indices, minlength=n_genes),
+            part[0],
+            any((row.toarray() != cell).any() for row in part),
+        )
+    return found
 
 
 def _dispersions(mean: np.ndarray, variance: np.ndarray, n_top_genes: int) -> pd.DataFrame:

@@ -124,13 +124,17 @@ class Checkpoint:
             The file is damaged, or belongs to a run with other settings (the first one that differs is named).
         """
         tensors, record = self._read()
+        self.check(record)
+        return tensors, record.state
+
+    def check(self, record: CheckpointRecord) -> None:
+        """Refuse what a run with other settings left; the first one that differs is named: ModelError."""
         differing = record.differing(json.loads(json.dumps(self.settings)))
         if differing is not None:
             raise ModelError(
                 f"the checkpoint {self.path} was left by a run with another {differing}; use the same options, "
                 f"name another model, or throw the checkpoint away with {option('restart', True)}"
             )
-        return tensors, record.state
 
     def kept(self) -> CheckpointRecord:
         """What it says of the run that left it; errors as `load`."""

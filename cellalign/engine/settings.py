@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cellalign.engine.allowed import allowed
 from cellalign.engine.plan import Plan
 from cellalign.engine.words import translated
 from cellalign.errors import UsageError, nearest
@@ -73,6 +74,14 @@ def merge_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> tu
         hyperparameters = cls.Hyperparameters(**{k: v for k, v in merged.items() if k in own})
         return hyperparameters, Plan(**{k: v for k, v in merged.items() if k in plan})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else "settings"
-        raise UsageError(f"{key}={first['input']!r} is out of range: {first['msg'].lower()}") from error
+        raise _out_of_range(error, merged, own | plan) from error
+
+
+def _out_of_range(error: ValidationError, given: Mapping[str, Any], fields: Mapping[str, Any]) -> UsageError:
+    """The first setting that is out of range, with the range; a rule of the method's own is said as it says it."""
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else "settings"
+    value = given.get(key, first["input"])
+    own_rule = key not in fields or first["type"] in ("value_error", "assertion_error")
+    said = first["msg"].lower() if own_rule else f"it takes {allowed(fields[key])}"
+    return UsageError(f"{key}={value!r} is out of range: {said}")

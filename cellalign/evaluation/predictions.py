@@ -10,7 +10,7 @@ from scipy import sparse
 
 from cellalign.data.columns import column, find_control
 from cellalign.data.integers import largest
-from cellalign.data.matrices import LARGEST_LOG, default_matrix, is_counts, matrix_of
+from cellalign.data.matrices import LARGEST_LOG, default_matrix, is_counts, matrix_of, refuse_zeros
 from cellalign.data.stored import Stored, rows_in
 from cellalign.errors import InputError, option, spoken
 from cellalign.records import Counterfactual, Provenance
@@ -141,7 +141,7 @@ def _dense(x: Any) -> np.ndarray:
 
 
 def check_finite(x: Any, where: str) -> None:
-    """Refuse a matrix that is not there, not numeric, or holds NaN or infinite values: InputError."""
+    """Refuse a matrix that is not there, not numeric, zero everywhere, or holds NaN or infinite values: InputError."""
     if x is None:
         raise InputError(f"{where} is not there; a prediction's expression has to be in it")
     if not all(x.shape):
@@ -152,6 +152,7 @@ def check_finite(x: Any, where: str) -> None:
         wrong = sum(x.facts.wrong.get(kind, (0, 0))[0] for kind in ("NaN", "inf"))
         if wrong:
             raise InputError(f"{where} holds {wrong} NaN or infinite values; correct them")
+        refuse_zeros(x, where)
         return
     values = x.data if sparse.issparse(x) else np.asarray(x)
     # the sum is one pass; only of a bad matrix are the culprits counted
@@ -159,6 +160,7 @@ def check_finite(x: Any, where: str) -> None:
         fine = np.isfinite(values.sum(dtype=np.float64)) or np.isfinite(values).all()
     if not fine:
         raise InputError(f"{where} holds {int((~np.isfinite(values)).sum())} NaN or infinite values; correct them")
+    refuse_zeros(x, where)
 
 
 def check_library_sizes(predicted: Any, real: Any, where: str) -> str | None:

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.embeddings import embedding_keys, has_embedding
+from cellalign.data.matrices import refuse_zeros
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
@@ -312,7 +313,8 @@ def _as_array(values: Any, key: str) -> np.ndarray:
     Raises
     ------
     InputError
-        It holds no numbers, no columns, or NaN or infinite values, or it has more columns than an embedding.
+        It holds no numbers, no columns, nothing but zeros, or NaN or infinite values, or it has more columns than an
+        embedding.
     """
     if len(values.shape) != 2 or values.shape[1] == 0:
         raise InputError(f"embedding {key!r} is of shape {tuple(values.shape)}; it needs a row per cell and columns")
@@ -328,4 +330,5 @@ def _as_array(values: Any, key: str) -> np.ndarray:
         raise InputError(f"embedding {key!r} is not numeric: {str(error).splitlines()[0]}") from error
     if not np.isfinite(z).all():
         raise InputError(f"embedding {key!r} holds NaN or infinite values")
+    refuse_zeros(z, f"embedding {key!r}")
     return z

@@ -43,6 +43,7 @@ from cellalign.nn import share
 from cellalign.nn.distributions import kl_to_standard_normal, log_normal, sample_normal, sd_of
 from cellalign.nn.likelihoods import OF_COUNTS, Counts, LikelihoodName, make_likelihood
 from cellalign.nn.networks import MLP
+from cellalign.nn.products import WideLinear
 from cellalign.nn.sparse import SparseRows
 
 
@@ -122,7 +123,7 @@ class Autoencoder(Trains, Reconstructs, Predicts, Method):
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
         super().__init__(hyperparameters, layout)
         self.encoder = self.make_encoder()
-        self.to_mean = nn.Linear(self.encoder.n_out, self.n_latent)
+        self.to_mean = WideLinear(self.encoder.n_out, self.n_latent)
         self.to_log_variance = self.make_log_variance()
         self.decoder = self.make_decoder()
         self.likelihood = make_likelihood(

@@ -6,16 +6,19 @@ bottlenecks. Without noise there is no evidence lower bound: it is an autoencode
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cellalign.methods.autoencoder import Step
-from cellalign.methods.base import Latent, Minibatch, Role
+from cellalign.methods.base import Latent, Layout, Minibatch, Role
 from cellalign.methods.cvae import ConditionalAutoencoder
 from cellalign.methods.vfae import VFAE, alignment, weight
 from cellalign.nn.likelihoods import LikelihoodName
+from cellalign.nn.normalisation import BatchNorm1d
 
 
 class MMDAE(ConditionalAutoencoder):
@@ -40,6 +43,13 @@ class MMDAE(ConditionalAutoencoder):
         tell_decoder: bool = Field(
             True, description="give the decoder the condition; false is SAUCIE, which can predict no other condition"
         )
+
+    def __init__(self, hyperparameters: Any, layout: Layout) -> None:
+        super().__init__(hyperparameters, layout)
+        # no prior tells where z lies, MMD sees differences alone, and the decoder's normalisation takes the rest away
+        first = self.decoder.after_first[0]
+        if isinstance(first, BatchNorm1d) and not self.hp.leaky_bottleneck:
+            first.after(self.to_mean)
 
     @property
     def decoder_sees(self) -> tuple[Role, ...]:  # type: ignore[override]

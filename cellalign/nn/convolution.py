@@ -154,9 +154,9 @@ class Settings:
         """After every layer but the last."""
         return nn.LeakyReLU(self.negative_slope, inplace=True)
 
-    def norm(self, width: int, wanted: bool = True) -> list[nn.Module]:
-        """Batch norm where it is wanted."""
-        return [BatchNorm1d(width)] if wanted and self.batch_norm else []
+    def norm(self, layer: Linear | ContextLinear, width: int, wanted: bool = True) -> list[nn.Module]:
+        """Batch norm behind a layer, where it is wanted."""
+        return [BatchNorm1d(width).after(layer)] if wanted and self.batch_norm else []
 
     def dropped(self, wanted: bool = True) -> list[nn.Module]:
         """Dropout where it is wanted."""
@@ -194,7 +194,8 @@ class Plane(nn.Module):
         super().__init__()
         dropped = settings.architecture.plane_dropout
         self.first = features(settings)
-        layers = [Linear(CONDITION_UNITS, n_out), *settings.norm(n_out), settings.activation()]
+        linear = Linear(CONDITION_UNITS, n_out)
+        layers = [linear, *settings.norm(linear, n_out), settings.activation()]
         self.second = nn.Sequential(*layers, *settings.dropped(dropped))
 
     def forward(self, context: Tensor) -> Tensor:
@@ -220,7 +221,8 @@ class ImageEncoder(nn.Module):
         dense, n_in = [], n_in * height * width
         for i, n in enumerate(settings.hidden):
             last = i == len(settings.hidden) - 1
-            layers = [Linear(n_in, n), *settings.norm(n, kind.dense_norm), settings.activation()]
+            linear = Linear(n_in, n)
+            layers = [linear, *settings.norm(linear, n, kind.dense_norm), settings.activation()]
             dense += [*layers, *settings.dropped(last and not kind.plane_dropout)]
             n_in = n
         self.dense = nn.Sequential(*dense)
@@ -263,7 +265,7 @@ class ImageDecoder(nn.Module):
             joins, self.features = CONDITION_UNITS, features(settings)
         widths = settings.hidden[::-1]
         self.first = ContextLinear(n_in, widths[0], joins)
-        self.after_first = nn.Sequential(*settings.norm(widths[0]), settings.activation())
+        self.after_first = nn.Sequential(*settings.norm(self.first, widths[0]), settings.activation())
         doubled = 2**kind.enlargements
         self.grid = (kind.grid or math.ceil(height / doubled), kind.grid or math.ceil(width / doubled))
         (grid_maps,) = settings.maps([kind.grid_channels])

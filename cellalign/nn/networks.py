@@ -19,14 +19,14 @@ from cellalign.nn import share
 from cellalign.nn.kernels.ops import transposed_product
 from cellalign.nn.normalisation import BatchNorm1d
 from cellalign.nn.once import once_differentiable
-from cellalign.nn.products import Linear, WithProducts, product, rounds
+from cellalign.nn.products import Linear, WithBias, WithProducts, product, rounds
 from cellalign.nn.sparse import SparseRows
 
 # density below which the stored values alone are faster (measured: benchmarks/README.md)
 SPARSE_BELOW = 0.25
 
 
-class ContextLinear(WithProducts, nn.Module):
+class ContextLinear(WithProducts, WithBias, nn.Module):
     """Linear layer on [x, context].
 
     Parameters
@@ -53,9 +53,9 @@ class ContextLinear(WithProducts, nn.Module):
         if isinstance(x, SparseRows) and (x.density > SPARSE_BELOW or x.value.device.type == "mps"):
             x = x.dense()
         if isinstance(x, SparseRows):
-            y = self.bias + _SparseProduct.apply(self.weight, x.start, x.column, x.value, self.products)
+            y = self.learned_bias() + _SparseProduct.apply(self.weight, x.start, x.column, x.value, self.products)
         else:
-            y = product(x, self.weight, self.bias, self.products)
+            y = product(x, self.weight, self.learned_bias(), self.products)
         # one-hot codes in a product, not an index, whose gradient adds up in an order that differs between runs
         return y if self.context is None else torch.addmm(y, context, self.context)
 
@@ -160,12 +160,15 @@ class MLP(nn.Module):
         blocks, linears = [], []
         for width, before in zip(hidden, [None, *hidden], strict=False):
             layers: list[nn.Module] = []
+            linear: ContextLinear | Linear = self.first
             if before is not None and self.deep:
-                linears.append(ContextLinear(before, width, n_context))
+                linear = ContextLinear(before, width, n_context)
+                linears.append(linear)
             elif before is not None:
-                layers.append(Linear(before, width))
+                linear = Linear(before, width)
+                layers.append(linear)
             if batch_norm is True or (batch_norm == "first" and before is None):
-                layers.append(BatchNorm1d(width, eps, momentum))
+                layers.append(BatchNorm1d(width, eps, momentum).after(linear))
             layers.append(nn.LeakyReLU(negative_slope, inplace=True))
             if dropout and before is not None:
                 layers.append(Dropout(dropout))

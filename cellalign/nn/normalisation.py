@@ -9,11 +9,17 @@ from torch import Tensor, nn
 
 from cellalign.nn import share
 from cellalign.nn.once import once_differentiable
+from cellalign.nn.products import WithBias
 from cellalign.nn.share import Share
 
 
 class BatchNorm1d(nn.BatchNorm1d):
     """torch's; of a share of a batch, by the means and variances of all of it."""
+
+    def after(self, layer: WithBias) -> BatchNorm1d:
+        """Itself, as what follows this layer, whose bias it makes idle in training."""
+        layer.centred_by = (self,)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, H] -> [n, H]."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cellalign.nn.once import once_differentiable
 
@@ -31,6 +32,27 @@ class WithProducts:
     """
 
     products: torch.dtype = torch.float32
+
+
+class WithBias:
+    """A layer whose bias stays as it is while batch normalisation behind it takes every constant away again.
+
+    The gradient of such a bias is rounding alone. Adam would make whole steps of it, and the running means, with which
+    cells are embedded, would follow a random walk, another one on every machine.
+
+    Attributes
+    ----------
+    centred_by : tuple of Module
+        The normalisation, in a tuple so that it is no part of the layer.
+    """
+
+    bias: Any  # a Parameter, which torch declares in its own layers
+    centred_by: tuple[nn.Module, ...] = ()
+
+    def learned_bias(self) -> Tensor:
+        """The bias, without a gradient where it changes nothing."""
+        bias: Tensor = self.bias
+        return bias.detach() if any(norm.training for norm in self.centred_by) else bias
 
 
 @contextmanager
@@ -90,7 +112,15 @@ def _transposed(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
     return (grad.T @ x).float().T
 
 
-class Linear(WithProducts, nn.Linear):
+class WideLinear(WithBias, nn.Linear):
+    """torch's linear layer, in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., n] -> [..., m]."""
+        return F.linear(x, self.weight, self.learned_bias())
+
+
+class Linear(WithProducts, WideLinear):
     """torch's linear layer, its product in the precision asked for."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +135,7 @@ class Linear(WithProducts, nn.Linear):
         """As `product`, of whatever shape x is; several draws at once are never rounded."""
         if x.dim() != 2 or not rounds(len(x) * self.weight.numel(), self.products):
             return super().forward(x)
-        return _Rounded.apply(x, self.weight.T, self.bias, wide)
+        return _Rounded.apply(x, self.weight.T, self.learned_bias(), wide)
 
 
 def rounded(layer: nn.Module, x: Tensor) -> Tensor:

@@ -87,13 +87,18 @@ def of_matrix(adata: AnnData, layer: str | None, rounded: bool) -> tuple[Place |
         if every and all(place.scale.all_zero for place in every):
             advice = "read it again from the tool that counted; nothing can be learned of zeros"
             return None, False, [Finding("error", "matrix", f"all values of {every[0].said} are zero", advice)]
+        lost = [
+            Finding("warning", "matrix", f"all values of {each.said} are zero", "leave it out, or read it again")
+            for each in every
+            if each.scale.all_zero
+        ]
         with untold():
             place = find_counts(adata, layer=layer, rounded=rounded)
     except NoCounts as error:
         return _without_counts(adata, layer, error)
     except InputError as error:
         return None, False, [of_error("matrix", error)]
-    return place, True, [Finding("ok", "matrix", f"counts in {place.said}"), *_of_zeros(place)]
+    return place, True, [Finding("ok", "matrix", f"counts in {place.said}"), *lost, *_of_zeros(place)]
 
 
 def of_values(adata: AnnData, layer: str | None) -> tuple[Place | None, bool, list[Finding]]:

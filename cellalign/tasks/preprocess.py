@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading, in_memory
-from cellalign.errors import UsageError, option
+from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 from cellalign.tasks.spoken_as import in_their_words
@@ -121,18 +123,64 @@ def command(
     output: Annotated[str, o.OUTPUT],
     force: Annotated[bool, o.FORCE] = False,
     dry_run: Annotated[bool, o.DRY_RUN] = False,
+    cluster: Annotated[
+        str | None,
+        Option(
+            "Workers of a dask cluster read and write the files, which all of them have to see: tcp://HOST:PORT, the "
+            'scheduler\'s file, or "local" for processes of its own.',
+            metavar="ADDRESS",
+            panel=o.COMPUTING,
+        ),
+    ] = None,
 ) -> None:
     """Keep counts in layers["counts"], put normalised log1p expression in X, select highly variable genes."""
     from cellalign.data import files
-    from cellalign.tasks.paths import cells_of, to_write
 
     files.check_cells_output(output, force or dry_run, [input])
+    if cluster is not None:
+        input = _on_disk(input)
+    with _workers(cluster, input, None if dry_run else output, call.options["threads"]):
+        _preprocess_files(call, input, output, force, dry_run, on_disk=cluster is not None)
+
+
+def _on_disk(input: Reading) -> Reading:
+    """The files, left on disk, as workers read them: UsageError where that cannot be."""
+    if input.from_stdin:
+        raise UsageError(f"{option('cluster')} reads files, not standard input; name the file")
+    if input.stream is False:
+        raise UsageError(f"--in-memory cannot stand beside {option('cluster')}, whose workers read from disk")
+    return replace(input, stream=True)
+
+
+def _workers(
+    cluster: str | None, input: Reading, output: str | None, threads: int | None
+) -> AbstractContextManager[None]:
+    """The workers of a cluster, if one is named."""
+    if cluster is None:
+        return nullcontext()
+    from pathlib import Path
+
+    from cellalign.data.cluster import connected
+    from cellalign.data.reading import all_paths
+
+    writes = Path(output) if output is not None and output.endswith(".zarr") else None
+    return connected(cluster, [path for path in all_paths([input]) if str(path) != input.obs], writes, threads)
+
+
+def _preprocess_files(call: Call, input: Reading, output: str, force: bool, dry_run: bool, *, on_disk: bool) -> None:
+    """Read, preprocess and write, or say what would be."""
+    from cellalign.data import files
+    from cellalign.data.streamed import StreamedCells
+    from cellalign.tasks.paths import cells_of, to_write
+
     like = call.options["like"]
     own = call.options["layer"] is not None or call.options["raw"]
     if like is None or own:
         adata = files.read(files.spool(input) if input.stream else input, streaming=True)
     else:
         adata = cells_of(files.spool(input), like, streaming=True)
+    if on_disk and not isinstance(adata, StreamedCells):
+        raise InputError(f"{option('cluster')} reads files by rows, and {input.paths[0]} is a pipe; name a file")
     result = preprocess(adata, **call.options)
     if dry_run:
         was, is_ = (f"{cells.n_obs:,} cells x {cells.n_vars:,} genes" for cells in (adata, result))

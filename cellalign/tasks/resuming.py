@@ -70,6 +70,14 @@ class Resuming:
         with claimed(Checkpoint.beside(self.model, {}).path, f"the model {self.model}", Checkpoint.FILES, wait=wait):
             yield
 
+    def check_free(self) -> None:
+        """Refuse the model's name while another job holds it, and make nothing: errors as `claimed` without waiting."""
+        from cellalign.data.claim import check_free
+        from cellalign.engine.checkpoint import Checkpoint
+
+        if self.model is not None:
+            check_free(Checkpoint.beside(self.model, {}).path, f"the model {self.model}", Checkpoint.FILES)
+
     def precision(self) -> str | None:
         """The precision of a run that is gone on with, on whatever machine it began; None where none is."""
         from cellalign.engine.ranks import current
@@ -85,12 +93,18 @@ class Resuming:
         from cellalign.engine.ranks import current
         from cellalign.model import load
 
-        if self.model is None or not current().told(lambda: self._is_complete(record)):
+        if self.model is None or not current().told(lambda: self.is_complete(record)):
             return None
-        log.info("%s is complete, of the same cells and settings", self.model)
+        log.info("%s", self.said_complete)
         return load(Path(self.model))
 
-    def _is_complete(self, record: ModelRecord) -> bool:
+    @property
+    def said_complete(self) -> str:
+        """What is said of a model that is there already."""
+        return f"{self.model} is complete, of the same cells and settings"
+
+    def is_complete(self, record: ModelRecord) -> bool:
+        """Whether the model itself is there already, all settings were these, and `auto_resume` asks for that."""
         from cellalign.model_directory import read_record
         from cellalign.records import CheckpointRecord
 
@@ -119,33 +133,62 @@ class Resuming:
         ModelError
             The checkpoint is damaged.
         """
-        from cellalign.engine.checkpoint import Checkpoint
         from cellalign.engine.ranks import current
 
         if self.model is None:
             return None
-        settings = _settings(record, self.deterministic)
-        checkpoint = Checkpoint.beside(self.model, settings, self.every, _how_to_go_on(record))
+        checkpoint = self._checkpoint(record)
         current().told(lambda: self._settle(checkpoint, record))  # of several ranks one looks, and removes
         return checkpoint
 
+    def planned(self, record: ModelRecord) -> str:
+        """What `checkpoint` would do about a run that is there, in words; nothing is removed, errors are the same.
+
+        Raises
+        ------
+        ModelError
+            The checkpoint is damaged, or of another run.
+        """
+        checkpoint = self._checkpoint(record)
+        said = self._decided(checkpoint, record)
+        if self.resume or (self.auto_resume and checkpoint.exists()):
+            assert self._kept is not None
+            checkpoint.check(self._kept)
+        return said
+
+    def _checkpoint(self, record: ModelRecord) -> Checkpoint:
+        """Of the run that is to give `record`."""
+        from cellalign.engine.checkpoint import Checkpoint
+
+        assert self.model is not None
+        settings = _settings(record, self.deterministic)
+        return Checkpoint.beside(self.model, settings, self.every, _how_to_go_on(record))
+
     def _settle(self, checkpoint: Checkpoint, record: ModelRecord) -> None:
         """What `checkpoint` does about a run that is there."""
+        self._decided(checkpoint, record)
         if self.restart:
             checkpoint.remove()
-        elif not checkpoint.exists():
+
+    def _decided(self, checkpoint: Checkpoint, record: ModelRecord) -> str:
+        """What is to be done about a run that is there, in words; errors as `checkpoint`."""
+        there = checkpoint.exists()
+        if self.restart:
+            return f"begins anew; {checkpoint.path} is thrown away" if there else "begins anew"
+        if not there:
             if self.resume:
                 raise UsageError(f"nothing to resume: there is no {checkpoint.file}; train without {option('resume')}")
-        elif not (self.resume or self.auto_resume):
+            return "begins anew"
+        if not (self.resume or self.auto_resume):
             self._refuse(checkpoint)
-        else:
-            kept, epochs = self._kept, record.training.get("epochs")
-            assert kept is not None
-            if epochs is not None and epochs < kept.state.get("epoch", 0):
-                done = kept.state["epoch"]
-                raise UsageError(f"{option('epochs', epochs)} is less than the {done} that are done; ask for more")
-            for said in kept.changed(checkpoint.settings):
-                log.info("going on with another %s", said)
+        kept, epochs = self._kept, record.training.get("epochs")
+        assert kept is not None
+        done = kept.state.get("epoch", 0)
+        if epochs is not None and epochs < done:
+            raise UsageError(f"{option('epochs', epochs)} is less than the {done} that are done; ask for more")
+        for said in kept.changed(checkpoint.settings):
+            log.info("going on with another %s", said)
+        return f"goes on with {checkpoint.path} after {done} of {epochs} epochs"
 
     def _refuse(self, checkpoint: Checkpoint) -> None:
         kept = self._kept

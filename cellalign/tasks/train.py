@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import UsageError, noted, option, spoken
+from cellalign.errors import noted
 from cellalign.tasks import options as o
+from cellalign.tasks.beginning import settled
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.learn_on import Learn, Parent, prepare_on
-from cellalign.tasks.prepare import Prepared, prepare
+from cellalign.tasks.learn_on import Learn, Parent
+from cellalign.tasks.prepare import Prepared
 from cellalign.tasks.reads import expression_for, vectors
 from cellalign.tasks.resuming import Resuming
 from cellalign.tasks.spoken_as import in_their_words
 from cellalign.tasks.trained import trained
-from cellalign.tasks.understood import say_plan, tell_before
+from cellalign.tasks.understood import DEFAULT_METHOD, say_plan, tell_before
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
-MANY = 30  # conditions of which not every pair is looked at
-DEFAULT_METHOD = "comp"
 LEARNING_ON, INTERVALS = "On a model that is there", "Intervals"  # groups of the help
 
 
@@ -228,6 +227,7 @@ def train(
     TrainingError
         Training diverged or memory ran out.
     """
+    asked = dict(locals())  # of which `settled` reads those by which a training is prepared
     from cellalign.data.given import given_cells
     from cellalign.data.outputs import holds_model
     from cellalign.data.said import tell
@@ -235,77 +235,31 @@ def train(
     from cellalign.engine.ranks import check_shares, connected
     from cellalign.methods.registry import get
     from cellalign.model_directory import check_model_output
-    from cellalign.tasks.calibrate import NONE, calibrate_later, calibrating
+    from cellalign.tasks.calibrate import calibrate_later
 
     parent = Parent.of(from_, learn, method, missing_genes)
-    preparing = prepare if parent is None else partial(prepare_on, parent=parent)
     method = method or (DEFAULT_METHOD if parent is None else parent.model.name)
-    threads = 1 if deterministic else threads
+    asked["threads"] = threads = 1 if deterministic else threads
     resuming = Resuming(model_path, resume, auto_resume, restart, checkpoint_every, deterministic)
     with connected(devices, nodes, device) as ranks, resuming.claimed(wait):
         if model_path is not None and ranks.first and not (auto_resume and holds_model(model_path)):
             check_model_output(model_path, force)
         check_shares(get(method))
         adata = given_cells(adata)
-        prepared = preparing(
-            adata,
-            method=method,
-            condition=condition,
-            control=control,
-            batch=batch,
-            covariate=covariate,
-            label=label,
-            numeric=numeric,
-            unlabelled=unlabelled,
-            kinds=kinds,
-            continuous=continuous,
-            allow_missing_condition=allow_missing_condition,
-            expression=expression,
-            layer=layer,
-            n_top_genes=n_top_genes,
-            rounded=rounded,
-            preset=preset,
-            config=config,
-            settings=settings,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            latent_dim=latent_dim,
-            holdout=holdout,
-            validation=validation,
-            early_stopping=early_stopping,
-            seed=seed,
-            device=device,
-            threads=threads,
-            precision=precision,
-            source=source,
-            automatic=resuming.precision(),
-        )
-        if order is not None:
-            prepared = replace(prepared, cells=replace(prepared.cells, shuffled_as=tuple(order)))
-        record = prepared.record
-        if parent is not None and calibrate not in (None, NONE):
-            raise UsageError(f"{option('calibrate', calibrate)}: a model that learns on knows the cells to be left out")
-        planned = None
-        if parent is None:
-            planned = calibrating(prepared, adata, get(method), calibrate, calibrate_folds)
-        if planned is not None and not ranks.alone:
-            later = spoken(python="train again with auto_resume=True, in one process", command="--auto-resume in one")
-            raise UsageError(f"{option('calibrate', calibrate)} takes one process: train without it, then {later}")
-        if (finished := resuming.complete(record)) is not None:
-            if planned is not None and not planned.is_of(finished):
+        begun = settled(adata, parent, method, resuming, asked, alone=ranks.alone)
+        prepared = begun.prepared
+        if (finished := resuming.complete(prepared.record)) is not None:
+            if (planned := begun.to_calibrate(finished)) is not None:
                 with computing(device, threads, deterministic=deterministic) as torch_device:
                     calibrate_later(finished, Path(str(model_path)), prepared, planned, device=torch_device, seed=seed)
             return finished
         if model_path is not None and ranks.first:
             check_model_output(model_path, force)
-        checkpoint = resuming.checkpoint(record)
+        checkpoint = resuming.checkpoint(prepared.record)
         for level, message in prepared.notes:
             tell(level, message)
         model = trained(
-            prepared,
-            parent=parent,
-            planned=planned,
+            begun,
             checkpoint=checkpoint,
             before=before,
             progress=progress,
@@ -355,7 +309,12 @@ def command(
     begins_with = Parent.of(parent, asked["learn"], asked["method"], asked["missing_genes"])
     method, kind = asked["method"] or DEFAULT_METHOD, asked["expression"]
     reads = None if begins_with else expression_for(method, asked["preset"], asked["config"], asked["settings"], kind)
-    with nullcontext() if dry_run else Resuming(model).claimed(asked["wait"]):  # before the cells are read
+    resuming = Resuming(
+        model, asked["resume"], asked["auto_resume"], asked["restart"], deterministic=asked["deterministic"]
+    )
+    if dry_run:
+        resuming.check_free()
+    with nullcontext() if dry_run else resuming.claimed(asked["wait"]):  # before the cells are read
         source = files.spool(input)
         if begins_with is not None:
             adata = cells_of(source, begins_with.model, streaming=True)
@@ -363,7 +322,7 @@ def command(
             adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"], streaming=True)
         named = None if input.from_stdin else input
         if dry_run:
-            say_plan(call, adata, begins_with, named, method, [model, output, report])
+            say_plan(call, adata, begins_with, named, resuming, [model, output, report])
             return
         before = partial(tell_before, adata, seed=asked["seed"])
         with call.training_progress() as progress:

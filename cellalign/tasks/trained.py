@@ -21,17 +21,15 @@ if TYPE_CHECKING:
     from cellalign.methods.base import Method
     from cellalign.model import Model
     from cellalign.records import Outcome
-    from cellalign.tasks.calibrate import Calibrating
+    from cellalign.tasks.beginning import Beginning
 
 log = logging.getLogger("cellalign")
 MANY = 30  # conditions of which not every pair is looked at
 
 
 def trained(
-    prepared: Prepared,
+    begun: Beginning,
     *,
-    parent: Parent | None,
-    planned: Calibrating | None,
     checkpoint: Checkpoint | None,
     before: Callable[[Prepared, torch.device], None] | None,
     progress: Progress | bool | None,
@@ -45,10 +43,8 @@ def trained(
 
     Parameters
     ----------
-    parent : Parent, optional
-        What is learned on from.
-    planned : Calibrating, optional
-        Which groups refits leave out.
+    begun : Beginning
+        What it starts from.
     world : int
         Processes that train together.
 
@@ -67,6 +63,7 @@ def trained(
     from cellalign.model_directory import build_to_train
     from cellalign.tasks.calibrate import calibrated
 
+    prepared, parent, planned = begun.prepared, begun.parent, begun.planned
     record = prepared.record
     with computing(device, threads, deterministic=deterministic) as torch_device:
         used = machine(torch_device, world, deterministic=deterministic)

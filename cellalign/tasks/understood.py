@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.said import tell
@@ -16,10 +15,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellalign.data.reading import Reading
+    from cellalign.tasks.beginning import Beginning
     from cellalign.tasks.declaration import Call
     from cellalign.tasks.learn_on import Parent
     from cellalign.tasks.prepare import Prepared
+    from cellalign.tasks.resuming import Resuming
 
+DEFAULT_METHOD = "comp"
 SHOWN = 12  # values of a column
 MANY = 20  # values of a number up to which it may have been meant as categories
 SCALES = {"counts": "counts", "log": "log-normalised expression", "any": "values as they are"}
@@ -81,31 +83,51 @@ def tell_before(adata: AnnData, prepared: Prepared, device: torch.device, *, see
 
 
 def say_plan(
-    call: Call, adata: AnnData, parent: Parent | None, source: Reading | None, method: str, writes: Sequence[str | None]
+    call: Call,
+    adata: AnnData,
+    parent: Parent | None,
+    source: Reading | None,
+    resuming: Resuming,
+    writes: Sequence[str | None],
 ) -> None:
-    """Print what a training would do and take, by a measured estimate; nothing is written."""
+    """Print what a training would do and take, by a measured estimate; nothing is written, errors are as `train`'s."""
     from cellalign.engine.device import computing
+    from cellalign.tasks.beginning import settled
     from cellalign.tasks.check import warnings_of
     from cellalign.tasks.estimate import estimated
-    from cellalign.tasks.learn_on import prepare_on
     from cellalign.tasks.paths import to_write
-    from cellalign.tasks.prepare import of_preparation, prepare
 
-    asked = call.options
-    preparing = prepare if parent is None else partial(prepare_on, parent=parent)
-    named = method if parent is None else parent.model.name
-    prepared = preparing(adata, **of_preparation(asked) | {"source": source, "method": named})
+    asked, alone = call.options, (call.options["devices"] or 1) * (call.options["nodes"] or 1) == 1
+    threads = 1 if asked["deterministic"] else asked["threads"]
+    method = asked["method"] or (DEFAULT_METHOD if parent is None else parent.model.name)
+    begun = settled(adata, parent, method, resuming, asked | {"source": source, "threads": threads}, alone=alone)
+    prepared = begun.prepared
+    complete = resuming.is_complete(prepared.record)
+    run = f"nothing is trained: {resuming.said_complete}" if complete else resuming.planned(prepared.record)
     for level, message in prepared.notes:
         call.log.log(level, "%s", message)
-    with computing(asked["device"], 1 if asked["deterministic"] else asked["threads"]) as device:
+    with computing(asked["device"], threads) as device:
         rows = understood(prepared, device)
         rows += [("note", line) for line in of_numbers(prepared)]
         rows += [("warning", line) for line in warnings_of(adata, prepared, asked["seed"])]
-        rows.append(("estimate", estimated(prepared, device, seed=asked["seed"], always=True).said))
+        rows += [("run", run), *_of_refits(begun, resuming, complete)]
+        if not complete:
+            rows.append(("estimate", estimated(prepared, device, seed=asked["seed"], always=True).said))
     rows.append(("writes", to_write(writes, force=asked["force"])))
     call.print_rows(
         "train would do this (nothing was written)", ["what", "how"], rows, "table", headings=["", ""], prose=True
     )
+
+
+def _of_refits(begun: Beginning, resuming: Resuming, complete: bool) -> list[tuple[str, str]]:
+    """The refits by which intervals are calibrated, where there are to be some."""
+    from cellalign.model import load
+
+    planned = begun.to_calibrate(load(str(resuming.model))) if complete else begun.planned
+    if planned is None:
+        return []
+    n = len(planned.folds)
+    return [("calibrates", f"by {n} refits, each as long as the training, without groups of {planned.key!r}")]
 
 
 def of_numbers(prepared: Prepared) -> list[str]:

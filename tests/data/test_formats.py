@@ -594,6 +594,63 @@ def test_chunks_of_zeros_which_a_store_leaves_out_are_read(tmp_path, x):
         np.testing.assert_array_equal(files.read(tmp_path / name).X.toarray(), written.X.toarray())
 
 
+def in_chunks(x, *, part, size, path):
+    """A store or file of one sparse matrix, a part of which lies in chunks of a size."""
+    ad.AnnData(x).write_zarr(path)
+    root = zarr.open_group(str(path), mode="r+", use_consolidated=False)
+    values = root[f"X/{part}"][:]
+    del root[f"X/{part}"]
+    root["X"].create_array(part, shape=values.shape, dtype=values.dtype, chunks=(size,))[:] = values
+    zarr.consolidate_metadata(str(path))
+    return sorted(file for file in (path / "X" / part).rglob("*") if file.is_file() and file.name.isdigit())
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("part", ["data", "indices", "indptr"])
+def test_any_lost_chunk_of_a_sparse_matrix_is_damage(tmp_path, part, stream, kind):
+    x = sparse.random(40, 30, 0.3, format=kind, dtype=np.float32, random_state=0)
+    reading = Reading((str(tmp_path / "x.zarr"),), stream=stream)
+    n = len(in_chunks(x, part=part, size=8, path=tmp_path / "x.zarr"))
+    for lost in (0, n // 2, n - 1):
+        chunks = in_chunks(x, part=part, size=8, path=tmp_path / "x.zarr")
+        chunks[lost].unlink()
+        with pytest.raises(InputError, match=f"1 of {n} chunks are missing"):
+            files.read(reading, streaming=True, by_columns=stream)
+
+
+def test_rows_without_values_at_the_start_of_a_store_are_read(tmp_path):
+    x = sparse.random(40, 30, 0.3, format="csr", dtype=np.float32, random_state=0)
+    x[:20] = 0
+    x.eliminate_zeros()
+    assert len(in_chunks(x, part="indptr", size=8, path=tmp_path / "x.zarr")) == 4  # of 6: two are zeros, left out
+    np.testing.assert_array_equal(files.read(tmp_path / "x.zarr").X.toarray(), x.toarray())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_part_of_an_hdf5_file_that_was_never_written_is_damage(tmp_path, stream):
+    x = sparse.random(40, 30, 0.3, format="csr", dtype=np.float32, random_state=0)
+    ad.AnnData(x).write_h5ad(tmp_path / "x.h5ad")
+    for chunks in ((8,), None):
+        with h5py.File(tmp_path / "x.h5ad", "r+") as handle:
+            values = x.indices
+            del handle["X/indices"]
+            made = handle["X"].create_dataset("indices", shape=values.shape, dtype=values.dtype, chunks=chunks)
+            if chunks:
+                made[: len(values) - 8] = values[:-8]
+        reading = Reading((str(tmp_path / "x.h5ad"),), stream=stream)
+        with pytest.raises(InputError, match="1 of .* chunks are missing"):
+            files.read(reading, streaming=True)
+
+
+def test_values_that_are_all_left_out_are_said(tmp_path, caplog):
+    x = sparse.csr_matrix(np.array([[1, 0], [2, 3]], dtype=np.float32))
+    (chunk,) = in_chunks(x, part="data", size=3, path=tmp_path / "x.zarr")
+    chunk.unlink()
+    assert not files.read(tmp_path / "x.zarr").X.toarray().any()
+    assert "X: not one of its 3 stored values is in the store" in caplog.text
+
+
 def test_null_characters_are_refused_in_names_and_left_out_of_columns(saved, caplog):
     adata = files.read(saved)
     adata.obs["note"] = pd.Series(["a\0b"] * adata.n_obs, index=adata.obs_names, dtype=object)

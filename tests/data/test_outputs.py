@@ -101,6 +101,7 @@ FILES = [  # a path, what is read, and what is said (nothing: it may be written)
     ("table.csv/new.csv", [], "table.csv is no folder"),
     ("x" * 256 + ".csv", [], "the name is too long"),
     ("store.zarr/new.h5ad", ["store.zarr"], "lies in the input store.zarr"),
+    ("store.zarr/new.h5ad", [], "lies in the zarr store store.zarr"),
 ]
 
 
@@ -140,6 +141,7 @@ MODELS = [
     ("model", ["model"], "is the input"),
     ("link", ["model"], "is the input"),
     ("store.zarr/new", ["store.zarr"], "lies in the input"),
+    ("store.zarr/new", [], "lies in the zarr store store.zarr"),
     (".", [], "is the folder this runs in, or holds it"),
     ("..", [], "is the folder this runs in, or holds it"),
     ("/", [], "is the folder this runs in, or holds it"),

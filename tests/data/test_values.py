@@ -1,12 +1,14 @@
 """When two values of a column are the same, which of them is the control, and how items of text are cut into terms."""
 
+import re
+
 import pandas as pd
 import pytest
 
 from cellalign.data.columns import column, having, numbers, parse_where, select
 from cellalign.data.controls import control_of, find_control
 from cellalign.data.terms import quoted, split_terms, unquoted
-from cellalign.data.values import Known, in_order, means_missing, same
+from cellalign.data.values import Known, check_combination, in_order, means_missing, same
 from cellalign.errors import InputError, UsageError, nearest
 
 ONTOLOGY = "CD4-positive, alpha-beta T cell"
@@ -57,6 +59,44 @@ def test_what_is_beside_the_control_is_meant():
     assert [known.find(name) for name in ("KLF1", "CEBPE+ctrl", "B+A", "ctrl+ctrl", "KLF1+CEBPE")] == [1, 2, 3, 0, -1]
     assert Known(["NT", "A"], "NT").name("NT+A") == "A" and Known(["DMSO", "A"], "x").find("A+DMSO") == -1
     assert Known(["A+ctrl", "ctrl+A"]).all("A") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "control", "said"),
+    [
+        ("s+control", ["control", "s"], "control", "'control' is the control, which adds nothing; name 's' alone"),
+        ("s+t+control", ["control", "s", "t"], "control", "'control' is the control, which adds nothing; leave it out"),
+        ("control + s", ["control", "s"], "control", "'control' is the control"),
+        ("control+control", ["control", "s"], "control", "'control' is the control"),
+        ("s+s", ["control", "s"], "control", "names 's' twice"),
+        ("a+b+a", ["a", "b"], None, "names 'a' twice"),
+        ("x+y+x+y", ["x+y"], "c", "names 'x+y' twice"),
+        ("1+1.0", ["1", "0"], "0", "names '1' twice"),
+        ("s+control", ["control", "s", "s+control"], "control", None),  # a name of its own
+        ("control+s", ["control", "s", "s+control"], "control", None),
+        ("s+s", ["s", "s+s"], None, None),
+        ("s+ctrl", ["ctrl", "s"], "ctrl", None),  # as files of GEARS name s
+        ("s+ctrl+ctrl+t", ["ctrl", "s", "t"], "ctrl", None),
+        ("b+a", ["a", "b"], "c", None),
+        ("b+nowhere", ["a", "b"], "c", None),  # which is said where it is looked up
+    ],
+)
+def test_a_combination_with_the_control_or_with_itself_is_a_mistake(text, names, control, said):
+    if said is None:
+        check_combination(text, names, control, "to")
+        return
+    with pytest.raises(UsageError, match=re.escape(said)):
+        check_combination(text, names, control, "to")
+
+
+def test_cells_are_not_chosen_by_a_combination_with_the_control():
+    obs = pd.DataFrame({"c": ["control", "a", "a+b"]})
+    with pytest.raises(UsageError, match="c=a[+]control: 'control' is the control"):
+        select(obs, ["c=a+control"], control="control")
+    assert select(obs, ["c=b+a"], control="control").tolist() == [False, False, True]
+    named = pd.DataFrame({"c": ["control", "a+control", "1e+5"], "n": [1e5, 2.0, 3.0]})
+    assert select(named, ["c=a+control"], control="control").tolist() == [False, True, False]
+    assert select(named, {"n": "1e+5"}).tolist() == [True, False, False]
 
 
 def test_numbers_are_sorted_as_numbers():

@@ -23,6 +23,8 @@ def here(kang_like, model, tmp_path):
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     (tmp_path / "text.h5ad").write_text("text")
     os.symlink("kang.h5ad", tmp_path / "link.h5ad")
+    (tmp_path / "atlas.zarr" / "obs").mkdir(parents=True)
+    (tmp_path / "atlas.zarr" / "zarr.json").write_text("{}")
     return tmp_path
 
 
@@ -73,6 +75,17 @@ REFUSED = [
     ("demo table.csv --force", "is no folder"),
     ("demo m", "exists; pass --force"),
     ("simulate ifnb --cells 20 --genes 50 -o m --force", "is a folder"),
+    (f"train kang.h5ad {TRAIN} -m atlas.zarr/m", "lies in the zarr store atlas.zarr"),
+    (f"train kang.h5ad {TRAIN} -m new -o atlas.zarr/obs/new.h5ad", "lies in the zarr store atlas.zarr"),
+    ("convert kang.h5ad -o atlas.zarr/new.h5ad", "lies in the zarr store atlas.zarr"),
+    ("convert kang.h5ad -o atlas.zarr/new.zarr --force", "lies in the zarr store atlas.zarr"),
+    ("embed kang.h5ad -m m -o new.h5ad --plot atlas.zarr/new.png", "lies in the zarr store atlas.zarr"),
+    (f"evaluate other.h5ad {ROLES} -o atlas.zarr/new.csv", "lies in the zarr store atlas.zarr"),
+    ("targets -m m -o atlas.zarr/new.csv", "lies in the zarr store atlas.zarr"),
+    ("report m -o atlas.zarr/new.html", "lies in the zarr store atlas.zarr"),
+    ("plot curves m -o atlas.zarr/new.png", "lies in the zarr store atlas.zarr"),
+    ("demo atlas.zarr/new", "lies in the zarr store atlas.zarr"),
+    ("simulate ifnb --cells 20 --genes 50 -o atlas.zarr/new.h5ad", "lies in the zarr store atlas.zarr"),
 ]
 
 

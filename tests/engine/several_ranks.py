@@ -69,8 +69,7 @@ def trained(name: str, precision: str) -> dict:
     sizes = layout(GENES, conditions, (2,), (2,), labels=3, control=0, cells=TRAINED, may_be_missing=missing)
     if name.endswith("images"):
         sizes = type(sizes)(GENES, sizes.fields, TRAINED, image=(5, 4, 1))
-    plain = {"batch_norm": False} if precision == "plain" else {}
-    hp = cls.Hyperparameters(**(SMALL | SETTINGS.get(name, {}) | plain))
+    hp = cls.Hyperparameters(**(SMALL | SETTINGS.get(name, {})))
     torch.manual_seed(3)
     method = cls(hp, sizes)
     rows = torch.randperm(CELLS, generator=torch.Generator().manual_seed(1))

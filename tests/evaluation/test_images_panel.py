@@ -62,6 +62,7 @@ def test_digits_that_became_others_are_not_read(real):
 def test_blank_images_have_no_width_and_are_scored(real):
     blank = prediction(real)
     blank.X = np.zeros_like(blank.X)
+    blank.X[0, 0] = 1e-6  # all of them zero are no prediction
     result = scored(blank, real)
     assert np.isnan(result.value("width_error", system="prediction"))
     assert result.value("read", system="prediction") < 0.4
@@ -76,7 +77,7 @@ def test_without_labels_only_widths_are_scored(real):
 
 def test_what_cannot_be_scored_says_why(real):
     with pytest.raises(InputError, match="no counterfactual"):
-        evaluate(real, embedding="X_pca", **ASKED) if real.obsm.update(X_pca=real.X[:, :2]) is None else None
+        evaluate(real, embedding="X_pca", **ASKED) if real.obsm.update(X_pca=real.X[:, :2] + 1) is None else None
     genes = prediction(real)
     del genes.uns["image_shape"]
     with pytest.raises(InputError, match="no images"):

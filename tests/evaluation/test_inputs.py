@@ -45,6 +45,7 @@ def test_an_embedding_counts_as_its_values(tiny, as_stored):
         (Z * 1e300, "holds NaN or infinite values"),
         (np.zeros((240, 0)), r"is of shape \(240, 0\)"),
         (np.zeros((240, 2, 2)), r"is of shape \(240, 2, 2\)"),
+        (np.zeros((240, 2)), "holds nothing but zeros"),
         (Z.astype(complex), "is not numeric: it holds complex128"),
         (sparse.csr_matrix((240, 20_000)), "has 20000 columns, more than an embedding has"),
         ("text", "is not numeric: could not convert string to float: 'x'"),
@@ -59,8 +60,6 @@ def test_what_is_no_embedding_is_refused_by_name(tiny, values, said):
         scored(tiny, values)
 
 
-@pytest.mark.parametrize(
-    "values", [Z[:, :1], np.zeros((240, 2)), (10 * Z).astype(int), Z > 0, np.repeat(Z[:2], 120, 0)]
-)
+@pytest.mark.parametrize("values", [Z[:, :1], np.ones((240, 2)), (10 * Z).astype(int), Z > 0, np.repeat(Z[:2], 120, 0)])
 def test_odd_embeddings_are_scored(tiny, values):
     assert np.isfinite(scored(tiny, values)["value"]).all()

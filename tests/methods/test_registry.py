@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cellalign.engine.allowed import allowed
+from cellalign.engine.plan import Plan
 from cellalign.engine.settings import merge_settings
 from cellalign.errors import UsageError
-from cellalign.methods.registry import available, get, preset_grid, preset_settings, presets
+from cellalign.methods.registry import available, get, loadable, preset_grid, preset_settings, presets
 
 
 def test_every_method_states_itself():
@@ -74,8 +76,35 @@ def test_preset_of_another_method_is_refused():
 def test_settings_name_the_nearest_key_and_the_range():
     with pytest.raises(UsageError, match="unknown setting 'gama'. Did you mean 'gamma'"):
         merge_settings(get("comp"), [{"gama": 1}])
-    with pytest.raises(UsageError, match="gamma=-1 is out of range: .*greater than or equal to 0"):
+    with pytest.raises(UsageError, match="gamma=-1 is out of range: it takes a number from 0 to 10000 or null"):
         merge_settings(get("comp"), [{"gamma": -1}])
+
+
+@pytest.mark.parametrize(
+    ("settings", "takes"),
+    [
+        ({"hidden": -1}, r"hidden=-1 .* a list of at most 100, each a whole number from 1 to 100000"),
+        ({"hidden": [8, 0]}, r"hidden=\[8, 0\] .* each a whole number from 1 to 100000"),
+        ({"lr": 0}, "lr=0 .* a number above 0, at most 1"),
+        ({"dropout": 1}, "dropout=1 .* a number from 0, below 1"),
+        ({"epochs": "many"}, "epochs='many' .* a whole number from 1 to 1000000 or null"),
+        ({"likelihood": "x"}, "likelihood='x' .* one of gaussian, mse, nb, zinb"),
+    ],
+)
+def test_a_value_out_of_range_is_told_the_range(settings, takes):
+    with pytest.raises(UsageError, match=takes):
+        merge_settings(get("comp"), [settings])
+
+
+def test_the_range_of_every_setting_of_every_method_can_be_said():
+    for _, cls in loadable():
+        for model in (cls.Hyperparameters, Plan):
+            for key, field in model.model_fields.items():
+                said = allowed(field)
+                assert "kind" not in said, (cls.name, key)
+                numbers = [m for m in field.metadata if any(hasattr(m, sign) for sign in ("ge", "gt", "le", "lt"))]
+                for limit in (getattr(m, s) for m in numbers for s in ("ge", "gt", "le", "lt") if hasattr(m, s)):
+                    assert f"{limit:.10g}" in said, (cls.name, key)
 
 
 def test_settings_of_earlier_versions_are_still_understood():

@@ -72,3 +72,25 @@ def test_batch_normalisation_of_the_first_layer_alone():
     norms = [[isinstance(m, torch.nn.BatchNorm1d) for m in block] for block in MLP(5, [4, 4], batch_norm="first").rest]
     assert isinstance(MLP(5, [4, 4], batch_norm="first").after_first[0], torch.nn.BatchNorm1d)
     assert not any(map(any, norms))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_bias_that_batch_normalisation_takes_away_is_not_moved_by_rounding(deep):
+    network = MLP(6, (5, 4), 2, deep=deep)
+    x, context = torch.randn(32, 6), torch.eye(2)[torch.arange(32) % 2]
+    (network(x, context) ** 2).sum().backward()
+    for name, parameter in network.named_parameters():
+        idle = name in ("first.bias", "linears.0.bias" if deep else "rest.0.0.bias")
+        assert (parameter.grad is None) == idle, name
+    # where the statistics stand still it is a bias like any other
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.eval()
+    network(x, context).pow(2).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_without_batch_normalisation_every_bias_learns():
+    network = MLP(6, (5, 4), batch_norm="first")
+    network(torch.randn(32, 6), torch.empty(32, 0)).sum().backward()
+    assert network.first.bias.grad is None and network.rest[0][0].bias.grad is not None

@@ -70,8 +70,9 @@ def test_the_dockerfile_has_nothing_that_hadolint_names(tool):
     assert done.returncode == 0 and not done.stdout, done.stdout
 
 
-def test_the_script_has_nothing_that_shellcheck_names(tool):
-    done = subprocess.run([tool("shellcheck"), HERE / "slurm" / "train-array.sh"], capture_output=True, text=True)
+@pytest.mark.parametrize("script", ["train-array.sh", "preprocess_cluster.sbatch"])
+def test_the_script_has_nothing_that_shellcheck_names(tool, script):
+    done = subprocess.run([tool("shellcheck"), HERE / "slurm" / script], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stdout, done.stdout
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cellalign.data.columns import column
 from cellalign.data.fields.column import Column
-from cellalign.data.values import Known, joined, known, listed, value_of
+from cellalign.data.values import Known, combined, joined, known, listed, value_of
 from cellalign.errors import InputError, nearest
 from cellalign.nn.minibatch import CONDITION, LABEL, Role
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 log = logging.getLogger("cellalign")
-MOST_PARTS = 32  # of one value, joined by +
 
 
 class Categorical(Column):
@@ -123,7 +122,7 @@ class Categorical(Column):
         if name is not None:
             return name
         if self.role == CONDITION:
-            found = self._together(bare.split("+"))
+            found = combined(bare.split("+"), self.known)
             if found is not None:
                 return found
         self.check_known([text])
@@ -132,18 +131,7 @@ class Categorical(Column):
     def parts(self, name: str) -> tuple[str, ...] | None:
         """The other categories that one's name joins by +; None of one that is no combination of them."""
         others = self.model_copy(update={"categories": tuple(each for each in self.categories if each != name)})
-        return others._together(joined(name, self.reference).split("+"))
-
-    def _together(self, parts: Sequence[str]) -> tuple[str, ...] | None:
-        """Categories whose names joined by + are all the parts, a name with a + of its own among them; None of none."""
-        if not 1 < len(parts) <= MOST_PARTS:
-            return None
-        whole: list[tuple[str, ...] | None] = [()]  # of the first parts, which categories they are
-        for end in range(1, len(parts) + 1):
-            starts = range(end - 1, -1, -1)  # single ones before joined ones
-            names = ((whole[i], self.known.name("+".join(parts[i:end]))) for i in starts)
-            whole.append(next(((*left, name) for left, name in names if left is not None and name is not None), None))
-        return whole[-1]
+        return combined(joined(name, self.reference).split("+"), others.known)
 
     def code(self, value: str) -> int:
         """Of a category; KeyError where it is none."""

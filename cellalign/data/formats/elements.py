@@ -20,7 +20,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from cellalign.data.formats.normal import plain_matrix
-from cellalign.data.structure import check_all, check_stored, is_sparse
+from cellalign.data.structure import PARTS, check_all, check_stored, is_sparse
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign.reading")
@@ -251,26 +251,48 @@ def _by_anndata(element: Any) -> Any:
 
 
 def check_whole(matrix: Any) -> None:
-    """OSError where chunks of a sparse matrix in a zarr store are missing that cannot be zeros, which are left out."""
-    lost = {part: _n_missing(matrix[part]) for part in ("data", "indices", "indptr")}
+    """OSError where chunks of a sparse matrix are missing that cannot be the zeros that a zarr store leaves out.
+
+    A store in which every value is left out may hold nothing but zeros. That is said here, and refused by what computes
+    with it (`data.matrices.refuse_zeros`).
+    """
+    lost = {part: _n_missing(matrix[part]) for part in PARTS}
     if not any(n for n, _ in lost.values()):
         return
     pointers, n_values = matrix["indptr"][:], matrix["data"].shape[0]
     sizes = np.diff(pointers)
+    if lost["data"][0] and lost["data"][0] == lost["data"][1]:
+        said = "%s: not one of its %s stored values is in the store, so that all of them are read as zeros"
+        log.warning(said, matrix.name.strip("/"), f"{n_values:,}")
     torn = {
-        "indptr": sizes.min(initial=0) < 0 or (len(pointers) > 0 and pointers[-1] != n_values),
+        "indptr": sizes.min(initial=0) < 0 or (len(pointers) > 0 and pointers[-1] != n_values) or _piled(matrix, sizes),
         "indices": sizes.max(initial=0) > 1,  # of several in a row not all are the first
-        "data": lost["data"][0] < lost["data"][1],  # all of them zero, or lost: a matrix of zeros is refused later
+        "data": lost["data"][0] < lost["data"][1],  # all of them zero, or lost
     }
     for part, (n, of) in lost.items():
         if n and torn[part]:
             raise OSError(f"{n} of {of} chunks are missing")
 
 
+def _piled(matrix: Any, sizes: np.ndarray) -> bool:
+    """Whether the first row that holds any values holds one twice: rows whose pointers read as zeros lie in it too."""
+    held = np.flatnonzero(sizes)
+    if not len(held):
+        return False
+    found = np.sort(matrix["indices"][: int(sizes[held[0]])])
+    return bool((found[1:] == found[:-1]).any())
+
+
 def _n_missing(array: Any) -> tuple[int, int]:
-    """How many chunks of an array are missing, of how many; none of an HDF5 dataset."""
-    there, all_of_them = getattr(array, "nchunks_initialized", None), getattr(array, "nchunks", 0)
-    return (0, all_of_them) if there is None else (all_of_them - there, all_of_them)
+    """How many chunks of an array are missing, of how many: of a zarr store, or never written to an HDF5 file."""
+    if not isinstance(array, h5py.Dataset):
+        there, all_of_them = getattr(array, "nchunks_initialized", None), getattr(array, "nchunks", 0)
+        return (0, all_of_them) if there is None else (max(0, all_of_them - there), all_of_them)
+    if array.chunks is None:
+        elsewhere = array.is_virtual or array.external
+        return int(array.size > 0 and not elsewhere and array.id.get_storage_size() == 0), 1
+    all_of_them = int(np.prod([-(-side // chunk) for side, chunk in zip(array.shape, array.chunks, strict=True)]))
+    return max(0, all_of_them - array.id.get_num_chunks()), all_of_them
 
 
 def damaged(name: str, error: BaseException, path: str = "") -> InputError:

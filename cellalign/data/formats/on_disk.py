@@ -1,12 +1,16 @@
 """Matrices as they lie in an h5ad file or zarr store: CSR by its rows, dense arrays by theirs.
 
-Each chunk that holds asked rows is read once, wherever in it they are; zarr reads several at a time.
+Each chunk that holds asked rows is read once, wherever in it they are; zarr reads several at a time. Pickled, one is
+where it lies: another process opens it there.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,22 +67,82 @@ def stored_matrix(element: Any, name: str, shape: tuple[int, ...], by_columns: b
     if not is_sparse(element):
         return DenseOnDisk(element, name)
     kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", "csr")))
-    if kind.startswith("csc"):
-        if not by_columns:
-            raise NotByRows(f"{name} is kept by columns (CSC)")
-        return CscOnDisk(element, name, own)  # type: ignore[arg-type]
+    if kind.startswith("csc") and not by_columns:
+        raise NotByRows(f"{name} is kept by columns (CSC)")
     try:
         check_whole(element)
     except OSError as error:
         raise InputError(f"{name} is truncated or damaged: {error}; {AGAIN}") from error
+    if kind.startswith("csc"):
+        return CscOnDisk(element, name, own)  # type: ignore[arg-type]
     return CsrOnDisk(element, name, own)  # type: ignore[arg-type]
+
+
+SHARED = "the workers of a cluster read and write files themselves: put them where all of its machines see them"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an element lies, for another process to open it.
+
+    Attributes
+    ----------
+    path : str
+        The file or store.
+    inner : str
+        Its name in there.
+    size : int, optional
+        Of the file: another of this name is not taken for it.
+    """
+
+    path: str
+    inner: str
+    size: int | None = None
+
+    @classmethod
+    def of(cls, element: Any) -> Place:
+        """The place of a group or an array of h5py or zarr that is open."""
+        if isinstance(element, (h5py.Group, h5py.Dataset)):
+            path = os.path.abspath(element.file.filename)
+            return cls(path, element.name, os.stat(path).st_size)
+        store = element.store
+        packed = getattr(store, "path", None)  # of a zip archive
+        path = os.path.abspath(store.root if packed is None else packed)
+        return cls(path, element.path, None if packed is None else os.stat(path).st_size)
+
+    def open(self) -> Any:
+        """The element.
+
+        Raises
+        ------
+        InputError
+            It is not there, on this machine.
+        """
+        if not os.path.exists(self.path):
+            raise InputError(f"{self.path} is not there on {platform.node()}: {SHARED}")
+        if self.size is not None and os.stat(self.path).st_size != self.size:
+            raise InputError(f"{self.path} is another file on {platform.node()}: {SHARED}")
+        import zarr
+
+        if os.path.isdir(self.path):
+            root: Any = zarr.open(self.path, mode="r")
+        elif h5py.is_hdf5(self.path):
+            root = h5py.File(self.path)
+        else:
+            root = zarr.open(zarr.storage.ZipStore(self.path, mode="r"), mode="r")
+        return root[self.inner] if self.inner else root
+
+
+def _again(kind: type[Stored], place: Place, *arguments: Any) -> Stored:
+    """A matrix in another process."""
+    return kind(place.open(), *arguments)  # type: ignore[call-arg]
 
 
 class CsrOnDisk(Stored):
     """A CSR matrix in a file; its pointers are in memory."""
 
     def __init__(self, group: Any, name: str, shape: tuple[int, int]) -> None:
-        self.name, self.shape = name, shape
+        self.group, self.name, self.shape = group, name, shape
         self.data, self.indices = group["data"], group["indices"]
         self.pointers = np.asarray(_read(group["indptr"], 0, shape[0] + 1, name), dtype=np.int64)
         self.nnz = int(self.data.shape[0])
@@ -88,6 +152,9 @@ class CsrOnDisk(Stored):
             raise InputError(
                 f"{name} is damaged: its pointers (indptr) do not rise from 0 to its {self.nnz:,} values; {AGAIN}"
             )
+
+    def __reduce__(self) -> Any:
+        return _again, (type(self), Place.of(self.group), self.name, self.shape)
 
     @property
     def chunk_rows(self) -> int:
@@ -140,6 +207,9 @@ class DenseOnDisk(Stored):
         self.shape = (int(array.shape[0]), int(array.shape[1]))
         self.nnz = self.shape[0] * self.shape[1]
         self.dtype = plain_matrix(np.empty(0, array.dtype)).dtype
+
+    def __reduce__(self) -> Any:
+        return _again, (type(self), Place.of(self.array), self.name)
 
     @property
     def chunk_rows(self) -> int:

@@ -26,7 +26,7 @@ from cellalign.data.formats.probe import fault_of
 from cellalign.data.formats.together import joined
 from cellalign.data.genes import with_genes_named
 from cellalign.data.reading import Reading, labels
-from cellalign.data.stored import Stacked, Stored, placed
+from cellalign.data.stored import Stacked, Stored, helpers, placed
 from cellalign.data.streamed import StreamedCells
 from cellalign.data.structure import is_sparse, shape_of
 from cellalign.errors import InputError, option
@@ -73,8 +73,9 @@ def streamed(
     for path, name in zip(reading.paths, names, strict=True):
         found, why = _open(Path(path), name, reading)
         if found is None:
-            if asked and not by_columns:
-                raise InputError(f"{why}; {_to_convert(path)}, or leave {option('stream', True)} out")
+            if asked and not by_columns and Path(path).exists():  # else the reader says that it is not there
+                given = option("cluster") if helpers() else option("stream", True)
+                raise InputError(f"{why}; {_to_convert(path)}, or leave {given} out")
             return None
         opened.append(found)
     size, free = sum(_bytes_of(each, wanted) for each in opened), memory.available()

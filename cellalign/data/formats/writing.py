@@ -22,18 +22,16 @@ from anndata.io import read_elem, write_elem
 from scipy import sparse
 
 from cellalign.data.formats import detect
+from cellalign.data.formats.by_rows import Rows, dense_dataset
 from cellalign.data.formats.normal import normalised, plain_value
+from cellalign.data.formats.shared import write_by_others
 from cellalign.data.formats.steady import steady
-from cellalign.data.stored import Stored
+from cellalign.data.stored import Stored, as_it_is
 from cellalign.data.streamed import StreamedCells
 
 NULLABLE_STRINGS = "nullable-string-array"  # since anndata 0.11, read by 0.12
 NULL = "null"  # since anndata 0.12: None
 STILL_WRITING = 10  # seconds that a store's other files are waited for
-CHUNK_VALUES = 2**18  # of a dense matrix, compressed together: a megabyte
-SPARSE_CHUNK = 2**13  # values of a sparse one in HDF5: some 20 cells, fewer than are read together in training
-STORE_CHUNK = 2**16  # in a zarr store, where a chunk is a file
-MANY_CHUNKS = 16  # are written at once
 
 
 def can_be_copied(file: Path) -> bool:
@@ -92,8 +90,10 @@ def _fill_streamed(cells: StreamedCells, target: Path, packed: bool) -> None:
         if "X" in root:
             del root["X"]
         layers = root.require_group("layers")
+        others = write_by_others(root, cells.matrices, packed, check)
         for name, matrix in cells.matrices.items():
-            write_stored(root if name == "X" else layers, name, matrix, packed)
+            if name not in others:
+                write_stored(root if name == "X" else layers, name, matrix, packed)
             check()
         if cells.raw is not None:
             raw = root.create_group("raw")
@@ -150,94 +150,10 @@ async def _others_done() -> None:
         await asyncio.wait(others, timeout=STILL_WRITING)
 
 
-def dense_dataset(root: Any, name: str, shape: tuple[int, int], dtype: Any = np.float32) -> Any:
-    """The array of that name, made on first use, as anndata lays out a dense one."""
-    if name in root:
-        return root[name]
-    rows = max(1, min(shape[0], CHUNK_VALUES // max(1, shape[1])))
-    chunks = (rows, shape[1])
-    if isinstance(root, h5py.Group):
-        place = root.create_dataset(name, shape, dtype, chunks=chunks, compression="gzip")
-    else:
-        place = root.create_array(name, shape=shape, dtype=dtype, chunks=chunks)
-    place.attrs["encoding-type"], place.attrs["encoding-version"] = "array", "0.2.0"
-    return place
-
-
-class Rows:
-    """A CSR matrix of an open file that is written row by row, as anndata lays one out.
-
-    Parameters
-    ----------
-    root : h5py or zarr group
-    name : str
-        Its place, which must be free.
-    first : CSR matrix
-        The first rows.
-    packed : bool
-        Whether values are compressed, where the user may choose.
-    """
-
-    def __init__(self, root: Any, name: str, first: sparse.csr_matrix, packed: bool = True) -> None:
-        self.group, self.n_columns, self.ends = root.create_group(name), first.shape[1], [np.zeros(1, np.int64)]
-        self.group.attrs["encoding-type"], self.group.attrs["encoding-version"] = "csr_matrix", "0.1.0"
-        index = np.int32 if self.n_columns < 2**31 else np.int64
-        of_hdf5 = isinstance(root, h5py.Group)
-        self.chunk = SPARSE_CHUNK if of_hdf5 else STORE_CHUNK
-        self.waiting: dict[str, list[np.ndarray]] = {"data": [], "indices": []}
-        self.types = {"data": first.data.dtype, "indices": np.dtype(index)}
-        for part, dtype in self.types.items():
-            if of_hdf5:
-                more = {"maxshape": (None,), "compression": "gzip" if packed else None}
-                self.group.create_dataset(part, (0,), dtype, chunks=(self.chunk,), **more)
-            else:
-                self._array(part, 0, dtype, self.chunk)
-        self.append(first)
-
-    def _array(self, part: str, n: int, dtype: Any, chunk: int) -> Any:
-        """An array of a zarr store."""
-        array = self.group.create_array(part, shape=(n,), dtype=dtype, chunks=(chunk,))
-        array.attrs["encoding-type"], array.attrs["encoding-version"] = "array", "0.2.0"
-        return array
-
-    def append(self, rows: sparse.csr_matrix) -> None:
-        """Write more rows."""
-        self.ends.append(rows.indptr[1:].astype(np.int64) + self.ends[-1][-1])
-        for part, values in (("data", rows.data), ("indices", rows.indices)):
-            self.waiting[part].append(values.astype(self.types[part], copy=False))
-            if sum(map(len, self.waiting[part])) >= MANY_CHUNKS * self.chunk:
-                self._write(part, last=False)
-
-    def _write(self, part: str, last: bool) -> None:
-        """What waits; but for the last, whole chunks."""
-        values = np.concatenate([*self.waiting[part], np.zeros(0, self.types[part])])
-        n = len(values) if last else len(values) // self.chunk * self.chunk
-        self.waiting[part] = [values[n:]]
-        place = self.group[part]
-        start = place.shape[0]
-        place.resize((start + n,))
-        if n:
-            place[start : start + n] = values[:n]
-
-    def close(self) -> None:
-        """Write what is left, and how many rows there are."""
-        for part in self.waiting:
-            self._write(part, last=True)
-        pointers = np.concatenate(self.ends)
-        if pointers[-1] < 2**31:
-            pointers = pointers.astype(np.int32)
-        if isinstance(self.group, h5py.Group):
-            self.group.create_dataset("indptr", data=pointers, compression="gzip")
-        else:
-            self._array("indptr", len(pointers), pointers.dtype, max(1, len(pointers)))[:] = pointers
-        shape = (len(pointers) - 1, self.n_columns)
-        self.group.attrs["shape"] = np.array(shape) if isinstance(self.group, h5py.Group) else list(shape)
-
-
 def write_stored(root: Any, name: str, matrix: Stored, packed: bool = True) -> None:
     """Write a matrix that lies on disk elsewhere, block by block."""
-    writer, start = None, 0
-    for start, block in matrix.blocks():
+    writer = None
+    for start, block in matrix.of_blocks(as_it_is):
         if not sparse.issparse(block):
             dense_dataset(root, name, matrix.shape, block.dtype)[start : start + len(block)] = block
         elif writer is None:
