@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ class Prepared:
     train_rows, validation_rows : int array
     notes : list of (level, message)
         What is worth saying about roles and design.
+    columns : dict
+        What `fit_fields` was asked for.
     """
 
     record: ModelRecord
@@ -53,6 +55,7 @@ class Prepared:
     train_rows: np.ndarray
     validation_rows: np.ndarray
     notes: list[Note]
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -144,17 +147,15 @@ def prepare(
             advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
         )
     trained_on = training_rows(adata, holdout, control)
-    fields = fit_fields(
-        adata[trained_on],
-        condition=condition,
-        control=control,
-        batches=batch,
-        covariates=covariate,
-        label=label,
-        kinds=kinds,
-        condition_may_be_missing=allow_missing_condition,
-        unlabelled=unlabelled,
-    )
+    columns: dict[str, Any] = {
+        "condition": condition,
+        "control": control,
+        "batches": batch,
+        "covariates": covariate,
+        "label": label,
+    }
+    columns |= {"kinds": kinds, "condition_may_be_missing": allow_missing_condition, "unlabelled": unlabelled}
+    fields = fit_fields(adata[trained_on], **columns)
     notes += check_design(adata[trained_on], fields)
     cells = make_cells(adata, found.x, fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, plan, seed)
@@ -177,7 +178,29 @@ def prepare(
         genes=[str(gene) for gene in found.var.index],
         **made_by(source),
     )
-    return Prepared(record, cells, plan, train_rows, validation_rows, notes)
+    return Prepared(record, cells, plan, train_rows, validation_rows, notes, columns)
+
+
+def without(prepared: Prepared, adata: AnnData, holdout: Sequence[str]) -> Prepared:
+    """The same training with other cells held out: checked as `prepare` does, its matrix not looked at again.
+
+    Its record has the content of the cells before.
+
+    Raises
+    ------
+    UsageError, InputError
+        As `prepare`.
+    """
+    from cellalign.data.design import check_design
+    from cellalign.data.fields import field_records, fit_fields
+
+    trained_on = training_rows(adata, holdout, prepared.columns["control"])
+    fields = fit_fields(adata[trained_on], **prepared.columns)
+    notes = check_design(adata[trained_on], fields)
+    cells = prepared.cells.with_fields(adata, fields, ignore=~trained_on)
+    train_rows, validation_rows = split_rows(cells, trained_on, prepared.plan, prepared.record.seed)
+    record = prepared.record.model_copy(update={"holdout": list(holdout), "fields": field_records(fields)})
+    return Prepared(record, cells, prepared.plan, train_rows, validation_rows, notes, prepared.columns)
 
 
 PREPARED = frozenset(signature(prepare).parameters) - {"adata"}
