@@ -17,7 +17,7 @@ import typer
 from cellalign.cli import tables
 from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
-from cellalign.cli.misnamed import columns_first
+from cellalign.cli.misnamed import inputs_first
 from cellalign.cli.printable import printable
 from cellalign.cli.signals import at_work
 from cellalign.errors import InputError, UsageError, on_command_line, option
@@ -87,10 +87,10 @@ def _connected(asked: Mapping[str, Any]) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _told(asked: Mapping[str, Any]) -> Iterator[None]:
-    """What is said of the same cells is said once; of several mistakes that of a column comes first."""
+    """What is said of the same cells is said once; of several mistakes those in what is read come first."""
     from cellalign.data.said import told_once
 
-    with told_once(anew=True), columns_first(asked):
+    with told_once(anew=True), inputs_first(asked):
         yield
 
 
