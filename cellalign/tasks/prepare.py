@@ -198,8 +198,9 @@ def without(prepared: Prepared, adata: AnnData, holdout: Sequence[str]) -> Prepa
     cells = prepared.cells.with_fields(adata, fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, prepared.plan, prepared.record.seed)
     record = prepared.record.model_copy(update={"holdout": list(holdout), "fields": field_records(fields)})
-    rows = {"train_rows": train_rows, "validation_rows": validation_rows}
-    return replace(prepared, record=record, cells=cells, notes=notes, **rows)
+    return replace(
+        prepared, record=record, cells=cells, notes=notes, train_rows=train_rows, validation_rows=validation_rows
+    )
 
 
 PREPARED = frozenset(signature(prepare).parameters) - {"adata"}

@@ -148,7 +148,7 @@ def _on_disk(input: Reading) -> Reading:
     if input.from_stdin:
         raise UsageError(f"{option('cluster')} reads files, not standard input; name the file")
     if input.stream is False:
-        raise UsageError(f"--in-memory cannot stand beside {option('cluster')}, whose workers read from disk")
+        raise UsageError(f"{option('in_memory')} cannot stand beside {option('cluster')}, whose workers read from disk")
     return replace(input, stream=True)
 
 

@@ -4,6 +4,7 @@ import json
 
 import anndata as ad
 import numpy as np
+import pytest
 
 SMALL = ("--set", "hidden=[16]", "--epochs", 2)
 
