@@ -109,7 +109,8 @@ def expected(
                 preparing = time.monotonic() - began
                 first, scoring = _timed(prepared, device, one, score)
                 found[one.name] = Expected(first)
-                rates[one.name] = (preparing, (first.seconds or float("nan")) / work_of(prepared), scoring)
+                seconds = float("nan") if first.seconds is None else first.seconds
+                rates[one.name] = (preparing, seconds / work_of(prepared), scoring)
             else:
                 prepared = without(prepared, adata, key[1])
             each[key] = work_of(prepared)

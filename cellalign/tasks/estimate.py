@@ -148,9 +148,8 @@ def tried(prepared: Prepared, device: torch.device, *, seed: int = 0, always: bo
         torch.manual_seed(seed)
         module = build_to_train(prepared.record)
         if isinstance(module, Stacks) and any(isinstance(member, Trains) for member in module.members.values()):
-            return Trial(
-                replace(found, form=STACK, bytes=memory_of(0, device))
-            )  # of which a part of the cells says little
+            # of which a part of the cells says little
+            return Trial(replace(found, form=STACK, bytes=memory_of(0, device)))
         weights = sum(parameter.numel() for parameter in module.parameters()) if by_steps else 0
         seconds = _seconds_of(module, prepared, device, seed, found)
     found = replace(found, weights=weights, seconds=seconds, bytes=memory_of(weights, device))
