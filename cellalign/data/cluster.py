@@ -124,7 +124,8 @@ def _written_in(path: str) -> str:
             return str(json.loads(Path(path).read_text())["address"])
         if time.monotonic() > until:
             what = "is no file that a dask scheduler writes" if os.path.exists(path) else "is not there"
-            raise InputError(f"{path} {what}; start one: dask scheduler --scheduler-file {path}")
+            start = f"dask scheduler --scheduler-file {path}"
+            raise InputError(f"{path} {what}; start one: {start}")
         if not said:
             log.info("waiting for %s, which the scheduler writes", path)
             said = True
@@ -381,7 +382,8 @@ def _in_words(error: Exception, client: Any) -> Exception:
             "give each more memory or fewer threads (dask worker --nthreads 1 --memory-limit 4GB)"
         )
     if isinstance(error, MemoryError):
-        return TrainingError("a worker ran out of memory; give each more, or fewer threads (dask worker --nthreads 1)")
+        fewer = "dask worker --nthreads 1"
+        return TrainingError(f"a worker ran out of memory; give each more, or fewer threads ({fewer})")
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "cellalign":
         return InputError("a worker has no cellalign, or another version; start workers in this command's environment")
     if isinstance(error, CancelledError) or type(error).__name__ == "FutureCancelledError":
