@@ -4,6 +4,9 @@
 
 Cells are those of FILE drawn again and again, with the 2,000 genes of which most was counted; their order is random, or
 --sorted by the condition. Each command runs in a process of its own, whose peak memory is the system's (`ru_maxrss`).
+Beside the commands that are measured by default there are, by --commands, `evaluate` (of the embedding), `against` (of
+the prediction), `benchmark` and `tune` (a type held out, of closed forms), `reproduce`, and `backed` (Python's `train`
+of an AnnData opened so).
 Finished rows are kept in FOLDER/scaling.csv: a second run goes on from it. Files of a size are removed when all of it
 is done, but with --keep. A million cells take about 25 GB of disk at most, fewer with `--commands`.
 """
@@ -29,6 +32,12 @@ from cellalign.data.formats.writing import Rows
 
 GENES, TOGETHER = 2000, 20_000
 COMMANDS = ("preprocess", "comp", "scvi", "embed", "counterfactual")
+MORE = ("evaluate", "against", "benchmark", "tune", "reproduce", "backed", "scvi-tools")
+BACKED = """
+import sys, anndata, cellalign
+backed = "r" if sys.argv[2] == "stream" else None
+cellalign.train(anndata.read_h5ad(sys.argv[1], backed=backed), method="comp", condition="stim", epochs=1)
+"""
 SCVI = """
 import sys, time, anndata, scvi
 adata = anndata.read_h5ad(sys.argv[1])
@@ -38,6 +47,12 @@ began = time.perf_counter()
 model.train(max_epochs=2, batch_size=512, accelerator="cpu", enable_progress_bar=False)
 print(f"scvi-tools: 2 epochs in {time.perf_counter() - began:.0f} s", file=sys.stderr)
 """
+
+
+SCORED = ["--condition", "stim", "--label", "cell_type"]
+HELD = ["--condition", "stim", "--holdout-each", "cell_type", "--group", "NK"]
+GRID = ["--condition", "stim", "--label", "cell_type", "--holdout", "cell_type=NK,stim=stimulated"]
+GRID += ["--grid", "change=shift,ridge", "--seeds", "1", "--force"]
 
 
 def make(source: Path, target: Path, n: int, in_order: bool, seed: int = 0) -> None:
@@ -94,6 +109,12 @@ def commands(folder: Path, how: str, ending: str) -> dict[str, list[str]]:
         "scvi": [*train, "--method", "scvi", "-m", str(folder / f"scvi-{how}")],
         "embed": [*run, "embed", cells, "-m", comp, *more, str(folder / f"emb.{ending}")],
         "counterfactual": [*predicted, str(folder / f"cf.{ending}")],
+        "evaluate": [*run, "evaluate", str(folder / f"emb.{ending}"), *SCORED, *place],
+        "against": [*run, "evaluate", str(folder / f"cf.{ending}"), "--against", cells, *SCORED, *place],
+        "benchmark": [*run, "benchmark", cells, "--methods", "linear", *HELD, "-o", str(folder / f"{how}.csv"), *place],
+        "tune": [*run, "tune", cells, "--method", "linear", *GRID, "-m", str(folder / f"tuned-{how}"), *place],
+        "reproduce": [*run, "reproduce", comp, *place],
+        "backed": [sys.executable, "-c", BACKED, cells, how],
         "scvi-tools": [sys.executable, "-c", SCVI, cells],
     }
 
@@ -104,7 +125,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--cells", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--how", nargs="+", default=["stream", "in-memory"], choices=["stream", "in-memory"])
-    parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=[*COMMANDS, "scvi-tools"])
+    parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=[*COMMANDS, *MORE])
     parser.add_argument("--ending", default="h5ad", choices=["h5ad", "zarr"])
     parser.add_argument("--sorted", action="store_true", help="by the condition")
     parser.add_argument("--folder", type=Path, default=Path("scaling"))
@@ -128,9 +149,9 @@ def main() -> None:
                 rows.append(key | found | {"us per cell": 1e6 * found["seconds"] / n, "said": said})
                 pd.DataFrame(rows).to_csv(results, index=False)
                 print(rows[-1], flush=True)
-                for output in ("emb", "cf"):  # these are not read again
-                    made = folder / f"{output}.{given.ending}"
-                    shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
+            for output in ("emb", "cf"):  # these are not read again
+                made = folder / f"{output}.{given.ending}"
+                shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
         if not given.keep:
             shutil.rmtree(folder)
     print(pd.DataFrame(rows).drop(columns="said").round(2).to_string(index=False))

@@ -116,7 +116,8 @@ def _written_in(path: str) -> str:
             return str(json.loads(Path(path).read_text())["address"])
         if time.monotonic() > until:
             what = "is no file that a dask scheduler writes" if os.path.exists(path) else "is not there"
-            raise InputError(f"{path} {what}; start one: dask scheduler --scheduler-file {path}")
+            start = f"dask scheduler --scheduler-file {path}"
+            raise InputError(f"{path} {what}; start one: {start}")
         if not said:
             log.info("waiting for %s, which the scheduler writes", path)
             said = True

@@ -177,7 +177,8 @@ def _in_words(error: Exception, client: Any) -> Exception:
             "give each more memory or fewer threads (dask worker --nthreads 1 --memory-limit 4GB)"
         )
     if isinstance(error, MemoryError):
-        return TrainingError("a worker ran out of memory; give each more, or fewer threads (dask worker --nthreads 1)")
+        fewer = "dask worker --nthreads 1"
+        return TrainingError(f"a worker ran out of memory; give each more, or fewer threads ({fewer})")
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "cellalign":
         return InputError("a worker has no cellalign, or another version; start workers in this command's environment")
     if isinstance(error, CancelledError) or type(error).__name__ == "FutureCancelledError":

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import resource
@@ -20,14 +21,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from safetensors import safe_open
+
 COMMAND = str(Path(sys.executable).with_name("cellalign"))
 METHODS = ("comp", "cvae", "svae+", "scvi", "stgan", "trvae")
 EVERY = 0.3  # seconds between two checkpoints
 LATE = 2.0  # seconds by which a loaded machine may be late with one
+STREAMED = 10_000  # cells: an epoch reads rows of them in two parts, from 8,192 on
 # epochs of a few hundredths of a second, and of one or two
 LENGTHS = {
     "short": ("--epochs", "60", "--batch-size", "128"),
     "long": ("--epochs", "6", "--batch-size", "4"),
+    "streamed": ("--epochs", "2", "--batch-size", "64", "--stream"),
 }
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -126,6 +131,31 @@ def killed(training: Training, kills: int) -> int:
     return finished
 
 
+def killed_amid_an_epoch(training: Training, kills: int) -> list[int]:
+    """Kill after a checkpoint amid an epoch and go on, so often, to the weights of `whole`: batches it went on from."""
+    expected, _ = training.whole()
+    batches: list[int] = []
+    for number in range(kills + 1):
+        before = training.state.stat().st_mtime_ns if training.state.exists() else 0
+        process = training.start(*(["--resume"] if number else []))
+        if number == kills:
+            break
+        while not (training.state.exists() and training.state.stat().st_mtime_ns > before and batch_of(training.state)):
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.005)
+        time.sleep(training.random.uniform(0, EVERY))
+        assert process.poll() is None, "it ended before it was killed"
+        process.send_signal(signal.SIGKILL)
+        lost = time.time() - training.state.stat().st_mtime
+        assert lost < EVERY + LATE, f"{lost:.1f} s were lost"
+        process.communicate(timeout=120)
+        batches.append(batch_of(training.state))
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert training.weights() == expected, "the weights are others"
+    return batches
+
+
 def ended_by_signals(training: Training, numbers: Sequence[int]) -> None:
     """Each signal leaves a checkpoint, ends with its status and names the command that goes on; that one does."""
     expected, _ = training.whole()
@@ -206,10 +236,16 @@ def two_jobs(training: Training) -> None:
     _remove_model(training.folder / "m")
 
 
-def make_cells(folder: Path) -> Path:
-    """Simulated counts of 400 cells and 100 genes, preprocessed."""
+def batch_of(checkpoint: Path) -> int:
+    """How many batches are done of the epoch amid which a checkpoint was left."""
+    with safe_open(checkpoint, "pt") as file:
+        return int(json.loads(file.metadata()["cellalign"])["state"]["batch"])
+
+
+def make_cells(folder: Path, n: int = 400) -> Path:
+    """Simulated counts of cells and 100 genes, preprocessed."""
     for words in (
-        ["simulate", "ifnb", "--cells", "400", "--genes", "100", "--seed", "1", "-o", "raw.h5ad"],
+        ["simulate", "ifnb", "--cells", str(n), "--genes", "100", "--seed", "1", "-o", "raw.h5ad"],
         ["preprocess", "raw.h5ad", "-o", "cells.h5ad", "--n-top-genes", "100"],
     ):
         subprocess.run([COMMAND, *words], cwd=folder, check=True, capture_output=True)
@@ -239,7 +275,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         cells = make_cells(Path(place))
         for method in asked.methods.split(","):
-            for length in LENGTHS:
+            for length in ("short", "long"):
                 folder = Path(place) / f"{method}-{length}"
                 folder.mkdir()
                 training = Training(folder, cells, method, length, asked.seed)

@@ -14,13 +14,25 @@ def cells(tmp_path_factory):
     return kill.make_cells(tmp_path_factory.mktemp("cells"))
 
 
-@pytest.mark.parametrize("length", kill.LENGTHS)
+@pytest.fixture(scope="module")
+def many_cells(tmp_path_factory):
+    return kill.make_cells(tmp_path_factory.mktemp("many"), kill.STREAMED)
+
+
+@pytest.mark.parametrize("method", ["comp", "scvi", "trvae"])
+def test_kills_amid_an_epoch_of_a_file_on_disk(tmp_path, many_cells, method):
+    """Shuffled in blocks, balanced, of counts: the rows of an epoch that is taken up are those that were left."""
+    training = kill.Training(tmp_path, many_cells, method, "streamed")
+    assert any(kill.killed_amid_an_epoch(training, 1))
+
+
+@pytest.mark.parametrize("length", ["short", "long"])
 @pytest.mark.parametrize("method", kill.METHODS)
 def test_ten_kills_at_random_moments(tmp_path, cells, method, length):
     assert kill.killed(kill.Training(tmp_path, cells, method, length), 10)
 
 
-@pytest.mark.parametrize("length", kill.LENGTHS)
+@pytest.mark.parametrize("length", ["short", "long"])
 def test_signals_of_queues_and_people(tmp_path, cells, length):
     kill.ended_by_signals(kill.Training(tmp_path, cells, "comp", length), list(kill.STATUS))
 

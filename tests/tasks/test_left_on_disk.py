@@ -4,9 +4,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 
 import cellalign
+from cellalign.data import files
 from cellalign.data.stored import Stored
 from cellalign.tasks.reproduce import reproduce
 
@@ -186,10 +188,10 @@ def test_backed_cells_stay_on_disk(tiny, tmp_path, monkeypatch, dense):
         model = cellalign.train(backed(), **SMALL, threads=1)
         np.testing.assert_array_equal(model.embed(backed()), expected[0])
         np.testing.assert_array_equal(cellalign.counterfactual(backed(), model, to="stimulated").X, expected[1])
-        assert cellalign.check(backed(), condition="stim").findings == cellalign.check(tiny, condition="stim").findings
         predicted = cellalign.counterfactual(tiny, model, to="stimulated")
         result = cellalign.evaluate(predicted, against=backed(), condition="stim", label="cell_type")
     same(result.frame(), cellalign.evaluate(predicted, against=tiny, condition="stim", label="cell_type").frame())
+    assert cellalign.check(backed(), condition="stim").findings == cellalign.check(tiny, condition="stim").findings
     layer = cellalign.train(backed(), **SMALL, layer="more")
     assert layer.record.matrix == "more"
 
@@ -204,3 +206,34 @@ def test_backed_cells_that_are_kept_by_columns_or_are_a_view_are_read(tiny, tmp_
     some = ad.read_h5ad(tmp_path / "rows.h5ad", backed="r")[: tiny.n_obs]
     for cells in (by_columns, some):
         np.testing.assert_array_equal(cellalign.train(cells, **SMALL, threads=1).embed(tiny), known.embed(tiny))
+
+
+@pytest.mark.parametrize("method", ["comp", "scvi", "local"])
+def test_the_same_weights_from_a_file_a_store_and_three_files(tiny, tmp_path, method):
+    """In the same order, wherever the cells lie: all bits of weights and latents."""
+    parts = [tiny[:70], tiny[70:160], tiny[160:]]
+    for part, name in zip(parts, ("a.h5ad", "b.zarr", "c.h5ad"), strict=True):
+        files.write(part.copy(), tmp_path / name)
+    files.write(tiny, tmp_path / "whole.h5ad")
+    files.write(tiny, tmp_path / "whole.zarr")
+    several = [tmp_path / name for name in ("a.h5ad", "b.zarr", "c.h5ad")]
+    places = {
+        "h5ad": cellalign.read(tmp_path / "whole.h5ad", stream=True),
+        "zarr": cellalign.read(tmp_path / "whole.zarr", stream=True),
+        "three": cellalign.read(*several, stream=True),
+        "zarr in memory": cellalign.read(tmp_path / "whole.zarr"),
+        "three in memory": cellalign.read(*several),
+    }
+    asked = {"method": method, "condition": "stim", "label": "cell_type", "threads": 1, "order": [16, 64]}
+    if method != "local":
+        asked |= {"epochs": 2, "settings": {"hidden": [8]}, "batch_size": 32}
+    known = cellalign.train(tiny, **asked)
+    latents, weights = known.embed(tiny), known.method.state_dict()
+    for name, cells in places.items():
+        assert isinstance(cells.X, Stored) == ("in memory" not in name)
+        found = cellalign.train(cells, **asked)
+        assert found.record.content == known.record.content, name
+        assert weights.keys() == found.method.state_dict().keys()
+        for key, value in found.method.state_dict().items():
+            assert torch.equal(value, weights[key]), (name, key)
+        np.testing.assert_array_equal(found.embed(cells), latents)
