@@ -167,6 +167,13 @@ class Cells:
         if source is not None:
             source.keep(self.matrix.index[rows] if isinstance(self.matrix, Part) else rows)
 
+    def with_fields(self, adata: AnnData, fields: Fields, *, ignore: np.ndarray | None = None) -> Cells:
+        """The same matrix with other columns; parameters and errors are those of `make_cells`."""
+        given: Any = fields
+        return replace(
+            self, fields=fields, columns=tuple(torch.from_numpy(of.encode(adata, ignore=ignore)) for of in given)
+        )
+
     def part(self, rows: Tensor) -> Cells:
         """Some of the cells; their matrix is not copied."""
         columns = tuple(column[rows] for column in self.columns)

@@ -6,6 +6,7 @@ steps, and what follows it (predicting, scoring) once on the networks that took 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cellalign.tasks.estimate import Estimate, in_words, tried, work_of
-from cellalign.tasks.prepare import Prepared, of_preparation, prepare
+from cellalign.tasks.prepare import Prepared, of_preparation, prepare, without
 
 if TYPE_CHECKING:
     import torch
@@ -94,22 +95,29 @@ def expected(
     """
     found: dict[str, Expected] = {}
     notes: dict[tuple[int, str], None] = {}
-    each: dict[tuple[str, tuple[str, ...]], tuple[float, float]] = {}  # seconds of preparing, work
-    rates: dict[str, tuple[float, float]] = {}  # seconds for a unit of work, seconds of scoring once
+    each: dict[tuple[str, tuple[str, ...]], float] = {}  # work
+    rates: dict[str, tuple[float, float, float]] = {}  # seconds of preparing, for a unit of work, of scoring once
+    by_name: dict[str, list[Asked]] = {}
     for one in asked:
+        by_name.setdefault(one.name, []).append(one)
+    for one in itertools.chain.from_iterable(by_name.values()):  # one name after the other: one matrix is held
         key = (one.name, tuple(one.options.get("holdout") or ()))
         if key not in each:
-            began = time.monotonic()
-            prepared = prepare(adata, **of_preparation(one.options))
-            each[key] = (time.monotonic() - began, work_of(prepared))
-            notes |= dict.fromkeys(prepared.notes)
             if one.name not in found:
-                first, seconds = _timed(prepared, device, one, score)
+                began = time.monotonic()
+                prepared = prepare(adata, **of_preparation(one.options))
+                preparing = time.monotonic() - began
+                first, scoring = _timed(prepared, device, one, score)
                 found[one.name] = Expected(first)
-                rates[one.name] = ((first.seconds or float("nan")) / each[key][1], seconds)
-        of_name, (rate, scoring) = found[one.name], rates[one.name]
+                seconds = float("nan") if first.seconds is None else first.seconds
+                rates[one.name] = (preparing, seconds / work_of(prepared), scoring)
+            else:
+                prepared = without(prepared, adata, key[1])
+            each[key] = work_of(prepared)
+            notes |= dict.fromkeys(prepared.notes)
+        of_name, (preparing, rate, scoring) = found[one.name], rates[one.name]
         of_name.trainings += 1
-        of_name.training += each[key][0] + rate * each[key][1]
+        of_name.training += preparing + rate * each[key]
         of_name.scoring += scoring * one.scored
     return found, list(notes)
 

@@ -22,6 +22,9 @@ CELLS = 1000  # on which a closed form is tried
 COPIES = 6  # of the weights are held in training: themselves, gradients, Adam's moments, the first and the best ones
 
 
+CLOSED_FORM, STACK = "a closed form", "a stack with networks, each trained again for every fold"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a training will take.
@@ -36,6 +39,8 @@ class Estimate:
         None where it was not measured.
     bytes : int, optional
         Largest memory of this process so far, and what the rest of training adds; None where the system does not say.
+    form : str
+        What it is where it takes no steps of its own.
     """
 
     epochs: int
@@ -43,12 +48,13 @@ class Estimate:
     weights: int
     seconds: float | None = None
     bytes: int | None = None
+    form: str = CLOSED_FORM
 
     @property
     def how(self) -> str:
         """By how many steps, in words."""
         if not self.steps:
-            return "a closed form"
+            return self.form
         each = self.steps // self.epochs
         return f"at most {self.epochs:,} epochs of {each:,} step{'s' if each != 1 else ''}"
 
@@ -127,6 +133,7 @@ def tried(prepared: Prepared, device: torch.device, *, seed: int = 0, always: bo
 
     from cellalign.engine.ranks import current
     from cellalign.methods.base import Trains
+    from cellalign.methods.capabilities import Stacks
     from cellalign.methods.registry import get
     from cellalign.model_directory import build_to_train
 
@@ -140,6 +147,9 @@ def tried(prepared: Prepared, device: torch.device, *, seed: int = 0, always: bo
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         module = build_to_train(prepared.record)
+        if isinstance(module, Stacks) and any(isinstance(member, Trains) for member in module.members.values()):
+            # of which a part of the cells says little
+            return Trial(replace(found, form=STACK, bytes=memory_of(0, device)))
         weights = sum(parameter.numel() for parameter in module.parameters()) if by_steps else 0
         seconds = _seconds_of(module, prepared, device, seed, found)
     found = replace(found, weights=weights, seconds=seconds, bytes=memory_of(weights, device))

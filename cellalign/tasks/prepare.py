@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,8 @@ class Prepared:
         What is trained on, on its scale.
     counts : Place, optional
         The raw counts of all genes, where they were found.
+    roles : Roles
+        The columns that `cells` have their fields from.
     """
 
     record: ModelRecord
@@ -60,6 +62,7 @@ class Prepared:
     notes: list[Note]
     x: Any = None
     counts: Place | None = None
+    roles: Roles = field(default_factory=Roles)
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -173,7 +176,31 @@ def prepare(
         genes=[str(gene) for gene in found.var.index],
         **made_by(source),
     )
-    return Prepared(record, cells, plan, train_rows, validation_rows, notes, found.x, found.counts)
+    return Prepared(record, cells, plan, train_rows, validation_rows, notes, found.x, found.counts, roles)
+
+
+def without(prepared: Prepared, adata: AnnData, holdout: Sequence[str]) -> Prepared:
+    """The same training with other cells held out: checked as `prepare` does, its matrix not looked at again.
+
+    Its record has the content of the cells before.
+
+    Raises
+    ------
+    UsageError, InputError
+        As `prepare`.
+    """
+    from cellalign.data.design import check_design
+    from cellalign.data.fields import field_records
+
+    trained_on = training_rows(adata, holdout, prepared.roles.control)
+    fields = prepared.roles.fields(adata[trained_on])
+    notes = check_design(adata[trained_on], fields)
+    cells = prepared.cells.with_fields(adata, fields, ignore=~trained_on)
+    train_rows, validation_rows = split_rows(cells, trained_on, prepared.plan, prepared.record.seed)
+    record = prepared.record.model_copy(update={"holdout": list(holdout), "fields": field_records(fields)})
+    return replace(
+        prepared, record=record, cells=cells, notes=notes, train_rows=train_rows, validation_rows=validation_rows
+    )
 
 
 PREPARED = frozenset(signature(prepare).parameters) - {"adata"}

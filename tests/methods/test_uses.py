@@ -67,7 +67,7 @@ def same(one, other):
     return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "auto" else n for n in names()])
 def test_what_a_method_uses_is_what_changes_its_training(name):
     cls = get(name)
     as_it_is = learned(cls, columns())

@@ -234,6 +234,7 @@ def test_counts_are_drawn_on_a_logarithmic_scale(job):
     assert (_log_expression(objects["cells"]) != objects["cells"].X).nnz == 0
 
 
+@pytest.mark.slow
 def test_cells_that_stay_on_disk_give_the_same_page(job):
     from cellalign.data.files import read
     from cellalign.data.reading import Reading

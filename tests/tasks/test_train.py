@@ -1,6 +1,7 @@
 """What `train` leaves behind, and what a model and the package say of themselves."""
 
 import pytest
+import torch
 
 import cellalign
 from cellalign.errors import InputError, UsageError
@@ -64,3 +65,20 @@ def test_the_package_lists_its_functions():
 def _doses(adata):
     adata.obs["dose"] = [i / adata.n_obs for i in range(adata.n_obs)]
     return adata
+
+
+def test_a_training_prepared_with_others_held_out_is_that_prepared_anew(tiny):
+    """All but the digest of the cells: what is tried of many trainings is prepared once."""
+    from cellalign.tasks.prepare import prepare, without
+
+    asked = {"method": "cvae", "condition": "stim", "label": "cell_type"}
+    first = prepare(tiny, **asked, holdout=["cell_type=NK"])
+    for holdout in (["cell_type=B,stim=stimulated"], []):
+        found, known = without(first, tiny, holdout), prepare(tiny, **asked, holdout=holdout)
+        assert [rows.tolist() for rows in found.rows] == [rows.tolist() for rows in known.rows]
+        assert all(map(torch.equal, found.cells.columns, known.cells.columns))
+        assert set(found.notes) <= set(known.notes)
+        assert found.record.fields == known.record.fields and found.record.holdout == known.record.holdout
+        assert found.cells.matrix is first.cells.matrix and found.plan == known.plan
+    with pytest.raises(InputError, match="are left to train on"):
+        without(first, tiny, ["stim=control", "stim=stimulated"])

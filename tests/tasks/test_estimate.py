@@ -1,0 +1,41 @@
+"""What a training will take: counted as it is done, and not said where a part of the cells does not tell."""
+
+import math
+
+import pytest
+import torch
+
+import cellalign
+from cellalign.tasks.estimate import VALIDATING, estimated, in_words, work_of
+from cellalign.tasks.prepare import prepare
+
+CPU = torch.device("cpu")
+
+
+def test_steps_are_those_that_are_taken(tiny):
+    asked = {"method": "cvae", "condition": "stim", "epochs": 3, "batch_size": 32, "settings": {"hidden": [8]}}
+    prepared = prepare(tiny, **asked)
+    found, model = estimated(prepared, CPU, always=True), cellalign.train(tiny, **asked)
+    assert (found.epochs, found.steps) == (model.record.outcome.epochs, model.record.outcome.steps)
+    assert found.weights == sum(p.numel() for p in model.method.parameters()) and found.seconds > 0
+    n, checked = map(len, prepared.rows)
+    assert work_of(prepared) == pytest.approx(3 * (math.ceil(n / 32) + VALIDATING * math.ceil(checked / 32)))
+    assert "at most 3 epochs of 7 steps" in found.said and found.memory in found.said
+
+
+def test_a_closed_form_is_in_proportion_to_its_cells(tiny):
+    prepared = prepare(tiny, method="linear", condition="stim")
+    found = estimated(prepared, CPU, always=True)
+    assert work_of(prepared) == len(prepared.train_rows) and "(a closed form)" in found.said
+
+
+def test_networks_in_a_stack_are_not_timed_as_its_closed_forms(tiny):
+    asked = {"method": "auto", "condition": "stim", "label": "cell_type"}
+    assert estimated(prepare(tiny, **asked), CPU, always=True).seconds > 0
+    found = estimated(prepare(tiny, **asked, settings={"members": "local,cvae"}), CPU, always=True)
+    assert found.seconds is None and found.said.startswith("a stack with networks")
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.2, "a second"), (3, "3 s"), (47, "45 s"), (600, "10 min")])
+def test_durations_are_said_no_more_exactly_than_they_are_known(seconds, said):
+    assert in_words(seconds) == said
