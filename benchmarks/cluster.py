@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import os
 import subprocess
 import sys
 import threading
@@ -20,8 +21,8 @@ import psutil
 from scaling import make
 
 
-def measured(words: list[str]) -> tuple[float, float, list[float]]:
-    """Seconds, and the peak memory in GiB of a command and of each worker that it starts."""
+def measured(words: list[str]) -> tuple[float, float, float, list[float]]:
+    """Seconds, those of CPUs, and the peak memory in GiB of a command and of each process that it starts."""
     peaks: dict[int, float] = {}
     process = subprocess.Popen(words)
     began, own = time.perf_counter(), psutil.Process(process.pid)
@@ -39,14 +40,15 @@ def measured(words: list[str]) -> tuple[float, float, list[float]]:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    status = process.wait()
+    _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
     done.set()
     watching.join()
-    if status:
+    if process.returncode:
         raise SystemExit(f"{' '.join(words)} failed")
     others = sorted((peak for pid, peak in peaks.items() if pid != process.pid), reverse=True)
-    return seconds, peaks[process.pid], others
+    return seconds, usage.ru_utime + usage.ru_stime, peaks[process.pid], others
 
 
 def same(one: Path, other: Path) -> bool:
@@ -73,9 +75,12 @@ def main() -> None:
         for name, options in how.items():
             made.append(given.folder / f"{name.replace(' ', '-')}.{ending}")
             words = ["preprocess", raw, *options, "--n-top-genes", 1000, "--force", "-o", made[-1]]
-            seconds, own, workers = measured([sys.executable, "-m", "cellalign", *map(str, words)])
+            seconds, cpu, own, workers = measured([sys.executable, "-m", "cellalign", *map(str, words)])
             peaks = ", ".join(f"{peak:.2f}" for peak in workers[: given.workers]) if "--cluster" in options else "-"
-            print(f"{ending}, {name}: {seconds:.0f} s, peak {own:.2f} GiB, of workers {peaks}", flush=True)
+            print(
+                f"{ending}, {name}: {seconds:.0f} s ({cpu:.0f} s of CPUs), peak {own:.2f} GiB, of workers {peaks}",
+                flush=True,
+            )
         if ending == "zarr":
             print("the same files, byte by byte:", same(*made))
 

@@ -137,6 +137,7 @@ def test_a_runner_that_fails_is_said_to(peers):
     assert peers.started([sys.executable, "-c", "import time; time.sleep(60)"], 0.2)[1]
 
 
+@pytest.mark.slow
 def test_a_method_of_cellalign_is_run_as_a_peer_is(peers, cells, tmp_path, capsys):
     held = peers.types_of(cells)[0]
     given, found = tmp_path / "given.h5ad", tmp_path / "found.h5ad"

@@ -66,7 +66,7 @@ plots.umap(np.random.default_rng(0).normal(size=(300, 5)))
 @pytest.mark.parametrize(
     ("exact", "every_time"),
     [
-        (300, set()),
+        pytest.param(300, set(), marks=pytest.mark.slow),
         # they ask for the number of threads by an address, which no other process shares
         pytest.param(100, {"nn_descent", "nn_descent_internal"}, marks=pytest.mark.slow),
     ],

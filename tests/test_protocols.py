@@ -98,6 +98,7 @@ def test_norman_protocol_runs_on_real_cells(interventional, kang_path, capsys):
     assert "28 interventions to train on, 5 held out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_table_of_the_simulations_is_there(monkeypatch, capsys):
     simulations = script("sparse_shift", monkeypatch)
     assert {name: len(settings) for name, settings in simulations.TABLES.items()} == {

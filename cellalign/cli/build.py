@@ -17,7 +17,7 @@ import typer
 from cellalign.cli import tables
 from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
-from cellalign.cli.misnamed import columns_first
+from cellalign.cli.misnamed import inputs_first
 from cellalign.cli.printable import printable
 from cellalign.cli.signals import at_work
 from cellalign.errors import InputError, UsageError, on_command_line, option
@@ -43,7 +43,7 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
             asked, more = values(options, given), values(own, given)
             messages = [word for option in of_all for word in _as_words(option, given[option.name])]
             _start_ranks(asked | more)
-            with _prepared(asked | more), at_work(), _connected(asked | more), columns_first(asked | more):
+            with _prepared(asked | more), at_work(), _connected(asked | more), _told(asked | more):
                 declaration.command(_Call(asked, log, app, messages), **more)
 
     shown = sorted([*own, *options], key=_place) + of_all
@@ -83,6 +83,15 @@ def _connected(asked: Mapping[str, Any]) -> AbstractContextManager[Any]:
     from cellalign.engine.ranks import connected
 
     return connected(asked["devices"], asked["nodes"], asked.get("device") or "auto")
+
+
+@contextmanager
+def _told(asked: Mapping[str, Any]) -> Iterator[None]:
+    """What is said of the same cells is said once; of several mistakes those in what is read come first."""
+    from cellalign.data.said import told_once
+
+    with told_once(anew=True), inputs_first(asked):
+        yield
 
 
 @contextmanager

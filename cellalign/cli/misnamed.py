@@ -1,24 +1,26 @@
-"""Columns that a command line names and its files have not: told before an output that is there already.
+"""Files that are not there, and columns that they have not: told before an output that is there already.
 
-Commands look at outputs first, since that takes no time. Who mistyped a column would be asked for --force, and only
-after that be told of the mistake. So where an output is refused the files are looked at as completion does.
+Commands look at outputs first, since that takes no time. Who mistyped a name would be asked for --force, and only after
+that be told of the mistake. So where an output is refused the inputs are looked at as completion does.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from cellalign.errors import OutputExists
+from cellalign.data.reading import Reading
+from cellalign.errors import InputError, OutputExists
 
 COLUMNS = ("condition", "batch", "covariate", "label", "numeric", "within", "replicate", "holdout_each", "calibrate")
 TERMS = ("holdout", "where")
 
 
 @contextmanager
-def columns_first(asked: Mapping[str, Any]) -> Iterator[None]:
-    """Where an output exists and a column does not, the column is told first: InputError, with the output as a note.
+def inputs_first(asked: Mapping[str, Any]) -> Iterator[None]:
+    """Where an output exists and an input or a column does not, that is told first: InputError, the output as a note.
 
     Parameters
     ----------
@@ -28,25 +30,34 @@ def columns_first(asked: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except OutputExists as error:
-        wrong = _misnamed(asked)
-        if wrong is None:
+        first = _mistake(asked)
+        if first is None:
             raise
-        from cellalign.data.columns import no_column
-
-        first = no_column(*wrong)
         first.add_note(str(error))
         raise first from error
 
 
-def _misnamed(asked: Mapping[str, Any]) -> tuple[str, str, list[str]] | None:
-    """The first column that no file has, what it is for, and the columns there are; None where that cannot be told."""
+def _mistake(asked: Mapping[str, Any]) -> InputError | None:
+    """The first file that is not there, or column that no file has; None where there is none, or it cannot be told."""
+    for path in (path for reading in _readings(asked) for path in _paths(reading)):
+        if path != "-" and not os.path.exists(path):
+            return InputError(f"no such file: {path}")
     there = _columns(asked)
-    if not there:
-        return None
-    for key, purpose in _named(asked, there):
+    for key, purpose in _named(asked, there) if there else ():
         if key not in there:
-            return key, purpose, there
+            from cellalign.data.columns import no_column
+
+            return no_column(key, purpose, there)
     return None
+
+
+def _readings(asked: Mapping[str, Any]) -> list[Reading]:
+    return [value for value in asked.values() if isinstance(value, Reading)]
+
+
+def _paths(reading: Reading) -> list[str]:
+    """The files of the cells, and the table of their columns."""
+    return [*map(str, reading.paths), *([] if reading.obs is None else [str(reading.obs)])]
 
 
 def _named(asked: Mapping[str, Any], there: list[str]) -> Iterator[tuple[str, str]]:
@@ -67,11 +78,10 @@ def _named(asked: Mapping[str, Any], there: list[str]) -> Iterator[tuple[str, st
 def _columns(asked: Mapping[str, Any]) -> list[str]:
     """Columns of all files that are read; none where those of one cannot be told."""
     from cellalign.cli import peek
-    from cellalign.data.reading import Reading
 
     found: list[str] = []
-    for reading in (value for value in asked.values() if isinstance(value, Reading)):
-        paths = [*reading.paths, *([] if reading.obs is None else [str(reading.obs)])]
+    for reading in _readings(asked):
+        paths = _paths(reading)
         if reading.modality is not None or any(peek.is_of_several(path) for path in paths):
             return []
         each = [peek.columns(path) for path in paths]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.data.matrices import check_expression, matrix_of
+from cellalign.data.said import tell
 from cellalign.data.sample import rows_as_csr
 from cellalign.errors import UsageError, option
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-log = logging.getLogger("cellalign")
 LOOKED_AT = 2000  # cells by which spreads are judged
 UNLIKE = 100  # times the usual spread: no other column is heard beside one of that
 
@@ -51,4 +51,4 @@ def say_unlike(x: Any, where: str) -> None:
         said = (
             "%s: the spread of its widest column is %.3g times that of most, which the others will not be heard beside"
         )
-        log.warning(f"{said}; standardise the columns", where, spread.max() / usual)
+        tell(logging.WARNING, f"{said}; standardise the columns", where, spread.max() / usual)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import re
 import signal
 import sys
 import tempfile
-import threading
 import time
-import uuid
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,22 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from cellalign import memory
+from cellalign.data.crew import LET_GO, LOOK, Crew, address_of
 from cellalign.data.formats.on_disk import SHARED
-from cellalign.data.stored import Run, Stored, helped_by
-from cellalign.errors import CellalignError, InputError, TrainingError, UsageError, option
+from cellalign.data.stored import helped_by
+from cellalign.errors import InputError, UsageError, option
 from cellalign.threads import available
 
 log = logging.getLogger("cellalign")
 LOCAL = "local"
 ADDRESS = re.compile(r"(\w+://)?[\w.\-]*:\d+|(tcp|tls|ucx|ws|wss|inproc)://\S+|\[[0-9a-fA-F:]+\]:\d+")
 PATIENCE = 30.0  # seconds that a scheduler, its file and the first worker are waited for
-GONE = 60.0  # seconds without any worker after which no other is waited for
-LOOK = 2.0  # seconds after which it is looked whether anybody is there
-AHEAD = 3  # tasks a thread that are asked for before the first is used
-LET_GO = 10.0  # seconds that tasks which are of no use any more are waited for
-
-_at_work: Counter[str] = Counter()  # on a worker: how many tasks of a command
-_counting = threading.Lock()
 
 
 @contextmanager
@@ -70,7 +62,7 @@ def connected(address: str, reads: Iterable[Path], writes: Path | None, threads:
         client = _client(address, threads, stack)
         # what is not there at all says whoever reads it
         _check(client, [os.path.abspath(path) for path in reads if os.path.exists(path)], writes)
-        with helped_by(_Crew(client)):
+        with helped_by(Crew(client)):
             yield
 
 
@@ -124,7 +116,8 @@ def _written_in(path: str) -> str:
             return str(json.loads(Path(path).read_text())["address"])
         if time.monotonic() > until:
             what = "is no file that a dask scheduler writes" if os.path.exists(path) else "is not there"
-            raise InputError(f"{path} {what}; start one: dask scheduler --scheduler-file {path}")
+            start = f"dask scheduler --scheduler-file {path}"
+            raise InputError(f"{path} {what}; start one: {start}")
         if not said:
             log.info("waiting for %s, which the scheduler writes", path)
             said = True
@@ -133,8 +126,11 @@ def _written_in(path: str) -> str:
 
 def _own_workers(threads: int | None, stack: ExitStack) -> Any:
     """Processes of our own on this machine."""
+    import dask
     from distributed import LocalCluster
 
+    # nobody looks at where their time goes, which is asked a hundred times a second
+    stack.enter_context(dask.config.set({"distributed.worker.profile.enabled": False}))
     n, free = threads or available(), memory.available()
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cellalign-", ignore_cleanup_errors=True))
     options: dict[str, Any] = {
@@ -178,8 +174,8 @@ def _check(client: Any, reads: Sequence[str], writes: Path | None) -> None:
         client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError as error:
         raise InputError(
-            f"the scheduler {_address(client)} has no workers after {PATIENCE:.0f} s; start some: "
-            f"dask worker {_address(client)}"
+            f"the scheduler {address_of(client)} has no workers after {PATIENCE:.0f} s; start some: "
+            f"dask worker {address_of(client)}"
         ) from error
     _check_pythons(client)
     with _probe(writes) as shown:
@@ -197,7 +193,7 @@ def _check(client: Any, reads: Sequence[str], writes: Path | None) -> None:
             place = str(writes.parent) if writes is not None and missing[0] == shown else missing[0]
             raise InputError(f"{where} does not see {place}: {SHARED}")
     n = sum(client.nthreads().values())
-    log.info("%d workers, %d tasks at a time (%s)", len(answers), n, _address(client))
+    log.info("%d workers, %d tasks at a time (%s)", len(answers), n, address_of(client))
 
 
 def _check_pythons(client: Any) -> None:
@@ -217,7 +213,6 @@ def _about(paths: Sequence[str]) -> Callable[[], Any]:
 
     def about() -> Any:  # sent as it is: there may be no cellalign to import it from
         import os
-        import platform
 
         try:
             from cellalign import __version__
@@ -236,158 +231,3 @@ def _probe(writes: Path | None) -> Iterator[str | None]:
         return
     with tempfile.NamedTemporaryFile(dir=writes.absolute().parent, prefix=f".{writes.name[:100]}.cellalign-") as file:
         yield file.name
-
-
-def _address(client: Any) -> str:
-    return str(client.scheduler.address) if client.scheduler is not None else ""
-
-
-class _Packed:
-    """Matrices as they are sent to a worker, which opens them when it first needs them and as long as it does."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content, self._opening = content, threading.Lock()
-        self._matrices: Any = None
-
-    @property
-    def matrices(self) -> Any:
-        """A matrix, or a list."""
-        from cloudpickle import loads
-
-        with self._opening:
-            if self._matrices is None:
-                self._matrices = loads(self.content)
-            return self._matrices
-
-    def __reduce__(self) -> Any:
-        return _Packed, (self.content,)
-
-    def __sizeof__(self) -> int:
-        return len(self.content)
-
-
-def _work(packed: _Packed, whose: str, function: Callable[..., Any], run: Run, arguments: tuple[Any, ...]) -> Any:
-    """On a worker: a function of some rows."""
-    with _counting:
-        _at_work[whose] += 1
-    try:
-        matrices = packed.matrices
-        if isinstance(matrices, Stored):
-            return function(matrices.runs([run]), *arguments)
-        return function([matrix.runs([run]) for matrix in matrices], *arguments)
-    finally:
-        with _counting:
-            _at_work[whose] -= 1
-
-
-def _is_at_work(whose: str) -> bool:
-    """On a worker: whether it still does something of a command."""
-    return _at_work[whose] > 0
-
-
-class _Crew:
-    """The workers of a cluster."""
-
-    def __init__(self, client: Any) -> None:
-        self.client, self.name = client, uuid.uuid4().hex
-        self.alone_since: float | None = None
-        self.room, self.looked = AHEAD, -LOOK
-
-    def over(
-        self, matrices: Any, function: Callable[..., Any], asked: Iterable[tuple[Run, tuple[Any, ...]]]
-    ) -> Iterator[Any]:
-        """`function` of each run's rows, in order; a few of them are computed ahead."""
-        from cloudpickle import dumps
-
-        waiting: deque[Any] = deque()
-        kept: list[Any] = []
-        try:
-            # a task, and not data that is scattered: dask can do it again where the worker that has it is gone
-            whole = self._submit(_Packed, dumps(matrices))
-            kept.append(whole)
-            for run, arguments in asked:
-                waiting.append(self._submit(_work, whole, self.name, function, run, arguments))
-                if len(waiting) >= self._room():
-                    yield self._result(waiting.popleft())
-            while waiting:
-                yield self._result(waiting.popleft())
-        except BaseException:
-            self._let_go([*waiting, *kept])
-            raise
-
-    def _room(self) -> int:
-        """How many tasks are asked for at a time; workers come and go."""
-        if time.monotonic() - self.looked > LOOK:
-            try:
-                self.room = AHEAD * max(1, sum(self.client.nthreads().values()))
-            except Exception as error:
-                raise _lost(self.client) from error
-            self.looked = time.monotonic()
-        return self.room
-
-    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        key = f"cellalign-{function.__name__.strip('_').lower()}-{uuid.uuid4().hex}"
-        return self.client.submit(function, *arguments, key=key, pure=False)
-
-    def _result(self, future: Any) -> Any:
-        """What a task gave, however long it takes, as long as anybody works at it."""
-        while True:
-            try:
-                return future.result(timeout=LOOK)
-            except TimeoutError as error:
-                if future.status == "error":  # one of the task's own
-                    raise
-                self._look(error)
-            except CellalignError:
-                raise
-            except Exception as error:
-                raise _in_words(error, self.client) from error
-
-    def _look(self, error: Exception) -> None:
-        """Whether anybody is there."""
-        try:
-            there = self.client.nthreads()
-        except Exception as lost:
-            raise _lost(self.client) from lost
-        if there:
-            self.alone_since = None
-            return
-        self.alone_since = self.alone_since or time.monotonic()
-        if time.monotonic() - self.alone_since > GONE:
-            raise TrainingError(
-                f"the scheduler {_address(self.client)} has had no workers for {GONE:.0f} s; start some and run again"
-            ) from error
-
-    def _let_go(self, futures: Sequence[Any]) -> None:
-        """Take back what nobody waits for any more; what has begun ends before something else is done to its files."""
-        with suppress(Exception):
-            self.client.cancel(futures, force=True)
-            until = time.monotonic() + LET_GO
-            while time.monotonic() < until and any(self.client.run(_is_at_work, self.name).values()):
-                time.sleep(0.05)
-
-
-def _in_words(error: Exception, client: Any) -> Exception:
-    """What went wrong with the cluster, as one line; other errors as they are."""
-    from asyncio import CancelledError
-
-    from distributed import KilledWorker
-
-    if isinstance(error, KilledWorker):
-        where = error.last_worker.address if error.last_worker is not None else "a worker"
-        times = (error.allowed_failures or 0) + 1
-        return TrainingError(
-            f"{times} workers died one after the other over the same rows, the last {where}: out of memory, or ended; "
-            "give each more memory or fewer threads (dask worker --nthreads 1 --memory-limit 4GB)"
-        )
-    if isinstance(error, MemoryError):
-        return TrainingError("a worker ran out of memory; give each more, or fewer threads (dask worker --nthreads 1)")
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "cellalign":
-        return InputError("a worker has no cellalign, or another version; start workers in this command's environment")
-    if isinstance(error, CancelledError) or type(error).__name__ == "FutureCancelledError":
-        return _lost(client)
-    return error
-
-
-def _lost(client: Any) -> Exception:
-    return TrainingError(f"the connection to the scheduler {_address(client)} is lost; see its messages, and run again")

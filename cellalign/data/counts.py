@@ -14,6 +14,7 @@ from scipy import sparse
 
 from cellalign.data.integers import ROUNDING, as_counts
 from cellalign.data.matrices import check_matrix, matrix_of, may_be_log
+from cellalign.data.said import tell
 from cellalign.data.scale import Scale, scale_of
 from cellalign.data.stored import Stored
 from cellalign.errors import InputError, UsageError, option
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from cellalign.data.integers import Names
 
-log = logging.getLogger("cellalign")
 
 # layers that are taken for counts by their name, where they hold such; the first fit one
 NAMED_COUNTS = "raw_?counts?|counts?_?raw|raw counts? umis? .*raw_?counts?.* .*counts?.* .*umi.* matrix spliced".split()
@@ -193,13 +193,13 @@ def _first_counts(
             reasons[place.said] = f"counts, but its name does not say so: {option('layer', place.where)}"
         elif layer and (empty := _empty(place.cells, counts, order)):
             if named:
-                log.warning("%s is %s", place.said, empty)
+                tell(logging.WARNING, "%s is %s", place.said, empty)
                 return _found(place, counts, said)
             reasons[place.said], unfit = empty, True
         else:
             for other, reason in reasons.items():
                 if other == 'layers["counts"]':
-                    log.warning("%s does not serve: %s", other, reason)
+                    tell(logging.WARNING, "%s does not serve: %s", other, reason)
             return _found(place, counts, said)
     looked = "; ".join(f"{where}: {reason}" for where, reason in reasons.items()) or "there is no matrix"
     raise NoCounts(looked, unfit)
@@ -210,7 +210,7 @@ def _found(place: Place, counts: Any, said: str) -> tuple[Place, str]:
 
 
 def _say(place: Place, said: str) -> Place:
-    log.info("counts in %s%s", place.said, f" ({said})" if said else "")
+    tell(logging.INFO, "counts in %s%s", place.said, f" ({said})" if said else "")
     return place
 
 

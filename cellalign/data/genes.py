@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from cellalign.data.said import tell
 from cellalign.data.stored import Stored, placed
 from cellalign.errors import InputError, nearest, option
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-log = logging.getLogger("cellalign")
 
 # columns of var that hold a second name of each gene, as the tools of the field write them, in lower case
 SECOND_NAMES: tuple[str, ...] = (
@@ -92,7 +92,7 @@ def _renamed(var: pd.DataFrame, key: str, where: str) -> pd.DataFrame:
     kept = next(name for name in ("gene_ids", "gene_id", "feature_id", "gene") if name not in var and name != key)
     twice = int(names.duplicated().sum())
     if unnamed.any() or twice:
-        log.info("%s: %d genes have no %r, %d share one", where, int(unnamed.sum()), key, twice)
+        tell(logging.INFO, "%s: %d genes have no %r, %d share one", where, int(unnamed.sum()), key, twice)
     return var.assign(**{kept: own}).set_axis(make_index_unique(names) if twice else names)
 
 
@@ -179,11 +179,11 @@ def say_how(matching: Matching, where: str) -> None:
     total = len(matching.columns)
     by_name = int((matching.columns >= 0).sum()) - sum(matching.how.values())
     parts = [f"{by_name:,} by name"] + [f"{n:,} by {said}" for said, n in matching.how.items()]
-    log.info("%s: genes matched: %s", where, ", ".join(part.replace("by in ", "in ") for part in parts))
+    tell(logging.INFO, "%s: genes matched: %s", where, ", ".join(part.replace("by in ", "in ") for part in parts))
     by_case = sum(n for said, n in matching.how.items() if "case" in said)
     if by_case > MANY_BY_CASE * total:
         asked = "are the cells of one species?"
-        log.warning("%s: %d of %d genes match in another case only; %s", where, by_case, total, asked)
+        tell(logging.WARNING, "%s: %d of %d genes match in another case only; %s", where, by_case, total, asked)
 
 
 def align_genes(
@@ -232,7 +232,9 @@ def align_genes(
         )
     if not len(absent):
         return x[:, columns]
-    log.warning("%s lacks %d of the model's %d genes; they are taken as zero", where, len(absent), len(columns))
+    tell(
+        logging.WARNING, "%s lacks %d of the model's %d genes; they are taken as zero", where, len(absent), len(columns)
+    )
     present = np.flatnonzero(columns >= 0)
     if isinstance(x, Stored):
         return x.mapped(lambda block: placed(block, columns), len(columns))

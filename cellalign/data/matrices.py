@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.data.integers import as_counts, largest, position, values_of
+from cellalign.data.said import tell
 from cellalign.data.scale import LARGEST_LOG, Scale, scale_of
 from cellalign.data.stored import Stored
 from cellalign.errors import InputError, spoken
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from cellalign.data.integers import Names
 
-log = logging.getLogger("cellalign")
 
 # where the expression of each scale is looked for, in this order
 MATRICES = {"log": ("X",), "counts": ("counts", "X"), "any": ("X",)}
@@ -105,7 +105,7 @@ def check_expression(
         mend = "" if scale.kind == "nearly counts" else f"; {_looks(command_hint)}"
         raise InputError(f"{where} holds no raw counts, which this method reads ({reason}){mend}")
     if reason:
-        log.info("%s: %s", where, reason)
+        tell(logging.INFO, "%s: %s", where, reason)
     return counts
 
 
@@ -271,11 +271,11 @@ def check_log(x: Any, where: str, command_hint: str, otherwise: str = "") -> Non
     scale = scale_of(x)
     if scale.kind == "log":
         if scale.base is not None or "of counts that were not normalised" in scale.said:
-            log.info("%s: %s", where, scale.said)
+            tell(logging.INFO, "%s: %s", where, scale.said)
         return
     if may_be_log(x, scale):
         if scale.largest > USUAL_LOG:
-            log.warning("%s is taken for log expression, but holds %s", where, scale.said)
+            tell(logging.WARNING, "%s is taken for log expression, but holds %s", where, scale.said)
         return
     run = f"run: {command_hint}"
     rounding = spoken(

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.any_values import any_values, refuse_beside_any, say_unlike
-from cellalign.data.counts import counts_of, find_counts, find_log, has_counts
+from cellalign.data.counts import Place, counts_of, find_counts, find_log, has_counts
 from cellalign.data.genes import match, say_how, second_name
 from cellalign.data.images import image_shape, pixels_of, said_shape
 from cellalign.data.integers import largest, smallest
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-log = logging.getLogger("cellalign")
 N_TOP_GENES = 2000  # that `preprocess` keeps by default
 CHANGED_TOTAL = 0.01  # relative difference of a total from the one that was written; less is of a few genes dropped
 SAME_TOTAL = 1e-3  # relative difference of two normalisation totals that float32 explains
@@ -109,12 +108,18 @@ def log_like(
     x = _log_of(adata, key, where)
     scale = scale_of(x)
     if scale.kind == "log" and scale.base != base:
-        log.warning("%s is %s; brought to that of %s", where, _said_of(scale.base), _said_of(base).split(" of ")[-1])
+        tell(
+            logging.WARNING,
+            "%s is %s; brought to that of %s",
+            where,
+            _said_of(scale.base),
+            _said_of(base).split(" of ")[-1],
+        )
         x = _in_base(x, scale.base, base)
     total = total_of(adata, key)
     if target_sum is not None and total is not None and abs(total / target_sum - 1) > SAME_TOTAL:
         said = "%s is normalised to %.6g counts a cell; brought to %.6g, the total of what it is compared with"
-        log.warning(said, where, total, target_sum)
+        tell(logging.WARNING, said, where, total, target_sum)
         x = _in_base(rescaled(_in_base(x, base, None), target_sum / total), None, base)
     return Expression(x, adata.var)
 
@@ -149,11 +154,14 @@ class Training(Expression):
     made_of : str, optional
         Digest of the raw counts of all genes that log expression was made of here: the last bit of a logarithm is not
         the same on all machines.
+    counts : Place, optional
+        The raw counts that were found, of all genes; None where none were looked for.
     """
 
     matrix: str
     recipe: Recipe
     made_of: str | None = None
+    counts: Place | None = None
 
 
 def to_train_on(
@@ -229,7 +237,7 @@ def _only_log(adata: AnnData, rounded: bool) -> str:
     if place is None or place.where not in adata.layers:
         find_counts(adata, rounded=rounded)
         raise InputError("there is no X and no layer of log expression")
-    log.info("log expression in %s", place.said)
+    tell(logging.INFO, "log expression in %s", place.said)
     return place.where
 
 
@@ -244,10 +252,10 @@ def _counts_to_train_on(
     written = Provenance.of(adata.uns).preprocess
     recipe = Recipe(target_sum=None if written is None else written.target_sum, rounded=rounded)
     if not n_top_genes:
-        return Training(place.matrix, place.var, place.where, recipe)
+        return Training(place.matrix, place.var, place.where, recipe, counts=place)
     kept = _preprocessed(adata, n_top_genes, batch, where, layer=layer, rounded=rounded)
     columns = place.var.index.get_indexer(kept.var.index)
-    return Training(place.matrix[:, columns], kept.var, place.where, kept.recipe)
+    return Training(place.matrix[:, columns], kept.var, place.where, kept.recipe, counts=place)
 
 
 def _preprocessed(
@@ -265,19 +273,22 @@ def _preprocessed(
     step = Provenance.of(made.uns).preprocess
     assert step is not None and step.target_sum is not None
     said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does"
-    log.info(said, where, step.target_sum, f"{made.n_vars:,}")
+    tell(logging.INFO, said, where, step.target_sum, f"{made.n_vars:,}")
     x, place = made.X, find_counts(adata, layer=layer, rounded=rounded)
     if largest(place.matrix) <= 1:
         as_they_are = option("expression", "any")
-        log.warning(
-            "%s: the counts are 0 and 1 alone; %s takes them as they are, if they are one-hot", where, as_they_are
+        tell(
+            logging.WARNING,
+            "%s: the counts are 0 and 1 alone; %s takes them as they are, if they are one-hot",
+            where,
+            as_they_are,
         )
     if made.n_obs < adata.n_obs:
-        log.warning("%d cells have no counts", adata.n_obs - made.n_obs)
+        tell(logging.WARNING, "%d cells have no counts", adata.n_obs - made.n_obs)
         columns = place.var.index.get_indexer(made.var_names)
         x = normalised_log(place.matrix, step.target_sum)[:, columns]
     recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
-    return Training(x, made.var, "X", recipe, content_of(place.matrix))
+    return Training(x, made.var, "X", recipe, content_of(place.matrix), place)
 
 
 def n_kept(adata: AnnData, n_top_genes: int | None) -> int:
@@ -351,7 +362,7 @@ def _made_of_counts(adata: AnnData, target_sum: float | None, where: str, rounde
             f"{where} holds raw counts ({found.said}), and what log expression was normalised to where the model "
             "learned is not known; normalise and log-transform these cells in the same way"
         )
-    log.info("%s: raw counts normalised to %.6g a cell and log-transformed", where, target_sum)
+    tell(logging.INFO, "%s: raw counts normalised to %.6g a cell and log-transformed", where, target_sum)
     return Expression(normalised_log(found.matrix, target_sum), found.var)
 
 
@@ -360,7 +371,7 @@ def _log_of(adata: AnnData, key: str, where: str, advice: str | None = None, oth
     x = matrix_of(adata, key, where)
     if _is_prediction(adata, key):
         if smallest(x) < 0:
-            log.warning("%s's %s is a prediction that goes below zero; cut there", where, key)
+            tell(logging.WARNING, "%s's %s is a prediction that goes below zero; cut there", where, key)
             x = _cut_at_zero(x)
     names = (adata.obs_names, adata.var_names)
     check_expression(x, "log", f"{where}'s {key}", advice, names=names, otherwise=otherwise)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cellalign.nn.minibatch import Fields
     from cellalign.tasks.findings import Finding
     from cellalign.tasks.prepare import Prepared
+    from cellalign.tasks.roles import Roles
 
 LEVELS = ("error", "warning", "note", "ok")
 COLUMNS = ("level", "what", "found", "advice")
@@ -88,12 +89,13 @@ def check(
     Checked
         Nothing is raised of what `train` would refuse: it is a finding of level "error".
     """
+    asked = dict(locals())  # by which roles are read
     from cellalign.data.given import given_cells
     from cellalign.tasks import findings as look
-    from cellalign.tasks.prepare import kinds_of
+    from cellalign.tasks.roles import Roles
     from cellalign.threads import limited
 
-    kinds = kinds_of(condition, continuous, numeric, kinds)
+    roles = Roles.of(asked)
     with limited(threads):
         found = list(look.of_names(adata))
         adata = given_cells(adata)
@@ -101,9 +103,7 @@ def check(
         place, counts, said = matrix
         found += said
         try:
-            rows, fields, said = _columns(
-                adata, condition, control, batch, covariate, label, unlabelled, holdout, kinds
-            )
+            rows, fields, said = _columns(adata, roles, holdout)
         except (InputError, UsageError) as error:
             found.append(look.of_error("columns", error))
         else:
@@ -115,39 +115,17 @@ def check(
     return Checked(tuple(sorted(found, key=lambda each: LEVELS.index(each.level))))
 
 
-def _columns(
-    adata: AnnData,
-    condition: str | None,
-    control: str | None,
-    batch: Sequence[str],
-    covariate: Sequence[str],
-    label: str | None,
-    unlabelled: str | None,
-    holdout: Sequence[str],
-    kinds: Mapping[str, str],
-) -> tuple[np.ndarray, Fields, list[Finding]]:
+def _columns(adata: AnnData, roles: Roles, holdout: Sequence[str]) -> tuple[np.ndarray, Fields, list[Finding]]:
     """The cells that are not held out, the columns of these, and what `train` would say of them; errors as `train`."""
     import numpy as np
 
     from cellalign.data.design import check_apart, check_design
-    from cellalign.data.fields import fit_fields
     from cellalign.tasks import findings as look
     from cellalign.tasks.prepare import training_rows
 
-    named: dict[Any, list[str]] = {"batch": list(batch), "covariate": list(covariate)}
-    named |= {role: [key] for role, key in (("condition", condition), ("label", label)) if key is not None}
-    check_apart(named)
-    trained_on = training_rows(adata, holdout, control)
-    fields = fit_fields(
-        adata[trained_on],
-        condition=condition,
-        control=control,
-        batches=batch,
-        covariates=covariate,
-        label=label,
-        kinds=kinds,
-        unlabelled=unlabelled,
-    )
+    check_apart({role: keys for role, keys in roles.named.items() if keys})
+    trained_on = training_rows(adata, holdout, roles.control)
+    fields = roles.fields(adata[trained_on])
     said = list(look.of_notes(check_design(adata[trained_on], fields)))
     if not any(each.level == "warning" for each in said) and list(fields):
         said.append(look.Finding("ok", "columns", "no column is confounded with another, none has a value per cell"))
@@ -169,7 +147,7 @@ def _of_cells(cells: AnnData, place: Place, counts: bool, fields: Fields, seed: 
 
     every: tuple[Any, ...] = tuple(fields)
     codes = {field: field.encode(cells) for field in every if field.kind == "categorical"}
-    found = [*look.of_groups(fields, codes), *look.of_effect(place, counts, fields, codes, seed)]
+    found = [*look.of_groups(fields, codes), *look.of_effect(place.matrix, counts, fields, codes, seed)]
     if counts:
         sizes = quality.sizes(place.matrix)
         found += look.of_depth(sizes, fields, codes, place.matrix.shape[1])
@@ -179,7 +157,10 @@ def _of_cells(cells: AnnData, place: Place, counts: bool, fields: Fields, seed: 
 
 
 def warnings_of(adata: AnnData, prepared: Prepared, seed: int) -> list[str]:
-    """The short check before a training: what its own checks do not see, of the cells that are trained on."""
+    """The short check before a training: what its own checks do not see, of the cells that are trained on.
+
+    The matrix is the one that preparing found: it is not looked for and judged once more.
+    """
     import numpy as np
 
     from cellalign.data import quality
@@ -187,13 +168,9 @@ def warnings_of(adata: AnnData, prepared: Prepared, seed: int) -> list[str]:
 
     if adata.isbacked:
         return []
-    recipe, matrix = prepared.record.recipe, prepared.record.matrix
-    layer = None if matrix == "X" else matrix
-    if recipe.expression == "any":
-        place, counts, _ = look.of_values(adata, layer)
-    else:
-        place, counts, _ = look.of_matrix(adata, layer, rounded=recipe.rounded)
-    if place is None:
+    place = prepared.counts or _counts_beside(adata, prepared)
+    x = prepared.x if place is None else place.matrix
+    if x is None:
         return []
     fields, used = prepared.cells.fields, np.zeros(prepared.cells.n, dtype=bool)
     used[np.concatenate(prepared.rows)] = True
@@ -202,10 +179,28 @@ def warnings_of(adata: AnnData, prepared: Prepared, seed: int) -> list[str]:
     codes: dict[Any, Any] = {
         field: np.where(used, column.numpy(), -1) for field, column in columns if field.kind == "categorical"
     }
-    found = list(look.of_effect(place, counts, fields, codes, seed))
-    if counts:
-        found += look.of_depth(quality.sizes(place.matrix), fields, codes, 0)
+    found = list(look.of_effect(x, place is not None, fields, codes, seed))
+    if place is not None:
+        found += look.of_depth(quality.sizes(x), fields, codes, 0)
     return [f"{each.found}: {each.advice}" for each in found if each.level == "warning"]
+
+
+def _counts_beside(adata: AnnData, prepared: Prepared) -> Place | None:
+    """Raw counts in another matrix than the one that is trained on, where that is of log expression; None of others."""
+    from cellalign.data.counts import find_counts, places
+    from cellalign.data.said import untold
+
+    record = prepared.record
+    if record.recipe.expression == "any" or record.image_shape is not None:
+        return None
+    others = (place for place in places(adata) if place.matrix is not prepared.x)
+    if not any(place.scale.kind in ("counts", "nearly counts") for place in others):
+        return None
+    try:
+        with untold():
+            return find_counts(adata, rounded=record.recipe.rounded)
+    except InputError:
+        return None
 
 
 @command_of(check, example="cellalign check cells.h5ad --condition stim --label cell_type")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,17 +11,14 @@ from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
+from cellalign.tasks.evaluate_outputs import Outputs, check_kind
 from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from matplotlib.figure import Figure
 
     from cellalign.evaluation import Evaluation
     from cellalign.model import Model
-    from cellalign.records import Provenance
-
-ENDINGS = (".png", ".pdf", ".svg")
 
 
 @in_their_words
@@ -164,82 +161,6 @@ def evaluate(
         )
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture of a panel's scores, and the parameter that asks for it.
-
-    Attributes
-    ----------
-    panel : str
-        The panel that is drawn.
-    needs, what, hint : str
-        The parameter without which that panel has nothing to draw, what it is, and how the help calls its value.
-    draw : callable
-        From the evaluation to the figure.
-    """
-
-    panel: str
-    needs: str
-    what: str
-    hint: str
-    draw: Callable[[Evaluation], Figure]
-
-
-REAL = ("response", "against", "the real cells to draw the prediction with", "FILE")
-TYPES = ("bio", "label", "the cell types that scores of panel bio are about", "KEY")
-PICTURES = {
-    "scatter": Picture(*REAL, draw=lambda result: result.scatter()),
-    "violin": Picture(*REAL, draw=lambda result: result.violin()),
-    "images": Picture("images", *REAL[1:], draw=lambda result: result.image_rows()),
-    "scib_table": Picture(*TYPES, draw=lambda result: result.scib_table()),
-}
-
-
-def check_pictures(
-    pictures: Mapping[str, str], *, against: bool, label: bool, panels: Sequence[str] | None = None
-) -> None:
-    """Refuse pictures that cannot be drawn, before any work.
-
-    Parameters
-    ----------
-    pictures : mapping of a name of `PICTURES` to path
-    against, label : bool
-        Whether `evaluate` is given these.
-    panels : sequence of str, optional
-        The panels asked for.
-
-    Raises
-    ------
-    UsageError
-        Another ending, a panel that does not run or lacks something, or two pictures in one file.
-    """
-    given = {"against": against, "label": label}
-    for name, path in pictures.items():
-        picture = PICTURES[name]
-        if Path(path).suffix.lower() not in ENDINGS:
-            raise UsageError(f"{option(name, path)} ends in none of {', '.join(ENDINGS)}")
-        if not given[picture.needs]:
-            raise UsageError(f"{option(name)} needs {option(picture.needs, hint=picture.hint)}, {picture.what}")
-        if panels is not None and picture.panel not in panels:
-            left = option("panels")
-            raise UsageError(f"{option(name)} draws panel {picture.panel}, which {left} leaves out; add it there")
-        same = [other for other in pictures if Path(pictures[other]).absolute() == Path(path).absolute()]
-        if len(same) > 1:
-            raise UsageError(f"{option(same[0])} and {option(same[1])} name the same file; choose two")
-
-
-def _check_kind(pictures: Mapping[str, str], provenance: Provenance, source: str, against: str | None) -> None:
-    """Refuse pictures of a prediction where the cells are not one, and of an embedding they do not have: UsageError."""
-    predicted = provenance.counterfactual is not None
-    foreign = not predicted and not provenance.embedding and against is not None
-    for name in pictures:
-        of_prediction = PICTURES[name].needs == "against"
-        if not of_prediction and predicted and not provenance.embedding:
-            raise UsageError(f"{option(name)} draws scores of an embedding; {source} is from cellalign counterfactual")
-        if of_prediction and not (predicted or foreign):
-            raise UsageError(f"{option(name)} draws a prediction; {source} is not from cellalign counterfactual")
-
-
 def _picture(help: str) -> Option:
     return Option(help, metavar="FILE")
 
@@ -283,48 +204,44 @@ def command(
 ) -> None:
     """Score an embedding, or a counterfactual against real cells, beside baselines and what is attainable."""
     from cellalign.data import files
-    from cellalign.data.columns import select
-    from cellalign.data.streamed import StreamedCells
-    from cellalign.evaluation.export import beside, for_cell_eval
-    from cellalign.evaluation.predictions import expression_of
     from cellalign.evaluation.run import check_installed
     from cellalign.model import load
-    from cellalign.records import Provenance
-    from cellalign.tasks.paths import cells_for
-    from cellalign.tasks.report_of import How, check_page, of_evaluation
+    from cellalign.tasks.report_of import How, of_evaluation
 
     asked = call.options
-    named = {"scatter": scatter, "violin": violin, "images": images, "scib_table": scib_table}
-    pictures = {name: path for name, path in named.items() if path is not None}
-    check_pictures(pictures, against=against is not None, label=asked["label"] is not None, panels=asked["panels"])
+    pictures = {"scatter": scatter, "violin": violin, "images": images, "scib_table": scib_table}
+    outputs = Outputs(output, de, {k: v for k, v in pictures.items() if v is not None}, export_vcc, report, force)
     extra_panels = ["bio"] if scib_table is not None else []
+    outputs.check_asked(asked, against)
     check_installed([*(asked["panels"] or ()), *extra_panels])
     if against is not None and any(Path(against).absolute() == path.absolute() for path in files.all_paths([input])):
         raise UsageError(f"{option('against', against)} is the input itself; a prediction is compared with real cells")
-    read: list[str | Reading] = [input, *(path for path in (against, model) if path is not None)]
-    if asked["replicate"] is not None and de is None:
-        raise UsageError(f"{option('replicate', asked['replicate'])} is of {option('de', hint='FILE')}; add it")
-    if de is not None and against is None:
-        raise UsageError(f"{option('de', de)} needs {option('against', hint='FILE')}, the real cells and their control")
-    if de is not None and asked["panels"] is not None and "de" not in asked["panels"]:
-        raise UsageError(f"{option('de', de)} is of panel de, which {option('panels')} leaves out; add it there")
-    for table in (output, de):
-        if table is not None:
-            files.check_table(table, force, read)
-    for path in pictures.values():
-        files.check_output(path, force, read)
-    exported = [] if export_vcc is None else [export_vcc, beside(export_vcc)]
-    if exported and against is None:
-        raise UsageError(f"{option('export_vcc')} needs {option('against', hint='FILE')}, the real cells")
-    for path in exported:
-        if Path(path).suffix not in (".h5ad", ".zarr"):
-            raise UsageError(f"{option('export_vcc', export_vcc)} ends in neither .h5ad nor .zarr")
-        files.check_cells_output(path, force, read)
-    if report is not None:
-        check_page(report, force, read)
-    files.check_apart(output, de, report, *pictures.values(), *exported)
+    outputs.check([input, *(path for path in (against, model) if path is not None)])
     fitted = load(model) if model is not None else None
-    by_rows = report is None and not exported  # which take all of the cells
+    cells, real = _cells_of(input, against, outputs, where, asked["expression"])
+    more: dict[str, Any] = {"extra_panels": extra_panels, "differential": de is not None}
+    result = evaluate(cells, against=real, model=fitted, **more, **asked)
+    call.print_evaluation(result, format)
+    outputs.write(result)
+    if report is not None:
+        how = How(asked["condition"], asked["control"], asked["label"], seed=asked["seed"], device=asked["device"])
+        of_evaluation(report, result, cells, (input, against, model), how, fitted, force)
+    if real is not None:
+        outputs.export(cells, real, asked)
+
+
+def _cells_of(
+    input: Reading, against: str | None, outputs: Outputs, where: Sequence[str] | None, expression: str | None
+) -> tuple[AnnData, AnnData | None]:
+    """The cells to score, and the real ones, with their matrices on disk where that will do."""
+    from cellalign.data import files
+    from cellalign.data.columns import select
+    from cellalign.data.streamed import StreamedCells
+    from cellalign.evaluation.predictions import expression_of
+    from cellalign.records import Provenance
+    from cellalign.tasks.paths import cells_for
+
+    by_rows = outputs.report is None and not outputs.exported  # which take all of the cells
     # a prediction has its metadata: a table of them belongs to the real cells
     if against is not None:
         cells = files.read(replace(input, obs=None, obs_key=None), streaming=by_rows)
@@ -333,37 +250,14 @@ def command(
     provenance = Provenance.of(cells.uns)
     on_disk = isinstance(cells, StreamedCells) and (against is not None or provenance.counterfactual is None)
     cells = cells.to_memory() if isinstance(cells, StreamedCells) and not on_disk else cells
-    _check_kind(pictures, provenance, ", ".join(input.paths), against)
+    check_kind(outputs.pictures, provenance, ", ".join(input.paths), against)
     if where:
         cells = cells[select(cells.obs, where)]
         cells = cells if on_disk else cells.copy()
-    real = None
-    if against is not None:
-        reading = replace(input.like(against), obs=input.obs, obs_key=input.obs_key)
-        made = provenance.counterfactual
-        layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
-        scale = expression_of(cells, asked["expression"])
-        real = cells_for(files.spool(reading), scale, layer=layer, streaming=by_rows)
-    more: dict[str, Any] = {"extra_panels": extra_panels, "differential": de is not None}
-    result = evaluate(cells, against=real, model=fitted, **more, **asked)
-    call.print_evaluation(result, format)
-    if output is not None:
-        text = result.to_json() if output.endswith(".json") else result.to_csv()
-        with files.atomic_path(output, force) as fresh:
-            fresh.write_text(text, encoding="utf-8")
-    if de is not None:
-        with files.atomic_path(de, force) as fresh:
-            result.de().to_csv(fresh, index=False)
-    for name, path in pictures.items():
-        figure = PICTURES[name].draw(result)
-        with files.atomic_path(path, force) as fresh:
-            figure.savefig(fresh)
-    if report is not None:
-        how = How(asked["condition"], asked["control"], asked["label"], seed=asked["seed"], device=asked["device"])
-        of_evaluation(report, result, cells, (input, against, model), how, fitted, force)
-    if exported:
-        assert real is not None
-        both = for_cell_eval(cells, real, condition=asked["condition"], control=asked["control"])
-        for path, some in zip(exported, both, strict=True):
-            files.write(some, path, force=force)
-            call.log.info("%s: %d cells for cell-eval2", path, some.n_obs)
+    if against is None:
+        return cells, None
+    reading = replace(input.like(against), obs=input.obs, obs_key=input.obs_key)
+    made = provenance.counterfactual
+    layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
+    scale = expression_of(cells, expression)
+    return cells, cells_for(files.spool(reading), scale, layer=layer, streaming=by_rows)

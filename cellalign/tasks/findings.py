@@ -188,18 +188,18 @@ def of_groups(fields: Fields, codes: dict[Any, np.ndarray]) -> Iterator[Finding]
         yield Finding("ok", "groups", found)
 
 
-def of_effect(place: Place, counts: bool, fields: Fields, codes: dict[Any, np.ndarray], seed: int) -> Iterator[Finding]:
-    """Whether conditions differ more than halves of one do."""
+def of_effect(x: Any, counts: bool, fields: Fields, codes: dict[Any, np.ndarray], seed: int) -> Iterator[Finding]:
+    """Whether conditions of a matrix [n, G] differ more than halves of one do."""
     field = fields.one(CONDITION)
     if field is None or field not in codes:
         return
     names = list(field.categories)
     control = names.index(field.reference) if field.reference in names else None
-    agree = quality.halves(place.matrix, codes[field], len(names), control, counts=counts, seed=seed)
+    agree = quality.halves(x, codes[field], len(names), control, counts=counts, seed=seed)
     known = [(name, r) for name, r in zip(names, agree, strict=True) if np.isfinite(r)]
     if not known:
         return
-    least = max(AGREE, 2 / np.sqrt(place.matrix.shape[1]))
+    least = max(AGREE, 2 / np.sqrt(x.shape[1]))
     weak = [f"{name} ({r:.2f})" for name, r in sorted(known, key=lambda pair: pair[1]) if r < least]
     if weak:
         found = f"{len(weak)} of {len(known)} conditions have no measurable effect (halves agree by r): "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +11,11 @@ import numpy as np
 
 from cellalign.data.columns import find_control
 from cellalign.data.reading import Reading
+from cellalign.data.said import untold
 from cellalign.data.scale import scale_of
 from cellalign.data.values import listed
 from cellalign.memory import said as bytes_said
+from cellalign.records import Provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,7 @@ SAMPLED = 2000  # cells by which a matrix is judged
 LARGE = 1 << 28  # values of a matrix stored by genes, which gives no sample of cells, up to which it is read
 SHOWN, COLUMNS = 8, 60  # values of a column, and columns
 STORES = ("h5ad", "zarr", "zarr.zip")
+PREDICTED = {"log": "log expression, predicted", "counts": "expected counts", "any": "values as they are, predicted"}
 LIKE = ("raw_counts", "counts", "nearly counts")
 
 
@@ -41,7 +43,7 @@ def of_reading(reading: Reading) -> Iterator[tuple[str, str]]:
     with ExitStack() as open_:
         root = _opened(Path(reading.paths[0]), kind, open_)
         yield from _size(frames)
-        yield from _matrices_in(root)
+        yield from _matrices_in(root, _predicted(frames.uns))
         yield from _columns(frames.obs)
         for store in ("obsm", "varm", "obsp"):
             names = {key: root[store][key] for key in root[store]} if store in root else {}
@@ -55,9 +57,10 @@ def of_cells(adata: AnnData) -> Iterator[tuple[str, str]]:
     held: dict[str, Any] = {"X": adata.X} | {f"layer {k}": v for k, v in adata.layers.items() if k}
     if adata.raw is not None:
         held["raw"] = adata.raw.X
+    rows, predicted = np.unique(np.linspace(0, adata.n_obs - 1, SAMPLED).astype(int)), _predicted(adata.uns)
     for name, x in held.items():
         if x is not None:
-            yield name, _matrix(x, np.unique(np.linspace(0, adata.n_obs - 1, SAMPLED).astype(int)))
+            yield name, _matrix(x, rows, predicted=predicted if name == "X" else "")
     yield from _columns(adata.obs)
     for store in ("obsm", "varm", "obsp"):
         yield from _arrays(store, getattr(adata, store))
@@ -112,27 +115,35 @@ def _names(index: pd.Index) -> str:
     )
 
 
-def _matrices_in(root: Any) -> Iterator[tuple[str, str]]:
-    """Each matrix of a store, by a sample of its cells."""
+def _matrices_in(root: Any, predicted: str) -> Iterator[tuple[str, str]]:
+    """Each matrix of a store, by a sample of its cells; of a prediction X is what its record says."""
     from anndata.io import sparse_dataset
 
     held = {"X": root["X"]} if "X" in root else {}
     held |= {f"layer {key}": root["layers"][key] for key in (root["layers"] if "layers" in root else ())}
     held |= {"raw": root["raw/X"]} if "raw" in root and "X" in root["raw"] else {}
     for name, element in held.items():
+        own = predicted if name == "X" else ""
         if hasattr(element, "shape"):
-            yield name, _matrix(element, slice(0, SAMPLED))
+            yield name, _matrix(element, slice(0, SAMPLED), predicted=own)
             continue
         by_genes = "csc" in str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", "")))
         matrix = sparse_dataset(element)
         if by_genes and element["data"].shape[0] > LARGE:
             yield name, f"{element['data'].dtype}, sparse, stored by genes"
         else:
-            yield name, _matrix(matrix[:] if by_genes else matrix, slice(0, SAMPLED), stored=element["data"])
+            yield name, _matrix(matrix[:] if by_genes else matrix, slice(0, SAMPLED), element["data"], predicted=own)
 
 
-def _matrix(x: Any, rows: Any, stored: Any = None) -> str:
-    """A matrix by a sample of its rows."""
+def _predicted(uns: Mapping[str, Any]) -> str:
+    """What X of a prediction is, by its record; nothing of other cells."""
+    with untold():
+        made = Provenance.of(uns).counterfactual
+    return "" if made is None else PREDICTED[made.expression]
+
+
+def _matrix(x: Any, rows: Any, stored: Any = None, predicted: str = "") -> str:
+    """A matrix by a sample of its rows; of a prediction, which need not look like measured cells, as it is recorded."""
     from scipy import sparse
 
     part = x[rows]
@@ -142,8 +153,10 @@ def _matrix(x: Any, rows: Any, stored: Any = None) -> str:
     )
     how = "sparse" if sparse.issparse(part) else "dense"
     values = "" if stored is None else f", {stored.shape[0]:,} values"
-    other = f" ({found.said})" if found.kind in ("other", "scaled") else ""
-    return f"{found.kind}{other}; {part.dtype}, {how}{values}, {density} % not zero, largest {found.largest:.4g}"
+    kind = f"{found.kind} ({found.said})" if found.kind in ("other", "scaled") else found.kind
+    if predicted and found.kind != "counts" and not found.all_zero:
+        kind = predicted
+    return f"{kind}; {part.dtype}, {how}{values}, {density} % not zero, largest {found.largest:.4g}"
 
 
 def _columns(obs: pd.DataFrame) -> Iterator[tuple[str, str]]:
@@ -180,14 +193,8 @@ def _arrays(store: str, held: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _provenance(uns: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What cellalign did to the cells, step by step."""
-    from cellalign.records import Provenance
-
-    logger = logging.getLogger("cellalign")
-    before, logger.disabled = logger.disabled, True
-    try:
+    with untold():
         steps = sorted(Provenance.of(uns).steps(), key=lambda step: step.step)
-    finally:
-        logger.disabled = before
     for number, step in enumerate(steps, 1):
         own = {k: v for k, v in step.model_dump(by_alias=True).items() if v not in (None, "", (), [], {}, False)}
         shown = (f"{k.strip('_')} {v}" for k, v in own.items() if k not in ("step", "weights", "groups", "notes"))

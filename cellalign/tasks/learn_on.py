@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellalign.errors import InputError, ModelError, UsageError, option
-from cellalign.tasks.prepare import PLANNED, Prepared, kinds_of, made_by, on_device, split_rows, training_rows
+from cellalign.tasks.prepare import PLANNED, Prepared, made_by, on_device, split_rows, training_rows
+from cellalign.tasks.roles import kinds_of
 from cellalign.tasks.trained_with import training_options
 
 if TYPE_CHECKING:
@@ -130,6 +131,9 @@ def prepare_on(adata: AnnData, *, parent: Parent, **asked: Any) -> Prepared:
     InputError
         As `prepare`; or all new weights are to learn, and the cells have no value that the model does not know.
     """
+    import pandas as pd
+
+    from cellalign.data.counts import Place
     from cellalign.data.fields import field_records
     from cellalign.data.given import given_cells
     from cellalign.data.loader import make_cells
@@ -168,7 +172,10 @@ def prepare_on(adata: AnnData, *, parent: Parent, **asked: Any) -> Prepared:
     }
     unset = dict.fromkeys(("weights_checksum", "outcome", "machine"))
     record = model.record.model_copy(update=changed | unset | made_by(asked.get("source")))
-    return Prepared(record, cells, plan, train_rows, validation_rows, notes)
+    counts = None
+    if model.expression == "counts":
+        counts = Place(model.matrix, x, pd.DataFrame(index=model.genes), adata.obs_names, f"the input's {model.matrix}")
+    return Prepared(record, cells, plan, train_rows, validation_rows, notes, x, counts)
 
 
 def started(parent: Parent, record: ModelRecord) -> tuple[Method, LearningOn]:

@@ -243,7 +243,7 @@ def _graph_of(path: str) -> AnnData:
     from cellalign import graph as of_model
     from cellalign.tasks.report_inputs import Given
 
-    given = Given()
+    given = Given("this picture", "what cellalign targets wrote (.h5ad, .json or .csv), or a model directory")
     given.add(path)
     if given.models:
         return of_model.targets(given.models[0][1])

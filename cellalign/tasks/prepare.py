@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option, spoken
 from cellalign.tasks.paths import beside
-from cellalign.tasks.roles import check_roles
+from cellalign.tasks.roles import Roles, check_roles
 
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
+    from cellalign.data.counts import Place
     from cellalign.data.loader import Cells
     from cellalign.data.said import Note
     from cellalign.engine.plan import Plan
@@ -45,8 +46,12 @@ class Prepared:
     train_rows, validation_rows : int array
     notes : list of (level, message)
         What is worth saying about roles and design.
-    columns : dict
-        What `fit_fields` was asked for.
+    x : matrix [n, G]
+        What is trained on, on its scale.
+    counts : Place, optional
+        The raw counts of all genes, where they were found.
+    roles : Roles
+        The columns that `cells` have their fields from.
     """
 
     record: ModelRecord
@@ -55,7 +60,9 @@ class Prepared:
     train_rows: np.ndarray
     validation_rows: np.ndarray
     notes: list[Note]
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    x: Any = None
+    counts: Place | None = None
+    roles: Roles = field(default_factory=Roles)
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -110,8 +117,9 @@ def prepare(
     UsageError, InputError
         As `train`.
     """
+    asked = dict(locals())  # by which roles and the plan are read
     from cellalign.data.design import check_design
-    from cellalign.data.fields import field_records, fit_fields
+    from cellalign.data.fields import field_records
     from cellalign.data.genes import second_name
     from cellalign.data.given import given_cells
     from cellalign.data.images import image_shape
@@ -123,16 +131,14 @@ def prepare(
     from cellalign.records import CellNumbers, ModelRecord
     from cellalign.threads import limited
 
-    cls = get(method)
-    _check_needs(cls, condition, label)
-    named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "latent_dim": latent_dim}
-    named |= {"validation": validation, "early_stopping": early_stopping, "precision": precision}
+    cls, roles = get(method), Roles.of(asked)
+    _check_needs(cls, roles)
+    named = {name: asked[name] for name in PLANNED}
     pixels = image_shape(adata) is not None
     hyperparameters, plan = resolve_settings(cls, preset, config, settings, named, expression, adata.n_vars, pixels)
     reads = what_is_read(cls, hyperparameters, expression)
-    kinds = kinds_of(condition, continuous, numeric, kinds)
-    _check_condition(cls, condition, kinds, continuous, allow_missing_condition)
-    notes = check_roles(cls, condition=condition, batch=batch, covariate=covariate, label=label, unlabelled=unlabelled)
+    _check_condition(cls, roles, continuous)
+    notes = check_roles(cls, roles)
     plan = on_device(cls, plan, device, threads, automatic)
 
     adata = given_cells(adata)
@@ -147,15 +153,7 @@ def prepare(
             advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
         )
     trained_on = training_rows(adata, holdout, control)
-    columns: dict[str, Any] = {
-        "condition": condition,
-        "control": control,
-        "batches": batch,
-        "covariates": covariate,
-        "label": label,
-    }
-    columns |= {"kinds": kinds, "condition_may_be_missing": allow_missing_condition, "unlabelled": unlabelled}
-    fields = fit_fields(adata[trained_on], **columns)
+    fields = roles.fields(adata[trained_on])
     notes += check_design(adata[trained_on], fields)
     cells = make_cells(adata, found.x, fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, plan, seed)
@@ -178,7 +176,7 @@ def prepare(
         genes=[str(gene) for gene in found.var.index],
         **made_by(source),
     )
-    return Prepared(record, cells, plan, train_rows, validation_rows, notes, columns)
+    return Prepared(record, cells, plan, train_rows, validation_rows, notes, found.x, found.counts, roles)
 
 
 def without(prepared: Prepared, adata: AnnData, holdout: Sequence[str]) -> Prepared:
@@ -192,15 +190,17 @@ def without(prepared: Prepared, adata: AnnData, holdout: Sequence[str]) -> Prepa
         As `prepare`.
     """
     from cellalign.data.design import check_design
-    from cellalign.data.fields import field_records, fit_fields
+    from cellalign.data.fields import field_records
 
-    trained_on = training_rows(adata, holdout, prepared.columns["control"])
-    fields = fit_fields(adata[trained_on], **prepared.columns)
+    trained_on = training_rows(adata, holdout, prepared.roles.control)
+    fields = prepared.roles.fields(adata[trained_on])
     notes = check_design(adata[trained_on], fields)
     cells = prepared.cells.with_fields(adata, fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, prepared.plan, prepared.record.seed)
     record = prepared.record.model_copy(update={"holdout": list(holdout), "fields": field_records(fields)})
-    return Prepared(record, cells, prepared.plan, train_rows, validation_rows, notes, prepared.columns)
+    return replace(
+        prepared, record=record, cells=cells, notes=notes, train_rows=train_rows, validation_rows=validation_rows
+    )
 
 
 PREPARED = frozenset(signature(prepare).parameters) - {"adata"}
@@ -248,34 +248,32 @@ def what_is_read(cls: type[Method], hyperparameters: Any, expression: str | None
     return expression
 
 
-def _check_needs(cls: type[Method], condition: str | None, label: str | None) -> None:
+def _check_needs(cls: type[Method], roles: Roles) -> None:
     """Refuse a method without the column it cannot do without."""
-    if cls.needs_condition and condition is None:
+    if cls.needs_condition and roles.condition is None:
         raise UsageError(
             f"method {cls.name!r} needs {option('condition', hint='KEY')}, the obs column whose effect is modelled"
         )
-    if cls.needs_label and label is None:
+    if cls.needs_label and roles.label is None:
         asked = option("label", hint="KEY")
         raise UsageError(f"method {cls.name!r} needs {asked}, the obs column of cell types; some may be missing")
 
 
-def _check_condition(
-    cls: type[Method], condition: str | None, kinds: Mapping[str, str], continuous: bool, may_be_missing: bool
-) -> None:
+def _check_condition(cls: type[Method], roles: Roles, continuous: bool) -> None:
     """Refuse an option about the condition that the method has no answer to."""
     from cellalign.methods.base import InfersCondition
     from cellalign.methods.registry import lacks, loadable
 
     missing = "allow_missing_condition"
-    for asked, name in ((continuous, "continuous"), (may_be_missing, missing)):
-        if asked and condition is None:
+    for asked, name in ((continuous, "continuous"), (roles.may_be_missing, missing)):
+        if asked and roles.condition is None:
             raise UsageError(f"{option(name)} needs {option('condition', hint='KEY')}")
-    kind = kinds.get(condition or "", "categorical")
+    kind = roles.kinds.get(roles.condition or "", "categorical")
     if kind not in cls.condition_kinds:
         able = ", ".join(name for name, other in loadable() if kind in other.condition_kinds) or "none"
         said = option("continuous") if kind == "number" else f"condition of the kind {kind!r}"
         raise UsageError(f"method {cls.name!r} has no {said}; these have: {able}")
-    if may_be_missing and not issubclass(cls, InfersCondition):
+    if roles.may_be_missing and not issubclass(cls, InfersCondition):
         raise UsageError(f"{lacks(cls.name, InfersCondition)} ({option(missing, True)})")
 
 
@@ -313,14 +311,6 @@ def made_by(source: str | os.PathLike[str] | Reading | None) -> dict[str, Any]:
         "command_hint": _preprocess_command(source),
         "versions": _library_versions(),
     }
-
-
-def kinds_of(
-    condition: str | None, continuous: bool, numeric: Sequence[str], kinds: Mapping[str, str] | None
-) -> dict[str, str]:
-    """Kinds of the columns that are not categories."""
-    found = {key: "number" for key in numeric} | dict(kinds or {})
-    return found | ({condition: "number"} if continuous and condition is not None else {})
 
 
 def package_version() -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading, in_memory
-from cellalign.errors import InputError, UsageError, option
+from cellalign.errors import InputError, UsageError, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 from cellalign.tasks.spoken_as import in_their_words
@@ -148,7 +148,8 @@ def _on_disk(input: Reading) -> Reading:
     if input.from_stdin:
         raise UsageError(f"{option('cluster')} reads files, not standard input; name the file")
     if input.stream is False:
-        raise UsageError(f"--in-memory cannot stand beside {option('cluster')}, whose workers read from disk")
+        asked = spoken(python="stream=False", command="--in-memory")
+        raise UsageError(f"{asked} cannot stand beside {option('cluster')}, whose workers read from disk")
     return replace(input, stream=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,12 +82,28 @@ def report(
         raise UsageError("a report is of something; give a model, cells, or scores")
     check_installed()
     given = Given()
-    for each in inputs:
+    for each in _each_once(inputs, against):
         given.add(each)
     how = How(condition, control, label, tuple(color), max_cells, seed, device, threads)
     with computing(device, threads):
         parts = _parts(given, against, how, title)
     return build(parts)
+
+
+def _each_once(inputs: Sequence[Any], against: Any) -> Iterator[Any]:
+    """What is given, without what was named before, or is named as the real cells: that is said."""
+
+    def key(given: Any) -> Any:
+        return os.path.realpath(given) if isinstance(given, (str, os.PathLike)) else id(given)
+
+    seen = set() if against is None else {key(against)}
+    for each in inputs:
+        if key(each) not in seen:
+            seen.add(key(each))
+            yield each
+            continue
+        name = each if isinstance(each, (str, os.PathLike)) else f"an object of the class {type(each).__name__}"
+        log.warning("%s is given twice, and shown once", name)
 
 
 def _parts(given: Given, against: Any, how: How, title: str | None) -> Any:

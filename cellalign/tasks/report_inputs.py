@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import InputError
+from cellalign.errors import InputError, UsageError
 from cellalign.tasks.graph_read import graph_of_edges, graph_of_json
 
 if TYPE_CHECKING:
@@ -29,8 +29,16 @@ LARGEST = 1 << 28  # bytes of a table
 
 @dataclass
 class Given:
-    """What was found, by kind; each with its name."""
+    """What was found, by kind; each with its name.
 
+    Attributes
+    ----------
+    reader, takes : str
+        How messages call what is made of it, and what that takes.
+    """
+
+    reader: str = "a report"
+    takes: str = KNOWN
     models: list[tuple[str, Model]] = field(default_factory=list)
     embedded: list[tuple[str, AnnData]] = field(default_factory=list)
     predicted: list[tuple[str, AnnData]] = field(default_factory=list)
@@ -66,10 +74,16 @@ class Given:
         else:
             self._path(str(given))
 
+    @property
+    def _takes(self) -> str:
+        return f"{self.reader} takes {self.takes}"
+
     def _path(self, path: str) -> None:
         from cellalign.data.outputs import holds_model
         from cellalign.model import load
 
+        if path == "-":
+            raise UsageError(f"- is standard input, which is not read for {self.reader}; name a file")
         if not Path(path).exists():
             raise InputError(f"no such file: {path}")
         name = Path(path).name or path
@@ -82,7 +96,8 @@ class Given:
             self.kinds[path] = self._json(path, name)
         elif (columns := _columns(head)) and (kind := _kind_of_table(columns)) is not None:
             if kind in NOT_SHOWN:
-                raise InputError(f"{path} is {NOT_SHOWN[kind]}")
+                why = f"is {NOT_SHOWN[kind]}" if self.takes == KNOWN else f"is not known; {self._takes}"
+                raise InputError(f"{path} {why}")
             self.kinds[path] = self._table(path, name, kind)
         else:
             from cellalign.data.files import read
@@ -105,7 +120,7 @@ class Given:
         if isinstance(content, dict) and {"perturbations", "latents"} <= content.keys():
             self.graphs.append((name, graph_of_json(content, path)))
             return "graph of targets"
-        raise InputError(f"{path} is JSON, but neither of evaluate nor of targets; a report takes {KNOWN}")
+        raise InputError(f"{path} is JSON, but neither of evaluate nor of targets; {self._takes}")
 
     def _table(self, path: str, name: str, kind: str) -> str:
         import pandas as pd
@@ -139,9 +154,8 @@ class Given:
         elif kind == "edges":
             self.graphs.append((name, graph_of_edges(table)))
         else:
-            raise InputError(
-                f"a table of the columns {', '.join(map(str, table.columns[:8]))} is not known; a report takes {KNOWN}"
-            )
+            columns = ", ".join(map(str, table.columns[:8]))
+            raise InputError(f"a table of the columns {columns} is not known; {self._takes}")
 
     def _cells(self, name: str, adata: AnnData) -> str:
         """Cells by what their record says of them; of embedded ones the matrices may stay on disk."""

@@ -174,11 +174,11 @@ class Resuming:
         """What is to be done about a run that is there, in words; errors as `checkpoint`."""
         there = checkpoint.exists()
         if self.restart:
-            return f"begins anew; {checkpoint.path} is thrown away" if there else "begins anew"
+            return f"starts anew; {checkpoint.path} is thrown away" if there else "starts"
         if not there:
             if self.resume:
                 raise UsageError(f"nothing to resume: there is no {checkpoint.file}; train without {option('resume')}")
-            return "begins anew"
+            return "starts"
         if not (self.resume or self.auto_resume):
             self._refuse(checkpoint)
         kept, epochs = self._kept, record.training.get("epochs")

@@ -1,4 +1,6 @@
-"""Which columns a method makes use of: those it does not are refused, or said where something else uses them.
+"""Which columns a training is given, and which of them a method makes use of.
+
+Those it does not are refused, or said where something else uses them.
 
 | role | of a method that does not use it |
 | --- | --- |
@@ -11,26 +13,91 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.said import Note, tell
 from cellalign.errors import UsageError, option
 
 if TYPE_CHECKING:
-    from cellalign.methods.base import Method
+    from anndata import AnnData
+
+    from cellalign.methods.base import Fields, Method
 
 REFUSED = ("batch", "covariate")
 
 
-def check_roles(
-    cls: type[Method],
-    *,
-    condition: str | None = None,
-    batch: Sequence[str] = (),
-    covariate: Sequence[str] = (),
-    label: str | None = None,
-    unlabelled: str | None = None,
-) -> list[Note]:
+@dataclass(frozen=True)
+class Roles:
+    """Which columns of obs a training is given, each by what it is for.
+
+    Attributes
+    ----------
+    condition, label : str, optional
+    control : str, optional
+        The condition's reference; by default found by its name.
+    batch, covariate : sequence of str
+    kinds : mapping of column to kind
+        Of those that are no categories.
+    may_be_missing : bool
+        Whether cells may have no condition.
+    unlabelled : str, optional
+        The label's value that means there is none.
+    """
+
+    condition: str | None = None
+    control: str | None = None
+    batch: Sequence[str] = ()
+    covariate: Sequence[str] = ()
+    label: str | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    may_be_missing: bool = False
+    unlabelled: str | None = None
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any]) -> Roles:
+        """Those among parameters of `train`."""
+        condition, missing = asked.get("condition"), asked.get("allow_missing_condition", False)
+        kinds = kinds_of(condition, asked.get("continuous", False), asked.get("numeric", ()), asked.get("kinds"))
+        given = {
+            name: asked[name] for name in ("control", "batch", "covariate", "label", "unlabelled") if name in asked
+        }
+        return cls(condition, kinds=kinds, may_be_missing=missing, **given)
+
+    @property
+    def named(self) -> dict[Any, list[str]]:
+        """The columns of each role."""
+        single = {"condition": self.condition, "label": self.label}
+        several = {"batch": list(self.batch), "covariate": list(self.covariate)}
+        found = several | {role: [] if key is None else [key] for role, key in single.items()}
+        return {role: found[role] for role in ("condition", "batch", "covariate", "label")}
+
+    def fields(self, cells: AnnData) -> Fields:
+        """What is made of these columns of the training cells; errors as `fit_fields`."""
+        from cellalign.data.fields import fit_fields
+
+        return fit_fields(
+            cells,
+            condition=self.condition,
+            control=self.control,
+            batches=self.batch,
+            covariates=self.covariate,
+            label=self.label,
+            kinds=self.kinds,
+            condition_may_be_missing=self.may_be_missing,
+            unlabelled=self.unlabelled,
+        )
+
+
+def kinds_of(
+    condition: str | None, continuous: bool, numeric: Sequence[str], kinds: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Kinds of the columns that are not categories."""
+    found = {key: "number" for key in numeric} | dict(kinds or {})
+    return found | ({condition: "number"} if continuous and condition is not None else {})
+
+
+def check_roles(cls: type[Method], roles: Roles) -> list[Note]:
     """Refuse columns that a method has no use for, and those in two roles.
 
     Returns
@@ -44,14 +111,9 @@ def check_roles(
     """
     from cellalign.data.design import check_apart
 
-    if unlabelled is not None and label is None:
-        raise UsageError(f"{option('unlabelled', unlabelled)} needs {option('label', hint='KEY')}")
-    named: dict[Any, list[str]] = {
-        "condition": [condition] if condition is not None else [],
-        "batch": list(batch),
-        "covariate": list(covariate),
-        "label": [label] if label is not None else [],
-    }
+    if roles.unlabelled is not None and roles.label is None:
+        raise UsageError(f"{option('unlabelled', roles.unlabelled)} needs {option('label', hint='KEY')}")
+    named = roles.named
     check_apart(named)
     notes: list[Note] = []
     for role, keys in named.items():

@@ -63,7 +63,10 @@ def in_their_words(function: F) -> F:
 
     @wraps(function)
     def taken(*args: Any, **given: Any) -> Any:
-        return function(*args, **(given if known.issuperset(given) else _translated(given, known, lists)))
+        from cellalign.data.said import told_once
+
+        with told_once():  # of the same cells, which a verb may read more than once
+            return function(*args, **(given if known.issuperset(given) else _translated(given, known, lists)))
 
     return taken  # type: ignore[return-value]
 

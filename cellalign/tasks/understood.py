@@ -92,15 +92,19 @@ def say_plan(
 ) -> None:
     """Print what a training would do and take, by a measured estimate; nothing is written, errors are as `train`'s."""
     from cellalign.engine.device import computing
+    from cellalign.engine.ranks import check_shares, current
+    from cellalign.methods.registry import get
     from cellalign.tasks.beginning import settled
     from cellalign.tasks.check import warnings_of
     from cellalign.tasks.estimate import estimated
     from cellalign.tasks.paths import to_write
 
-    asked, alone = call.options, (call.options["devices"] or 1) * (call.options["nodes"] or 1) == 1
+    asked = call.options
     threads = 1 if asked["deterministic"] else asked["threads"]
     method = asked["method"] or (DEFAULT_METHOD if parent is None else parent.model.name)
-    begun = settled(adata, parent, method, resuming, asked | {"source": source, "threads": threads}, alone=alone)
+    check_shares(get(method))
+    given = asked | {"source": source, "threads": threads}
+    begun = settled(adata, parent, method, resuming, given, alone=current().alone)
     prepared = begun.prepared
     complete = resuming.is_complete(prepared.record)
     run = f"nothing is trained: {resuming.said_complete}" if complete else resuming.planned(prepared.record)

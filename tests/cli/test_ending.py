@@ -97,7 +97,9 @@ def test_a_file_is_not_sent_to_a_closed_standard_output(monkeypatch):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(e, marks=pytest.mark.slow) for e in ("latin-1", "utf-8"))]
+)
 def test_any_name_in_any_encoding(encoding, tmp_path):
     name = b"\xf0\x9f\xa6\xa0 \xe9\x1b[31m.h5ad"  # an emoji, and a byte that is no text
     done = subprocess.run(

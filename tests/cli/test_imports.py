@@ -52,7 +52,13 @@ WITH_TORCH = {
 }
 
 
-@pytest.mark.parametrize("expected", [WITHOUT_TORCH, WITH_TORCH], ids=["without torch", "with torch"])
+@pytest.mark.parametrize(
+    "expected",
+    [
+        pytest.param(WITHOUT_TORCH, id="without torch"),
+        pytest.param(WITH_TORCH, id="with torch", marks=pytest.mark.slow),
+    ],
+)
 def test_a_command_imports_what_it_needs(expected, tiny_path, tmp_path):
     added = {words.format(cells=tiny_path): names for words, names in expected.items()}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A mistyped column is told before an output that is there already, by every command and of every input."""
+"""A mistyped file or column is told before an output that is there already, by every command and of every input."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ def folder(tmp_path_factory, tiny_cells) -> Path:
         ("train in.h5ad --condition stim --holdout typ=B,stim=x -m m", "no selection column 'typ' in obs."),
         ("train in.h5ad --obs cells.csv --condition stim --batch sit -m m", "no batch column 'sit' in obs."),
         ("train in.h5ad in.zarr --condition stim --batch fil -m m", "no batch column 'fil' in obs."),
+        ("train nothing.h5ad --condition stim -m m", "no such file: nothing.h5ad"),
+        ("train in.h5ad --obs nothing.csv --condition stim -m m", "no such file: nothing.csv"),
+        ("preprocess nothing.h5ad -o out.h5ad", "no such file: nothing.h5ad"),
         ("preprocess in.h5ad --batch donr -o out.h5ad", "no batch column 'donr' in obs."),
         ("evaluate in.h5ad --condition stim --label celltype -o scores.csv", "no label column 'celltype' in obs."),
         ("tune in.h5ad --method vae --condition stm --grid lr=0.001 -m m", "no condition column 'stm' in obs."),
     ],
 )
-def test_a_mistyped_column_comes_first(folder, mistaken: Callable, line, said):
+def test_a_mistyped_name_comes_first(folder, mistaken: Callable, line, said):
     done = mistaken(folder)(*line.split())
     assert done.returncode == 3 and said in done.stderr, done.stderr
     assert "exists; pass --force to replace it" in done.stderr  # as well
@@ -50,7 +53,6 @@ def test_a_mistyped_column_comes_first(folder, mistaken: Callable, line, said):
         "train in.h5ad --obs cells.csv --condition stim --batch site -m m",
         "train in.h5ad --condition stim --batch X_pca --kind X_pca=vector -m m",
         "train in.h5ad --condition stim --calibrate none -m m",
-        "train nothing.h5ad --condition stm -m m",
         "preprocess in.h5ad -o out.h5ad",
     ],
 )

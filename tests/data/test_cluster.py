@@ -10,14 +10,15 @@ import pytest
 from scipy import sparse
 
 import cellalign
-from cellalign.data import cluster, files
+from cellalign.data import cluster, crew, files
 from cellalign.data.facts import Facts
 from cellalign.data.formats import by_rows
 from cellalign.data.formats.on_disk import Place, stored_matrix
 from cellalign.data.formats.shared import _tasks
+from cellalign.data.formats.writing import fill
 from cellalign.data.reading import Reading
 from cellalign.data.stored import Stored, helped_by
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, TrainingError, UsageError
 
 cloudpickle = pytest.importorskip("cloudpickle")
 
@@ -112,6 +113,16 @@ def test_others_write_the_file_that_one_process_writes(tiny, tmp_path, kind):
             files.write(cellalign.preprocess(cells, **OPTIONS[kind]), output)
     assert len(set(others.runs)) > 3
     check_same_file(*made)
+
+
+def test_a_file_that_is_not_to_be_packed(tiny, tmp_path):
+    """As what goes to standard output."""
+    files.write(raw_counts(tiny, "plain"), tmp_path / "in.h5ad")
+    for name, within in (("alone", None), ("together", Others())):
+        with helped_by(within):
+            cells = files.read(Reading((str(tmp_path / "in.h5ad"),), stream=True), streaming=True)
+            fill(cellalign.preprocess(cells, n_top_genes=20), tmp_path / f"{name}.h5ad", False)
+    check_same_file(tmp_path / "alone.h5ad", tmp_path / "together.h5ad")
 
 
 def test_several_files_and_the_recipe_of_a_model(tiny, tmp_path):
@@ -289,3 +300,39 @@ def test_files_that_no_worker_could_read(tiny, tmp_path, monkeypatch):
             source = Reading((str(tmp_path / name),), stream=True)
             files.read_matrix(source, "X", streaming=True)
     assert Path(tmp_path / "columns.h5ad").exists()
+
+
+class Late:
+    """A result that does not come, or comes as an error; and a client without workers."""
+
+    status, error = "pending", TimeoutError()
+    scheduler = type("Scheduler", (), {"address": "tcp://h:1"})
+
+    def result(self, timeout):
+        raise self.error
+
+    def nthreads(self):
+        return {}
+
+
+def test_what_goes_wrong_with_workers_is_one_line(monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(crew, "GONE", 0.05)
+    late = Late()
+    those = crew.Crew(late)
+    with pytest.raises(TrainingError, match="tcp://h:1 has had no workers for"):
+        those._result(late)
+    for error, kind, said in (
+        (MemoryError(), TrainingError, "a worker ran out of memory"),
+        (ModuleNotFoundError("no", name="cellalign.data"), InputError, "a worker has no cellalign"),
+        (InputError("as it is"), InputError, "^as it is$"),
+        (ZeroDivisionError("as it is"), ZeroDivisionError, "^as it is$"),
+    ):
+        late.error = error
+        with pytest.raises(kind, match=said):
+            those._result(late)
+    late.error, late.status = TimeoutError("of the task"), "error"
+    with pytest.raises(TimeoutError, match="of the task"):
+        those._result(late)
+    with pytest.raises(InputError, match=r"has cellalign .*, and the command 0\.0\.1; install the same"):
+        _ = crew.Packed(b"", "0.0.1").matrices

@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from cellalign.data.design import check_apart, check_design
 from cellalign.data.fields import fit_fields
-from cellalign.data.said import tell, told_once
+from cellalign.data.said import tell, told_once, untold
 from cellalign.errors import InputError, UsageError
 
 N = 60
@@ -156,3 +156,15 @@ def test_what_is_said_twice_is_said_once(caplog):
             tell(logging.INFO, "one")
         tell(logging.INFO, "one")
     assert [record.getMessage() for record in caplog.records] == ["one", "one"]
+
+
+def test_what_was_told_is_known_within_and_forgotten_by_another_command(caplog):
+    with caplog.at_level("INFO", logger="cellalign"), told_once():
+        with untold():
+            tell(logging.INFO, "%d cells", 2)  # of a trial: nobody has read it
+        tell(logging.INFO, "%d cells", 2)
+        with told_once():
+            tell(logging.INFO, "2 cells")
+        with told_once(anew=True):
+            tell(logging.INFO, "2 cells")
+    assert [record.getMessage() for record in caplog.records] == ["2 cells", "2 cells"]

@@ -95,6 +95,7 @@ def test_another_reference_without_one_of_the_types(run, workplace):
     assert after.uns["cellalign"]["annotation"]["cell_type"]["k"] == 5
 
 
+@pytest.mark.slow
 def test_through_pipes_with_a_network_and_without_labels(workplace, cellalign):
     query = ad.read_h5ad(workplace / "query.pp.h5ad")
     del query.obs["cell_type"]

@@ -206,6 +206,7 @@ def test_the_presets_of_the_fairness_experiment_run():
         assert model.record.preset == f"{preset}-adult-income" and model.expression == "any"
 
 
+@pytest.mark.slow
 def test_a_layer_on_the_command_line_from_training_to_transfer(cellalign, tmp_path):
     run = cellalign(cwd=tmp_path)
     adata = made("CLR protein")

@@ -96,6 +96,7 @@ def test_a_working_directory_that_is_gone(tmp_path, command, kang_like):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_streams_that_are_closed(tmp_path, command, kang_like, model):
     shell = {"capture_output": True, "text": True, "cwd": tmp_path, "timeout": 120}
     done = subprocess.run(["sh", "-c", f'exec "{command}" embed "{kang_like}" -m "{model}" -o - >&-'], **shell)

@@ -12,7 +12,7 @@ import anndata
 import pytest
 from signalled import Command
 
-from cellalign.data import cluster, files
+from cellalign.data import crew, files
 from cellalign.data.stored import Stored
 from tests.data.test_cluster import check_same_file
 
@@ -54,9 +54,9 @@ def address(client):
 
 def has_worked():
     """On a worker: whether it did anything for a command."""
-    from cellalign.data import cluster
+    from cellalign.data import crew
 
-    return len(cluster._at_work) > 0
+    return len(crew._at_work) > 0
 
 
 @pytest.mark.parametrize("ending", ["h5ad", "zarr"])
@@ -76,9 +76,9 @@ def dying():
     """On a worker: end in the middle of a task, once."""
     import os
 
-    from cellalign.data import cluster
+    from cellalign.data import crew
 
-    work, done = cluster._work, []
+    work, done = crew._work, []
 
     def once(*arguments):
         done.append(1)
@@ -87,7 +87,7 @@ def dying():
         return work(*arguments)
 
     once.__module__, once.__qualname__ = work.__module__, work.__qualname__
-    cluster._work = once
+    crew._work = once
 
 
 def test_a_worker_that_dies_changes_nothing(workers, alone, small_blocks, kang_raw, cellalign, tmp_path):
@@ -104,7 +104,7 @@ def test_workers_that_all_die_are_one_line(workers, kang_raw, cellalign, tmp_pat
     def _work(*_):
         os._exit(1)
 
-    monkeypatch.setattr(cluster, "_work", _work)
+    monkeypatch.setattr(crew, "_work", _work)
     monkeypatch.setattr(workers.cluster.scheduler, "allowed_failures", 1)
     done = cellalign(cwd=tmp_path)("preprocess", kang_raw, "--cluster", address(workers), "-o", "out.zarr")
     assert done.returncode == 5 and "2 workers died one after the other" in done.stderr.splitlines()[-1]

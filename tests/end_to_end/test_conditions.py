@@ -4,10 +4,12 @@ import json
 
 import anndata as ad
 import numpy as np
+import pytest
 
 SMALL = ("--set", "hidden=[16]", "--epochs", 2)
 
 
+@pytest.mark.slow
 def test_dose_curve(cellalign, mistaken, tmp_path):
     run = cellalign(cwd=tmp_path)
     made = run("simulate", "ifnb", "--cells", 300, "--genes", 80, "--doses", "-o", "raw.h5ad")

@@ -74,8 +74,8 @@ def test_what_is_refused_is_refused_alike(cut_off, more, status):
     [
         (("--resume",), "after 2 of 4 epochs"),
         (("--auto-resume", "--epochs", "6"), "after 2 of 6 epochs"),
-        (("--restart",), "m.partial is thrown away"),
-        (("-m", "new"), "begins anew"),
+        (("--restart",), "starts anew; "),
+        (("-m", "new"), "run starts"),
         (("--auto-resume", "-m", "new", "--calibrate", "cell_type", "--calibrate-folds", "2"), "by 2 refits, each as"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_complete_model_is_said_to_be_so(complete):
     said = " ".join(dry(complete, "--auto-resume", "--calibrate", "cell_type").stdout.split())
     assert "nothing is trained" in said and "refits" in said
     said = " ".join(dry(complete, "--auto-resume", "--seed", "1").stdout.split())
-    assert "begins anew" in said and "there already: --force replaces it" in said
+    assert "run starts" in said and "there already: --force replaces it" in said
 
 
 def test_learning_on_is_not_calibrated(complete):

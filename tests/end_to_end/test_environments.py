@@ -52,10 +52,13 @@ def unreadable(tiny_path):
     "words",
     [
         ["train", "FILE", "--method", "vae", "-m", "m"],
-        ["preprocess", "FILE", "-o", "o.h5ad"],
-        ["evaluate", "FILE", "--condition", "stim"],
-        ["tune", "FILE", "--grid", "lr=0.1", "-m", "m"],
-        ["benchmark", "FILE", "--methods", "linear", "--condition", "stim", "--holdout-each", "cell_type"],
+        pytest.param(["preprocess", "FILE", "-o", "o.h5ad"], marks=pytest.mark.slow),
+        pytest.param(["evaluate", "FILE", "--condition", "stim"], marks=pytest.mark.slow),
+        pytest.param(["tune", "FILE", "--grid", "lr=0.1", "-m", "m"], marks=pytest.mark.slow),
+        pytest.param(
+            ["benchmark", "FILE", "--methods", "linear", "--condition", "stim", "--holdout-each", "cell_type"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_file_that_may_not_be_read(run, unreadable, words):
@@ -91,6 +94,7 @@ def test_a_working_directory_that_cannot_be_written_to(run, tiny_path, tmp_path)
         tmp_path.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_no_home(run, tiny_counts_path):
     """numba and matplotlib, which scanpy imports, keep things there."""
     nowhere = {"HOME": "/nonexistent", "NUMBA_CACHE_DIR": None, "MPLCONFIGDIR": None, "XDG_CACHE_HOME": None}

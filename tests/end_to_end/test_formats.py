@@ -28,6 +28,7 @@ def here(kang_raw, kang_like, tmp_path, cellalign):
     return works
 
 
+@pytest.mark.slow
 def test_every_command_takes_several_files_and_writes_a_store(here):
     folder = here.folder
     done = here("preprocess", "raw1.h5ad", "raw2.zarr", "--file-key", "lane", "-o", "pp.zarr", "--batch", "lane")

@@ -105,6 +105,7 @@ def test_where_from_and_samples(job):
     np.testing.assert_array_equal(first.X, again.X)
 
 
+@pytest.mark.slow
 def test_pipes(kang_raw, cellalign, tmp_path):
     run = cellalign(cwd=tmp_path)
     piped = run("preprocess", "-", "-o", "-", stdin=kang_raw.read_bytes(), text=False)
@@ -119,6 +120,7 @@ def test_pipes(kang_raw, cellalign, tmp_path):
     assert unknown.returncode == 3 and "or a pipe" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_same_seed_same_files(kang_like, cellalign, tmp_path):
     run = cellalign(cwd=tmp_path, process=True)
     options = ("--condition", "stim", "--epochs", 10, "--set", "hidden=[512]", "--threads", 2)
@@ -129,7 +131,9 @@ def test_same_seed_same_files(kang_like, cellalign, tmp_path):
     assert (tmp_path / "a.h5ad").read_bytes() == (tmp_path / "b.h5ad").read_bytes()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_training_leaves_the_old_model(kang_like, model, command, tmp_path, number, status):
     before = {p.name: p.read_bytes() for p in model.iterdir()}
     options = ("--condition", "stim", "-m", str(model), "--force", "--epochs", "100000", "--restart")

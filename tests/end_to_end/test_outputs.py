@@ -156,7 +156,10 @@ def limited() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("words", FULL)
+@pytest.mark.parametrize(
+    "words",
+    [each if each.startswith("counterfactual") else pytest.param(each, marks=pytest.mark.slow) for each in FULL],
+)
 def test_a_full_disk_is_one_line(here, words):
     """And no segmentation fault: HDF5 ends the interpreter with one where a write failed."""
     (here / "tmp").mkdir()

@@ -50,6 +50,7 @@ def _on_the_path(site: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
 
 
+@pytest.mark.slow
 def test_every_command_works_with_it(plugin, cellalign, kang_like, tmp_path):
     run = cellalign(cwd=tmp_path, env=_on_the_path(plugin))
     assert "shift" in run("methods").stdout

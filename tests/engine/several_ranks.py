@@ -1,6 +1,7 @@
-"""A rank of a test: `python several_ranks.py FOLDER RANK WORLD PRECISION METHODS`, whose outcome it leaves there.
+"""A rank of a test, which leaves its outcome: `python several_ranks.py FOLDER RANK WORLD PRECISION METHODS BACKEND`.
 
-Trains the methods named, of which "cvae?" is CVAE with conditions missing, for 50 steps on the same cells.
+Trains the methods named, of which "cvae?" is CVAE with conditions missing, for 50 steps on the same cells: on the CPU
+(gloo), or each rank on a GPU of its own (nccl).
 """
 
 import sys
@@ -41,10 +42,10 @@ class Exact:
         self.n_columns = values.shape[1]
 
     def rows(self, rows: Tensor) -> Tensor:
-        return self.values[rows]
+        return self.values[rows.to(self.values.device)]
 
     def to(self, device: torch.device) -> "Exact":
-        return self
+        return Exact(self.values.to(device))
 
 
 def cells(sizes, reads: str, missing: bool) -> Cells:
@@ -61,7 +62,7 @@ def cells(sizes, reads: str, missing: bool) -> Cells:
     return Cells(Exact(x.to(torch.get_default_dtype())), sizes.fields, tuple(columns), CELLS)
 
 
-def trained(name: str, precision: str) -> dict:
+def trained(name: str, precision: str, device: torch.device) -> dict:
     base, missing = name.rstrip("?").partition("-weighted")[0].partition("-images")[0], name.endswith("?")
     cls = get(base)
     # fewer shifts than latents would leave open to which axes they are turned, and rounding would choose
@@ -75,20 +76,27 @@ def trained(name: str, precision: str) -> dict:
     rows = torch.randperm(CELLS, generator=torch.Generator().manual_seed(1))
     plan = Plan(epochs=10, batch_size=32, balanced=base == "trvae", warmup_epochs=2, precision="float32")
     data = cells(sizes, cls.reads(hp), missing)
-    state = fit(method, data, rows[:TRAINED], rows[TRAINED:], plan, device=torch.device("cpu"), seed=3)
+    state = fit(method, data, rows[:TRAINED], rows[TRAINED:], plan, device=device, seed=3)
     with torch.no_grad():
-        latents = method.embedding(data.batch(torch.arange(CELLS)))
+        latents = method.to("cpu").embedding(data.batch(torch.arange(CELLS)))
     found = {}
     if base == "comp":
-        how = {"device": torch.device("cpu"), "batch_size": 16}
+        how = {"device": device, "batch_size": 16}
         found |= embeddings(method, data, draw_seed=5, **how)
         asked = predictions(method, data, {"stim": "c1"}, draws=2, seed=4, **how)
         found |= {f"predicted {i}": part["X"] for i, part in enumerate(asked)}
-    return found | {"weights": method.state_dict(), "history": state.history, "latents": latents, "steps": state.step}
+    return found | {
+        "weights": method.to("cpu").state_dict(),
+        "history": state.history,
+        "latents": latents,
+        "steps": state.step,
+    }
 
 
 def main() -> None:
     folder, rank, world, precision, names = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6]
+    backend = sys.argv[6]
+    device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
     torch.set_num_threads(1)
     if precision == "float64":
         torch.set_default_dtype(torch.float64)
@@ -96,11 +104,13 @@ def main() -> None:
         Minibatch.context = lambda self, roles: context(self, roles).double()
         get("scgen").fit_closed_form = lambda self, batches: None  # its sums of latents are of float32
     if world > 1:
-        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-        ranks._current = ranks.Ranks(rank, world)
+        if backend == "nccl":
+            torch.cuda.set_device(device)
+        torch.distributed.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+        ranks._current = ranks.Ranks(rank, world, device)
     found = {}
     for name in names.split(","):
-        found[name] = trained(name, precision)
+        found[name] = trained(name, precision, device)
     torch.save(found, folder / f"{world}-{rank}.pt")
 
 

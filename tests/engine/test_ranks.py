@@ -37,12 +37,14 @@ REST = (
 REST += ("svae+", "nf-ivae", "invae", "invae-weighted")
 
 
-def outcome(folder: Path, world: int, precision: str, names) -> list[dict]:
+def outcome(folder: Path, world: int, precision: str, names, backend: str) -> list[dict]:
     """What became of the methods on each rank."""
     words = [sys.executable, str(WORKER), str(folder)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(WORKER.parent.parent)])}
     all_of_them = [
-        subprocess.Popen([*words, str(rank), str(world), precision, ",".join(names)], env=env, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*words, str(rank), str(world), precision, ",".join(names), backend], env=env, stderr=subprocess.PIPE
+        )
         for rank in range(world)
     ]
     for process in all_of_them:
@@ -51,8 +53,8 @@ def outcome(folder: Path, world: int, precision: str, names) -> list[dict]:
     return [torch.load(folder / f"{world}-{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def compared(folder: Path, precision: str, names, world: int = 2):
-    (one,), several = (outcome(folder, n, precision, names) for n in (1, world))
+def compared(folder: Path, precision: str, names, world: int = 2, backend: str = "gloo"):
+    (one,), several = (outcome(folder, n, precision, names, backend) for n in (1, world))
     for name in names:
         for other in several[1:]:  # all ranks end in the same bits
             for key, values in several[0][name]["weights"].items():
@@ -65,8 +67,8 @@ def losses(history, of="train_"):
     return np.array([[value for key, value in row.items() if key.startswith(of)] for row in history])
 
 
-def in_float64(folder, names, world=2):
-    one, several = compared(folder, "float64", names, world)
+def in_float64(folder, names, world=2, backend="gloo"):
+    one, several = compared(folder, "float64", names, world, backend)
     for name in names:
         a, b = one[name], several[0][name]
         for key, values in a["weights"].items():

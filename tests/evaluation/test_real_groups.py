@@ -11,6 +11,7 @@ from scipy import sparse
 
 import cellalign
 
+EVERY_TIME = ("leaning", "mean_pasted")
 TRIED = ("leaning", "mean_pasted", "inflated", "absolute", "twisted_controls", "permuted")
 
 
@@ -30,7 +31,14 @@ def kang(kang_path):
     return ad.AnnData(log_of(sparse.csr_matrix(cells.X), 400), obs=obs)
 
 
-@pytest.mark.parametrize("attack", [each for each in ATTACKS if each.__name__ in TRIED], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(each, id=each.__name__, marks=[] if each.__name__ in EVERY_TIME else pytest.mark.slow)
+        for each in ATTACKS
+        if each.__name__ in TRIED
+    ],
+)
 def test_attacks_gain_nothing_on_real_cells(kang, attack):
     cells = attack(kang, start(kang), np.random.default_rng(0))
     asked = {"condition": "stim", "label": "cell_type", "panels": ["response"]}

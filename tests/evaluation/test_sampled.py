@@ -37,6 +37,7 @@ def test_a_sample_is_scored_and_said(embedded, monkeypatch):
         assert found[key] == pytest.approx(value, nan_ok=True), key
 
 
+@pytest.mark.slow
 def test_cells_on_disk_are_scored_as_in_memory(embedded, tmp_path):
     cells, model = embedded
     files.write(cells, tmp_path / "emb.zarr")

@@ -26,6 +26,7 @@ def test_an_unsaved_model_has_the_checksum_it_is_saved_with(models, tmp_path):
     assert before != models[1].weights_checksum
 
 
+@pytest.mark.slow
 def test_an_embedding_of_another_model_is_embedded_anew_and_said(tiny, models):
     one, other = models
     cellalign.embed(tiny, one)

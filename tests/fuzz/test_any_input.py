@@ -1,7 +1,7 @@
 """Any AnnData through any command: done and right, or refused in one line with nothing written.
 
 Hypothesis draws cells (`cells.py`), sometimes damages the file (`damage.py`), and draws a command line (`lines.py`).
-The draws are the same at every run. 56 cases are tried at every change, 2,000 in the slow suite, which also looks for
+The draws are the same at every run. 28 cases are tried at every change, 2,000 in the slow suite, which also looks for
 the smallest case that fails.
 """
 
@@ -99,7 +99,7 @@ def watched() -> Iterator[None]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_any_input(command, place):
     @seed(0)
-    @settings(max_examples=8, phases=[Phase.generate], **SAME)
+    @settings(max_examples=4, phases=[Phase.generate], **SAME)
     @given(st.data())
     def case(data):
         try_one(data.draw, command, place)

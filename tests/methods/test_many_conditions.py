@@ -44,7 +44,9 @@ def doses() -> AnnData:
     return preprocessed(cells)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [name if name == "comp" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_counterfactual_to_each_dose(doses, method):
     assert get(method).needs_condition
     settings = OWN.get(method, SMALL)

@@ -15,7 +15,7 @@ from cellalign.errors import UsageError
 from cellalign.methods.base import BATCH, CONDITION, COVARIATE, LABEL, FitsInClosedForm, Method, Trains
 from cellalign.methods.capabilities import Stacks
 from cellalign.methods.registry import get, names
-from cellalign.tasks.roles import check_roles, roles_used
+from cellalign.tasks.roles import Roles, check_roles, roles_used
 
 GENES, CELLS = 12, 60
 ROLES = (CONDITION, BATCH, COVARIATE, LABEL)
@@ -67,7 +67,7 @@ def same(one, other):
     return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "auto" else n for n in names()])
 def test_what_a_method_uses_is_what_changes_its_training(name):
     cls = get(name)
     as_it_is = learned(cls, columns())
@@ -93,17 +93,17 @@ def test_a_method_of_another_package_that_says_nothing_is_refused_nothing():
 )
 def test_a_column_without_use_is_refused_with_the_methods_that_have_one(method, role, able):
     with pytest.raises(UsageError, match=rf"{'svae.' if method == 'svae+' else method}' makes no use of .* {able}"):
-        check_roles(get(method), **{role: ["x"]})
+        check_roles(get(method), Roles(**{role: ["x"]}))
 
 
 def test_a_column_that_is_used_elsewhere_is_said():
-    ((level, condition),) = check_roles(get("vae"), condition="stim")
+    ((level, condition),) = check_roles(get("vae"), Roles(condition="stim"))
     assert level == logging.WARNING and "does not see the condition 'stim'" in condition
-    ((level, label),) = check_roles(get("comp"), condition="stim", label="kind")
+    ((level, label),) = check_roles(get("comp"), Roles(condition="stim", label="kind"))
     assert level == logging.INFO and "does not see the label 'kind'; the model keeps it for annotate" in label
-    assert check_roles(get("scanvi"), condition="stim", batch=["site"], label="kind") == []
+    assert check_roles(get("scanvi"), Roles(condition="stim", batch=["site"], label="kind")) == []
     with pytest.raises(UsageError, match="unlabelled='x' needs label"):
-        check_roles(get("comp"), condition="stim", unlabelled="x")
+        check_roles(get("comp"), Roles(condition="stim", unlabelled="x"))
 
 
 def test_of_several_methods_each_is_given_what_it_uses():

@@ -203,6 +203,7 @@ print(sum(total.stats.cache_hits.values()))
 """
 
 
+@pytest.mark.slow
 def test_functions_of_another_package_are_kept_by_the_functions_they_are_given(tmp_path):
     package = tmp_path / "other"
     package.mkdir()

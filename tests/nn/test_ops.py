@@ -162,7 +162,7 @@ def test_a_numba_that_fails_is_done_without(cells, monkeypatch, caplog):
 
 
 @pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize("missing", ["numba", "llvmlite"])
+@pytest.mark.parametrize("missing", ["numba", pytest.param("llvmlite", marks=pytest.mark.slow)])
 def test_a_missing_numba_is_done_without(cells, missing):
     script = f"""
 import sys

@@ -111,6 +111,7 @@ def test_the_fitted_score_converges_to_that_of_a_correlated_normal():
     assert relative_error(fitted(z, context), z, context, true) < 0.03
 
 
+@pytest.mark.slow
 def test_the_fitted_score_converges_to_that_of_a_mixture():
     """Two modes of one dimension: no exponential family of z and z^2 has them, T has to learn them."""
     generator = torch.Generator().manual_seed(0)

@@ -193,6 +193,7 @@ for seed in range(25):
 """
 
 
+@pytest.mark.slow
 def test_rows_of_runs_at_the_same_time_are_all_kept(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "b.csv")
     names = {"one": "b.csv", "two": "b.csv", "three": "link.csv"}

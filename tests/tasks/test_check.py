@@ -1,6 +1,7 @@
 """check: each fault that is put into cells is found by name, and sound cells have none."""
 
 import json
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import sparse
 
 import cellalign
 from cellalign.data import quality
+from cellalign.data.preprocess import normalised_log
 
 
 def cells(n=400, genes=400, effect=1.0, seed=0, depth=(1.0, 1.0), kinds=2):
@@ -192,3 +194,37 @@ def test_the_short_check_before_a_training_leaves_out_what_is_held_out(caplog):
     shallow.X = sparse.csr_matrix(x)
     prepared = prepare(shallow, method="cvae", condition="stim", holdout=["kind=T0,stim=stimulated"])
     assert not [said for said in warnings_of(shallow, prepared, 0) if "counts a cell" in said]
+
+
+@pytest.mark.parametrize("method", ["cvae", "scvi"])
+def test_the_short_check_takes_the_counts_that_were_found(monkeypatch, method):
+    """What preparing looked for and judged is not looked for once more, and says the same."""
+    from cellalign.tasks.check import warnings_of
+    from cellalign.tasks.prepare import prepare
+
+    deep = cells(depth=(1.0, 3.0), effect=0.0)
+    prepared = prepare(deep, method=method, condition="stim")
+    assert prepared.counts is not None and prepared.counts.matrix.shape == deep.shape
+    expected = warnings_of(deep, replace(prepared, counts=None, x=None), 0)
+
+    def again(*_, **__):
+        raise AssertionError("the matrix is judged once more")
+
+    for name in ("check_matrix", "as_counts"):
+        monkeypatch.setattr(f"cellalign.data.counts.{name}", again)
+    said = warnings_of(deep, prepared, 0)
+    assert said == expected and any("counts a cell" in each for each in said)
+
+
+def test_the_short_check_of_log_expression_takes_counts_beside_it():
+    from cellalign.tasks.check import warnings_of
+    from cellalign.tasks.prepare import prepare
+
+    deep = cells(depth=(1.0, 3.0), effect=0.0)
+    logged = deep.copy()
+    logged.X = normalised_log(deep.X, 1e3)
+    alone = prepare(logged, method="cvae", condition="stim")
+    assert not [said for said in warnings_of(logged, alone, 0) if "counts a cell" in said]
+    logged.layers["counts"] = deep.X
+    beside = prepare(logged, method="cvae", condition="stim")
+    assert [said for said in warnings_of(logged, beside, 0) if "counts a cell" in said]

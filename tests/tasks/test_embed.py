@@ -30,6 +30,14 @@ def test_umap_and_picture(tiny, model, tmp_path):
         cellalign.plot_umap(tiny, model, color=["celltype"])
 
 
+def test_where_counts_are_is_said_once_for_each_call(tiny_counts, model, caplog):
+    with caplog.at_level("INFO", logger="cellalign"):
+        cellalign.embed(tiny_counts, model)
+        assert caplog.text.count("counts in X") == caplog.text.count("raw counts normalised to") == 1
+        cellalign.embed(tiny_counts, model)
+    assert caplog.text.count("counts in X") == 2
+
+
 def test_which_cells_were_validated_on_is_written_and_read(tiny, model, tmp_path):
     """By a file and a subset of it, without the model; and by the model where nothing is written."""
     cellalign.embed(tiny, model)

@@ -37,6 +37,20 @@ def test_a_file_is_told_by_a_sample_as_in_memory(tiny_path, tmp_path):
     assert of_store["layer counts"].startswith("counts; ") and of_store["cells"] == told["cells"]
 
 
+@pytest.mark.parametrize(("method", "is_"), [("linear", "log expression, predicted"), ("scvi", "expected counts")])
+def test_a_prediction_is_told_by_its_record(tiny_cells, tmp_path, method, is_):
+    settings = {} if method == "linear" else {"hidden": [8], "latent_dim": 3, "epochs": 1}
+    model = cellalign.train(tiny_cells, method=method, condition="stim", settings=settings)
+    predicted = cellalign.counterfactual(tiny_cells, model, to="stimulated")
+    predicted.write_h5ad(tmp_path / "predicted.h5ad")
+    for given in (predicted, tmp_path / "predicted.h5ad"):
+        told = cellalign.info(given)
+        assert told["X"].startswith(f"{is_}; ") and told["layer source"].startswith(("log; ", "counts; "))
+    if method == "scvi":
+        drawn = cellalign.info(cellalign.counterfactual(tiny_cells, model, to="stimulated", draws=1))
+        assert drawn["X"].startswith("counts; ")
+
+
 def test_a_matrix_stored_by_genes_and_one_that_is_raw(tiny_path, tmp_path):
     adata = ad.read_h5ad(tiny_path)
     adata.raw = adata

@@ -6,6 +6,7 @@ import pytest
 import cellalign
 from cellalign.errors import CellalignError, on_command_line, option, spoken
 from cellalign.tasks.declaration import DECLARATIONS, flags_of
+from cellalign.tasks.evaluate_outputs import check_pictures
 
 TRAIN = {"method": "cvae", "condition": "stim", "settings": {"hidden": [8]}, "epochs": 1}
 
@@ -91,7 +92,7 @@ def mistakes(tiny, model):
         ("simulate sparse-shift", lambda: shift(variant="x"), "variant='x'", "--variant x"),
         (
             "evaluate",
-            lambda: cellalign.tasks.evaluate.check_pictures({"scib_table": "a.png"}, against=False, label=False),
+            lambda: check_pictures({"scib_table": "a.png"}, against=False, label=False),
             "scib_table needs label,",
             "--scib-table needs --label KEY,",
         ),

@@ -9,6 +9,8 @@ import pytest
 
 import cellalign
 from cellalign.errors import InputError, UsageError
+from cellalign.tasks.plot import _graph_of
+from cellalign.tasks.report import _each_once
 from cellalign.tasks.report_inputs import Given
 
 
@@ -56,6 +58,25 @@ def test_inputs_in_any_order_are_known_by_their_content(job, page):
     names = [section.name for section in page.sections]
     assert names == ["response", "cells", "mixing", "further", "training", "glossary", "made"]
     assert [each.title for each in page.absent] == ["scIB panel", "Screen", "Targets", "Benchmark"]
+
+
+def test_what_is_given_twice_is_shown_once_and_that_is_said(job, caplog):
+    folder, objects = job
+    twice = [folder / "scores.json", f"{folder}/./scores.json", objects["scores"], objects["scores"]]
+    assert len(list(_each_once(twice, None))) == 2
+    assert caplog.text.count("is given twice, and shown once") == 2
+    inputs = [folder / "pred.h5ad", folder / "pp.h5ad"]
+    assert list(_each_once(inputs, str(folder / "pp.h5ad"))) == [folder / "pred.h5ad"]
+
+
+def test_standard_input_and_what_is_no_graph_are_told_for_what_reads_them(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(UsageError, match="- is standard input, which is not read for a report; name a file"):
+        Given().add("-")
+    with pytest.raises(InputError, match="a report takes a model directory, cells"):
+        Given().add(tmp_path / "x.json")
+    with pytest.raises(InputError, match="this picture takes what cellalign targets wrote"):
+        _graph_of(str(tmp_path / "x.json"))
 
 
 def test_the_verdict_is_the_evaluations_own(job, page):
@@ -213,6 +234,7 @@ def test_counts_are_drawn_on_a_logarithmic_scale(job):
     assert (_log_expression(objects["cells"]) != objects["cells"].X).nnz == 0
 
 
+@pytest.mark.slow
 def test_cells_that_stay_on_disk_give_the_same_page(job):
     from cellalign.data.files import read
     from cellalign.data.reading import Reading
