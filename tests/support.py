@@ -6,10 +6,11 @@ biological covariates cov0 of d0, d1, ...; those that are numbers number0, numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from torch import Tensor
@@ -138,3 +139,11 @@ class StopAfter:
     def update(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
         if epoch == self.stop:
             raise KeyboardInterrupt
+
+
+def at_every_change(values: Iterable[Any], chosen: Iterable[Any]) -> list[Any]:
+    """All parameters of a test, of which those not chosen are tried in the slow suite alone."""
+    chosen = list(chosen)
+    return [
+        each if any(each is one for one in chosen) else pytest.param(each, marks=pytest.mark.slow) for each in values
+    ]

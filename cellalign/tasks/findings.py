@@ -90,7 +90,7 @@ def of_matrix(adata: AnnData, layer: str | None, rounded: bool) -> tuple[Place |
         lost = [
             Finding("warning", "matrix", f"all values of {each.said} are zero", "leave it out, or read it again")
             for each in every
-            if each.scale.all_zero
+            if each.where in ("X", "counts") and each.scale.all_zero  # which methods read; others are not looked at
         ]
         with untold():
             place = find_counts(adata, layer=layer, rounded=rounded)

@@ -108,6 +108,7 @@ def test_a_folder_of_nothing(tmp_path):
     assert "cells" in run(tmp_path, "preprocess", "cells", "-o", "o.h5ad", status=3)
 
 
+@pytest.mark.slow
 def test_outputs_as_zarr(corpus, reference, tmp_path):
     run(tmp_path, "preprocess", corpus / "plain.h5ad", "-o", "pp.zarr", "--n-top-genes", 0)
     model = reference.folder / "comp"

@@ -16,6 +16,7 @@ import zarr
 from anndata.io import read_elem, write_elem
 from scipy import sparse
 from scipy.io import mmwrite
+from support import at_every_change
 
 from cellalign.data import files
 from cellalign.data.formats.normal import normalised
@@ -606,7 +607,7 @@ def in_chunks(x, *, part, size, path):
 
 
 @pytest.mark.parametrize("kind", ["csr", "csc"])
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", at_every_change([False, True], [True]))
 @pytest.mark.parametrize("part", ["data", "indices", "indptr"])
 def test_any_lost_chunk_of_a_sparse_matrix_is_damage(tmp_path, part, stream, kind):
     x = sparse.random(40, 30, 0.3, format=kind, dtype=np.float32, random_state=0)
@@ -648,7 +649,20 @@ def test_values_that_are_all_left_out_are_said(tmp_path, caplog):
     (chunk,) = in_chunks(x, part="data", size=3, path=tmp_path / "x.zarr")
     chunk.unlink()
     assert not files.read(tmp_path / "x.zarr").X.toarray().any()
-    assert "X: not one of its 3 stored values is in the store" in caplog.text
+    assert "X: not one of its 3 stored values is in the file" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_dense_matrix_that_is_left_out_is_said(tmp_path, caplog, stream):
+    cells = ad.AnnData(np.ones((4, 3), dtype=np.float32), layers={"some": np.eye(4, 3, dtype=np.float32)})
+    cells.obs["code"] = pd.Categorical(["a"] * 4)  # whose codes are zeros, left out as they should be
+    cells.write_zarr(tmp_path / "x.zarr")
+    for file in (tmp_path / "x.zarr/X").rglob("*"):
+        if file.is_file() and file.name[-1].isdigit():
+            file.unlink()
+    files.read(Reading((str(tmp_path / "x.zarr"),), stream=stream), streaming=True)
+    assert caplog.text.count("X: not one of its 12 stored values is in the file") == 1
+    assert caplog.text.count("not one of") == 1
 
 
 def test_null_characters_are_refused_in_names_and_left_out_of_columns(saved, caplog):

@@ -109,9 +109,9 @@ def test_a_matrix_folder_with_its_metadata_in_a_table(here):
     ("output", "says"),
     [
         ("o.csv", "--output o.csv ends in .csv; cells are written to .h5ad or .zarr (- is standard output)"),
-        ("o", "--output o has no ending"),
+        pytest.param("o", "--output o has no ending", marks=pytest.mark.slow),
         ("new/", "--output new/ is a folder; name a file in it"),
-        ("there", "--output there is a folder; name a file in it"),
+        pytest.param("there", "--output there is a folder; name a file in it", marks=pytest.mark.slow),
         ("there.zarr", "output there.zarr exists and is no zarr store, so it is not replaced"),
         ("there.h5ad", "output there.h5ad is a folder and is not replaced"),
     ],

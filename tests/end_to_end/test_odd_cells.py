@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from running import in_this_process
 from scipy import sparse
+from support import at_every_change
 
 SMALL = ["--epochs", "1", "--set", "hidden=[8]", "--set", "latent_dim=3"]
 ROLES = ["--condition", "stim", "--label", "cell_type"]
@@ -130,15 +131,7 @@ def check(folder, words) -> int:
     return done.returncode
 
 
-def at_every_change(values, chosen):
-    """All of them, those not chosen in the slow suite."""
-    return [
-        value if any(value is one for one in chosen) else pytest.param(value, marks=pytest.mark.slow)
-        for value in values
-    ]
-
-
-FAST = ["no gene", "a batch of one cell", "names a terminal would obey", "everything else that a file can hold"]
+FAST = ["a batch of one cell", "everything else that a file can hold"]
 
 
 @pytest.mark.parametrize("name", at_every_change(ODD, FAST))

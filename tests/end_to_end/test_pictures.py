@@ -54,8 +54,8 @@ def test_pictures_that_cannot_be_drawn(prediction, kang_like):
     unread = {"cells": "nothing.h5ad"}  # a file that is not there: these are found out before any is read
     mistake(*against, "--scatter", "a.jpg", says="--scatter a.jpg ends in none of .png, .pdf, .svg", **unread)
     mistake(*against, "--violin", "a", says="--violin a ends in none of .png, .pdf, .svg", **unread)
-    mistake(*against, "--scatter", "there.png", says="there.png exists; pass --force", **unread)
-    mistake(*against, "--violin", "there.png", says="there.png exists; pass --force", **unread)
+    mistake(*against, "--scatter", "there.png", says="there.png exists; pass --force")
+    mistake(*against, "--violin", "there.png", says="there.png exists; pass --force")
     mistake("--violin", "a.png", says="--violin needs --against", **unread)
     mistake(*against, "--scatter", "a.png", "--panel", "mixing", says="--panel leaves out", **unread)
     mistake(*against, "--scatter", "a.png", "--violin", "./a.png", says="the same file", **unread)

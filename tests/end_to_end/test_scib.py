@@ -31,7 +31,7 @@ def test_tables_that_cannot_be_drawn(embedded, kang_like, mistaken):
 
     label = ("--label", "cell_type")
     mistake(*label, "--scib-table", "a.jpg", says="--scib-table a.jpg ends in none of .png, .pdf, .svg")
-    mistake(*label, "--scib-table", "there.svg", says="there.svg exists; pass --force")
+    mistake(*label, "--scib-table", "there.svg", says="there.svg exists; pass --force", cells="cells.h5ad")
     mistake("--scib-table", "a.svg", says="--scib-table needs --label")
     mistake(*label, "--scib-table", "a.svg", "--panel", "mixing", says="panel bio, which --panel leaves out")
     mistake(*label, "--panel", "bio", "--batch", "none", status=3, says="no batch column 'none'", cells="cells.h5ad")

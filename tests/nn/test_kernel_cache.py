@@ -12,6 +12,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from support import at_every_change
 
 import cellalign
 from cellalign.nn.kernels import cache, packages, places
@@ -243,7 +244,7 @@ def of_another_package():
     return function
 
 
-@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("suffix", at_every_change(["nbi", "nbc"], ["nbi"]))
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_of_another_package_is_made_anew(tmp_path, monkeypatch, suffix, damage):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))

@@ -97,6 +97,7 @@ def relative_error(made, z, context, true) -> float:
     return float((first - true).square().mean() / true.square().mean())
 
 
+@pytest.mark.slow
 def test_the_fitted_score_converges_to_that_of_a_correlated_normal():
     """Two groups whose latents have other means and other correlations: what a factorised prior cannot say."""
     generator = torch.Generator().manual_seed(0)

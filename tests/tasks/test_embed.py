@@ -100,6 +100,7 @@ def test_a_method_without_a_spread_has_no_draws(tiny_cells):
         cellalign.embed(tiny_cells, model, draw=True)
 
 
+@pytest.mark.slow
 def test_the_probes_of_a_model_are_of_means_and_of_draws(tiny, model):
     for draw, other in ((False, "draws"), (True, "means")):
         cells = tiny.copy()

@@ -20,7 +20,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from cellalign.data.formats.normal import plain_matrix
-from cellalign.data.structure import PARTS, check_all, check_stored, is_sparse
+from cellalign.data.structure import PARTS, check_all, check_stored, is_sparse, shape_of
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign.reading")
@@ -247,6 +247,8 @@ def _by_anndata(element: Any) -> Any:
             kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format")))
             parts = (plain_matrix(element["data"][:]), element["indices"][:], element["indptr"][:])
             return (sparse.csc_matrix if kind.startswith("csc") else sparse.csr_matrix)(parts, shape=tuple(shape))
+    else:
+        say_left_out(element)
     return read_elem(element)
 
 
@@ -261,9 +263,7 @@ def check_whole(matrix: Any) -> None:
         return
     pointers, n_values = matrix["indptr"][:], matrix["data"].shape[0]
     sizes = np.diff(pointers)
-    if lost["data"][0] and lost["data"][0] == lost["data"][1]:
-        said = "%s: not one of its %s stored values is in the store, so that all of them are read as zeros"
-        log.warning(said, matrix.name.strip("/"), f"{n_values:,}")
+    say_left_out(matrix)
     torn = {
         "indptr": sizes.min(initial=0) < 0 or (len(pointers) > 0 and pointers[-1] != n_values) or _piled(matrix, sizes),
         "indices": sizes.max(initial=0) > 1,  # of several in a row not all are the first
@@ -272,6 +272,17 @@ def check_whole(matrix: Any) -> None:
     for part, (n, of) in lost.items():
         if n and torn[part]:
             raise OSError(f"{n} of {of} chunks are missing")
+
+
+def say_left_out(matrix: Any) -> None:
+    """Warn of a matrix of which not one value is in its file: it may be of zeros alone, or be lost."""
+    values = matrix["data"] if is_sparse(matrix) else matrix
+    if getattr(values, "dtype", None) is None or values.dtype.kind not in "iuf" or len(shape_of(matrix) or ()) != 2:
+        return
+    missing, of = _n_missing(values)
+    if missing and missing == of:
+        said = "%s: not one of its %s stored values is in the file, so that all of them are read as zeros"
+        log.warning(said, matrix.name.strip("/"), f"{values.size:,}")
 
 
 def _piled(matrix: Any, sizes: np.ndarray) -> bool:

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from scipy import sparse
 
-from cellalign.data.formats.elements import check_whole, import_filters, missing_filter
+from cellalign.data.formats.elements import check_whole, import_filters, missing_filter, say_left_out
 from cellalign.data.formats.normal import plain_matrix
 from cellalign.data.stored import BLOCK_VALUES, Run, Stored, clean
 from cellalign.data.structure import check_stored, is_sparse, shape_of
@@ -65,6 +65,7 @@ def stored_matrix(element: Any, name: str, shape: tuple[int, ...], by_columns: b
     if missing := missing_filter(element):
         import_filters(name, missing, None)
     if not is_sparse(element):
+        say_left_out(element)
         return DenseOnDisk(element, name)
     kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", "csr")))
     if kind.startswith("csc") and not by_columns:
