@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,9 @@ import pandas as pd
 import pytest
 from running import in_this_process
 from scipy import sparse
+
+# A job in the background of a script is started with Ctrl-C ignored, and so would be what its tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TYPES = ("B", "CD14 Mono", "NK")
