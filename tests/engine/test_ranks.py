@@ -103,10 +103,11 @@ def test_in_float32_losses_and_latents_are_as_near_as_rounding_lets_them(tmp_pat
     for name in (*QUICK, *REST):
         a, b = one[name]["latents"], several[0][name]["latents"]
         # the first bias of the images' condition passes a leaky ReLU, and does next to nothing behind it
-        assert (a - b).abs().max() < (3e-3 if name == "trvae-images" else 1e-3) * a.std(), name
+        idle = name == "trvae-images"
+        assert (a - b).abs().max() < (3e-3 if idle else 1e-3) * a.std(), name
         for part in ("train_", "validation_"):
             before, after = (losses(found[name]["history"], part) for found in (one, several[0]))
-            np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(after, before, rtol=1e-3 if idle else 1e-4, atol=1e-5, err_msg=name)
 
 
 def test_a_batch_is_shared_out_once_each_and_one_too_small_is_counted_once():
