@@ -7,9 +7,9 @@ from typing import Any
 from anndata import AnnData
 
 from cellalign.data.formats.on_disk import NotByRows, stored_matrix
+from cellalign.data.reading import in_memory
 from cellalign.data.stored import Held, Stored
 from cellalign.data.streamed import StreamedCells
-from cellalign.data.structure import check_cells
 
 
 def given_cells(adata: AnnData) -> AnnData:
@@ -22,10 +22,8 @@ def given_cells(adata: AnnData) -> AnnData:
     InputError
         A sparse matrix whose parts do not fit each other.
     """
-    if adata.isbacked:
-        adata = _on_disk(adata) or adata.to_memory()
-    check_cells(adata, "the input")
-    return adata
+    left = _on_disk(adata) if adata.isbacked else None
+    return in_memory(adata if left is None else left)
 
 
 def _on_disk(adata: AnnData) -> StreamedCells | None:

@@ -10,33 +10,12 @@ from running import in_this_process
 
 SMALL = ["--epochs", "1", "--set", "hidden=[8]", "--latent-dim", "3"]
 ROLES = ["--condition", "stim", "--label", "cell_type"]
+ANNOTATED = ["--label", "cell_type", "-m", "m", "-o", "out.h5ad"]
 COMMANDS = {
     "embed": ["embed", "lost.zarr", "-m", "m", "-o", "out.h5ad"],
     "counterfactual": ["counterfactual", "lost.zarr", "-m", "m", "--to", "stimulated", "-o", "out.h5ad"],
-    "annotate": [
-        "annotate",
-        "lost.zarr",
-        "--reference",
-        "good.zarr",
-        "--label",
-        "cell_type",
-        "-m",
-        "m",
-        "-o",
-        "out.h5ad",
-    ],
-    "a reference": [
-        "annotate",
-        "good.zarr",
-        "--reference",
-        "lost.zarr",
-        "--label",
-        "cell_type",
-        "-m",
-        "m",
-        "-o",
-        "out.h5ad",
-    ],
+    "annotate": ["annotate", "lost.zarr", "--reference", "good.zarr", *ANNOTATED],
+    "a reference": ["annotate", "good.zarr", "--reference", "lost.zarr", *ANNOTATED],
     "train": ["train", "lost.zarr", "--method", "comp", *ROLES[:2], "-m", "new", *SMALL],
     "train any": ["train", "lost.zarr", "--method", "comp", *ROLES[:2], "-m", "new", "--expression", "any", *SMALL],
     "train counts": ["train", "no-counts.zarr", "--method", "scvi", "-m", "new", *SMALL],
