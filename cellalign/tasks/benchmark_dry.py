@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.said import told_once
-from cellalign.tasks.benchmark_plan import BenchmarkPlan, planned
+from cellalign.tasks.benchmark_plan import BenchmarkPlan, of_these, planned
 from cellalign.tasks.dry import Asked, Expected, Row, expected, many, print_plan, rows_of
 from cellalign.tasks.paths import to_write
 
@@ -107,8 +107,7 @@ def _of_rows(plan: BenchmarkPlan, results: str) -> list[Row]:
     """Which rows of the table are there already, of this benchmark and of others."""
     if not plan.done:
         return []
-    ours = {digest for own in plan.keys.values() for digest in (own.scores, own.baselines)}
-    mine = [row for row in plan.done.values() if row.made_of in ours]
+    mine = of_these(plan.done, plan.keys)
     rows: list[Row] = []
     by_name = Counter(row.method for row in mine)
     for name in plan.asked:

@@ -207,13 +207,18 @@ def _held(adata: AnnData, of: Any, holdout_each: str, group: str, to: str | None
     return [item for item, cells in zip(items, there, strict=True) if cells.any()]
 
 
+def of_these(done: Mapping[Any, BenchmarkRow], keys: Mapping[str, MadeOf]) -> list[BenchmarkRow]:
+    """Rows whose scores depend on what this benchmark's do."""
+    ours = {digest for own in keys.values() for digest in (own.scores, own.baselines)}
+    return [row for row in done.values() if row.made_of in ours]
+
+
 def _say_others(
     done: Mapping[Any, BenchmarkRow], keys: Mapping[str, MadeOf], results: str | os.PathLike[str] | None
 ) -> None:
     """Say which rows of the file are not of this run."""
     old = sum(row.made_of is None for row in done.values())
-    ours = {digest for own in keys.values() for digest in (own.scores, own.baselines)}
-    other = sum(row.made_of not in ours for row in done.values()) - old
+    other = len(done) - len(of_these(done, keys)) - old
     kept = "they are kept there, and left out here"
     if old:
         unsaid = "do not say of which cells and settings they are"
