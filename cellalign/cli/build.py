@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from cellalign.cli import tables
+from cellalign.cli import messages, tables
 from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
 from cellalign.cli.misnamed import inputs_first
@@ -41,10 +41,12 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
             log = start(**values(of_all, given))
             _check_place()
             asked, more = values(options, given), values(own, given)
-            messages = [word for option in of_all for word in _as_words(option, given[option.name])]
+            handed_on = [word for option in of_all for word in _as_words(option, given[option.name])]
             _start_ranks(asked | more)
+            for warning in messages.of_command_line:
+                log.warning(warning)
             with _prepared(asked | more), at_work(), _connected(asked | more), _told(asked | more):
-                declaration.command(_Call(asked, log, app, messages), **more)
+                declaration.command(_Call(asked, log, app, handed_on), **more)
 
     shown = sorted([*own, *options], key=_place) + of_all
     signature = [_for_typer(parameter) for parameter in shown]

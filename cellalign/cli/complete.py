@@ -132,7 +132,7 @@ def _of_command(declaration: Declaration, words: list[str], current: str) -> Ite
         own = _values_of(found, line, value)
         return own if isinstance(own, str) else [(f"{name}={v}", what) for v, what in own]
     if current.startswith("-"):
-        once = {p.name for p in options if p.name in line.given and not _repeatable(p)}
+        once = {p.name for p in options if p.name in line.given and not p.repeatable}
         listed = [(flag, p.option.help) for p in options if p.name not in once for flag in _flags(p) if flag[1] == "-"]
         return [*listed, ("--help", "Show help.")]
     arguments = [parameter for parameter in every if isinstance(parameter.option, Argument)]
@@ -267,10 +267,6 @@ def _choices(parameter: Parameter) -> list[str]:
     kind = parameter.text_type
     enumeration = next((k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, StrEnum)), None)
     return [] if enumeration is None else list(enumeration)
-
-
-def _repeatable(parameter: Parameter) -> bool:
-    return "list" in str(parameter.text_type)
 
 
 def _is_switch(parameter: Parameter) -> bool:

@@ -5,11 +5,13 @@ They are written as plain text, as wide as the terminal, without rich: help answ
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from cellalign.cli import messages
 from cellalign.cli.pages import GROUPS
 
 OPTIONS = "Options"
@@ -18,7 +20,18 @@ LAST = ("Output", "Computing", "Messages")  # nearly the same of every command
 
 
 class Command(TyperCommand):
-    """A command whose help has its options in groups."""
+    """A command whose help has its options in groups, and which says what of its line is not used."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of a command line; of an option for one value that stands there twice the last counts."""
+        given = Counter(each.name for each in self.make_parser(ctx).parse_args(args=list(args))[2] if _takes_one(each))
+        rest: list[str] = super().parse_args(ctx, args)
+        messages.of_command_line = [
+            f"{option.opts[0]} is given {given[option.name]} times; the last counts: {ctx.params[option.name]}"
+            for option in self.get_params(ctx)
+            if given[option.name] > 1
+        ]
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, each group under its heading."""
@@ -41,6 +54,11 @@ class Group(TyperGroup):
                 with formatter.section(title):
                     formatter.write_dl([(name, shown[name].get_short_help_str(limit=1000)) for name in own])
         _write_options(self, ctx, formatter)
+
+
+def _takes_one(parameter: Any) -> bool:
+    """Whether a parameter is an option for one value."""
+    return parameter.param_type_name == "option" and not (parameter.multiple or parameter.is_flag or parameter.count)
 
 
 def _write_options(command: Any, ctx: Any, formatter: Any) -> None:

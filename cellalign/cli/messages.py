@@ -13,6 +13,7 @@ from cellalign.tasks.declaration import Option
 
 LOGGING = "Messages"
 _verbosity = 0
+of_command_line: list[str] = []  # what is to be warned of in the words of this command, once messages can be given
 
 
 def verbosity() -> int:

@@ -55,7 +55,7 @@ def by_method(items: Sequence[str]) -> dict[str, dict[str, Any]]:
 def benchmark(
     adata: AnnData,
     *,
-    methods: Annotated[Sequence[str], Option("Methods to compare.", metavar="NAME,NAME", text=str, read=o.words)],
+    methods: Annotated[Sequence[str], Option("Methods to compare.", metavar="NAME,NAME", text=list[str], read=o.words)],
     condition: Annotated[str, o.CONDITION],
     holdout_each: Annotated[
         str | None, Option("obs column whose groups are held out in turn; without it nothing is.", metavar="KEY")
@@ -222,8 +222,14 @@ def command(
     input: Annotated[Reading, o.PREPROCESSED],
     runs: Annotated[int, Option("Runs of each.", ("--seeds",), low=1)] = 1,
     metric: Annotated[
-        str, Option("Metrics of the printed table (cellalign methods --metrics).", metavar="NAME,NAME")
-    ] = "r_change_de",
+        Sequence[str],
+        Option(
+            "Metrics of the printed table (cellalign methods --metrics).",
+            metavar="NAME,NAME",
+            text=list[str],
+            read=o.words,
+        ),
+    ] = ("r_change_de",),
     output: Annotated[
         str, Option("All scores; a run that was cut off goes on.", ("--output", "-o"), metavar="FILE.csv")
     ] = "benchmark.csv",

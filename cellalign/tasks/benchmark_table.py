@@ -9,7 +9,6 @@ from cellalign.errors import UsageError, option
 from cellalign.evaluation.metrics.metric import NULL
 from cellalign.tasks.benchmark_fitted import METRICS as OF_MIXING
 from cellalign.tasks.benchmark_fitted import null_of
-from cellalign.tasks.options import words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +53,7 @@ def metric_of(name: str) -> Metric:
     return known[name]
 
 
-def metrics_of(text: str, holdout_each: str | None) -> list[Metric]:
+def metrics_of(names: Sequence[str], holdout_each: str | None) -> list[Metric]:
     """The metrics of the printed table.
 
     Raises
@@ -62,9 +61,9 @@ def metrics_of(text: str, holdout_each: str | None) -> list[Metric]:
     UsageError
         There is none, or one of mixing where groups are held out.
     """
-    metrics = [metric_of(name) for name in words(text)]
+    metrics = [metric_of(name) for name in names]
     if not metrics:
-        raise UsageError(f"{option('metric', text)} names no metric")
+        raise UsageError(f"{option('metric', hint='')} names no metric")
     mixed = next((each.name for each in metrics if each in OF_MIXING), None)
     if mixed is not None and holdout_each is not None:
         raise UsageError(

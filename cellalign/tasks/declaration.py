@@ -102,8 +102,15 @@ class Parameter:
         return kind | None if optional else kind
 
     @property
+    def repeatable(self) -> bool:
+        """Whether it may be given several times."""
+        return any(get_origin(kind) is list for kind in (self.text_type, *get_args(self.text_type)))
+
+    @property
     def text_default(self) -> Any:
         """The default on the command line."""
+        if isinstance(self.default, tuple) and self.repeatable:
+            return list(map(str, self.default))
         if isinstance(self.default, tuple):
             return ",".join(map(str, self.default)) or None
         return self.default

@@ -40,7 +40,7 @@ def evaluate(
             "Only these panels [all that can run, but bio].",
             ("--panel",),
             metavar="NAME,NAME",
-            text=str | None,
+            text=list[str] | None,
             read=o.words,
         ),
     ] = None,

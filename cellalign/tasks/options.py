@@ -26,9 +26,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Expression = Literal["any"]
 
 
-def words(text: str) -> list[str]:
-    """The names in "NAME,NAME"."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+def words(items: Sequence[str]) -> list[str]:
+    """The names in "NAME,NAME" of an option, of all of them where it is given several times."""
+    return [word.strip() for item in items for word in item.split(",") if word.strip()]
 
 
 def key_values(items: Sequence[str] | None, name: str = "settings") -> dict[str, Any]:
@@ -37,15 +37,24 @@ def key_values(items: Sequence[str] | None, name: str = "settings") -> dict[str,
     Raises
     ------
     UsageError
+        An item is something else, or two give a key different values.
     """
-    return {key: _number(_yaml(value, name, item)) for item, key, value in _pairs(items, name)}
+    found: dict[str, Any] = {}
+    for item, key, value in _pairs(items, name):
+        read = _number(_yaml(value, name, item))
+        if key in found and found[key] != read:
+            raise UsageError(f"{option(name)}: {key} is asked to be both {found[key]!r} and {read!r}; choose one")
+        found[key] = read
+    return found
 
 
 def key_lists(items: Sequence[str], name: str = "grid") -> dict[str, list[Any]]:
-    """KEY=VALUE,VALUE items; errors as `key_values`."""
-    return {
-        key: [_number(part) for part in _yaml(f"[{value}]", name, item)] for item, key, value in _pairs(items, name)
-    }
+    """KEY=VALUE,VALUE items, the values of a key that is given several times together; errors as `key_values`."""
+    found: dict[str, list[Any]] = {}
+    for item, key, value in _pairs(items, name):
+        values = found.setdefault(key, [])
+        values += [part for part in map(_number, _yaml(f"[{value}]", name, item)) if part not in values]
+    return found
 
 
 def terms(items: Sequence[str]) -> Mapping[str, str]:

@@ -106,10 +106,10 @@ def digits(
     seen: Annotated[
         Sequence[int],
         Option(
-            "Digits whose thin and thick images are to be trained on [1,3,6,7].",
+            "Digits whose thin and thick images are to be trained on.",
             metavar="DIGIT,DIGIT",
-            text=str | None,
-            read=lambda text: _digits(text),
+            text=list[str],
+            read=lambda items: _digits(items),
         ),
     ] = (1, 3, 6, 7),
     threads: Annotated[int | None, o.THREADS] = None,
@@ -174,11 +174,11 @@ def digits_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotate
     call.log.info("%s: %d images of 32 x 32; train with %s", output, adata.n_obs, how)
 
 
-def _digits(text: str) -> list[int]:
+def _digits(items: Sequence[str]) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in o.words(items)]
     except ValueError as error:
-        raise UsageError(f"{option('seen', text)} is not DIGIT,DIGIT,..., for example 1,3,6,7") from error
+        raise UsageError(f"{option('seen', ','.join(items))} is not DIGIT,DIGIT,..., for example 1,3,6,7") from error
 
 
 def _two_numbers(text: str) -> tuple[int, int]:

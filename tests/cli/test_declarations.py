@@ -1,6 +1,8 @@
 """Every option is declared once: what several commands share is the same everywhere, and Python's defaults hold."""
 
 import inspect
+import subprocess
+import sys
 from typing import Annotated
 
 import pytest
@@ -144,6 +146,31 @@ def test_no_line_of_help_is_wider_than_80_columns():
         for line in CliRunner().invoke(app, [*words, "--help"]).output.splitlines():
             # an example is to be copied, whole
             assert len(line) <= 80 or "Example" in line or "cellalign" in line, (words, line)
+
+
+def test_lists_with_commas_may_be_given_several_times():
+    """`--methods a --methods b` is as `--methods a,b`: what stands first is not dropped in silence."""
+    lists = {
+        f"{name} {each.flag}": each
+        for name, declaration in DECLARATIONS.items()
+        for each in [*declaration.options(), *declaration.own()]
+        if each.option.metavar in ("NAME,NAME", "DIGIT,DIGIT")
+    }
+    assert {"benchmark --methods", "benchmark --metric", "evaluate --panel", "simulate digits --seen"} <= set(lists)
+    for name, each in lists.items():
+        assert each.repeatable, name
+        assert each.value(["1", "2,3"]) == each.value(["1,2,3"]), name
+        assert each.default in (REQUIRED, None) or tuple(each.value(each.text_default)) == each.default, name
+
+
+def test_of_an_option_for_one_value_that_is_given_twice_the_last_counts_and_it_is_said(tmp_path):
+    there = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 60}
+    words = [sys.executable, "-m", "cellalign", "methods", "--format", "json"]
+    done = subprocess.run([*words, "--format", "csv"], **there)
+    assert done.returncode == 0 and done.stdout.startswith("method,")
+    assert done.stderr == "warning: --format is given 2 times; the last counts: csv\n"
+    assert subprocess.run([*words, "-q", "--format", "csv"], **there).stderr == ""
+    assert subprocess.run(words, **there).stderr == ""
 
 
 def test_threads_hold_for_every_library_while_a_command_runs():

@@ -10,7 +10,7 @@ import pytest
 from cellalign import threads
 from cellalign.cli import app, build
 from cellalign.errors import UsageError
-from cellalign.tasks.options import key_values
+from cellalign.tasks.options import key_lists, key_values
 
 HEAVY = {"torch", "scanpy", "anndata", "pandas", "numpy", "numba", "scipy", "sklearn", "matplotlib", "pydantic", "h5py"}
 COMMANDS = ["preprocess", "train", "tune", "embed", "annotate", "counterfactual", "evaluate", "targets", "transfer"]
@@ -51,6 +51,10 @@ def test_settings_are_read_as_yaml():
     }  # fmt: skip
     with pytest.raises(UsageError, match="not KEY=VALUE"):
         key_values(["a"])
+    assert key_values(["a=1", "a=1.0"]) == {"a": 1}
+    with pytest.raises(UsageError, match="settings: a is asked to be both 1 and 2; choose one"):
+        key_values(["a=1", "a=2"])
+    assert key_lists(["a=1,2", "b=x", "a=2,3"]) == {"a": [1, 2, 3], "b": ["x"]}
 
 
 @pytest.mark.parametrize(("given", "expected"), [("3", "3"), ("4,2", "4"), ("0", None), ("", None)])
