@@ -28,8 +28,11 @@ import pytest
 from running import in_this_process
 from scipy import sparse
 
-# A job in the background of a script is started with Ctrl-C ignored, and so would be what its tests start.
+# A job in the background of a script is started with Ctrl-C ignored, one under nohup with SIGHUP ignored as well, and
+# so would be what its tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TYPES = ("B", "CD14 Mono", "NK")
