@@ -40,7 +40,7 @@ class Beginning:
         return None if self.planned is None or self.planned.is_of(finished) else self.planned
 
 
-def settled(
+def begin(
     adata: AnnData, parent: Parent | None, method: str, resuming: Resuming, asked: Mapping[str, Any], *, alone: bool
 ) -> Beginning:
     """Check everything that `train` with these options would, and settle what it would do.

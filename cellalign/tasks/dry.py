@@ -77,8 +77,8 @@ class Asked:
 
 def expected(
     adata: AnnData, asked: Iterable[Asked], device: torch.device, score: Callable[[Asked, Model], object]
-) -> tuple[dict[str, Expected], list[tuple[int, str]]]:
-    """What trainings would take, by their names, and what is worth saying about roles and design of any of them.
+) -> tuple[dict[str, Expected], list[tuple[int, str]], Prepared | None]:
+    """What trainings would take, by their names; what is worth saying about roles and design; the first prepared.
 
     Parameters
     ----------
@@ -96,6 +96,7 @@ def expected(
     found: dict[str, Expected] = {}
     notes: dict[tuple[int, str], None] = {}
     each: dict[tuple[str, tuple[str, ...]], float] = {}  # work
+    earliest: Prepared | None = None
     rates: dict[str, tuple[float, float, float]] = {}  # seconds of preparing, for a unit of work, of scoring once
     by_name: dict[str, list[Asked]] = {}
     for one in asked:
@@ -107,6 +108,7 @@ def expected(
                 began = time.monotonic()
                 prepared = prepare(adata, **of_preparation(one.options))
                 preparing = time.monotonic() - began
+                earliest = earliest or prepared
                 first, scoring = _timed(prepared, device, one, score)
                 found[one.name] = Expected(first)
                 seconds = float("nan") if first.seconds is None else first.seconds
@@ -119,7 +121,7 @@ def expected(
         of_name.trainings += 1
         of_name.training += preparing + rate * each[key]
         of_name.scoring += scoring * one.scored
-    return found, list(notes)
+    return found, list(notes), earliest
 
 
 def _timed(

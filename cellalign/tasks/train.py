@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cellalign.data.reading import Reading
 from cellalign.errors import noted
 from cellalign.tasks import options as o
-from cellalign.tasks.beginning import settled
+from cellalign.tasks.beginning import begin
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent
 from cellalign.tasks.prepare import Prepared
@@ -227,7 +227,7 @@ def train(
     TrainingError
         Training diverged or memory ran out.
     """
-    asked = dict(locals())  # of which `settled` reads those by which a training is prepared
+    asked = dict(locals())  # of which `begin` reads those by which a training is prepared
     from cellalign.data.given import given_cells
     from cellalign.data.outputs import holds_model
     from cellalign.data.said import tell
@@ -246,7 +246,7 @@ def train(
             check_model_output(model_path, force)
         check_shares(get(method))
         adata = given_cells(adata)
-        begun = settled(adata, parent, method, resuming, asked, alone=ranks.alone)
+        begun = begin(adata, parent, method, resuming, asked, alone=ranks.alone)
         prepared = begun.prepared
         if (finished := resuming.complete(prepared.record)) is not None:
             if (planned := begun.to_calibrate(finished)) is not None:

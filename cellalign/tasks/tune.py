@@ -26,7 +26,7 @@ from cellalign.tasks.paths import cells_for, to_write
 from cellalign.tasks.reads import expression_for, vectors
 from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
 from cellalign.tasks.train import train
-from cellalign.tasks.tune_criteria import CRITERIA, scores, settled
+from cellalign.tasks.tune_criteria import CRITERIA, ranked_by, scores
 from cellalign.tasks.tune_dry import say_tuning
 from cellalign.tasks.tune_runs import Runs
 
@@ -152,7 +152,7 @@ def tune(
     }
     grid, tried = tried_of(grid, method, preset)
     adata = given_cells(adata)
-    by = settled(get(method), by, adata.obs, seeds, [{**(settings or {}), **own} for own in tried], options)
+    by = ranked_by(get(method), by, adata.obs, seeds, [{**(settings or {}), **own} for own in tried], options)
     log.info("ranked by %s", by)
     kept = runs if isinstance(runs, Runs) or runs is None else Runs(runs)
     records: list[dict[str, Any]] = []

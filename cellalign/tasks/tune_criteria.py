@@ -32,7 +32,7 @@ OF_BATCHES = frozenset(("gamma", "total_correlation"))  # penalties between the 
 ENOUGH = 20  # validation cells, to look for neighbours among
 
 
-def settled(
+def ranked_by(
     cls: type[Method],
     by: str,
     obs: pd.DataFrame,
@@ -40,7 +40,7 @@ def settled(
     settings: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
 ) -> str:
-    """Settle what to rank by, before the first run; `settings` are those of each combination.
+    """What to rank by, settled before the first run; `settings` are those of each combination.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cellalign.data.said import told_once
 from cellalign.tasks.dry import Asked, Expected, Row, expected, many, print_plan, rows_of
 from cellalign.tasks.grid import said, tried_of
-from cellalign.tasks.tune_criteria import scores, settled
+from cellalign.tasks.tune_criteria import ranked_by, scores
 from cellalign.tasks.tune_runs import Runs
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def say_tuning(call: Call, adata: AnnData, runs: Runs, writes: str, format: str)
     method, seeds, own = given["method"], given["seeds"], given["settings"] or {}
     options = {name: value for name, value in given.items() if name not in OF_TUNE}
     tried, adata = tried_of(given["grid"], method, options["preset"])[1], given_cells(adata)
-    by = settled(get(method), given["by"], adata.obs, seeds, [{**own, **combination} for combination in tried], options)
+    settings_of_each = [{**own, **combination} for combination in tried]
+    by = ranked_by(get(method), given["by"], adata.obs, seeds, settings_of_each, options)
     runs.of(adata, method, options)
     states, asked = {}, []
     for combination in tried:
@@ -56,14 +57,14 @@ def say_tuning(call: Call, adata: AnnData, runs: Runs, writes: str, format: str)
             states[said(combination), seed] = state
             if not done:
                 asked.append(Asked(said(combination), options | _of_run(method, settings, seed)))
-    first = Asked("", options | _of_run(method, {**own, **tried[0]}, 0))
     with computing(options["device"], options["threads"]) as device:
-        prepared = _prepared(adata, first)
-        found, notes = expected(
+        found, notes, first = expected(
             adata, asked, device, lambda one, model: scores(by, model, adata, options, one.options["seed"])
         )
+        if first is None:  # nothing is left to train
+            first = _prepared(adata, Asked("", options | _of_run(method, {**own, **tried[0]}, 0)))
         rows: list[Row] = [("method", f"{method}: {get(method).summary}", None)]
-        rows += [(what, how, None) for what, how in of_columns(prepared, device)]
+        rows += [(what, how, None) for what, how in of_columns(first, device)]
     rows += _of_runs(states, tried, seeds, found, people=format == "table")
     rows.append(("ranked by", by, None))
     rows += [("note", message, None) for _, message in notes]

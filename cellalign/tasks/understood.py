@@ -94,7 +94,7 @@ def say_plan(
     from cellalign.engine.device import computing
     from cellalign.engine.ranks import check_shares, current
     from cellalign.methods.registry import get
-    from cellalign.tasks.beginning import settled
+    from cellalign.tasks.beginning import begin
     from cellalign.tasks.check import warnings_of
     from cellalign.tasks.estimate import estimated
     from cellalign.tasks.paths import to_write
@@ -104,7 +104,7 @@ def say_plan(
     method = asked["method"] or (DEFAULT_METHOD if parent is None else parent.model.name)
     check_shares(get(method))
     given = asked | {"source": source, "threads": threads}
-    begun = settled(adata, parent, method, resuming, given, alone=current().alone)
+    begun = begin(adata, parent, method, resuming, given, alone=current().alone)
     prepared = begun.prepared
     complete = resuming.is_complete(prepared.record)
     run = f"nothing is trained: {resuming.said_complete}" if complete else resuming.planned(prepared.record)
