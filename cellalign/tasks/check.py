@@ -166,8 +166,6 @@ def warnings_of(adata: AnnData, prepared: Prepared, seed: int) -> list[str]:
     from cellalign.data import quality
     from cellalign.tasks import findings as look
 
-    if adata.isbacked:
-        return []
     place = prepared.counts or _counts_beside(adata, prepared)
     x = prepared.x if place is None else place.matrix
     if x is None:
