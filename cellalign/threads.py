@@ -17,6 +17,7 @@ CPU_TIMES = Path("/proc/stat")
 # how idle threads of OpenMP wait; who has set one of these is left alone
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SPIN_BESIDE_OTHERS = "1000"  # turns, some 20 microseconds, before a thread sleeps (benchmarks/README.md)
+_OF_NUMBA = "NUMBA_NUM_THREADS"
 _limit: int | None = None
 _neighbours: Neighbours | None = None
 
@@ -61,6 +62,8 @@ def limited(threads: int | None = None) -> Iterator[None]:
     check(threads)
     before, torch = _limit, sys.modules.get("torch")
     torch_before = torch.get_num_threads() if torch is not None else 0
+    if "numba" not in sys.modules:
+        _tell_numba(asked_for())
     with ExitStack() as others:
         try:
             if threads is not None:
@@ -74,6 +77,16 @@ def limited(threads: int | None = None) -> Iterator[None]:
             others.close()
             if torch is not None and torch.get_num_threads() != torch_before:
                 torch.set_num_threads(torch_before)
+
+
+def _tell_numba(number: int | None) -> None:
+    """Say to numba, before it is imported, how many threads were asked for: it does not read OMP_NUM_THREADS.
+
+    scanpy and UMAP compute with it, and it starts OpenMP for all libraries: torch too, imported before or after, would
+    have as many threads as there are cores.
+    """
+    if number is not None:
+        os.environ.setdefault(_OF_NUMBA, str(number))
 
 
 def check(threads: int | None) -> None:
@@ -102,15 +115,13 @@ def tell_libraries(threads: int | None = None) -> None:
         By default what OMP_NUM_THREADS says, else the CPUs this process may use, where these are not all.
     """
     if threads is not None:
-        os.environ.update({name: str(threads) for name in (*VARIABLES, "NUMBA_NUM_THREADS")})
+        os.environ.update({name: str(threads) for name in (*VARIABLES, _OF_NUMBA)})
         return
     number = asked_for()
     if number is None and available() < (os.cpu_count() or 1):
         number = available()
         os.environ["OMP_NUM_THREADS"] = str(number)
-    # numba, with which scanpy and UMAP compute, would raise the number of torch's threads to that of the cores
-    if number is not None:
-        os.environ.setdefault("NUMBA_NUM_THREADS", str(number))
+    _tell_numba(number)
 
 
 class Neighbours:

@@ -1,6 +1,7 @@
 """--threads holds for every library, and what the machine, the job and the environment allow is kept to."""
 
 import os
+import subprocess
 import sys
 
 import numba
@@ -172,3 +173,20 @@ def test_what_leaves_the_waiting_as_it_is(two_cpus, monkeypatch):
     monkeypatch.setattr(threads, "CPU_TIMES", threads.CPU_TIMES.with_name("absent"))
     assert threads.wait_as_neighbours_allow() is None  # another system
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+IN_PYTHON = """
+import sys, cellalign
+cells = cellalign.preprocess(cellalign.simulate.ifnb(200, 300), n_top_genes=100)
+assert "numba" in sys.modules and "torch" not in sys.modules  # the order in which it went wrong
+cellalign.train(cells, method="cvae", condition="stim", epochs=1, settings={"hidden": [8]})
+import numba, torch
+print(torch.get_num_threads(), numba.get_num_threads())
+"""
+
+
+def test_python_obeys_the_number_that_openmp_is_told():
+    """numba, which scanpy chooses genes with, would start OpenMP with a thread for each core, of torch's as well."""
+    told = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", IN_PYTHON], env=told, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "1 1\n", done.stderr
