@@ -44,7 +44,7 @@ adata = anndata.read_h5ad(sys.argv[1])
 scvi.model.SCVI.setup_anndata(adata, layer="counts", categorical_covariate_keys=["stim"])
 model = scvi.model.SCVI(adata, n_layers=2)
 began = time.perf_counter()
-model.train(max_epochs=2, batch_size=512, accelerator="cpu", enable_progress_bar=False)
+model.train(max_epochs=2, batch_size=128, accelerator="cpu", enable_progress_bar=False)
 print(f"scvi-tools: 2 epochs in {time.perf_counter() - began:.0f} s", file=sys.stderr)
 """
 
@@ -95,7 +95,7 @@ def measured(words: list[str], log: Path) -> tuple[dict[str, float], str]:
     return found, lines[-1] if lines else ""
 
 
-def commands(folder: Path, how: str, ending: str) -> dict[str, list[str]]:
+def commands(folder: Path, how: str, ending: str, peer: str) -> dict[str, list[str]]:
     """The words of each command."""
     run = [sys.executable, "-m", "cellalign"]
     cells, place = str(folder / f"pp.{ending}"), [f"--{how}"]
@@ -115,7 +115,7 @@ def commands(folder: Path, how: str, ending: str) -> dict[str, list[str]]:
         "tune": [*run, "tune", cells, "--method", "linear", *GRID, "-m", str(folder / f"tuned-{how}"), *place],
         "reproduce": [*run, "reproduce", comp, *place],
         "backed": [sys.executable, "-c", BACKED, cells, how],
-        "scvi-tools": [sys.executable, "-c", SCVI, cells],
+        "scvi-tools": [peer, "-c", SCVI, cells],
     }
 
 
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--sorted", action="store_true", help="by the condition")
     parser.add_argument("--folder", type=Path, default=Path("scaling"))
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--peer", default=sys.executable, help="the Python that has scvi-tools, for that command")
     given = parser.parse_args()
     results = given.folder / "scaling.csv"
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,7 @@ def main() -> None:
         if not (folder / "raw.h5ad").exists():
             make(given.file, folder / "raw.h5ad", n, given.sorted)
         for how in given.how:
-            for name, words in commands(folder, how, given.ending).items():
+            for name, words in commands(folder, how, given.ending, given.peer).items():
                 key = {"cells": n, "how": how, "command": name, "ending": given.ending, "sorted": given.sorted}
                 done = any(all(row[k] == v for k, v in key.items()) for row in rows)
                 if name not in given.commands or done:
