@@ -39,19 +39,21 @@ def sparsest_rotation(shifts: np.ndarray, restarts: int = 10, seed: int = 0) -> 
     starts = [np.eye(p)] + [np.linalg.qr(rng.normal(size=(p, p)))[0] for _ in range(restarts)]
     found = [_descend(shifts, start) for start in starts]
     best = min(found, key=lambda rotation: np.log1p((shifts @ rotation) ** 2).sum())
+    # several starts end near the same minimum, and rounding chooses among them: from each of them it is the same
+    best = _descend(shifts, best, steps=2000, nearest=1e-13)
     rows, columns = linear_sum_assignment(np.abs(best), maximize=True)
     ordered = best[:, columns[np.argsort(rows)]]
     return ordered * np.where(np.diag(ordered) < 0, -1.0, 1.0)
 
 
-def _descend(shifts: np.ndarray, rotation: np.ndarray, steps: int = 500) -> np.ndarray:
-    """The nearest local minimum from a start."""
+def _descend(shifts: np.ndarray, rotation: np.ndarray, steps: int = 500, nearest: float = 1e-6) -> np.ndarray:
+    """The nearest local minimum from a start; `nearest` is how far the last step goes."""
     for _ in range(steps):
         y = shifts @ rotation
         # sum y^2 is the same for all rotations, so the tangent's weights 1 / (1 + y^2) may be turned round
         u, _, vt = np.linalg.svd(shifts.T @ (y - y / (1 + y**2)))
         nearer = u @ vt
-        if np.abs(nearer - rotation).max() < 1e-6:
+        if np.abs(nearer - rotation).max() < nearest:
             break
         rotation = nearer
     return rotation

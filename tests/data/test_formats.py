@@ -628,6 +628,16 @@ def test_rows_without_values_at_the_start_of_a_store_are_read(tmp_path):
     np.testing.assert_array_equal(files.read(tmp_path / "x.zarr").X.toarray(), x.toarray())
 
 
+@pytest.mark.parametrize("kind", ["csr", "csc"])
+def test_of_one_gene_every_index_is_left_out_of_a_store_and_nothing_is_missing(tmp_path, kind):
+    """Values of a cell that stand there twice too: all of them are of the first gene."""
+    values, indices, pointers = np.array([1, 2, 3, 4], np.float32), np.zeros(4, np.int32), np.array([0, 2, 2, 3, 4])
+    of = sparse.csr_matrix if kind == "csr" else sparse.csc_matrix
+    x = of((values, indices, pointers), shape=(4, 1) if kind == "csr" else (1, 4))
+    assert not in_chunks(x, part="indices", size=8, path=tmp_path / "x.zarr")
+    np.testing.assert_array_equal(files.read(tmp_path / "x.zarr").X.toarray(), x.toarray())
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_part_of_an_hdf5_file_that_was_never_written_is_damage(tmp_path, stream):
     x = sparse.random(40, 30, 0.3, format="csr", dtype=np.float32, random_state=0)

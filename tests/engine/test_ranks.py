@@ -72,7 +72,7 @@ def in_float64(folder, names, world=2, backend="gloo"):
     for name in names:
         a, b = one[name], several[0][name]
         for key, values in a["weights"].items():
-            np.testing.assert_allclose(b["weights"][key], values, atol=1e-6, err_msg=f"{name}: {key}")
+            np.testing.assert_allclose(b["weights"][key], values, rtol=1e-8, atol=1e-8, err_msg=f"{name}: {key}")
         for part in ("train_", "validation_"):
             np.testing.assert_allclose(losses(b["history"], part), losses(a["history"], part), rtol=1e-5, atol=1e-6)
     return one, several

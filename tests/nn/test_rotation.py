@@ -24,6 +24,17 @@ def test_undoes_a_random_rotation_up_to_order_and_sign():
     assert (found > 0.5).sum() == 8
 
 
+def test_rounding_of_the_shifts_moves_it_no_further_than_rounding():
+    """Ranks sum in another order: z must turn alike in all of them."""
+    rng = np.random.default_rng(2)
+    for interventions, p in ((6, 4), (12, 5), (60, 8)):
+        shifts = sparse_shifts(rng, interventions, p) @ np.linalg.qr(rng.normal(size=(p, p)))[0]
+        rotation = sparsest_rotation(shifts)
+        for _ in range(5):
+            again = sparsest_rotation(shifts * (1 + rng.normal(size=shifts.shape) * 1e-15))
+            np.testing.assert_allclose(again, rotation, atol=1e-9)
+
+
 def test_what_is_sparse_stays_where_it_is():
     shifts = sparse_shifts(np.random.default_rng(1))
     np.testing.assert_allclose(sparsest_rotation(shifts), np.eye(8), atol=1e-6)

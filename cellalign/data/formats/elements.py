@@ -262,11 +262,12 @@ def check_whole(matrix: Any) -> None:
     if not any(n for n, _ in lost.values()):
         return
     pointers, n_values = matrix["indptr"][:], matrix["data"].shape[0]
-    sizes = np.diff(pointers)
+    sizes, shape = np.diff(pointers), shape_of(matrix)
+    others = shape is None or np.prod(shape) > len(sizes)  # places in a row but the first
     say_left_out(matrix)
     torn = {
         "indptr": sizes.min(initial=0) < 0 or (len(pointers) > 0 and pointers[-1] != n_values) or _piled(matrix, sizes),
-        "indices": sizes.max(initial=0) > 1,  # of several in a row not all are the first
+        "indices": others and sizes.max(initial=0) > 1,  # of several in a row not all are the first
         "data": lost["data"][0] < lost["data"][1],  # all of them zero, or lost
     }
     for part, (n, of) in lost.items():
