@@ -190,3 +190,14 @@ def test_python_obeys_the_number_that_openmp_is_told():
     told = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", IN_PYTHON], env=told, capture_output=True, text=True, timeout=120)
     assert done.stdout == "1 1\n", done.stderr
+
+
+def test_folds_are_fitted_at_once_each_on_one_thread_of_blas():
+    from joblib import effective_n_jobs
+
+    before = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+    with threads.limited(2), threads.folds_at_once():
+        assert effective_n_jobs(None) == 2
+        assert {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"} == {1}
+    assert effective_n_jobs(None) == 1
+    assert [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"] == before

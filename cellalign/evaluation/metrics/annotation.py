@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric, by_name
+from cellalign.threads import one_blas_thread
 
 FLATTEST = 0.01  # variance within a label below this share of the largest counts as this share
 DISTANCE_RANK = 5  # the distance to it tells how near the reference is
@@ -61,7 +62,8 @@ def linear(reference: np.ndarray, labels: np.ndarray, cells: np.ndarray, n_label
     """
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(max_iter=1000).fit(reference, labels)
+    with one_blas_thread():
+        fitted = LogisticRegression(max_iter=1000).fit(reference, labels)
     probability = np.zeros((len(cells), n_labels), dtype=np.float32)
     probability[:, fitted.classes_] = fitted.predict_proba(cells)
     return probability
