@@ -37,16 +37,16 @@ def say_benchmark(
     format : {"table", "json", "csv"}
     """
     from cellalign.engine.device import computing
-    from cellalign.tasks.prepare import of_preparation, prepare
     from cellalign.tasks.understood import of_columns
 
     plan = planned(adata, seeds=seeds, results=results, **call.options)
     with computing(call.options["device"], call.options["threads"]) as device:
         asked = [Asked(one.name, plan.options_of(one), len(left)) for one in plan.trainings if (left := plan.left(one))]
-        found, notes, first = expected(plan.adata, asked, device, lambda one, model: _score(call, plan, one, model))
+        otherwise = next(iter(plan.asked.values()))
+        found, notes, first = expected(
+            plan.adata, asked, device, lambda one, model: _score(call, plan, one, model), otherwise
+        )
         rows: list[Row] = [_of_name(plan, name, found.get(name)) for name in plan.asked]
-        if first is None:  # nothing is left to train
-            first = prepare(plan.adata, **of_preparation(next(iter(plan.asked.values()))))
         rows += [(what, how, None) for what, how in of_columns(first, device)]
     rows += _of_trainings(plan, seeds, people=format == "table")
     rows += [("note", message, None) for _, message in notes]

@@ -63,7 +63,7 @@ def metrics_of(names: Sequence[str], holdout_each: str | None) -> list[Metric]:
     """
     metrics = [metric_of(name) for name in names]
     if not metrics:
-        raise UsageError(f"{option('metric', hint='')} names no metric")
+        raise UsageError(f"{option('metric')} names no metric")
     mixed = next((each.name for each in metrics if each in OF_MIXING), None)
     if mixed is not None and holdout_each is not None:
         raise UsageError(

@@ -109,11 +109,10 @@ class Parameter:
     @property
     def text_default(self) -> Any:
         """The default on the command line."""
-        if isinstance(self.default, tuple) and self.repeatable:
-            return list(map(str, self.default))
-        if isinstance(self.default, tuple):
-            return ",".join(map(str, self.default)) or None
-        return self.default
+        if not isinstance(self.default, tuple):
+            return self.default
+        words = [str(word) for word in self.default]
+        return words if self.repeatable else ",".join(words) or None
 
     def value(self, given: Any) -> Any:
         """The Python value of what the command line gave."""

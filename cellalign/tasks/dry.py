@@ -76,8 +76,12 @@ class Asked:
 
 
 def expected(
-    adata: AnnData, asked: Iterable[Asked], device: torch.device, score: Callable[[Asked, Model], object]
-) -> tuple[dict[str, Expected], list[tuple[int, str]], Prepared | None]:
+    adata: AnnData,
+    asked: Iterable[Asked],
+    device: torch.device,
+    score: Callable[[Asked, Model], object],
+    otherwise: Mapping[str, Any],
+) -> tuple[dict[str, Expected], list[tuple[int, str]], Prepared]:
     """What trainings would take, by their names; what is worth saying about roles and design; the first prepared.
 
     Parameters
@@ -87,6 +91,8 @@ def expected(
     device : torch.device
     score : callable
         Does once what follows a training; is given a model that took a few steps.
+    otherwise : mapping
+        Options of `train`, to prepare where no training is left.
 
     Raises
     ------
@@ -121,7 +127,7 @@ def expected(
         of_name.trainings += 1
         of_name.training += preparing + rate * each[key]
         of_name.scoring += scoring * one.scored
-    return found, list(notes), earliest
+    return found, list(notes), earliest or prepare(adata, **of_preparation(otherwise))
 
 
 def _timed(

@@ -176,7 +176,7 @@ def digits_command(call: Call, output: Annotated[str, o.OUTPUT], force: Annotate
 
 def _digits(items: Sequence[str]) -> list[int]:
     try:
-        return [int(part) for part in o.words(items)]
+        return [int(part) for item in items for part in item.split(",")]
     except ValueError as error:
         raise UsageError(f"{option('seen', ','.join(items))} is not DIGIT,DIGIT,..., for example 1,3,6,7") from error
 

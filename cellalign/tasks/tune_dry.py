@@ -48,9 +48,8 @@ def say_tuning(call: Call, adata: AnnData, runs: Runs, writes: str, format: str)
     by = ranked_by(get(method), given["by"], adata.obs, seeds, settings_of_each, options)
     runs.of(adata, method, options)
     states, asked = {}, []
-    for combination in tried:
+    for combination, settings in zip(tried, settings_of_each, strict=True):
         for seed in range(seeds):
-            settings = {**own, **combination}
             place = runs.place(settings, seed)
             done = runs.finished(settings, seed, place) is not None
             state = FINISHED if done else CUT_OFF if runs.cut_off(place, remove=False) else TO_DO
@@ -59,10 +58,12 @@ def say_tuning(call: Call, adata: AnnData, runs: Runs, writes: str, format: str)
                 asked.append(Asked(said(combination), options | _of_run(method, settings, seed)))
     with computing(options["device"], options["threads"]) as device:
         found, notes, first = expected(
-            adata, asked, device, lambda one, model: scores(by, model, adata, options, one.options["seed"])
+            adata,
+            asked,
+            device,
+            lambda one, model: scores(by, model, adata, options, one.options["seed"]),
+            options | _of_run(method, settings_of_each[0], 0),
         )
-        if first is None:  # nothing is left to train
-            first = _prepared(adata, Asked("", options | _of_run(method, {**own, **tried[0]}, 0)))
         rows: list[Row] = [("method", f"{method}: {get(method).summary}", None)]
         rows += [(what, how, None) for what, how in of_columns(first, device)]
     rows += _of_runs(states, tried, seeds, found, people=format == "table")
@@ -76,12 +77,6 @@ def say_tuning(call: Call, adata: AnnData, runs: Runs, writes: str, format: str)
 
 def _of_run(method: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
     return {"method": method, "settings": settings, "seed": seed}
-
-
-def _prepared(adata: AnnData, one: Asked) -> Any:
-    from cellalign.tasks.prepare import of_preparation, prepare
-
-    return prepare(adata, **of_preparation(one.options))
 
 
 def _of_runs(
