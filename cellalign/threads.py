@@ -107,6 +107,21 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
+def computes_alone() -> None:
+    """What the calling thread computes takes no other thread of OpenMP: for one beside the thread that trains.
+
+    Each thread that asks OpenMP for help gets helpers of its own. As soon as there are more of all of them than CPUs,
+    GCC's OpenMP has every idle one sleep at once, and each product of a training then waits until they are awake: scvi
+    trains 9,000 cells a second instead of 13,000, whatever it is that the other thread does.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    if "torch" in sys.modules:
+        sys.modules["torch"].get_num_threads()  # which gives OpenMP torch's number in this thread, once, at first
+    for library in ThreadpoolController().select(user_api="openmp").lib_controllers:
+        library.set_num_threads(1)  # of this thread alone
+
+
 @contextmanager
 def folds_at_once() -> Iterator[None]:
     """Within, scikit-learn's cross-validation fits several folds at a time, each on one thread of BLAS."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import pytest
@@ -201,3 +202,16 @@ def test_folds_are_fitted_at_once_each_on_one_thread_of_blas():
         assert {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"} == {1}
     assert effective_n_jobs(None) == 1
     assert [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"] == before
+
+
+def test_a_thread_beside_the_one_that_trains_has_no_helpers_of_openmp():
+    torch.set_num_threads(2)
+    before = numbers()
+
+    def own():
+        threads.computes_alone()
+        return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "openmp"}
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(own).result() == {1}
+    assert numbers() == before

@@ -167,6 +167,12 @@ class Cells:
         if source is not None:
             source.keep(self.matrix.index[rows] if isinstance(self.matrix, Part) else rows)
 
+    def unpack(self) -> None:
+        """Have a matrix on disk where its rows are read fast, if it was to be (`unpacked`): all are read many times."""
+        source = on_disk(self.matrix)
+        if source is not None:
+            source.unpack()
+
     def with_fields(self, adata: AnnData, fields: Fields, *, ignore: np.ndarray | None = None) -> Cells:
         """The same matrix with other columns; parameters and errors are those of `make_cells`."""
         given: Any = fields

@@ -17,6 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from cellalign.data.stored import Stored, ahead
+from cellalign.data.unpacked import Unpacked
 from cellalign.nn.kernels.ops import rows_of
 from cellalign.nn.sparse import SparseRows
 
@@ -135,6 +136,11 @@ class OnDisk:
         if 0 < len(rows) * self.matrix.per_row <= KEPT_VALUES:
             unique = rows.cpu().unique()
             self.kept[:] = [(unique, self.fetch(unique))]
+
+    def unpack(self) -> None:
+        """Have all rows where they are read fast, if they were to be."""
+        if isinstance(self.matrix, Unpacked):
+            self.matrix.fill()
 
     def to(self, device: torch.device) -> OnDisk:
         """The same matrix, its rows given on another device."""

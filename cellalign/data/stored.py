@@ -18,6 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.facts import Facts
+from cellalign.threads import computes_alone
 
 BLOCK_VALUES = 4_000_000  # that are looked at together: 48 MB of CSR, and as much again in what is made of them
 MOST_ROWS = 65_536
@@ -362,7 +363,7 @@ def ahead(read: Callable[[Any], Any], asked: Sequence[Any]) -> Iterator[Any]:
     if len(asked) < 2:
         yield from map(read, asked)
         return
-    with ThreadPoolExecutor(1, "cellalign-reading") as reader:
+    with ThreadPoolExecutor(1, "cellalign-reading", computes_alone) as reader:
         coming = reader.submit(read, asked[0])
         for each in [*asked[1:], None]:
             found = coming.result()

@@ -119,12 +119,14 @@ class _Run:
         self.method, self.device, self.seed = method.to(device), device, seed
         self.cells, self.train = placed(cells, device), train
         self.validation = validation.to(self.cells.device)
-        self.cells.keep(self.validation)
         self.progress, self.checkpoint = progress, checkpoint
         self.learning_on = learning_on
         self.players = players_of(self.method) if learning_on is None else learning_on.players(self.method)
         self.streams = streams(device)
         self.begin(plan)
+        if self.epochs > 1:
+            self.cells.unpack()
+        self.cells.keep(self.validation)
         self.condition = cells.condition[train].cpu() if plan.balanced else None
         self.untrained = {key: value.detach().clone() for key, value in self.method.state_dict().items()}
         self.best: dict[str, Tensor] | None = None

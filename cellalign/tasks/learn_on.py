@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellalign.errors import InputError, ModelError, UsageError, option
-from cellalign.tasks.prepare import PLANNED, Prepared, made_by, on_device, split_rows, training_rows
+from cellalign.tasks.prepare import PLANNED, Prepared, made_by, on_device, split_rows, to_read_often, training_rows
 from cellalign.tasks.roles import kinds_of
 from cellalign.tasks.trained_with import training_options
 
@@ -148,7 +148,7 @@ def prepare_on(adata: AnnData, *, parent: Parent, **asked: Any) -> Prepared:
     trained_on = training_rows(adata, asked.get("holdout", ()), model.control)
     fields = Fields([field.extended(adata[trained_on]) for field in model.fields])
     notes = [*_of_new(parent, fields), *_of_labels(model, adata[trained_on]), *_of_design(adata[trained_on], fields)]
-    cells = make_cells(adata, x, fields, ignore=~trained_on)
+    cells = make_cells(adata, to_read_often(x, type(model.method)), fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, plan, seed)
     origin = LearnedFrom(
         path=parent.path,

@@ -155,7 +155,7 @@ def prepare(
     trained_on = training_rows(adata, holdout, control)
     fields = roles.fields(adata[trained_on])
     notes += check_design(adata[trained_on], fields)
-    cells = make_cells(adata, found.x, fields, ignore=~trained_on)
+    cells = make_cells(adata, to_read_often(found.x, cls), fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, plan, seed)
 
     record = ModelRecord(
@@ -288,6 +288,18 @@ def on_device(
     if automatic is not None and plan.precision == "auto":
         plan = plan.model_copy(update={"precision": automatic})
     return settled_plan(cls, plan, torch_device)
+
+
+def to_read_often(x: Any, cls: type[Method]) -> Any:
+    """A matrix as a method reads it in every epoch: one on disk from a temporary file, where one process trains.
+
+    Each of several would write a file of its own.
+    """
+    from cellalign.data.unpacked import unpacked
+    from cellalign.engine.ranks import current
+    from cellalign.methods.capabilities import Stacks, Trains
+
+    return unpacked(x) if issubclass(cls, (Trains, Stacks)) and current().alone else x
 
 
 def training_rows(adata: AnnData, holdout: Sequence[str], control: str | None) -> np.ndarray:
