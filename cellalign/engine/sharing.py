@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class Sharing:
         self.parameters = list(dict.fromkeys(p for player in players.values() for p in player.parameters))
         self.learning: list[nn.Parameter] | None = None  # those that have a gradient on any rank
         self.heard: Tensor | None = None
+        self.flat: Tensor | None = None  # gradients of `learning`, then losses and signals: what ranks add up
 
     def batches(self, cells: Cells, rows: Sequence[Tensor], start: int = 0) -> Iterator[tuple[Minibatch, int]]:
         """The share of each batch from `start` on that is this rank's, and how many rows the batch has."""
@@ -67,18 +69,39 @@ class Sharing:
         assert self.learning is not None
         values = torch.stack([value.detach() for value in losses.values()])
         signals = values.new_tensor(self.signals.noted())
-        if not counts:
-            values = torch.zeros_like(values)
-        gradients = [_gradient(p) if counts else torch.zeros_like(p).view(-1) for p in self.learning]
-        dtype = reduce(torch.promote_types, (part.dtype for part in gradients), values.dtype)
-        parts = [part.to(dtype) for part in (*gradients, values, signals)]
-        *gradients, values, signals = self.ranks.add(torch.cat(parts)).split([part.numel() for part in parts])
+        flat, gradients = self._laid_out(torch.cat([values if counts else torch.zeros_like(values), signals]))
         for parameter, gradient in zip(self.learning, gradients, strict=True):
-            parameter.grad = gradient.view(parameter.shape).to(parameter.dtype)
+            own = parameter.grad
+            if own is None or not counts:
+                gradient.zero_()
+            else:
+                gradient.copy_(own.to_dense() if own.is_sparse else own)
+        values, signals = self.ranks.add(flat)[-len(values) - len(signals) :].clone().split([len(values), len(signals)])
+        for parameter, gradient in zip(self.learning, gradients, strict=True):
+            parameter.grad = gradient.to(parameter.dtype)
         self.heard = signals if self.heard is None else self.heard + signals
         if signals.device.type == "cpu":  # a GPU is not waited for at every step
             self.hear()
         return dict(zip(losses, values.to(torch.promote_types(values.dtype, torch.float32)), strict=True))
+
+    def _laid_out(self, rest: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """One tensor with room for all gradients and the rest behind them, and the gradients' places in it.
+
+        It is the same in every step, for fresh memory costs more than what is written to it; and a gradient lies in it
+        as its parameter does, of which the optimiser's kernel would make a copy otherwise.
+        """
+        assert self.learning is not None
+        sizes = [p.numel() for p in self.learning]
+        if self.flat is None or len(self.flat) != sum(sizes) + len(rest):
+            dtype = reduce(torch.promote_types, (p.dtype for p in self.learning), rest.dtype)
+            self.flat = rest.new_empty(sum(sizes) + len(rest), dtype=dtype)
+        ends = [0, *accumulate(sizes)]
+        places = [self.flat[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        self.flat[ends[-1] :] = rest
+        return self.flat, [
+            place.as_strided(p.shape, torch.empty_like(p, device="meta").stride(), place.storage_offset())
+            for p, place in zip(self.learning, places, strict=True)
+        ]
 
     def settle(self) -> None:
         """Find out, at the first step, which parameters have a gradient anywhere."""
@@ -108,11 +131,3 @@ class Sharing:
 
 def _widest(ranks: Ranks) -> torch.dtype:
     return torch.float32 if ranks.device.type == "mps" else torch.float64
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Flat; zeros where it has none."""
-    gradient = parameter.grad
-    if gradient is None:
-        return torch.zeros_like(parameter).view(-1)
-    return (gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1)

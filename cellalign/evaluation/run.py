@@ -67,6 +67,8 @@ def evaluate(
     if "also" in options:  # its name in earlier versions
         extra_panels = options.pop("also")
     _check_options(options)
+    if panels is not None and not panels:
+        raise UsageError(f"{option('panels')} names no panel")
     chosen = _chosen(PANELS if panels is None else panels, options)
     _chosen(extra_panels, options)  # an unknown name is refused also where all panels run
     check_installed([*(() if panels is None else panels), *extra_panels])

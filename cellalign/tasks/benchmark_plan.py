@@ -131,6 +131,8 @@ def planned(
     of: Any = fit_fields(adata, condition=condition, control=control)[0]
     if of.reference is None:
         raise UsageError(f"{option('control', hint='VALUE')} is needed: the condition that predictions start from")
+    if not methods:
+        raise UsageError(f"{option('methods')} names no method")
     for method in settings or {}:
         if method not in methods:
             raise UsageError(f"{option('settings', f'{method}...')} is of none of the {option('methods')}")

@@ -69,6 +69,8 @@ def test_panels_by_name(tiny):
     assert {row.panel for row in only.rows} == {"mixing"}
     with pytest.raises(UsageError, match="unknown panel 'mixng'. Did you mean 'mixing'"):
         cellalign.evaluate(cells, condition="stim", panels=["mixng"])
+    with pytest.raises(UsageError, match="panels names no panel"):
+        cellalign.evaluate(cells, condition="stim", panels=[])
     with pytest.raises(InputError, match="cross-condition cannot run: it needs label"):
         cellalign.evaluate(cells, condition="stim", panels=["transfer"])  # its name in earlier versions
     left = cellalign.evaluate(cells, condition="stim", k=15).left_out

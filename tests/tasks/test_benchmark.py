@@ -194,6 +194,8 @@ def test_mistakes(tiny, tmp_path):
         benchmark(tiny, methods=["linear"], groups=["Nk"], **OPTIONS)
     with pytest.raises(UsageError, match="unknown method 'liner'"):
         benchmark(tiny, methods=["liner"], **OPTIONS)
+    with pytest.raises(UsageError, match="methods names no method"):
+        benchmark(tiny, methods=[], **OPTIONS)
     tiny.obs["stim"] = tiny.obs["stim"].astype(str).replace({"control": "a", "stimulated": "b"})
     with pytest.raises(UsageError, match="^control is needed"):
         benchmark(tiny, methods=["linear"], **OPTIONS)
