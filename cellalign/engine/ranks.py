@@ -216,7 +216,8 @@ def _connect(there: Started, name: str) -> Ranks:
         threads = torch.get_num_threads()
         each = "a GPU" if kind.type == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
         where = f" on {there.nodes} machines" if there.nodes > 1 else ""
-        log.info("%d ranks%s compute together, each on %s", found.world, where, each)
+        faster = "; one process with as many threads is faster" if kind.type == "cpu" and there.nodes == 1 else ""
+        log.info("%d ranks%s compute together, each on %s%s", found.world, where, each, faster)
     return found
 
 
