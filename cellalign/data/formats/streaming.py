@@ -32,7 +32,7 @@ from cellalign.data.structure import is_sparse, shape_of
 from cellalign.errors import InputError, option
 
 log = logging.getLogger("cellalign.reading")
-WHILE_COMPUTING = 3.5  # times the bytes of its matrices that a command takes: between train (2.3) and preprocess (4.2)
+WHILE_COMPUTING = 5.0  # times the bytes of its matrices that a command takes at most: preprocess of a million cells 4.8
 SAID_FROM = 1 << 30  # bytes of matrices of which it is said where they are kept
 
 
