@@ -20,7 +20,7 @@ EXAMPLE = Path(__file__).parents[2] / "example_data" / "ifnb.h5ad"
 # defaults of that version where they have changed since
 DEFAULTS_THEN = {
     "scgen": {"beta": 0.01},
-    "comp": {"gamma": 10, "include_self": False, "floor": 5},
+    "comp": {"gamma": 10, "include_self": False, "floor": 5, "lr": 1e-3},
     "beta-vae": {"warmup_epochs": 0},
     "ivae": {"rotate_at": []},
     "svae": {"rotate_at": [], "alpha": None},
