@@ -349,6 +349,21 @@ def clean(block: Any) -> Any:
     return block
 
 
+def pointers_of(pointers: np.ndarray, runs: Sequence[Run]) -> np.ndarray:
+    """Where the values of runs of rows end, one run behind the other: from those of all rows [n + 1]."""
+    sizes = [np.diff(pointers[first : last + 1]) for first, last in runs]
+    return np.concatenate([[0], np.cumsum(np.concatenate(sizes or [np.zeros(0, int)]))])
+
+
+def as_csr(values: np.ndarray, columns: np.ndarray, indptr: np.ndarray, n_columns: int) -> sparse.csr_matrix:
+    """These arrays as a matrix, as they are: scipy would look at all of them."""
+    small = columns.astype(np.int32, copy=False) if n_columns < 2**31 else columns
+    found = sparse.csr_matrix((len(indptr) - 1, n_columns), dtype=values.dtype)
+    found.data, found.indices = values, small
+    found.indptr = indptr.astype(small.dtype) if indptr[-1] < 2**31 else indptr
+    return found
+
+
 def runs_of(index: np.ndarray) -> list[Run]:
     """Ascending rows as runs of neighbours."""
     if not len(index):

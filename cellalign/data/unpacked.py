@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from cellalign.data.facts import Facts
-from cellalign.data.stored import Run, Stored
+from cellalign.data.stored import Mapped, Run, Stored, as_csr, as_it_is, pointers_of
 
 log = logging.getLogger("cellalign")
 MOUNTS = Path("/proc/mounts")
@@ -38,7 +37,7 @@ class _Part(NamedTuple):
     values: tuple[int, np.dtype]
 
 
-class Unpacked(Stored):
+class Unpacked(Mapped):
     """The same rows as of another matrix, from a temporary file once a pass over all of them was made.
 
     Attributes
@@ -49,23 +48,12 @@ class Unpacked(Stored):
     """
 
     def __init__(self, whole: Stored, file: IO[bytes]) -> None:
-        self.whole, self._file = whole, file
-        self.shape, self.dtype, self.nnz, self.is_dense = whole.shape, whole.dtype, whole.nnz, whole.is_dense
-        self.block_values, self.most_rows = whole.block_values, whole.most_rows
+        super().__init__(whole, as_it_is, whole.shape[1], whole.dtype)
+        self._file = file
         self.done, self._end, self._failed = 0, 0, False
         self._parts: list[_Part] = []
         self._pointers = np.zeros(1 if self.is_dense else self.shape[0] + 1, np.int64)
         self._lock = threading.Lock()
-
-    @property
-    def chunk_rows(self) -> int:
-        """As of the matrix itself: the order of an epoch's rows is the same."""
-        return self.whole.chunk_rows
-
-    @property
-    def read_per_row(self) -> float:
-        """As of the matrix itself."""
-        return self.whole.read_per_row
 
     @property
     def facts(self) -> Facts:  # type: ignore[override]
@@ -73,7 +61,7 @@ class Unpacked(Stored):
         return self.whole.facts
 
     def __reduce__(self) -> Any:
-        return as_found, (self.whole,)  # to another process: without the file
+        return as_it_is, (self.whole,)  # to another process: without the file
 
     def runs(self, runs: Sequence[Run]) -> Any:
         """Those rows: from the file where they lie there, else from the matrix, and into the file if they are next."""
@@ -82,7 +70,7 @@ class Unpacked(Stored):
                 return self._from_file(runs)
             except (OSError, ValueError) as error:
                 self._give_up(error)
-        block = self.whole.runs(runs)
+        block = super().runs(runs)
         if len(runs) == 1 and runs[0][0] == self.done and not self._failed:
             with self._lock:
                 if runs[0][0] == self.done:
@@ -106,8 +94,7 @@ class Unpacked(Stored):
                 part = _Part(first, last, (0, self.dtype), self._append(block))
             else:
                 sizes = self._pointers[first] + np.cumsum(np.diff(block.indptr))
-                small = np.uint16 if self.shape[1] <= 1 << 16 else block.indices.dtype
-                part = _Part(first, last, self._append(block.indices.astype(small)), self._append(block.data))
+                part = _Part(first, last, self._append(block.indices), self._append(block.data))
                 self._pointers[first + 1 : last + 1] = sizes
         except (OSError, TypeError, ValueError) as error:
             self._give_up(error)
@@ -133,16 +120,17 @@ class Unpacked(Stored):
         return at, packed.dtype
 
     def _from_file(self, runs: Sequence[Run]) -> Any:
-        n = sum(last - first for first, last in runs)
         inner = list(self._inner(runs))
         if self.is_dense:
-            found = np.empty((n, self.shape[1]), self.dtype)
             width = self.shape[1]
+            found = np.empty((sum(last - first for first, last in runs), width), self.dtype)
             self._gather(found.reshape(-1), ((part.values, width * first, width * last) for part, first, last in inner))
             return found
-        sizes = [np.diff(self._pointers[first : last + 1]) for first, last in runs]
-        indptr = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
-        columns, values = np.empty(indptr[-1], _index_type(self.shape[1])), np.empty(indptr[-1], self.dtype)
+        indptr = pointers_of(self._pointers, runs)
+        columns, values = (
+            np.empty(indptr[-1], np.int32 if self.shape[1] < 2**31 else np.int64),
+            np.empty(indptr[-1], self.dtype),
+        )
         places = []
         for part, first, last in inner:
             start = self._pointers[part.first]
@@ -150,9 +138,7 @@ class Unpacked(Stored):
             places.append((part, int(ends[0] - start), int(ends[1] - start)))
         self._gather(columns, ((part.columns, first, last) for part, first, last in places))
         self._gather(values, ((part.values, first, last) for part, first, last in places))
-        matrix = sparse.csr_matrix((n, self.shape[1]), dtype=self.dtype)
-        small = columns.dtype if indptr[-1] <= np.iinfo(columns.dtype).max else np.dtype(np.int64)
-        matrix.data, matrix.indices, matrix.indptr = values, columns, indptr.astype(small)
+        matrix = as_csr(values, columns, indptr, self.shape[1])
         matrix.has_canonical_format = True  # as the blocks were
         return matrix
 
@@ -204,11 +190,6 @@ def unpacked(x: Any) -> Any:
         return x
 
 
-def as_found(x: Stored) -> Stored:
-    """The matrix itself."""
-    return x
-
-
 def in_memory(folder: str) -> bool:
     """Whether a folder's files take memory, as far as the system says."""
     try:
@@ -230,7 +211,3 @@ def smallest(values: np.ndarray) -> np.ndarray:
             small = values.astype(kind)
             return small if np.array_equal(small, values) else values
     return values
-
-
-def _index_type(n_columns: int) -> Any:
-    return np.int32 if n_columns < 2**31 else np.int64

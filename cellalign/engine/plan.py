@@ -18,7 +18,7 @@ class Plan(BaseModel):
 
     epochs: int | None = Field(None, ge=1, le=1_000_000, description="passes over the cells; null goes by their number")
     epoch_rule: Literal["steps", "fewer-steps", "cells"] = Field(
-        "steps", description="epochs by default: for a number of steps; or 400, beyond 20,000 cells fewer (scvi-tools)"
+        "steps", description="epochs by default: for 1,000 steps or 640; or 400, beyond 20,000 cells fewer (scvi-tools)"
     )
     batch_size: int = Field(512, ge=2, le=1_000_000, description="cells per optimisation step")
     balanced: bool = Field(False, description="as many cells of every condition in each batch")

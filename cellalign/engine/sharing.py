@@ -40,7 +40,8 @@ class Sharing:
         self.parameters = list(dict.fromkeys(p for player in players.values() for p in player.parameters))
         self.learning: list[nn.Parameter] | None = None  # those that have a gradient on any rank
         self.heard: Tensor | None = None
-        self.flat: Tensor | None = None  # gradients of `learning`, then losses and signals: what ranks add up
+        # for gradients of `learning`, then losses and signals: what ranks add up, and the places of the gradients in it
+        self.room: tuple[Tensor, list[Tensor]] | None = None
 
     def batches(self, cells: Cells, rows: Sequence[Tensor], start: int = 0) -> Iterator[tuple[Minibatch, int]]:
         """The share of each batch from `start` on that is this rank's, and how many rows the batch has."""
@@ -69,14 +70,16 @@ class Sharing:
         assert self.learning is not None
         values = torch.stack([value.detach() for value in losses.values()])
         signals = values.new_tensor(self.signals.noted())
-        flat, gradients = self._laid_out(torch.cat([values if counts else torch.zeros_like(values), signals]))
+        rest = torch.cat([values if counts else torch.zeros_like(values), signals])
+        flat, gradients = self._room(rest)
+        flat[-len(rest) :] = rest
         for parameter, gradient in zip(self.learning, gradients, strict=True):
             own = parameter.grad
             if own is None or not counts:
                 gradient.zero_()
             else:
                 gradient.copy_(own.to_dense() if own.is_sparse else own)
-        values, signals = self.ranks.add(flat)[-len(values) - len(signals) :].clone().split([len(values), len(signals)])
+        values, signals = self.ranks.add(flat)[-len(rest) :].clone().split([len(values), len(signals)])
         for parameter, gradient in zip(self.learning, gradients, strict=True):
             parameter.grad = gradient.to(parameter.dtype)
         self.heard = signals if self.heard is None else self.heard + signals
@@ -84,24 +87,21 @@ class Sharing:
             self.hear()
         return dict(zip(losses, values.to(torch.promote_types(values.dtype, torch.float32)), strict=True))
 
-    def _laid_out(self, rest: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _room(self, rest: Tensor) -> tuple[Tensor, list[Tensor]]:
         """One tensor with room for all gradients and the rest behind them, and the gradients' places in it.
 
         It is the same in every step, for fresh memory costs more than what is written to it; and a gradient lies in it
         as its parameter does, of which the optimiser's kernel would make a copy otherwise.
         """
         assert self.learning is not None
-        sizes = [p.numel() for p in self.learning]
-        if self.flat is None or len(self.flat) != sum(sizes) + len(rest):
+        ends = [0, *accumulate(p.numel() for p in self.learning)]
+        if self.room is None or len(self.room[0]) != ends[-1] + len(rest):
             dtype = reduce(torch.promote_types, (p.dtype for p in self.learning), rest.dtype)
-            self.flat = rest.new_empty(sum(sizes) + len(rest), dtype=dtype)
-        ends = [0, *accumulate(sizes)]
-        places = [self.flat[a:b] for a, b in zip(ends, ends[1:], strict=False)]
-        self.flat[ends[-1] :] = rest
-        return self.flat, [
-            place.as_strided(p.shape, torch.empty_like(p, device="meta").stride(), place.storage_offset())
-            for p, place in zip(self.learning, places, strict=True)
-        ]
+            flat = rest.new_empty(ends[-1] + len(rest), dtype=dtype)
+            strides = [torch.empty_like(p, device="meta").stride() for p in self.learning]
+            of_each = zip(self.learning, strides, ends, strict=False)
+            self.room = flat, [flat.as_strided(p.shape, stride, at) for p, stride, at in of_each]
+        return self.room
 
     def settle(self) -> None:
         """Find out, at the first step, which parameters have a gradient anywhere."""

@@ -65,7 +65,8 @@ class CoMP(CVAE):
     def defaults_of_any(cls, n_features: int | None) -> Mapping[str, Any]:
         """A narrow posterior, and of a narrow table small networks and few latents (benchmarks/README.md).
 
-        The penalty sees draws: what a wide posterior covers is hidden from it, and a forest reads it from the means.
+        Steps and rate are those that these were chosen with. The penalty sees draws: what a wide posterior covers is
+        hidden from it, and a forest reads it from the means.
         """
         few = {"hidden": (64, 64), "latent_dim": 16, "lr": 3e-3} if n_features and n_features <= NARROW else {}
         return {"posterior_scale": 0.1, "gamma": 5.0, "batch_size": 1024, "lr": 1e-3, "epoch_rule": "steps"} | few

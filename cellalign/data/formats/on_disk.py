@@ -20,7 +20,7 @@ from scipy import sparse
 
 from cellalign.data.formats.elements import check_whole, import_filters, missing_filter, say_left_out
 from cellalign.data.formats.normal import plain_matrix
-from cellalign.data.stored import BLOCK_VALUES, Run, Stored, clean
+from cellalign.data.stored import BLOCK_VALUES, Run, Stored, as_csr, clean, pointers_of
 from cellalign.data.structure import check_stored, is_sparse, shape_of
 from cellalign.errors import InputError
 
@@ -166,18 +166,12 @@ class CsrOnDisk(Stored):
     def runs(self, runs: Sequence[Run]) -> Any:
         """Those rows as CSR."""
         places = [(int(self.pointers[first]), int(self.pointers[last])) for first, last in runs]
-        sizes = np.concatenate([np.diff(self.pointers[first : last + 1]) for first, last in runs] or [np.zeros(0, int)])
-        indptr = np.concatenate([[0], np.cumsum(sizes)])
         columns = _gather(self.indices, places, self.name)
         if len(columns) and (columns.min() < 0 or columns.max() >= self.shape[1]):
             wrong = columns[(columns < 0) | (columns >= self.shape[1])][0]
             raise InputError(f"{self.name} is damaged: an index of {wrong}, and {self.shape[1]:,} columns; {AGAIN}")
         values = plain_matrix(_gather(self.data, places, self.name))
-        small = columns.astype(np.int32, copy=False) if self.shape[1] < 2**31 else columns
-        indptr = indptr.astype(small.dtype) if indptr[-1] < 2**31 else indptr
-        found = sparse.csr_matrix((len(indptr) - 1, self.shape[1]), dtype=values.dtype)
-        found.data, found.indices, found.indptr = values, small, indptr
-        return clean(found)
+        return clean(as_csr(values, columns, pointers_of(self.pointers, runs), self.shape[1]))
 
 
 class CscOnDisk(Stored):
