@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pytest
 from scipy import sparse
+from support import at_every_change
 
 import cellalign
 from cellalign.data import files
@@ -206,7 +207,7 @@ def test_names_that_would_meet_are_told_apart(guides, cells):
     assert found.obs_names.is_unique and {"c", "c-g1"} <= set(source_names(found))
 
 
-@pytest.mark.parametrize("ending", ["h5ad", "zarr"])
+@pytest.mark.parametrize("ending", at_every_change(["h5ad", "zarr"], ["h5ad"]))
 def test_it_is_written_batch_by_batch_and_never_all_in_memory(model, cells, tmp_path, monkeypatch, ending):
     monkeypatch.setattr("cellalign.predictions.OBSERVED", 16)
     asked = {"to": ["g1", "g2"], "with_control": True, "draws": 2}

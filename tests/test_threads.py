@@ -186,6 +186,7 @@ print(torch.get_num_threads(), numba.get_num_threads())
 """
 
 
+@pytest.mark.slow
 def test_python_obeys_the_number_that_openmp_is_told():
     """numba, which scanpy chooses genes with, would start OpenMP with a thread for each core, of torch's as well."""
     told = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"} | {"OMP_NUM_THREADS": "1"}

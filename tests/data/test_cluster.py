@@ -102,9 +102,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", at_every_change([*OPTIONS, "plain zarr zarr"], [*list(OPTIONS)[:4], "plain zarr zarr"])
-)
+@pytest.mark.parametrize("kind", at_every_change([*OPTIONS, "plain zarr zarr"], list(OPTIONS)[:4]))
 def test_others_write_the_file_that_one_process_writes(tiny, tmp_path, kind):
     kind, read, written = [*kind.split(), "h5ad", "h5ad"][:3]
     source, made = tmp_path / f"in.{read}", [tmp_path / f"{name}.{written}" for name in ("alone", "together")]
@@ -128,6 +126,7 @@ def test_a_file_that_is_not_to_be_packed(tiny, tmp_path):
     check_same_file(tmp_path / "alone.h5ad", tmp_path / "together.h5ad")
 
 
+@pytest.mark.slow
 def test_several_files_and_the_recipe_of_a_model(tiny, tmp_path):
     for part, name in ((slice(0, 120), "a.h5ad"), (slice(120, None), "b.zarr")):
         some = raw_counts(tiny, "plain")[part].copy()
@@ -203,6 +202,7 @@ def test_a_matrix_is_opened_where_it_lies_and_no_other_is_taken_for_it(tiny, tmp
         Place(str(tmp_path / "none.zarr"), "X").open()
 
 
+@pytest.mark.slow
 def test_an_input_that_changes_is_one_line_and_no_output(tiny, tmp_path):
     files.write(raw_counts(tiny, "plain"), tmp_path / "in.zarr")
 

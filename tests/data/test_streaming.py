@@ -209,6 +209,7 @@ def test_the_genes_of_any_file_are_zero_where_one_lacks_them(tiny, tmp_path, as_
         files.read(Reading(tuple(names), genes="some"))
 
 
+@pytest.mark.slow
 def test_columns_are_converted_to_rows_in_few_passes(tiny, tmp_path, monkeypatch):
     expected, counts = dense(tiny.X), dense(tiny.layers["counts"])
     tiny.X, tiny.layers["counts"] = tiny.X.tocsc(), tiny.layers["counts"].tocsc()

@@ -62,6 +62,7 @@ def test_a_pipe_in_place_of_the_history_holds_nobody_up(tmp_path, cellalign, kan
     assert done.returncode == 0 and "it is no file" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal of Unix")
 def test_a_signal_that_asks_for_a_checkpoint_ends_nothing(tmp_path, command, kang_like, model):

@@ -87,6 +87,7 @@ def test_case_16_mudata_file(shell):
         assert list(shell.read("o.h5ad").var_names) == list(rna.var_names)
 
 
+@pytest.mark.slow
 def test_case_17_legacy_anndata_file(shell):
     new = shell.write("new.h5ad", logged(counts()))
     as_compound(new, shell.folder / "old.h5ad")
@@ -300,6 +301,7 @@ def test_case_24_counts_in_another_layer(shell):
     np.testing.assert_array_equal(dense(shell.read("o.h5ad").layers["counts"]), dense(counts().X))
 
 
+@pytest.mark.slow
 def test_case_25_only_log_expression(shell):
     a = logged(counts())
     del a.layers["counts"]
@@ -326,6 +328,7 @@ def test_case_25_only_log_expression(shell):
             np.testing.assert_allclose(dense(shell.read("o.h5ad").X), dense(log.X), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_case_37_false_warning_of_scanpy(shell):
     a = logged(counts())
     a.uns["log1p"] = {"base": None}
@@ -381,6 +384,7 @@ def test_case_26_new_cells_hint(shell):
     np.testing.assert_allclose(dense(known.X), wanted[:, columns], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_case_44_own_prediction_refused(shell):
     shell.write("in.h5ad", logged(counts()))
     shell(train("linear", "--condition cond"))

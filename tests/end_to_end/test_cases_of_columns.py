@@ -72,6 +72,7 @@ def test_case_08_dose_nan_inf(shell):
 # Values
 
 
+@pytest.mark.slow
 def test_case_09_integer_batch_against_float(shell):
     a = logged(counts())
     a.obs["lib"] = np.arange(a.n_obs) % 3
@@ -110,6 +111,7 @@ def test_case_11_control_not_recognised(shell, name):
     assert set(shell.read("c.h5ad").obs["guide_source"].astype(str)) == {name}
 
 
+@pytest.mark.slow
 def test_case_12_dose_names_hint(shell):
     a = logged(counts())
     dose = drawn(a.n_obs, 0.0, 10, 100, 1000)
@@ -129,6 +131,7 @@ def test_case_12_dose_names_hint(shell):
     assert "Did you mean" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_case_13_preprocess_batch_of_numbers(shell):
     a = counts()
     n = np.arange(a.n_obs)

@@ -88,6 +88,7 @@ def test_22_a_layer_that_is_not_read_may_hold_anything(at, tiny_counts):
     assert at.preprocess(at("in.h5ad", adata), "--n-top-genes", 30)[0].returncode == 0
 
 
+@pytest.mark.slow
 def test_23_estimated_counts(at, tiny_counts):
     adata, rng = tiny_counts, np.random.default_rng(0)
     x = adata.X.toarray().astype(np.float64)

@@ -41,6 +41,7 @@ def test_dose_curve(cellalign, mistaken, tmp_path):
         assert len(failed.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_missing_conditions(cellalign, kang_like, tmp_path):
     run = cellalign(cwd=tmp_path)
     cells = ad.read_h5ad(kang_like)

@@ -60,6 +60,7 @@ def test_a_benchmark_says_what_it_then_does(tried, cellalign, kang_like, tmp_pat
     assert whole["trainings"]["value"] == 0 and whole["estimate"]["how"] == "nothing is left to train"
 
 
+@pytest.mark.slow
 def test_one_training_for_several_conditions_is_counted_once(tried, kang_like, cellalign, tmp_path):
     import anndata as ad
 

@@ -86,6 +86,7 @@ def test_a_folder_that_may_not_be_looked_into(run, tiny_path, tmp_path):
         folder.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_working_directory_that_cannot_be_written_to(run, tiny_path, tmp_path):
     tmp_path.chmod(0o555)
     try:
@@ -102,6 +103,7 @@ def test_no_home(run, tiny_counts_path):
     assert (done.returncode, done.stderr) == (0, PREPROCESSED)
 
 
+@pytest.mark.slow
 def test_folders_for_caches_that_cannot_be_used(run, tiny_counts_path):
     unfit = {"NUMBA_CACHE_DIR": "/proc/none", "MPLCONFIGDIR": "/proc/none"}
     done = run("preprocess", tiny_counts_path, "-o", "o.h5ad", "--n-top-genes", 20, **unfit)

@@ -18,6 +18,7 @@ def five_commands() -> list[list[str]]:
     return [line.removeprefix("$ cellalign ").split() for line in block[1].splitlines() if line.startswith("$ ")]
 
 
+@pytest.mark.slow
 def test_a_strangers_files_become_a_prediction_a_verdict_and_a_page(tmp_path, cellalign):
     shutil.copytree(ROOT / "example_data", tmp_path / "example_data", ignore=shutil.ignore_patterns("*.h5ad"))
     commands = five_commands()

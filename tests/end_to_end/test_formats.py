@@ -86,6 +86,7 @@ def test_every_command_takes_several_files_and_writes_a_store(here):
     assert told.returncode == 3 and "pp2.zarr has changed since training" in told.stderr
 
 
+@pytest.mark.slow
 def test_a_matrix_folder_with_its_metadata_in_a_table(here):
     cells, folder = ad.read_h5ad(here.folder / "raw1.h5ad"), here.folder / "matrices"
     folder.mkdir()
@@ -110,10 +111,10 @@ def test_a_matrix_folder_with_its_metadata_in_a_table(here):
     [
         ("o.csv", "--output o.csv ends in .csv; cells are written to .h5ad or .zarr (- is standard output)"),
         pytest.param("o", "--output o has no ending", marks=pytest.mark.slow),
-        ("new/", "--output new/ is a folder; name a file in it"),
+        pytest.param("new/", "--output new/ is a folder; name a file in it", marks=pytest.mark.slow),
         pytest.param("there", "--output there is a folder; name a file in it", marks=pytest.mark.slow),
         ("there.zarr", "output there.zarr exists and is no zarr store, so it is not replaced"),
-        ("there.h5ad", "output there.h5ad is a folder and is not replaced"),
+        pytest.param("there.h5ad", "output there.h5ad is a folder and is not replaced", marks=pytest.mark.slow),
     ],
 )
 def test_an_output_that_is_no_file_of_cells_is_refused_before_the_work(here, output, says):
@@ -132,6 +133,7 @@ def test_an_output_that_is_no_file_of_cells_is_refused_before_the_work(here, out
     assert (here.folder / output / "mine").exists() == (output.startswith("there"))
 
 
+@pytest.mark.slow
 def test_a_store_is_replaced_whole_or_not_at_all(here):
     here("preprocess", "raw1.h5ad", "-o", "o.zarr")
     assert here.run("preprocess", "raw2.zarr", "-o", "o.zarr").returncode == 2
@@ -160,6 +162,7 @@ def test_what_anndata_013_wrote_goes_through_every_command(here):
         assert not found & {"nullable-string-array", "null"}, name
 
 
+@pytest.mark.slow
 def test_a_modality_of_a_mudata_file(here):
     cells = ad.read_h5ad(here.folder / "pp1.h5ad")
     with h5py.File(here.folder / "x.h5mu", "w", userblock_size=512) as handle:

@@ -42,6 +42,7 @@ def test_a_counterfactual_is_scored_and_drawn(run):
     assert (pixels[..., :3] != 1).any(-1).mean() > 0.01, "not blank"
 
 
+@pytest.mark.slow
 def test_embedding_and_an_evaluation_of_it_work_on_images(run):
     folder, command = run
     assert command("embed", "digits.h5ad", "-m", "m", "-o", "emb.h5ad").returncode == 0

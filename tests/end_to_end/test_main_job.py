@@ -27,7 +27,7 @@ def job(tmp_path_factory, cellalign, kang_path):
     run = cellalign(cwd=folder)
     steps = [
         ("preprocess", kang_path, "-o", "kang.pp.h5ad", "--n-top-genes", 1000),
-        ("train", "kang.pp.h5ad", "--method", "comp", "--condition", "stim", "--set", "hidden=[128, 128]"),
+        (*"train kang.pp.h5ad --method comp --condition stim --epochs 120".split(), "--set", "hidden=[128, 128]"),
         ("embed", "-o", "kang.emb.h5ad", "--umap", "--plot", "umap.png"),
         ("counterfactual", "--to", "stimulated"),
     ]

@@ -131,7 +131,7 @@ def check(folder, words) -> int:
     return done.returncode
 
 
-FAST = ["a batch of one cell", "everything else that a file can hold"]
+FAST = ["everything else that a file can hold"]
 
 
 @pytest.mark.parametrize("name", at_every_change(ODD, FAST))

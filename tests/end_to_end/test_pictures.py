@@ -29,6 +29,7 @@ def test_both_pictures_are_written(prediction, kang_like):
     assert not list(folder.glob(".*")), "nothing temporary is left"
 
 
+@pytest.mark.slow
 def test_the_ending_gives_the_format_and_force_replaces(prediction, kang_like):
     folder, evaluate = prediction
     (folder / "there.svg").write_text("mine")

@@ -60,6 +60,7 @@ def test_mistakes_are_one_line(folder, model, tmp_path):
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_and_benchmark_write_one_too(folder, tmp_path):
     place, run = folder
     short = ("--condition", "stim", "--epochs", 1, "--set", "hidden=[8]", "--batch-size", 32)

@@ -70,6 +70,7 @@ def test_every_command_works_with_it(plugin, cellalign, kang_like, tmp_path):
     ).stdout  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_of_a_package_that_is_gone_says_so(plugin, cellalign, kang_like, tmp_path):
     run = cellalign(cwd=tmp_path, env=_on_the_path(plugin))
     assert run("train", kang_like, "--method", "shift", "--condition", "stim", "--epochs", "1").returncode == 0

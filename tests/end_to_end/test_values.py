@@ -65,6 +65,7 @@ def test_a_dose_that_is_no_number_is_refused_before_the_work(folder, cellalign):
     assert not (folder / "no.h5ad").exists()
 
 
+@pytest.mark.slow
 def test_integers_in_training_are_the_floats_of_new_cells(folder, cellalign):
     run = cellalign(cwd=folder)
     done(run, "train", "in.h5ad", "--method", "invae", "--batch", "lib", "-m", "lib", *SMALL)
@@ -91,6 +92,7 @@ def test_pairs_named_as_in_gears(folder, cellalign):
     assert scored.returncode == 0 and any(row["panel"] == "response" for row in json.loads(scored.stdout)["scores"])
 
 
+@pytest.mark.slow
 def test_names_with_commas_and_cells_without_a_label(folder, cellalign):
     run = cellalign(cwd=folder)
     train = ("train", "in.h5ad", "--method", "linear", "--condition", "stim", "--set", "latent_dim=2")

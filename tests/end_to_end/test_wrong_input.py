@@ -149,6 +149,7 @@ def test_outputs_that_cannot_be_written(workplace):
     mistake("embed", "-o", "no/such/folder/e.h5ad", status=3, says="no/such/folder")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(workplace):
     """A limit on the size of files stands in for a full disk: the write fails half way through."""
     folder, _ = workplace

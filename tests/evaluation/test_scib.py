@@ -353,6 +353,7 @@ def test_without_the_extra_what_asks_for_it_is_one_line(without_the_extra, mista
         scib_scores(latents(), BATCH, LABEL)
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_other_panels_run(without_the_extra, tiny):
     tiny.obsm["X_mine"] = np.random.default_rng(0).normal(size=(tiny.n_obs, 3))
     options = dict(condition="stim", label="cell_type", k=15, min_cells=30)

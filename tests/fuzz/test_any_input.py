@@ -99,7 +99,7 @@ def watched() -> Iterator[None]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_any_input(command, place):
     @seed(0)
-    @settings(max_examples=4, phases=[Phase.generate], **SAME)
+    @settings(max_examples=2, phases=[Phase.generate], **SAME)
     @given(st.data())
     def case(data):
         try_one(data.draw, command, place)

@@ -92,6 +92,7 @@ def test_directions_are_the_eigenvectors_of_the_difference_of_covariances():
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_direction_that_two_conditions_share_is_removed_once():
     x, _ = draw(300, 0)
     y, _ = draw(300, 1, direction=unit(1))

@@ -84,6 +84,7 @@ def dose_from(z, dose):
     return 1 - np.mean((predicted - dose) ** 2) / np.var(dose)
 
 
+@pytest.mark.slow
 def test_z_forgets_the_dose_and_dose_curves_follow_the_truth(dosed):
     dose = dosed.obs["dose"].to_numpy()
     z = {}

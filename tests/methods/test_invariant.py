@@ -269,6 +269,7 @@ def accuracy(z, names) -> float:
     return LogisticRegression(max_iter=2000).fit(z[train], y[train]).score(z[test], y[test])
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_invae_keeps_the_biology_in_one_block_and_the_site_in_the_other(sites):
     model = cellalign.train(
@@ -321,6 +322,7 @@ def test_sources_of_a_batch_counterfactual_are_settled_before_any_cell_is_read(s
         blind.counterfactual(sites, to="site=site2")
 
 
+@pytest.mark.slow
 def test_scanvi_labels_the_cells_that_have_no_label(sites):
     hidden = sites.copy()
     hidden.obs["known"] = hidden.obs["cell_type"].astype(str)

@@ -145,6 +145,7 @@ def test_more_ranges_than_cells(cells, threads, monkeypatch):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_threads_are_those_torch_has_and_stay_so(threads):
     kernel = likelihood.KERNEL
     for n_threads in (1, 2, 3, 1):
@@ -193,6 +194,7 @@ def test_an_exception_of_a_range_reaches_the_caller(threads):
         jit.RangeKernel(refuse, None, ()).run(4, 2, ())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_computes_the_same_on_one_thread():
     script = """

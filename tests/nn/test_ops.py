@@ -161,8 +161,9 @@ def test_a_numba_that_fails_is_done_without(cells, monkeypatch, caplog):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize("missing", ["numba", pytest.param("llvmlite", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("missing", ["numba", "llvmlite"])
 def test_a_missing_numba_is_done_without(cells, missing):
     script = f"""
 import sys

@@ -155,6 +155,7 @@ def test_a_page_of_many_cells_is_small():
     assert len(build(parts).html().encode()) < 2.5 * MEGABYTE
 
 
+@pytest.mark.slow
 def test_a_page_of_much_of_everything_is_small():
     parts = reported.everything(20_000)
     (own,) = parts.predicted

@@ -68,6 +68,7 @@ def test_counts_are_raw_sparse_and_named(cells: anndata.AnnData) -> None:
     assert "batch" not in cells.obs and "donor" not in cells.obs and not cells.layers
 
 
+@pytest.mark.slow
 def test_all_genes_resemble_the_real_cells(real: anndata.AnnData) -> None:
     symbols = simulate.genes().symbols
     real = real[:, symbols].copy()

@@ -105,6 +105,7 @@ def test_a_grid(tiny, on_disk, method):
     np.testing.assert_array_equal(best.embed(tiny), known.embed(tiny))
 
 
+@pytest.mark.slow
 def test_targets_and_transfer(shifts, svae_model, on_disk, tmp_path, never_whole):
     train = shifts[shifts.obs["split"] == "train"].copy()
     names = train.obs["perturbation"].astype(str)

@@ -43,6 +43,7 @@ def page(job):
     return cellalign.report(*inputs)
 
 
+@pytest.mark.slow
 def test_inputs_in_any_order_are_known_by_their_content(job, page):
     folder, _ = job
     given = Given()
@@ -95,6 +96,7 @@ def test_objects_and_files_give_the_same_scores(job, page):
     assert tables[0].rows[0][2] == f"{value:.3f}"
 
 
+@pytest.mark.slow
 def test_cells_can_be_coloured_by_all_that_fits_and_by_genes(job):
     _, objects = job
     adata = objects["embedded"].copy()

@@ -55,6 +55,7 @@ def test_what_is_computed_is_what_is_declared(latents):
     assert {str(metric.better) for metric in OF_NUMBER} == {"towards 0"}
 
 
+@pytest.mark.slow
 def test_of_many_conditions_some_are_trained_under_and_all_are_tested(monkeypatch):
     monkeypatch.setattr(probe, "ALL_TRAINED", 3)
     rng = np.random.default_rng(0)
@@ -69,6 +70,7 @@ def test_of_many_conditions_some_are_trained_under_and_all_are_tested(monkeypatc
     assert again == found and probe.cross_condition(z, condition, label, 1).scores.keys() != found.scores.keys()
 
 
+@pytest.mark.slow
 def test_each_pair_is_scored_as_by_itself():
     """One prediction of all conditions' cells gives what one for each pair gives, also where labels are not shared."""
     rng = np.random.default_rng(0)

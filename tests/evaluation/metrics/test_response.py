@@ -8,6 +8,7 @@ import scanpy as sc
 from cellalign.evaluation.metrics import response as res
 
 
+@pytest.mark.slow
 def test_de_genes_equal_scanpys_ranking(kang_path):
     adata = ad.read_h5ad(kang_path)
     adata = adata[adata.obs["cell_type"] == "B"].copy()[:, np.arange(0, adata.n_vars, 10)].copy()

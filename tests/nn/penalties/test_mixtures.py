@@ -92,6 +92,7 @@ def aligned_by_penalty(**options):
     return mixed(neighbours(z, 15), condition.numpy(), k=15, alpha=0.1), float(loss.detach())
 
 
+@pytest.mark.slow
 def test_conditions_mix_as_permuted_ones_where_a_cell_counts_in_its_own_mixture():
     """Left out of it, as in the authors' code, it is rewarded for fleeing its kind: without bound, or to a floor."""
     found, value = aligned_by_penalty(include_self=True)
