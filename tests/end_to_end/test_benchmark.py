@@ -3,6 +3,7 @@
 import json
 
 import pandas as pd
+import pytest
 
 
 def test_benchmark_goes_on_from_its_file(cellalign, kang_like, tmp_path):
@@ -33,6 +34,7 @@ def test_benchmark_goes_on_from_its_file(cellalign, kang_like, tmp_path):
     assert other["linear", "B"] != first["linear", "B"] and other["mean shift", "B"] == first["mean shift", "B"]
 
 
+@pytest.mark.slow
 def test_a_grid_with_nothing_held_out(cellalign, kang_like, tmp_path):
     arguments = ("--methods", "linear", "--condition", "stim", "--label", "cell_type", "--grid", "change=shift,ridge")
     asked = ("--metric", "kBET,own share,r_change_de", "--seeds", "2")

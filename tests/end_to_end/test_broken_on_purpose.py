@@ -112,6 +112,7 @@ def test_a_seed_that_no_library_takes(tmp_path, cellalign, kang_like):
     assert done.returncode == 2 and "4294967295" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_claim_that_cannot_be_written_leaves_nothing(tmp_path, command, kang_like):
     def nothing():

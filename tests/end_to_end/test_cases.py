@@ -410,6 +410,7 @@ def test_case_45_counts_model_new_file(shell):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_case_40_damaged_model_yaml(shell):
     import yaml
 

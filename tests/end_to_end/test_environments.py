@@ -48,17 +48,15 @@ def unreadable(tiny_path):
     tiny_path.chmod(0o644)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
         ["train", "FILE", "--method", "vae", "-m", "m"],
-        pytest.param(["preprocess", "FILE", "-o", "o.h5ad"], marks=pytest.mark.slow),
-        pytest.param(["evaluate", "FILE", "--condition", "stim"], marks=pytest.mark.slow),
-        pytest.param(["tune", "FILE", "--grid", "lr=0.1", "-m", "m"], marks=pytest.mark.slow),
-        pytest.param(
-            ["benchmark", "FILE", "--methods", "linear", "--condition", "stim", "--holdout-each", "cell_type"],
-            marks=pytest.mark.slow,
-        ),
+        ["preprocess", "FILE", "-o", "o.h5ad"],
+        ["evaluate", "FILE", "--condition", "stim"],
+        ["tune", "FILE", "--grid", "lr=0.1", "-m", "m"],
+        ["benchmark", "FILE", "--methods", "linear", "--condition", "stim", "--holdout-each", "cell_type"],
     ],
 )
 def test_a_file_that_may_not_be_read(run, unreadable, words):

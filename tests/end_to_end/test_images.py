@@ -27,6 +27,7 @@ def run(cellalign, tmp_path_factory):
     return folder, command
 
 
+@pytest.mark.slow
 def test_a_counterfactual_is_scored_and_drawn(run):
     folder, command = run
     done = command("counterfactual", "-m", "m", "--to", "thick", "-o", "thick.h5ad")

@@ -131,9 +131,8 @@ def test_same_seed_same_files(kang_like, cellalign, tmp_path):
     assert (tmp_path / "a.h5ad").read_bytes() == (tmp_path / "b.h5ad").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_training_leaves_the_old_model(kang_like, model, command, tmp_path, number, status):
     before = {p.name: p.read_bytes() for p in model.iterdir()}
     options = ("--condition", "stim", "-m", str(model), "--force", "--epochs", "100000", "--restart")

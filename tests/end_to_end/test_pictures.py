@@ -15,6 +15,7 @@ def prediction(kang_like, model, cellalign, tmp_path_factory):
     return folder, lambda *more, cells="stim.h5ad": run("evaluate", cells, *options, *more)
 
 
+@pytest.mark.slow
 def test_both_pictures_are_written(prediction, kang_like):
     folder, evaluate = prediction
     done = evaluate("--against", kang_like, "--scatter", "scatter.png", "--violin", "violin.PNG")

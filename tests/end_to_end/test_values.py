@@ -36,6 +36,7 @@ def done(run, *arguments, status=0):
     return ended.stderr
 
 
+@pytest.mark.slow
 def test_doses_as_categories(folder, cellalign):
     run = cellalign(cwd=folder)
     said = done(run, "train", "in.h5ad", "--method", "cvae", "--condition", "dose", "-m", "dose", *SMALL)

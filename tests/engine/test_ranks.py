@@ -191,6 +191,7 @@ def ranks_that(monkeypatch, tmp_path, code: str) -> None:
     (folder / "__init__.py").touch()
     (folder / "__main__.py").write_text(f"import os, signal, sys, time\nR = int(os.environ['RANK'])\n{code}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # which would be taken for that of the next, written at once
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "PATIENCE", 0.3)
 

@@ -67,6 +67,7 @@ def apart(a, kind, b, other, shift=0.0):
     return np.linalg.norm(gaps[np.unique(other)], axis=1)
 
 
+@pytest.mark.slow
 def test_directions_of_extra_variance_are_found_and_removed_whichever_condition_has_them():
     ours, theirs = unit(1), unit(2)
     x, _ = draw(300, 0, direction=theirs, spread=2.0)

@@ -164,6 +164,7 @@ def test_the_threads_of_numba_are_put_back(cells, threads):
     assert numba.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_where_numba_has_no_openmp_one_thread_runs_it(threads, monkeypatch):
     threads(2)
     fresh = jit.RangeKernel(likelihood.KERNEL.serial, likelihood.KERNEL.parallel, likelihood.KERNEL.arrays)
