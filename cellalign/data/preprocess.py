@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from scipy import sparse
 from cellalign.data.columns import column
 from cellalign.data.counts import NoCounts, Place, find_counts, find_log
 from cellalign.data.facts import sums_of
-from cellalign.data.integers import largest, without_duplicates
+from cellalign.data.integers import largest
 from cellalign.data.matrices import check_names
-from cellalign.data.stored import Stored, read_once
+from cellalign.data.stored import Held, Stored, read_once
 from cellalign.data.streamed import cells_with
 from cellalign.data.variable_genes import variable_genes
 from cellalign.errors import InputError, UsageError, option
@@ -54,9 +55,9 @@ def preprocess(
     if source.counts:
         if provenance.preprocess is not None and provenance.preprocess.n_top_genes and source.place.where == "counts":
             log.warning("the input was preprocessed before: sums of cells are those of the genes that were kept then")
-        sums, sizes = _sizes(source.matrix, cells, expression)
+        sums = source.matrix.facts.sums[cells]
         target_sum = float(np.median(sums) if target_sum is None else target_sum)
-        _keep_quality(result, sums, sizes)
+        _keep_quality(result, sums, source.matrix.facts.held[cells].astype(np.int32))
         matrices["counts"] = expression[:, genes]
         expression = normalised_log(expression, target_sum)
     matrices["X"] = expression[:, genes]
@@ -81,14 +82,9 @@ def preprocess(
     )
     result.uns[KEY] = provenance.with_steps(record).plain()
     rest = {"obsm": dict(result.obsm), "varm": dict(result.varm), "uns": dict(result.uns)}
+    if not isinstance(source.place.matrix, Stored):
+        matrices = {name: x.to_memory() for name, x in matrices.items()}
     return cells_with(matrices, obs=result.obs, var=result.var, **rest)
-
-
-def _sizes(x: Any, cells: np.ndarray, kept: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Of the kept cells the sums, float32, and how many genes each has."""
-    if isinstance(x, Stored):
-        return x.facts.sums[cells], x.facts.held[cells].astype(np.int32)
-    return cell_sums(kept), np.diff(kept.indptr)
 
 
 def normalised_log(counts: Any, target_sum: float) -> Any:
@@ -129,8 +125,9 @@ class _Source:
     Attributes
     ----------
     place : Place
-    matrix : CSR matrix, float32, or one on disk
-        No duplicates, no stored zeros: counts, or log expression.
+    matrix : Stored
+        Sparse, float32, no duplicates, no stored zeros: counts, or log expression. One in memory too is looked at block
+        by block, so that nothing is held twice but what is made of it.
     counts : bool
     total : float, optional
         To which log expression is normalised.
@@ -164,12 +161,12 @@ def _source(adata: AnnData, layer: str | None, raw: bool, rounded: bool, target_
     most = largest(place.matrix)
     if most > EXACT:
         log.warning("counts above %s are rounded to float32; the largest is %.0f", f"{EXACT:,}", most)
-    return _Source(place, _plain(place.matrix), counts=True)
+    return _Source(place, _plain(_rows_of(place)), counts=True)
 
 
 def _normalised(place: Place) -> _Source:
     """Log expression as it is; of expression without a logarithm log1p."""
-    x, scale = _plain(place.matrix), place.scale
+    x, scale = _plain(_rows_of(place)), place.scale
     lost = 'there will be no layers["counts"], which methods of counts need'
     if scale.kind in ("log", "other"):
         log.warning("no counts: %s is kept as the log expression it is (%s); %s", place.said, scale.said, lost)
@@ -181,31 +178,32 @@ def _normalised(place: Place) -> _Source:
     return _Source(place, x, counts=False, total=total)
 
 
-def _log1p(x: Any, times: float) -> Any:
-    """log1p of a CSR matrix times a number."""
-    if isinstance(x, Stored):
-        return x.mapped(lambda block: _log1p(block, times))
-    x = x.copy()
-    if times != 1:
-        x.data *= np.float32(times)
-    np.log1p(x.data, out=x.data)
-    return x
+def _rows_of(place: Place) -> Stored:
+    """The matrix, of which rows are read."""
+    return place.matrix if isinstance(place.matrix, Stored) else Held(place.matrix)
 
 
-def _plain(x: Any) -> Any:
-    """CSR float32 without duplicates and stored zeros; the user's matrix stays as it is."""
-    if isinstance(x, Stored):
-        plain = x.dtype == np.float32 and not x.is_dense
-        return x if plain else x.mapped(_plain, dtype=np.float32, is_dense=False)
-    x = without_duplicates(x) if sparse.issparse(x) else np.asarray(x, dtype=np.float32)
-    result = sparse.csr_matrix(x, dtype=np.float32)
-    if np.count_nonzero(result.data) < result.nnz:
-        result = result.copy()
-        result.eliminate_zeros()
-    return result
+def _log1p(x: Stored, times: float) -> Stored:
+    """log1p of a matrix times a number."""
+
+    def of_block(block: sparse.csr_matrix) -> sparse.csr_matrix:
+        found = block.copy()
+        if times != 1:
+            found.data *= np.float32(times)
+        np.log1p(found.data, out=found.data)
+        return found
+
+    return x.mapped(of_block)
 
 
-def _kept(x: Any, min_genes: int, min_cells: int) -> tuple[np.ndarray, np.ndarray]:
+def _plain(x: Stored) -> Stored:
+    """Sparse, float32."""
+    if x.dtype == np.float32 and not x.is_dense:
+        return x
+    return x.mapped(partial(sparse.csr_matrix, dtype=np.float32), dtype=np.float32, is_dense=False)
+
+
+def _kept(x: Stored, min_genes: int, min_cells: int) -> tuple[np.ndarray, np.ndarray]:
     """Cells with so many genes, and of these the genes in so many cells.
 
     Raises
@@ -213,16 +211,13 @@ def _kept(x: Any, min_genes: int, min_cells: int) -> tuple[np.ndarray, np.ndarra
     InputError
         None is left.
     """
-    n_genes = x.facts.held if isinstance(x, Stored) else np.diff(x.indptr)
+    n_genes = x.facts.held
     cells = np.flatnonzero(n_genes >= max(min_genes, 1))
     few = f"fewer than {min_genes} genes" if min_genes > 1 else "no counts"
     _say_dropped("cells", len(n_genes) - len(cells), few)
     if not len(cells):
         raise InputError(f"no cell has {max(min_genes, 1)} genes or more; lower {option('min_genes')}")
-    if isinstance(x, Stored):
-        n_cells = (x if n_genes.sum() == n_genes[cells].sum() else x[cells]).facts.genes
-    else:
-        n_cells = np.bincount(x[cells].indices, minlength=x.shape[1])
+    n_cells = (x if n_genes.sum() == n_genes[cells].sum() else x[cells]).facts.genes
     genes = np.flatnonzero(n_cells >= min_cells)
     few = f"fewer than {min_cells}" if min_cells > 1 else "none"
     _say_dropped("genes", len(n_cells) - len(genes), f"seen in {few} of {len(cells)} cells")

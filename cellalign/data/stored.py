@@ -170,23 +170,31 @@ class Stored(ABC):
 
     def to_memory(self) -> Any:
         """All of it."""
-        parts = [block for _, block in self.of_blocks(as_it_is)]
-        return sparse.vstack(parts, format="csr") if not self.is_dense else np.concatenate(parts)
+        if self.is_dense:
+            return np.concatenate([block for _, block in self.of_blocks(as_it_is)])
+        values, columns = [np.zeros(0, self.dtype)], [np.zeros(0, np.int32)]
+        sizes = [np.zeros(1, np.int64)]
+        for _, block in self.of_blocks(as_it_is):
+            values.append(block.data)
+            columns.append(block.indices)
+            sizes.append(np.diff(block.indptr))
+        whole = np.concatenate(values)
+        values.clear()  # so that no more than half of a matrix is held twice
+        return as_csr(whole, np.concatenate(columns), np.cumsum(np.concatenate(sizes)), self.shape[1])
 
     def __getitem__(self, asked: Any) -> Stored:
         """Some rows, or some columns, still on disk."""
         rows, columns = asked if isinstance(asked, tuple) else (asked, slice(None))
         found: Stored = self
-        if not (isinstance(rows, slice) and rows == slice(None)):
-            found = Some(found, np.arange(self.shape[0])[rows])
-        if not (isinstance(columns, slice) and columns == slice(None)):
-            chosen = np.arange(self.shape[1])[columns]
+        if (chosen := _chosen(rows, self.shape[0])) is not None:
+            found = Some(found, chosen)
+        if (chosen := _chosen(columns, self.shape[1])) is not None:
             found = found.mapped(lambda block: block[:, chosen], len(chosen))
         return found
 
 
 class Held(Stored):
-    """A matrix in memory, where others beside it lie on disk."""
+    """A matrix in memory: where others beside it lie on disk, or to be looked at block by block."""
 
     def __init__(self, matrix: Any) -> None:
         self.matrix = matrix.tocsr() if sparse.issparse(matrix) else matrix
@@ -296,6 +304,12 @@ class Stacked(Stored):
             return found[0].astype(self.dtype, copy=False)
         whole = np.concatenate(found) if self.is_dense else sparse.vstack(found, format="csr")
         return whole.astype(self.dtype, copy=False)
+
+
+def _chosen(asked: Any, n: int) -> np.ndarray | None:
+    """The numbers that are asked for; None where they are all of n, in their order."""
+    found = np.arange(n)[asked]
+    return None if np.array_equal(found, np.arange(n)) else found
 
 
 def read_once(x: Any) -> Any:

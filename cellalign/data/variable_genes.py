@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from scipy import sparse
 
 from cellalign.data.stored import Stored
@@ -22,14 +20,14 @@ N_BINS = 20  # of genes of like means, as scanpy's default
 
 
 def variable_genes(
-    x: sparse.csr_matrix, names: pd.Index, n_top_genes: int, batches: pd.Categorical | None, base: float | None
+    x: Stored, names: pd.Index, n_top_genes: int, batches: pd.Categorical | None, base: float | None
 ) -> pd.DataFrame:
-    """Which genes vary most among cells, as scanpy judges it.
+    """Which genes vary most among cells, as scanpy computes it, by one pass over blocks of them.
 
     Parameters
     ----------
-    x : CSR matrix [n_cells, n_genes]
-        Log expression; of one on disk `moments` are enough.
+    x : Stored [n_cells, n_genes]
+        Log expression, sparse.
     names : Index
         Of the genes.
     n_top_genes : int
@@ -50,29 +48,21 @@ def variable_genes(
     InputError
         No gene varies, or every cell is a batch of its own.
     """
-    if isinstance(x, Stored):
-        of = None if batches is None else batches.remove_unused_categories()
-        found = _by_moments(x, names, n_top_genes, of, base)
-        return _checked(found, n_top_genes)
-    x, batches = _judged(x, batches)
-    cells = AnnData(x, obs=pd.DataFrame(index=[str(i) for i in range(x.shape[0])]), var=pd.DataFrame(index=names))
-    cells.uns["log1p"] = {"base": base}
-    if batches is not None:
-        cells.obs["batch"] = batches
-    from cellalign.nn.kernels.packages import compiled_elsewhere
-
-    key = None if batches is None else "batch"
-    try:
-        with compiled_elsewhere(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pandas' options, and of genes that do not vary
-            import scanpy as sc
-
-            found = sc.pp.highly_variable_genes(
-                cells, flavor="seurat", n_top_genes=n_top_genes, batch_key=key, inplace=False
-            )
-    except (IndexError, ValueError) as error:
-        raise InputError(f"highly variable genes cannot be told ({error}); {_all()}") from error
-    return _checked(found, n_top_genes)
+    batches = None if batches is None else batches.remove_unused_categories()
+    found = _moments(x, batches, base)
+    left_out = _check_varying(batches, found.varying.tolist(), x.shape[0])
+    cutoffs = []
+    for i in range(len(found.cells)):
+        if batches is not None and batches.categories[i] in left_out:
+            continue
+        there = found.held[i] > 0 if batches is not None else np.ones(len(names), dtype=bool)
+        mean = found.sums[i, there] / found.cells[i]
+        variance = found.squares[i, there] / found.cells[i] - mean**2
+        variance *= found.cells[i] / max(found.cells[i] - 1, 1)
+        one = _dispersions(mean, variance, n_top_genes).set_axis(names[there])
+        absent = pd.DataFrame(0.0, index=names[~there], columns=one.columns).astype({"highly_variable": bool})
+        cutoffs.append(pd.concat([one, absent]).loc[names] if len(absent) else one)
+    return _checked(cutoffs[0] if batches is None else _of_batches(cutoffs, names, n_top_genes), n_top_genes)
 
 
 def _checked(found: pd.DataFrame, n_top_genes: int) -> pd.DataFrame:
@@ -83,20 +73,6 @@ def _checked(found: pd.DataFrame, n_top_genes: int) -> pd.DataFrame:
     if n_found < n_top_genes:
         log.warning("%d highly variable genes asked for, but %d vary", n_top_genes, n_found)
     return found.drop(columns="mean_bin", errors="ignore").astype({"dispersions_norm": np.float32})
-
-
-def _judged(x: Any, batches: pd.Categorical | None) -> tuple[Any, pd.Categorical | None]:
-    """The cells, without batches in which no gene varies."""
-    if batches is None:
-        _check_varying(None, [_varies(x)], x.shape[0])
-        return x, None
-    batches = batches.remove_unused_categories()
-    varying = [_varies(x[batches.codes == i]) for i in range(len(batches.categories))]
-    if all(varying):
-        return x, batches
-    left_out = _check_varying(batches, varying, x.shape[0])
-    kept = ~np.isin(batches.codes, batches.categories.get_indexer(left_out))
-    return x[kept], batches[kept].remove_unused_categories()
 
 
 def _check_varying(batches: pd.Categorical | None, varying: Sequence[bool], n_cells: int) -> list[Any]:
@@ -120,26 +96,6 @@ def _check_varying(batches: pd.Categorical | None, varying: Sequence[bool], n_ce
     n = len(batches.categories)
     log.warning("no gene varies within %d of %d batches (%s), which choose none", len(left_out), n, few)
     return left_out
-
-
-def _by_moments(
-    x: Stored, names: pd.Index, n_top_genes: int, batches: pd.Categorical | None, base: float | None
-) -> pd.DataFrame:
-    """The same as scanpy computes it of a matrix in memory, by one pass over a matrix on disk."""
-    found = _moments(x, batches, base)
-    left_out = _check_varying(batches, found.varying.tolist(), x.shape[0])
-    cutoffs = []
-    for i in range(len(found.cells)):
-        if batches is not None and batches.categories[i] in left_out:
-            continue
-        there = found.held[i] > 0 if batches is not None else np.ones(len(names), dtype=bool)
-        mean = found.sums[i, there] / found.cells[i]
-        variance = found.squares[i, there] / found.cells[i] - mean**2
-        variance *= found.cells[i] / max(found.cells[i] - 1, 1)
-        one = _dispersions(mean, variance, n_top_genes).set_axis(names[there])
-        absent = pd.DataFrame(0.0, index=names[~there], columns=one.columns).astype({"highly_variable": bool})
-        cutoffs.append(pd.concat([one, absent]).loc[names] if len(absent) else one)
-    return cutoffs[0] if batches is None else _of_batches(cutoffs, names, n_top_genes)
 
 
 @dataclass
@@ -229,13 +185,6 @@ def _of_batches(each: Sequence[pd.DataFrame], names: pd.Index, n_top_genes: int)
     found = found.sort_values(order, ascending=False, na_position="last")
     found["highly_variable"] = np.arange(len(found)) < n_top_genes
     return found.loc[names]
-
-
-def _varies(x: sparse.csr_matrix) -> bool:
-    """Whether any gene's expression differs between cells."""
-    if x.shape[0] < 2:
-        return False
-    return bool((x.max(axis=0) != x.min(axis=0)).nnz)
 
 
 def _all() -> str:

@@ -1,13 +1,17 @@
 """preprocess equals scanpy's steps, keeps counts, and never changes its input."""
 
+import tracemalloc
+
 import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
+from support import at_every_change
 
 from cellalign.data.preprocess import cell_sums, normalised_log, preprocess
+from cellalign.data.stored import Stored
 from cellalign.errors import InputError, UsageError
 from cellalign.records import Provenance
 
@@ -23,6 +27,26 @@ def test_equals_scanpy_step_by_step(kang_path):
     assert list(got.var_names) == list(expected.var_names)
     np.testing.assert_array_equal(got.X.toarray(), expected.X.toarray())
     np.testing.assert_array_equal(got.layers["counts"].toarray(), raw[:, got.var_names].X.toarray())
+
+
+@pytest.mark.parametrize("matrix", at_every_change(["csr", "csc", "dense"], ["csr"]))
+def test_nothing_is_held_twice_but_the_result(monkeypatch, matrix):
+    """Beside the user's matrix, which stays as it is: counts and expression, half of one, and blocks."""
+    monkeypatch.setattr(Stored, "block_values", 100_000)
+    x = sparse.random(12_000, 1000, 0.4, "csr", np.float32, rng := np.random.default_rng(0))
+    x.data = rng.integers(1, 9, x.nnz).astype(np.float32)
+    given = AnnData(x.toarray() if matrix == "dense" else x.asformat(matrix))
+    before = given.X.copy()
+    size = x.data.nbytes + x.indices.nbytes
+    preprocess(given[:50].copy(), n_top_genes=10)  # what is imported then is no matrix
+    for n_top_genes, most in ((0, 2.8), (100, 2.0)):
+        tracemalloc.start()
+        result = preprocess(given, n_top_genes=n_top_genes)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < (most + (matrix == "csc")) * size  # of one by columns, its rows
+        assert not np.shares_memory(result.layers["counts"].data, x.data)
+    assert (given.X != before).sum() == 0
 
 
 @pytest.mark.parametrize("target_sum", [None, 1e4])

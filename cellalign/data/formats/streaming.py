@@ -32,7 +32,7 @@ from cellalign.data.structure import is_sparse, shape_of
 from cellalign.errors import InputError, option
 
 log = logging.getLogger("cellalign.reading")
-WHILE_COMPUTING = 5.0  # times the bytes of its matrices that a command takes at most: preprocess of a million cells 4.8
+WHILE_COMPUTING = 4.5  # times the bytes of its matrices that a command takes at most: preprocess of a million cells 3.9
 SAID_FROM = 1 << 30  # bytes of matrices of which it is said where they are kept
 
 
