@@ -99,7 +99,7 @@ def main() -> None:
         made = cellalign.simulate.ifnb(options.cells, 3000, rare=0.002, batches=2, seed=3)
     cells = cellalign.preprocess(made, n_top_genes=options.genes)
     done = pd.read_csv(options.csv) if options.csv.is_file() else pd.DataFrame()
-    said = " ".join(options.set) or "-"
+    said = " ".join([*options.set, *([] if options.epochs is None else [f"epochs={options.epochs}"])]) or "-"
     for seed in options.seeds:
         key = {
             "method": options.method,

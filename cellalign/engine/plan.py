@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["auto", "float32", "bfloat16"]
-STEPS = {"steps": 1000, "fewer-steps": 640}  # on 2,000 cells
+STEPS, FEWER = 1000, {"steps": 0, "fewer-steps": 360}  # on 2,000 cells; of which so many are left out on any number
 
 
 class Plan(BaseModel):
@@ -37,14 +37,15 @@ class Plan(BaseModel):
     def resolve_epochs(self, n_cells: int) -> int:
         """Epochs to run: those asked for, or what `epoch_rule` gives.
 
-        "steps": enough for 1,000 steps on 2,000 cells, growing as sqrt(cells); "fewer-steps": 640 in place of 1,000.
+        "steps": enough for 1,000 steps on 2,000 cells, growing as sqrt(cells); "fewer-steps": 360 fewer on any
+        number of cells: two thirds of them mix worse where cells are many (benchmarks/README.md).
         "cells": min(400, 400 * 20,000 / cells).
         """
         if self.epochs is not None:
             return self.epochs
         if self.epoch_rule == "cells":
             return max(1, min(400, round(20_000 / n_cells * 400)))
-        steps = STEPS[self.epoch_rule] * max(1.0, math.sqrt(n_cells / 2000))
+        steps = STEPS * max(1.0, math.sqrt(n_cells / 2000)) - FEWER[self.epoch_rule]
         return max(10, math.ceil(steps / max(1, math.ceil(n_cells / self.batch_size))))
 
     def learning_rate(self, step: int, n_steps: int) -> float:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MIN_CELLS_PER_GROUP = 5  # of a cell type, under each condition, for its response to be scored
 SPLITS = 5  # of the control cells
+TOGETHER = 20_000  # cells of which a mean is taken at once
+MOST_CELLS = 10_000  # of a group and kind that are scored: they are dense while they are
 SEEN = 0.05  # share of a group's real cells above which it was trained on
 BETWEEN = ", "  # a cell type and its donor
 
@@ -162,14 +164,17 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     under = _conditions(inputs, against, target | source, seen) if origin else {}
     groups = _groups(x_r, usable, real, target, source, inputs)
     learned = References(groups, list(usable), [status[n] for n in usable], _parts(inputs, to, under))
+    _say_drawn(inputs, usable, {"predicted": predicted, "real": real[target], "control": real[source]})
 
     def of(name: str) -> CellType:
-        rows, controls = np.flatnonzero(predicted == name), np.flatnonzero(source & (real == name))
+        rng = np.random.default_rng(inputs.seed)
+        rows = _drawn(np.flatnonzero(predicted == name), rng)
+        controls = _drawn(np.flatnonzero(source & (real == name)), rng, first=at[rows])
         strangers = x_s is not None and (at[rows] < 0).all()
         return CellType(
             name,
             res.dense(rows_in(x_p, rows)),
-            res.dense(rows_in(x_r, np.flatnonzero(target & (real == name)))),
+            res.dense(rows_in(x_r, _drawn(np.flatnonzero(target & (real == name)), rng))),
             res.dense(rows_in(x_r, controls)),
             positions(at[rows], controls),
             res.dense(rows_in(x_s, rows)) if strangers else None,
@@ -179,6 +184,30 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
         )
 
     return Compared([n for n in usable if n in predicted], list(usable), of)
+
+
+def _drawn(rows: np.ndarray, rng: np.random.Generator, first: np.ndarray | None = None) -> np.ndarray:
+    """At most `MOST_CELLS` of increasing rows, in their order: those that are also in `first`, the others at random."""
+    if len(rows) <= MOST_CELLS:
+        return rows
+    order = rng.permutation(rows)
+    if first is not None:
+        order = order[np.argsort(~np.isin(order, first), kind="stable")]
+    return np.sort(order[:MOST_CELLS])
+
+
+def _say_drawn(inputs: Inputs, usable: Mapping[str, Any], kinds: Mapping[str, np.ndarray]) -> None:
+    """Note which groups have more cells than are scored."""
+    many = []
+    for name in usable:
+        counts = {kind: int((of == name).sum()) for kind, of in kinds.items()}
+        if max(counts.values()) > MOST_CELLS:
+            many.append(f"{name} ({', '.join(f'{n:,} {kind}' for kind, n in counts.items())})")
+    if many:
+        inputs.notes.append(
+            f"of groups with more cells {MOST_CELLS:,} of a kind are scored, drawn at random, so that a mean is off by "
+            f"{1.96 / np.sqrt(MOST_CELLS):.2g} of a cell's standard deviation at most (95 %): {', '.join(many)}"
+        )
 
 
 def _usable(inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.ndarray) -> dict[str, tuple[str, str]]:
@@ -214,10 +243,13 @@ def _groups(
 
 
 def _mean(x: Any, rows: np.ndarray) -> np.ndarray:
-    """Mean [G] of rows, in float64."""
-    some = rows_in(x, rows)
-    some = some if sparse.issparse(some) else np.ascontiguousarray(some)  # sums are the same wherever it lies
-    return np.asarray(some.mean(0, dtype=np.float64)).ravel()
+    """Mean [G] of rows, in float64; of very many some at a time."""
+    total = np.zeros(x.shape[1])
+    for start in range(0, len(rows), TOGETHER):
+        some = rows_in(x, rows[start : start + TOGETHER])
+        some = some if sparse.issparse(some) else np.ascontiguousarray(some)  # sums are the same wherever it lies
+        total += np.asarray(some.sum(0, dtype=np.float64)).ravel()
+    return total / len(rows)
 
 
 def _seen(predicted: AnnData, x: Any) -> np.ndarray | None:

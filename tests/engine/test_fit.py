@@ -139,6 +139,9 @@ def test_epochs_grow_with_the_data():
     steps = {n: plan.resolve_epochs(n) * -(-n // 512) for n in (500, 2_000, 20_000, 100_000)}
     assert 1000 <= steps[2_000] < 1100 and steps[500] >= 1000
     assert 3100 < steps[20_000] < 3300 and 7000 < steps[100_000] < 7400
+    fewer = Plan(batch_size=512, epoch_rule="fewer-steps")
+    left_out = {n: steps[n] - fewer.resolve_epochs(n) * -(-n // 512) for n in steps}
+    assert all(340 <= left_out[n] <= 380 or n == 100_000 and 196 <= left_out[n] <= 392 for n in steps)  # whole epochs
 
 
 def test_devices():

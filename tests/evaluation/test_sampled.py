@@ -6,7 +6,9 @@ import pytest
 import cellalign
 from cellalign.data import files
 from cellalign.data.reading import Reading
-from cellalign.evaluation import run
+from cellalign.evaluation import compared, run
+from cellalign.evaluation.panels import response
+from cellalign.evaluation.scored import score
 from cellalign.records import Provenance
 
 SCORED = {"condition": "stim", "label": "cell_type", "panels": ["mixing", "probe"]}
@@ -52,3 +54,24 @@ def test_cells_on_disk_are_scored_as_in_memory(embedded, tmp_path):
     assert part.X.shape[0] == part.n_obs == (cells.obs["stim"] == "control").sum()
     names = list(cells.obs_names[[7, 2]])
     np.testing.assert_array_equal(left[names].X.to_memory().toarray(), cells[names].X.toarray())
+
+
+def test_of_large_groups_some_cells_are_scored_and_said(tiny, monkeypatch):
+    model = cellalign.train(tiny, method="linear", condition="stim", control="control")
+    predicted = cellalign.counterfactual(tiny, model, to="stimulated")
+    asked = {"against": tiny, "condition": "stim", "label": "cell_type", "panels": ["response"]}
+    whole = cellalign.evaluate(predicted, **asked)
+    scored = []
+    monkeypatch.setattr(compared, "MOST_CELLS", 25)
+    monkeypatch.setattr(response, "score", lambda cells, *rest: scored.append(cells) or score(cells, *rest))
+    some = cellalign.evaluate(predicted, **asked)
+    (note,) = [note for note in some.notes if "drawn at random" in note]
+    assert "25 of a kind" in note and "B (40 predicted, 40 real, 40 control)" in note and "0.39 of a cell's" in note
+    assert not any("drawn at random" in note for note in whole.notes)
+    assert len(scored) == 3
+    for cells in scored:
+        assert [len(part) for part in (cells.predicted, cells.real, cells.control)] == [25, 25, 25]
+        assert (cells.source >= 0).all()  # of every predicted cell the one that it was predicted from
+    known, found = values(whole), values(some)
+    key = ("response", "prediction", "mean", "r_change_de")
+    assert found.keys() == known.keys() and 0 < abs(found[key] - known[key]) < 0.1
