@@ -70,7 +70,9 @@ def test_counts_are_compared_as_they_were_read(tiny_counts, tmp_path, monkeypatc
     from cellalign.data import preprocess
 
     real = preprocess.normalised_log
-    monkeypatch.setattr(preprocess, "normalised_log", lambda *a: real(*a) * np.float32(1.0000001))
+    monkeypatch.setattr(
+        preprocess, "normalised_log", lambda *a: real(*a).mapped(lambda block: block * np.float32(1.0000001))
+    )
     assert cellalign.train(tiny_counts, resume=True, **options).record.outcome.epochs == 3
 
 
