@@ -172,8 +172,7 @@ class Stored(ABC):
         """All of it."""
         if self.is_dense:
             return np.concatenate([block for _, block in self.of_blocks(as_it_is)])
-        values, columns = [np.zeros(0, self.dtype)], [np.zeros(0, np.int32)]
-        sizes = [np.zeros(1, np.int64)]
+        values, columns, sizes = [], [], [np.zeros(1, np.int64)]
         for _, block in self.of_blocks(as_it_is):
             values.append(block.data)
             columns.append(block.indices)

@@ -7,7 +7,7 @@ splits, the prediction starts from one half and the truth from the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from cellalign.evaluation.baselines import Groups
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.references import References
-from cellalign.evaluation.scales import on_one_scale, positions, real_matrix, shared_genes, sources
+from cellalign.evaluation.scales import note, on_one_scale, positions, real_matrix, shared_genes, sources
 from cellalign.evaluation.table import FITTED, PREDICTED
 
 if TYPE_CHECKING:
@@ -164,7 +164,8 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     under = _conditions(inputs, against, target | source, seen) if origin else {}
     groups = _groups(x_r, usable, real, target, source, inputs)
     learned = References(groups, list(usable), [status[n] for n in usable], _parts(inputs, to, under))
-    _say_drawn(inputs, usable, {"predicted": predicted, "real": real[target], "control": real[source]})
+    names = [n for n in usable if n in predicted]
+    _say_drawn(inputs, names, {"predicted": predicted, "real": real[target], "control": real[source]})
 
     def of(name: str) -> CellType:
         rng = np.random.default_rng(inputs.seed)
@@ -183,7 +184,7 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
             neighbours=learned.neighbours(name),
         )
 
-    return Compared([n for n in usable if n in predicted], list(usable), of)
+    return Compared(names, list(usable), of)
 
 
 def _drawn(rows: np.ndarray, rng: np.random.Generator, first: np.ndarray | None = None) -> np.ndarray:
@@ -196,17 +197,18 @@ def _drawn(rows: np.ndarray, rng: np.random.Generator, first: np.ndarray | None 
     return np.sort(order[:MOST_CELLS])
 
 
-def _say_drawn(inputs: Inputs, usable: Mapping[str, Any], kinds: Mapping[str, np.ndarray]) -> None:
+def _say_drawn(inputs: Inputs, names: Sequence[str], kinds: Mapping[str, np.ndarray]) -> None:
     """Note which groups have more cells than are scored."""
     many = []
-    for name in usable:
+    for name in names:
         counts = {kind: int((of == name).sum()) for kind, of in kinds.items()}
         if max(counts.values()) > MOST_CELLS:
             many.append(f"{name} ({', '.join(f'{n:,} {kind}' for kind, n in counts.items())})")
     if many:
-        inputs.notes.append(
+        note(
+            inputs,
             f"of groups with more cells {MOST_CELLS:,} of a kind are scored, drawn at random, so that a mean is off by "
-            f"{1.96 / np.sqrt(MOST_CELLS):.2g} of a cell's standard deviation at most (95 %): {', '.join(many)}"
+            f"{1.96 / np.sqrt(MOST_CELLS):.2g} of a cell's standard deviation at most (95 %): {', '.join(many)}",
         )
 
 

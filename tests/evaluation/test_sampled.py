@@ -75,3 +75,6 @@ def test_of_large_groups_some_cells_are_scored_and_said(tiny, monkeypatch):
     known, found = values(whole), values(some)
     key = ("response", "prediction", "mean", "r_change_de")
     assert found.keys() == known.keys() and 0 < abs(found[key] - known[key]) < 0.1
+    of_one = predicted[predicted.obs["cell_type"] == "B"].copy()
+    (note,) = [note for note in cellalign.evaluate(of_one, **asked).notes if "drawn at random" in note]
+    assert note.endswith("(95 %): B (40 predicted, 40 real, 40 control)")  # the others are not scored
