@@ -17,7 +17,6 @@ from cellalign.errors import InputError, option
 
 log = logging.getLogger("cellalign")
 N_BINS = 20  # of genes of like means, as scanpy's default
-ROUNDING = 1e-12  # of a mean square: below it a difference from the squared mean is none, and the gene is constant
 
 
 def variable_genes(
@@ -58,8 +57,7 @@ def variable_genes(
             continue
         there = found.held[i] > 0 if batches is not None else np.ones(len(names), dtype=bool)
         mean = found.sums[i, there] / found.cells[i]
-        square = found.squares[i, there] / found.cells[i]
-        variance = np.where(square - mean**2 > ROUNDING * square, square - mean**2, 0)
+        variance = found.squares[i, there] / found.cells[i] - mean**2
         variance *= found.cells[i] / max(found.cells[i] - 1, 1)
         one = _dispersions(mean, variance, n_top_genes).set_axis(names[there])
         absent = pd.DataFrame(0.0, index=names[~there], columns=one.columns).astype({"highly_variable": bool})
