@@ -81,9 +81,9 @@ def run(
     row = found[""]
     for classifier in ("auto", "knn"):
         table = cellalign.annotate(new, model, reference=cells, label="cell_type", classifier=classifier, seed=seed)
-        found = score(new.obs, table, "cell_type")
+        annotated = score(new.obs, table, "cell_type")
         for name in ("all cells", "average", "minimum", "maximum", "median"):
-            row[f"annotation {name}, {classifier}"] = found.value(name)
+            row[f"annotation {name}, {classifier}"] = annotated.value(name)
     outcome = model.record.outcome
     row |= {"epochs": outcome.epochs, "s/epoch": outcome.seconds / max(1, outcome.epochs)}
     return found

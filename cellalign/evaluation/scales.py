@@ -28,7 +28,8 @@ def real_matrix(expression: str, real: AnnData, columns: np.ndarray | None = Non
     """
     of_counts = expression == "counts"
     x = matrix_of(real, default_matrix(real, "counts") if of_counts else "X", option("against"))
-    x = x if columns is None else x[:, columns]
+    as_they_are = columns is None or np.array_equal(columns, np.arange(x.shape[1]))
+    x = x if as_they_are else x[:, columns]  # selecting all columns would copy the matrix
     if of_counts and not is_counts(x):
         raise InputError(f"the prediction is of counts, but {option('against')} holds none; name the cells trained on")
     return x
