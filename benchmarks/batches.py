@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -33,10 +34,12 @@ def run(
         train, method=method, condition="stim", batch_size=size, epochs=epochs, seed=seed, settings=key_values(settings)
     )
     embedded = cellalign.embed(new.copy(), model)
-    scored = {"condition": "stim", "label": "cell_type", "seed": seed}
+    scored: dict[str, Any] = {"condition": "stim", "label": "cell_type", "seed": seed}
     mixed = cellalign.evaluate(embedded, panels=["mixing", "probe"], **scored)
     predicted = cellalign.counterfactual(new, model, to="stimulated")
     response = cellalign.evaluate(predicted, against=new, panels=["response"], **scored)
+    outcome = model.record.outcome
+    assert outcome is not None
     return {
         "kBET": mixed.value("kBET", system="all"),
         "s": mixed.value("s", system="all"),
@@ -44,8 +47,8 @@ def run(
         "cell type 15-NN": mixed.value("15-nearest-neighbour", system="cell_type"),
         "r_all": response.value("r_all", system="prediction", group="mean"),
         "r_de": response.value("r_de", system="prediction", group="mean"),
-        "steps": model.record.outcome.steps,
-        "seconds": model.record.outcome.seconds,
+        "steps": outcome.steps,
+        "seconds": outcome.seconds,
     }
 
 

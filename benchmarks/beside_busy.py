@@ -81,8 +81,8 @@ def measure(run: Any, method: str = "comp") -> list[Any]:
 
     def row(top: list[float], bottom: list[float], what: str, named: str, most: float) -> Measured:
         ratios = [a / b for a, b in zip(top, bottom, strict=True)]
-        shown = (f"{statistics.median(each):.2f} s" for each in (top, bottom))
-        return Measured(ratios, *shown, what=what, named=named, bound=Bound("<=", most))
+        this, beside = (f"{statistics.median(each):.2f} s" for each in (top, bottom))
+        return Measured(ratios, this, beside, what=what, named=named, bound=Bound("<=", most))
 
     said = f"`{method}`, {EPOCHS[method]} epochs"
     return [

@@ -17,6 +17,7 @@ import time
 import numpy as np
 import pandas as pd
 import yaml
+from anndata import AnnData
 
 import cellalign
 from cellalign.evaluation.metrics.images import brightness
@@ -34,7 +35,7 @@ def scores(result: cellalign.Evaluation, stroke: str, **of: object) -> list[dict
     return [{**of, "stroke": stroke, "group": r.group, "system": r.system, r.metric: r.value} for r in rows]
 
 
-def picture(digits: object, predicted: dict[str, object], path: str) -> None:
+def picture(digits: AnnData, predicted: dict[str, AnnData], path: str) -> None:
     """Normal, predicted and real strokes of some held-out digits."""
     from cellalign.plots.images import rows
 
@@ -47,7 +48,7 @@ def picture(digits: object, predicted: dict[str, object], path: str) -> None:
     chosen = [kind[i] for i in range(PICTURED // len(kinds)) for kind in kinds]
     originals = unseen.loc[chosen, "image"].to_list()
 
-    def strip(adata: object, stroke: str) -> np.ndarray:
+    def strip(adata: AnnData, stroke: str) -> np.ndarray:
         own = adata[adata.obs["stroke"] == stroke]
         place = dict(zip(own.obs["image"], range(own.n_obs), strict=True))
         return brightness(np.asarray(own.X)[[place[name] for name in originals]], (32, 32, 1))

@@ -33,6 +33,7 @@ def run(cells: object, method: str, rate: float | None, seed: int) -> tuple[floa
     except TrainingError:
         return None
     outcome, history = model.record.outcome, model.history
+    assert outcome is not None
     loss = history[-1]["train_loss"] if outcome.validation_loss is None else outcome.validation_loss
     return loss, len(outcome.setbacks), max(row["train_loss"] for row in history) / abs(history[0]["train_loss"])
 

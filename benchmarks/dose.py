@@ -38,7 +38,7 @@ def mean_at(cells: AnnData, dose: float, rows: np.ndarray, library: float) -> np
 
 def run(cells: AnnData, method: str, seed: int, settings: dict[str, Any]) -> dict[str, float]:
     """Train, embed, predict every dose and score."""
-    condition = {} if method == "vae" else {"condition": "dose", "continuous": True}
+    condition: dict[str, Any] = {} if method == "vae" else {"condition": "dose", "continuous": True}
     model = cellalign.train(cells, method=method, seed=seed, settings=settings, **condition)
     embedded = cellalign.embed(cells.copy(), model)
     embedded.uns["cellalign"]["embedding"][model.embedding_key] |= {"condition": "dose", "continuous": True}

@@ -35,10 +35,11 @@ def mixed(z: np.ndarray, obs: pd.DataFrame, prefix: str) -> dict[str, float]:
     over_all = mixing.mixed(mixing.neighbours(z, K), codes, k=K, alpha=ALPHA)
     scores, _ = mixing.by_label(z, codes, label, k=K, alpha=ALPHA, min_cells=LEAST)
     within = mixing.Mixed.mean(list(scores.values()))
-    found = {}
+    found: dict[str, float] = {}
     shown = ("own", over_all, "own share"), ("m-own", within, "own share"), ("m-kBET", within, "kBET")
     for name, scored, metric in shown:
         null, name = scored.null(metric), prefix + name
+        assert null is not None
         found |= {name: scored.values[metric], f"{name} null": null.mean, f"{name} sd": null.sd}
     return found
 
@@ -76,7 +77,9 @@ def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[
             held = cellalign.train(cells, holdout=[f"cell_type={name},stim=stimulated"], **plan)
             rows.append(response(held, cells, [name]))
         found |= {f"held-out type {metric}": value for metric, value in pd.DataFrame(rows).mean().items()}
-    return found | {"steps": model.record.outcome.steps, "seconds": model.record.outcome.seconds}
+    outcome = model.record.outcome
+    assert outcome is not None
+    return found | {"steps": outcome.steps, "seconds": outcome.seconds}
 
 
 def main() -> None:

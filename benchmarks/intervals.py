@@ -12,6 +12,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -29,10 +30,19 @@ def some(adata: ad.AnnData, seed: int) -> ad.AnnData:
     return adata[np.sort(rng.permutation(adata.n_obs)[: int(0.9 * adata.n_obs)])].copy()
 
 
-def scored(model, adata, to, level, over, condition, label, where=None) -> pd.DataFrame:
+def scored(
+    model: cellalign.Model,
+    adata: ad.AnnData,
+    to: str,
+    level: float,
+    over: Any,
+    condition: str,
+    label: str | None,
+    where: dict[str, str] | None = None,
+) -> pd.DataFrame:
     """Rows of panel intervals of one held-out group."""
     predicted = model.counterfactual(adata, to=to, where=where, interval=level, interval_over=over)
-    options = {"against": adata, "condition": condition, "label": label, "panels": ["intervals"]}
+    options: dict[str, Any] = {"against": adata, "condition": condition, "label": label, "panels": ["intervals"]}
     found = pd.DataFrame([row.record() for row in cellalign.evaluate(predicted, **options).rows])
     kept = found[found["group"] != "mean"]
     return kept.assign(abstain=bool(predicted.obs["abstain"].any()))
@@ -43,7 +53,7 @@ def kang(method: str, seed: int, level: float, overs: list[str], options: dict) 
     adata = some(cellalign.preprocess(ad.read_h5ad(DATA / "kang_2k.h5ad")), seed)
     for kind in [k for k in sorted(adata.obs["cell_type"].unique()) if k != "Mk"]:
         held = [f"cell_type={kind},stim=stimulated"]
-        known = {"condition": "stim", "label": "cell_type", "holdout": held, "calibrate": "cell_type"}
+        known: dict[str, Any] = {"condition": "stim", "label": "cell_type", "holdout": held, "calibrate": "cell_type"}
         model = cellalign.train(adata, method=method, seed=seed, **known, **options)
         for over in overs:
             found = scored(model, adata, "stimulated", level, over, "stim", "cell_type", {"cell_type": kind})
@@ -56,7 +66,12 @@ def papalexi(method: str, seed: int, level: float, overs: list[str], options: di
     targets = [t for t in sorted(adata.obs["perturbation"].unique()) if t != "control"]
     for replicate in sorted(adata.obs["bio_rep"].unique()):
         held = [f"bio_rep={replicate},perturbation={target}" for target in targets]
-        known = {"condition": "perturbation", "label": "bio_rep", "holdout": held, "calibrate": "bio_rep"}
+        known: dict[str, Any] = {
+            "condition": "perturbation",
+            "label": "bio_rep",
+            "holdout": held,
+            "calibrate": "bio_rep",
+        }
         model = cellalign.train(adata, method=method, seed=seed, **known, **options)
         for target in targets:
             for over in overs:
@@ -70,7 +85,11 @@ def norman(method: str, seed: int, level: float, overs: list[str], options: dict
     adata = some(adata[adata.obs["cell_type"] == "k562"].copy(), seed)
     there = set(adata.obs["perturbation"].unique())
     for double in [d for d in sorted(there) if "+" in d and set(d.split("+")) <= there]:
-        known = {"condition": "perturbation", "holdout": [f"perturbation={double}"], "calibrate": "perturbation"}
+        known: dict[str, Any] = {
+            "condition": "perturbation",
+            "holdout": [f"perturbation={double}"],
+            "calibrate": "perturbation",
+        }
         model = cellalign.train(adata, method=method, seed=seed, **known, **options)
         for over in overs:
             found = scored(model, adata, double, level, over, "perturbation", None)

@@ -85,6 +85,7 @@ def run(
         for name in ("all cells", "average", "minimum", "maximum", "median"):
             row[f"annotation {name}, {classifier}"] = annotated.value(name)
     outcome = model.record.outcome
+    assert outcome is not None
     row |= {"epochs": outcome.epochs, "s/epoch": outcome.seconds / max(1, outcome.epochs)}
     return found
 

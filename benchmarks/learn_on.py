@@ -76,7 +76,7 @@ def run(cells: anndata.AnnData, method: str, seed: int, epochs: int | None) -> I
     """A row for each way of dealing with the new cells."""
     made = at_sites(cells, np.random.default_rng(seed))
     old, new = (made[rows].copy() for rows in (made.obs["site"] != "s2", made.obs["site"] == "s2"))
-    options = {"method": method, "seed": seed, "epochs": epochs} | COLUMNS[method]
+    options: dict[str, Any] = {"method": method, "seed": seed, "epochs": epochs} | COLUMNS[method]
     parent = cellalign.train(old, **options)
     before = parent.embed(old)
 
@@ -89,11 +89,12 @@ def run(cells: anndata.AnnData, method: str, seed: int, epochs: int | None) -> I
 
     yield row("as it is", parent, 0.0, unseen=True)
     both = anndata.concat([old, new])
-    for how, learn, given in (
+    ways: list[tuple[str, Any, anndata.AnnData]] = [
         ("new weights", "new", new),
         ("new weights, old cells along", "new", both),
         ("all weights, old cells along", "all", both),
-    ):
+    ]
+    for how, learn, given in ways:
         start = time.perf_counter()
         yield row(
             how,
@@ -115,7 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("cellalign").setLevel(logging.ERROR)
     cells = anndata.read_h5ad(options.file)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for method in options.methods:
         for seed in options.seeds:
             for row in run(cells, method, seed, options.epochs):

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,20 +36,26 @@ def cases(n: int) -> Iterator[Case]:
     mean = torch.randn(n, LATENTS)
     z, sd, hidden = mean + torch.randn(n, LATENTS), torch.rand(n, LATENTS) + 0.5, torch.randn(n, UNITS).relu()
     two, fifty, dose, domain = torch.arange(n) % 2, torch.randint(50, (n,)), torch.rand(n), torch.arange(n) % 12
-    comp = {"include_self": False, "floor": 5.0}
+    comp: dict[str, Any] = {"include_self": False, "floor": 5.0}
     for name, condition in (("2 conditions", two), ("50 conditions", fifty), ("a dose", dose)):
         fixed = {"sd": torch.tensor(1.0), "condition": condition, **comp}
-        yield f"comp, {name}", [z, mean], *(partial(f, **fixed) for f in (misalignment, misalignment_of_all_pairs))
+        yield f"comp, {name}", [z, mean], partial(misalignment, **fixed), partial(misalignment_of_all_pairs, **fixed)
     learned = {"condition": two, **comp}
-    yield "comp, learned sd", [z, mean, sd], *(partial(f, **learned) for f in (misalignment, misalignment_of_all_pairs))
+    yield (
+        "comp, learned sd",
+        [z, mean, sd],
+        partial(misalignment, **learned),
+        partial(misalignment_of_all_pairs, **learned),
+    )
     for name, units in ((f"{LATENTS} latents", z), (f"{UNITS} units", hidden)):
         for unbiased in (True, False):
-            forms = (partial(f, condition=two, unbiased=unbiased) for f in (mmd, mmd_of_all_pairs))
-            yield f"mmd, {name}, {'unbiased' if unbiased else 'biased'}", [units], *forms
+            how: dict[str, Any] = {"condition": two, "unbiased": unbiased}
+            said = f"mmd, {name}, {'unbiased' if unbiased else 'biased'}"
+            yield said, [units], partial(mmd, **how), partial(mmd_of_all_pairs, **how)
     for name, codes in (("", None), (", 12 domains", domain)):
         fixed = {"split": SPLIT, "n_cells": 10 * n, "domain": codes}
-        forms = (partial(f, **fixed) for f in (total_correlation, total_correlation_of_all_pairs))
-        yield f"total correlation{name}", [z[:, :25], mean[:, :25], sd[:, :25]], *forms
+        inputs, said = [z[:, :25], mean[:, :25], sd[:, :25]], f"total correlation{name}"
+        yield said, inputs, partial(total_correlation, **fixed), partial(total_correlation_of_all_pairs, **fixed)
 
 
 def milliseconds(penalty: Callable[..., Tensor], inputs: list[Tensor]) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import anndata
 import invariance
@@ -26,37 +27,40 @@ METHODS = ["comp", "cvae", "trvae", "scgen", "scvi", "svae+", "invae"]
 PRECISIONS = ["float32", "bfloat16"]
 
 
-def of_scvi(cells: anndata.AnnData, seed: int, precision: str, options: argparse.Namespace) -> dict[str, float]:
+def of_scvi(cells: anndata.AnnData, seed: int, precision: Any, options: argparse.Namespace) -> dict[str, float]:
     """Mixing, cell types and the bound of cells it was not trained on."""
     model = cellalign.train(cells, method="scvi", batch=["stim"], seed=seed, precision=precision)
     embedded = cellalign.embed(cells.copy(), model)
     scored = cellalign.evaluate(
         embedded, condition="stim", label="cell_type", seed=seed, panels=["mixing", "probe"], min_cells=150
     )
+    outcome = model.record.outcome
+    assert outcome is not None
     return {
         "kBET": scored.value("kBET", system="all"),
         "m-kBET": scored.value("kBET", system="all", group="mean within cell types"),
         "cell type 15-NN": scored.value("15-nearest-neighbour", system="cell_type"),
         "validation ELBO": -float(model.nelbo(cells[model.validation_rows(cells)]).mean()),
-        "seconds": model.record.outcome.seconds,
+        "seconds": outcome.seconds,
     }
 
 
-def of_sites(seed: int, precision: str) -> dict[str, float]:
+def of_sites(seed: int, precision: Any) -> dict[str, float]:
     """inVAE as in invariance.py."""
     cells, new = invariance.cells_of(seed, 8000, 1000)
-    invariance.SYSTEMS["inVAE"]["precision"] = precision
-    return invariance.run("inVAE", seed, cells, new, scib=False)
+    system = invariance.SYSTEMS["inVAE"] | {"precision": precision}
+    return invariance.run(system, seed, cells, new, scib=False)[""]
 
 
-def of_shifts(seed: int, precision: str, options: argparse.Namespace) -> dict[str, float]:
+def of_shifts(seed: int, precision: Any, options: argparse.Namespace) -> dict[str, float]:
     """sVAE+ as in sparse_shift.py, on data as the authors' code makes it."""
     options.variant, options.particles, options.set = "code", 0, [f"precision={precision}"]
-    return sparse_shift.run("svae+", 15, seed, options)
+    options.interventions, options.cells = 100, 500
+    return sparse_shift.run("svae+", sparse_shift.TABLES["1"][0], None, seed, options)
 
 
 def run(
-    method: str, cells: anndata.AnnData, seed: int, precision: str, options: argparse.Namespace
+    method: str, cells: anndata.AnnData, seed: int, precision: Any, options: argparse.Namespace
 ) -> dict[str, float]:
     """The figures of one method, seed and precision."""
     if method == "scvi":

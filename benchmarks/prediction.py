@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -28,7 +29,7 @@ except ImportError:  # run in an earlier version, for comparison
     from cellalign.evaluation.metrics.response import de_genes, energy_distance, pearson
 
 CONDITION, CONTROL, TARGET, LABEL = "stim", "control", "stimulated", "cell_type"
-WRITTEN = {"decoded": {"decoded": True}, "residual transfer": {}, "draw": {"draws": 1}}
+WRITTEN: dict[str, dict[str, Any]] = {"decoded": {"decoded": True}, "residual transfer": {}, "draw": {"draws": 1}}
 SPLITS = 5
 
 
@@ -36,7 +37,7 @@ def dense(x: object) -> np.ndarray:
     return np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float64)
 
 
-def trained(cells: ad.AnnData, method: str, seed: int, device: str, **options: object) -> cellalign.Model:
+def trained(cells: ad.AnnData, method: str, seed: int, device: str, **options: Any) -> cellalign.Model:
     return cellalign.train(cells, method=method, condition=CONDITION, label=LABEL, seed=seed, device=device, **options)
 
 
@@ -46,7 +47,7 @@ def masks(cells: ad.AnnData, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return own & (under == CONTROL), own & (under == TARGET)
 
 
-def fitted(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: str, **how: object) -> Iterator[dict]:
+def fitted(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: str, **how: Any) -> Iterator[dict]:
     model = trained(cells, method, seed, device, **how)
     x = dense(cells.X)
     for name, options in {"no change": None, **WRITTEN}.items():
@@ -62,7 +63,7 @@ def fitted(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: 
             yield {"method": method, "seed": seed, "X": name, "type": kind, **scores}
 
 
-def held_out(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: str, **how: object) -> Iterator[dict]:
+def held_out(cells: ad.AnnData, kinds: list[str], method: str, seed: int, device: str, **how: Any) -> Iterator[dict]:
     x = dense(cells.X)
     rng = np.random.default_rng(seed)
     shifts = {k: x[masks(cells, k)[1]].mean(0) - x[masks(cells, k)[0]].mean(0) for k in kinds}
@@ -102,7 +103,7 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all methods")
     options = parser.parse_args()
-    how = {"settings": {k: json.loads(v) for k, v in (item.split("=") for item in options.set)}}
+    how: dict[str, Any] = {"settings": {k: json.loads(v) for k, v in (item.split("=") for item in options.set)}}
     how |= {"preset": options.preset} if options.preset else {}
     cells = ad.read_h5ad(options.input)
     kinds = [str(k) for k in cells.obs[LABEL].cat.categories if min(m.sum() for m in masks(cells, k)) >= 5]

@@ -9,6 +9,7 @@ how the table of what decides was made.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import anndata
 import pandas as pd
@@ -22,7 +23,7 @@ def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[
     """Train, embed, predict and score once."""
     settings = key_values(options.set)
     model = cellalign.train(cells, method=options.method, condition="stim", seed=seed, settings=settings)
-    scored = {"condition": "stim", "label": "cell_type", "seed": seed}
+    scored: dict[str, Any] = {"condition": "stim", "label": "cell_type", "seed": seed}
     embedded = cellalign.embed(cells.copy(), model)
     mixed = cellalign.evaluate(embedded, panels=["mixing", "probe"], min_cells=options.min_cells, **scored)
     responses = {
@@ -35,10 +36,17 @@ def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[
         for name in ("", " decoded")
     }
     within = "mean within cell types"
-    over_all = {"kBET": ("kBET", "all"), "s": ("s", "all"), "m-kBET": ("kBET", within), "m-s": ("s", within)}
+    over_all: dict[str, tuple[str, str]] = {
+        "kBET": ("kBET", "all"),
+        "s": ("s", "all"),
+        "m-kBET": ("kBET", within),
+        "m-s": ("s", within),
+    }
     scores = {name: mixed.row(metric, system="all", group=group) for name, (metric, group) in over_all.items()}
     scores["own share"] = mixed.row("own share", system="all")
     scores["validation own share"] = mixed.row("own share", system="validation cells")
+    outcome = model.record.outcome
+    assert outcome is not None
     return {
         **{name: row.value for name, row in scores.items()},
         **{f"{name} permuted": row.null.mean for name, row in scores.items() if row.null is not None},
@@ -49,7 +57,7 @@ def run(cells: anndata.AnnData, seed: int, options: argparse.Namespace) -> dict[
             for name, response in responses.items()
             for m in ("r_all", "r_de", "r_change_de")
         },
-        "seconds": model.record.outcome.seconds,
+        "seconds": outcome.seconds,
     }
 
 

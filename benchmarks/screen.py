@@ -15,6 +15,7 @@ import argparse
 import math
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -26,7 +27,7 @@ OTHER = "SMAD4"
 CONDITION, REPLICATE, CONTROL = "perturbation", "bio_rep", "control"
 
 
-def permuted(cells, seed: int):
+def permuted(cells: ad.AnnData, seed: int) -> ad.AnnData:
     """The same cells, their perturbations exchanged within each replicate."""
     cells, rng = cells.copy(), np.random.default_rng(seed)
     labels = cells.obs[CONDITION].astype(str).to_numpy()
@@ -45,7 +46,7 @@ def asked(alpha: float) -> float:
     return 2 * max(alpha - 1, 0)
 
 
-def gains(model, cells) -> pd.DataFrame:
+def gains(model: cellalign.Model, cells: ad.AnnData) -> pd.DataFrame:
     """Of every target: cells, how far they move along their best latent, and what an edge there would gain in nats."""
     z, labels = model.embed(cells), cells.obs[CONDITION].astype(str).to_numpy()
     start = z[labels == CONTROL].mean(0)
@@ -59,7 +60,7 @@ def gains(model, cells) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def describe(graph, pathway: list[str]) -> dict[str, object]:
+def describe(graph: ad.AnnData, pathway: list[str]) -> dict[str, object]:
     """Whether the pathway shares a latent that SMAD4's is not, and what else is open."""
     edge, names = graph.layers["edge"], list(graph.obs_names)
     rows = [names.index(name) for name in pathway]
@@ -69,7 +70,7 @@ def describe(graph, pathway: list[str]) -> dict[str, object]:
     others = [
         f"{names[i]}:z{j}" for i, j in zip(*np.nonzero(edge), strict=True) if i not in (*rows, names.index(OTHER))
     ]
-    least = graph.layers["probability"][np.ix_(rows, shared)].min(0).max() if len(shared) else math.nan
+    least = graph.layers["probability"][np.ix_(np.asarray(rows), shared)].min(0).max() if len(shared) else math.nan
     return {
         "pathway": " ".join(f"z{j}" for j in shared) or "-",
         "least p": least,
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\n{pd.DataFrame(found).round(2).to_string(index=False)}")
         print(f"as known on {sum(row['as known'] for row in found)} of {len(found)} seeds\n")
         mean = sum(of_targets) / len(of_targets)
-        alpha = model.method.alpha
+        alpha = float(model.method.alpha)  # type: ignore[arg-type]
         print(f"targets, mean over seeds; an edge counts from about {asked(alpha):.0f} nats (alpha {alpha:g}):")
         print(mean.sort_values("nats", ascending=False).round(2).to_string(), flush=True)
     for seed in options.permuted:

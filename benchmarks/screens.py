@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -24,7 +26,7 @@ DOUBLES = ["KLF1+MAP2K6", "KLF1+TGFBR2", "MAPK1+TGFBR2", "MAP2K3+MAP2K6", "MAP2K
 SYSTEMS = ("prediction", "mean response", "split half", "anchored")
 
 
-def scored(predicted, real, seed: int, **options) -> dict[tuple[str, str], float]:
+def scored(predicted: ad.AnnData, real: ad.AnnData, seed: int, **options: Any) -> dict[tuple[str, str], float]:
     """Every value and standard error of panel screen."""
     found = cellalign.evaluate(predicted, against=real, condition=KEY, panels=["screen"], seed=seed, **options)
     for note in found.notes:
@@ -48,7 +50,7 @@ def table(title: str, runs: list[dict[tuple[str, str], float]]) -> None:
         print(f"| {metric.name} | " + " | ".join(cells) + " |")
 
 
-def without_change(real, asked):
+def without_change(real: ad.AnnData, asked: Iterable[str]) -> ad.AnnData:
     """Control cells under the name of every condition: a prediction of no change."""
     control = real[real.obs[KEY] == "control"]
     parts = []

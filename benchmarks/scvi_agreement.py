@@ -101,8 +101,7 @@ def main() -> None:
         for seed in options.seeds:
             found = {"cellalign": ours(cells, options.method, options.epochs, seed)}
             if options.peer:
-                # -P: beside this file lies a scvi.py that is not scvi-tools
-                command = [options.peer, "-P", __file__, folder, "--theirs", "--method", options.method]
+                command = [options.peer, __file__, folder, "--theirs", "--method", options.method]
                 command += ["--epochs", options.epochs, "--seeds", seed]
                 subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
                 found["scvi-tools"] = np.load(folder / "z.npy"), json.loads((folder / "bound.json").read_text())

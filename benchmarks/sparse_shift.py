@@ -154,8 +154,9 @@ def choose(method: str, setting: Setting, options: argparse.Namespace) -> None:
     asked = settings_of(method, setting, options, None)
     grid, found = GRID[method], {}
     with tempfile.TemporaryDirectory() as kept:
-        asked_of_tune = dict(method=method, grid=grid, seeds=len(options.seeds), condition=key, settings=asked)
-        _, table = cellalign.tune(train, runs=kept, **asked_of_tune)
+        _, table = cellalign.tune(
+            train, runs=kept, method=method, grid=grid, seeds=len(options.seeds), condition=key, settings=asked
+        )
         for model in (cellalign.load(path.parent) for path in Path(kept).glob("*/model.yaml")):
             row = (*(model.record.hyperparameters[name] for name in grid), model.record.seed)
             found[row] = pearson_mcc(train.obsm["truth"], model.embed(train))
@@ -179,7 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--udr", action="store_true", help="choose hyperparameters on one data set, by as many seeds")
     options = parser.parse_args(arguments)
     usual = {"1": list(NAMES), "5": list(NAMES), "alpha": ["svae+"]}.get(options.table, list(CONDITIONAL))
-    rotations = {"default": [None], "on": [True], "off": [False], "both": [True, False]}[options.rotation]
+    ways: dict[str, list[bool | None]] = {"default": [None], "on": [True], "off": [False], "both": [True, False]}
+    rotations = ways[options.rotation]
     settings = TABLES[options.table]
     for setting in settings if options.only is None else [settings[i] for i in options.only]:
         for method in options.methods or (list(GRID) if options.udr else usual):

@@ -86,7 +86,7 @@ class Watch(MetaPathFinder):
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Timed(spec.loader, self)
+                    spec.loader = _Timed(spec.loader, self)  # type: ignore[assignment]
                 return spec
         return None
 
@@ -218,7 +218,8 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.within:
-        within(*options.within, options.words)
+        report, where = options.within
+        within(report, where, options.words)
         return
     print("CPU seconds, median of", options.repeats)
     print("| command | torch, anndata | first work | above | imported later | whole | |")

@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
     ways = {"prange": PRANGE, "one thread": one_thread, "pool": pool, "tensor operations": None}
-    run, found = steps(options), {name: [] for name in ways}
+    run = steps(options)
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(options.rounds + 1):
         for name in list(ways)[:: 1 if i % 2 else -1]:
             use(ways[name])

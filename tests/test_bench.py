@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not (FOLDER / "bench.py").is_file(), reason="the
 
 @pytest.fixture
 def bench(monkeypatch):
-    """benchmarks/bench.py, whose folder does not stay on the path: its scvi.py is not scvi-tools."""
+    """benchmarks/bench.py, whose folder does not stay on the path."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     spec = importlib.util.spec_from_file_location("bench", FOLDER / "bench.py")
     module = importlib.util.module_from_spec(spec)

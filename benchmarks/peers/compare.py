@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anndata
 import pandas as pd
@@ -79,7 +80,13 @@ def prepared(cells: anndata.AnnData, held: str) -> anndata.AnnData:
 
 def scored(predicted: anndata.AnnData, cells: anndata.AnnData, held: str) -> dict[str, dict[str, float]]:
     """Metrics by system ("prediction", the baselines, halves of the real cells) of one type's predicted cells."""
-    asked = {"condition": CONDITION, "label": LABEL, "control": CONTROL, "panels": ["response"], "more_genes": True}
+    asked: dict[str, Any] = {
+        "condition": CONDITION,
+        "label": LABEL,
+        "control": CONTROL,
+        "panels": ["response"],
+        "more_genes": True,
+    }
     frame = cellalign.evaluate(predicted, against=cells, **asked).frame()
     frame = frame[(frame["group"] == held) & frame["metric"].isin(METRICS)]
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -26,8 +27,9 @@ def predict(
     """What the method writes (of log expression the residual transfer), and the decoded mean where there is one."""
     model = cellalign.train(cells, method=method, condition=CONDITION, label=LABEL, seed=seed)
     source = cells[cells.obs["predict"].to_numpy(dtype=bool)].copy()
-    asked = {"to": TARGET, "from_": CONTROL, "seed": seed}
-    x, others = dense(cellalign.counterfactual(source, model, **asked).X), {}
+    asked: dict[str, Any] = {"to": TARGET, "from_": CONTROL, "seed": seed}
+    x = dense(cellalign.counterfactual(source, model, **asked).X)
+    others: dict[str, np.ndarray] = {}
     try:
         decoded = dense(cellalign.counterfactual(source, model, **asked, decoded=True).X)
         others = {} if np.array_equal(x, decoded) else {"decoded": decoded}

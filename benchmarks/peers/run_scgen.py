@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anndata
 import numpy as np
 import pertpy
@@ -12,7 +14,7 @@ from shared import CONDITION, CONTROL, LABEL, TARGET, run
 TRAINING = {"max_epochs": 100, "batch_size": 32, "early_stopping": True, "early_stopping_patience": 25}
 
 
-def predict(cells: anndata.AnnData, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, object]]:
+def predict(cells: anndata.AnnData, seed: int) -> tuple[np.ndarray, dict[str, Any], dict[str, Any]]:
     """Decoded cells moved by the mean difference of conditions in latents.
 
     The tutorial takes that difference over all cells, so also over the control cells of types that have no stimulated

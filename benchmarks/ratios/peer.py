@@ -1,8 +1,7 @@
 """scvi-tools' side of a comparison: run by a Python that has it, it trains an epoch whenever a line is read.
 
-It lies in a folder of its own because beside bench.py there is a scvi.py that is not scvi-tools. The first line that
-it writes is its name and version, every other one the seconds of an epoch. Cells are shuffled and loaded within these
-seconds; setting up the trainer is not counted.
+The first line that it writes is its name and version, every other one the seconds of an epoch. Cells are shuffled and
+loaded within these seconds; setting up the trainer is not counted.
 """
 
 from __future__ import annotations

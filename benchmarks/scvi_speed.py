@@ -1,6 +1,6 @@
 """scVI beside scvi-tools on the same cells: cells per second and validation ELBO after the same number of epochs.
 
-    python benchmarks/scvi.py ../shared/data/kang_2k.h5ad --peer /path/to/python-with-scvi-tools
+    python benchmarks/scvi_speed.py ../shared/data/kang_2k.h5ad --peer /path/to/python-with-scvi-tools
 
 Real counts resampled to 20,000 cells, 2,000 genes, two layers of 128, latent 10, batches of 128. Both run here, one
 after the other, with as many threads as they take by themselves; the table's last column is the ratio.
