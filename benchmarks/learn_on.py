@@ -3,7 +3,7 @@
     python benchmarks/learn_on.py kang_2k.h5ad --methods cvae comp scvi invae --seeds 0 1 2
 
 The cells are dealt to three sites at random; the counts of the second and third are multiplied by factors of each
-site's own (log normal by gene, sd 0.5). A model is trained on two sites and meets the third as it is, with the
+site's own (log normal by gene, sd --effect). A model is trained on two sites and meets the third as it is, with the
 weights of the new site learned (`train --from`) from its cells alone or with the old ones along, with all weights
 learned (`--learn all`), and beside one that is trained on all three from the start. Among 15 neighbours of a cell of
 the third site, the share of that site, beside 20 permutations of the sites within cell types (mean, sd); cell types
@@ -27,7 +27,7 @@ from sklearn.neighbors import NearestNeighbors
 import cellalign
 from cellalign.engine.device import own_process
 
-NEIGHBOURS, PERMUTATIONS, EFFECT = 15, 20, 0.5
+NEIGHBOURS, PERMUTATIONS = 15, 20
 COLUMNS: dict[str, dict[str, Any]] = {
     "cvae": {"condition": "site"},
     "comp": {"condition": "site"},
@@ -36,10 +36,10 @@ COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 
-def at_sites(cells: anndata.AnnData, rng: np.random.Generator) -> anndata.AnnData:
+def at_sites(cells: anndata.AnnData, effect: float, rng: np.random.Generator) -> anndata.AnnData:
     """Raw counts as three sites would have them: of a factor below 1 a part is lost, above 1 more are drawn."""
     site = rng.permutation(cells.n_obs) % 3
-    factors = np.exp(EFFECT * rng.normal(size=(3, cells.n_vars)))
+    factors = np.exp(effect * rng.normal(size=(3, cells.n_vars)))
     factors[0] = 1
     x = sparse.coo_matrix(cells.X)
     factor, n = factors[site[x.row], x.col], x.data.astype(int)
@@ -72,9 +72,9 @@ def scores(z: np.ndarray, obs: pd.DataFrame, rng: np.random.Generator) -> dict[s
     }
 
 
-def run(cells: anndata.AnnData, method: str, seed: int, epochs: int | None) -> Iterator[dict[str, Any]]:
+def run(cells: anndata.AnnData, method: str, seed: int, epochs: int | None, effect: float) -> Iterator[dict[str, Any]]:
     """A row for each way of dealing with the new cells."""
-    made = at_sites(cells, np.random.default_rng(seed))
+    made = at_sites(cells, effect, np.random.default_rng(seed))
     old, new = (made[rows].copy() for rows in (made.obs["site"] != "s2", made.obs["site"] == "s2"))
     options: dict[str, Any] = {"method": method, "seed": seed, "epochs": epochs} | COLUMNS[method]
     parent = cellalign.train(old, **options)
@@ -113,13 +113,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--effect", type=float, default=0.5, help="how far sites differ: sd of a gene's log factor")
     options = parser.parse_args()
     logging.getLogger("cellalign").setLevel(logging.ERROR)
     cells = anndata.read_h5ad(options.file)
     rows: list[dict[str, Any]] = []
     for method in options.methods:
         for seed in options.seeds:
-            for row in run(cells, method, seed, options.epochs):
+            for row in run(cells, method, seed, options.epochs, options.effect):
                 print(pd.Series(row).to_frame().T.to_string(header=not rows, index=False), flush=True)
                 rows.append(row)
     table = pd.DataFrame(rows).drop(columns="seed").groupby(["method", "how"], sort=False)
