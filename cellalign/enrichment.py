@@ -24,17 +24,18 @@ log = logging.getLogger("cellalign")
 LEAST = 3  # genes of a set that the model has to know, for it to be tested
 CELLS = 1000  # at most, over which a latent's effect is averaged
 SIGNIFICANT = 0.05
+MOVED = 50  # genes that a latent is taken to move, of few genes half of them
 COLUMNS = ["latent", "gene_set", "size", "in_model", "moved", "overlap", "odds_ratio", "p", "q", "direction", "genes"]
 
 
 def add_enrichment(
-    graph: AnnData, model: Model, adata: AnnData, sets: GeneSets, top_genes: int = 50, **options: Any
+    graph: AnnData, model: Model, adata: AnnData, sets: GeneSets, top_genes: int | None = None, **options: Any
 ) -> AnnData:
     """Test which gene sets are among the genes that each latent moves.
 
-    The genes a latent moves are the `top_genes` whose decoded log expression changes most when it goes from one
-    standard deviation of the prior below a cell's latents to one above, on average over at most 1,000 control cells
-    (without a control: cells). The background is the model's genes.
+    The genes a latent moves are the `top_genes` (50, of fewer than 100 half of them) whose decoded log expression
+    changes most when it goes from one standard deviation of the prior below a cell's latents to one above, on average
+    over at most 1,000 control cells (without a control: cells). The background is the model's genes.
 
     Parameters
     ----------
@@ -62,6 +63,7 @@ def add_enrichment(
         No set has at least 3 of the model's genes.
     """
     n_genes = len(model.genes)
+    top_genes = max(1, min(MOVED, n_genes // 2)) if top_genes is None else top_genes
     if not 1 <= top_genes < n_genes:
         raise UsageError(f"{option('top_genes', top_genes)} is not between 1 and {n_genes - 1}, all but one gene")
     member = membership(sets, model.genes, model.record.other_names)

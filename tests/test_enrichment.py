@@ -95,3 +95,8 @@ def test_what_cannot_be_tested_is_one_line(svae_model, shifts, planted):
         add_enrichment(graph, svae_model, shifts, {"TWO": planted["TWO"]}, 5)
     with pytest.raises(UsageError, match="gene_sets needs cells"):
         cellalign.targets(svae_model, gene_sets=planted)
+
+
+def test_of_few_genes_half_are_moved_by_default(svae_model, shifts, planted):
+    table = add_enrichment(cellalign.targets(svae_model), svae_model, shifts, planted).uns["enrichment"]
+    assert set(table["moved"]) == {min(50, len(svae_model.genes) // 2)}

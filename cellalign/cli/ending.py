@@ -58,7 +58,8 @@ def status_of(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         return CLOSED_PIPE
     if isinstance(error, MemoryError) or _is_of_memory(error):  # torch's, of the CPU
-        return _say(f"out of memory; use fewer cells or genes, or a smaller {option('batch_size')}", 5, error)
+        smaller = f"use fewer cells or genes; of training, {option('batch_size')} as well"
+        return _say(f"out of memory; {smaller}", TRAINING_FAILED, error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         smaller = f"use fewer cells or genes, or {option('device', 'cpu')}"
         return _say(f"out of memory on the GPU; {smaller}", TRAINING_FAILED, error)

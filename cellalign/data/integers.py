@@ -11,6 +11,7 @@ from scipy import sparse
 from cellalign.data.noise import INTEGER, off_by
 from cellalign.data.scale import LARGEST_LOG, Scale
 from cellalign.data.stored import Stored
+from cellalign.data.structure import sum_duplicates
 from cellalign.errors import spoken
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def without_duplicates(x: Any) -> Any:
         x = (sparse.csr_matrix if x.format == "csr" else sparse.csc_matrix)(parts, shape=x.shape)
     if not x.has_canonical_format:
         x = x.copy()
-        x.sum_duplicates()
+        sum_duplicates(x)
     return x
 
 

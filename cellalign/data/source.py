@@ -17,6 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from cellalign.data.stored import Stored, ahead
+from cellalign.data.structure import sum_duplicates
 from cellalign.data.unpacked import Unpacked
 from cellalign.nn.kernels.ops import rows_of
 from cellalign.nn.sparse import SparseRows
@@ -252,7 +253,7 @@ def as_matrix(x: Any) -> CSR | Dense | OnDisk:
         given, x = x, x.tocsr()
         if not x.has_canonical_format or np.count_nonzero(x.data) < len(x.data):
             x = x.copy() if x is given else x  # the user's matrix stays as it is
-            x.sum_duplicates()
+            sum_duplicates(x)
             x.eliminate_zeros()
         return CSR(
             torch.from_numpy(np.asarray(x.indptr, dtype=np.int64)),

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.facts import Facts
+from cellalign.data.structure import sum_duplicates
 from cellalign.threads import computes_alone
 
 BLOCK_VALUES = 4_000_000  # that are looked at together: 48 MB of CSR, and as much again in what is made of them
@@ -356,7 +357,7 @@ def clean(block: Any) -> Any:
         return block
     block = block.tocsr()
     if not block.has_canonical_format:
-        block.sum_duplicates()
+        sum_duplicates(block)
     if np.count_nonzero(block.data) < len(block.data):
         block.eliminate_zeros()
     return block

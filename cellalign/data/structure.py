@@ -46,7 +46,17 @@ def check_sparse(x: Any) -> None:
         wrong = indices[(indices < 0) | (indices >= minor)][0]
         raise ValueError(f"it has an index of {wrong}, and {minor:,} {'columns' if x.format == 'csr' else 'rows'}")
     if not x.has_canonical_format:
-        x.sum_duplicates()
+        sum_duplicates(x)
+
+
+def sum_duplicates(x: Any) -> None:
+    """Of values stored in parts in a CSR or CSC matrix keep the sum, in place; of a wider type where it needs one."""
+    own = x.data.dtype
+    if own.kind in "iu" and own.itemsize < 8:
+        x.data = x.data.astype(np.int64)
+    x.sum_duplicates()
+    if x.data.dtype != own and np.array_equal(x.data.astype(own), x.data):
+        x.data = x.data.astype(own)
 
 
 def _check_parts(data: Any, indices: Any, indptr: Any, major: int) -> None:

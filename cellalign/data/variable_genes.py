@@ -49,6 +49,7 @@ def variable_genes(
         No gene varies, or every cell is a batch of its own.
     """
     batches = None if batches is None else batches.remove_unused_categories()
+    _check_batches(batches)
     found = _moments(x, batches, base)
     left_out = _check_varying(batches, found.varying.tolist(), x.shape[0])
     cutoffs = []
@@ -72,7 +73,19 @@ def _checked(found: pd.DataFrame, n_top_genes: int) -> pd.DataFrame:
         raise InputError(f"no gene varies enough to be chosen; {_all()}")
     if n_found < n_top_genes:
         log.warning("%d highly variable genes asked for, but %d vary", n_top_genes, n_found)
+    if n_found > n_top_genes:
+        log.info("%d highly variable genes asked for; %d are kept, as the last of them tie", n_top_genes, n_found)
     return found.drop(columns="mean_bin", errors="ignore").astype({"dispersions_norm": np.float32})
+
+
+def _check_batches(batches: pd.Categorical | None) -> None:
+    """Refuse cells of which each is a batch: before anything is computed of every batch."""
+    if batches is not None and len(batches.categories) == len(batches) > 1:
+        within = option("batch")
+        raise InputError(
+            f"every one of the {len(batches):,} cells has a value of its own in the {within} column, so nothing varies "
+            f"within one; name a column of batches, or leave {within} out"
+        )
 
 
 def _check_varying(batches: pd.Categorical | None, varying: Sequence[bool], n_cells: int) -> list[Any]:
@@ -85,11 +98,6 @@ def _check_varying(batches: pd.Categorical | None, varying: Sequence[bool], n_ce
     if not left_out:
         return []
     within = option("batch")
-    if len(batches.categories) == len(batches):
-        raise InputError(
-            f"every one of the {len(batches)} cells has a value of its own in the {within} column, so nothing varies "
-            f"within one; name a column of batches, or leave {within} out"
-        )
     if len(left_out) == len(batches.categories):
         raise InputError(f"no gene differs between the cells of any batch; leave {within} out, or {_all()}")
     few = ", ".join(map(repr, left_out[:5])) + (", ..." if len(left_out) > 5 else "")

@@ -17,14 +17,14 @@ from scipy import sparse
 from cellalign.data import fingerprints
 from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
-from cellalign.data.values import known
+from cellalign.data.values import known, listed
 from cellalign.errors import InputError, option
 from cellalign.evaluation.baselines import Groups
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.references import References
 from cellalign.evaluation.scales import note, on_one_scale, positions, real_matrix, shared_genes, sources
-from cellalign.evaluation.table import FITTED, PREDICTED
+from cellalign.evaluation.table import FITTED, PREDICTED, WHOLE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -305,6 +305,12 @@ def _target_and_source(inputs: Inputs, against: AnnData, origin: str, to: str) -
         raise NotApplicable(f"{option('against')} has no cell of {inputs.condition}={to} to compare with")
     if not target.any():
         raise InputError(f"{option('against')} has no cell of {inputs.condition}={to!r} to compare with")
+    if not source.any() and inputs.condition is not None:
+        there = column(against.obs, inputs.condition, purpose="condition", missing=True).categories
+        of = f"{inputs.condition}={origin!r}" if origin else f"{inputs.condition} but {to!r}"
+        raise InputError(
+            f"{option('against')} has no cell of {of}, which the change is counted from; its values: {listed(there, 8)}"
+        )
     return target, source
 
 
@@ -328,7 +334,7 @@ class _Grouping:
 def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
     """Cells by their label, of a donor, plate or batch where they are compared within these."""
     if inputs.label is None:
-        kinds = np.full(inputs.adata.n_obs, "all"), np.full(against.n_obs, "all")
+        kinds = np.full(inputs.adata.n_obs, WHOLE), np.full(against.n_obs, WHOLE)
     else:
         kinds = _called(inputs, against, inputs.label)
     if inputs.within is None or inputs.within not in inputs.adata.obs:  # of which donor a cell is, it does not say

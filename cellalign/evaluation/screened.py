@@ -16,7 +16,7 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
-from cellalign.data.values import joined
+from cellalign.data.values import joined, listed
 from cellalign.errors import option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import screen as scr
@@ -267,6 +267,9 @@ def _enough(inputs: Inputs, groups: list[Group]) -> list[Group]:
     if left:
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         inputs.notes.append(f"screen skips groups with fewer than {MIN_CELLS} cells: {', '.join(left[:5])}{more}")
+    if not any(len(g.real) for g in groups):
+        named = listed([g.name for g in groups], 5)
+        raise NotApplicable(f"{option('against')} has not one cell of what is predicted: {named}")
     if len(kept) < FEWEST:
         raise NotApplicable(f"{len(kept)} groups have {MIN_CELLS} real and control cells; it takes {FEWEST}")
     return kept

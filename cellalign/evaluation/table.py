@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cellalign.evaluation.metrics.de import Test
 
+WHOLE = "all"  # the one group of cells without a label
 FITTED, PREDICTED = "fitted", "predicted"  # the model has seen the real cells, or not
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from cellalign.data.values import listed
 from cellalign.evaluation import intervals as iv
 from cellalign.evaluation.scored import MEASURABLE, PREDICTION, Scored, sign_of
-from cellalign.evaluation.table import FITTED, PREDICTED
+from cellalign.evaluation.table import FITTED, PREDICTED, WHOLE
 
 DECIDES = "r_change_de"
 NAMED = 8  # groups in a sentence
@@ -69,7 +69,7 @@ class _Sorted:
 def verdict(groups: Sequence[Scored], seed: int, metric: str = DECIDES) -> str:
     """One sentence: what is better than the best baseline, what is not, and what cannot be measured."""
     of = concerned(groups)
-    nothing = [group.name for group in groups if not group.measurable]
+    nothing = [_short(group.name) for group in groups if not group.measurable]
     said = [_status(of), _of_means(of, seed, metric)] if any(group.measurable for group in groups) else []
     if len(of) > 1 and said:
         said.append(_of_each(of, seed, metric))
@@ -79,9 +79,14 @@ def verdict(groups: Sequence[Scored], seed: int, metric: str = DECIDES) -> str:
     return "; ".join(part for part in said if part)
 
 
+def _short(name: str) -> str:
+    """A group's name in a list of them: of a condition's one group the condition's."""
+    return name.removesuffix(f", {WHOLE}")
+
+
 def _status(groups: Sequence[Scored]) -> str:
     """What the verdict is of, where the model has seen it."""
-    seen = [group.name for group in groups if group.status == FITTED]
+    seen = [_short(group.name) for group in groups if group.status == FITTED]
     if not seen:
         return ""
     which = "these cells" if len(seen) == len(groups) else listed(seen, NAMED)
@@ -113,6 +118,6 @@ def _of_each(groups: Sequence[Scored], seed: int, metric: str) -> str:
     for group in groups:
         beside = beside_best([group], metric, seed)
         if beside is not None:
-            getattr(found, beside.paired.verdict).append(group.name)
+            getattr(found, beside.paired.verdict).append(_short(group.name))
     said = {"better in": found.better, "worse in": found.worse, "undecided in": found.undecided}
     return ", ".join(f"{how} {listed(names, NAMED)}" for how, names in said.items() if names)

@@ -14,7 +14,7 @@ from cellalign.data.said import told_once
 from cellalign.errors import TrainingError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.benchmark_dry import say_benchmark
-from cellalign.tasks.benchmark_file import add, finished
+from cellalign.tasks.benchmark_file import add, finished, rows_noted
 from cellalign.tasks.benchmark_plan import planned
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.grid import GRID, combinations
@@ -166,15 +166,17 @@ def benchmark(
         name, seed = training.name, training.seed
         if progress is not None:
             progress(plan.said(training))
-        try:
-            model = train(adata, **plan.options_of(training))
-        except TrainingError as error:
-            log.warning("%s, seed %d, %s: %s; left out", name, seed, training.group, error)
-            continue
-        with limited(threads):
-            mixed = {} if holdout_each else mixing_scores(adata, model, label, seed, device, min_cells)
+        with rows_noted(results):
+            try:
+                model = train(adata, **plan.options_of(training))
+            except TrainingError as error:
+                log.warning("%s, seed %d, %s: %s; left out", name, seed, training.group, error)
+                continue
+            with limited(threads):
+                mixed = {} if holdout_each else mixing_scores(adata, model, label, seed, device, min_cells)
         for group, to in left:
-            found = scores_of(adata, model, holdout_each, group, to, label, seed, plan.control, device, threads)
+            with rows_noted(results):
+                found = scores_of(adata, model, holdout_each, group, to, label, seed, plan.control, device, threads)
             found = {**found, "prediction": {**found.get("prediction", {}), **mixed}}
             rows = _rows(found, plan.keys[name], name, seed, group, to)
             done |= {row.identity: row for row in rows if row.identity not in done}

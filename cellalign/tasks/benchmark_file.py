@@ -34,6 +34,17 @@ def finished(path: PathLike | None) -> dict[Identity, BenchmarkRow]:
     return {} if path is None else {row.identity: row for row in map(_parsed, _read(Path(path)))}
 
 
+@contextmanager
+def rows_noted(path: PathLike | None) -> Iterator[None]:
+    """Of whatever ends the work within say that finished rows are there, and how it goes on."""
+    try:
+        yield
+    except BaseException as error:
+        if path is not None and Path(path).exists():
+            error.add_note(f"finished rows are kept in {path}; the same command goes on from there")
+        raise
+
+
 def add(path: PathLike, rows: Iterable[BenchmarkRow]) -> None:
     """Add rows to a table, or begin it; those that it holds already are not added again.
 

@@ -35,7 +35,9 @@ def targets(
         Mapping[str, Sequence[str]] | str | os.PathLike[str] | None,
         Option("Test which gene sets every latent moves (GMT).", metavar="FILE.gmt", text=str | None),
     ] = None,
-    top_genes: Annotated[int, Option("Genes that a latent moves, for --gene-sets.", metavar="N")] = 50,
+    top_genes: Annotated[
+        int | None, Option("Genes that a latent moves, for --gene-sets [50, of few genes half].", metavar="N")
+    ] = None,
     interactions: Annotated[bool, Option("Compare perturbations a+b with a and b alone.")] = False,
     missing_genes: Annotated[o.MissingGenes, o.MISSING_GENES] = "error",
     device: Annotated[str, o.DEVICE] = "auto",
@@ -55,8 +57,8 @@ def targets(
         So many most important genes are named for every latent (see `graph.add_programs`).
     gene_sets : path of a GMT file, or mapping of name to genes, optional
         Which of them are enriched among the genes that each latent moves (see `enrichment.add_enrichment`).
-    top_genes : int
-        How many genes a latent is taken to move.
+    top_genes : int, optional
+        How many genes a latent is taken to move; by default 50, of fewer than 100 genes half of them.
     interactions : bool
         Observed beside additive change of every a+b among the cells (see `interactions.add_interactions`).
     missing_genes, device, threads, seed

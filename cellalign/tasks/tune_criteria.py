@@ -56,7 +56,8 @@ def ranked_by(
     if by == "auto":
         by = next((name for name in _preferred(cls, held) if name in able), "")
         if not by:
-            raise UsageError(f"nothing compares these runs: {_why(cls, 'loss', plans, held, options)}")
+            held_out = _why(cls, "response", plans, held, options)
+            raise UsageError(f"nothing compares these runs: {_why(cls, 'loss', plans, held, options)}; and {held_out}")
     if by == "udr" and seeds < 2:
         raise UsageError(f"UDR compares models that differ by seed: {option('seeds')} must be at least 2")
     if by not in able:
@@ -79,6 +80,16 @@ def _preferred(cls: type[Method], held: bool) -> Iterable[str]:
 
 def _why(cls: type[Method], by: str, plans: Sequence[Any], held: bool, options: Mapping[str, Any]) -> str:
     """Why a criterion does not compare these runs; empty where it does."""
+    from cellalign.methods.base import Trains
+
+    found = _incomparable(cls, by, plans, held, options)
+    if not found and by in ON_VALIDATION and not issubclass(cls, Trains):
+        return f"{cls.name} is fitted to all cells at once, and keeps none back to compare runs by"
+    return found
+
+
+def _incomparable(cls: type[Method], by: str, plans: Sequence[Any], held: bool, options: Mapping[str, Any]) -> str:
+    """Why it would not, were there validation cells."""
     from cellalign.methods.base import Predicts, Reconstructs
 
     varied = _varied(plans)

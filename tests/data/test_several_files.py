@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 from cellalign.data import files
 from cellalign.data.reading import Reading, labels
@@ -139,3 +140,58 @@ def test_metadata_that_does_not_fit(parts, tmp_path):
         files.read(Reading(parts[0].paths[:1], obs=str(tmp_path / "none.csv")))
     with pytest.raises(InputError, match="obs_key='cell' names a column of obs"):
         files.read(Reading(parts[0].paths[:1], obs_key="cell"))
+
+
+@pytest.fixture
+def raw_parts(tiny, tmp_path):
+    """Two files with log expression in X and counts of more genes in raw; the second's genes are in another order."""
+    paths = []
+    for name, rows in (("a", slice(0, 40)), ("b", slice(40, 70))):
+        part = tiny[rows].copy() if name == "a" else tiny[rows, ::-1].copy()
+        part.raw = AnnData(part.layers.pop("counts"), obs=part.obs[[]], var=part.var)
+        part[:, :50].copy().write_h5ad(tmp_path / f"{name}.h5ad")
+        paths.append(str(tmp_path / f"{name}.h5ad"))
+    return tuple(paths)
+
+
+@pytest.mark.parametrize("genes", ["inner", "union"])
+def test_raw_of_all_files_is_kept_wherever_it_lies(raw_parts, genes, tiny):
+    whole = files.read(Reading(raw_parts, genes=genes, stream=False))
+    on_disk = files.read(Reading(raw_parts, genes=genes, stream=True), streaming=True)
+    assert list(on_disk.raw.var_names) == list(whole.raw.var_names)
+    np.testing.assert_array_equal(on_disk.raw.X.to_memory().toarray(), whole.raw.X.toarray())
+    counts = tiny[:70, whole.raw.var_names].layers["counts"].toarray()
+    np.testing.assert_array_equal(whole.raw.X.toarray(), counts)
+    assert on_disk.to_memory().raw.shape == whole.raw.shape
+
+
+def test_counts_in_the_raw_of_one_file_are_not_lost_without_a_word(raw_parts, tiny, tmp_path, caplog):
+    tiny.write_h5ad(tmp_path / "c.h5ad")
+    del tiny.layers["counts"]
+    tiny.write_h5ad(tmp_path / "b.h5ad")
+    for stream in (False, True):
+        with pytest.raises(InputError, match=r"a.h5ad has its counts in raw, and .*b.h5ad has no raw"):
+            files.read(Reading(raw_parts, stream=stream), streaming=True)
+    both = files.read(tmp_path / "c.h5ad")
+    both.raw = both
+    both.obs_names = [f"other{i}" for i in range(both.n_obs)]
+    both.write_h5ad(tmp_path / "d.h5ad")
+    assert files.read(Reading((str(tmp_path / "d.h5ad"), str(tmp_path / "c.h5ad")))).raw is None
+    assert "raw, which not all files have, is left out" in caplog.text
+
+
+def test_records_are_kept_whole_or_not_at_all(tiny, tmp_path):
+    paths = []
+    for name, total in (("a", 100.0), ("b", 200.0)):
+        tiny.uns["cellalign"] = {
+            "preprocess": {"step": 1, "target_sum": total},
+            "counterfactual": {"step": 2, "to": "x"},
+        }
+        tiny.obs_names = [f"{name}{i}" for i in range(tiny.n_obs)]
+        tiny.write_h5ad(tmp_path / f"{name}.h5ad")
+        paths.append(str(tmp_path / f"{name}.h5ad"))
+    assert files.read(Reading(tuple(paths))).uns["cellalign"] == {"counterfactual": {"step": 2, "to": "x"}}
+    tiny.uns["cellalign"]["counterfactual"]["to"] = "y"
+    tiny.write_h5ad(tmp_path / "b.h5ad")
+    with pytest.raises(InputError, match="b.h5ad hold predictions that were made differently"):
+        files.read(Reading(tuple(paths)))

@@ -10,6 +10,7 @@ from scipy import sparse
 from support import at_every_change
 
 import cellalign
+from cellalign import memory
 from cellalign.data import files
 from cellalign.data.formats.on_disk import CsrOnDisk
 from cellalign.data.loader import Cells, balanced, shuffled, together
@@ -373,3 +374,23 @@ def test_rows_are_read_by_whole_chunks(tmp_path):
         for size in (1, 7, 100, 499):
             rows = rng.permutation(500)[:size]
             assert (found.rows(rows) != x[rows]).nnz == 0
+
+
+def test_counts_by_columns_are_not_left_out_for_another_matrix(tiny, tmp_path, monkeypatch, caplog):
+    tiny.layers["counts"] = tiny.layers["counts"].tocsc()
+    files.write(tiny, tmp_path / "cols.h5ad")
+    said = "cellalign convert .*cols.h5ad -o cols.rows.h5ad"
+    with pytest.raises(InputError, match=f"layers/counts is kept by columns.*{said}"):
+        streamed(tmp_path / "cols.h5ad")
+    monkeypatch.setattr(memory, "available", lambda: 1)  # there is no room, but no other way either
+    found = files.read(Reading((str(tmp_path / "cols.h5ad"),)), streaming=True)
+    assert "counts" in found.layers and "so it is read into memory" in caplog.text
+
+
+def test_the_file_of_several_that_is_to_be_converted_is_named(tiny, tmp_path):
+    del tiny.layers["counts"]
+    files.write(tiny, tmp_path / "a.rows.h5ad")
+    tiny.X = tiny.X.tocsc()
+    files.write(tiny, tmp_path / "b.rows.h5ad")
+    with pytest.raises(InputError, match=r"convert \S+b.rows.h5ad -o b.rows.rows.h5ad"):
+        streamed(tmp_path / "a.rows.h5ad", tmp_path / "b.rows.h5ad")

@@ -9,6 +9,7 @@ from scipy import sparse
 import cellalign
 from cellalign import memory
 from cellalign.data import files, structure
+from cellalign.data.reading import Reading
 from cellalign.errors import InputError
 
 N, G = 12, 8
@@ -195,3 +196,22 @@ def test_a_matrix_market_file_that_says_another_size(tmp_path, head):
     (tmp_path / "barcodes.tsv").write_text("c\nd\n")
     with pytest.raises(InputError):
         files.read(tmp_path)
+
+
+@pytest.mark.parametrize("stored", [np.uint8, np.int8, np.uint16, np.int32, np.float32])
+def test_sums_of_values_in_parts_do_not_wrap_around(stored, tmp_path):
+    most = 100 if stored == np.int8 else 200
+    x = sparse.csr_matrix(
+        (np.array([most, most, 7, 9], stored), np.array([0, 0, 1, 2]), np.array([0, 3, 4])), shape=(2, 3)
+    )
+    expected = [[2 * most, 7, 0], [0, 0, 9]]
+    small = x.copy()
+    structure.sum_duplicates(small)
+    assert small.toarray().tolist() == expected
+    assert small.dtype == (stored if 2 * most <= (np.iinfo(stored).max if stored != np.float32 else 1e9) else np.int64)
+    AnnData(x).write_h5ad(tmp_path / "in.h5ad")
+    for stream in (False, True):
+        found = files.read(Reading((str(tmp_path / "in.h5ad"),), stream=stream), streaming=True)
+        got = cellalign.preprocess(found, n_top_genes=0, min_cells=0, min_genes=0).layers["counts"]
+        got = got if sparse.issparse(got) else got.to_memory()
+        assert got.toarray().tolist() == expected

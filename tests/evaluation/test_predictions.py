@@ -101,3 +101,14 @@ def test_other_totals_are_noted(foreign, tiny):
     foreign.X = np.log1p(2 * np.expm1(foreign.X))
     result = cellalign.evaluate(foreign, against=tiny, **ASKED)
     assert any("if they were normalised to different totals" in note for note in result.notes)
+
+
+def test_real_cells_without_those_that_the_change_starts_from(foreign, tiny):
+    from support import counterfactual_record
+
+    foreign.uns["cellalign"] = counterfactual_record()
+    real = tiny[tiny.obs["stim"] == "stimulated"].copy()
+    with pytest.raises(
+        InputError, match="against has no cell of stim='control', which the change is counted from; its"
+    ):
+        cellalign.evaluate(foreign, against=real, **ASKED)

@@ -215,3 +215,21 @@ def test_a_file_that_stays_locked_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_file, "WAIT", 0.1)
     with FileLock(tmp_path / ".b.csv.lock"), pytest.raises(InputError, match="has been locked by another run"):
         add(tmp_path / "b.csv", [row("linear")])
+
+
+def test_what_is_interrupted_says_that_finished_rows_are_kept(tiny, tmp_path, monkeypatch):
+    path, real = tmp_path / "benchmark.csv", benchmarking.train
+
+    def once(*args, **options):
+        if finished(path):
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(benchmarking, "train", once)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        benchmark(tiny, methods=["linear", "pca"], results=path, **OPTIONS)
+    assert caught.value.__notes__ == [f"finished rows are kept in {path}; the same command goes on from there"]
+    monkeypatch.setattr(benchmarking, "train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        benchmark(tiny, methods=["linear"], results=tmp_path / "none.csv", **OPTIONS)
+    assert not getattr(caught.value, "__notes__", [])

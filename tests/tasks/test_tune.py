@@ -181,3 +181,11 @@ def test_a_presets_grid_is_the_papers_where_none_is_given():
         "alpha": [10, 20, 40, 60, 80, 100],
     }
     assert of_preset("svae+", "svae-plus-norman") == {} == of_preset("comp", None)
+
+
+def test_a_closed_form_has_nothing_kept_back_to_be_ranked_by(tiny):
+    asked = {"method": "local", "condition": "stim", "label": "cell_type", "grid": {"latent_dim": [2, 3]}}
+    with pytest.raises(UsageError, match="local is fitted to all cells at once.*no cells are held out"):
+        cellalign.tune(tiny, **asked)
+    _, table = cellalign.tune(tiny, holdout=["cell_type=NK,stim=stimulated"], seeds=1, **asked)
+    assert len(table) == 2 and table["response"].notna().all()

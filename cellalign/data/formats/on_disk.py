@@ -30,7 +30,15 @@ UNPACKED = 4096  # values of an array without chunks that are read as cheaply as
 
 
 class NotByRows(InputError):
-    """A matrix is laid out so that rows of it cannot be read."""
+    """A matrix is laid out so that rows of it cannot be read.
+
+    Attributes
+    ----------
+    path : str
+        Of the file that holds it, where that is known.
+    """
+
+    path = ""
 
 
 def stored_matrix(element: Any, name: str, shape: tuple[int, ...], by_columns: bool = False) -> Stored:

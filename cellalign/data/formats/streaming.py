@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from cellalign.data.formats.elements import Wanted, cells_in, frame_of, is_old, 
 from cellalign.data.formats.normal import normalised, plain_frame
 from cellalign.data.formats.on_disk import NotByRows, stored_matrix
 from cellalign.data.formats.probe import fault_of
-from cellalign.data.formats.together import joined
+from cellalign.data.formats.together import COUNTS, joined
 from cellalign.data.genes import with_genes_named
 from cellalign.data.reading import Reading, labels
 from cellalign.data.stored import Stacked, Stored, helpers, placed
@@ -42,6 +43,7 @@ class _Opened:
 
     root: Any
     name: str
+    path: str
 
     def close(self) -> None:
         """Leave the file."""
@@ -90,8 +92,8 @@ def streamed(
         cells = _together(opened, reading, wanted, by_columns)
     except NotByRows as error:
         if asked:
-            raise InputError(f"{error}; {_to_convert(reading.paths[0])}") from error
-        log.warning("%s, so it is read into memory; %s", error, _to_convert(reading.paths[0]))
+            raise InputError(f"{error}; {_to_convert(error.path)}") from error
+        log.warning("%s, so it is read into memory; %s", error, _to_convert(error.path))
         return None
     room = "" if free is None or asked else f", which {memory.said(free)} of free memory have no room to work with"
     log.info("%s of matrices stay on disk%s; rows are read as they are needed", memory.said(size), room)
@@ -100,7 +102,7 @@ def streamed(
 
 def _to_convert(path: str) -> str:
     """The command after which a file is read by rows."""
-    return f"run: cellalign convert {path} -o {Path(path).name.split('.')[0]}.rows.h5ad"
+    return f"run: cellalign convert {path} -o {Path(path).stem}.rows.h5ad"
 
 
 def _open(path: Path, name: str, reading: Reading) -> tuple[_Opened | None, str]:
@@ -129,10 +131,10 @@ def _open(path: Path, name: str, reading: Reading) -> tuple[_Opened | None, str]
             asked = reading.modality or (next(iter(found)) if len(found) == 1 else None)
             if asked is None or asked not in found or "obs" in root:  # whose common columns are added when it is read
                 return None, f"{name} holds modalities that are read as a whole"
-            return _Opened(root[found[asked]], f"{name} ({asked})"), ""
+            return _Opened(root[found[asked]], f"{name} ({asked})", str(path)), ""
         if "obs" not in root or "var" not in root or is_old(root):
             return None, f"{name} is of anndata before 0.7, which is read as a whole"
-        return _Opened(root, name), ""
+        return _Opened(root, name, str(path)), ""
     return None, f"{name} cannot be opened"
 
 
@@ -174,7 +176,18 @@ def _together(opened: Sequence[_Opened], reading: Reading, wanted: Wanted | None
         columns = [part.var_names.get_indexer(frame.var_names) for part in parts]
         own = [_placed(part.matrices[name], places) for part, places in zip(parts, columns, strict=True)]
         matrices[name] = Stacked(own)
-    return StreamedCells(matrices, obs=frame.obs, var=frame.var, obsm=dict(frame.obsm), uns=dict(frame.uns))
+    raw = _raw_together(parts, reading)
+    return StreamedCells(matrices, raw, obs=frame.obs, var=frame.var, obsm=dict(frame.obsm), uns=dict(frame.uns))
+
+
+def _raw_together(parts: Sequence[StreamedCells], reading: Reading) -> tuple[Stored, pd.DataFrame] | None:
+    """`raw` of all of them, over its genes that all have, or any; None where one has none."""
+    if any(part.raw is None for part in parts):
+        return None
+    with quiet():
+        bare = [AnnData(obs=pd.DataFrame(index=part.obs_names), var=part.raw.var) for part in parts]
+        var = ad.concat(bare, join="outer" if reading.genes == "union" else "inner", merge="same").var
+    return Stacked([_placed(part.raw.X, part.raw.var_names.get_indexer(var.index)) for part in parts]), var
 
 
 def _placed(matrix: Stored, columns: np.ndarray) -> Stored:
@@ -201,13 +214,15 @@ def _cells(opened: _Opened, reading: Reading, wanted: Wanted | None, by_columns:
                 else:
                     matrices[key] = stored_matrix(element, said, frame.shape, by_columns)
             except NotByRows as error:
-                if wanted is not None:
+                error.path = opened.path
+                # without its counts another matrix would be taken for them
+                if wanted is not None or key == COUNTS or (key == "raw" and COUNTS not in matrices):
                     raise
                 left_out.append(error)
         if left_out and not matrices and raw is None:
             raise left_out[0]
         for each in left_out:
-            log.warning("%s and left out; %s", each, _to_convert(name))
+            log.warning("%s and left out; %s", each, _to_convert(opened.path))
         kept = {"obsm": dict(frame.obsm), "varm": dict(frame.varm), "uns": dict(frame.uns)}
         cells = StreamedCells(matrices, raw, obs=frame.obs, var=frame.var, **kept)
         cells = normalised(cells, name)  # type: ignore[assignment]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anndata as ad
 import numpy as np
@@ -14,6 +14,7 @@ from cellalign.data.formats.elements import quiet
 from cellalign.data.reading import Reading, labels
 from cellalign.data.streamed import StreamedCells
 from cellalign.errors import InputError, UsageError, option
+from cellalign.records.provenance import KEY
 
 log = logging.getLogger("cellalign.reading")
 FILE_KEY = "file"
@@ -50,6 +51,7 @@ def joined(parts: Sequence[AnnData], names: Sequence[str], reading: Reading) -> 
     if any(key in part.obs for part in parts):
         raise InputError(f"obs has a column {key!r} already; choose another name with {option('file_key', hint='KEY')}")
     _say_what_is_left_out(parts)
+    records = _records(parts, names)
     collide = sum(part.n_obs for part in parts) > len(set().union(*(part.obs_names for part in parts)))
     with quiet():
         result = ad.concat(
@@ -62,6 +64,9 @@ def joined(parts: Sequence[AnnData], names: Sequence[str], reading: Reading) -> 
             keys=said,
             index_unique="-" if collide else None,
         )
+    result.uns.pop(KEY, None)
+    if records:
+        result.uns[KEY] = records
     cells = ", ".join(f"{name} {part.n_obs:,}" for part, name in zip(parts, said, strict=True))
     log.info("%d files: %s cells (%s), obs[%r] names the file", len(parts), f"{result.n_obs:,}", cells, key)
     log.info("genes in all files: %s (%s)", f"{len(shared):,}", own)
@@ -95,6 +100,49 @@ def _check_matrices(parts: Sequence[AnnData], names: Sequence[str]) -> None:
         if any(kinds) and not all(kinds):
             has, lacks = names[kinds.index(True)], names[kinds.index(False)]
             raise InputError(f"X of {has} holds counts, and X of {lacks} does not; give files of one kind")
+    _check_raw(parts, names)
+
+
+def _check_raw(parts: Sequence[AnnData], names: Sequence[str]) -> None:
+    """Refuse files of which one has its counts in raw and another has no raw; say that raw is left out otherwise."""
+    from cellalign.data.matrices import is_counts
+
+    there = [part.raw is not None for part in parts]
+    if not any(there) or all(there):
+        return
+    has, lacks = names[there.index(True)], names[there.index(False)]
+    part = parts[there.index(True)]
+    elsewhere = COUNTS in part.layers or (part.X is not None and is_counts(part.X))
+    if not elsewhere and is_counts(part.raw.X):
+        raise InputError(f"{has} has its counts in raw, and {lacks} has no raw; give files of one kind")
+    log.warning("raw, which not all files have, is left out: %s has it, %s does not", has, lacks)
+
+
+def _records(parts: Sequence[AnnData], names: Sequence[str]) -> dict[str, object]:
+    """What cellalign noted in uns of all parts alike: a record is one, not the entries of two that happen to agree.
+
+    Raises
+    ------
+    InputError
+        They are predictions of different conditions, or by different models.
+    """
+    own = [dict(part.uns[KEY]) if isinstance(part.uns.get(KEY), Mapping) else {} for part in parts]
+    step = "counterfactual"
+    for other, name in zip(own[1:], names[1:], strict=True):
+        if step in own[0] and step in other and not _alike(own[0][step], other[step]):
+            raise InputError(
+                f"{names[0]} and {name} hold predictions that were made differently; predict several conditions into "
+                f"one file ({option('to', 'A')} {option('to', 'B')}), or give one"
+            )
+    return {key: value for key, value in own[0].items() if all(key in o and _alike(value, o[key]) for o in own[1:])}
+
+
+def _alike(one: object, other: object) -> bool:
+    """Whether two values of uns are the same."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    same: bool = np.array_equal(one, other)  # type: ignore[arg-type]
+    return same
 
 
 def _say_what_is_left_out(parts: Sequence[AnnData]) -> None:
