@@ -271,7 +271,7 @@ def _status(inputs: Inputs, predicted: np.ndarray, real: np.ndarray, seen: np.nd
 
 
 def _conditions(inputs: Inputs, against: AnnData, asked: np.ndarray, seen: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Rows of the real cells under every other condition; of those alone that the model has seen, where it says so."""
+    """Rows of the real cells under every other condition; those alone that the model has seen, where it says so."""
     if inputs.condition is None or inputs.continuous:
         return {}
     values = column(against.obs, inputs.condition, purpose="condition", missing=True)
@@ -279,7 +279,8 @@ def _conditions(inputs: Inputs, against: AnnData, asked: np.ndarray, seen: np.nd
     found = {str(name): np.flatnonzero(codes == code) for code, name in enumerate(values.categories)}
     found = {name: rows for name, rows in found.items() if len(rows)}
     if seen is not None:
-        known_of = {name: rows for name, rows in found.items() if seen[rows].mean() > SEEN}
+        # cells that it has not seen, as of a group held out under all conditions, tell a baseline nothing either
+        known_of = {name: rows[seen[rows]] for name, rows in found.items() if seen[rows].mean() > SEEN}
         found = known_of or found
     return found
 

@@ -44,7 +44,7 @@ class PredictedResponse(Panel):
     summary = "Whether predicted expression is the real one, per cell type, beside baselines and what is attainable."
     metrics = res.METRICS
     order = 50
-    version = 3
+    version = 4
 
     more_genes: bool = False
 
