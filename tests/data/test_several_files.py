@@ -177,7 +177,18 @@ def test_counts_in_the_raw_of_one_file_are_not_lost_without_a_word(raw_parts, ti
     both.obs_names = [f"other{i}" for i in range(both.n_obs)]
     both.write_h5ad(tmp_path / "d.h5ad")
     assert files.read(Reading((str(tmp_path / "d.h5ad"), str(tmp_path / "c.h5ad")))).raw is None
-    assert "raw, which not all files have, is left out" in caplog.text
+    assert "raw is left out: " in caplog.text and "c.h5ad has no raw" in caplog.text
+
+
+def test_raw_whose_genes_cannot_be_matched_by_name(raw_parts, tmp_path):
+    first = files.read(raw_parts[0])
+    raw = first.raw.to_adata()
+    raw.var_names = [raw.var_names[1], *raw.var_names[1:]]
+    first.raw = raw
+    first.write_h5ad(tmp_path / "a.h5ad")
+    for stream in (False, True):
+        with pytest.raises(InputError, match="raw of .*a.h5ad has the gene '.*' twice; make its names unique"):
+            files.read(Reading(raw_parts, stream=stream), streaming=True)
 
 
 def test_records_are_kept_whole_or_not_at_all(tiny, tmp_path):

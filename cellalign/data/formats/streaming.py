@@ -24,7 +24,7 @@ from cellalign.data.formats.elements import Wanted, cells_in, frame_of, is_old, 
 from cellalign.data.formats.normal import normalised, plain_frame
 from cellalign.data.formats.on_disk import NotByRows, stored_matrix
 from cellalign.data.formats.probe import fault_of
-from cellalign.data.formats.together import COUNTS, joined
+from cellalign.data.formats.together import COUNTS, joined, joins_raw
 from cellalign.data.genes import with_genes_named
 from cellalign.data.reading import Reading, labels
 from cellalign.data.stored import Stacked, Stored, helpers, placed
@@ -182,7 +182,7 @@ def _together(opened: Sequence[_Opened], reading: Reading, wanted: Wanted | None
 
 def _raw_together(parts: Sequence[StreamedCells], reading: Reading) -> tuple[Stored, pd.DataFrame] | None:
     """`raw` of all of them, over its genes that all have, or any; None where one has none."""
-    if any(part.raw is None for part in parts):
+    if not joins_raw(parts):
         return None
     with quiet():
         bare = [AnnData(obs=pd.DataFrame(index=part.obs_names), var=part.raw.var) for part in parts]

@@ -103,19 +103,30 @@ def _check_matrices(parts: Sequence[AnnData], names: Sequence[str]) -> None:
     _check_raw(parts, names)
 
 
+def joins_raw(parts: Sequence[AnnData]) -> bool:
+    """Whether all have `raw`, its genes matched by name."""
+    return all(part.raw is not None and part.raw.var_names.is_unique for part in parts)
+
+
 def _check_raw(parts: Sequence[AnnData], names: Sequence[str]) -> None:
-    """Refuse files of which one has its counts in raw and another has no raw; say that raw is left out otherwise."""
+    """Refuse files whose counts lie in raw where it cannot be put together; say that it is left out otherwise."""
     from cellalign.data.matrices import is_counts
 
     there = [part.raw is not None for part in parts]
-    if not any(there) or all(there):
+    if not any(there) or joins_raw(parts):
         return
-    has, lacks = names[there.index(True)], names[there.index(False)]
-    part = parts[there.index(True)]
+    part, has = parts[there.index(True)], names[there.index(True)]
+    if all(there):
+        twice = next(i for i, each in enumerate(parts) if not each.raw.var_names.is_unique)
+        index = parts[twice].raw.var_names
+        why = f"raw of {names[twice]} has the gene {str(index[index.duplicated()][0])!r} twice"
+        mend = "make its names unique"
+    else:
+        why, mend = f"{names[there.index(False)]} has no raw", "give files of one kind"
     elsewhere = COUNTS in part.layers or (part.X is not None and is_counts(part.X))
     if not elsewhere and is_counts(part.raw.X):
-        raise InputError(f"{has} has its counts in raw, and {lacks} has no raw; give files of one kind")
-    log.warning("raw, which not all files have, is left out: %s has it, %s does not", has, lacks)
+        raise InputError(f"{has} has its counts in raw, and {why}; {mend}")
+    log.warning("raw is left out: %s has it, and %s", has, why)
 
 
 def _records(parts: Sequence[AnnData], names: Sequence[str]) -> dict[str, object]:
@@ -169,7 +180,7 @@ def _common(part: AnnData, parts: Sequence[AnnData]) -> AnnData:
     result = AnnData(obs=part.obs[own], var=part.var, uns=dict(part.uns), **matrices)
     for key in sorted(kept):
         result.obsm[key] = part.obsm[key]
-    if not on_disk and all(p.raw is not None for p in parts):
+    if not on_disk and joins_raw(parts):
         result.raw = part.raw.to_adata()
     return result
 
