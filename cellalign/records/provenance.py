@@ -216,6 +216,22 @@ class Targets(ModelStep):
     threshold: float
 
 
+# what a step says of the file it is in; where it differs, it is not known of several
+OF_A_FILE = ("step", "version", "notes", "target_sum")
+
+
+def _alike(first: Step | None, *others: Step | None) -> Step | None:
+    """A step that is the same in all, but for what it says of each file; None where it is not."""
+    if first is None:
+        return None
+    own = {name: getattr(first, name) for name in OF_A_FILE if name in type(first).model_fields}
+    for other in others:
+        if other is None or other.model_copy(update=own) != first:
+            return None
+    unset = {n: type(first).model_fields[n].default for n in own if any(getattr(o, n) != own[n] for o in others)}
+    return first.model_copy(update=unset)
+
+
 def _from_1(old: dict[str, Any]) -> dict[str, Any]:
     """Version 1 kept one record, told apart by `kind`, and beside it one of an annotation."""
     new: dict[str, Any] = {}
@@ -310,6 +326,20 @@ class Provenance(VersionedRecord):
             elif isinstance(record, Targets):
                 changed["targets"] = record
         return self.model_copy(update=changed)
+
+    def in_common(self, *others: Provenance) -> Provenance:
+        """The steps that several files have alike: each as a whole, or not at all."""
+
+        def single(name: str) -> Any:
+            return _alike(*(getattr(each, name) for each in (self, *others)))
+
+        def keyed(name: str) -> dict[str, Any]:
+            every = [getattr(each, name) for each in (self, *others)]
+            found = {key: _alike(*(steps.get(key) for steps in every)) for key in every[0]}
+            return {key: step for key, step in found.items() if step is not None}
+
+        names = ("preprocess", "umap", "counterfactual", "targets")
+        return Provenance(**{n: single(n) for n in names}, **{n: keyed(n) for n in ("embedding", "annotation")})
 
     def steps(self) -> Iterable[Step]:
         """Every step, in no order."""

@@ -159,14 +159,14 @@ def benchmark(
         **options,
     )
     adata, done = plan.adata, plan.done
-    for training in plan.trainings:
-        left = plan.left(training)
-        if not left:
-            continue
-        name, seed = training.name, training.seed
-        if progress is not None:
-            progress(plan.said(training))
-        with rows_noted(results):
+    with rows_noted(results):
+        for training in plan.trainings:
+            left = plan.left(training)
+            if not left:
+                continue
+            name, seed = training.name, training.seed
+            if progress is not None:
+                progress(plan.said(training))
             try:
                 model = train(adata, **plan.options_of(training))
             except TrainingError as error:
@@ -174,14 +174,13 @@ def benchmark(
                 continue
             with limited(threads):
                 mixed = {} if holdout_each else mixing_scores(adata, model, label, seed, device, min_cells)
-        for group, to in left:
-            with rows_noted(results):
+            for group, to in left:
                 found = scores_of(adata, model, holdout_each, group, to, label, seed, plan.control, device, threads)
-            found = {**found, "prediction": {**found.get("prediction", {}), **mixed}}
-            rows = _rows(found, plan.keys[name], name, seed, group, to)
-            done |= {row.identity: row for row in rows if row.identity not in done}
-            if results is not None:
-                add(results, rows)
+                found = {**found, "prediction": {**found.get("prediction", {}), **mixed}}
+                rows = _rows(found, plan.keys[name], name, seed, group, to)
+                done |= {row.identity: row for row in rows if row.identity not in done}
+                if results is not None:
+                    add(results, rows)
     return as_table(_shown(done, plan.keys, itertools.product(seeds, plan.cases)))
 
 

@@ -8,6 +8,7 @@ from anndata import AnnData
 from cellalign.data import files
 from cellalign.data.reading import Reading, labels
 from cellalign.errors import InputError, UsageError
+from cellalign.records.provenance import Counterfactual, Preprocessing, Provenance
 
 
 @pytest.fixture
@@ -192,17 +193,26 @@ def test_raw_whose_genes_cannot_be_matched_by_name(raw_parts, tmp_path):
 
 
 def test_records_are_kept_whole_or_not_at_all(tiny, tmp_path):
-    paths = []
-    for name, total in (("a", 100.0), ("b", 200.0)):
-        tiny.uns["cellalign"] = {
-            "preprocess": {"step": 1, "target_sum": total},
-            "counterfactual": {"step": 2, "to": "x"},
-        }
-        tiny.obs_names = [f"{name}{i}" for i in range(tiny.n_obs)]
-        tiny.write_h5ad(tmp_path / f"{name}.h5ad")
-        paths.append(str(tmp_path / f"{name}.h5ad"))
-    assert files.read(Reading(tuple(paths))).uns["cellalign"] == {"counterfactual": {"step": 2, "to": "x"}}
-    tiny.uns["cellalign"]["counterfactual"]["to"] = "y"
-    tiny.write_h5ad(tmp_path / "b.h5ad")
-    with pytest.raises(InputError, match="b.h5ad hold predictions that were made differently"):
-        files.read(Reading(tuple(paths)))
+    made = dict(method="comp", condition="stim", to="x", changes={"stim": "x"}, step=2)
+
+    def records_of(*each):
+        paths = []
+        for i, (preprocessing, prediction) in enumerate(each):
+            done = Provenance(preprocess=Preprocessing(**preprocessing), counterfactual=Counterfactual(**prediction))
+            tiny.uns["cellalign"] = done.plain()
+            tiny.obs_names = [f"{i}-{j}" for j in range(tiny.n_obs)]
+            tiny.write_h5ad(tmp_path / f"{i}.h5ad")
+            paths.append(str(tmp_path / f"{i}.h5ad"))
+        return Provenance.of(files.read(Reading(tuple(paths))).uns)
+
+    genes, others = {"n_top_genes": 50, "target_sum": 100.0}, {"n_top_genes": 50, "target_sum": 200.0}
+    same = records_of((genes, made), (genes, made))
+    assert same.preprocess.target_sum == 100 and same.counterfactual == Counterfactual(**made)
+    # a total of each file's own is none of both; neither is what a file's cells gave rise to say
+    found = records_of((genes, made | {"written": "draw"}), (others, made | {"written": "draw", "notes": "few"}))
+    assert found.preprocess.n_top_genes == 50 and found.preprocess.target_sum is None
+    assert found.counterfactual.written == "draw" and found.counterfactual.notes == ""
+    assert records_of((genes, made), (genes | {"n_top_genes": 60}, made)).preprocess is None
+    for other in ({"to": "y"}, {"written": "draw"}, {"weights": "00"}):
+        with pytest.raises(InputError, match="1.h5ad hold predictions that were made differently"):
+            records_of((genes, made), (genes, made | other))

@@ -171,11 +171,11 @@ def _together(opened: Sequence[_Opened], reading: Reading, wanted: Wanted | None
         return parts[0]
     frame = normalised(joined(parts, [each.name for each in opened], reading), "the files together")
     names = [name for name in parts[0].matrices if all(name in part.matrices for part in parts)]
-    matrices = {}
-    for name in names:
-        columns = [part.var_names.get_indexer(frame.var_names) for part in parts]
-        own = [_placed(part.matrices[name], places) for part, places in zip(parts, columns, strict=True)]
-        matrices[name] = Stacked(own)
+    columns = [part.var_names.get_indexer(frame.var_names) for part in parts]
+    matrices = {
+        name: Stacked([_placed(part.matrices[name], places) for part, places in zip(parts, columns, strict=True)])
+        for name in names
+    }
     raw = _raw_together(parts, reading)
     return StreamedCells(matrices, raw, obs=frame.obs, var=frame.var, obsm=dict(frame.obsm), uns=dict(frame.uns))
 

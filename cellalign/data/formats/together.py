@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import anndata as ad
 import numpy as np
@@ -14,7 +14,7 @@ from cellalign.data.formats.elements import quiet
 from cellalign.data.reading import Reading, labels
 from cellalign.data.streamed import StreamedCells
 from cellalign.errors import InputError, UsageError, option
-from cellalign.records.provenance import KEY
+from cellalign.records.provenance import KEY, Provenance
 
 log = logging.getLogger("cellalign.reading")
 FILE_KEY = "file"
@@ -137,23 +137,16 @@ def _records(parts: Sequence[AnnData], names: Sequence[str]) -> dict[str, object
     InputError
         They are predictions of different conditions, or by different models.
     """
-    own = [dict(part.uns[KEY]) if isinstance(part.uns.get(KEY), Mapping) else {} for part in parts]
-    step = "counterfactual"
-    for other, name in zip(own[1:], names[1:], strict=True):
-        if step in own[0] and step in other and not _alike(own[0][step], other[step]):
-            raise InputError(
-                f"{names[0]} and {name} hold predictions that were made differently; predict several conditions into "
-                f"one file ({option('to', 'A')} {option('to', 'B')}), or give one"
-            )
-    return {key: value for key, value in own[0].items() if all(key in o and _alike(value, o[key]) for o in own[1:])}
-
-
-def _alike(one: object, other: object) -> bool:
-    """Whether two values of uns are the same."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
-    same: bool = np.array_equal(one, other)  # type: ignore[arg-type]
-    return same
+    if any(KEY not in part.uns for part in parts):
+        return {}
+    first, *others = (Provenance.of(part.uns) for part in parts)
+    found = first.in_common(*others)
+    if found.counterfactual is None and all(each.counterfactual is not None for each in (first, *others)):
+        raise InputError(
+            f"{', '.join(names)} hold predictions that were made differently; predict several conditions into one file "
+            f"({option('to', 'A')} {option('to', 'B')}), or give one"
+        )
+    return found.plain() if found.steps() else {}
 
 
 def _say_what_is_left_out(parts: Sequence[AnnData]) -> None:
