@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import sparse
 
 from cellalign.data.said import tell
-from cellalign.data.stored import Stored, placed
+from cellalign.data.stored import Stored, all_in_order, placed
 from cellalign.errors import InputError, nearest, option
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def align_genes(
         Genes are missing and `missing` is "error", or none at all is there.
     """
     columns = matching.columns
-    if len(columns) == x.shape[1] and np.array_equal(columns, np.arange(len(columns))):
+    if all_in_order(columns, x.shape[1]):
         return x
     absent = np.flatnonzero(columns < 0)
     if len(absent) == len(columns):

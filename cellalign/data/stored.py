@@ -309,7 +309,12 @@ class Stacked(Stored):
 def _chosen(asked: Any, n: int) -> np.ndarray | None:
     """The numbers that are asked for; None where they are all of n, in their order."""
     found = np.arange(n)[asked]
-    return None if np.array_equal(found, np.arange(n)) else found
+    return None if all_in_order(found, n) else found
+
+
+def all_in_order(index: np.ndarray, n: int) -> bool:
+    """Whether these are the numbers of all n: what they select is the whole, and need not be copied."""
+    return np.array_equal(index, np.arange(n))
 
 
 def read_once(x: Any) -> Any:

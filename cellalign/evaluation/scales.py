@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.data.matrices import default_matrix, is_counts, matrix_of
-from cellalign.data.stored import Stored
+from cellalign.data.stored import Stored, all_in_order
 from cellalign.errors import InputError, option
 from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.predictions import check_finite, check_library_sizes, source_names
@@ -28,8 +28,7 @@ def real_matrix(expression: str, real: AnnData, columns: np.ndarray | None = Non
     """
     of_counts = expression == "counts"
     x = matrix_of(real, default_matrix(real, "counts") if of_counts else "X", option("against"))
-    as_they_are = columns is None or np.array_equal(columns, np.arange(x.shape[1]))
-    x = x if as_they_are else x[:, columns]  # selecting all columns would copy the matrix
+    x = x if columns is None or all_in_order(columns, x.shape[1]) else x[:, columns]
     if of_counts and not is_counts(x):
         raise InputError(f"the prediction is of counts, but {option('against')} holds none; name the cells trained on")
     return x

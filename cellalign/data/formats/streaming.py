@@ -27,7 +27,7 @@ from cellalign.data.formats.probe import fault_of
 from cellalign.data.formats.together import COUNTS, joined, joins_raw
 from cellalign.data.genes import with_genes_named
 from cellalign.data.reading import Reading, labels
-from cellalign.data.stored import Stacked, Stored, helpers, placed
+from cellalign.data.stored import Stacked, Stored, all_in_order, helpers, placed
 from cellalign.data.streamed import StreamedCells
 from cellalign.data.structure import is_sparse, shape_of
 from cellalign.errors import InputError, option
@@ -192,7 +192,7 @@ def _raw_together(parts: Sequence[StreamedCells], reading: Reading) -> tuple[Sto
 
 def _placed(matrix: Stored, columns: np.ndarray) -> Stored:
     """The genes of all files, of the matrix of one."""
-    if len(columns) == matrix.shape[1] and np.array_equal(columns, np.arange(len(columns))):
+    if all_in_order(columns, matrix.shape[1]):
         return matrix
     return matrix.mapped(lambda block: placed(block, columns), len(columns))
 
