@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["auto", "float32", "bfloat16"]
-STEPS, FEWER = 1000, {"steps": 0, "fewer-steps": 360}  # on 2,000 cells; of which so many are left out on any number
+STEPS, FEWER = 1000, 360  # on 2,000 cells; so many are left out by "fewer-steps", on any number
 
 
 class Plan(BaseModel):
@@ -17,8 +17,8 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int | None = Field(None, ge=1, le=1_000_000, description="passes over the cells; null goes by their number")
-    epoch_rule: Literal["steps", "fewer-steps", "cells"] = Field(
-        "steps", description="epochs by default: for 1,000 steps or 640; or 400, beyond 20,000 cells fewer (scvi-tools)"
+    epoch_rule: Literal["steps", "fewer-steps", "half-steps", "cells"] = Field(
+        "steps", description="epochs by default: for 1,000, 640 or 500 steps; or 400, of many cells fewer (scvi-tools)"
     )
     batch_size: int = Field(512, ge=2, le=1_000_000, description="cells per optimisation step")
     balanced: bool = Field(False, description="as many cells of every condition in each batch")
@@ -38,14 +38,15 @@ class Plan(BaseModel):
         """Epochs to run: those asked for, or what `epoch_rule` gives.
 
         "steps": enough for 1,000 steps on 2,000 cells, growing as sqrt(cells); "fewer-steps": 360 fewer on any
-        number of cells: two thirds of them mix worse where cells are many (benchmarks/README.md).
+        number of cells: two thirds of them mix worse where cells are many; "half-steps": half of them (benchmarks/README.md).
         "cells": min(400, 400 * 20,000 / cells).
         """
         if self.epochs is not None:
             return self.epochs
         if self.epoch_rule == "cells":
             return max(1, min(400, round(20_000 / n_cells * 400)))
-        steps = STEPS * max(1.0, math.sqrt(n_cells / 2000)) - FEWER[self.epoch_rule]
+        steps = STEPS * max(1.0, math.sqrt(n_cells / 2000))
+        steps = {"steps": steps, "fewer-steps": steps - FEWER, "half-steps": steps / 2}[self.epoch_rule]
         return max(10, math.ceil(steps / max(1, math.ceil(n_cells / self.batch_size))))
 
     def learning_rate(self, step: int, n_steps: int) -> float:

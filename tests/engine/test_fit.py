@@ -142,6 +142,8 @@ def test_epochs_grow_with_the_data():
     fewer = Plan(batch_size=512, epoch_rule="fewer-steps")
     left_out = {n: steps[n] - fewer.resolve_epochs(n) * -(-n // 512) for n in steps}
     assert all(340 <= left_out[n] <= 380 or n == 100_000 and 196 <= left_out[n] <= 392 for n in steps)  # whole epochs
+    half = Plan(batch_size=512, epoch_rule="half-steps")
+    assert all(half.resolve_epochs(n) == -(-plan.resolve_epochs(n) // 2) for n in (500, 2_000, 20_000, 100_000))
 
 
 def test_devices():
