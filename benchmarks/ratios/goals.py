@@ -167,7 +167,7 @@ GOALS: tuple[Goal, ...] = (
     *_peers(),
     *_bare(),
     Goal(
-        "training-svae+", "`svae+`, 40,000 x 100 simulated cells, an epoch on one thread", "the version before",
+        "training-svae+", "`svae+`, 40,000 x 100 simulated cells, all defaults, whole training on one thread", "the version before",
         "ratios.versions:shifts", Bound("<=", 0.5), needs=(BEFORE,),
     ),
     Goal(

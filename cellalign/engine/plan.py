@@ -38,7 +38,7 @@ class Plan(BaseModel):
         """Epochs to run: those asked for, or what `epoch_rule` gives.
 
         "steps": enough for 1,000 steps on 2,000 cells, growing as sqrt(cells); "fewer-steps": 360 fewer on any
-        number of cells: two thirds of them mix worse where cells are many; "half-steps": half of them (benchmarks/README.md).
+        number of cells: two thirds of them mix worse where cells are many (benchmarks/README.md); "half-steps": half.
         "cells": min(400, 400 * 20,000 / cells).
         """
         if self.epochs is not None:
