@@ -167,8 +167,8 @@ GOALS: tuple[Goal, ...] = (
     *_peers(),
     *_bare(),
     Goal(
-        "training-svae+", "`svae+`, 40,000 x 100 simulated cells, all defaults, whole training on one thread", "the version before",
-        "ratios.versions:shifts", Bound("<=", 0.5), needs=(BEFORE,),
+        "training-svae+", "`svae+`, 40,000 x 100 simulated cells, all defaults, whole training on one thread",
+        "the version before", "ratios.versions:shifts", Bound("<=", 0.5), needs=(BEFORE,),
     ),
     Goal(
         "start-up", "CPU seconds of a command before its first work", "torch and anndata imported",

@@ -1,8 +1,9 @@
-"""How sure a score is: cells drawn again within a group, then groups; and two systems compared pair by pair.
+"""How sure a score is: within a group by its cells drawn again, over groups by Student's t; and two systems compared.
 
 Cells are drawn with replacement as counts of how often each comes up, so that a resampled mean is one matrix product.
 What a resampled score varies by is put around the score itself: resampling adds noise to that of the cells, by which
-its mean lies below the score.
+its mean lies below the score. Groups are few: drawn again, two to seven of them would give intervals that hold the
+truth in 55 to 90 of 100 cases.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Paired:
     difference : float
         Mean over groups, positive where the prediction is better.
     interval : Interval
-        Of cells drawn again within groups, then groups.
+        By the spread of the groups' differences; of one group by its cells drawn again.
     p : float
         Two-sided, by flipping the signs of the groups' differences; NaN of few groups.
     """
@@ -94,21 +95,31 @@ def means(weights: np.ndarray, total: np.ndarray, size: np.ndarray) -> np.ndarra
     return np.asarray((weights @ total) / np.where(cells > 0, cells, np.nan)[:, None])
 
 
-def over_groups(drawn: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Means over groups [draws], the groups drawn again: of resampled scores of each, which have noise of their own."""
-    every = np.array(drawn)
-    groups, draws = every.shape
-    chosen = rng.integers(groups, size=(draws, groups))
-    return np.asarray(every[chosen, np.arange(draws)[:, None]].mean(1))
+def mean_interval(values: Sequence[float] | np.ndarray, drawn: Sequence[np.ndarray] = ()) -> Interval:
+    """Of the mean of groups' scores, the groups taken as a sample of groups; those without a score are left out.
 
+    Student's t: the spread of the scores holds what groups differ by and the noise of their cells. Groups that happen
+    to agree are no surer than their cells, drawn again, say.
 
-def mean_interval(values: Sequence[float], drawn: Sequence[np.ndarray], seed: int) -> Interval:
-    """Of the mean over groups of scores, from resampled scores of each; groups without a value are left out."""
-    kept = [(v, d) for v, d in zip(values, drawn, strict=True) if np.isfinite(v)]
-    if not kept:
+    Parameters
+    ----------
+    values : sequence of float
+    drawn : sequence of arrays [draws], optional
+        Resampled scores of each. Without them one group alone has no interval.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    every = np.asarray(values, dtype=float)
+    kept = np.flatnonzero(np.isfinite(every)).tolist()
+    n, end = len(kept), (1 + LEVEL) / 2
+    if n == 1 and len(drawn):
+        return Interval.around(float(every[kept[0]]), drawn[kept[0]])
+    if n < 2:
         return Interval(float("nan"), float("nan"))
-    centred = [v + np.nan_to_num(d - np.nanmean(d)) for v, d in kept]
-    return Interval.around(float(np.mean([v for v, _ in kept])), over_groups(centred, np.random.default_rng(seed)))
+    noise = np.mean([np.nanvar(drawn[row]) for row in kept]) if len(drawn) else 0.0
+    half = max(stdtrit(n - 1, end) * every[kept].std(ddof=1), ndtri(end) * np.sqrt(noise)) / np.sqrt(n)
+    mean = float(every[kept].mean())
+    return Interval(mean - float(half), mean + float(half))
 
 
 def compare_pairs(differences: Mapping[str, float], drawn: Mapping[str, np.ndarray], seed: int) -> Paired:
@@ -127,7 +138,7 @@ def compare_pairs(differences: Mapping[str, float], drawn: Mapping[str, np.ndarr
     if not kept:
         nothing = float("nan")
         return Paired(nothing, Interval(nothing, nothing), nothing)
-    interval = mean_interval(list(values), [drawn[name] for name in kept], seed)
+    interval = mean_interval(values, [drawn[name] for name in kept])
     return Paired(float(values.mean()), interval, sign_flip(values, seed))
 
 

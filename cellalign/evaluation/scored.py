@@ -59,6 +59,8 @@ class Scored:
         The same [draws] of cells drawn again, of metrics that have it.
     leaning : dict of str to float
         By metric, what the prediction's score may owe to the noise of its own control.
+    changed : bool
+        Whether any change is predicted; of none correlations are scored as 0.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Scored:
     values: dict[str, dict[str, float]]
     drawn: dict[str, dict[str, np.ndarray]]
     leaning: dict[str, float]
+    changed: bool = True
 
     @property
     def measurable(self) -> bool:
@@ -91,9 +94,10 @@ def score(cells: CellType, genes: Genes, seed: int) -> Scored:
     by_split = [cells.baselines(cells.control[split.start].mean(0)) for split in splits]
     changes = {name: [of[name] for of in by_split] for name in by_split[0]}
     own = [cells.predicted_change(split) for split in splits]
+    columns, changed = genes.by_ending(cells.real.shape[1]), bool(np.any(own))
     real, spread = cells.real.mean(0), _Spread(cells, genes, seed)
     values = {PREDICTION: _level(cells.predicted.mean(0), real, genes) | _changes(own, true, genes)}
-    values[PREDICTION] |= spread.of_prediction()
+    values[PREDICTION] |= spread.of_prediction() | ({} if changed else res.unchanged(columns))
     nothing = [np.zeros_like(real)] * len(splits)
     values[NO_CHANGE] = (
         _level(cells.control.mean(0), real, genes)
@@ -104,17 +108,26 @@ def score(cells: CellType, genes: Genes, seed: int) -> Scored:
         mean = np.mean(change, axis=0)
         values[name] = _level(cells.control.mean(0) + mean, real, genes) | _changes(change, true, genes)
         values[name] |= spread.of_control(mean)
-    values[HALVES] = mean_of([_half_against_half(cells, split, genes) for split in splits])
-    values[ATTAINABLE] = res.attainable(values[HALVES], cells.real, genes.de)
-    drawn = _drawn(cells, splits, changes, genes, seed)
-    return Scored(cells.name, cells.status, len(cells.real), values, drawn, leaning(cells, splits, own, changes, genes))
+    halves, parts = zip(*(_half_against_half(cells, split, genes) for split in splits), strict=True)
+    values[HALVES] = mean_of(list(halves))
+    values[ATTAINABLE] = res.attainable(values[HALVES], cells.real, cells.control, columns, _reliability(parts))
+    drawn = _drawn(cells, splits, changes, columns, seed)
+    if not changed:
+        draws = len(drawn[PREDICTION]["r_all"])
+        drawn[PREDICTION] |= {name: np.full(draws, value) for name, value in res.unchanged(columns).items()}
+    owes = leaning(cells, splits, own, changes, genes)
+    return Scored(cells.name, cells.status, len(cells.real), values, drawn, owes, changed)
 
 
 def _drawn(
-    cells: CellType, splits: list[Split], changes: Mapping[str, list[np.ndarray]], genes: Genes, seed: int
+    cells: CellType,
+    splits: list[Split],
+    changes: Mapping[str, list[np.ndarray]],
+    columns: Mapping[str, np.ndarray],
+    seed: int,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Scores of the prediction and the baselines with cells drawn again; baselines stay what they are of each split."""
-    again, columns = drawn_again(cells, splits, seed), genes.by_ending(cells.real.shape[1])
+    again = drawn_again(cells, splits, seed)
     found = {PREDICTION: level_scores(again.predicted, again.real, columns)}
     found[PREDICTION] |= change_scores(again.predicted_change, again.true_change, columns)
     found[NO_CHANGE] = level_scores(again.control, again.real, columns)
@@ -235,17 +248,30 @@ class _Spread:
         return found
 
 
-def _half_against_half(cells: CellType, split: Split, genes: Genes) -> dict[str, float]:
+_Parts = dict[str, tuple[float, float]]  # variance over genes, and how much of it is noise, by the genes' ending
+
+
+def _half_against_half(cells: CellType, split: Split, genes: Genes) -> tuple[dict[str, float], _Parts]:
     """One half of the real cells as a prediction of the other, each half with control cells of its own.
 
     The genes by which the change is scored are chosen from the first half alone: chosen from both, their noise would
-    agree, and cells without a response would seem to have one.
+    agree, and cells without a response would seem to have one. Beside the scores of the second half's change over genes
+    so chosen its variance, and how much of that is noise.
     """
     a, b = cells.real[split.real], cells.real[split.rest]
     start, other = cells.control[split.start], cells.control[split.other]
     own = Genes.of(start, a, bool(genes.tops))
     found = _level(a.mean(0), b.mean(0), genes) | {"energy": res.energy_distance(a, b)}
-    return found | _change(a.mean(0) - start.mean(0), b.mean(0) - other.mean(0), own)
+    change, noise = b.mean(0) - other.mean(0), sum(x.var(0, ddof=1) / len(x) for x in (b, other))
+    chosen = {name: g for name, g in own.by_ending(len(change)).items() if name != "all"}
+    parts = {name: (float(change[g].var()), float(noise[g].mean())) for name, g in chosen.items()}
+    return found | _change(a.mean(0) - start.mean(0), change, own), parts
+
+
+def _reliability(parts: Sequence[_Parts]) -> dict[str, float]:
+    """Which share of a half's variance over genes is not noise, mean over the splits."""
+    means = {name: np.mean([each[name] for each in parts], axis=0) for name in parts[0]}
+    return {name: float((whole - noise) / whole) for name, (whole, noise) in means.items() if whole > 0}
 
 
 def mean_of(scores: list[dict[str, float]]) -> dict[str, float]:

@@ -31,7 +31,7 @@ class Evidence:
     Attributes
     ----------
     low, high : float
-        Of its 95 % interval: cells drawn again within groups, then groups.
+        Of its 95 % interval: of a group by its cells drawn again, of a mean by the spread of the groups.
     anchored : float
         (u - b) / (r - b), u the score, b that of the mean shift or mean response, r that of halves of the real cells:
         0 for what knows nothing of the group, 1 for a repeat of the experiment, never clipped.
@@ -39,10 +39,12 @@ class Evidence:
         `FITTED`, `PREDICTED`, or "" where that is not known or the row is of no prediction.
     measurable : bool, optional
         Whether halves of the group's real cells agree at all; None of a mean.
+    leaning : float
+        Of a prediction's row what the score may owe to the noise of its own control; 0 of all others.
     best : str
         Of a prediction's row the best baseline by this metric.
     difference, difference_low, difference_high : float
-        From that baseline, positive where the prediction is better.
+        From that baseline, without `leaning`, positive where the prediction is better.
     p : float
         Of the mean difference, by flipping the signs of the groups'.
     """
@@ -52,6 +54,7 @@ class Evidence:
     anchored: float = float("nan")
     status: str = ""
     measurable: bool | None = None
+    leaning: float = 0.0
     best: str = ""
     difference: float = float("nan")
     difference_low: float = float("nan")
@@ -66,6 +69,7 @@ class Evidence:
             "anchored": self.anchored,
             "status": self.status or None,
             "measurable": self.measurable,
+            "leaning": self.leaning,
             "best_baseline": self.best or None,
             "difference": self.difference,
             "difference_low": self.difference_low,

@@ -97,18 +97,20 @@ def _of_means(groups: Sequence[Scored], seed: int, metric: str) -> str:
     """The means of prediction and best baseline, and their difference."""
     found = beside_best(groups, metric, seed)
     what = "response" if groups[0].status != FITTED else "fit"
+    if not any(group.changed for group in groups):
+        return f"the {what} holds no change, so there is nothing to correlate"
     if found is None:
-        if not np.isfinite(np.mean([group.plain(PREDICTION, metric) for group in groups])):
-            return f"the {what} holds no change, so there is nothing to correlate"
         return f"no other group and no other condition is there for a baseline, and the {what} is judged by none"
     ours, theirs = (np.mean([group.plain(name, metric) for group in groups]) for name in (PREDICTION, found.best))
     how = {"better": "better than", "worse": "worse than", "undecided": "no better than"}[found.paired.verdict]
     paired, shown = found.paired, np.mean([group.values[PREDICTION][metric] for group in groups])
     owes = f" ({shown:.3f} less what it owes to its own control's noise)" if f"{shown:.3f}" != f"{ours:.3f}" else ""
     p = f", p {paired.p:.2g} over {len(groups)} groups" if np.isfinite(paired.p) else ""
+    same = [_short(group.name) for group in groups if not group.changed]
+    counted = f"; no change is predicted of {listed(same, NAMED)}, scored as r 0" if same else ""
     return (
         f"the {what} is {how} the best baseline, {found.best}: {metric} {ours:.3f}{owes} beside {theirs:.3f}, "
-        f"difference {paired.difference:+.3f} ({paired.interval.low:+.3f} to {paired.interval.high:+.3f}{p})"
+        f"difference {paired.difference:+.3f} ({paired.interval.low:+.3f} to {paired.interval.high:+.3f}{p}){counted}"
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cellalign.model import Model
 
 NOTHING = "nothing"  # is held out
+LEANING = "leaning"  # of a metric: what its score may owe to the noise of the prediction's own control
 WITHIN, VALIDATION = "m-", "validation "
 
 
@@ -99,7 +100,7 @@ def scores_of(
     # with nothing held out a method that cannot predict is still mixed; else it is refused as it always was
     if holdout_each is not None or isinstance(model.method, Predicts):
         start: dict[str, Any] = {"from_": control} | ({"where": {holdout_each: group}} if holdout_each else {})
-        predicted = model.counterfactual(adata, to=to, **start, device=device, threads=threads)
+        predicted = model.counterfactual(adata, to=to, **start, seed=seed, device=device, threads=threads)
         asked: dict[str, Any] = {"condition": model.condition, "label": kinds}
         asked |= {"panels": ["response"], "more_genes": True}
         with limited(threads):
@@ -111,8 +112,8 @@ def scores_of(
 def response_scores(scored: Evaluation, label: str | None, group: str | None) -> Mapping[str, dict[str, float]]:
     """Scores of the response by system: of a group, or the mean over cell types, or of all cells.
 
-    Beside a score of the change stand its interval and its place between mean shift and halves of the real cells, and
-    whether the change can be told from noise at all.
+    Beside a score of the change stand its interval, its place between mean shift and halves of the real cells, and what
+    it may owe to the noise of its own control; and whether the change can be told from noise at all.
     """
     from cellalign.evaluation.table import FITTED, MEAN
 
@@ -136,5 +137,6 @@ def _worth(row: Row) -> dict[str, float]:
     found, worth = {row.metric: row.value}, row.evidence
     if worth is not None and "change" in row.metric:
         more = {"low": worth.low, "high": worth.high, "anchored": worth.anchored}
+        more |= {LEANING: worth.leaning} if worth.leaning else {}
         found |= {f"{row.metric} {name}": value for name, value in more.items() if value == value}
     return found

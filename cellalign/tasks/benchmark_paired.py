@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellalign.tasks.benchmark_table import metric_of
+from cellalign.tasks.benchmark_table import beside_others, metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,8 @@ class Row:
 def values_of(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric by method (rows) and held-out group and condition (columns), the mean over seeds.
 
-    Groups that cannot be measured are left out, where some can.
+    Without what predictions may owe to the noise of their own control. Groups that cannot be measured are left out,
+    where some can.
     """
     keys = ["held_out", "to"]
     if "measurable" in table:
@@ -49,12 +50,12 @@ def values_of(table: pd.DataFrame, metric: str) -> pd.DataFrame:
             table = table[[pair in kept for pair in zip(table["held_out"], table["to"], strict=True)]]
     if metric not in table:
         return table.iloc[:0].set_index("method")[[]]
-    values = table.assign(value=table[metric].astype(float))
+    values = table.assign(value=beside_others(table, metric))
     return values.pivot_table(index="method", columns=keys, values="value", aggfunc="mean", observed=True)
 
 
 def paired(table: pd.DataFrame, metric: str, seed: int = 0) -> list[Row]:
-    """Every method beside the best baseline: groups are drawn again for the interval, their signs flipped for p.
+    """Every method beside the best baseline: the interval is Student's t over groups, for p their signs are flipped.
 
     Parameters
     ----------
@@ -66,10 +67,10 @@ def paired(table: pd.DataFrame, metric: str, seed: int = 0) -> list[Row]:
     Returns
     -------
     list of Row
-        Best first; none where no baseline has this metric, or it has no better end.
+        Best first, those that lack a group last; none where no baseline has this metric, or it has no better end.
     """
     from cellalign.evaluation.baselines import NAMES
-    from cellalign.evaluation.intervals import Interval, over_groups, sign_flip
+    from cellalign.evaluation.intervals import mean_interval, sign_flip
 
     better = metric_of(metric).better
     if better.way not in ("up", "down"):
@@ -85,12 +86,9 @@ def paired(table: pd.DataFrame, metric: str, seed: int = 0) -> list[Row]:
         difference = (wide.loc[method] - wide.loc[best]).dropna().to_numpy(dtype=float)
         if not len(difference):
             continue
-        again = over_groups([np.full(2000, each) for each in difference], np.random.default_rng(seed))
-        mean, nothing = float(difference.mean()), float("nan")
-        interval = Interval.around(mean, again) if len(difference) > 1 else Interval(nothing, nothing)
-        p = sign_flip(difference, seed)
+        mean, interval, p = float(difference.mean()), mean_interval(difference), sign_flip(difference, seed)
         found.append(Row(str(method), str(best), mean, interval.low, interval.high, p, len(difference)))
-    return sorted(found, key=lambda row: -row.difference)
+    return sorted(found, key=lambda row: (row.groups < len(wide.columns), -row.difference))
 
 
 def sentence(rows: list[Row], metric: str) -> str:
@@ -98,10 +96,12 @@ def sentence(rows: list[Row], metric: str) -> str:
     if not rows:
         return ""
     by = {"better": [], "worse": [], "no better": []}  # type: dict[str, list[str]]
+    most = max(row.groups for row in rows)
     for row in rows:
-        by["better" if row.low > 0 else "worse" if row.high < 0 else "no better"].append(row.method)
+        fewer = f" (over {row.groups})" if row.groups < most else ""
+        by["better" if row.low > 0 else "worse" if row.high < 0 else "no better"].append(row.method + fewer)
     said = [f"{how} than it: {', '.join(names)}" for how, names in by.items() if names]
-    return f"best baseline by {metric}: {rows[0].best}; {'; '.join(said)} ({rows[0].groups} groups)"
+    return f"best baseline by {metric}: {rows[0].best}; {'; '.join(said)} ({most} groups)"
 
 
 def picture(table: pd.DataFrame, metric: str) -> Figure:
@@ -120,10 +120,8 @@ def picture(table: pd.DataFrame, metric: str) -> Figure:
     if not len(wide.columns) or not methods:
         raise InputError(f"there is nothing to draw: no method has {metric}")
     groups = [group if len({to for _, to in wide.columns}) == 1 else f"{group}, {to}" for group, to in wide.columns]
-    scored = table[table["method"].isin(methods)]
-    sem = scored.assign(value=scored[metric].astype(float)).groupby(["method", "held_out", "to"], observed=True)[
-        "value"
-    ]
+    scored = table.assign(value=beside_others(table, metric))[table["method"].isin(methods)]
+    sem = scored.groupby(["method", "held_out", "to"], observed=True)["value"]
     errors = sem.sem().unstack(["held_out", "to"]).reindex(index=methods, columns=wide.columns)
 
     def line(name: str, called: str) -> tuple[str, np.ndarray] | None:

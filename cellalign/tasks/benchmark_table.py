@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cellalign.errors import UsageError, option
 from cellalign.evaluation.metrics.metric import NULL
+from cellalign.tasks.benchmark_fitted import LEANING, null_of
 from cellalign.tasks.benchmark_fitted import METRICS as OF_MIXING
-from cellalign.tasks.benchmark_fitted import null_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,10 +74,19 @@ def metrics_of(names: Sequence[str], holdout_each: str | None) -> list[Metric]:
     return metrics
 
 
+def beside_others(table: pd.DataFrame, metric: str) -> pd.Series:
+    """A metric's values, a prediction's without what they may owe to the noise of its own control."""
+    values, owed = table[metric].astype(float), f"{metric} {LEANING}"
+    if owed not in table:
+        return values
+    return values - table[owed].astype(float).fillna(0) * (-1 if metric_of(metric).better.way == "down" else 1)
+
+
 def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One metric: methods as rows (best mean first, whichever way is better), held-out groups as columns, their mean.
 
-    What is best at its value under permuted conditions is ordered by the distance to that.
+    What is best at its value under permuted conditions is ordered by the distance to that. A method that lacks a group
+    which another has stands behind all that lack none: what it failed at may have been the hard one.
 
     Raises
     ------
@@ -90,7 +101,17 @@ def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
         null = _by_group(table, null_of(metric))["mean"].groupby(level="method").mean().reindex(wide.index)
     elif better.target == NULL:  # which the table lacks
         return wide
-    return wide.iloc[better.loss(wide["mean"], null).argsort(kind="stable")]  # NaN last
+    lacks = of_groups(table, metric).reindex(wide.index)["lacks"].to_numpy()
+    return wide.iloc[np.lexsort((better.loss(wide["mean"], null), lacks))]  # NaN last
+
+
+def of_groups(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """By method: how many values of the metric it `has`, of groups and seeds; whether it `lacks` one others have."""
+    import pandas as pd
+
+    wide = _by_group(table, metric).drop(columns="mean").unstack("seed")
+    has = wide.loc[:, wide.notna().any()].notna().sum(axis=1)
+    return pd.DataFrame({"has": has, "lacks": has < has.max()})
 
 
 def errors(table: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -104,7 +125,7 @@ def _by_group(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     from cellalign.records import BenchmarkRow
 
     values = table.reindex(columns=[*BenchmarkRow.KEYS, metric])
-    values[metric] = values[metric].astype(float)
+    values[metric] = beside_others(table, metric) if metric in table else float("nan")
     wide = values.pivot_table(
         index=["method", "seed"], columns="held_out", values=metric, aggfunc="mean", dropna=False, observed=True
     )
@@ -116,7 +137,8 @@ def printed(table: pd.DataFrame, metrics: Sequence[str], *, people: bool) -> tup
     """Columns and rows of the printed table, the method first.
 
     Of one metric the held-out groups are columns, of several the metrics, and methods are ordered by the first. With
-    several seeds a standard error stands with each mean: for people behind it, for programs in a column of its own.
+    several seeds a standard error stands with each mean: for people behind it, for programs in a column of its own. A
+    mean over fewer values than others have says so to people.
     """
     means = {metric: summary(table, metric) for metric in metrics}
     first = means[metrics[0]]
@@ -134,9 +156,18 @@ def printed(table: pd.DataFrame, metrics: Sequence[str], *, people: bool) -> tup
     columns, rows = ["method"], [[str(method)] for method in first.index]
     for name, (mean, sem) in shown.items():
         columns += [name] if people or not several else [name, f"{name} se"]
+        fewer = _fewer(table, name if name in metrics else metrics[0]) if people and name in ("mean", *metrics) else {}
         for row, value, error in zip(rows, mean, sem, strict=True):
             row += _numbers(value, error if several else None, people)
+            row[-1] += fewer.get(row[0], "")
     return columns, rows
+
+
+def _fewer(table: pd.DataFrame, metric: str) -> dict[str, str]:
+    """By method whose mean is over fewer values than others have, over how many it is."""
+    of = of_groups(table, metric)
+    most = of["has"].max()
+    return {str(method): f" (of {n} of {most})" for method, n in of["has"].items() if 0 < n < most}
 
 
 def _numbers(value: float, error: float | None, people: bool) -> list[str]:

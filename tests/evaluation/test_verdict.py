@@ -55,6 +55,20 @@ def test_a_model_that_does_not_know_its_cells_is_believed_or_it_is_said(tiny):
     assert statuses(cellalign.evaluate(reordered, against=tiny, **ASKED))["NK"] == "predicted"
 
 
+def test_a_group_that_is_left_unchanged_is_counted(tiny):
+    """It ended in a KeyError."""
+    cells = predicted(tiny, holdout=["cell_type=NK,stim=stimulated", "cell_type=B,stim=stimulated"])
+    x = cells.X.toarray() if hasattr(cells.X, "toarray") else np.array(cells.X)
+    source = cells.layers["source"]
+    same = (cells.obs["cell_type"] == "NK").to_numpy()
+    x[same] = (source.toarray() if hasattr(source, "toarray") else source)[same]
+    cells.X = x
+    result = cellalign.evaluate(cells, against=tiny, **ASKED)
+    assert "no change is predicted of NK, scored as r 0" in result.verdict
+    value = {group: result.value("r_change_de", system="prediction", group=group) for group in ("mean", "NK", "B")}
+    assert value["NK"] == 0 and value["mean"] == pytest.approx(value["B"] / 2)
+
+
 def test_the_mean_is_of_what_is_predicted_and_fitted_groups_have_their_own(tiny):
     result = cellalign.evaluate(predicted(tiny, holdout=[HELD]), against=tiny, **ASKED)
     of = {group: result.value("r_all", system="prediction", group=group) for group in ("mean", "NK")}

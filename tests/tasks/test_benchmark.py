@@ -47,6 +47,56 @@ def test_the_best_method_stands_first_whichever_way_is_better():
     np.testing.assert_allclose(correlations.loc["method0"], [0.3, 0.5, 0.4])
 
 
+def test_what_failed_on_a_group_is_not_better_for_it():
+    """Where the hard group's training failed, the mean was over the others, and stood first."""
+    table = scored(A=[0.91, 0.92, 0.5], B=[0.91, 0.92, 0.5], C=[np.nan, 0.22, 0.1])
+    assert list(summary(table, "r_de").index) == ["method1", "method2", "method0"]
+    rows = printed(table, ["r_de"], people=True)[1]
+    assert rows[2] == ["method0", "0.910", "0.910", "-", "0.910 (of 2 of 3)"] and rows[0][-1] == "0.687"
+    assert printed(table, ["mse_de", "r_de"], people=True)[1][2] == ["method0", *["0.910 (of 2 of 3)"] * 2]
+    assert printed(table, ["r_de"], people=False)[1][2][-1] == "0.910"
+    seeds = pd.concat([table.assign(seed=seed) for seed in range(2)])
+    seeds.loc[(seeds["seed"] == 1) & (seeds["held_out"] == "C"), "r_de"] = [0.3, np.nan, 0.1]
+    assert list(summary(seeds, "r_de").index)[0] == "method2", "the others lack a seed of C"
+
+
+def test_beside_a_baseline_a_prediction_is_without_what_it_owes_to_its_control():
+    table = scored(A=[0.9, 0.88], B=[0.8, 0.78], C=[0.7, 0.68])
+    table["method"] = table["method"].replace({"method1": "mean shift"})
+    table["r_change_de"], table["mse_change_de"] = table["r_de"], 1 - table["r_de"]
+    table["r_change_de leaning"] = table["mse_change_de leaning"] = np.where(table["method"] == "method0", 0.05, np.nan)
+    for metric, owed in (("r_change_de", -0.03), ("mse_change_de", -0.03)):
+        (row,) = paired(table, metric)
+        assert row.difference == pytest.approx(owed) and row.best == "mean shift"
+        assert list(summary(table, metric).index) == ["mean shift", "method0"]
+    assert summary(table, "r_change_de").loc["method0", "mean"] == pytest.approx(0.75)
+
+
+def test_a_benchmark_and_an_evaluation_differ_by_the_same_from_the_best_baseline(tiny):
+    table = benchmark(tiny, methods=["local"], **OPTIONS)
+    for group in ("B", "NK"):
+        model = cellalign.train(
+            tiny,
+            method="local",
+            condition="stim",
+            label="cell_type",
+            holdout=[f"cell_type={group},stim=stimulated"],
+            validation=0,
+        )
+        cells = model.counterfactual(tiny, to="stimulated", from_="control", where={"cell_type": group})
+        frame = cellalign.evaluate(
+            cells, against=tiny, condition="stim", label="cell_type", panels=["response"]
+        ).frame()
+        own = frame[(frame["system"] == "prediction") & (frame["group"] == group)].set_index("metric")
+        for metric in ("r_change_all", "mse_change_all"):
+            best = own.loc[metric, "best_baseline"]
+            wide = summary(table, metric)
+            sign = 1 if metric.startswith("r_") else -1
+            assert sign * (wide.loc["local", group] - wide.loc[best, group]) == pytest.approx(
+                own.loc[metric, "difference"], abs=1e-6
+            )
+
+
 def test_a_metric_that_the_table_lacks_is_empty_and_one_that_is_not_there_is_refused():
     table = scored(B=[0.3, 0.1])
     wide = summary(table, "r_change_de")

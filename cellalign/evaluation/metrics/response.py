@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -361,28 +362,61 @@ def score_change(predicted: np.ndarray, real: np.ndarray, de: np.ndarray) -> dic
     return {each.name: each(profiles) for each in (CHANGE if np.any(predicted) else ERRORS)}
 
 
-def attainable(split_half: dict[str, float], real: np.ndarray, de: np.ndarray) -> dict[str, float]:
-    """What a prediction without noise scores against real cells, whose mean has noise.
+def unchanged(genes: Iterable[str]) -> dict[str, float]:
+    """Scores of no change where one was to be predicted: those of a change that is unrelated; `genes` as "all", "de".
 
-    A correlation r of two halves, each with noise of its own, is that of a noise-free profile with all cells as
-    sqrt(2 r / (1 + r)) (Spearman and Brown's reliability of the whole, and its square root); a squared error is the
-    variance of the real mean.
+    A group that is left unchanged would else be left out of a mean, which would be the better for it.
+    """
+    return {f"r_change_{name}": 0.0 for name in genes} | {direction_de.name: 0.5}
+
+
+def attainable(
+    split_half: Mapping[str, float],
+    real: np.ndarray,
+    control: np.ndarray,
+    genes: Mapping[str, np.ndarray],
+    reliability: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """What a prediction without noise scores against real cells, whose means have noise.
+
+    Two halves agree by r = S / (S + h), S the variance over genes of what is true and h that of the noise of each. So
+    a profile without noise agrees by sqrt(S / (S + v)) with one that has noise v, which with s = v / h is
+    1 / sqrt(1 + s (1 / r - 1)). Of means over cells a half has twice the noise of the whole, s = 1/2, and that is
+    sqrt(2 r / (1 + r)) (Spearman and Brown). Of a change the real one starts from *half* of the control as the halves'
+    do, and only the real cells' part is halved: s = (v_real + 2 v_control) / (2 v_real + 2 v_control), from the
+    variances of both means. A squared error is the variance of the real mean.
+
+    Genes that one of two halves chose as its most different ones it chose by its noise, too, which so agrees with what
+    is true. A profile without noise agrees with that half by r / sqrt(q), q the `reliability` of the other, which takes
+    the place of r's root (q = r where genes were not chosen).
 
     Parameters
     ----------
-    split_half : dict
+    split_half : mapping of str to float
         Scores of one half against the other, by metric.
-    real : array [cells, G]
-    de : int array
+    real, control : arrays [cells, G]
+    genes : mapping of str to int array
+        Columns by what a metric's name ends in.
+    reliability : mapping of str to float, optional
+        Share of the variance over genes of a half's change that is not noise, by what a metric's name ends in, over
+        genes that the other half chose.
 
     Returns
     -------
     dict
         By metric: correlations (0 where halves do not correlate), `mse_all`, `mse_de`.
     """
-    found = {}
-    for name, r in split_half.items():
-        if name.startswith("r_"):
-            found[name] = float(np.sqrt(2 * max(r, 0.0) / (1 + max(r, 0.0)))) if not np.isnan(r) else float("nan")
-    noise = real.var(0, ddof=1) / len(real)
-    return found | {"mse_all": float(noise.mean()), "mse_de": float(noise[de].mean())}
+    of_real, of_control = (x.var(0, ddof=1) / len(x) for x in (real, control))
+    found = {f"mse_{name}": float(of_real[genes[name]].mean()) for name in ("all", "de")}
+    for metric_, r in split_half.items():
+        ending = metric_.removeprefix("r_").removeprefix("change_")
+        if not metric_.startswith("r_") or ending not in genes:
+            continue
+        share, squared = 0.5, r
+        if metric_.startswith("r_change_"):
+            real_, control_ = (float(each[genes[ending]].mean()) for each in (of_real, of_control))
+            share = (real_ + 2 * control_) / (2 * (real_ + control_)) if real_ + control_ > 0 else share
+            q = (reliability or {}).get(ending, r)
+            squared = min(1.0, r * r / q) if r > 0 and q > 0 else r
+        found[metric_] = float(1 / np.sqrt(1 + share * (1 / squared - 1))) if r > 0 else float("nan") if r != r else 0.0
+    return found

@@ -44,7 +44,7 @@ class PredictedResponse(Panel):
     summary = "Whether predicted expression is the real one, per cell type, beside baselines and what is attainable."
     metrics = res.METRICS
     order = 50
-    version = 4
+    version = 5
 
     more_genes: bool = False
 
@@ -126,7 +126,7 @@ def _evidence(
     if all(each is not None for each in drawn):
         values = [group.values[system].get(metric, float("nan")) for group in having]
         interval = (
-            Interval.around(value, drawn[0]) if len(groups) == 1 else mean_interval(values, drawn, seed)  # type: ignore[arg-type]
+            Interval.around(value, drawn[0]) if len(groups) == 1 else mean_interval(values, drawn)  # type: ignore[arg-type]
         ).within(*res.bounds_of(metric))
     measurable = groups[0].measurable if len(groups) == 1 else None
     of = [group for group in having if group.measurable]
@@ -134,6 +134,7 @@ def _evidence(
     if system == PREDICTION:
         status = {group.status for group in groups}
         more["status"] = status.pop() if len(status) == 1 else FITTED if FITTED in status else ""
+        more["leaning"] = float(np.mean([group.leaning.get(metric, 0.0) for group in groups]))
         found = beside_best(groups, metric, seed)
         if found is not None:
             pair = found.paired
