@@ -26,7 +26,7 @@ from cellalign.tasks.paths import cells_for, to_write
 from cellalign.tasks.reads import expression_for, vectors
 from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
 from cellalign.tasks.train import train
-from cellalign.tasks.tune_criteria import CRITERIA, ranked_by, scores
+from cellalign.tasks.tune_criteria import CRITERIA, UNDEFINED, ranked_by, scores
 from cellalign.tasks.tune_dry import say_tuning
 from cellalign.tasks.tune_runs import Runs
 
@@ -185,8 +185,12 @@ def tune(
         table[name] = [found[name] for found in more]
     own = _own(table, by)
     if own.isna().all():
-        raise InputError(f"no run has a {by} to be ranked by: {adata.n_obs} cells are too few to keep some for it")
-    table["score"] = own.groupby(combination_of).transform("median")
+        few = f"{adata.n_obs} cells are too few to keep some for it"
+        raise InputError(f"no run has a {by} to be ranked by: {UNDEFINED.get(by, few)}")
+    for run in (combination_of + ", seed " + table["seed"].astype(str))[own.isna()]:
+        log.warning("%s: no %s, which counts as the worst: %s", run, by, UNDEFINED.get(by, "it is not a number"))
+    # of several seeds one without a score must not leave the median to the luckier ones
+    table["score"] = own.fillna(-np.inf).groupby(combination_of).transform("median").replace(-np.inf, np.nan)
     table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)
     best = own.where(table["rank"] == 1).idxmax()
     return models[int(best)], table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)

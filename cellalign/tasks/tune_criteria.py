@@ -30,6 +30,8 @@ SHAPES = frozenset(
 )
 OF_BATCHES = frozenset(("gamma", "total_correlation"))  # penalties between the cells of a batch: its size matters
 ENOUGH = 20  # validation cells, to look for neighbours among
+# why a run may have none of what it is ranked by
+UNDEFINED = {"response": "it predicts no change of what is held out, and that correlates with nothing"}
 
 
 def ranked_by(
@@ -219,7 +221,10 @@ def mixing(z: np.ndarray, condition: np.ndarray, types: np.ndarray | None = None
 
 
 def response(model: Model, adata: AnnData, of: Sequence[tuple[str, Mapping[str, str]]], seed: int) -> float:
-    """Correlation of the predicted with the real change from control, over all genes: mean over what was held out."""
+    """Correlation of the predicted with the real change from control, over all genes: mean over what was held out.
+
+    NaN where no change is predicted of some of it, which correlates with nothing.
+    """
     from cellalign.data.columns import select
     from cellalign.evaluation import evaluate
 
@@ -232,5 +237,5 @@ def response(model: Model, adata: AnnData, of: Sequence[tuple[str, Mapping[str, 
         scored = evaluate(predicted, against=real.copy(), condition=model.condition, panels=["response"], seed=seed)
         table = scored.frame()
         own = table[(table["system"] == "prediction") & (table["metric"] == "r_change_all")]
-        found.append(float(own["value"].iloc[-1]))
+        found.append(float(own["value"].iloc[-1]) if len(own) else float("nan"))
     return sum(found) / len(found)
