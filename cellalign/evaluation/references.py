@@ -70,5 +70,6 @@ class References:
         return likeness(self.groups.control[own], others.control) @ others.control if len(others) else None
 
     def _others(self, name: str) -> Groups:
-        other = np.flatnonzero([each != name for each in self.names])
-        return self.groups.some(other[learned_from([self.status[i] for i in other])])
+        other = [i for i, each in enumerate(self.names) if each != name]
+        known = learned_from([self.status[i] for i in other])
+        return self.groups.some(np.array(other, dtype=int)[known])
