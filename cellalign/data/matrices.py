@@ -109,12 +109,6 @@ def check_expression(
     return counts
 
 
-def checked_names(adata: AnnData, where: str) -> list[str]:
-    """Gene names as a list, after checking that no cell or gene name occurs twice."""
-    check_names(adata, where)
-    return [str(gene) for gene in adata.var_names]
-
-
 def check_names(adata: AnnData, where: str) -> None:
     """Refuse duplicated cell or gene names.
 

@@ -25,6 +25,7 @@ from cellalign.methods.base import (
     Minibatch,
     Predicts,
 )
+from cellalign.methods.observed import observed_changes
 
 T = TypeVar("T")
 
@@ -271,8 +272,8 @@ def _under(
             others.append(method.predict(batch, other, draw=draw))
     found = method.predict(batch, do, draw=draw)
     if observed:
-        assert isinstance(method, Method) and method.observed is not None
-        found = found.shifted(method.observed.added(batch.condition, observed))
+        assert isinstance(method, Method)
+        found = found.shifted(observed_changes(method, batch, observed))
     return found.changed(others) if others else found
 
 

@@ -54,6 +54,8 @@ class Inputs:
         obs column of the real cells (donor, plate, ...): controls are of the same as what they are compared with.
     validation : bool array [n] or None
         Which cells the model of the embedding was validated on, not trained; None where that is not known.
+    model_validation : bool array [n] or None
+        The same of `model`, which may be another: a model knows its own cells as long as all of them are there.
     kept : dict
         What `of_real` has made, by name, and of which real cells.
     """
@@ -73,6 +75,7 @@ class Inputs:
     values_in: str | None = None
     predictions: Sequence[Counterfactual] = ()
     validation: np.ndarray | None = None
+    model_validation: np.ndarray | None = None
     within: str | None = None
     kept: dict[str, tuple[AnnData | None, Any]] = field(default_factory=dict, repr=False)
 
@@ -144,8 +147,9 @@ class Inputs:
     def some(self, kept: np.ndarray) -> Inputs:
         """The same of some of the cells: a mask [n]."""
         embeddings = {key: z[kept] for key, z in self.embeddings.items()}
-        validation = None if self.validation is None else self.validation[kept]
-        return replace(self, adata=self.adata[kept], embeddings=embeddings, validation=validation)
+        masks = {name: getattr(self, name) for name in ("validation", "model_validation")}
+        masks = {name: None if mask is None else mask[kept] for name, mask in masks.items()}
+        return replace(self, adata=self.adata[kept], embeddings=embeddings, **masks)
 
     def column(self, key: str) -> np.ndarray:
         """A column of the cells as strings."""

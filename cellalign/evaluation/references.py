@@ -12,6 +12,18 @@ from cellalign.evaluation.table import PREDICTED
 from cellalign.group_changes import likeness
 
 
+def learned_from(status: Sequence[str]) -> np.ndarray:
+    """Which of the other groups a baseline learns from, bool [n]: what the model has seen too, or if that is none, all.
+
+    Parameters
+    ----------
+    status : sequence of str
+        Of each whether the model has seen its real cells: `FITTED`, `PREDICTED`, "" where that is not known.
+    """
+    known = np.array([each != PREDICTED for each in status], dtype=bool)
+    return known if known.any() else ~known
+
+
 @dataclass(frozen=True)
 class References:
     """All groups whose change is known.
@@ -31,9 +43,7 @@ class References:
     parts: Sequence[str] = ()
 
     def of(self, name: str, conditions: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-        """The baselines of a group: from its control mean [G] to changes by name.
-
-        They learn from what the model has seen, or, where it has seen no other group, from all others.
+        """The baselines of a group: from its control mean [G] to changes by name; what they learn from: `learned_from`.
 
         Parameters
         ----------
@@ -60,6 +70,6 @@ class References:
         return likeness(self.groups.control[own], others.control) @ others.control if len(others) else None
 
     def _others(self, name: str) -> Groups:
-        other = np.array([each != name for each in self.names])
-        known = other & (np.array(self.status) != PREDICTED)
-        return self.groups.some(known if known.any() else other)
+        other = [i for i, each in enumerate(self.names) if each != name]
+        known = learned_from([self.status[i] for i in other])
+        return self.groups.some(np.array(other, dtype=int)[known])

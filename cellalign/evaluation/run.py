@@ -113,6 +113,7 @@ def evaluate(
         predictions=predictions,
         within=_within(within, against, predictions),
     )
+    inputs = replace(inputs, model_validation=_model_validation(inputs))
     inputs = sampled(replace(inputs, validation=_validation(inputs)))
     if panels is None and batch is None and len(inputs.embeddings) == 1:
         left_out = [panel for panel in chosen if panel.asked_only and panel.name not in extra_panels]
@@ -153,6 +154,12 @@ def _values_in(adata: AnnData, model: Model | None, expression: str | None) -> s
     return "X" if expression == "any" else None
 
 
+def _model_validation(inputs: Inputs) -> np.ndarray | None:
+    """Which cells the model was validated on, where these are the cells it knows."""
+    rows = None if inputs.model is None else inputs.model.validation_rows(inputs.adata)
+    return None if rows is None else np.isin(np.arange(inputs.adata.n_obs), rows)
+
+
 def _validation(inputs: Inputs) -> np.ndarray | None:
     """Which cells the embedding's model was validated on: as `embed` wrote it, or as the model knows its own cells."""
     if len(inputs.embeddings) != 1:
@@ -162,10 +169,8 @@ def _validation(inputs: Inputs) -> np.ndarray | None:
     model = inputs.model
     own = model is not None and key in (model.embedding_key, model.draw_key)
     of_model = own and model is not None and model.made(record) is not False
-    if model is not None and of_model:
-        rows = model.validation_rows(inputs.adata)
-        if rows is not None:
-            return np.isin(np.arange(inputs.adata.n_obs), rows)
+    if of_model and inputs.model_validation is not None:
+        return inputs.model_validation
     if record is None or record.split is None or record.split not in obs:
         return None
     return np.asarray(obs[record.split].astype(str) == "validation")

@@ -6,7 +6,7 @@ conditions: what a third one lacks does not matter. So all groups there are are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cellalign.methods.capabilities import Batches
 from cellalign.nn.minibatch import LABEL, Layout, Minibatch
 
-UNLABELLED = -1
+UNLABELLED = NO_CONDITION = -1
 
 
 class ConditionMeans(nn.Module):
@@ -24,7 +24,8 @@ class ConditionMeans(nn.Module):
     Attributes
     ----------
     groups : Tensor [n, 2]
-        Codes of condition and type of the groups that have cells, -1 for cells without a label.
+        Codes of condition and type of the groups that have cells, -1 for cells without a label. Cells without a
+        condition are in none.
     sizes : Tensor [n]
         Cells of each.
     means : Tensor [n, width]
@@ -43,17 +44,18 @@ class ConditionMeans(nn.Module):
         self.register_load_state_dict_pre_hook(_make_room)
 
     def fit(self, batches: Batches, of: Callable[[Minibatch], Tensor]) -> None:
-        """Means of `of` [B, width] over all cells."""
+        """Means of `of` [B, width] over all cells that have a condition."""
         types = self.layout.n_labels + 1
-        codes = torch.cat([batch.condition * types + batch.label + 1 for batch in batches()])
+        codes = torch.cat([(batch.condition * types + batch.label + 1)[batch.condition >= 0] for batch in batches()])
         present, sizes = codes.unique(return_counts=True)
         dtype = torch.float32 if codes.device.type == "mps" else torch.float64
         sums = torch.zeros(len(present), self.width, dtype=dtype, device=codes.device)
         for batch in batches():
-            own, place = (batch.condition * types + batch.label + 1).unique(return_inverse=True)
+            known = batch.condition >= 0
+            own, place = (batch.condition * types + batch.label + 1)[known].unique(return_inverse=True)
             # a product, not an index, which adds up in an order that differs between runs
             member = (place[:, None] == torch.arange(len(own), device=own.device)).float()
-            sums[torch.searchsorted(present, own)] += (member.T @ of(batch)).to(dtype)
+            sums[torch.searchsorted(present, own)] += (member.T @ of(batch)[known]).to(dtype)
         self.groups = torch.stack([present // types, present % types - 1], 1)
         self.sizes = sizes
         self.means = (sums / sizes[:, None]).float()
@@ -139,17 +141,24 @@ def of_centres(weights: dict[str, Any], old: str, prefix: str) -> None:
     weights[prefix + "means"] = centres
 
 
-def _make_room(module: nn.Module, weights: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    """Buffers of the size of those that are read, if these are of one piece; loading refuses them otherwise."""
+def _make_room(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Buffers of the size of those that are read, if these are of one piece; loading refuses them otherwise.
+
+    Models of before have groups of cells without a condition too, where it may be missing; these are dropped.
+    """
     assert isinstance(module, ConditionMeans)
     groups, sizes, means = (weights.get(prefix + name) for name in ("groups", "sizes", "means"))
     if groups is None or sizes is None or means is None:
         return
     n = len(sizes)
-    fits = (groups.shape, sizes.shape, means.shape) == ((n, 2), (n,), (n, module.width))
-    most = groups.new_tensor([module.layout.n_conditions, module.layout.n_labels])
-    if not fits:
+    if (groups.shape, sizes.shape, means.shape) != ((n, 2), (n,), (n, module.width)):
         return
+    condition = module.layout.condition
+    if condition is not None and condition.may_be_missing:
+        kept = groups[:, 0] != NO_CONDITION
+        groups, sizes, means = groups[kept], sizes[kept], means[kept]
+        weights.update({prefix + "groups": groups, prefix + "sizes": sizes, prefix + "means": means})
+    most = groups.new_tensor([module.layout.n_conditions, module.layout.n_labels])
     known = (groups < most) & (groups >= groups.new_tensor([0, UNLABELLED]))
     if bool(known.all() & (sizes > 0).all()):
         device = module.means.device

@@ -7,13 +7,14 @@ model of log expression is asked for a+b, the observed mean changes are what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from cellalign.methods.capabilities import Batches, Predicts, Rule
+from cellalign.methods.capabilities import Batches, InfersCondition, Predicts, Rule
 from cellalign.methods.condition_means import ConditionMeans
+from cellalign.nn.minibatch import Minibatch
 
 if TYPE_CHECKING:
     from cellalign.methods.base import Method
@@ -41,6 +42,18 @@ def observe(method: Method, batches: Batches, before: ConditionMeans | None = No
     method.observed.fit(batches, lambda batch: batch.x)
     if before is not None:
         method.observed.keep(before)
+
+
+def observed_changes(method: Method, batch: Minibatch, targets: Sequence[int]) -> Tensor:
+    """What was observed to change from each cell's condition to several at once, [B, G].
+
+    A cell of unknown condition counts as of the one that the method infers.
+    """
+    assert method.observed is not None
+    condition = batch.condition
+    if isinstance(method, InfersCondition) and bool((condition < 0).any()):
+        condition = method.inferred_condition(batch).argmax(1)
+    return method.observed.added(condition, targets)
 
 
 def rules(method: Method) -> tuple[Rule, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation, Row
     from cellalign.model import Model
 
+log = logging.getLogger("cellalign")
 NOTHING = "nothing"  # is held out
 LEANING = "leaning"  # of a metric: what its score may owe to the noise of the prediction's own control
 WITHIN, VALIDATION = "m-", "validation "
@@ -41,9 +43,15 @@ METRICS = _declared()
 def mixing_scores(
     adata: AnnData, model: Model, label: str | None, seed: int, device: str, min_cells: int | None
 ) -> dict[str, float]:
-    """Scores of panel mixing by name of `METRICS`, each beside its null; none where there are too few cells."""
+    """Scores of panel mixing by name of `METRICS`, each beside its null; none where the panel says that it cannot run.
+
+    Raises
+    ------
+    InputError
+        The embedding or a column is not fit to be scored.
+    """
     from cellalign.errors import InputError
-    from cellalign.evaluation import evaluate
+    from cellalign.evaluation import NotApplicable, evaluate
     from cellalign.evaluation.panels.mixing import VALIDATION as CELLS
     from cellalign.evaluation.panels.mixing import WITHIN as MEAN
 
@@ -56,7 +64,10 @@ def mixing_scores(
         cells = _with_split(cells, split, key, model)
     try:
         scored = evaluate(cells, panels=["mixing"], device=device, min_cells=min_cells, **options)
-    except InputError:
+    except InputError as error:
+        if not isinstance(error.__cause__, NotApplicable):
+            raise
+        log.warning("%s: mixing is not scored: %s", model.name, error.__cause__)
         return {}
     found: dict[str, float] = {}
     for row in scored.rows:

@@ -186,7 +186,10 @@ def tune(
     own = _own(table, by)
     if own.isna().all():
         raise InputError(f"no run has a {by} to be ranked by: {adata.n_obs} cells are too few to keep some for it")
-    table["score"] = own.groupby(combination_of).transform("median")
+    for run in (combination_of + ", seed " + table["seed"].astype(str))[own.isna()]:
+        log.warning("%s: its %s is not a number, which counts as the worst", run, by)
+    # of several seeds one without a score must not leave the median to the luckier ones
+    table["score"] = own.fillna(-np.inf).groupby(combination_of).transform("median").replace(-np.inf, np.nan)
     table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)
     best = own.where(table["rank"] == 1).idxmax()
     return models[int(best)], table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)

@@ -219,7 +219,10 @@ def mixing(z: np.ndarray, condition: np.ndarray, types: np.ndarray | None = None
 
 
 def response(model: Model, adata: AnnData, of: Sequence[tuple[str, Mapping[str, str]]], seed: int) -> float:
-    """Correlation of the predicted with the real change from control, over all genes: mean over what was held out."""
+    """Correlation of the predicted with the real change from control, over all genes: mean over what was held out.
+
+    No change where there is one counts as 0.
+    """
     from cellalign.data.columns import select
     from cellalign.evaluation import evaluate
 

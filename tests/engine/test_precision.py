@@ -24,6 +24,7 @@ DEFAULTS_THEN = {
     "beta-vae": {"warmup_epochs": 0},
     "ivae": {"rotate_at": []},
     "svae": {"rotate_at": [], "alpha": None},
+    "svae+": {"lr": 4e-3},
     "invae": {"correlation_estimate": "within-domain"},
 }
 # last training and validation loss of `trained`, of the version before products had a precision

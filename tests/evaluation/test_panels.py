@@ -253,6 +253,22 @@ def test_cells_without_a_label_are_left_out_and_counted_by_every_panel(integrate
         assert len(one) and not any("nan" in row.group or row.group == "" for row in found.rows)
 
 
+@pytest.mark.parametrize("most", [30, 1])
+def test_cells_of_labels_that_are_not_shared_are_not_counted_as_tested(integrated, monkeypatch, most):
+    monkeypatch.setattr("cellalign.evaluation.metrics.probe.ALL_TRAINED", most)
+    of_one = (integrated.obs["cell_type"] == "NK") & (integrated.obs["stim"] == "stimulated")
+    cells = integrated[~of_one].copy()
+    found = cellalign.evaluate(cells, condition="stim", label="cell_type", panels=["cross-condition"])
+    shared = cells.obs["cell_type"] != "NK"
+    n = {value: int((shared & (cells.obs["stim"] == value)).sum()) for value in ("control", "stimulated")}
+    of = {"control -> stimulated": "stimulated", "stimulated -> control": "control"}
+    of |= {"control -> others": "stimulated", "stimulated -> others": "control"}
+    counted = {row.group: row.n_cells for row in found.rows}
+    mean = counted.pop("mean")
+    assert counted == {group: n[of[group]] for group in counted}
+    assert mean == (sum(n.values()) if most > 1 else sum(counted.values()))
+
+
 def test_labels_of_a_prediction_and_of_real_cells_are_compared_as_values(integrated, predicted):
     clusters = {name: code for code, name in enumerate(sorted(integrated.obs["cell_type"].unique()))}
     predicted.obs["cluster"] = predicted.obs["cell_type"].map(clusters).astype(float)

@@ -39,6 +39,22 @@ def test_a_sample_is_scored_and_said(embedded, monkeypatch):
         assert found[key] == pytest.approx(value, nan_ok=True), key
 
 
+def test_the_likelihood_of_validation_cells_is_of_those_that_were_drawn(embedded, monkeypatch):
+    """Of a sample the model did not know its own cells again, and the row was gone without a word."""
+    cells, model = embedded
+    asked = {"condition": "stim", "panels": ["likelihood"], "model": model, "particles": 2}
+    rows = model.validation_rows(cells)
+    drawn = np.sort(np.random.default_rng(0).permutation(240)[:200])
+    monkeypatch.setattr(run, "SCORED", 200)
+    cells.obsm["X_other"] = np.random.default_rng(0).normal(size=(240, 2)).astype(np.float32)
+    for embedding in (None, "X_other"):  # whichever is scored: it is the model's likelihood
+        table = cellalign.evaluate(cells, embedding=embedding, **asked).frame()
+        of = table[table["system"] == "validation cells"]
+        assert list(of["n_cells"]) == [len(np.intersect1d(rows, drawn))]
+        expected = model.nelbo(cells[np.intersect1d(rows, drawn)].copy()).mean()
+        assert of["value"].iloc[0] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_cells_on_disk_are_scored_as_in_memory(embedded, tmp_path):
     cells, model = embedded

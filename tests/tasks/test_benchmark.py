@@ -9,6 +9,7 @@ import cellalign
 from cellalign.errors import InputError, UsageError
 from cellalign.tasks import benchmark as benchmarking
 from cellalign.tasks.benchmark import benchmark
+from cellalign.tasks.benchmark_fitted import mixing_scores
 from cellalign.tasks.benchmark_paired import paired, picture, sentence
 from cellalign.tasks.benchmark_table import errors, metric_of, printed, summary
 
@@ -171,6 +172,18 @@ def test_with_nothing_held_out_mixing_is_scored_beside_its_null_and_the_fitted_r
     assert own[(own["method"] == "cvae") & (own["seed"] == 1)]["kBET"].item() == pytest.approx(same.value("kBET"))
     with pytest.raises(UsageError, match="groups needs holdout_each"):
         benchmark(tiny, methods=["pca"], groups=["B"], **options)
+
+
+def test_why_mixing_is_not_scored_is_said_and_a_fault_is_not_taken_for_it(tiny, caplog):
+    model = cellalign.train(tiny, method="cvae", condition="stim", settings={"hidden": [8]}, epochs=1)
+    asked = {"label": "cell_type", "seed": 0, "device": "cpu", "min_cells": None}
+    of_one = tiny[tiny.obs["stim"] == "control"].copy()
+    assert mixing_scores(of_one, model, **asked) == {}
+    assert "cvae: mixing is not scored: the cells are of one condition only" in caplog.text
+    assert "own share" in mixing_scores(tiny, model, **asked)
+    tiny.obs["cell_type"] = np.nan
+    with pytest.raises(InputError, match="not one cell has a value in label column 'cell_type'"):
+        mixing_scores(tiny, model, **asked)
 
 
 def test_what_is_held_out_is_not_seen(tiny):

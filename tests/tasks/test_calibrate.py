@@ -227,3 +227,41 @@ def test_the_panel_counts_what_lies_inside(donors):
     assert any("not known to have been held out in training: d0, d1, d3, d4; they are not" in n for n in result.notes)
     mean = {r.metric: r.value for r in result.rows if (r.system, r.group) == ("prediction", "mean")}
     assert mean["coverage_all"] == inside
+
+
+def shifts(found, against):
+    """Rows of the mean shift by group and metric, and what is noted."""
+    result = cellalign.evaluate(found, against=against, condition="stim", panels=["intervals"])
+    rows = {(r.group, r.metric): r.value for r in result.rows if r.system == "mean shift" and r.group != "mean"}
+    return rows, "; ".join(result.notes)
+
+
+@pytest.mark.parametrize("known_by", ["fingerprints", "held_out"])
+def test_the_mean_shift_knows_no_group_that_the_model_has_not_seen(donors, known_by):
+    """As the baselines of panel response: beside d1 it had learned from d2, which was held out as well."""
+    model = cellalign.train(donors, **KNOWN, holdout=["donor=d1,stim=stimulated", "donor=d2,stim=stimulated"])
+    two = donors[donors.obs["donor"].isin(["d1", "d2"])].copy()
+    found = model.counterfactual(two, to="stimulated", interval=0.9)
+    if known_by == "held_out":
+        found.uns = {"cellalign": found.uns["cellalign"]}
+    before, _ = shifts(found, donors)
+    assert {group for group, _ in before} == {"d1", "d2"}
+    changed, x = donors.copy(), donors.X.toarray()
+    x[(donors.obs["donor"] == "d2") & (donors.obs["stim"] == "stimulated")] *= 1.5
+    changed.X = x
+    after, _ = shifts(found, changed)
+    ours, theirs = ({key: rows[key] for key in rows if key[0] == "d1"} for rows in (before, after))
+    assert ours == theirs and after != before
+
+
+def test_where_the_model_has_seen_no_other_group_the_mean_shift_learns_from_all(donors, model):
+    found = model.counterfactual(donors, to="stimulated", interval=0.9)
+    expected, _ = shifts(found, donors)
+    assert len({group for group, _ in expected}) == 5
+    found.uns = {"cellalign": found.uns["cellalign"]}
+    found.obs["held_out"] = True
+    assert shifts(found, donors)[0] == expected
+    found.obs["held_out"] = found.obs["donor"].isin(["d1", "d2", "d3"])
+    some, notes = shifts(found, donors)
+    assert some == {}  # each of the five has seen groups beside it, and no three
+    assert "no mean shift beside d1: the model has seen real cells of fewer than 3 other groups" in notes

@@ -7,6 +7,8 @@ from sklearn.neighbors import NearestNeighbors
 
 import cellalign
 from cellalign.errors import InputError, UsageError
+from cellalign.methods.linear import Linear
+from cellalign.tasks import tune as tuning
 from cellalign.tasks.tune_criteria import mixing
 
 FAST = {"settings": {"hidden": [16], "epochs": 15, "latent_dim": 3}, "condition": "stim"}
@@ -146,6 +148,35 @@ def test_what_is_held_out_is_what_is_ranked_by(tiny):
     best, table = cellalign.tune(tiny, method="linear", grid={"change": ["shift", "ridge"]}, seeds=1, **options)
     assert table["response"].is_monotonic_decreasing and (table["score"] == table["response"]).all()
     assert 0.5 < table["response"].max() <= 1 and best.record.holdout == held
+
+
+def test_a_run_that_predicts_no_change_ranks_last(tiny, monkeypatch):
+    """Its correlation with the real change had no row, and tune ended with an IndexError."""
+    change = Linear.change
+
+    def none_by_ridge(self, batch, target):
+        return change(self, batch, target) * (self.hp.change != "ridge")
+
+    monkeypatch.setattr(Linear, "change", none_by_ridge)
+    options = {"condition": "stim", "holdout": ["cell_type=NK,stim=stimulated"], "seeds": 2}
+    best, table = cellalign.tune(tiny, method="linear", grid={"change": ["ridge", "shift"]}, **options)
+    assert best.method.hp.change == "shift" and table["change"].tolist() == ["shift"] * 2 + ["ridge"] * 2
+    assert table["rank"].tolist() == [1, 1, 2, 2] and table["response"].tolist()[2:] == [0, 0]
+
+
+def test_a_combination_is_not_ranked_by_its_luckier_seeds(tiny, monkeypatch, caplog):
+    of = {("shift", 0): 0.9, ("shift", 1): np.nan, ("shift", 2): np.nan, ("ridge", 0): 0.1, ("ridge", 1): 0.2}
+    of["ridge", 2] = np.nan
+
+    def scored(by, model, adata, options, seed):
+        return {"response": of[model.method.hp.change, seed]}
+
+    monkeypatch.setattr(tuning, "scores", scored)
+    options = {"condition": "stim", "holdout": ["cell_type=NK,stim=stimulated"], "seeds": 3}
+    _, table = cellalign.tune(tiny, method="linear", grid={"change": ["shift", "ridge"]}, **options)
+    assert table["change"].tolist() == ["ridge"] * 3 + ["shift"] * 3
+    assert "change=shift, seed 1: its response is not a number, which counts as the worst" in caplog.text
+    assert table["score"].tolist()[:3] == [0.1] * 3 and table["score"].isna().tolist() == [False] * 3 + [True] * 3
 
 
 def test_mixing_is_near_zero_for_conditions_at_random_and_not_for_others():

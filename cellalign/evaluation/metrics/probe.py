@@ -82,11 +82,17 @@ class CrossCondition:
         By the condition trained under and the one tested under.
     n_trained, n_conditions : int
         Conditions that were trained under, and all of them.
+    n_tested : dict of (str, str) to int
+        Cells that were tested, by the same pairs: those of labels that both conditions have.
+    n_cells : int
+        Cells that were tested under any.
     """
 
     scores: dict[tuple[str, str], float]
     n_trained: int
     n_conditions: int
+    n_tested: dict[tuple[str, str], int]
+    n_cells: int
 
     @property
     def mean(self) -> float:
@@ -99,6 +105,13 @@ class CrossCondition:
         for (trained, _), value in self.scores.items():
             found.setdefault(trained, []).append(value)
         return {trained: float(np.mean(values)) for trained, values in found.items()}
+
+    def n_by_trained(self) -> dict[str, int]:
+        """Cells that were tested under others, by the condition trained under."""
+        found: dict[str, int] = {}
+        for (trained, _), n in self.n_tested.items():
+            found[trained] = found.get(trained, 0) + n
+        return found
 
 
 def probes(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
@@ -181,6 +194,8 @@ def cross_condition(z: np.ndarray, condition: np.ndarray, label: np.ndarray, see
     there[codes, kinds] = True
     chosen = np.arange(len(names))
     scores: dict[tuple[str, str], float] = {}
+    n_tested: dict[tuple[str, str], int] = {}
+    ever = np.zeros(len(codes), dtype=bool)
     if len(names) > ALL_TRAINED:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:ALL_TRAINED])
     for a in chosen:
@@ -194,5 +209,8 @@ def cross_condition(z: np.ndarray, condition: np.ndarray, label: np.ndarray, see
         right = forest.predict(z[tested]) == label[tested]
         size = np.bincount(codes[tested], minlength=len(names))
         hits = np.bincount(codes[tested], right, minlength=len(names))
-        scores |= {(str(names[a]), str(names[b])): float(hits[b] / size[b]) for b in np.flatnonzero(others)}
-    return CrossCondition(scores, len(chosen), len(names))
+        pairs = {(str(names[a]), str(names[b])): b for b in np.flatnonzero(others)}
+        scores |= {pair: float(hits[b] / size[b]) for pair, b in pairs.items()}
+        n_tested |= {pair: int(size[b]) for pair, b in pairs.items()}
+        ever |= tested
+    return CrossCondition(scores, len(chosen), len(names), n_tested, int(ever.sum()))

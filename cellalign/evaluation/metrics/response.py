@@ -133,34 +133,22 @@ SUBSAMPLED = (
 )
 
 
-def r2_subsampled(
-    predicted: np.ndarray, real: np.ndarray, seed: int = 0, genes: np.ndarray | None = None
-) -> dict[str, float]:
-    """Squared correlation of gene means and of gene variances over random subsamples (trVAE figures 4 and 5).
-
-    Each draw takes 80 % of the predicted and of the real cells, without replacement.
-
-    Parameters
-    ----------
-    predicted, real : arrays [cells, G]
-    seed : int
-    genes : int array, optional
-        Columns; default all.
-
-    Returns
-    -------
-    dict
-        Mean and standard deviation over 100 draws, by metric (`SUBSAMPLED`).
-    """
-    p, r = (x if genes is None else x[:, genes] for x in (predicted, real))
-    return r2_of_moments(*subsample_moments(p, r, seed))
-
-
 Moments = tuple[np.ndarray, np.ndarray]
 
 
 def r2_of_moments(predicted: Moments, real: Moments) -> dict[str, float]:
-    """The same of means and variances [draws, G] of random parts (`subsample_moments`)."""
+    """Squared correlation of gene means and of gene variances over random parts of cells (trVAE figures 4 and 5).
+
+    Parameters
+    ----------
+    predicted, real : pair of arrays [draws, G]
+        Means and variances of the same number of parts of both (`subsample_moments`).
+
+    Returns
+    -------
+    dict
+        Mean and standard deviation over the draws, by metric (`SUBSAMPLED`).
+    """
     (p_mean, p_var), (r_mean, r_var) = predicted, real
     found: dict[str, float] = {}
     for name, p, r in (("r2_means", p_mean, r_mean), ("r2_variances", p_var, r_var)):
@@ -170,7 +158,10 @@ def r2_of_moments(predicted: Moments, real: Moments) -> dict[str, float]:
 
 
 def subsample_moments(predicted: np.ndarray, real: np.ndarray, seed: int = 0) -> tuple[Moments, Moments]:
-    """Means and variances [draws, G] of random parts of both sets of cells [n, G]; moved cells move the means."""
+    """Means and variances [draws, G] of random parts of both sets of cells [n, G]; moved cells move the means.
+
+    Each of 100 draws takes 80 % of the predicted and of the real cells, without replacement.
+    """
     rng = np.random.default_rng(seed)
     return _moments(predicted, rng), _moments(real, rng)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from cellalign.evaluation.metrics.de import benjamini_hochberg
 from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric
 
 TOTAL = 5e4  # of a group's counts
@@ -321,7 +322,7 @@ def different(cells: Any, control: Any, tested: np.ndarray) -> Different:
         means = [np.asarray(x.mean(0)).ravel() for x in (a, b)]
         change[some] = np.log2((means[0] + TINY) / (means[1] + TINY))
     q = np.ones(len(tested))
-    q[genes] = adjusted(p[genes])
+    q[genes] = benjamini_hochberg(p[genes])
     return Different(p, q, change, tested)
 
 
@@ -352,15 +353,6 @@ def rank_sums(a: sparse.csc_matrix, b: sparse.csc_matrix) -> tuple[np.ndarray, n
     ranks = np.bincount(of, place * own, minlength=n_genes) + own_zeros * (below + (zeros + 1) / 2)
     cubes = np.bincount(of, length.astype(float) ** 3 - length, minlength=n_genes) + zeros.astype(float) ** 3 - zeros
     return ranks, (float(size) ** 3 - size - cubes) / 12
-
-
-def adjusted(p: np.ndarray) -> np.ndarray:
-    """p-values adjusted by Benjamini and Hochberg."""
-    order = np.argsort(p)[::-1]
-    scaled = p[order] * len(p) / np.arange(len(p), 0, -1)
-    found = np.empty_like(p)
-    found[order] = np.minimum(1, np.minimum.accumulate(scaled))
-    return found
 
 
 def direction(predicted: Different, real: Different, own: np.ndarray) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import probe as probing
 from cellalign.evaluation.panel import Panel
@@ -39,10 +37,10 @@ class CrossCondition(Panel):
                 f"cross-condition: {n} conditions are {n * (n - 1):,} pairs; a classifier was trained under "
                 f"{found.n_trained} of them, drawn at random, and tested under all others"
             )
+            n_tested = found.n_by_trained()
             for trained, value in found.by_trained().items():
-                yield self.row("all", f"{trained} -> others", probing.ACCURACY, value, int((names != trained).sum()))
+                yield self.row("all", f"{trained} -> others", probing.ACCURACY, value, n_tested[trained])
         else:
-            sizes = dict(zip(*np.unique(names, return_counts=True), strict=True))
-            for (trained, tested), value in found.scores.items():
-                yield self.row("all", f"{trained} -> {tested}", probing.ACCURACY, value, int(sizes[tested]))
-        yield self.row("all", MEAN, probing.ACCURACY, found.mean, len(z))
+            for pair, value in found.scores.items():
+                yield self.row("all", " -> ".join(pair), probing.ACCURACY, value, found.n_tested[pair])
+        yield self.row("all", MEAN, probing.ACCURACY, found.mean, found.n_cells)

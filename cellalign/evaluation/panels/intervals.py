@@ -17,6 +17,7 @@ from cellalign.evaluation.metrics import coverage as cov
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
+from cellalign.evaluation.references import learned_from
 from cellalign.evaluation.table import MEAN, Row
 
 if TYPE_CHECKING:
@@ -30,16 +31,21 @@ Scored = tuple[str, int, dict[str, dict[str, float]], bool]
 
 @dataclass(frozen=True)
 class Moments:
-    """What is observed of a group: mean, variance and number of its cells under the condition and under the control."""
+    """What is observed of a group: mean, variance and number of its cells under the condition and under the control.
+
+    `status` is whether the model has seen these cells, as `CellType` has it.
+    """
 
     name: str
     real: tuple[np.ndarray, np.ndarray, int]
     control: tuple[np.ndarray, np.ndarray, int]
+    status: str
 
     @classmethod
     def of(cls, name: str, cells: CellType) -> Moments:
         """Of its cells."""
-        return cls(name, *((x.mean(0), x.var(0, ddof=1), len(x)) for x in (cells.real, cells.control)))
+        real, control = ((x.mean(0), x.var(0, ddof=1), len(x)) for x in (cells.real, cells.control))
+        return cls(name, real, control, cells.status)
 
     @property
     def change(self) -> np.ndarray:
@@ -52,7 +58,8 @@ class Intervals(Panel):
     """Coverage and width of `counterfactual --interval`, beside the same intervals around the mean shift.
 
     The mean shift's are calibrated in the same way by the real cells: every other group is predicted by the mean change
-    of those that are left, so that neither it nor the scored group is in it.
+    of those that are left, so that neither it nor the scored group is in it. Groups that the model has not seen are no
+    such others, as of the baselines of panel response.
     """
 
     name = "intervals"
@@ -120,14 +127,13 @@ class Intervals(Panel):
             genes = {"de": res.de_genes(cells.control, cells.real, APART)}
             mine = {"top": _largest(cells.predicted.mean(0) - start), **genes}
             found = {"prediction": cov.score(ends[0], ends[1], real, mine, float(record.interval or 0))}
-            beside = seen
-            if combined or len(seen) <= FEWEST:
-                beside = [Moments.of(name, cells), *_other_conditions(of_groups, record, origin, name)]
-            shift = _mean_shift(beside, name, record)
+            apart = [] if combined else _known([group for group in seen if group.name != name])
+            if len(apart) < FEWEST:
+                apart = _known(list(_other_conditions(of_groups, record, origin, name)))
+            shift = _mean_shift(Moments.of(name, cells), apart, record)
             if shift is None:
-                inputs.notes.append(
-                    f"intervals: no mean shift beside {name}: fewer than 3 other groups have real cells"
-                )
+                few = "the model has seen real cells of fewer than 3 other groups"
+                inputs.notes.append(f"intervals: no mean shift beside {name}: {few}")
             else:
                 top = {"top": _largest(shift[0] - start), **genes}
                 found["mean shift"] = cov.score(shift[1], shift[2], real, top, float(record.interval or 0))
@@ -168,10 +174,13 @@ def _other_conditions(inputs: Inputs, record: Counterfactual, origin: str, group
             yield Moments.of(value, cells)
 
 
-def _mean_shift(seen: list[Moments], name: str, record: Counterfactual) -> tuple[np.ndarray, ...] | None:
+def _known(others: list[Moments]) -> list[Moments]:
+    """Those that a baseline learns from."""
+    return [group for group, known in zip(others, learned_from([o.status for o in others]), strict=True) if known]
+
+
+def _mean_shift(mine: Moments, apart: list[Moments], record: Counterfactual) -> tuple[np.ndarray, ...] | None:
     """Mean change of the other groups added to a group's control, and its interval; None where there are too few."""
-    [mine] = [group for group in seen if group.name == name]
-    apart = [group for group in seen if group is not mine]
     if len(apart) < FEWEST:
         return None
     at_least = None if record.expression == "any" else 0.0

@@ -54,10 +54,10 @@ class Likelihood(Panel):
             raise NotApplicable(f"method {model.name!r} has no likelihood")
         groups, intervention = _groups(inputs, model)
         options: dict[str, Any] = {"seed": inputs.seed, "device": inputs.device}
-        validation = model.validation_rows(inputs.adata)
-        if validation is not None and len(validation):
-            value = float(model.nelbo(inputs.adata[validation], **options).mean())
-            yield self.row("validation cells", "all", metrics.NELBO, value, len(validation))
+        validation = inputs.model_validation
+        if validation is not None and validation.any():
+            value = float(model.nelbo(inputs.adata[np.flatnonzero(validation)], **options).mean())
+            yield self.row("validation cells", "all", metrics.NELBO, value, int(validation.sum()))
         for name, mask in groups.items():
             if not mask.any():
                 continue

@@ -51,7 +51,8 @@ def mmd(z: Tensor, condition: Tensor, sigmas: tuple[float, ...] = MULTI_SCALE, *
         The kernel is the mean of exp(-|u - v|^2 / (2 sigma)) over them; an rbf kernel of length l is sigma = l^2.
     unbiased : bool
         Leave a cell's kernel with itself out of the means (Gretton et al. 2012, lemma 6). With it the penalty of n
-        cells of one distribution is about 2 / n, and falls as they draw together whatever their conditions.
+        cells of one distribution is about 2 / n, and falls as they draw together whatever their conditions. A condition
+        of one cell counts as absent: it has no pair of its own to estimate mean k(p, p') from.
 
     Returns
     -------
@@ -107,7 +108,8 @@ class _Pairs:
     """Sums over pairs of the kernels, each with its weight, and of what they pass back.
 
     The sum over pairs of conditions of S_aa + S_bb - 2 S_ab, S being the means over blocks, is present * trace(S) -
-    sum(S). So a pair within a condition weighs (present - 1) / pairs of that condition, another -1 / (n_a n_b).
+    sum(S). So a pair within a condition weighs (present - 1) / pairs of that condition, another -1 / (n_a n_b), and
+    all those of a condition that does not count 0.
 
     Attributes
     ----------
@@ -132,9 +134,10 @@ class _Pairs:
         one = 2 * torch.finfo(z.dtype).eps * float(self.norm.max())
         seen = one > SEEN * min((sigma for sigma, _ in self.wide), default=widest)
         self.blurred = BLURRED * one if seen else 0.0
-        size = groups.size.to(z.dtype)
+        size, counts = groups.size.to(z.dtype), groups.size >= _fewest(unbiased)
         pairs = size * (size - 1).clamp(min=1) if unbiased else size.square()
-        self.share, self.within = 1 / size, (len(groups.counts) - 1) / pairs
+        present = int((groups.counts >= _fewest(unbiased)).sum())
+        self.share, self.within = counts / size, counts * (present - 1) / pairs
         self.value, self.slope = z.new_zeros((), dtype=torch.float64), torch.zeros_like(z)
         self.blocks = groups.blocks(PORTION)
         self.scratch = Scratch(self.blocks, len(z), z)
@@ -222,6 +225,11 @@ class _Pairs:
             squared[at] = torch.inf
 
 
+def _fewest(unbiased: bool) -> int:
+    """Cells of a condition, below which it counts as absent."""
+    return 2 if unbiased else 1
+
+
 def _halving(sigmas: Iterable[float]) -> list[tuple[float, bool]]:
     """The same numbers, a half right behind its double where there are both, which is then said of it."""
     left, order = sorted(sigmas), []
@@ -242,11 +250,11 @@ def mmd_of_all_pairs(
     size = torch.bincount(condition)
     n = size[condition].to(z.dtype)
     # sum over pairs of (S_aa + S_bb - 2 S_ab) = present * trace(S) - sum(S), S the means over blocks
-    same = condition[:, None] == condition
+    same, counts = condition[:, None] == condition, n >= _fewest(unbiased)
     pairs = n[:, None] * n
     if unbiased:
         pairs = torch.where(same, (pairs - n).clamp(min=1), pairs)
-    weights = ((size > 0).sum() * same - 1) / pairs
+    weights = ((size >= _fewest(unbiased)).sum() * same - 1) / pairs * (counts[:, None] & counts)
     if unbiased:
         weights.fill_diagonal_(0)
     return _WeightedKernel.apply(z, weights, sigmas)

@@ -21,6 +21,9 @@ def test_benjamini_and_hochberg_by_loops():
         least = min(least, p[i] * 40 / rank)
         adjusted[i] = least
     np.testing.assert_allclose(de.benjamini_hochberg(p), [adjusted[i] for i in range(40)])
+    assert de.benjamini_hochberg(np.empty(0)).shape == (0,)
+    found = de.Test.of(np.ones(41), np.append(p, np.nan))  # what is not defined is 1, and counts
+    np.testing.assert_array_equal(found.adjusted, de.benjamini_hochberg(np.append(p, 1.0)))
 
 
 def test_wilcoxon_gene_by_gene():

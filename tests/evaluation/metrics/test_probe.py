@@ -81,16 +81,21 @@ def test_each_pair_is_scored_as_by_itself():
     label[(condition == "a") & (label == "x")] = "y"
     label[condition == "b"] = np.where(label[condition == "b"] == "w", "x", label[condition == "b"])
     z = rng.normal(size=(150, 4)) + 2 * (label == "y")[:, None]
-    for (trained, tested), value in probe.cross_condition(z, condition, label).scores.items():
+    found, ever = probe.cross_condition(z, condition, label), np.zeros(150, dtype=bool)
+    for (trained, tested), value in found.scores.items():
         rows = condition == trained
         shared = np.intersect1d(label[rows], label[condition == tested])
         others = (condition == tested) & np.isin(label, shared)
         forest = RandomForestClassifier(200, random_state=0).fit(z[rows], label[rows])
         assert value == pytest.approx(np.mean(forest.predict(z[others]) == label[others]))
+        assert found.n_tested[trained, tested] == others.sum()
+        ever |= others
+    assert found.n_cells == ever.sum()
+    assert found.n_by_trained()["a"] == found.n_tested["a", "b"] + found.n_tested["a", "c -> d"]
 
 
 def test_conditions_that_share_no_two_labels_are_not_tested():
     condition, label = np.repeat(["a", "b", "c"], 20), np.tile(["x", "y"], 30)
     label[condition == "c"] = "z"
     found = probe.cross_condition(np.random.default_rng(0).normal(size=(60, 2)), condition, label)
-    assert set(found.scores) == {("a", "b"), ("b", "a")}
+    assert set(found.scores) == {("a", "b"), ("b", "a")} and found.n_cells == 40

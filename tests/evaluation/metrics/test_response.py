@@ -109,13 +109,15 @@ def test_attainable_change_counts_the_noise_of_half_of_the_control(n_real, n_con
 def test_subsampled_r2_of_the_same_cells_is_high_and_of_others_is_not():
     rng = np.random.default_rng(0)
     cells = rng.normal(size=(200, 30)) * rng.uniform(0.5, 2, 30) + rng.normal(size=30) * 3
-    found = res.r2_subsampled(cells, cells)
+    found = res.r2_of_moments(*res.subsample_moments(cells, cells))
     assert found["r2_means"] > 0.99 and found["r2_variances"] > 0.9
     assert 0 < found["r2_means_sd"] < 0.01
-    assert res.r2_subsampled(cells[:, ::-1].copy(), cells)["r2_means"] < 0.5
+    others = res.subsample_moments(cells[:, ::-1].copy(), cells)
+    assert res.r2_of_moments(*others)["r2_means"] < 0.5
     few = np.arange(5)
-    of_few = res.r2_subsampled(cells[:, ::-1].copy(), cells, genes=few)
-    assert of_few == pytest.approx(res.r2_subsampled(cells[:, ::-1][:, few].copy(), cells[:, few].copy()))
+    of_few = res.r2_of_moments(*((mean[:, few], variance[:, few]) for mean, variance in others))
+    by_hand = res.subsample_moments(cells[:, ::-1][:, few].copy(), cells[:, few].copy())
+    assert of_few == pytest.approx(res.r2_of_moments(*by_hand))
 
 
 def test_pearson_of_a_constant_is_nan():

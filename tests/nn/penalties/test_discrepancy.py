@@ -22,12 +22,13 @@ def mmd_by_loop(z, condition, sigmas, unbiased=False):
         return sum(math.exp(-squared / (2 * s)) for s in sigmas) / len(sigmas)
 
     groups = [z[condition == c] for c in sorted(set(condition.tolist()))]
+    groups = [own for own in groups if len(own) > 1 or not unbiased]  # one cell has no pair of its own
     for i, p in enumerate(groups):
         for q in groups[:i]:
             within = []
             for g in (p, q):
                 own = [k(u, v) for m, u in enumerate(g) for n, v in enumerate(g) if m != n or not unbiased]
-                within.append(sum(own) / len(own) if own else 0.0)
+                within.append(sum(own) / len(own))
             total += sum(within) - 2 * sum(k(u, v) for u in p for v in q) / (len(p) * len(q))
     return total
 
@@ -52,6 +53,37 @@ def test_unbiased_mmd_of_one_distribution_is_nothing_on_average():
     draws = [torch.randn(40, 3) for _ in range(300)]
     unbiased, biased = (np.mean([float(mmd(z, condition, unbiased=u)) for z in draws]) for u in (True, False))
     assert abs(unbiased) < 0.003 and biased > 0.02
+
+
+# among single cells: conditions that count, one that does, none
+ALONE = {"two": [0, 0, 0, 1, 2, 2, 3], "one": [0, 1, 1, 1, 2], "none": [0, 1, 2], "a pair and one": [1, 0, 1]}
+
+
+@pytest.mark.parametrize("penalty", [mmd, mmd_of_all_pairs], ids=["blocks", "all pairs"])
+@pytest.mark.parametrize("codes", ALONE.values(), ids=ALONE)
+def test_one_cell_of_a_condition_counts_as_absent_where_the_estimate_is_unbiased(codes, penalty, block_size, slope):
+    torch.manual_seed(6)
+    z, condition, sigmas = torch.randn(len(codes), 2, dtype=torch.float64), torch.tensor(codes), MULTI_SCALE[4:]
+    leaf = z.clone().requires_grad_()
+    value = penalty(leaf, condition, sigmas, unbiased=True)
+    (found,) = torch.autograd.grad(value, leaf)
+    assert float(value.detach()) == pytest.approx(mmd_by_loop(z, condition, sigmas, True), rel=1e-9, abs=1e-12)
+    (expected,) = slope(lambda z: mmd_by_loop(z, condition, sigmas, True), z)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    several = torch.bincount(condition)[condition] > 1
+    assert bool((found[~several] == 0).all())
+    assert float(penalty(z, condition, sigmas, unbiased=False)) > 0  # of the other form each counts
+
+
+@pytest.mark.parametrize("penalty", [mmd, mmd_of_all_pairs], ids=["blocks", "all pairs"])
+def test_one_cell_beside_many_of_the_same_distribution_is_nothing_on_average(penalty):
+    torch.manual_seed(0)
+    condition = torch.tensor([0] * 128 + [1])
+    draws = [float(penalty(torch.randn(129, 3), condition, unbiased=True)) for _ in range(100)]
+    assert abs(np.mean(draws)) <= 3 * np.std(draws) / 10 + 1e-6
+    condition = torch.tensor([0] * 64 + [1] * 64 + [2])
+    draws = [float(penalty(torch.randn(129, 3), condition, unbiased=True)) for _ in range(100)]
+    assert 0 < abs(np.mean(draws)) <= 3 * np.std(draws) / 10
 
 
 def test_mmd_gradient_is_the_numerical_one(block_size):
