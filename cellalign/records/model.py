@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from cellalign.records.base import Record, VersionedRecord
 
@@ -53,6 +53,9 @@ class Recipe(Record):
         Of the logarithm, where it is not the natural one.
     expression : "any", optional
         The values are no expression but any real ones, taken as they are.
+    genes_by : "trained cells", optional
+        Of raw counts of which cells were held out: these chose neither the genes nor the total. Models of before have
+        both of all cells.
     """
 
     target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -60,6 +63,15 @@ class Recipe(Record):
     rounded: bool = False
     base: float | None = None
     expression: Literal["any"] | None = None
+    genes_by: Literal["trained cells"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `genes_by` where it is not set: records and digests of recipes are then as before there was one."""
+        found: dict[str, Any] = written(self)
+        if self.genes_by is None:
+            found.pop("genes_by", None)
+        return found
 
 
 class SourceRecord(FileRecord):
