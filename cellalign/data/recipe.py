@@ -282,7 +282,7 @@ def _preprocessed(
     step = Provenance.of(made.uns).preprocess
     assert step is not None and step.target_sum is not None
     said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does%s"
-    of = "" if judged is None else " of the cells that are not held out"
+    of = "" if judged is None else ", by the cells that are not held out"
     tell(logging.INFO, said, where, step.target_sum, f"{made.n_vars:,}", of)
     x, place = made.X, find_counts(adata, layer=layer, rounded=rounded)
     if largest(place.matrix) <= 1:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cellalign.evaluation.baselines import Chosen, Groups, changes_by_name, choose
-from cellalign.evaluation.table import PREDICTED
+from cellalign.evaluation.table import UNSEEN
 from cellalign.group_changes import likeness
 
 
@@ -61,5 +61,5 @@ class References:
 
     def _others(self, name: str) -> Groups:
         other = np.array([each != name for each in self.names])
-        known = other & (np.array(self.status) != PREDICTED)
+        known = other & ~np.isin(self.status, UNSEEN)
         return self.groups.some(known if known.any() else other)

@@ -196,6 +196,33 @@ class LearnedFrom(Record):
     missing_genes: str = "error"
 
 
+class TunedRecord(Record):
+    """How the settings of a model that `tune` kept were chosen.
+
+    Attributes
+    ----------
+    by : str
+        What runs were ranked by.
+    runs : int
+        How many were compared.
+    holdout : list of dict of str to str
+        Column and value of the held-out cells by whose predictions they were, one for each group: scores of these are
+        the best of so many, and no independent ones. Empty where other cells ranked.
+    cells : list of int
+        Fingerprints of some of them (`data.fingerprints`), by which other cells of such values are told from them.
+    """
+
+    by: str
+    runs: int
+    holdout: list[dict[str, str]] = Field(default_factory=list)
+    cells: list[int] = Field(default_factory=list)
+
+    @property
+    def groups(self) -> list[str]:
+        """The held-out cells in words."""
+        return [",".join(f"{key}={value}" for key, value in terms.items()) for terms in self.holdout]
+
+
 class ModelRecord(VersionedRecord):
     """What model.yaml holds.
 
@@ -220,6 +247,8 @@ class ModelRecord(VersionedRecord):
         Of a model that knows the errors of groups held out (`train --calibrate`).
     learned_from : LearnedFrom, optional
         Of a model that learned on from another (`train --from`).
+    tuned : TunedRecord, optional
+        Of a model whose settings `tune` chose.
     recipe : Recipe
     content : str, optional
         A digest of the cells it was trained on, as training read them (`data.loader.Cells.content`); models of before
@@ -254,6 +283,7 @@ class ModelRecord(VersionedRecord):
     transferred: list[str] = Field(default_factory=list)
     transferred_from: str | None = None
     learned_from: LearnedFrom | None = None
+    tuned: TunedRecord | None = None
     calibration: CalibrationRecord | None = None
     recipe: Recipe = Field(default_factory=Recipe)
     content: str | None = None
@@ -266,7 +296,7 @@ class ModelRecord(VersionedRecord):
         """As it is written to model.yaml, but for the checksum (`records.text`): without what is not set."""
         optional = (
             *("outcome", "transferred", "transferred_from", "learned_from", "content", "machine"),
-            "calibration",
+            *("calibration", "tuned"),
             *("image_shape", "other_names"),
         )
         unset = {k for k in optional if not getattr(self, k)}
