@@ -102,11 +102,13 @@ def test_of_several_files_they_are_the_same(raw, changed, tmp_path):
     assert found[0].genes == cellalign.train(raw, **options).genes
 
 
-def test_a_benchmark_holds_them_out_of_genes_and_total_too(raw, changed, monkeypatch):
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_benchmark_holds_them_out_of_genes_and_total_too(raw, changed, on_disk, tmp_path, monkeypatch):
     models, real = [], benchmarking.train
     monkeypatch.setattr(benchmarking, "train", lambda *a, **k: models.append(real(*a, **k)) or models[-1])
-    for cells in (raw, changed):
-        benchmarking.benchmark(cells, methods=["linear"], holdout_each="cell_type", groups=["NK"], **OPTIONS)
+    for name, cells in (("one", raw), ("other", changed)):
+        given = left_on_disk(cells, tmp_path / f"{name}.h5ad") if on_disk else cells
+        benchmarking.benchmark(given, methods=["linear"], holdout_each="cell_type", groups=["NK"], **OPTIONS)
     one, other = models
     assert one.record.holdout == other.record.holdout != []
     assert facts_of(one) == facts_of(other)
