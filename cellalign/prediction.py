@@ -302,6 +302,7 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
         found = computing(samples=how.samples, draws=how.draws, drawn=model.expression == "counts")
         return found if known is None else known.beside(found)
 
+    tuned = model.record.tuned
     record = Counterfactual(
         method=model.name,
         condition=asked.fields[0].name,
@@ -318,6 +319,8 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
         interval=how.interval,
         interval_over=how.interval_over,
         groups="" if known is None else known.key,
+        tuned_on=() if tuned is None else tuple(tuned.holdout),
+        tuned_cells=() if tuned is None else tuple(tuned.cells),
         notes="; ".join(notes),
         version=model.record.cellalign,
         weights=model.weights_checksum,

@@ -41,30 +41,38 @@ def preprocess(
     layer: str | None = None,
     raw: bool = False,
     rounded: bool = False,
+    judged: np.ndarray | None = None,
 ) -> AnnData:
-    """Normalise, log-transform, select highly variable genes; `tasks.preprocess.preprocess` says what each means."""
+    """Normalise, log-transform, select highly variable genes; `tasks.preprocess.preprocess` says what each means.
+
+    Parameters
+    ----------
+    judged : bool array [n], optional
+        The cells by which genes are kept and the total is found, where not by all: all others are brought to these.
+    """
     _check_numbers(n_top_genes, target_sum, min_genes, min_cells)
     check_names(adata, "the input")
     batches = None if batch is None else column(adata.obs, batch, purpose="batch")
     provenance = Provenance.to_extend(adata.uns)
     source = _source(adata, layer, raw, rounded, target_sum)
 
-    cells, genes = _kept(source.matrix, min_genes, min_cells)
+    cells, genes = _kept(source.matrix, min_genes, min_cells, judged)
+    judging = slice(None) if judged is None else np.flatnonzero(judged[cells])
     result = _bare(adata, source.place)[cells, genes].copy()
     matrices, expression = {}, read_once(source.matrix[cells])
     if source.counts:
         if provenance.preprocess is not None and provenance.preprocess.n_top_genes and source.place.where == "counts":
             log.warning("the input was preprocessed before: sums of cells are those of the genes that were kept then")
         sums = source.matrix.facts.sums[cells]
-        target_sum = float(np.median(sums) if target_sum is None else target_sum)
+        target_sum = float(np.median(sums[judging]) if target_sum is None else target_sum)
         _keep_quality(result, sums, source.matrix.facts.held[cells].astype(np.int32))
         matrices["counts"] = expression[:, genes]
         expression = normalised_log(expression, target_sum)
     matrices["X"] = expression[:, genes]
     result.uns["log1p"] = {"base": source.base}  # by which scanpy's functions know
     if 0 < n_top_genes < result.n_vars:
-        codes = None if batches is None else batches[cells]
-        chosen = variable_genes(matrices["X"], result.var_names, n_top_genes, codes, source.base)
+        codes = None if batches is None else batches[cells][judging]
+        chosen = variable_genes(matrices["X"][judging], result.var_names, n_top_genes, codes, source.base)
         for name in chosen:
             result.var[name] = chosen[name].to_numpy()
         result.uns["hvg"] = {"flavor": "seurat"}
@@ -203,8 +211,8 @@ def _plain(x: Stored) -> Stored:
     return x.mapped(partial(sparse.csr_matrix, dtype=np.float32), dtype=np.float32, is_dense=False)
 
 
-def _kept(x: Stored, min_genes: int, min_cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cells with so many genes, and of these the genes in so many cells.
+def _kept(x: Stored, min_genes: int, min_cells: int, judged: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Cells with so many genes, and the genes in so many of these, or of those of them that are `judged`.
 
     Raises
     ------
@@ -217,13 +225,14 @@ def _kept(x: Stored, min_genes: int, min_cells: int) -> tuple[np.ndarray, np.nda
     _say_dropped("cells", len(n_genes) - len(cells), few)
     if not len(cells):
         raise InputError(f"no cell has {max(min_genes, 1)} genes or more; lower {option('min_genes')}")
-    n_cells = (x if n_genes.sum() == n_genes[cells].sum() else x[cells]).facts.genes
+    counted = cells if judged is None else cells[judged[cells]]
+    n_cells = (x if n_genes.sum() == n_genes[counted].sum() else x[counted]).facts.genes
     genes = np.flatnonzero(n_cells >= min_cells)
     few = f"fewer than {min_cells}" if min_cells > 1 else "none"
-    _say_dropped("genes", len(n_cells) - len(genes), f"seen in {few} of {len(cells)} cells")
+    _say_dropped("genes", len(n_cells) - len(genes), f"seen in {few} of {len(counted)} cells")
     if not len(genes):
         raise InputError(
-            f"no gene is seen in {min_cells} or more of the {len(cells)} cells; lower {option('min_cells')}"
+            f"no gene is seen in {min_cells} or more of the {len(counted)} cells; lower {option('min_cells')}"
         )
     return cells, genes
 

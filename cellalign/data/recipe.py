@@ -7,7 +7,9 @@ expression of another total: they are brought onto the model's, and what was don
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,6 +176,7 @@ def to_train_on(
     rounded: bool = False,
     where: str = "the input",
     advice: str | None = None,
+    trained_on: np.ndarray | None = None,
 ) -> Training:
     """The matrix to train on; of raw counts, where log expression is wanted, what `preprocess` would make of them.
 
@@ -192,6 +195,9 @@ def to_train_on(
         Estimated counts are rounded.
     advice : str, optional
         The command that prepares the input.
+    trained_on : bool array [n], optional
+        The cells that choose the genes of raw counts and the total that all are scaled to: those that are not held
+        out, which must not tell what they were held out to test. By default all.
 
     Raises
     ------
@@ -204,13 +210,14 @@ def to_train_on(
         x = any_values(adata, key, where)
         say_unlike(x, f"{where}'s {key}")
         return Training(x, adata.var, key, Recipe(expression="any"))
+    preprocessed = partial(_preprocessed, adata, n_top_genes, batch, where, rounded=rounded, trained_on=trained_on)
     if expression == "counts":
-        return _counts_to_train_on(adata, layer, n_top_genes, batch, where, rounded)
+        return _counts_to_train_on(adata, layer, rounded, preprocessed if n_top_genes else None)
     if image_shape(adata, where) is not None:
         return _pixels_to_train_on(adata, layer or "X", n_top_genes, where)
     if layer is None and not _has_log(adata, "X"):
         if has_counts(adata, rounded=rounded):
-            return _preprocessed(adata, n_top_genes, batch, where, rounded=rounded)
+            return preprocessed()
         if _lacks(adata, "X"):
             layer = _only_log(adata, rounded)
     if n_top_genes is not None:
@@ -242,18 +249,18 @@ def _only_log(adata: AnnData, rounded: bool) -> str:
 
 
 def _counts_to_train_on(
-    adata: AnnData, layer: str | None, n_top_genes: int | None, batch: str | None, where: str, rounded: bool
+    adata: AnnData, layer: str | None, rounded: bool, preprocessed: Callable[..., Training] | None
 ) -> Training:
-    """Raw counts of all genes, or of the most variable ones."""
+    """Raw counts of all genes, or of those that preprocessing keeps."""
     if layer is not None:
         place = find_counts(adata, layer=layer, rounded=rounded)
     else:
         place = counts_of(adata, default_matrix(adata, "counts"), rounded=rounded)
     written = Provenance.of(adata.uns).preprocess
     recipe = Recipe(target_sum=None if written is None else written.target_sum, rounded=rounded)
-    if not n_top_genes:
+    if preprocessed is None:
         return Training(place.matrix, place.var, place.where, recipe, counts=place)
-    kept = _preprocessed(adata, n_top_genes, batch, where, layer=layer, rounded=rounded)
+    kept = preprocessed(layer=layer)
     columns = place.var.index.get_indexer(kept.var.index)
     return Training(place.matrix[:, columns], kept.var, place.where, kept.recipe, counts=place)
 
@@ -264,16 +271,19 @@ def _preprocessed(
     batch: str | None,
     where: str,
     *,
+    rounded: bool,
+    trained_on: np.ndarray | None,
     layer: str | None = None,
-    rounded: bool = False,
 ) -> Training:
     """Of raw counts what `preprocess` makes of them, of every cell: one without counts is zero in all genes."""
     n_top_genes = n_kept(adata, n_top_genes)
-    made = preprocess(adata, n_top_genes=n_top_genes, batch=batch, layer=layer, rounded=rounded)
+    judged = None if trained_on is None or trained_on.all() else trained_on
+    made = preprocess(adata, n_top_genes=n_top_genes, batch=batch, layer=layer, rounded=rounded, judged=judged)
     step = Provenance.of(made.uns).preprocess
     assert step is not None and step.target_sum is not None
-    said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does"
-    tell(logging.INFO, said, where, step.target_sum, f"{made.n_vars:,}")
+    said = "%s: raw counts normalised to %.6g a cell and log-transformed, %s genes kept, as preprocess does%s"
+    of = "" if judged is None else ", by the cells that are not held out"
+    tell(logging.INFO, said, where, step.target_sum, f"{made.n_vars:,}", of)
     x, place = made.X, find_counts(adata, layer=layer, rounded=rounded)
     if largest(place.matrix) <= 1:
         as_they_are = option("expression", "any")
@@ -287,7 +297,8 @@ def _preprocessed(
         tell(logging.WARNING, "%d cells have no counts", adata.n_obs - made.n_obs)
         columns = place.var.index.get_indexer(made.var_names)
         x = normalised_log(place.matrix, step.target_sum)[:, columns]
-    recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded)
+    genes_by = None if judged is None else "trained cells"
+    recipe = Recipe(target_sum=step.target_sum, n_top_genes=n_top_genes, rounded=rounded, genes_by=genes_by)
     return Training(x, made.var, "X", recipe, content_of(place.matrix), place)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data import fingerprints
-from cellalign.data.columns import column
+from cellalign.data.columns import column, having
 from cellalign.data.stored import rows_in
 from cellalign.data.values import known, listed
 from cellalign.errors import InputError, option
@@ -24,7 +24,7 @@ from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.references import References
 from cellalign.evaluation.scales import note, on_one_scale, positions, real_matrix, shared_genes, sources
-from cellalign.evaluation.table import FITTED, PREDICTED, WHOLE
+from cellalign.evaluation.table import FITTED, PREDICTED, TUNED, WHOLE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -69,7 +69,7 @@ class CellType:
     start : array [n_predicted, G], optional
         The cells it was predicted from, where they are known but are not among the control cells.
     status : str
-        Whether the model has seen the real cells: `FITTED`, `PREDICTED`, "" where that is not known.
+        Whether the model has seen the real cells: `FITTED`, `PREDICTED`, `TUNED`, "" where that is not known.
     baselines : callable
         From a control mean [G] to every baseline's change [G], by name.
     neighbours : array [G], optional
@@ -157,10 +157,12 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     predicted, real = grouping.predicted, grouping.real
     expression = inputs.predictions[0].expression
     at, x = sources(inputs.adata, against), inputs.of_real("x", lambda: real_matrix(expression, against, columns))
-    seen = inputs.of_real("seen", lambda: _seen(inputs.adata, x))
+    trained = fingerprints.read(inputs.adata.uns, inputs.adata.var_names)
+    prints = None if trained is None else inputs.of_real("prints", lambda: fingerprints.of_matrix(x))
+    seen = None if trained is None or prints is None else fingerprints.among(prints, trained)
     x_p, x_r, x_s = on_one_scale(inputs, x, with_sources=bool((at < 0).any()))
     usable = _usable(inputs, grouping, target, source)
-    status = {n: _status(inputs, predicted == n, target & (real == n), seen) for n in usable}
+    status = {n: _status(inputs, predicted == n, target & (real == n), seen, prints) for n in usable}
     under = _conditions(inputs, against, target | source, seen) if origin else {}
     groups = _groups(x_r, usable, real, target, source, inputs)
     learned = References(groups, list(usable), [status[n] for n in usable], _parts(inputs, to, under))
@@ -254,20 +256,37 @@ def _mean(x: Any, rows: np.ndarray) -> np.ndarray:
     return total / len(rows)
 
 
-def _seen(predicted: AnnData, x: Any) -> np.ndarray | None:
-    """Which real cells [n] the model has seen in training; None where it does not say."""
-    trained = fingerprints.read(predicted.uns, predicted.var_names)
-    return None if trained is None else fingerprints.among(fingerprints.of_matrix(x), trained)
+def _status(
+    inputs: Inputs, predicted: np.ndarray, real: np.ndarray, seen: np.ndarray | None, prints: np.ndarray | None
+) -> str:
+    """Whether a group's real cells were trained on: `FITTED`, `PREDICTED`, or "" where that is not known.
 
-
-def _status(inputs: Inputs, predicted: np.ndarray, real: np.ndarray, seen: np.ndarray | None) -> str:
-    """Whether a group's real cells were trained on: `FITTED`, `PREDICTED`, or "" where that is not known."""
+    `TUNED` where they were not, but the model's settings were chosen by how well they, or some of them, are predicted.
+    """
     if seen is not None:
-        return FITTED if seen[real].mean() > SEEN else PREDICTED
-    if "held_out" not in inputs.adata.obs or not predicted.any():
+        fitted = bool(seen[real].mean() > SEEN)
+    elif "held_out" not in inputs.adata.obs or not predicted.any():
         return ""
-    held = np.asarray(inputs.adata.obs["held_out"], dtype=bool)[predicted]
-    return PREDICTED if held.all() else FITTED
+    else:
+        fitted = not np.asarray(inputs.adata.obs["held_out"], dtype=bool)[predicted].all()
+    return FITTED if fitted else TUNED if _chose(inputs, predicted, real, prints) else PREDICTED
+
+
+def _chose(inputs: Inputs, predicted: np.ndarray, real: np.ndarray, prints: np.ndarray | None) -> bool:
+    """Whether settings were chosen by a group's cells: by the columns' values, and, of known cells, by their looks."""
+    assert inputs.against is not None
+    record = inputs.predictions[0]
+    if not record.tuned_on:
+        return False
+    if prints is not None and not np.isin(prints[real], record.tuned_cells).any():
+        return False  # other cells, whatever they are called
+    for obs, rows in ((inputs.against.obs, real), (inputs.adata.obs, predicted)):
+        of = [terms for terms in record.tuned_on if set(terms) <= set(obs.columns)]
+        if of and rows.any():
+            own = obs.loc[rows]
+            each = [[having(own, key, value, control=inputs.reference) for key, value in t.items()] for t in of]
+            return bool(np.any([np.all(masks, axis=0) for masks in each], axis=0).mean() > SEEN)
+    return prints is not None
 
 
 def _conditions(inputs: Inputs, against: AnnData, asked: np.ndarray, seen: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cellalign.evaluation.baselines import Chosen, Groups, changes_by_name, choose
-from cellalign.evaluation.table import PREDICTED
+from cellalign.evaluation.table import UNSEEN
 from cellalign.group_changes import likeness
 
 
@@ -18,9 +18,9 @@ def learned_from(status: Sequence[str]) -> np.ndarray:
     Parameters
     ----------
     status : sequence of str
-        Of each whether the model has seen its real cells: `FITTED`, `PREDICTED`, "" where that is not known.
+        Of each whether the model has seen its real cells: `FITTED`, `UNSEEN`, "" where that is not known.
     """
-    known = np.array([each != PREDICTED for each in status], dtype=bool)
+    known = np.array([each not in UNSEEN for each in status], dtype=bool)
     return known if known.any() else ~known
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 WHOLE = "all"  # the one group of cells without a label
 FITTED, PREDICTED = "fitted", "predicted"  # the model has seen the real cells, or not
+TUNED = "tuned"  # it has not, but its settings were chosen by how well these cells are predicted
+UNSEEN = (PREDICTED, TUNED)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Evidence:
         (u - b) / (r - b), u the score, b that of the mean shift or mean response, r that of halves of the real cells:
         0 for what knows nothing of the group, 1 for a repeat of the experiment, never clipped.
     status : str
-        `FITTED`, `PREDICTED`, or "" where that is not known or the row is of no prediction.
+        `FITTED`, `PREDICTED`, `TUNED`, or "" where that is not known or the row is of no prediction.
     measurable : bool, optional
         Whether halves of the group's real cells agree at all; None of a mean.
     leaning : float

@@ -10,7 +10,7 @@ import numpy as np
 from cellalign.data.values import listed
 from cellalign.evaluation import intervals as iv
 from cellalign.evaluation.scored import MEASURABLE, PREDICTION, Scored, sign_of
-from cellalign.evaluation.table import FITTED, PREDICTED, WHOLE
+from cellalign.evaluation.table import FITTED, PREDICTED, TUNED, WHOLE
 
 DECIDES = "r_change_de"
 NAMED = 8  # groups in a sentence
@@ -27,10 +27,11 @@ class Beside:
 def concerned(groups: Sequence[Scored]) -> list[Scored]:
     """The groups that means and the verdict are over: measurable ones, of them those that are predicted where some are.
 
-    All where none is measurable.
+    Where none is, those not seen that settings were chosen by. All where none is measurable.
     """
     kept = [group for group in groups if group.measurable] or list(groups)
-    return [group for group in kept if group.status == PREDICTED] or kept
+    of = ([group for group in kept if group.status == status] for status in (PREDICTED, TUNED))
+    return next(filter(None, of), kept)
 
 
 def best_baseline(groups: Sequence[Scored], metric: str) -> str | None:
@@ -85,12 +86,16 @@ def _short(name: str) -> str:
 
 
 def _status(groups: Sequence[Scored]) -> str:
-    """What the verdict is of, where the model has seen it."""
-    seen = [_short(group.name) for group in groups if group.status == FITTED]
-    if not seen:
-        return ""
-    which = "these cells" if len(seen) == len(groups) else listed(seen, NAMED)
-    return f"fitted, not predicted (the model was trained on {which})"
+    """What the verdict is of, where the model has seen it, or its settings were chosen by it."""
+    said = {
+        FITTED: "fitted, not predicted (the model was trained on {})",
+        TUNED: "predicted, but no independent test (the settings were chosen by how well {} are predicted)",
+    }
+    for status, sentence in said.items():
+        own = [_short(group.name) for group in groups if group.status == status]
+        if own:
+            return sentence.format("these cells" if len(own) == len(groups) else listed(own, NAMED))
+    return ""
 
 
 def _of_means(groups: Sequence[Scored], seed: int, metric: str) -> str:

@@ -18,6 +18,7 @@ from cellalign.records.model import (
     Outcome,
     Recipe,
     SourceRecord,
+    TunedRecord,
 )
 from cellalign.records.provenance import (
     Annotation,
@@ -58,6 +59,7 @@ __all__ = [
     "SourceRecord",
     "Target",
     "Targets",
+    "TunedRecord",
     "Umap",
     "VersionedRecord",
     "find_obsm_key",

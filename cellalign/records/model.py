@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from cellalign.records.base import Record, VersionedRecord
 
@@ -53,6 +53,9 @@ class Recipe(Record):
         Of the logarithm, where it is not the natural one.
     expression : "any", optional
         The values are no expression but any real ones, taken as they are.
+    genes_by : "trained cells", optional
+        Of raw counts of which cells were held out: these chose neither the genes nor the total. Models of before have
+        both of all cells.
     """
 
     target_sum: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -60,6 +63,15 @@ class Recipe(Record):
     rounded: bool = False
     base: float | None = None
     expression: Literal["any"] | None = None
+    genes_by: Literal["trained cells"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `genes_by` where it is not set: records and digests of recipes are then as before there was one."""
+        found: dict[str, Any] = written(self)
+        if self.genes_by is None:
+            found.pop("genes_by", None)
+        return found
 
 
 class SourceRecord(FileRecord):
@@ -184,6 +196,33 @@ class LearnedFrom(Record):
     missing_genes: str = "error"
 
 
+class TunedRecord(Record):
+    """How the settings of a model that `tune` kept were chosen.
+
+    Attributes
+    ----------
+    by : str
+        What runs were ranked by.
+    runs : int
+        How many were compared.
+    holdout : list of dict of str to str
+        Column and value of the held-out cells by whose predictions they were, one for each group: scores of these are
+        the best of so many, and no independent ones. Empty where other cells ranked.
+    cells : list of int
+        Fingerprints of some of them (`data.fingerprints`), by which other cells of such values are told from them.
+    """
+
+    by: str
+    runs: int
+    holdout: list[dict[str, str]] = Field(default_factory=list)
+    cells: list[int] = Field(default_factory=list)
+
+    @property
+    def groups(self) -> list[str]:
+        """The held-out cells in words."""
+        return [",".join(f"{key}={value}" for key, value in terms.items()) for terms in self.holdout]
+
+
 class ModelRecord(VersionedRecord):
     """What model.yaml holds.
 
@@ -208,6 +247,8 @@ class ModelRecord(VersionedRecord):
         Of a model that knows the errors of groups held out (`train --calibrate`).
     learned_from : LearnedFrom, optional
         Of a model that learned on from another (`train --from`).
+    tuned : TunedRecord, optional
+        Of a model whose settings `tune` chose.
     recipe : Recipe
     content : str, optional
         A digest of the cells it was trained on, as training read them (`data.loader.Cells.content`); models of before
@@ -242,6 +283,7 @@ class ModelRecord(VersionedRecord):
     transferred: list[str] = Field(default_factory=list)
     transferred_from: str | None = None
     learned_from: LearnedFrom | None = None
+    tuned: TunedRecord | None = None
     calibration: CalibrationRecord | None = None
     recipe: Recipe = Field(default_factory=Recipe)
     content: str | None = None
@@ -254,7 +296,7 @@ class ModelRecord(VersionedRecord):
         """As it is written to model.yaml, but for the checksum (`records.text`): without what is not set."""
         optional = (
             *("outcome", "transferred", "transferred_from", "learned_from", "content", "machine"),
-            "calibration",
+            *("calibration", "tuned"),
             *("image_shape", "other_names"),
         )
         unset = {k for k in optional if not getattr(self, k)}

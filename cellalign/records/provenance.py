@@ -143,6 +143,10 @@ class Counterfactual(ModelStep):
         Of which genes.
     groups : str
         The obs column of the groups, where there are intervals.
+    tuned_on : tuple of dict of str to str
+        Column and value of the held-out cells by which the model's settings were chosen (`tune`), for each group.
+    tuned_cells : tuple of int
+        Fingerprints of some of them.
     notes : str
         What whoever reads the prediction should know, sentences separated by "; ".
     """
@@ -167,6 +171,8 @@ class Counterfactual(ModelStep):
     interval: float | None = None
     interval_over: str = "all"
     groups: str = ""
+    tuned_on: tuple[dict[str, str], ...] = ()  # JSON in a file, as what follows
+    tuned_cells: tuple[int, ...] = ()
     notes: str = ""
 
     @field_validator("changes", mode="before")
@@ -188,6 +194,15 @@ class Counterfactual(ModelStep):
         if not value:
             return None
         return json.dumps([each.model_dump(by_alias=True) for each in value], ensure_ascii=False)
+
+    @field_validator("tuned_on", "tuned_cells", mode="before")
+    @classmethod
+    def _read_tuned(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_serializer("tuned_on", "tuned_cells")
+    def _write_tuned(self, value: tuple[Any, ...]) -> str | None:
+        return json.dumps(value, ensure_ascii=False) if value else None
 
     def each(self) -> list[Counterfactual]:
         """One record for each condition that the file predicts."""

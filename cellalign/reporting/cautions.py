@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from cellalign.reporting.embedding import MIXING, VALIDATION
 from cellalign.reporting.parts import Embedded, Parts, Predicted, Trained
-from cellalign.reporting.response import FITTED, HALVES, MAIN, PANEL, PREDICTION, groups_of
+from cellalign.reporting.response import FITTED, HALVES, MAIN, PANEL, PREDICTION, TUNED, groups_of
 from cellalign.reporting.scores import Scores, listed, value_of
 
 FEW = 50  # cells, below which a group's mean is uncertain
 LATE = 0.97  # share of the epochs, after which a best epoch means that training was cut short
 OVERFIT = 0.1  # by how much a validation loss may have risen at the end
-SAID_ELSEWHERE = ("held out in training", "screen:", "mixing of validation cells")
+SAID_ELSEWHERE = ("held out in training", "tune chose the settings", "screen:", "mixing of validation cells")
 OF_TABLES = ("m-kBET and m-s",)
 
 
@@ -63,6 +63,12 @@ def _of_scores(scores: Scores) -> Iterator[str]:
         yield (
             f"The model was trained on the real cells of {listed(fitted)}: those scores say how well it fits, not how "
             "well it predicts. To test a prediction, hold the group out: cellalign train --holdout KEY=VALUE,KEY=VALUE."
+        )
+    tuned = [row["group"] for row in ours if row["status"] == TUNED and row["group"] in groups_of(scores)]
+    if tuned:
+        yield (
+            f"The settings were chosen by how well {listed(tuned)} are predicted: those scores are the best of several "
+            "tries, and no independent test. Score a group that took no part in tune."
         )
     few = [
         f"{row['group']} ({row['n_cells']})"

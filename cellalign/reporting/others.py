@@ -247,6 +247,8 @@ def _facts(own: Trained) -> list[list[str]]:
         said = f"{each.name}: {listed([str(k) for k in known], 6)}" if known else each.name
         facts.append([each.role, said + (f" (control: {reference})" if reference else "")])
     facts.append(["held out", "; ".join(record.holdout) or "nothing: every cell it predicts from this file is fitted"])
+    if record.tuned is not None and record.tuned.holdout:
+        facts.append(["settings chosen", f"by how well these are predicted: {'; '.join(record.tuned.groups)}"])
     if outcome is not None:
         epochs = f"{outcome.epochs} epochs, " if outcome.epochs else ""
         facts.append(

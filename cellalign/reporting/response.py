@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from cellalign.evaluation.table import Response
 
 PANEL, PREDICTION, HALVES, MEAN, MAIN = "response", "prediction", "split half", "mean", "r_change_de"
-FITTED, PREDICTED = "fitted", "predicted"
+FITTED, PREDICTED, TUNED = "fitted", "predicted", "tuned"
+LATER = (FITTED, TUNED)  # behind what is predicted, the last first
 MOST_GROUPS, LONG = 24, 40  # groups in pictures, a table has them all; rows of a table that is shown opened
 EXPLAINED = (
     "r_change_de is the correlation of the predicted with the real change, over the 50 genes that change most: 1 is "
@@ -56,13 +57,14 @@ def _mark(status: str, mean: Mapping[str, Any] | None, nothing: bool) -> tuple[s
     if status == FITTED:
         return "fitted, not predicted", "care"
     tones: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "care"}
-    known = "predicted" if status == PREDICTED else "not known whether fitted"
+    known = {PREDICTED: "predicted", TUNED: "settings chosen by these cells"}.get(status, "not known whether fitted")
     return f"{known}: {said}", tones[outcome] if status == PREDICTED else "care"
 
 
 def _of_row(mean: Mapping[str, Any]) -> str:
     """Of a table that keeps no verdict: the prediction beside the best baseline."""
-    seen = "fitted, not predicted; " if mean["status"] == FITTED else ""
+    said = {FITTED: "fitted, not predicted; ", TUNED: "predicted, with settings chosen by these cells; "}
+    seen = said.get(mean["status"], "")
     value = f"{MAIN} {number(mean['value'])}"
     if not mean["best_baseline"]:
         return f"{seen}{value}, with no baseline beside it"
@@ -115,9 +117,9 @@ def _dots(scores: Scores, groups: Sequence[str]) -> Chart:
     def of(system: str, group: str) -> Mapping[str, Any]:
         return rows.get((system, group), nothing)
 
-    def place(group: str) -> tuple[bool, float]:
+    def place(group: str) -> tuple[int, float]:
         own = of(PREDICTION, group)
-        return own.get("status") == FITTED, -float(np.nan_to_num(own["value"], nan=-9.0))
+        return _later(own.get("status")), -float(np.nan_to_num(own["value"], nan=-9.0))
 
     measured = [group for group in groups if of(HALVES, group).get("measurable") is not False] or list(groups)
     ours = sorted(measured, key=place)[:MOST_GROUPS]
@@ -144,6 +146,11 @@ def _dots(scores: Scores, groups: Sequence[str]) -> Chart:
     return Chart({"all": figure}, caption)
 
 
+def _later(status: Any) -> int:
+    """How far behind predicted groups one of this status stands."""
+    return LATER[::-1].index(status) + 1 if status in LATER else 0
+
+
 _ENDS = {"values": "value", "low": "low", "high": "high"}
 
 
@@ -152,7 +159,7 @@ def _groups(scores: Scores, groups: Sequence[str]) -> Table:
     rows = {(row["system"], row["group"]): row for row in scores.panel(PANEL) if row["metric"] == MAIN}
     cells = {row["group"]: row["n_cells"] for row in scores.panel(PANEL)}
     lines = []
-    for group in sorted(groups, key=lambda each: rows.get((PREDICTION, each), {}).get("status") == FITTED):
+    for group in sorted(groups, key=lambda each: _later(rows.get((PREDICTION, each), {}).get("status"))):
         own, half = rows.get((PREDICTION, group)), rows.get((HALVES, group))
         status = own["status"] if own else ""
         if half is not None and half["measurable"] is False:
@@ -170,7 +177,7 @@ def _groups(scores: Scores, groups: Sequence[str]) -> Table:
         caption += f"; measurable groups: {scores.measurable[0]} of {scores.measurable[1]}"
     known = {line[1] for line in lines}
     if len(known) == 1:  # said once
-        caption += {FITTED: "; all are fitted, not predicted", PREDICTED: "; all are predicted"}.get(known.pop(), "")
+        caption += OF_ALL.get(known.pop(), "")
         columns, lines = [columns[0], *columns[2:]], [[line[0], *line[2:]] for line in lines]
     folded = f"All {len(lines)} groups" if len(lines) > LONG else ""
     words = [i for i, name in enumerate(columns) if name in ("group", "status", "verdict", "best baseline")]
@@ -185,6 +192,11 @@ def _sign(own: Mapping[str, Any]) -> str:
     return sign.replace("\u00a0", "\u00a0fit\u00a0") if own["status"] == FITTED else sign
 
 
+OF_ALL = {
+    FITTED: "; all are fitted, not predicted",
+    PREDICTED: "; all are predicted",
+    TUNED: "; all are predicted, with settings chosen by how well",
+}
 SIGNS = {"better": "▲\u00a0better", "worse": "▼\u00a0worse", "undecided": "●\u00a0undecided"}
 
 

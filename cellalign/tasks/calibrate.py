@@ -1,7 +1,8 @@
 """Calibration of a training: refits without some groups predict these, and their errors are kept.
 
-What is refitted is the network or closed form on the cells, genes and settings of the training itself: highly variable
-genes and the scale are those of all its cells. Cells that `--holdout` names are not looked at.
+What is refitted is the network or closed form on the cells, genes and settings of the training itself. Highly variable
+genes and the total of raw counts are not chosen again: they are those of all cells trained on, of which a refit leaves
+some out. So a refit knows of these which genes vary, and nothing else. Cells that `--holdout` names are not looked at.
 """
 
 from __future__ import annotations

@@ -31,6 +31,9 @@ def of_record(record: ModelRecord, directory: Path | None = None) -> Iterator[tu
     )
     if record.holdout:
         yield "held out", "; ".join(record.holdout)
+    if record.tuned is not None:
+        of = f": {'; '.join(record.tuned.groups)}" if record.tuned.holdout else ""
+        yield "settings chosen", f"by tune, the best of {record.tuned.runs} runs by {record.tuned.by}{of}"
     yield "genes", f"{len(record.genes):,}: {listed(record.genes[:5], 5)}, ..."
     yield "reads", _reads(record)
     for field in record.fields:

@@ -13,6 +13,8 @@ from cellalign.tasks.prepare import of_preparation, prepare, resolved
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from cellalign.records import ModelRecord
+
 DIGITS = 16  # of a digest: a coincidence of two is one in 10^19
 
 
@@ -56,6 +58,7 @@ def made_of(adata: AnnData, holdout_each: str | None, asked: Mapping[str, Any]) 
         "recipe": record.recipe.model_dump(mode="json", exclude=set() if as_they_are else {"expression"}),
         "matrix": record.matrix,
     }
+    compared |= chosen_apart(record, holdout_each)
     if holdout_each is None:  # then mixing is scored as well, and the response within these
         label = asked.get("label")
         compared |= {"mixing": Mixing.version, "label": None if label is None else _values(adata, label)}
@@ -64,6 +67,12 @@ def made_of(adata: AnnData, holdout_each: str | None, asked: Mapping[str, Any]) 
         compared |= {"held out under": asked["holdout_conditions"]}
     trained = record.model_dump(mode="json", include={"method", "hyperparameters", "fields", "content"})
     return MadeOf(_digest(compared | trained | {"training": plan.model_dump(mode="json")}), _digest(compared))
+
+
+def chosen_apart(record: ModelRecord, holdout_each: str | None) -> dict[str, str]:
+    """Of raw counts that each training chooses genes of, by the cells it does not hold out: rows of before differ."""
+    chosen = holdout_each is not None and record.recipe.n_top_genes is not None
+    return {"genes by": "cells that are not held out"} if chosen else {}
 
 
 def _digest(plain: Any) -> str:

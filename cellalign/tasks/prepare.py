@@ -104,6 +104,7 @@ def prepare(
     precision: str | None = None,
     source: str | os.PathLike[str] | Reading | None = None,
     automatic: str | None = None,
+    genes_by_all: bool = False,
 ) -> Prepared:
     """Check everything that `train` with these options would, and settle what it would do; parameters are `train`'s.
 
@@ -111,6 +112,8 @@ def prepare(
     ----------
     automatic : str, optional
         The precision that "auto" stands for: that of a run which is resumed.
+    genes_by_all : bool
+        Cells that are held out choose the genes of raw counts and their total too, as of models of before.
 
     Raises
     ------
@@ -143,6 +146,7 @@ def prepare(
 
     adata = given_cells(adata)
     check_names(adata, "the input")
+    trained_on = training_rows(adata, holdout, control)
     with limited(threads):  # scanpy would leave torch another number of them
         found = to_train_on(
             adata,
@@ -151,8 +155,8 @@ def prepare(
             n_top_genes=n_top_genes,
             rounded=rounded,
             advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
+            trained_on=None if genes_by_all else trained_on,
         )
-    trained_on = training_rows(adata, holdout, control)
     fields = roles.fields(adata[trained_on])
     notes += check_design(adata[trained_on], fields)
     cells = make_cells(adata, to_read_often(found.x, cls), fields, ignore=~trained_on)
@@ -182,7 +186,7 @@ def prepare(
 def without(prepared: Prepared, adata: AnnData, holdout: Sequence[str]) -> Prepared:
     """The same training with other cells held out: checked as `prepare` does, its matrix not looked at again.
 
-    Its record has the content of the cells before.
+    Its record has the content of the cells before, and of raw counts their genes and total: to say how long it takes.
 
     Raises
     ------

@@ -133,6 +133,7 @@ def reproduce(
     deterministic = machine is not None and machine.deterministic
     order = None if machine is None else machine.order
     again = train(adata, **options, deterministic=deterministic, order=order, progress=progress, source=source)
+    again.record = again.record.model_copy(update={"tuned": record.tuned})  # the search is not repeated
     before, after = (_weights(each) for each in (model, again))
     latents = [each.embeddings(adata, device=options["device"], threads=options["threads"]) for each in (model, again)]
     return Reproduction(
@@ -176,7 +177,7 @@ def _check(record: ModelRecord) -> None:
         )
     check_parent(record)
     _check_fields(record)
-    if record.command is not None and shlex.split(record.command)[1:2] == ["tune"]:
+    if record.tuned is not None or record.command is not None and shlex.split(record.command)[1:2] == ["tune"]:
         log.info("this model was chosen by tune; its own training is repeated, not the search")
 
 

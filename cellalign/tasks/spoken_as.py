@@ -47,6 +47,7 @@ OF_A_RUN: tuple[str, ...] = (
     "progress",
     "before",
     "order",
+    "genes_by_all",
     "source",
     "model_path",
     "resume",

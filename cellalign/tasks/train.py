@@ -96,6 +96,7 @@ def train(
     progress: Progress | bool | None = None,
     before: Callable[[Prepared, torch.device], None] | None = None,
     order: Sequence[int] | None = None,
+    genes_by_all: bool = False,
     source: str | os.PathLike[str] | Reading | None = None,
     model_path: str | os.PathLike[str] | None = None,
     resume: Annotated[bool, Option("Go on from the checkpoint of a run that was cut off.", panel=o.RUNS)] = False,
@@ -127,8 +128,8 @@ def train(
     ----------
     adata : AnnData [n_cells, n_genes]
         As `preprocess` writes it: normalised log1p expression in X for Gaussian likelihoods, counts in
-        layers["counts"] for count likelihoods. Raw counts are preprocessed first, as `preprocess` does by default; the
-        model keeps how, and does the same to the raw counts of new cells.
+        layers["counts"] for count likelihoods. Raw counts are preprocessed first, as `preprocess` does by default, by
+        the cells that are not held out; the model keeps how, and does the same to the raw counts of new cells.
     method : str, optional
         A name of `cellalign methods`; by default that of `from_`, else comp.
     from_ : Model or path, optional
@@ -177,7 +178,8 @@ def train(
         this; the command starts them itself. Without the options there are as many as torchrun started; `devices=1`
         trains alone whoever started it. The first alone writes.
     holdout : sequence of "key=value,key=value"
-        Cells that meet all of an item's terms are not trained on.
+        Cells that meet all of an item's terms are not trained on; nor do they choose the genes of raw counts, or the
+        total these are scaled to.
     progress : Progress or bool, optional
         Told once per epoch how far training is; True is a bar, as there is one in a notebook without being asked for.
     before : callable, optional
@@ -185,6 +187,8 @@ def train(
     order : sequence of int, optional
         How each epoch's cells are shuffled, as a model's record has it (`record.machine.order`): the same wherever they
         lie. By default as is best where they lie: in blocks of neighbours on disk, all alike in memory.
+    genes_by_all : bool
+        Held-out cells choose genes and total too: models of before did so, and are trained again so (`reproduce`).
     source : path or Reading, optional
         The files the data came from, recorded in the model.
     model_path : path, optional

@@ -36,6 +36,7 @@ def training_options(record: ModelRecord) -> dict[str, Any]:
         # models of before precisions were all float32
         "settings": {"precision": "float32", **record.hyperparameters, **record.training},
         "holdout": record.holdout,
+        "genes_by_all": bool(record.holdout) and record.recipe.n_top_genes is not None and not record.recipe.genes_by,
         "calibrate": "none" if record.calibration is None else record.calibration.key,
         "calibrate_folds": None if record.calibration is None else record.calibration.folds,
         "seed": record.seed,

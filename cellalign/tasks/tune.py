@@ -23,10 +23,11 @@ from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.grid import GRID, said, tried_of
 from cellalign.tasks.paths import cells_for, to_write
+from cellalign.tasks.prepare import training_rows
 from cellalign.tasks.reads import expression_for, vectors
 from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
 from cellalign.tasks.train import train
-from cellalign.tasks.tune_criteria import CRITERIA, ranked_by, scores
+from cellalign.tasks.tune_criteria import CRITERIA, ranked_by, scores, tuned
 from cellalign.tasks.tune_dry import say_tuning
 from cellalign.tasks.tune_runs import Runs
 
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("cellalign")
 INFORMATIVE = 0.01  # nats of KL to the prior from which a latent carries information (Duan et al. 2020)
 UDR_CELLS = 5000
+TUNED_ON = (
+    "the settings were chosen by how well these are predicted, whose scores are no independent test: %s. For a final "
+    "score hold out a second group too, under all conditions (--holdout KEY=VALUE): that one takes no part"
+)
 
 
 @in_their_words
@@ -94,7 +99,9 @@ def tune(
         the grid varies a weight or the likelihood. On validation cells too: `reconstruction`, their negative
         log-likelihood without weights; `mixing`, how far the share of a cell's own condition (or batch) among its
         neighbours is from that of permuted conditions; `balance`, the mean of the ranks by these two. `response`: the
-        correlation of the predicted with the real change of what `holdout` holds out under a condition. auto takes the
+        correlation of the predicted with the real change of what `holdout` holds out under a condition; the model keeps
+        which cells these were, and `evaluate` says it of their scores. What is held out otherwise (a whole group) takes
+        no part: it is what a final score is of. auto takes the
         first that compares the runs of: UDR for the methods made to disentangle; response where cells are held out
         under a condition; loss; balance; reconstruction; mixing.
     settings : mapping, optional
@@ -191,8 +198,9 @@ def tune(
     # of several seeds one without a score must not leave the median to the luckier ones
     table["score"] = own.fillna(-np.inf).groupby(combination_of).transform("median").replace(-np.inf, np.nan)
     table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)
-    best = own.where(table["rank"] == 1).idxmax()
-    return models[int(best)], table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)
+    best = models[int(own.where(table["rank"] == 1).idxmax())]
+    best.record = best.record.model_copy(update={"tuned": tuned(by, best, adata, options, len(models))})
+    return best, table.sort_values(["rank", "seed"], kind="stable").reset_index(drop=True)
 
 
 def _run(
@@ -231,7 +239,8 @@ def _udr(adata: AnnData, models: Sequence[Model], combination_of: pd.Series, by:
     scores = np.full(len(models), np.nan)
     if by != "udr":
         return scores
-    rows = np.sort(np.random.default_rng(0).permutation(adata.n_obs)[:UDR_CELLS])
+    among = np.flatnonzero(training_rows(adata, models[0].record.holdout, models[0].control))
+    rows = among[np.sort(np.random.default_rng(0).permutation(len(among))[:UDR_CELLS])]
     cells = adata[rows]
     for _, members in combination_of.groupby(combination_of):
         index = list(members.index)
@@ -287,3 +296,5 @@ def command(
     rows = [[str(value) for value in row] for row in table.round(4).itertuples(index=False)]
     call.print_rows("tuning", columns, rows, format, headings=[arrows.get(name, name) for name in columns])
     call.log.info("%s: the best of %d runs", model, len(table))
+    if best.record.tuned is not None and best.record.tuned.holdout:
+        call.log.info(TUNED_ON, "; ".join(best.record.tuned.groups))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cellalign.methods.base import Method
     from cellalign.model import Model
+    from cellalign.records import TunedRecord
 
 CRITERIA = ("udr", "loss", "reconstruction", "mixing", "balance", "response")
 ON_VALIDATION = ("loss", "reconstruction", "mixing", "balance")
@@ -29,6 +30,7 @@ SHAPES = frozenset(
     + ("threshold", "covariate_dropout", "ridge")
 )
 OF_BATCHES = frozenset(("gamma", "total_correlation"))  # penalties between the cells of a batch: its size matters
+KNOWN_BY = 100  # cells of a group: they are found among a tenth of it, but for one time in 40,000
 ENOUGH = 20  # validation cells, to look for neighbours among
 
 
@@ -151,6 +153,25 @@ def cases(obs: pd.DataFrame, options: Mapping[str, Any]) -> list[tuple[str, dict
         if control is not None and condition in terms and not same(terms[condition], control):
             found.append((terms.pop(condition), terms))
     return found
+
+
+def tuned(by: str, best: Model, adata: AnnData, options: Mapping[str, Any], runs: int) -> TunedRecord:
+    """What the model that is kept says of the choice: of how many runs, and by which held-out cells, if by such."""
+    import numpy as np
+
+    from cellalign.data.columns import select
+    from cellalign.data.fingerprints import of_matrix
+    from cellalign.data.stored import rows_in
+    from cellalign.records import TunedRecord
+
+    groups: list[dict[str, str]] = []
+    cells: list[int] = []
+    for to, where in cases(adata.obs, options) if by == "response" else ():
+        groups.append({**where, str(best.condition): to})
+        rows = np.flatnonzero(select(adata.obs, groups[-1], control=best.control, quiet=True))
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:KNOWN_BY])
+        cells += of_matrix(rows_in(best.expression_of(adata), rows)).tolist()
+    return TunedRecord(by=by, runs=runs, holdout=groups, cells=sorted(set(cells)))
 
 
 def scores(by: str, model: Model, adata: AnnData, options: Mapping[str, Any], seed: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.scored import PREDICTION, Genes, Scored, anchored, mean_of, score
-from cellalign.evaluation.table import FITTED, MEAN, PREDICTED, Evidence, Response, Row
+from cellalign.evaluation.table import FITTED, MEAN, TUNED, UNSEEN, Evidence, Response, Row
 from cellalign.evaluation.verdict import beside_best, concerned, verdict
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["MIN_CELLS_PER_GROUP", "PredictedResponse"]
 PICTURED_GENES = 10  # DE genes of which the pictures show single cells
 PICTURED_CELLS = 2000  # of one cell type and kind: more would not change the outline of a violin
-MEAN_FITTED = "mean of fitted groups"
+MEANS = {FITTED: "mean of fitted groups", TUNED: "mean of groups tuned on"}
 ANCHORED = ("r_change_all", "r_change_de", *(f"r_change_de{n}" for n in res.TOPS), "direction_de")
 ANCHORED += ("mse_change_all", "mse_change_de")  # of levels pooling groups lowers the error, which predicts nothing
 
@@ -72,10 +72,11 @@ class PredictedResponse(Panel):
         if reasons:
             inputs.notes.append(f"response skips {len(reasons)} predicted conditions, the first {reasons[0]}")
         kept = concerned(groups)
-        fitted = [group for group in groups if group.status == FITTED]
         yield from self._rows(kept, MEAN, inputs.seed)
-        if fitted and not any(group in kept for group in fitted):
-            yield from self._rows(fitted, MEAN_FITTED, inputs.seed)
+        for status, name in MEANS.items():
+            own = [group for group in groups if group.status == status]
+            if own and not any(group in kept for group in own):
+                yield from self._rows(own, name, inputs.seed)
         inputs.result.measurable = sum(group.measurable for group in groups), len(groups)
         inputs.result.verdict = verdict(groups, inputs.seed)
 
@@ -95,7 +96,7 @@ class PredictedResponse(Panel):
                     group=cells.name,
                     origin=origin,
                     to=to,
-                    held_out=cells.status == PREDICTED,
+                    held_out=cells.status in UNSEEN,
                     genes=genes,
                     de=chosen.de,
                     r2_all=values["r_all"] ** 2,
@@ -133,7 +134,7 @@ def _evidence(
     more: dict[str, Any] = {}
     if system == PREDICTION:
         status = {group.status for group in groups}
-        more["status"] = status.pop() if len(status) == 1 else FITTED if FITTED in status else ""
+        more["status"] = status.pop() if len(status) == 1 else next((s for s in (FITTED, TUNED) if s in status), "")
         more["leaning"] = float(np.mean([group.leaning.get(metric, 0.0) for group in groups]))
         found = beside_best(groups, metric, seed)
         if found is not None:
@@ -146,11 +147,14 @@ def _evidence(
 
 
 def _say_seen(inputs: Inputs, groups: Sequence[Scored]) -> None:
-    """Note which groups are predicted, which fitted, and where neither is known."""
-    held = [group.name for group in groups if group.status == PREDICTED]
+    """Note which groups were held out, by which of these settings were chosen, and where neither is known."""
+    held = [group.name for group in groups if group.status in UNSEEN]
+    tuned = [group.name for group in groups if group.status == TUNED]
     unknown = [group.name for group in groups if not group.status]
     if held:
         inputs.notes.append(f"held out in training: {', '.join(held)}")
+    if tuned:
+        inputs.notes.append(f"tune chose the settings by how well these are predicted: {', '.join(tuned)}")
     if unknown and "held_out" not in inputs.adata.obs:
         said = "the prediction does not say which cells its model has seen: whether it is fitted is not known"
         if said not in inputs.notes:

@@ -1,0 +1,175 @@
+"""Cells that are held out decide nothing of a model of raw counts: no gene, no total, no weight."""
+
+import anndata as ad
+import numpy as np
+import pytest
+from conftest import make_counts
+from scipy import sparse
+
+import cellalign
+from cellalign.data import files, recipe
+from cellalign.data.reading import Reading
+from cellalign.data.recipe import to_train_on
+from cellalign.data.stored import Stored
+from cellalign.errors import InputError
+from cellalign.tasks import benchmark as benchmarking
+from cellalign.tasks.made_of import made_of
+from cellalign.tasks.reproduce import reproduce
+from cellalign.tasks.trained_with import training_options
+
+HELD = ["cell_type=NK,stim=stimulated"]
+OPTIONS = {"condition": "stim", "n_top_genes": 20}
+SMALL = {"settings": {"hidden": [8], "latent_dim": 2}, "epochs": 2}
+
+
+def held_of(cells: ad.AnnData) -> np.ndarray:
+    """Mask of the cells that `HELD` names."""
+    return ((cells.obs["cell_type"] == "NK") & (cells.obs["stim"] == "stimulated")).to_numpy()
+
+
+@pytest.fixture
+def raw() -> ad.AnnData:
+    """Raw counts, one trained cell and one held out of which are without any; a gene that is seen in none."""
+    found = make_counts()
+    x = found.X.toarray()
+    x[[0, np.flatnonzero(held_of(found))[0]]] = 0
+    x[:, 59] = 0
+    found.X = sparse.csr_matrix(x)
+    return found
+
+
+@pytest.fixture
+def changed(raw) -> ad.AnnData:
+    """The same with other counts in the held-out cells: as deep as none else, of other genes, one of these theirs."""
+    rng, found = np.random.default_rng(3), raw.copy()
+    x, rows = found.X.toarray(), np.flatnonzero(held_of(raw))[1:]
+    x[rows] = 3 * rng.poisson(rng.gamma(0.3, 10, (1, 60)), (len(rows), 60))
+    x[rows, 59] = 5
+    found.X = sparse.csr_matrix(x.astype(np.float32))
+    return found
+
+
+def left_on_disk(cells: ad.AnnData, path) -> ad.AnnData:
+    cells.write_h5ad(path)
+    found = cellalign.read(path, stream=True)
+    assert isinstance(found.X, Stored)
+    return found
+
+
+def facts_of(model):
+    return model.genes, model.target_sum, model.weights_checksum
+
+
+@pytest.mark.parametrize("method", ["linear", "cvae", "scvi"])
+def test_they_change_nothing_of_a_model_wherever_the_cells_lie(raw, changed, method, tmp_path):
+    options = OPTIONS | {"method": method, "holdout": HELD} | ({} if method == "linear" else SMALL)
+    one, other = (cellalign.train(cells, **options) for cells in (raw, changed))
+    assert facts_of(one) == facts_of(other) and "GENE59" not in one.genes
+    in_order = options | {"order": []}  # as in memory: sums are added up in it
+    for name, cells in (("one", raw), ("other", changed)):
+        found = cellalign.train(left_on_disk(cells, tmp_path / f"{name}.h5ad"), **in_order)
+        assert facts_of(found) == facts_of(one)
+    assert one.record.recipe.genes_by == "trained cells"
+    assert one.record.content != other.record.content, "which are not the same cells"
+
+
+def test_genes_and_total_are_those_of_the_other_cells_alone(raw):
+    rest = raw[~held_of(raw)].copy()
+    for batch in (None, "donor"):
+        found = to_train_on(raw, "log", n_top_genes=20, batch=batch, trained_on=~held_of(raw))
+        alone = cellalign.preprocess(rest, n_top_genes=20, batch=batch)
+        assert list(found.var.index) == list(alone.var_names)
+        assert found.recipe.target_sum == np.median(np.asarray(rest.X.sum(1)).ravel()[1:])
+        kept = np.flatnonzero(~held_of(raw))[1:]
+        np.testing.assert_array_equal(found.x[kept].toarray(), alone.X.toarray())
+        assert found.x.shape[0] == raw.n_obs
+    whole = to_train_on(raw, "log", n_top_genes=20, batch="donor")
+    assert list(whole.var.index) != list(found.var.index), "these would tell nothing"
+
+
+def test_of_several_files_they_are_the_same(raw, changed, tmp_path):
+    options = OPTIONS | SMALL | {"method": "cvae", "holdout": HELD, "order": []}
+    found = []
+    for name, cells in (("raw", raw), ("changed", changed)):
+        paths = [tmp_path / f"{name}{i}.h5ad" for i in range(2)]  # a streamed file stays open
+        for path, part in zip(paths, (cells[:100], cells[100:]), strict=True):
+            part.write_h5ad(path)
+        for stream in (False, True):
+            several = files.read(Reading(tuple(map(str, paths)), stream=stream), streaming=True)
+            assert isinstance(several.X, Stored) == stream
+            found.append(cellalign.train(several, **options))
+    assert len({model.weights_checksum for model in found}) == 1
+    assert found[0].genes == cellalign.train(raw, **options).genes
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_benchmark_holds_them_out_of_genes_and_total_too(raw, changed, on_disk, tmp_path, monkeypatch):
+    models, real = [], benchmarking.train
+    monkeypatch.setattr(benchmarking, "train", lambda *a, **k: models.append(real(*a, **k)) or models[-1])
+    for name, cells in (("one", raw), ("other", changed)):
+        given = left_on_disk(cells, tmp_path / f"{name}.h5ad") if on_disk else cells
+        benchmarking.benchmark(given, methods=["linear"], holdout_each="cell_type", groups=["NK"], **OPTIONS)
+    one, other = models
+    assert one.record.holdout == other.record.holdout != []
+    assert facts_of(one) == facts_of(other)
+
+
+def test_rows_of_a_benchmark_of_before_are_not_taken_for_these(raw, monkeypatch):
+    asked = OPTIONS | {"method": "linear", "settings": {}}
+    new = made_of(raw, "cell_type", asked)
+    nothing = made_of(raw, None, asked)
+    monkeypatch.setattr("cellalign.tasks.made_of.chosen_apart", lambda *_: {})
+    assert made_of(raw, "cell_type", asked).scores != new.scores
+    assert made_of(raw, None, asked) == nothing, "nothing is held out: rows stay"
+
+
+def test_where_nothing_is_held_out_all_cells_choose_and_the_record_is_as_before(raw):
+    model = cellalign.train(raw, method="linear", **OPTIONS)
+    made = cellalign.preprocess(raw, n_top_genes=20)
+    assert model.genes == list(made.var_names)
+    assert "genes_by" not in model.record.plain()["recipe"]
+    counts = cellalign.train(raw, method="scvi", condition="stim", holdout=HELD, **SMALL)
+    assert counts.record.recipe.genes_by is None and len(counts.genes) == raw.n_vars, "nothing was chosen"
+
+
+def test_a_model_is_reproduced_by_the_cells_that_chose_its_genes(raw, tmp_path, monkeypatch):
+    model = cellalign.train(raw, method="cvae", holdout=HELD, **OPTIONS, **SMALL)
+    assert not training_options(model.record)["genes_by_all"]
+    assert reproduce(model, raw).identical
+    before = cellalign.train(raw, method="cvae", holdout=HELD, genes_by_all=True, **OPTIONS, **SMALL)
+    assert before.record.recipe.genes_by is None and before.genes != model.genes
+    assert training_options(before.record)["genes_by_all"]
+    found = reproduce(before, raw)
+    assert found.identical and found.model.genes == before.genes
+    learned = cellalign.train(raw, from_=model, learn="all", epochs=1)
+    assert learned.genes == model.genes and not training_options(learned.record)["genes_by_all"]
+
+
+def test_a_run_is_gone_on_with_by_the_same_genes(raw, tmp_path):
+    from support import StopAfter
+
+    options = OPTIONS | {"method": "cvae", "holdout": HELD} | SMALL
+    place = {"model_path": tmp_path / "model"}
+    with pytest.raises(KeyboardInterrupt):
+        cellalign.train(raw, progress=StopAfter(1), **place, **options)
+    found = cellalign.train(raw, resume=True, **place, **options)
+    assert facts_of(found) == facts_of(cellalign.train(raw, **options))
+    again = cellalign.train(raw, auto_resume=True, **place, **options)
+    assert facts_of(again) == facts_of(found)
+
+
+def test_a_calibration_leaves_groups_out_of_the_fit_and_held_out_cells_of_all(raw, changed):
+    options = OPTIONS | {"method": "linear", "label": "donor", "holdout": HELD, "calibrate": "donor"}
+    raw.obs["donor"] = changed.obs["donor"] = [f"d{i // 6 % 6}" for i in range(raw.n_obs)]
+    one, other = (cellalign.train(cells, **options) for cells in (raw, changed))
+    np.testing.assert_array_equal(one.calibration.predicted, other.calibration.predicted)
+    assert facts_of(one) == facts_of(other)
+
+
+def test_what_cannot_be_chosen_is_said_of_the_cells_that_choose(raw):
+    x = raw.X.toarray()
+    x[~held_of(raw)] = x[1]
+    raw.X = sparse.csr_matrix(x)
+    with pytest.raises(InputError, match=f"no gene differs between the {(~held_of(raw)).sum()} cells"):
+        cellalign.train(raw, method="linear", holdout=HELD, **OPTIONS)
+    assert recipe.to_train_on(raw, "log", n_top_genes=20).x.shape[0] == raw.n_obs
