@@ -15,7 +15,7 @@ from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import de
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
-from cellalign.evaluation.table import Evaluation, Row, TestedGenes
+from cellalign.evaluation.table import WHOLE, Evaluation, Row, TestedGenes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +36,7 @@ class DifferentialExpression(Panel):
     differential : bool
         Whether the panel runs unasked.
     replicate : str, optional
-        obs column of donors or replicates: they are compared, not cells.
+        obs column of donors or replicates: they are compared, not cells, and each with its own control.
     """
 
     name = "de"
@@ -63,13 +63,7 @@ class DifferentialExpression(Panel):
                 f"{option('replicate', hint='KEY')} compares donors or replicates"
             )
         declared = by_name(self.metrics)
-        for record in inputs.predictions:
-            skipped: list[str] = []
-            tests = list(self._tested(inputs.of_prediction(record), record, skipped))
-            if not tests:
-                raise NotApplicable("; ".join(skipped) or f"no group has {MIN_CELLS_PER_GROUP} cells")
-            if skipped:
-                inputs.notes.append(f"de leaves out {len(skipped)} groups, the first {skipped[0]}")
+        for record, tests in self.of_each(inputs, self._all_tested):
             for tested in tests:
                 inputs.result.tested.append(tested)
                 group = tested.group if len(inputs.predictions) == 1 else f"{record.to}, {tested.group}"
@@ -79,14 +73,26 @@ class DifferentialExpression(Panel):
                 for name, value in de.agreement(tested.predicted, tested.real).items():
                     yield self.row("prediction", group, declared[name], value, tested.cells["real"])
 
+    def _all_tested(self, inputs: Inputs, record: Counterfactual) -> list[TestedGenes]:
+        """Every group of one prediction; those that cannot be tested are noted."""
+        skipped: list[str] = []
+        tests = list(self._tested(inputs, record, skipped))
+        if not tests:
+            raise NotApplicable("; ".join(skipped) or f"no group has {MIN_CELLS_PER_GROUP} cells")
+        if skipped:
+            inputs.notes.append(f"de leaves out {len(skipped)} groups, the first {skipped[0]}")
+        return tests
+
     def _tested(self, inputs: Inputs, record: Counterfactual, skipped: list[str]) -> Iterator[TestedGenes]:
         """Every group that has predicted and control cells; what others lack is added to those skipped."""
         origin = record.from_ or inputs.control or ""
         inputs = _first_draw(inputs.known(inputs.label), record, cells=self.replicate is None)
+        if self.replicate is not None:  # each is compared with its own control
+            inputs = replace(inputs, within=None)
         compared = compare(inputs, origin, record.to)
-        labels = inputs.labels() if inputs.label is not None else np.full(inputs.adata.n_obs, "all")
+        labels = inputs.labels() if inputs.label is not None else np.full(inputs.adata.n_obs, WHOLE)
         genes, is_log = np.asarray(inputs.adata.var_names, dtype=str), record.expression != "any"
-        for name in dict.fromkeys(map(str, labels)):
+        for name in compared.predicted:
             cells = compared.of(name)
             if min(len(cells.predicted), len(cells.control)) < MIN_CELLS_PER_GROUP:
                 skipped.append(f"{name}: {len(cells.predicted)} predicted, {len(cells.control)} control cells")
