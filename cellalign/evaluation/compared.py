@@ -97,6 +97,11 @@ class CellType:
             start, other = (np.concatenate(both) for both in zip(parts[0], parts[1][::-1], strict=True))
             yield Split(start, other, *_halves(rng, np.arange(len(self.real))))
 
+    def predicted_rows(self, split: Split) -> np.ndarray:
+        """Predicted cells whose sources are in the split's first half; all where sources are not known."""
+        mine = np.flatnonzero(np.isin(self.source, split.start))
+        return mine if len(mine) else np.arange(len(self.predicted))
+
     def predicted_change(self, split: Split) -> np.ndarray:
         """Mean change [G] of the predicted cells whose sources are in the split's first half, from these sources.
 
