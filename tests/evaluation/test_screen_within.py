@@ -12,6 +12,7 @@ from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.metrics import screen as scr
 from cellalign.evaluation.panels.screen import Screen, _expressed, _Split, mean_response, scored
 from cellalign.evaluation.predictions import of_another_tool
+from cellalign.evaluation.screen_scores import Scores
 from cellalign.evaluation.table import Evaluation
 
 NAMES, GENES = [f"drug {i}" for i in range(4)], 250
@@ -58,14 +59,8 @@ def tables(predicted, real):
     rng = np.random.default_rng(0)
     half, own = cells.halves(rng)
     split = _Split(cells, half, own, _expressed(cells), rng)
-    split.changes(cells_scores())
+    split.changes(Scores())
     return split, [split._tables(group, mine) for group, mine in zip(cells.groups, split.real, strict=True)]
-
-
-def cells_scores():
-    from cellalign.evaluation.screen_scores import Scores
-
-    return Scores()
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["own batches", "unknown batches"])
