@@ -97,6 +97,11 @@ class CellType:
             start, other = (np.concatenate(both) for both in zip(parts[0], parts[1][::-1], strict=True))
             yield Split(start, other, *_halves(rng, np.arange(len(self.real))))
 
+    def predicted_rows(self, split: Split) -> np.ndarray:
+        """Predicted cells whose sources are in the split's first half; all where sources are not known."""
+        mine = np.flatnonzero(np.isin(self.source, split.start))
+        return mine if len(mine) else np.arange(len(self.predicted))
+
     def predicted_change(self, split: Split) -> np.ndarray:
         """Mean change [G] of the predicted cells whose sources are in the split's first half, from these sources.
 
@@ -129,12 +134,16 @@ class Compared:
     names : list of str
     usable : list of str
         All that have enough real cells, predicted or not.
+    predicted : list of str
+        All that are predicted, with real cells or without.
     of : callable
-        A group's cells by its name: dense, so made when they are asked for.
+        A group's cells by its name: dense, so made when they are asked for. One without enough real cells has no
+        baselines.
     """
 
     names: list[str]
     usable: list[str]
+    predicted: list[str]
     of: Callable[[str], CellType]
 
 
@@ -169,6 +178,12 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     names = [n for n in usable if n in predicted]
     _say_drawn(inputs, names, {"predicted": predicted, "real": real[target], "control": real[source]})
 
+    def scored_by(name: str) -> dict[str, Any]:
+        if name not in usable:
+            return {}
+        baselines = learned.of(name, _means_under(x_r, real == name, under))
+        return {"status": status[name], "baselines": baselines, "neighbours": learned.neighbours(name)}
+
     def of(name: str) -> CellType:
         rng = np.random.default_rng(inputs.seed)
         rows = _drawn(np.flatnonzero(predicted == name), rng)
@@ -181,12 +196,10 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
             res.dense(rows_in(x_r, controls)),
             positions(at[rows], controls),
             res.dense(rows_in(x_s, rows)) if strangers else None,
-            status=status[name],
-            baselines=learned.of(name, _means_under(x_r, real == name, under)),
-            neighbours=learned.neighbours(name),
+            **scored_by(name),
         )
 
-    return Compared(names, list(usable), of)
+    return Compared(names, list(usable), [str(name) for name in dict.fromkeys(predicted) if name], of)
 
 
 def _drawn(rows: np.ndarray, rng: np.random.Generator, first: np.ndarray | None = None) -> np.ndarray:

@@ -19,14 +19,20 @@ A module of `cellalign/evaluation/panels/` that defines a subclass adds it to th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from cellalign.evaluation.inputs import Inputs
+from cellalign.errors import InputError
+from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics.metric import Metric, Null
 from cellalign.evaluation.table import Evidence, Row
+
+if TYPE_CHECKING:
+    from cellalign.records import Counterfactual
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,45 @@ class Panel(ABC):
     def concerns(self, inputs: Inputs) -> bool:
         """Whether the inputs are of its kind; of those that are not nothing is said, unless it is asked for by name."""
         return True
+
+    def of_each(
+        self,
+        inputs: Inputs,
+        made: Callable[[Inputs, Counterfactual], T],
+        records: Sequence[Counterfactual] | None = None,
+    ) -> Iterator[tuple[Counterfactual, T]]:
+        """What the panel makes of each prediction; of several, those that cannot be compared are left out and noted.
+
+        Parameters
+        ----------
+        made : callable
+            From the inputs of one prediction, and its record.
+        records : sequence of Counterfactual, optional
+            Those of the inputs' predictions that are scored; default all.
+
+        Raises
+        ------
+        NotApplicable
+            None of several can be compared.
+        InputError, NotApplicable
+            What `made` raises of the only one.
+        """
+        records = inputs.predictions if records is None else records
+        reasons: dict[str, str] = {}
+        for record in records:
+            try:
+                found = made(inputs.of_prediction(record), record)
+            except (NotApplicable, InputError) as reason:
+                if len(inputs.predictions) == 1:
+                    raise
+                reasons[record.to] = str(reason)
+                continue
+            yield record, found
+        each = [f"{to}: {reason}" for to, reason in reasons.items()]
+        if reasons and len(reasons) == len(records):
+            raise NotApplicable(each[0].split(": ", 1)[1] if len(set(reasons.values())) == 1 else "; ".join(each))
+        if reasons:
+            inputs.notes.append(f"{self.name} skips {len(reasons)} predicted conditions, the first {each[0]}")
 
     @classmethod
     def not_installed(cls) -> str:

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
-from cellalign.data.values import joined, listed
+from cellalign.data.values import joined, known, listed
 from cellalign.errors import option
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import screen as scr
@@ -76,6 +76,8 @@ class Screened:
         Which real cell each predicted one is of; -1 where that is not known.
     strata : int array
         Of the real cells: the donor, plate, ... within which controls are taken; zeros where that is not asked for.
+    places : int array
+        The same of the predicted cells; -1 where that is not known.
     weighted : bool
         Whether control cells count as real cells of the group are in each stratum.
     per_million : callable
@@ -94,6 +96,7 @@ class Screened:
     started: Callable[[np.ndarray], Any] | None
     source: np.ndarray
     strata: np.ndarray
+    places: np.ndarray
     weighted: bool
     per_million: Callable[[Any], Any]
     total: float | None
@@ -123,14 +126,19 @@ class Screened:
         half[control] = _alternating(rng, np.stack([self.strata[control], names[control], used]))
         return half, [_alternating(rng, self.strata[group.real][None]) for group in self.groups]
 
-    def weights(self, group: Group, control: np.ndarray, real: np.ndarray | None = None) -> np.ndarray | None:
-        """How much each control cell counts, so that strata are as among the group's real cells; None for equally."""
+    def weights(self, group: Group, control: np.ndarray, of: np.ndarray | None = None) -> np.ndarray | None:
+        """How much each control cell counts, so that strata are as in `of`; None for equally.
+
+        Parameters
+        ----------
+        control : int array
+            Rows of the real cells.
+        of : int array, optional
+            Strata of the cells that they are compared with; default those of the group's real cells.
+        """
         if not self.weighted:
             return None
-        of_control, of_real = self.strata[control], self.strata[group.real if real is None else real]
-        n = int(self.strata.max()) + 1
-        there, wanted = np.bincount(of_control, minlength=n), np.bincount(of_real, minlength=n)
-        return wanted[of_control] / there[of_control]
+        return proportions(self.strata[control], self.strata[group.real] if of is None else of)
 
     def level(
         self, x: Any, weights: np.ndarray | None = None, strata: np.ndarray | None = None
@@ -153,6 +161,35 @@ class Screened:
     @staticmethod
     def _profile(summed: Any, size: float) -> np.ndarray:
         return scr.profiles(np.asarray(summed, dtype=np.float64).reshape(1, -1), np.array([size]))[0]
+
+
+def proportions(control: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Weights [m] of control cells, by their strata [m], with which these are as those of other cells, [n]."""
+    n = int(max(control.max(initial=0), of.max(initial=0))) + 1
+    there, wanted = np.bincount(control, minlength=n), np.bincount(of, minlength=n)
+    return wanted[control] / there[control]
+
+
+def in_proportion(control: np.ndarray, of: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many control cells as there are in the proportions of other cells, drawn without replacement.
+
+    Parameters
+    ----------
+    control, of : int arrays [m] and [n]
+        Strata of control cells and of the others; those without a control cell do not count.
+
+    Returns
+    -------
+    int array
+        Increasing places in `control`; none where no stratum has both.
+    """
+    shared, wanted = np.unique(of[np.isin(of, control)], return_counts=True)
+    there = np.array([(control == stratum).sum() for stratum in shared], dtype=np.int64)
+    taken = np.rint(wanted * np.min(there / wanted, initial=np.inf)) if len(shared) else wanted
+    chosen = [
+        rng.permutation(np.flatnonzero(control == stratum))[: int(n)] for stratum, n in zip(shared, taken, strict=True)
+    ]
+    return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *chosen]))
 
 
 def _alternating(rng: np.random.Generator, keys: np.ndarray) -> np.ndarray:
@@ -182,15 +219,33 @@ def screened(inputs: Inputs) -> Screened:
     if inputs.predictions[0].expression == "any" or inputs.continuous:
         raise NotApplicable("a screen is of expression under conditions, not of any values or numbers")
     columns = shared_genes(adata, against)
-    strata = np.zeros(against.n_obs, dtype=np.int64)
+    at, weighted = sources(adata, against), inputs.within is not None
+    strata, places = np.zeros(against.n_obs, dtype=np.int64), np.zeros(adata.n_obs, dtype=np.int64)
     if inputs.within is not None:
-        strata = column(against.obs, inputs.within, purpose="within", missing=True).codes.astype(np.int64)
+        strata, places = _strata(inputs, against, inputs.within, at)
     groups = _enough(
         inputs, _conditions(inputs, strata) if len(inputs.predictions) >= FEWEST else _labels(inputs, strata)
     )
+    if any((places[group.predicted] < 0).any() for group in groups):
+        inputs.notes.append(
+            f"screen: of predicted cells without a {inputs.within!r} of the real ones, as many are taken to be of each "
+            "as real cells of the condition are"
+        )
     readers = _readers(inputs, against, columns)
-    at, weighted = sources(adata, against), inputs.within is not None
-    return Screened(groups, adata.n_vars, source=at, strata=strata, weighted=weighted, **readers)
+    return Screened(groups, adata.n_vars, source=at, strata=strata, places=places, weighted=weighted, **readers)
+
+
+def _strata(inputs: Inputs, against: AnnData, key: str, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of a column of the real cells; of the predicted cells by their own, or by the cells they are of."""
+    real = column(against.obs, key, purpose="within", missing=True)
+    strata = real.codes.astype(np.int64)
+    places = np.where(source >= 0, strata[source], -1)
+    if key in inputs.adata.obs:
+        said = column(inputs.adata.obs, key, purpose="within", missing=True)
+        codes = np.array([*known(tuple(map(str, real.categories))).codes(list(said.categories)), -1], dtype=np.int64)
+        own = codes[said.codes]
+        places = np.where(own >= 0, own, places)
+    return strata, places
 
 
 def _conditions(inputs: Inputs, strata: np.ndarray) -> list[Group]:

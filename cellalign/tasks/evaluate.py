@@ -107,7 +107,8 @@ def evaluate(
         `differential=True`; `Evaluation.de` is its table.
     within : str, optional
         obs column of the real cells, such as the donor, plate or batch: a change starts from control cells of those of
-        its values that the real cells of the condition have; in panel screen in their proportions.
+        its values that the real cells of the condition have; in panel screen in their proportions, and cells are tested
+        for DE within each of them (predicted ones where their obs has the column, or they are of known real cells).
     each_condition : bool
         Score every condition of panel screen by itself too.
     model : Model, optional

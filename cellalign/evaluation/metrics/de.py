@@ -15,7 +15,12 @@ METRICS = (
     Metric("de_real", f"Genes that differ from control at BH {LEVEL}, of the real cells.", NEITHER, "0", 0),
     Metric("de_ratio", "Predicted over real number of genes that differ.", NEITHER, "that of random draws"),
     Metric(
-        "de_jaccard", "Genes that differ in both, in the same direction, over those that differ in either.", UP, "0", 0
+        "de_jaccard",
+        "Genes that differ in both, in the same direction, over those that differ in either; each from a half of the "
+        "control of its own, over a few halvings.",
+        UP,
+        "0",
+        0,
     ),
 )
 
@@ -126,13 +131,18 @@ def prior_of_variances(variance: np.ndarray, df: int) -> tuple[float, float]:
     return 2 * half, float(np.exp(e.mean() + digamma(half) - np.log(half)))
 
 
-def agreement(predicted: Test, real: Test) -> dict[str, float]:
-    """The metrics by name; a ratio or overlap of nothing is NaN."""
+def counts(predicted: Test, real: Test) -> dict[str, float]:
+    """How many genes differ, by name of the metric; a ratio to nothing is NaN."""
+    n, m = (int((test.direction != 0).sum()) for test in (predicted, real))
+    return {"de_predicted": float(n), "de_real": float(m), "de_ratio": n / m if m else float("nan")}
+
+
+def jaccard(predicted: Test, real: Test) -> float:
+    """Genes that differ in both, in the same direction, over those that differ in either; NaN of none.
+
+    It is 0 for unrelated changes only where the two are from control cells of their own: those that both share lie
+    alike beside both.
+    """
     ours, theirs = predicted.direction, real.direction
-    n, m, either = (ours != 0).sum(), (theirs != 0).sum(), ((ours != 0) | (theirs != 0)).sum()
-    return {
-        "de_predicted": float(n),
-        "de_real": float(m),
-        "de_ratio": float(n / m) if m else float("nan"),
-        "de_jaccard": float(((ours == theirs) & (ours != 0)).sum() / either) if either else float("nan"),
-    }
+    either = ((ours != 0) | (theirs != 0)).sum()
+    return float(((ours == theirs) & (ours != 0)).sum() / either) if either else float("nan")

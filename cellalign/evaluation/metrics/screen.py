@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from cellalign.evaluation.metrics.de import benjamini_hochberg
 from cellalign.evaluation.metrics.metric import DOWN, NEITHER, UP, Metric
+from cellalign.evaluation.metrics.rank_sum import Different
 
 TOTAL = 5e4  # of a group's counts
-LEVEL = 0.05  # of the false discovery rate of DE
 PURITY = 0.9  # of the signs of a ranking's first genes
 FEWEST_DE = 10  # genes by which an error of fold changes is judged
-TINY = 1e-9  # counts per million, added to both means of a fold change
 MILLION = 1e6
-BLOCK = 512  # cells, or genes, that are dense at once
+BLOCK = 512  # cells that are dense at once
 
 DISCRIMINATION = Metric(
     "discrimination",
@@ -269,90 +267,6 @@ def _scatter(x: np.ndarray, used: np.ndarray, weight: np.ndarray) -> float:
     first, second = (w * centred).sum(0), (w * centred**2).sum(0)
     counts = (used.sum(0) >= 2) & (total > 0)
     return float(np.maximum(second[counts] - first[counts] ** 2 / total[counts], 0).sum())
-
-
-@dataclass(frozen=True)
-class Different:
-    """Differential expression of one condition.
-
-    Attributes
-    ----------
-    p, q : arrays [G]
-        Of the rank-sum test, and by Benjamini and Hochberg among the genes tested; 1 of others.
-    change : array [G]
-        log2 of the fold change of mean counts per million.
-    tested : bool array [G]
-    """
-
-    p: np.ndarray
-    q: np.ndarray
-    change: np.ndarray
-    tested: np.ndarray
-
-    def significant(self, own: np.ndarray) -> np.ndarray:
-        """Mask [G] of DE genes without those of the condition itself."""
-        found = self.tested & (self.q < LEVEL)
-        found[own] = False
-        return found
-
-
-def different(cells: Any, control: Any, tested: np.ndarray) -> Different:
-    """Wilcoxon's rank-sum test of cells against control cells, each counts per million [n, G].
-
-    The normal approximation with correction for ties, without one for continuity, as scanpy has it.
-
-    Parameters
-    ----------
-    tested : bool array [G]
-        Genes that are expressed in control cells: the other cells have no say in which these are.
-    """
-    from scipy.stats import norm
-
-    genes = np.flatnonzero(tested)
-    n, m = cells.shape[0], control.shape[0]
-    p, change = np.ones(len(tested)), np.zeros(len(tested))
-    for start in range(0, len(genes), BLOCK):
-        some = genes[start : start + BLOCK]
-        a, b = (sparse.csc_matrix(x[:, some], dtype=np.float64) for x in (cells, control))
-        ranks, spread = rank_sums(a, b)
-        away = ranks - n * (n + m + 1) / 2
-        sd = np.sqrt(n * m / ((n + m) * (n + m - 1)) * spread)
-        z = np.divide(away, sd, out=np.zeros_like(away), where=sd > 0)
-        p[some] = 2 * norm.sf(np.abs(z))
-        means = [np.asarray(x.mean(0)).ravel() for x in (a, b)]
-        change[some] = np.log2((means[0] + TINY) / (means[1] + TINY))
-    q = np.ones(len(tested))
-    q[genes] = benjamini_hochberg(p[genes])
-    return Different(p, q, change, tested)
-
-
-def rank_sums(a: sparse.csc_matrix, b: sparse.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of ranks of each column of a [n, G] among a and b [m, G], and sum of squares of all around their mean.
-
-    Values of 0, which most are, are counted and not sorted.
-    """
-    n, both = a.shape[0], sparse.vstack([a, b], format="csc")
-    both.eliminate_zeros()
-    size, n_genes = both.shape
-    bounds, values = both.indptr, both.data
-    order = np.concatenate(
-        [np.empty(0, dtype=np.int64), *(s + np.argsort(values[s:e]) for s, e in zip(bounds, bounds[1:], strict=False))]
-    ).astype(np.int64)
-    gene = np.repeat(np.arange(n_genes), np.diff(bounds))
-    value, mine = values[order], both.indices[order] < n
-    first = np.ones(len(value), dtype=bool)
-    first[1:] = (value[1:] != value[:-1]) | (gene[1:] != gene[:-1])
-    runs = np.flatnonzero(first)
-    length = np.diff(np.append(runs, len(value)))
-    of = gene[runs]
-    zeros = size - np.diff(bounds)
-    below = np.bincount(gene[value < 0], minlength=n_genes)
-    place = runs - bounds[of] + np.where(value[runs] > 0, zeros[of], 0) + (length + 1) / 2
-    own = np.add.reduceat(mine.astype(np.int64), runs) if len(runs) else np.empty(0, dtype=np.int64)
-    own_zeros = n - np.bincount(gene[mine], minlength=n_genes)
-    ranks = np.bincount(of, place * own, minlength=n_genes) + own_zeros * (below + (zeros + 1) / 2)
-    cubes = np.bincount(of, length.astype(float) ** 3 - length, minlength=n_genes) + zeros.astype(float) ** 3 - zeros
-    return ranks, (float(size) ** 3 - size - cubes) / 12
 
 
 def direction(predicted: Different, real: Different, own: np.ndarray) -> float:

@@ -49,10 +49,10 @@ class ImagesOfCondition(Panel):
             raise NotApplicable('the cells are no images: uns["image_shape"] is not set')
         if inputs.against is None:
             raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
-        for record in inputs.predictions:
-            own = inputs.of_prediction(record).known(inputs.label)
+        images = self.of_each(inputs, lambda own, record: _Images.of(own.known(inputs.label), record, shape))
+        for record, some in images:
             named = f"{record.to}, " if len(inputs.predictions) > 1 else ""
-            for row in self._scored(_Images.of(own, record, shape), inputs.seed):
+            for row in self._scored(some, inputs.seed):
                 yield (
                     row if not named else self.row(row.system, named + row.group, row.declared, row.value, row.n_cells)
                 )

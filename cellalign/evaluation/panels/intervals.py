@@ -79,9 +79,9 @@ class Intervals(Panel):
         if inputs.against is None:
             raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
         every: list[Scored] = []
-        for record in records:
+        for record, scores_of in self.of_each(inputs, lambda own, record: list(self._scored(own, record)), records):
             alone = len(records) == 1 or record.groups == inputs.condition
-            for name, n, found, predicted in self._scored(inputs.of_prediction(record), record):
+            for name, n, found, predicted in scores_of:
                 every.append((name if alone else f"{record.to}, {name}", n, found, predicted))
         held = [name for name, *_, predicted in every if predicted]
         fitted = [name for name, *_, predicted in every if not predicted]
@@ -108,7 +108,8 @@ class Intervals(Panel):
                 'layers "lower" and "upper", the intervals that the record tells of, are gone; predict again'
             )
         combined = record.groups == inputs.condition
-        of_groups = replace(inputs, label=None if combined else record.groups)
+        # intervals are of groups over all places
+        of_groups = replace(inputs, label=None if combined else record.groups, within=None)
         of_groups = of_groups.known(of_groups.label)
         adata = of_groups.adata
         compared = compare(of_groups, origin, record.to)
@@ -169,7 +170,10 @@ def _other_conditions(inputs: Inputs, record: Counterfactual, origin: str, group
     sizes = np.bincount(values.codes[values.codes >= 0], minlength=len(values.categories))
     there = [str(v) for v, n in zip(values.categories, sizes, strict=True) if n >= MIN_CELLS_PER_GROUP]
     for value in [v for v in there if v not in (origin, record.to)][:MOST]:
-        cells = compare(inputs, origin, value).of("all" if inputs.label is None else group)
+        try:
+            cells = compare(inputs, origin, value).of("all" if inputs.label is None else group)
+        except NotApplicable:  # of the predicted groups none has cells of it
+            continue
         if len(cells.real) >= MIN_CELLS_PER_GROUP:
             yield Moments.of(value, cells)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.errors import InputError, option
+from cellalign.errors import option
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.intervals import Interval, mean_interval
@@ -55,22 +55,11 @@ class PredictedResponse(Panel):
         if inputs.against is None:
             raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
         groups: list[Scored] = []
-        reasons, several = [], len(inputs.predictions) > 1
-        for record in inputs.predictions:
-            try:
-                scored = self._scored(inputs.of_prediction(record), record, several)
-            except (NotApplicable, InputError) as reason:
-                if not several:
-                    raise
-                reasons.append(f"{record.to}: {reason}")
-                continue
+        several = len(inputs.predictions) > 1
+        for _, scored in self.of_each(inputs, lambda own, record: self._scored(own, record, several)):
             groups += scored
             for group in scored:
                 yield from self._rows([group], group.name, inputs.seed)
-        if not groups:
-            raise NotApplicable("; ".join(reasons))
-        if reasons:
-            inputs.notes.append(f"response skips {len(reasons)} predicted conditions, the first {reasons[0]}")
         kept = concerned(groups)
         yield from self._rows(kept, MEAN, inputs.seed)
         for status, name in MEANS.items():

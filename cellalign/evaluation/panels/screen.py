@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import numpy as np
 from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.metrics import screen as scr
 from cellalign.evaluation.metrics.metric import Metric, by_name
+from cellalign.evaluation.metrics.rank_sum import TINY, Different, different
 from cellalign.evaluation.metrics.response import pearson
 from cellalign.evaluation.panel import Panel
-from cellalign.evaluation.screened import AT_MOST, FEWEST, A, B, Group, Screened, screened
+from cellalign.evaluation.screen_scores import Score, Scores
+from cellalign.evaluation.screened import AT_MOST, FEWEST, A, B, Group, Screened, in_proportion, proportions, screened
 from cellalign.evaluation.table import Row
 
 SPLITS = 5
@@ -27,6 +29,10 @@ Noisy = scr.Noisy
 class Screen(Panel):
     """Many predicted conditions against the real ones, and where that lies between mean response and split half.
 
+    Where controls are of the same donor, plate, ... as what they are compared with (`within`), they count in the
+    proportions of that, and DE genes are those of van Elteren's test within each. Predicted cells whose place is not
+    known are taken to be in the real cells' proportions, and tested against control cells drawn in these.
+
     Attributes
     ----------
     each_condition : bool
@@ -39,6 +45,7 @@ class Screen(Panel):
     )
     metrics = scr.METRICS
     order = 53
+    version = 2
     metrics_as_rows = True
 
     each_condition: bool = False
@@ -99,65 +106,6 @@ def _sd(values: np.ndarray) -> float:
     return float(np.diff(np.quantile(values, [0.1587, 0.8413]))[0] / 2) if len(values) > 1 else float("nan")
 
 
-class Score:
-    """One metric of one system, of any choice of conditions."""
-
-    def values(self, rows: np.ndarray) -> np.ndarray:
-        """Its value [B] over these conditions [B, P]."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Ratio(Score):
-    """A sum over conditions over another; a mean where the other counts them. What is not defined counts in neither."""
-
-    above: np.ndarray
-    below: np.ndarray
-
-    def values(self, rows: np.ndarray) -> np.ndarray:
-        """NaN where there is nothing below."""
-        above, below = self.above[rows].sum(-1), self.below[rows].sum(-1)
-        return np.divide(above, below, out=np.full(len(rows), np.nan), where=below != 0)
-
-
-@dataclass(frozen=True)
-class Ranks(Score):
-    """A rank correlation over conditions, of pairs of vectors [P], one of each split; their mean."""
-
-    pairs: list[tuple[np.ndarray, np.ndarray]]
-
-    def values(self, rows: np.ndarray) -> np.ndarray:
-        """Between -1 and 1."""
-        return np.mean([scr.spearman(one[rows], other[rows]) for one, other in self.pairs], axis=0)
-
-
-@dataclass
-class Scores:
-    """What was scored, by system and metric, of each split an array [P] above and one below."""
-
-    above: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
-    below: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
-    halves: np.ndarray = field(default_factory=lambda: np.empty(0))
-
-    def add(self, system: str, metric: Metric, above: np.ndarray, below: np.ndarray | None = None) -> None:
-        """Of one split; without `below` the mean over conditions is meant."""
-        below = np.isfinite(above).astype(float) if below is None else below
-        self.above.setdefault((system, metric.name), []).append(above)
-        self.below.setdefault((system, metric.name), []).append(below)
-
-    def of(self, system: str, metric: Metric) -> Score:
-        """Over all splits."""
-        above, below = self.above[system, metric.name], self.below[system, metric.name]
-        if metric is scr.EFFECT:
-            return Ranks(list(zip(above, below, strict=True)))
-        usable = [np.isfinite(one) & np.isfinite(other) for one, other in zip(above, below, strict=True)]
-        sums = [
-            np.sum([np.where(ok, values, 0.0) for ok, values in zip(usable, each, strict=True)], axis=0)
-            for each in (above, below)
-        ]
-        return Ratio(*sums)
-
-
 def scored(cells: Screened, seed: int) -> Scores:
     """Every metric of the prediction and of both anchors, over a few splits of the control and real cells."""
     rng = np.random.default_rng(seed)
@@ -181,9 +129,9 @@ def _expressed(cells: Screened) -> dict[str, np.ndarray]:
     return {name: np.asarray(mean).ravel() > cells.expressed for name, mean in means.items()}
 
 
-def _control_level(cells: Screened, group: Group, rows: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, float]:
-    """Profile and noise of control cells, as what they are compared with is composed."""
-    return cells.level(cells.real(rows), cells.weights(group, rows, real), cells.strata[rows])
+def _control_level(cells: Screened, group: Group, rows: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, float]:
+    """Profile and noise of control cells, composed as what they are compared with is, by the strata of that."""
+    return cells.level(cells.real(rows), cells.weights(group, rows, of), cells.strata[rows])
 
 
 def _noisy(levels: list[tuple[np.ndarray, float]]) -> Noisy:
@@ -196,7 +144,7 @@ def _levels(cells: Screened, found: Scores) -> None:
 
     def control(group: Group) -> tuple[np.ndarray, float]:
         if cells.weighted or group.of_control not in cache:
-            cache[group.of_control] = _control_level(cells, group, group.control, group.real)
+            cache[group.of_control] = _control_level(cells, group, group.control, cells.strata[group.real])
         return cache[group.of_control]
 
     own = [group.own for group in cells.groups]
@@ -216,6 +164,14 @@ def mean_response(real: np.ndarray, start: np.ndarray) -> np.ndarray:
     return np.maximum(start + (real - start).mean(0), 0)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Cells, per million [n, G], and the places they are of [n]."""
+
+    x: Any
+    places: np.ndarray
+
+
 class _Split:
     """One half of the control for the prediction and one for the truth, and halves of the real cells."""
 
@@ -232,24 +188,43 @@ class _Split:
         self.alike = np.empty(0)
         self.fold: dict[str, np.ndarray] = {}
         self._levels: dict[Any, tuple[np.ndarray, float]] = {}
-        self._blocks: dict[Any, Any] = {}
+        self._blocks: dict[tuple[str, int], _Block] = {}
+        self._means: dict[str, Different] = {}
 
     def control(self, group: Group, side: int) -> np.ndarray:
         """Rows of a group's control cells in a half."""
         return group.control[self.half[group.control] == side]
 
-    def start(self, group: Group, side: int, real: np.ndarray) -> tuple[np.ndarray, float]:
-        """Level of a half of the control cells, beside these real cells."""
+    def name(self, group: Group) -> str:
+        """Groups of the same name are compared with the same control: within places each has proportions of its own."""
+        return group.name if self.cells.weighted else group.of_control
+
+    def start(self, group: Group, side: int, of: np.ndarray) -> tuple[np.ndarray, float]:
+        """Level of a half of the control cells, beside cells of these strata."""
         key = (group.of_control, side)
         if self.cells.weighted or key not in self._levels:
-            self._levels[key] = _control_level(self.cells, group, self.control(group, side), real)
+            self._levels[key] = _control_level(self.cells, group, self.control(group, side), of)
         return self._levels[key]
 
     def mine(self, group: Group) -> np.ndarray:
-        """Rows of the predicted cells that were not predicted from the other half."""
+        """Rows of the predicted cells that were not predicted from the other half, and have control cells beside them.
+
+        All where none of them is so.
+        """
         source = self.cells.source[group.predicted]
         rows = group.predicted[(source < 0) | (self.half[source] != B)]
-        return rows if len(rows) else group.predicted
+        rows = rows if len(rows) else group.predicted
+        beside = rows[self._beside(group, rows)] if self.cells.weighted else rows
+        return beside if len(beside) else rows
+
+    def _beside(self, group: Group, rows: np.ndarray) -> np.ndarray:
+        """Mask of predicted cells whose place is known, and has control cells."""
+        return np.isin(self.cells.places[rows], self.cells.strata[group.control])
+
+    def composed(self, group: Group, rows: np.ndarray) -> np.ndarray:
+        """Strata that predicted cells are of; where that is not known, those of the real cells."""
+        known = self._beside(group, rows).all()
+        return self.cells.places[rows] if known else self.cells.strata[group.real]
 
     def predicted_from(self, group: Group, rows: np.ndarray) -> tuple[np.ndarray, float] | None:
         """Level of the very cells that some were predicted from, of which nothing is uncertain; None if not known."""
@@ -262,7 +237,7 @@ class _Split:
 
     def changes(self, found: Scores) -> None:
         """Score the changes of profiles."""
-        cells = self.cells
+        cells, strata = self.cells, self.cells.strata
         own, kept = [group.own for group in cells.groups], cells.off_target
         levels: dict[str, list[tuple[np.ndarray, float]]] = {
             name: [] for name in ("p", "s", "r", "a", "b", "sa", "sb", "t")
@@ -273,12 +248,12 @@ class _Split:
             profile, noise = cells.level(cells.predicted(rows))
             # a cell and what it was predicted from scatter together
             levels["p"].append((profile, noise if start is None else 0.0))
-            levels["s"].append(self.start(group, A, group.real) if start is None else start)
+            levels["s"].append(self.start(group, A, self.composed(group, rows)) if start is None else start)
             levels["r"].append(cells.level(cells.real(group.real)))
-            levels["t"].append(self.start(group, B, group.real))
+            levels["t"].append(self.start(group, B, strata[group.real]))
             for side, name in ((A, "a"), (B, "b")):
                 levels[name].append(cells.level(cells.real(real[side])))
-                levels[f"s{name}"].append(self.start(group, side, real[side]))
+                levels[f"s{name}"].append(self.start(group, side, strata[real[side]]))
         at = {name: _noisy(each) for name, each in levels.items()}
         change = {
             "p": at["p"].profiles - at["s"].profiles,
@@ -288,7 +263,7 @@ class _Split:
         }
         response = mean_response(at["r"].profiles, at["sa"].profiles)
         for group, expected, control in zip(cells.groups, response, at["sa"].profiles, strict=True):
-            self.fold.setdefault(group.of_control, np.expm1(expected) / np.maximum(np.expm1(control), scr.TINY))
+            self.fold.setdefault(self.name(group), np.expm1(expected) / np.maximum(np.expm1(control), TINY))
         sizes = {
             name: scr.corrected_effect(at[name], at[start], own)
             for name, start in (("p", "s"), ("r", "t"), ("a", "sa"), ("b", "sb"))
@@ -325,38 +300,62 @@ class _Split:
         for (system, metric), each in scores.items():
             found.add(system, metric, np.array(each))
 
-    def _tables(self, group: Group, real: dict[int, np.ndarray]) -> dict[str, scr.Different]:
+    def _tables(self, group: Group, real: dict[int, np.ndarray]) -> dict[str, Different]:
         """DE of the prediction, the mean response, the real cells and their halves, each from a half of the control."""
         cells, tested = self.cells, self.tested[group.of_control]
         start, other = (self._block(group, side) for side in (A, B))
 
-        def of(reader: Any, rows: np.ndarray, control: Any) -> scr.Different:
-            return scr.different(cells.per_million(reader(self._some(rows))), control, tested)
+        def of(rows: np.ndarray, control: _Block) -> Different:
+            some = self._some(rows)
+            return self._different(_Block(cells.per_million(cells.real(some)), cells.strata[some]), control, tested)
 
         return {
-            "guess": of(cells.drawn, self.mine(group), start),
+            "guess": self._guess(group, start, tested),
             "mean": self._mean(group, start, tested),
-            "truth": of(cells.real, group.real, other),
-            "a": of(cells.real, real[A], start),
-            "b": of(cells.real, real[B], other),
+            "truth": of(group.real, other),
+            "a": of(real[A], start),
+            "b": of(real[B], other),
         }
 
-    def _mean(self, group: Group, control: Any, tested: np.ndarray) -> scr.Different:
-        """DE of the mean response: control cells drawn anew, every gene of which changes by one factor."""
-        key = ("mean", group.of_control)
-        if key not in self._blocks:
-            n = int(np.median([len(each.real) for each in self.cells.groups]))
-            rows = self.rng.integers(control.shape[0], size=min(n, AT_MOST))
-            fold = self.fold[group.of_control]
-            drawn = control[rows].multiply(fold).tocsr() if hasattr(control, "multiply") else control[rows] * fold
-            self._blocks[key] = scr.different(drawn, control, tested)
-        return self._blocks[key]
+    def _different(self, some: _Block, control: _Block, tested: np.ndarray) -> Different:
+        """DE of cells; within places where these are asked for."""
+        return different(some.x, control.x, tested, (some.places, control.places) if self.cells.weighted else None)
 
-    def _block(self, group: Group, side: int) -> Any:
+    def _guess(self, group: Group, control: _Block, tested: np.ndarray) -> Different:
+        """DE of the prediction; where its places are not known, from some control cells in the real cells' proportions.
+
+        These are drawn without replacement: a test takes each for a cell of its own.
+        """
+        rows = self._some(self.mine(group))
+        x = self.cells.per_million(self.cells.drawn(rows))
+        if self._beside(group, rows).all():
+            return self._different(_Block(x, self.cells.places[rows]), control, tested)
+        some = in_proportion(control.places, self.cells.strata[group.real], self.rng)
+        return self._different(
+            _Block(x, np.zeros(len(rows), dtype=np.int64)), _Block(control.x[some], np.zeros_like(some)), tested
+        )
+
+    def _mean(self, group: Group, control: _Block, tested: np.ndarray) -> Different:
+        """DE of the mean response: control cells drawn anew, every gene of which changes by one factor."""
+        name = self.name(group)
+        if name not in self._means:
+            n = min(int(np.median([len(each.real) for each in self.cells.groups])), AT_MOST)
+            if self.cells.weighted:
+                weights = proportions(control.places, self.cells.strata[group.real])
+                rows = self.rng.choice(len(weights), size=n, p=weights / weights.sum())
+            else:
+                rows = self.rng.integers(control.x.shape[0], size=n)
+            drawn, fold = control.x[rows], self.fold[name]
+            drawn = drawn.multiply(fold).tocsr() if hasattr(drawn, "multiply") else drawn * fold
+            self._means[name] = self._different(_Block(drawn, control.places[rows]), control, tested)
+        return self._means[name]
+
+    def _block(self, group: Group, side: int) -> _Block:
         """Control cells of a half, per million, some of very many."""
         key = (group.of_control, side)
         if key not in self._blocks:
-            self._blocks[key] = self.cells.per_million(self.cells.real(self._some(self.control(group, side))))
+            rows = self._some(self.control(group, side))
+            self._blocks[key] = _Block(self.cells.per_million(self.cells.real(rows)), self.cells.strata[rows])
         return self._blocks[key]
 
     def _some(self, rows: np.ndarray) -> np.ndarray:

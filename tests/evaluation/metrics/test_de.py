@@ -95,8 +95,8 @@ def test_agreement_is_of_the_same_direction():
 
     ours = test([1.0, -1, 1, 1, 0.1], [0.01, 0.01, 0.01, 0.01, 0.9])
     theirs = test([1.0, 1, 1, 1, 1], [0.01, 0.01, 0.2, 0.3, 0.01])
-    found = de.agreement(ours, theirs)
+    found = de.counts(ours, theirs)
     assert (found["de_predicted"], found["de_real"]) == (4, 3)
-    assert found["de_ratio"] == pytest.approx(4 / 3) and found["de_jaccard"] == pytest.approx(1 / 5)
+    assert found["de_ratio"] == pytest.approx(4 / 3) and de.jaccard(ours, theirs) == pytest.approx(1 / 5)
     nothing = test([0.0], [1.0])
-    assert np.isnan(de.agreement(nothing, nothing)["de_jaccard"])
+    assert np.isnan(de.jaccard(nothing, nothing)) and np.isnan(de.counts(nothing, nothing)["de_ratio"])
