@@ -74,6 +74,10 @@ def check_interval(model: Model, asked: Intervention, how: How) -> None:
         raise UsageError(f"{shown} is no share from 0.5 up to below 1, such as 0.9")
     if over not in OVER:
         raise UsageError(f"{option('interval_over', over)} is none of {', '.join(OVER)}")
+    if model.continuous:
+        raise UsageError(
+            f"{shown}: intervals are of conditions that are categories, and {model.condition!r} is a number"
+        )
     known = model.record.calibration
     if known is None or model.calibration is None:
         mend = spoken(python="train(..., calibrate='cell_type')", command="cellalign train ... --calibrate cell_type")

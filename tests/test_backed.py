@@ -30,6 +30,18 @@ def test_every_function_takes_backed_cells(tiny, tmp_path, dense):
     assert len(cellalign.annotate(backed(), model, reference=backed(), label="cell_type")) == tiny.n_obs
 
 
+def test_every_function_takes_a_view_of_backed_cells(tiny, tmp_path):
+    """Latents were computed, and then could not be put into it."""
+    tiny.write_h5ad(tmp_path / "in.h5ad")
+    view = ad.read_h5ad(tmp_path / "in.h5ad", backed="r")[::2]
+    model = cellalign.train(view, condition="stim", method="cvae", epochs=1, settings={"hidden": [8]})
+    found = cellalign.embed(view, model)
+    np.testing.assert_array_equal(found.obsm["X_cvae"], model.embed(tiny[::2].copy()))
+    assert len(cellalign.annotate(view, model, reference=view, label="cell_type")) == view.n_obs
+    assert cellalign.counterfactual(view, model, to="stimulated").n_obs
+    assert len(cellalign.evaluate(found, condition="stim", panels=["probe"]).frame())
+
+
 @pytest.mark.parametrize("dense", [False, True])
 def test_every_function_takes_a_view(tiny, dense):
     if dense:

@@ -80,6 +80,21 @@ def test_pairs_among_the_cells_are_predicted_too_and_the_unknown_said(guides, ce
     assert "2 conditions of these cells were never trained on and are left out: g1+new, new" in caplog.text
 
 
+def test_source_cells_of_a_condition_never_trained_on_are_left_out_and_said(guides, cells, caplog):
+    """Asked for the control, which is known, it was refused for a condition of other cells."""
+    more = cells.copy()
+    names = more.obs["guide"].astype(str).to_numpy(dtype=object)
+    names[np.flatnonzero(names == "g3")[:4]] = "new"
+    more.obs["guide"] = names
+    with caplog.at_level("WARNING", logger="cellalign"):
+        found = guides.counterfactual(more, to="ctrl")
+    assert set(found.obs["guide_source"]) == {"g1", "g2", "g3"}
+    assert "4 cells of conditions never trained on are no source cells: new; name the source cells by" in caplog.text
+    more.obs["guide"] = "new"
+    with pytest.raises(InputError, match="'new' in column 'guide' was never trained on"):
+        guides.counterfactual(more, to="ctrl")
+
+
 def test_from_another_condition_all_holds_the_control(guides, cells):
     together = guides.counterfactual(cells, to="all", from_="g2")
     assert list(dict.fromkeys(together.obs["guide"])) == ["ctrl", "g1", "g3"]

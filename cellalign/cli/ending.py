@@ -103,6 +103,8 @@ def of_the_system(error: OSError) -> str:
     """What the system refused, of which file, and what to do: for errors that no task has put into words."""
     where = f" {error.filename!r}" if error.filename is not None else ""
     reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in FULL and not where:
+        return "cannot write: the disk of standard output, or that of temporary files (TMPDIR), is full; make room"
     if error.errno in FULL:
         return f"cannot write{where}: the disk is full; make room, or set TMPDIR to a folder on another disk"
     if "temporary directory" in reason:

@@ -68,7 +68,11 @@ def column(
     found = every.remove_categories(absent) if absent else every
     n_missing = int((found.codes < 0).sum())
     if n_missing and not missing:
-        infer = f", or infer them with {option('allow_missing_condition', True)}" if purpose == "condition" else ""
+        infer = (
+            f", or infer them with {option('allow_missing_condition', True)}, if the method can"
+            if purpose == "condition"
+            else ""
+        )
         raise InputError(
             f"{purpose} column {key!r} has {n_missing} missing values{_as_text(every, absent)}; fill them in or drop "
             f"those cells{infer}"

@@ -183,8 +183,9 @@ class Stored(ABC):
         return as_csr(whole, np.concatenate(columns), np.cumsum(np.concatenate(sizes)), self.shape[1])
 
     def __getitem__(self, asked: Any) -> Stored:
-        """Some rows, or some columns, still on disk."""
+        """Some rows, or some columns, still on disk; one alone is a matrix of one, as scipy has it."""
         rows, columns = asked if isinstance(asked, tuple) else (asked, slice(None))
+        rows, columns = ([i] if isinstance(i, (int, np.integer)) else i for i in (rows, columns))
         found: Stored = self
         if (chosen := _chosen(rows, self.shape[0])) is not None:
             found = Some(found, chosen)

@@ -35,7 +35,7 @@ from cellalign.engine.stacking import fit_stack
 from cellalign.engine.state import State
 from cellalign.errors import TrainingError, option
 from cellalign.methods.base import FitsInClosedForm, HasPlayers, Loss, Method, Player
-from cellalign.methods.capabilities import Stacks
+from cellalign.methods.capabilities import Passes, Stacks
 from cellalign.nn.minibatch import Minibatch
 from cellalign.nn.products import products_in
 from cellalign.nn.share import sharing
@@ -175,11 +175,23 @@ class _Run:
             self.method.load_state_dict(self.best)
         self.method.eval().requires_grad_(True)
         if isinstance(self.method, FitsInClosedForm):
-            # shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types
-            rows = shuffled(self.train, self.plan.batch_size, self.shuffler, *self.state.order)
             with torch.no_grad():
-                self.method.fit_closed_form(lambda: brought(self.cells.batches(rows), self.device))
+                self.method.fit_closed_form(self.passes())
         return self.state
+
+    def passes(self) -> Passes:
+        """All training cells for a closed form, once more whenever they are asked for, always in one order.
+
+        Shuffled: where a file is sorted by type, a batch of neighbours tells nothing of the spread between types.
+        """
+        usual = torch.Generator()
+        usual.set_state(self.shuffler.get_state())
+        size, places = self.plan.batch_size, None
+        rows = shuffled(self.train, size, self.shuffler, *self.state.order)
+        if self.state.order:
+            in_memory = torch.cat(shuffled(self.train, size, usual))
+            places = torch.cat(rows).argsort()[torch.searchsorted(self.train.sort().values, in_memory)].to(self.device)
+        return Passes(lambda: brought(self.cells.batches(rows), self.device), places)
 
     def train_on(self) -> None:
         """Epoch after epoch from where the state is; back and on from there where it diverges."""

@@ -23,6 +23,31 @@ if TYPE_CHECKING:
 Batches = Callable[[], Iterator[Minibatch]]
 
 
+class Passes:
+    """Batches of the same cells in the same order, as often as they are asked for.
+
+    Attributes
+    ----------
+    places : Tensor [n], optional
+        Of cells that are read from disk, in blocks: where each of the order in memory is found among them.
+    """
+
+    def __init__(self, batches: Batches, places: Tensor | None = None) -> None:
+        self.batches, self.places = batches, places
+
+    def __call__(self) -> Iterator[Minibatch]:
+        """One pass over them."""
+        return self.batches()
+
+
+def as_in_memory(batches: Batches) -> Tensor | None:
+    """Places [n] by which values of all cells come into the order that they have in memory; None where they are in it.
+
+    What starts from the first cells, or draws among them, would give another result wherever the cells lie.
+    """
+    return batches.places if isinstance(batches, Passes) else None
+
+
 @dataclass(frozen=True)
 class Loss:
     """The scalar to minimise, and its named parts for history.csv (detached scalars).

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from cellalign.errors import UsageError
 from cellalign.methods.base import CONDITION, Distribution, Latent, Layout, Minibatch, Point, Role
-from cellalign.methods.capabilities import Batches
+from cellalign.methods.capabilities import Batches, as_in_memory
 from cellalign.methods.pca import OVERSAMPLING, PCA, leading_subspace
 
 MOST_CLUSTERS = 100  # where their number follows from the cells
@@ -106,17 +106,21 @@ class Celligner(PCA):
             return torch.cat([self.coordinates(batch) for batch in batches()])
 
         condition = torch.cat([batch.condition for batch in batches()])
+        order = as_in_memory(batches)
+        order = torch.arange(len(condition), device=condition.device) if order is None else order
         stays = condition == self.base
         self.directions.zero_()
         self.mean.copy_(torch.stack([batch.x.sum(0) for batch in batches()]).sum(0) / len(condition))
         if self.directions.shape[1]:
             super().fit_closed_form(cells)
-            found = self.contrast(cells, coordinates(), condition)
+            cluster = torch.zeros_like(condition)
+            cluster[order] = self.clustered(coordinates()[order], condition[order])
+            found = self.contrast(cells, cluster, condition)
             self.directions[:, : found.shape[1]] = found
             if stays.any():  # a cell rebuilt from its components has the reference's mean along the directions
                 self.mean += self.directions @ coordinates()[stays, self.components.shape[1] :].mean(0)
         super().fit_closed_form(cells)
-        self.align(coordinates(), condition)
+        self.align(coordinates()[order], condition[order])
 
     @property
     def basis(self) -> Tensor:
@@ -147,13 +151,13 @@ class Celligner(PCA):
             first += wanted
         return cluster
 
-    def contrast(self, cells: Batches, y: Tensor, condition: Tensor) -> Tensor:
+    def contrast(self, cells: Batches, cluster: Tensor, condition: Tensor) -> Tensor:
         """Contrastive directions [G, at most contrastive * (K - 1)] of all conditions, orthonormal or zero.
 
         Those of a condition are the eigenvectors, by size of eigenvalue, of its covariance within clusters less the
         reference's. Neither matrix is formed.
         """
-        cluster, k = self.clustered(y, condition), self.layout.n_conditions
+        k = self.layout.n_conditions
         sizes = torch.bincount(cluster)
         owner = torch.zeros_like(sizes).index_copy_(0, cluster, condition)[sizes > 0]
         freedom = torch.bincount(condition, minlength=k) - torch.bincount(owner, minlength=k)
@@ -162,7 +166,7 @@ class Celligner(PCA):
         if not others:
             return self.directions[:, :0]
         parts = cluster.split([len(batch) for batch in cells()])
-        centres = torch.zeros(len(sizes), len(self.centre), device=y.device)
+        centres = torch.zeros(len(sizes), len(self.centre), device=cluster.device)
         for batch, ids in zip(cells(), parts, strict=True):
             centres.index_add_(0, ids, batch.x / sizes[ids, None])
 
@@ -178,7 +182,7 @@ class Celligner(PCA):
             return product
 
         width = min(len(self.centre), self.hp.contrastive + OVERSAMPLING)
-        start = torch.randn(len(others), len(self.centre), width, device=y.device)
+        start = torch.randn(len(others), len(self.centre), width, device=cluster.device)
         basis = leading_subspace(difference, start)
         values, vectors = torch.linalg.eigh(basis.mT @ difference(basis))
         order = values.abs().argsort(1, descending=True)[:, None, : self.hp.contrastive]

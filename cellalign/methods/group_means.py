@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cellalign.group_changes import Known
 from cellalign.methods.base import BATCH, COVARIATE, LABEL, Layout, Minibatch
-from cellalign.methods.capabilities import Batches
+from cellalign.methods.capabilities import Batches, as_in_memory
 
 MOST_VALUES = 12  # of a condition that is a number; more are pooled into as many
 SPLITS = 3
@@ -111,8 +111,11 @@ class GroupMeans(nn.Module):
         rows = self.of(self.source)
         half = torch.full((len(codes), SPLITS), -1, device=codes.device)
         generator = torch.Generator().manual_seed(0)
+        places = as_in_memory(batches)
+        rank = torch.arange(len(codes), device=codes.device) if places is None else places.argsort()
         for row in rows.tolist():
             own = (place == row).nonzero()[:, 0]
+            own = own[rank[own].argsort()]
             for split in range(SPLITS):
                 order = torch.randperm(len(own), generator=generator).to(own.device)
                 half[own[order], split] = (torch.arange(len(own), device=own.device) >= len(own) // 2).long()

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cellalign.methods.base import CONDITION, Distribution, Latent, Layout, Minibatch, Point, Role
-from cellalign.methods.capabilities import Batches
+from cellalign.methods.capabilities import Batches, as_in_memory
 from cellalign.methods.pca import OVERSAMPLING, PCA, leading_subspace
 from cellalign.methods.states import SoftClusters, some
 
@@ -72,6 +72,8 @@ class Lemur(PCA):
         self.find_bases(batches, counts)
         z = torch.cat([self.raw(batch) for batch in batches()])
         condition = torch.cat([batch.condition for batch in batches()])
+        places = as_in_memory(batches)
+        z, condition = (z, condition) if places is None else (z[places], condition[places])
         sample = some(z)
         z, condition = z[sample], condition[sample]
         clusters = SoftClusters(z, condition, self.hp.clusters)

@@ -30,7 +30,7 @@ from cellalign.group_changes import (
     soft_choice,
 )
 from cellalign.methods.base import CONDITION, Distribution, Layout, Minibatch, Point, Role
-from cellalign.methods.capabilities import Batches
+from cellalign.methods.capabilities import Batches, as_in_memory
 from cellalign.methods.group_means import GroupMeans, Halves
 from cellalign.methods.pca import PCA
 from cellalign.methods.states import states
@@ -97,6 +97,8 @@ class Local(PCA):
         """Clusters that stand for cell types."""
         y = torch.cat([self.embedding(batch) for batch in batches()])
         condition = torch.cat([self.groups.conditions(batch.condition) for batch in batches()])
+        places = as_in_memory(batches)
+        y, condition = (y, condition) if places is None else (y[places], condition[places])
         self.centres, self.levels = states(y, condition, self.hp.states)
 
     def state(self, batch: Minibatch) -> Tensor:

@@ -38,7 +38,9 @@ def counterfactual(
             read=_one_or_several,
         ),
     ],
-    from_: Annotated[str | None, Option("Condition of the source cells [the control].", metavar="VALUE")] = None,
+    from_: Annotated[
+        str | None, Option("Condition of the source cells [the control; of a number any].", metavar="VALUE")
+    ] = None,
     where: Annotated[
         Mapping[str, str] | Sequence[str] | None, replace(o.WHERE, help="Only these source cells (repeatable).")
     ] = None,

@@ -66,10 +66,10 @@ def embed(
     Returns
     -------
     AnnData
-        With obsm["X_<method>"] (of draws "X_<method>_draw"), float32 [n_cells, n_latent], what else the method embeds,
-        its provenance in uns["cellalign"], where conditions may be missing those inferred in obs, and of the training
-        cells obs["<method>_split"]: trained, validation or held out, so that `evaluate` scores mixing on validation
-        cells.
+        These cells, or of a view of a file a copy in memory, with obsm["X_<method>"] (of draws "X_<method>_draw"),
+        float32 [n_cells, n_latent], what else the method embeds, its provenance in uns["cellalign"], where conditions
+        may be missing those inferred in obs, and of the training cells obs["<method>_split"]: trained, validation or
+        held out, so that `evaluate` scores mixing on validation cells.
 
     Raises
     ------
@@ -84,6 +84,8 @@ def embed(
 
     machine: dict[str, Any] = {"device": device, "threads": threads}
     read: dict[str, Any] = {"missing_genes": missing_genes, "unseen": unseen}
+    if adata.isbacked and adata.is_view:  # nothing can be put into one
+        adata = adata.to_memory()
     found = model.embeddings(adata, **read, draw=draw, seed=seed, batch_size=batch_size, **machine)
     adata.obsm.update(found)
     split, column = model.split(adata), f"{model.embedding_key.removeprefix('X_')}_split"

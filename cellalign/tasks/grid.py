@@ -26,7 +26,7 @@ def of_preset(method: str, preset: str | None) -> Mapping[str, Sequence[Any]]:
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every combination of the settings' values.
+    """Every combination of the settings' values, none of them twice: 1 and 1.0 are one value.
 
     Raises
     ------
@@ -35,8 +35,18 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """
     if not grid or not all(grid.values()):
         raise UsageError(f"{option('grid', hint='KEY=VALUE,VALUE')} is needed with at least one setting and value")
-    for values in itertools.product(*grid.values()):
+    for values in itertools.product(*map(_once, grid.values())):
         yield dict(zip(grid, values, strict=True))
+
+
+def _once(values: Sequence[Any]) -> list[Any]:
+    """Values, those left out that came before."""
+    return [value for i, value in enumerate(values) if not any(_same(value, before) for before in values[:i])]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values of a setting are one; true is not 1."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def tried_of(

@@ -229,6 +229,27 @@ def test_the_panel_counts_what_lies_inside(donors):
     assert mean["coverage_all"] == inside
 
 
+def test_the_panel_takes_a_prediction_whose_layers_are_on_disk(donors, tmp_path):
+    """It asked for one row of a layer by its number, and ended with a TypeError."""
+    model = cellalign.train(donors, **KNOWN, holdout=["donor=d2,stim=stimulated"])
+    found = model.counterfactual(donors, to="stimulated", interval=0.9, where=["donor=d2"])
+    found.write_h5ad(tmp_path / "found.h5ad")
+    left = cellalign.read(tmp_path / "found.h5ad", stream=True)
+    asked = {"against": donors, "condition": "stim", "label": "cell_type", "panels": ["intervals"]}
+    rows, expected = (cellalign.evaluate(each, **asked).frame() for each in (left, found))
+    assert rows["value"].equals(expected["value"])
+
+
+def test_a_number_has_no_intervals(donors):
+    """The advice was to calibrate by a column, which is refused of a number."""
+    donors.obs["dose"] = np.where(donors.obs["stim"] == "control", 0.0, 1.0)
+    model = cellalign.train(donors, method="local", condition="dose", continuous=True, label="cell_type")
+    with pytest.raises(
+        UsageError, match=r"interval=0.9: intervals are of conditions that are categories, and 'dose' is"
+    ):
+        model.counterfactual(donors, to=1, from_=0, interval=0.9)
+
+
 def shifts(found, against):
     """Rows of the mean shift by group and metric, and what is noted."""
     result = cellalign.evaluate(found, against=against, condition="stim", panels=["intervals"])

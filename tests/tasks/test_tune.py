@@ -204,6 +204,14 @@ def test_too_few_validation_cells_are_said(tiny):
         )
 
 
+def test_a_value_that_is_given_twice_is_tried_once():
+    from cellalign.tasks.grid import combinations
+
+    assert list(combinations({"beta": [1, 1.0, 2], "batch_norm": [True, 1]})) == [
+        {"beta": beta, "batch_norm": norm} for beta in (1, 2) for norm in (True, 1)
+    ]
+
+
 def test_a_presets_grid_is_the_papers_where_none_is_given():
     from cellalign.tasks.grid import of_preset
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from cellalign.data.columns import column
 from cellalign.data.fields.column import Column
 from cellalign.data.values import Known, combined, joined, known, listed, value_of
-from cellalign.errors import InputError, nearest
+from cellalign.errors import InputError, nearest, option
 from cellalign.nn.minibatch import CONDITION, LABEL, Role
 
 if TYPE_CHECKING:
@@ -165,22 +165,23 @@ class Categorical(Column):
         elif self.role == CONDITION:
             others = [name for name in self.categories if name not in targets]
             origin = self.reference if self.reference in others else others[0] if len(others) == 1 else None
-        # of cells that have one value, what the others have does not matter
-        codes = self._codes_of_sources(cells, strict=self.role == CONDITION and origin is None)
-        if origin is not None:
-            return codes == self.code(origin), origin
-        return ~np.isin(codes, [self.code(name) for name in targets]) & (codes >= -1), ""
-
-    def _codes_of_sources(self, cells: AnnData, *, strict: bool) -> np.ndarray:
-        """Codes [n], -1 for values never trained on, which only are taken where not strict; -2 where there is none."""
         values = column(cells.obs, self.name, purpose=self.role, missing=True, named=self.named)
-        codes = self.known.codes(list(values.categories))
-        if strict:
-            self.check_known(values.categories[codes < 0])
-        n = int((values.codes < 0).sum())
+        known_as = self.known.codes(list(values.categories))
+        codes = np.append(known_as, -2)[values.codes]  # -1 for values never trained on, -2 where there is none
+        n = int((codes == -2).sum())
         if n:
             log.info("%d cells have no %s %r and are left out", n, self.role, self.name)
-        return np.append(codes, -2)[values.codes]
+        if origin is not None:  # what the other cells have does not matter
+            return codes == self.code(origin), origin
+        every = ~np.isin(codes, [self.code(name) for name in targets]) & (codes >= -1)
+        if self.role == CONDITION and (new := every & (codes < 0)).any():
+            names = [str(name) for name in values.categories[known_as < 0]]
+            if not (every & ~new).any():
+                self.check_known(names)
+            said = f"{int(new.sum())} cells of conditions never trained on are no source cells: {listed(names, 10)}"
+            log.warning("%s; name the source cells by %s", said, option("from_", hint="VALUE"))
+            every &= ~new
+        return every, ""
 
     def replaced(self, obs: pd.DataFrame, value: Any) -> Any:
         """A categorical of the known categories, and of "a+b" where it is both."""

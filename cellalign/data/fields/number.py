@@ -18,7 +18,7 @@ from torch import Tensor
 from cellalign.data.columns import numbers
 from cellalign.data.fields.column import Numeric, as_number, check_size
 from cellalign.data.values import number_of
-from cellalign.errors import InputError
+from cellalign.errors import InputError, option
 from cellalign.nn.minibatch import CONDITION, Role
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class Number(Numeric):
     def sources(self, cells: AnnData, value: Any, origin: str | None) -> tuple[np.ndarray, str]:
         """The cells of one value, or all."""
         if origin is None:
+            whatever = f"whatever their {self.name!r}; {option('from_', hint='VALUE')} takes those of one value"
+            log.info("the source cells are all %d cells, %s", cells.n_obs, whatever)
             return np.ones(cells.n_obs, dtype=bool), ""
         return np.isclose(numbers(cells.obs, self.name, missing=True), as_number(origin, self.name, "from_")), origin
 

@@ -89,6 +89,9 @@ def _check_matrices(parts: Sequence[AnnData], names: Sequence[str]) -> None:
     """Refuse files of which one lacks what another has: a matrix is never filled with zeros, nor two kinds mixed."""
     from cellalign.data.matrices import is_counts
 
+    for part, name in zip(parts, names, strict=True):
+        if not part.n_obs:
+            raise InputError(f"{name} has no cells; leave it out")
     with_x = [part.X is not None for part in parts]
     counted = [COUNTS in part.layers for part in parts]
     for there, what in ((with_x, "X"), (counted, f"layer {COUNTS!r}")):

@@ -10,6 +10,7 @@ import numpy as np
 
 from cellalign.calibration import APART, FEWEST, Asked, Groups, TooFewGroups, interval
 from cellalign.data.columns import column
+from cellalign.data.stored import rows_in
 from cellalign.errors import InputError, option
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
 from cellalign.evaluation.inputs import Inputs, NotApplicable
@@ -123,7 +124,7 @@ class Intervals(Panel):
         held_out = np.asarray(adata.obs.get("held_out", np.zeros(adata.n_obs)), dtype=bool)
         for name, cells in everything.items():
             rows = np.flatnonzero(labels == ("all" if combined else name))
-            ends = [np.asarray(adata.layers[layer][rows[0]]).ravel() for layer in ("lower", "upper")]
+            ends = [res.dense(rows_in(adata.layers[layer], rows[:1])).ravel() for layer in ("lower", "upper")]
             real, start = cells.real.mean(0), cells.control.mean(0)
             genes = {"de": res.de_genes(cells.control, cells.real, APART)}
             mine = {"top": _largest(cells.predicted.mean(0) - start), **genes}
