@@ -310,6 +310,8 @@ def training_rows(adata: AnnData, holdout: Sequence[str], control: str | None) -
     """Mask [n] of the cells that are not held out; InputError where next to none is left."""
     from cellalign.data.split import held_out
 
+    if not adata.n_obs:
+        raise InputError("the input has no cells")
     trained_on = ~held_out(adata.obs, holdout, control=control)
     if trained_on.sum() < MIN_TRAINING_CELLS:
         raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
