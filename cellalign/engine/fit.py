@@ -140,6 +140,7 @@ class _Run:
         self.plan, self.state = plan, State(order=self.cells.order)
         self.optimisers = {name: self.optimiser(player) for name, player in self.players.items()}
         self.epochs = plan.resolve_epochs(len(self.train)) if self.players else 0
+        self.warmup_epochs = plan.resolve_warmup(self.epochs)
         self.steps_per_epoch = max(1, math.ceil(len(self.train) / plan.batch_size))
         self.shuffler = torch.Generator().manual_seed(self.seed)
         self.losses: list[dict[str, Tensor]] = []  # of the epoch that is begun
@@ -284,7 +285,7 @@ class _Run:
         """Whether the validation loss has not improved for `patience` of the planned epochs."""
         if not (self.plan.early_stopping and len(self.validation)):
             return False
-        waited = self.state.epoch - max(self.state.best_epoch, self.plan.warmup_epochs)
+        waited = self.state.epoch - max(self.state.best_epoch, self.warmup_epochs)
         return waited > max(10, self.plan.patience * self.epochs)
 
     def epoch(self) -> dict[str, float]:
@@ -295,7 +296,7 @@ class _Run:
             self.train_mode()
             self.method.on_epoch_start(state.epoch / self.epochs, 1 / self.epochs)
             self.rows = self.rows_of_batches()
-        warmup = min(1.0, (state.epoch + 1) / (self.plan.warmup_epochs + 1))
+        warmup = min(1.0, (state.epoch + 1) / (self.warmup_epochs + 1))
         for batch, n in self.sharing.batches(self.cells, self.rows, state.batch):
             self.losses.append(self.step(batch, warmup, n))
             state.batch += 1
@@ -412,7 +413,7 @@ class _Run:
 
     def keep_best(self, loss: float) -> None:
         """Remember the weights where they are the best so far; warm-up epochs do not count."""
-        if self.state.epoch <= self.plan.warmup_epochs or not loss < self.state.best_loss:
+        if self.state.epoch <= self.warmup_epochs or not loss < self.state.best_loss:
             return
         self.state.best_loss, self.state.best_epoch = loss, self.state.epoch
         current = self.method.state_dict()

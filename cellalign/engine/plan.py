@@ -26,7 +26,10 @@ class Plan(BaseModel):
     weight_decay: float = Field(0.01, ge=0, le=1, description="decoupled weight decay of AdamW")
     adam_eps: float = Field(1e-8, gt=0, le=1, description="epsilon of AdamW")
     schedule: Literal["one-cycle", "cosine", "constant"] = Field("one-cycle", description="learning-rate schedule")
-    warmup_epochs: int = Field(0, ge=0, description="epochs over which the KL term rises to its weight")
+    warmup_epochs: int | None = Field(
+        None, ge=0, description="epochs over which the KL term rises to its weight; null goes by warmup_share"
+    )
+    warmup_share: float = Field(0.0, ge=0, lt=1, description="the same, as a share of the epochs")
     validation: float = Field(0.1, ge=0, lt=1, description="share of cells kept for validation")
     early_stopping: bool = Field(True, description="stop when validation loss no longer falls")
     precision: Precision = Field(
@@ -48,6 +51,10 @@ class Plan(BaseModel):
         steps = STEPS * max(1.0, math.sqrt(n_cells / 2000))
         steps = {"steps": steps, "fewer-steps": steps - FEWER, "half-steps": steps / 2}[self.epoch_rule]
         return max(10, math.ceil(steps / max(1, math.ceil(n_cells / self.batch_size))))
+
+    def resolve_warmup(self, epochs: int) -> int:
+        """Epochs of so many over which the KL term rises."""
+        return int(self.warmup_share * epochs) if self.warmup_epochs is None else self.warmup_epochs
 
     def learning_rate(self, step: int, n_steps: int) -> float:
         """Learning rate of a step: a pure function, so that a resumed run needs no scheduler state."""

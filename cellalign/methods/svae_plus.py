@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cellalign.methods.svae import SVAE
-from cellalign.methods.vae import COUNT_PLAN
 
 
 class SVAEPlus(SVAE):
@@ -26,7 +25,7 @@ class SVAEPlus(SVAE):
     reference = "Lopez et al. 2023"
     shares_batches = True
     # half the steps at twice the rate find the same latents and graph (benchmarks/README.md); sVAE's graph they do not
-    plan_defaults: ClassVar = COUNT_PLAN | {"lr": 8e-3, "epoch_rule": "half-steps"}
+    plan_defaults: ClassVar = SVAE.plan_defaults | {"lr": 8e-3, "epoch_rule": "half-steps"}
 
     class Hyperparameters(SVAE.Hyperparameters):
         """Its prior's strength; `rotate_at: []` is the paper's gradient descent alone."""

@@ -146,6 +146,14 @@ def test_epochs_grow_with_the_data():
     assert all(half.resolve_epochs(n) == -(-plan.resolve_epochs(n) // 2) for n in (500, 2_000, 20_000, 100_000))
 
 
+def test_warm_up_goes_by_a_share_of_the_epochs_where_no_number_is_given():
+    assert Plan().resolve_warmup(30) == 0 and Plan(warmup_share=0.33).resolve_warmup(30) == 9
+    assert (
+        Plan(warmup_share=0.33, warmup_epochs=0).resolve_warmup(30) == 0
+        and Plan(warmup_epochs=4).resolve_warmup(2) == 4
+    )
+
+
 def test_devices():
     assert pick_device("cpu").type == "cpu"
     assert pick_device("auto").type in {"cpu", "cuda", "mps"}
