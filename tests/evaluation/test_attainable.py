@@ -93,7 +93,12 @@ def cell_type(seed, effect=0.0, n=60, genes=1500, n_real=None):
 
 
 @pytest.mark.parametrize(
-    ("n", "n_real", "effect"), [(60, 60, 0.3), (60, 60, 0.1), (40, 800, 0.3), (600, 60, 0.3), (200, 200, 0.3)]
+    ("n", "n_real", "effect"),
+    [
+        (60, 60, 0.3),
+        (40, 400, 0.3),
+        *(pytest.param(*of, marks=pytest.mark.slow) for of in ((60, 60, 0.1), (600, 60, 0.3), (200, 200, 0.3))),
+    ],
 )
 def test_an_oracle_reaches_what_is_attainable_and_does_not_pass_it(n, n_real, effect):
     passed = {"r_change_all": [], "r_change_de": []}

@@ -9,6 +9,8 @@ import yaml
 from support import layout, minibatch, to
 
 import cellalign
+from cellalign import simulate
+from cellalign.evaluation.metrics.identifiability import pearson_mcc
 from cellalign.methods.ivae import outliers
 from cellalign.methods.registry import get
 from cellalign.nn.distributions import log_normal
@@ -261,3 +263,14 @@ def test_gradient_descent_alone_is_still_there(shifts):
     settings = {"latent_dim": 4, "hidden": [32], "epochs": 3, "rotate_at": []}
     model = cellalign.train(train, method="svae+", condition="perturbation", settings=settings)
     assert model.record.hyperparameters["rotate_at"] == []
+
+
+@pytest.mark.slow
+def test_no_latent_collapses_on_a_seed_that_lost_two():
+    """With the KL's whole weight from the start two of 15 latents had no spread and no edge (MCC 0.77)."""
+    shifts = simulate.sparse_shift(variant="code", n_heldout=20, seed=0)
+    train = shifts[shifts.obs["split"] == "train"].copy()
+    settings = {"latent_dim": 15}
+    model = cellalign.train(train, method="svae+", condition="perturbation", settings=settings, seed=4, threads=1)
+    z = model.embed(train)
+    assert z.std(0).min() > 0.5 and pearson_mcc(z, train.obsm["truth"]) > 0.91
