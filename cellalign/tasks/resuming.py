@@ -93,10 +93,26 @@ class Resuming:
         from cellalign.engine.ranks import current
         from cellalign.model import load
 
-        if self.model is None or not current().told(lambda: self.is_complete(record)):
+        def there() -> bool:
+            found = self.is_complete(record)
+            if found:
+                self._tidy(record)
+            return found
+
+        if self.model is None or not current().told(there):
             return None
         log.info("%s", self.said_complete)
         return load(Path(self.model))
+
+    def _tidy(self, record: ModelRecord) -> None:
+        """Throw away the state of the run that gave the model, if it was ended before it did so itself."""
+        checkpoint = self._checkpoint(record)
+        try:
+            if checkpoint.exists():
+                checkpoint.check(checkpoint.kept())
+        except ModelError:  # another run's, or damaged
+            return
+        checkpoint.remove()
 
     @property
     def said_complete(self) -> str:

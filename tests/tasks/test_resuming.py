@@ -1,6 +1,7 @@
 """A training meets a run of the same name: one cut off, one complete, one that is going on."""
 
 import logging
+import shutil
 
 import pytest
 
@@ -68,6 +69,26 @@ def test_a_job_tried_again_starts_goes_on_or_is_done(tiny, tmp_path, caplog):
     with pytest.raises(UsageError, match="exists; pass force=True"):
         train(tiny, tmp_path, seed=1, **again)
     assert train(tiny, tmp_path, seed=1, force=True, **again).record.seed == 1
+
+
+def test_what_a_run_left_that_was_killed_between_its_model_and_its_state_is_thrown_away(tiny, cut_off):
+    """The next run found the model complete, and the state stayed for ever."""
+    shutil.copytree(cut_off / "m.partial", cut_off / "kept")
+    train(tiny, cut_off, auto_resume=True)
+    (cut_off / "kept").rename(cut_off / "m.partial")
+    train(tiny, cut_off, auto_resume=True)
+    assert [p.name for p in cut_off.iterdir()] == ["m"]
+    (cut_off / "m.partial").mkdir()  # killed before the folder was gone
+    train(tiny, cut_off, auto_resume=True)
+    assert [p.name for p in cut_off.iterdir()] == ["m"]
+
+
+def test_beside_a_complete_model_another_runs_state_stays(tiny, cut_off):
+    shutil.copytree(cut_off / "m.partial", cut_off / "kept")
+    train(tiny, cut_off, seed=1, restart=True)
+    (cut_off / "kept").rename(cut_off / "m.partial")
+    train(tiny, cut_off, seed=1, auto_resume=True)
+    assert (cut_off / "m.partial" / "state.safetensors").exists()
 
 
 def test_a_run_goes_on_with_another_rate_or_more_epochs(tiny, cut_off, caplog):
