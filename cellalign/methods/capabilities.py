@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from cellalign.nn.distributions import Distribution
@@ -40,12 +41,13 @@ class Passes:
         return self.batches()
 
 
-def as_in_memory(batches: Batches) -> Tensor | None:
-    """Places [n] by which values of all cells come into the order that they have in memory; None where they are in it.
+def as_in_memory(batches: Batches, values: Tensor) -> Tensor:
+    """Places [n] by which values of all cells [n, ...] come into the order that they have in memory.
 
     What starts from the first cells, or draws among them, would give another result wherever the cells lie.
     """
-    return batches.places if isinstance(batches, Passes) else None
+    places = batches.places if isinstance(batches, Passes) else None
+    return torch.arange(len(values), device=values.device) if places is None else places
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,7 @@ class Celligner(PCA):
             return torch.cat([self.coordinates(batch) for batch in batches()])
 
         condition = torch.cat([batch.condition for batch in batches()])
-        order = as_in_memory(batches)
-        order = torch.arange(len(condition), device=condition.device) if order is None else order
+        order = as_in_memory(batches, condition)
         stays = condition == self.base
         self.directions.zero_()
         self.mean.copy_(torch.stack([batch.x.sum(0) for batch in batches()]).sum(0) / len(condition))

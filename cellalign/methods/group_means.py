@@ -111,8 +111,7 @@ class GroupMeans(nn.Module):
         rows = self.of(self.source)
         half = torch.full((len(codes), SPLITS), -1, device=codes.device)
         generator = torch.Generator().manual_seed(0)
-        places = as_in_memory(batches)
-        rank = torch.arange(len(codes), device=codes.device) if places is None else places.argsort()
+        rank = as_in_memory(batches, codes).argsort()
         for row in rows.tolist():
             own = (place == row).nonzero()[:, 0]
             own = own[rank[own].argsort()]

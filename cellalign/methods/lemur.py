@@ -72,10 +72,8 @@ class Lemur(PCA):
         self.find_bases(batches, counts)
         z = torch.cat([self.raw(batch) for batch in batches()])
         condition = torch.cat([batch.condition for batch in batches()])
-        places = as_in_memory(batches)
-        z, condition = (z, condition) if places is None else (z[places], condition[places])
-        sample = some(z)
-        z, condition = z[sample], condition[sample]
+        order = as_in_memory(batches, z)[some(z)]
+        z, condition = z[order], condition[order]
         clusters = SoftClusters(z, condition, self.hp.clusters)
         for _ in range(ROUNDS):
             self.align(z, condition, clusters.of(self.moved(z, condition)))

@@ -97,9 +97,8 @@ class Local(PCA):
         """Clusters that stand for cell types."""
         y = torch.cat([self.embedding(batch) for batch in batches()])
         condition = torch.cat([self.groups.conditions(batch.condition) for batch in batches()])
-        places = as_in_memory(batches)
-        y, condition = (y, condition) if places is None else (y[places], condition[places])
-        self.centres, self.levels = states(y, condition, self.hp.states)
+        order = as_in_memory(batches, y)
+        self.centres, self.levels = states(y[order], condition[order], self.hp.states)
 
     def state(self, batch: Minibatch) -> Tensor:
         """The cluster of each cell, [B]."""
