@@ -3,6 +3,7 @@
     sh benchmarks/peers/make.sh FOLDER
     python benchmarks/peers/compare.py kang_2k.h5ad --peers FOLDER --methods local scgen trvae comp linear
     python benchmarks/peers/compare.py kang_2k.h5ad --peers FOLDER --only cellflow --types B NK --seeds 0 1 2
+    python benchmarks/peers/compare.py kang_2k.h5ad --methods "auto members=local,scgen,trvae"
     python benchmarks/peers/compare.py --csv peers.csv --table              # of what is there, nothing is run
 
 Each type's stimulated cells are left out in turn, of the file that a runner is given, and predicted from its control
@@ -107,14 +108,16 @@ def rows_of(
     written: anndata.AnnData, cells: anndata.AnnData, key: dict[str, object], took: dict[str, float]
 ) -> Iterator[dict[str, object]]:
     """A row for each prediction that a runner wrote, and those of the baselines (once a type and seed)."""
-    took = took | {"fit": json.loads(written.uns["peer"])["seconds"]}
+    said = json.loads(written.uns["peer"])
+    took = took | {"fit": said["seconds"]}
     held = str(key["type"])
     for name in [AS_IT_IS, *written.layers]:
         predicted = anndata.AnnData(written.X if name == AS_IT_IS else written.layers[name], obs=written.obs.copy())
         predicted.var_names = written.var_names
         for system, values in scored(predicted, cells, held).items():
             if system == "prediction":
-                yield key | {"wrote": name} | took | values | {SHARED: shared(predicted, cells, held)}
+                found = {"findings": (said.get("settings") or {}).get("findings", "")}
+                yield key | {"wrote": name} | took | found | values | {SHARED: shared(predicted, cells, held)}
             elif name == AS_IT_IS:
                 yield key | {"method": system, "wrote": "baseline"} | values
 

@@ -1,6 +1,6 @@
 """A method of cellalign with its defaults, in the place of a peer; see shared.py.
 
-python run_cellalign.py METHOD cells.h5ad predicted.h5ad
+python run_cellalign.py "METHOD [SETTING=VALUE ...]" cells.h5ad predicted.h5ad
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def predict(
     method: str, cells: anndata.AnnData, seed: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, object]]:
     """What the method writes (of log expression the residual transfer), and the decoded mean where there is one."""
-    model = cellalign.train(cells, method=method, condition=CONDITION, label=LABEL, seed=seed)
+    name, *changed = method.split()
+    settings = dict(item.split("=", 1) for item in changed)
+    model = cellalign.train(cells, method=name, condition=CONDITION, label=LABEL, seed=seed, settings=settings)
     source = cells[cells.obs["predict"].to_numpy(dtype=bool)].copy()
     asked: dict[str, Any] = {"to": TARGET, "from_": CONTROL, "seed": seed}
     x = dense(cellalign.counterfactual(source, model, **asked).X)
@@ -35,7 +37,7 @@ def predict(
         others = {} if np.array_equal(x, decoded) else {"decoded": decoded}
     except CellalignError:
         pass  # a closed form has nothing to decode
-    return x, others, {"method": method}
+    return x, others, {"method": name, "findings": "; ".join(model.method.findings())}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from cellalign.data.counts import NoCounts, Place, find_counts, find_log
 from cellalign.data.facts import sums_of
 from cellalign.data.integers import largest
 from cellalign.data.matrices import check_names
+from cellalign.data.split import held_out, rows_left
 from cellalign.data.stored import Held, Stored, read_once
 from cellalign.data.streamed import cells_with
 from cellalign.data.variable_genes import variable_genes
@@ -27,6 +29,7 @@ log = logging.getLogger("cellalign")
 EXACT = 2**24  # integers up to this are exact in float32
 USUAL_SUM = 1e4  # to which fractions are brought
 QUALITY = ("n_counts", "n_genes")  # columns of obs
+HELPED = "held-out cells helped to choose this file's genes and total; preprocess with %s, or raw counts, would not"
 LEAST, MOST = 1e-6, 1e15  # of a target sum: beyond, variances are none that float32 holds
 
 
@@ -41,6 +44,7 @@ def preprocess(
     layer: str | None = None,
     raw: bool = False,
     rounded: bool = False,
+    holdout: Sequence[str] = (),
     judged: np.ndarray | None = None,
 ) -> AnnData:
     """Normalise, log-transform, select highly variable genes; `tasks.preprocess.preprocess` says what each means.
@@ -48,10 +52,14 @@ def preprocess(
     Parameters
     ----------
     judged : bool array [n], optional
-        The cells by which genes are kept and the total is found, where not by all: all others are brought to these.
+        The cells by which genes are kept and the total is found, where not by those that are not held out: all others
+        are brought to these.
     """
     _check_numbers(n_top_genes, target_sum, min_genes, min_cells)
     check_names(adata, "the input")
+    holdout = (holdout,) if isinstance(holdout, str) else tuple(holdout)
+    if holdout and judged is None:
+        judged = rows_left(adata.obs, holdout)
     batches = None if batch is None else column(adata.obs, batch, purpose="batch")
     provenance = Provenance.to_extend(adata.uns)
     source = _source(adata, layer, raw, rounded, target_sum)
@@ -87,12 +95,23 @@ def preprocess(
         batch=batch,
         min_genes=min_genes,
         min_cells=min_cells,
+        holdout=holdout,
     )
     result.uns[KEY] = provenance.with_steps(record).plain()
     rest = {"obsm": dict(result.obsm), "varm": dict(result.varm), "uns": dict(result.uns)}
     if not isinstance(source.place.matrix, Stored):
         matrices = {name: x.to_memory() for name, x in matrices.items()}
     return cells_with(matrices, obs=result.obs, var=result.var, **rest)
+
+
+def notes_of_choice(adata: AnnData, trained_on: np.ndarray) -> list[tuple[int, str]]:
+    """What is to be said where `preprocess` let cells choose genes and total that are not trained on now."""
+    written = Provenance.of(adata.uns).preprocess
+    if written is None or trained_on.all():
+        return []
+    if not (held_out(adata.obs, written.holdout, must_exist=False, quiet=True) | trained_on).all():
+        return [(logging.INFO, HELPED % option("holdout", ["KEY=VALUE"]))]
+    return []
 
 
 def normalised_log(counts: Any, target_sum: float) -> Any:

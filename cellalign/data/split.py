@@ -53,6 +53,16 @@ def held_out(
     return mask
 
 
+def rows_left(obs: pd.DataFrame, items: Sequence[str], *, control: str | None = None, least: int = 1) -> np.ndarray:
+    """Mask [n] of the cells that are not held out; InputError where fewer than `least` are left, or as `held_out`."""
+    left = ~held_out(obs, items, control=control)
+    if left.sum() < least:
+        given = f"{option('holdout', list(items))}: " if len(items) else ""
+        are = "cell is" if left.sum() == 1 else "cells are"
+        raise InputError(f"{given}{left.sum()} {are} left to train on; at least {least} are needed")
+    return left
+
+
 def stratified_split(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw a validation set with the same share of every stratum.
 

@@ -49,6 +49,8 @@ class Preprocessing(Step):
         What the normalised expression of a cell sums up to, over all genes of the input; None where it is not known.
     batch : str, optional
     min_genes, min_cells : int
+    holdout : tuple of str
+        Items "key=value,key=value" of the cells that chose neither genes nor total.
     """
 
     counts_from: str | None = None
@@ -57,6 +59,16 @@ class Preprocessing(Step):
     batch: str | None = None
     min_genes: int = 1
     min_cells: int = 1
+    holdout: tuple[str, ...] = ()
+
+    @field_validator("holdout", mode="before")
+    @classmethod
+    def _read_holdout(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_serializer("holdout")
+    def _write_holdout(self, value: tuple[str, ...]) -> str | None:
+        return json.dumps(value, ensure_ascii=False) if value else None
 
 
 class ModelStep(Step):

@@ -136,6 +136,11 @@ KINDS = Option(
 LABEL = Option("obs column of cell types.", metavar="KEY", panel=ROLES)
 UNLABELLED = Option("The label of cells that have none.", metavar="VALUE", panel=ROLES)
 HOLDOUT = Option("Do not train on these cells (repeatable).", metavar="KEY=VALUE,KEY=VALUE", panel=ROLES)
+HOLDOUT_OF_GENES = Option(
+    "These cells choose neither genes nor total: what train will hold out (repeatable).",
+    ("--holdout",),
+    metavar="KEY=VALUE,KEY=VALUE",
+)
 
 # what is trained
 METHOD = Option("A name of `cellalign methods`.", metavar="NAME", panel=TUNING)

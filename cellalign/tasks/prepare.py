@@ -128,6 +128,7 @@ def prepare(
     from cellalign.data.images import image_shape
     from cellalign.data.loader import make_cells
     from cellalign.data.matrices import check_names
+    from cellalign.data.preprocess import notes_of_choice
     from cellalign.data.recipe import to_train_on
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
@@ -157,6 +158,8 @@ def prepare(
             advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
             trained_on=None if genes_by_all else trained_on,
         )
+    if reads != "any" and found.recipe.genes_by is None and not genes_by_all:
+        notes += notes_of_choice(adata, trained_on)
     fields = roles.fields(adata[trained_on])
     notes += check_design(adata[trained_on], fields)
     cells = make_cells(adata, to_read_often(found.x, cls), fields, ignore=~trained_on)
@@ -308,14 +311,11 @@ def to_read_often(x: Any, cls: type[Method]) -> Any:
 
 def training_rows(adata: AnnData, holdout: Sequence[str], control: str | None) -> np.ndarray:
     """Mask [n] of the cells that are not held out; InputError where next to none is left."""
-    from cellalign.data.split import held_out
+    from cellalign.data.split import rows_left
 
     if not adata.n_obs:
         raise InputError("the input has no cells")
-    trained_on = ~held_out(adata.obs, holdout, control=control)
-    if trained_on.sum() < MIN_TRAINING_CELLS:
-        raise InputError(f"{trained_on.sum()} cells are left to train on; at least {MIN_TRAINING_CELLS} are needed")
-    return trained_on
+    return rows_left(adata.obs, holdout, control=control, least=MIN_TRAINING_CELLS)
 
 
 def made_by(source: str | os.PathLike[str] | Reading | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +39,7 @@ def preprocess(
     layer: Annotated[str | None, Option("The counts are in this layer, or X.", metavar="NAME")] = None,
     raw: Annotated[bool, Option("The counts are in raw.")] = False,
     rounded: Annotated[bool, o.ROUND] = False,
+    holdout: Annotated[Sequence[str], o.HOLDOUT_OF_GENES] = (),
     like: Annotated[
         Model | None,
         Option("Do what was done to this model's training file.", metavar="DIR", text=str | None, read=_loaded),
@@ -66,6 +68,9 @@ def preprocess(
         The counts are in raw.
     rounded : bool
         Estimated counts (SoupX, RSEM, alevin, ...) are rounded to integers.
+    holdout : sequence of "key=value,key=value"
+        Cells that meet all of an item's terms choose neither genes nor total, and are brought to those of the others:
+        the cells that `train` will hold out, which must not tell what they are held out to test.
     like : Model, optional
         Do what was done to its training data instead: its genes in its order, its total, no cell dropped. The model
         does the same to raw counts by itself; this is for the same as a file.
@@ -85,10 +90,11 @@ def preprocess(
     UsageError
         A number is out of range.
     InputError
-        No counts and no normalised expression, an unfit matrix, or nothing left after filtering.
+        No counts and no normalised expression, an unfit matrix, nothing left after filtering, or an item of `holdout`
+        that names no cell.
     """
     if like is not None:
-        settled = {"n_top_genes": n_top_genes, "target_sum": target_sum, "batch": batch}
+        settled = {"n_top_genes": n_top_genes, "target_sum": target_sum, "batch": batch, "holdout": tuple(holdout)}
         _refuse_beside_like(settled | {"min_genes": min_genes, "min_cells": min_cells})
         return like.preprocess(adata, missing_genes, layer=layer, raw=raw, rounded=rounded)
     from cellalign.data.preprocess import preprocess
@@ -105,6 +111,7 @@ def preprocess(
             layer=layer,
             raw=raw,
             rounded=rounded,
+            holdout=holdout,
         )
 
 

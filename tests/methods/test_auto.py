@@ -37,6 +37,7 @@ def test_shares_are_the_least_squares_ones():
     assert found[0] > found[1] > found[2] and found.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_stack_is_no_worse_than_its_members_where_it_was_learned():
     adata = cells(n=24)
     model = cellalign.train(adata, method="auto", label="cell_type", condition="stim", control="control", **HELD)

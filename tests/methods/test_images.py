@@ -77,6 +77,7 @@ def test_a_prediction_of_an_image_is_what_is_decoded():
     assert found.shape == (12, 30) and not torch.equal(found, own)
 
 
+@pytest.mark.slow
 def test_sparse_images_are_the_same_images():
     method = made().eval()
     batch = images(method)

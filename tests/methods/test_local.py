@@ -78,6 +78,7 @@ def test_cells_fall_in_proportion_so_that_the_mean_is_the_groups_and_nothing_is_
     assert found.X.min() >= 0
 
 
+@pytest.mark.slow
 def test_a_donor_that_was_held_out_is_told_by_the_same_type_of_others():
     adata = cells(donors=("d1", "d2", "d3"), n=15)
     options = QUIET | {"holdout": ["donor=d3,stim=stimulated"]}

@@ -44,9 +44,8 @@ def doses() -> AnnData:
     return preprocessed(cells)
 
 
-@pytest.mark.parametrize(
-    "method", [name if name == "comp" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_counterfactual_to_each_dose(doses, method):
     assert get(method).needs_condition
     settings = OWN.get(method, SMALL)

@@ -16,6 +16,7 @@ def model(tiny_cells):
     return cellalign.train(tiny_cells, **FAST)
 
 
+@pytest.mark.slow
 def test_umap_and_picture(tiny, model, tmp_path):
     with pytest.raises(InputError, match="cellalign.embed"):
         cellalign.plot_umap(tiny, model)

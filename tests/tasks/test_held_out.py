@@ -11,7 +11,8 @@ from cellalign.data import files, recipe
 from cellalign.data.reading import Reading
 from cellalign.data.recipe import to_train_on
 from cellalign.data.stored import Stored
-from cellalign.errors import InputError
+from cellalign.errors import InputError, UsageError
+from cellalign.records import Provenance
 from cellalign.tasks import benchmark as benchmarking
 from cellalign.tasks.made_of import made_of
 from cellalign.tasks.reproduce import reproduce
@@ -173,3 +174,50 @@ def test_what_cannot_be_chosen_is_said_of_the_cells_that_choose(raw):
     with pytest.raises(InputError, match=f"no gene differs between the {(~held_of(raw)).sum()} cells"):
         cellalign.train(raw, method="linear", holdout=HELD, **OPTIONS)
     assert recipe.to_train_on(raw, "log", n_top_genes=20).x.shape[0] == raw.n_obs
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_file_preprocessed_with_them_held_out_is_that_of_the_others(raw, changed, on_disk, tmp_path, caplog):
+    caplog.set_level("INFO", logger="cellalign")
+    options = {"method": "cvae", "condition": "stim", "holdout": HELD, **SMALL}
+    rest = cellalign.preprocess(raw[~held_of(raw)].copy(), n_top_genes=20)
+    for name, cells in (("one", raw), ("other", changed)):
+        given = left_on_disk(cells, tmp_path / f"{name}.h5ad") if on_disk else cells
+        made = cellalign.preprocess(given, n_top_genes=20, holdout=HELD)
+        files.write(made, str(tmp_path / f"{name}.pp.h5ad"))
+        made = cellalign.read(tmp_path / f"{name}.pp.h5ad")
+        record = Provenance.of(made.uns).preprocess
+        assert record.holdout == tuple(HELD) and record.target_sum == Provenance.of(rest.uns).preprocess.target_sum
+        assert made.n_obs == raw.n_obs - 2, "without the cells of no counts"
+        assert list(made.var_names) == list(rest.var_names)
+        np.testing.assert_array_equal(made[~held_of(made)].X.toarray(), rest.X.toarray())
+        cellalign.train(made, **options)
+    assert "helped to choose" not in caplog.text
+    model = cellalign.train(raw, n_top_genes=20, **options)
+    assert model.genes == list(rest.var_names), "as training on raw counts has it"
+
+
+def test_training_says_where_they_helped_to_choose(raw, caplog):
+    caplog.set_level("INFO", logger="cellalign")
+    options = {"method": "linear", "condition": "stim"}
+    said = "held-out cells helped to choose this file's genes and total"
+    made = cellalign.preprocess(raw, n_top_genes=20, holdout="cell_type=NK,stim=stimulated")
+    cellalign.train(made, **options)
+    cellalign.train(made, holdout=HELD, **options)
+    cellalign.train(made, holdout=["cell_type=NK,stim=stimulated,donor=d1"], **options)
+    assert said not in caplog.text
+    cellalign.train(made, holdout=["cell_type=NK"], **options)
+    assert said in caplog.text
+    caplog.clear()
+    cellalign.train(cellalign.preprocess(raw, n_top_genes=20), holdout=HELD, **options)
+    assert said in caplog.text
+
+
+def test_preprocess_refuses_what_holds_out_nothing_or_all(raw):
+    with pytest.raises(InputError, match=r"holdout=\['cell_type=nobody'\]|nobody"):
+        cellalign.preprocess(raw, holdout=["cell_type=nobody"])
+    with pytest.raises(InputError, match="0 cells are left"):
+        cellalign.preprocess(raw, holdout=["stim=control", "stim=stimulated"])
+    model = cellalign.train(raw, method="linear", **OPTIONS)
+    with pytest.raises(UsageError, match="cannot stand beside"):
+        cellalign.preprocess(raw, holdout=HELD, like=model)
