@@ -59,14 +59,16 @@ def kbet(near: Neighbours, condition: np.ndarray, alpha: float = 0.1) -> float:
     Parameters
     ----------
     near : Neighbours
+        Of all cells, or of some of them, [q, k].
     condition : int array [n]
+        Of all cells.
     alpha : float
         Level of each test, which has K - 1 degrees of freedom.
 
     Returns
     -------
     float
-        About alpha where neighbourhoods are random draws, which is perfect mixing; 1 where conditions lie apart, and
+        Share of the q cells. About alpha where neighbourhoods are random draws, which is perfect mixing; 1 where conditions lie apart, and
         below alpha where neighbourhoods are more even than random ones: conditions then repel each other. NaN with one
         condition only.
     """
@@ -84,7 +86,7 @@ def kbet(near: Neighbours, condition: np.ndarray, alpha: float = 0.1) -> float:
         place = around + n_conditions * np.arange(len(around))[:, None]
         counts = np.bincount(place.ravel(), minlength=around.shape[0] * n_conditions).reshape(-1, n_conditions)
         rejected += int((((counts - expected) ** 2 / expected).sum(1) > least).sum())
-    return rejected / len(codes)
+    return rejected / len(near.index)
 
 
 def local_silhouette(near: Neighbours, condition: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:

@@ -169,3 +169,16 @@ def test_within_labels_and_what_is_skipped():
     rows = label == "large"
     assert scores["large"].values["kBET"] == pytest.approx(by_loop(z[rows], condition[rows], 10, 0.1)[0])
     assert "small" in by_label(z, condition, label, k=10, alpha=0.1, min_cells=15)[0]
+
+
+def test_kbet_of_some_cells_is_the_share_of_these():
+    """Rejections were divided by all cells: of 10,000 of 45,222 people kBET was a fifth of what it is."""
+    rng = np.random.default_rng(0)
+    condition = rng.integers(0, 2, 400)
+    near = neighbours(np.c_[rng.standard_normal((400, 2)), 1.5 * condition], 20)
+    each = [kbet(mixing.Neighbours(near.distance[i : i + 1], near.index[i : i + 1]), condition, 0.05) for i in range(400)]
+    assert set(each) == {0.0, 1.0}
+    some = np.arange(0, 400, 7)
+    found = kbet(mixing.Neighbours(near.distance[some], near.index[some]), condition, 0.05)
+    assert found == pytest.approx(np.mean(np.array(each)[some]))
+    assert kbet(near, condition, 0.05) == pytest.approx(np.mean(each))
