@@ -160,6 +160,8 @@ def test_what_was_not_calibrated_is_refused(donors, model):
     unknown.obs["donor"] = unknown.obs["donor"].astype(object)
     unknown.obs.iloc[:9, unknown.obs.columns.get_loc("donor")] = None
     refused(InputError, r"source cells have no 'donor'", cells=unknown)
+    refused(UsageError, r"interval_cells must be at least 1, got 0", interval_cells=0)
+    refused(UsageError, r"interval_cells must be at least 1, got -5", interval_cells=-5)
 
 
 def test_every_refit_learns_from_every_condition():
