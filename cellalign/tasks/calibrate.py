@@ -136,7 +136,11 @@ def calibrating(
     fault = _fault(prepared, method, condition)
     if fault and not unasked:
         raise UsageError(f"{shown}: {fault}; leave it out")
-    found = [] if fault else (_combinations if combined else _groups)(prepared, adata, condition, key)
+    none = getattr(label, "missing_value", None) if label is not None and key == label.name else None
+    if fault:
+        found = []
+    else:
+        found = _combinations(prepared, condition) if combined else _groups(prepared, adata, condition, key, none)
     names = list(dict.fromkeys(held.unit for held in found))
     if not enough(len(names), len(found)):
         if unasked:
@@ -189,11 +193,11 @@ def _settings(method: type[Method], prepared: Prepared) -> Any:
     return method.Hyperparameters(**prepared.record.hyperparameters)
 
 
-def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str) -> list[Held]:
-    """Groups by a column, under each condition that other groups are under too."""
-    from cellalign.data.columns import column
+def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str, none: str | None) -> list[Held]:
+    """Groups by a column, under each condition that other groups are under too; `none` is a value that means none."""
+    from cellalign.data.columns import with_value
 
-    values = column(adata.obs, key, purpose="calibration", missing=True)
+    values = with_value(adata.obs, key, none, purpose="calibration")
     codes, under = np.asarray(values.codes), prepared.cells.condition.numpy()
     used = _used(prepared)
     start = condition.code(condition.reference)
@@ -210,7 +214,7 @@ def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str) -> lis
     return found
 
 
-def _combinations(prepared: Prepared, adata: AnnData, condition: Any, key: str) -> list[Held]:
+def _combinations(prepared: Prepared, condition: Any) -> list[Held]:
     """Conditions that are combinations of others that were trained on too."""
     used, under = _used(prepared), prepared.cells.condition.numpy()
     start = condition.reference

@@ -164,6 +164,15 @@ def test_what_was_not_calibrated_is_refused(donors, model):
     refused(UsageError, r"interval_cells must be at least 1, got -5", interval_cells=-5)
 
 
+def test_cells_whose_label_means_none_are_no_group(donors):
+    found = cellalign.train(donors, **KNOWN, unlabelled="d1")
+    assert found.record.calibration.groups == ["d0", "d2", "d3", "d4"]
+    with pytest.raises(InputError, match=r"source cells have no 'donor'"):
+        found.counterfactual(donors, to="stimulated", interval=0.9)
+    known = found.counterfactual(donors[donors.obs["donor"] != "d1"].copy(), to="stimulated", interval=0.9)
+    assert (known.layers["upper"] > known.layers["lower"]).any()
+
+
 def test_every_refit_learns_from_every_condition():
     """Of a condition that two groups are under, one is left out at a time, whatever the number of refits."""
     rng, obs = np.random.default_rng(0), []
