@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.data.columns import column
+from cellalign.data.columns import with_value
 from cellalign.data.given import given_cells
 from cellalign.data.matrices import matrix_of
 from cellalign.data.split import held_out
@@ -68,15 +68,9 @@ def no_label(model: Model, key: str) -> str | None:
     return model.missing_label if key == model.label else None
 
 
-def _without(labels: pd.Categorical, none: str | None) -> pd.Categorical:
-    """Labels, missing where they have the value that means none."""
-    name = None if none is None else known_values(tuple(labels.categories)).name(none)
-    return labels if name is None else labels.remove_categories([name])
-
-
 def labelled(reference: AnnData, key: str, model: Model, none: str | None) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of the labels; codes and rows of the reference cells that have one and were not held out."""
-    values = _without(column(reference.obs, key, purpose="reference label", missing=True), none)
+    values = with_value(reference.obs, key, none, purpose="reference label")
     rows = np.flatnonzero(values.codes >= 0)
     if len(rows) < len(values):
         log.info("%d reference cells have no %r; left out", len(values) - len(rows), key)
@@ -118,7 +112,7 @@ def _truth(obs: pd.DataFrame, label: str, unlabelled: str | None) -> pd.Categori
     """The cells' own labels; None where not a single one has one."""
     if label not in obs:
         return None
-    true = _without(column(obs, label, purpose="label", missing=True), unlabelled)
+    true = with_value(obs, label, unlabelled, purpose="label")
     return true if (true.codes >= 0).any() else None
 
 

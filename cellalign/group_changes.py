@@ -293,7 +293,7 @@ def columns_asked(asked: np.ndarray, cells: np.ndarray, known: np.ndarray) -> li
     Parameters
     ----------
     asked : int array [m, F]
-        Groups, by their values, whose change is not known.
+        Groups, by their values, whose change is not known; -1 where a value is not known, which no column lacks.
     cells : int array [m]
         Cells of each.
     known : int array [n, F]
@@ -307,8 +307,9 @@ def columns_asked(asked: np.ndarray, cells: np.ndarray, known: np.ndarray) -> li
     """
     found: dict[tuple[int, ...], int] = {}
     for values, n in zip(asked, cells, strict=True):
-        lacking = tuple(c for c in range(asked.shape[1]) if values[c] not in known[:, c].tolist())
-        found[lacking] = found.get(lacking, 0) + int(n)
+        lacking = tuple(c for c in range(asked.shape[1]) if values[c] >= 0 and values[c] not in known[:, c].tolist())
+        if lacking or (values >= 0).all():
+            found[lacking] = found.get(lacking, 0) + int(n)
     most = max(found.values(), default=0)
     return next((list(lacking) for lacking, n in found.items() if n == most), [])
 

@@ -171,9 +171,10 @@ def _in_latents(z: np.ndarray, own: Sequence[np.ndarray], control: np.ndarray) -
     groups = [np.asarray(z[rows], dtype=np.float64) for rows in (*own, control)]
     together, *alone, start = (group.mean(0) for group in groups)
     n = len(alone)
-    # together - start - sum(alone - start): the control counts n - 1 times
-    times = np.array([1, *([1] * n), n - 1], dtype=np.float64)
-    variance = sum(t**2 * group.var(0, ddof=1) / len(group) for t, group in zip(times, groups, strict=True))
+    # together - start - sum(alone - start): the control counts n - 1 times, and each of a+a's two with the other
+    alike = [sum(np.array_equal(one, other) for other in own[1:]) for one in own[1:]]
+    weights = [1, *alike, (n - 1) ** 2]
+    variance = sum(w * group.var(0, ddof=1) / len(group) for w, group in zip(weights, groups, strict=True))
     observed, additive = together - start, sum(mean - start for mean in alone)
     return pd.DataFrame({"observed": observed, "additive": additive, "error": np.sqrt(variance)})
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.calibration import OVER, Asked, TooFewGroups, interval, why_abstain
-from cellalign.data.columns import column
+from cellalign.data.columns import with_value
 from cellalign.data.said import tell
 from cellalign.data.stored import means_of
 from cellalign.errors import InputError, ModelError, UsageError, option, spoken
@@ -130,7 +130,8 @@ def intervals(
     assert known is not None and held_out is not None and how.interval is not None
     level, over = how.interval, how.interval_over
     combined, target = known.key == model.condition, asked.said[0]
-    codes, names = _groups_of(obs, known.key, combined)
+    none = model.missing_label if known.key == model.label else None
+    codes, names = _groups_of(obs, known.key, combined, none)
     means = np.zeros((len(names), observed.shape[1]))
     at = 0
     for part in predicted():
@@ -155,11 +156,11 @@ def intervals(
     return Intervals(known.key, level, over, codes, lower, upper, abstain)
 
 
-def _groups_of(obs: pd.DataFrame, key: str, combined: bool) -> tuple[np.ndarray, list[str]]:
+def _groups_of(obs: pd.DataFrame, key: str, combined: bool, none: str | None) -> tuple[np.ndarray, list[str]]:
     """Each cell's group [n] and the groups; one group of all where a combination is what is held out."""
     if combined:
         return np.zeros(len(obs), dtype=int), [f"all cells under {key}"]
-    values = column(obs, key, purpose="calibration", missing=True)
+    values = with_value(obs, key, none, purpose="calibration")
     absent = int((values.codes < 0).sum())
     if absent:
         raise InputError(

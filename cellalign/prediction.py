@@ -234,10 +234,12 @@ class How:
     interval_cells: int | None = None
 
     def check(self) -> None:
-        """UsageError where a number is negative."""
+        """UsageError where a number is negative, or an interval is of no cell."""
         for name, number in (("samples", self.samples), ("draws", self.draws)):
             if number < 0:
                 raise UsageError(f"{option(name)} must not be negative, got {number}")
+        if self.interval_cells is not None and self.interval_cells < 1:
+            raise UsageError(f"{option('interval_cells')} must be at least 1, got {self.interval_cells}")
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,9 @@ def test_what_is_left_out_is_what_is_asked_for():
     assert columns_asked(np.array([[0, 2], [3, 1]]), np.array([5, 9]), values) == [0]
     assert columns_asked(values[:2], np.ones(2, int), values) == []
     assert columns_asked(values[:0], np.ones(0, int), values) == []
+    # what is not known is no value that anybody asks for, however many cells lack it
+    assert columns_asked(np.array([[0, 2], [-1, 0], [-1, 1]]), np.array([5, 90, 90]), values) == [1]
+    assert columns_asked(np.array([[-1, 2], [0, 0]]), np.array([5, 3]), values) == [1]
     assert others(known, 0, []).tolist() == [False] + [True] * 5
     assert others(known, 0, [1]).tolist() == [False, True] * 3
     assert others(known, 0, [0]).tolist() == [False, False] + [True] * 4

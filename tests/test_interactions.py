@@ -42,6 +42,20 @@ def test_without_an_interaction_p_is_uniform():
     assert abs((p < 0.05).mean() - 0.05) < 0.03 and abs(p.mean() - 0.5) < 0.04
 
 
+def test_two_of_one_perturbation_have_the_noise_of_its_mean_twice():
+    """a+a beside 2 (a - control): both parts are the same cells, whose errors do not average out."""
+    rng, found = np.random.default_rng(4), []
+    for _ in range(200):
+        x = rng.normal(size=(180, 5))
+        aa, a, none = np.arange(80), np.arange(80, 120), np.arange(120, 180)
+        table = _corrected(_in_latents(x, [aa, a, a], none), [f"z{i}" for i in range(5)])
+        found.append(table["p"])
+    variance = x[aa].var(0, ddof=1) / 80 + 4 * x[a].var(0, ddof=1) / 40 + x[none].var(0, ddof=1) / 60
+    np.testing.assert_allclose(table["error"], np.sqrt(variance))
+    p = np.concatenate(found)
+    assert abs((p < 0.05).mean() - 0.05) < 0.03 and abs(p.mean() - 0.5) < 0.04
+
+
 def test_expression_of_a_sum_has_slope_and_weights_of_one():
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=100), rng.normal(size=100)

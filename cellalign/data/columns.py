@@ -17,7 +17,17 @@ from cellalign.data.terms import split_terms
 from cellalign.data.values import Known, check_combination, in_order, known, listed, means_missing, number_of, text_of
 from cellalign.errors import InputError, UsageError, nearest, option
 
-__all__ = ["column", "find_control", "having", "no_column", "numbers", "parse_where", "select", "text_that_is_missing"]
+__all__ = [
+    "column",
+    "find_control",
+    "having",
+    "no_column",
+    "numbers",
+    "parse_where",
+    "select",
+    "text_that_is_missing",
+    "with_value",
+]
 
 Where = Mapping[str, str] | Sequence[str]
 
@@ -78,6 +88,13 @@ def column(
             f"those cells{infer}"
         )
     return found
+
+
+def with_value(obs: pd.DataFrame, key: str, none: str | None, *, purpose: str) -> pd.Categorical:
+    """As `column`, values that are missing, or that mean there is none, having the code -1."""
+    found = column(obs, key, purpose=purpose, missing=True)
+    name = None if none is None else known(tuple(found.categories)).name(none)
+    return found if name is None else found.remove_categories([name])
 
 
 def text_that_is_missing(obs: pd.DataFrame, key: str, named: Collection[str] = ()) -> dict[str, int]:

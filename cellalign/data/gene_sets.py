@@ -80,14 +80,8 @@ def membership(sets: GeneSets, genes: Sequence[str], other_names: Sequence[str] 
     InputError
         Not a single gene of the sets is one of the model's.
     """
-    import pandas as pd
-
-    from cellalign.data.genes import match, say_how
-
     named = list(dict.fromkeys(gene for members in sets.values() for gene in members))
-    matching = match(pd.DataFrame(index=pd.Index(named, dtype=object)), genes, other_names)
-    say_how(matching, "the gene sets")
-    place = {named[column]: i for i, column in enumerate(matching.columns) if column >= 0}
+    place = _places(named, genes, other_names)
     if not place:
         ours, theirs = (listed(list(names)[:5]) for names in (genes, named))
         raise InputError(
@@ -98,3 +92,27 @@ def membership(sets: GeneSets, genes: Sequence[str], other_names: Sequence[str] 
     for row, members in enumerate(sets.values()):
         member[row, [place[gene] for gene in members if gene in place]] = True
     return member
+
+
+def _places(named: Sequence[str], genes: Sequence[str], other_names: Sequence[str]) -> dict[str, int]:
+    """Which of a model's genes each name is, tried as `genes.match` does; a name that fits two of them is none.
+
+    Several names may be one gene: a set may call it otherwise than another does.
+    """
+    from cellalign.data.genes import FORMS, Matching, say_how
+
+    place: dict[str, int] = {}
+    how: dict[str, int] = {}
+    for said, form in FORMS.items():
+        for name, known in (("", genes), ("the model's second name", other_names)):
+            there: dict[str, int] = {}
+            for i, own in enumerate(known):
+                there[form(own)] = -1 if form(own) in there or not own else i
+            found = {gene: there.get(form(gene), -1) for gene in named if gene not in place}
+            found = {gene: i for gene, i in found.items() if i >= 0}
+            place |= found
+            by = ", ".join(part for part in (name, said) if part)
+            if found and by:
+                how[by] = len(found)
+    say_how(Matching(np.array([*place.values()], dtype=np.int64), how), "the gene sets")
+    return place

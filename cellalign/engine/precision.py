@@ -9,6 +9,7 @@ import torch
 
 from cellalign.engine.plan import Plan, Precision
 from cellalign.methods.base import HasPlayers, Method, Trains
+from cellalign.methods.capabilities import Stacks
 
 log = logging.getLogger("cellalign")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -45,6 +46,9 @@ def settle(asked: Precision, device: torch.device) -> Precision:
 
 
 def settled_plan(cls: type[Method], plan: Plan, device: torch.device) -> Plan:
-    """The plan with the precision that a run has; a method that is not trained by steps has no products to round."""
-    by_steps = issubclass(cls, (Trains, HasPlayers))
+    """The plan with the precision that a run has; a method that is not trained by steps has no products to round.
+
+    Networks that are members of a stack compute in float32, unless something else is asked for.
+    """
+    by_steps = issubclass(cls, (Trains, HasPlayers)) or (issubclass(cls, Stacks) and plan.precision != "auto")
     return plan.model_copy(update={"precision": settle(plan.precision, device) if by_steps else "float32"})

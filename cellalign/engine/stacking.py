@@ -116,39 +116,49 @@ def _folds(method: Any, cells: Cells, rows: Tensor, device: torch.device, networ
     source = first.source
     targets = [int(t) for t in np.unique(codes[:, 0]) if t != source and len(first.known(source, t)[0])][:MOST_TARGETS]
     known = {tuple(v) for t in targets for v in first.known(source, t)[0].values.tolist()}
-    unit = _units(first, source, targets, sorted(known))
+    unit, column = _units(first, source, sorted(known))
     names = sorted(set(unit.values()), key=lambda name: (-sum(u == name for u in unit.values()), name))
     most = method.hp.folds if networks else MOST_FOLDS
     if len(names) < 2:
         return []
     parts: list[list[Any]] = [names[i :: min(most, len(names))] for i in range(min(most, len(names)))]
     rng = np.random.default_rng(0)
-    return [_fold(first, codes, rows, {v for v, u in unit.items() if u in part}, source, targets, rng, cells)
-            for part in parts]  # fmt: skip
+    found = []
+    for part in parts:
+        gone = {v for v, u in unit.items() if u in part}
+        shares = np.isin(codes[:, 1 + column], part) if column is not None else _among(codes, gone)
+        found.append(_fold(codes, rows, gone, shares, source, targets, rng, cells))
+    return found
 
 
-def _units(first: Any, source: int, targets: Sequence[int], known: list[tuple[int, ...]]) -> dict[Any, Any]:
-    """What each group is left out with: a value of the column that is asked for, or itself."""
+def _among(codes: np.ndarray, groups: set[Any]) -> np.ndarray:
+    """Mask [n] of the cells of some groups."""
+    return np.array([tuple(v) in groups for v in codes[:, 1:].tolist()])
+
+
+def _units(first: Any, source: int, known: list[tuple[int, ...]]) -> tuple[dict[Any, Any], int | None]:
+    """What each group is left out with: a value of the column that is asked for, and that column; or itself."""
     own = first.of(source).cpu().numpy()
     groups, sizes = first.groups.cpu().numpy()[own], first.sizes.cpu().numpy()[own]
     asked = np.array([tuple(v) not in known for v in groups[:, 1:].tolist()])
     columns = columns_asked(groups[asked, 1:], sizes[asked], np.array(known).reshape(len(known), groups.shape[1] - 1))
-    found: dict[Any, Any] = {v: v[columns[0]] if columns else v for v in known}
-    return found if len(set(found.values())) > 1 else {v: v for v in known}
+    if columns and len({v[columns[0]] for v in known}) > 1:
+        return {v: v[columns[0]] for v in known}, columns[0]
+    return {v: v for v in known}, None
 
 
 def _fold(
-    first: Any,
     codes: np.ndarray,
     rows: Tensor,
     gone: set[Any],
+    shares: np.ndarray,
     source: int,
     targets: Sequence[int],
     rng: np.random.Generator,
     cells: Cells,
 ) -> _Fold:
-    member = np.array([tuple(v) in gone for v in codes[:, 1:].tolist()])
-    kept, groups = ~member | (codes[:, 0] == source), []
+    """Leave out the cells of the mask `shares` [n] but for controls, of which the groups that are `gone` lose half."""
+    kept, groups = ~shares | (codes[:, 0] == source), []
     for values in sorted(gone):
         own = (codes[:, 1:] == values).all(1)
         control = rng.permutation(np.flatnonzero(own & (codes[:, 0] == source)))

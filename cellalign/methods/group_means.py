@@ -152,6 +152,12 @@ class GroupMeans(nn.Module):
         """Rows of the groups of a condition."""
         return (self.groups[:, 0] == condition).nonzero()[:, 0]
 
+    @staticmethod
+    def whole(groups: Tensor) -> Tensor:
+        """Mask [n] of the groups [n, F] of which every value is known; all where there is none."""
+        known = (groups >= 0).all(1)
+        return known if bool(known.any()) else torch.ones_like(known)
+
     def known(self, source: int, target: int) -> tuple[Known, np.ndarray]:
         """Groups with cells under both, and their rows under the source; those of which all is known, if any."""
         ours, theirs = self.of(source), self.of(target)

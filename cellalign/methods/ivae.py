@@ -9,6 +9,7 @@ turn z to the axes along which mu is sparsest (`nn/rotation.py`), at the moments
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -84,7 +85,9 @@ class IVAE(CombinesConditions, Extends, LearnsGraph, FitsInClosedForm, Variation
 
     def on_epoch_start(self, progress: float, epoch_share: float) -> None:
         """Turn the latent space when its time has come."""
-        if any(progress - epoch_share < part <= progress for part in self.hp.rotate_at):
+        done, epochs = round(progress / epoch_share), round(1 / epoch_share)  # shares of epochs are rounded numbers
+        moments = [math.ceil(part * epochs - 1e-6) for part in self.hp.rotate_at if part < 1]
+        if any(min(moment, max(1, epochs - 1)) == done for moment in moments):  # within the last epoch: before it
             self.turn()
 
     def fit_closed_form(self, batches: Batches) -> None:

@@ -107,13 +107,15 @@ class Local(PCA):
 
     def find_spread(self, batches: Batches) -> None:
         """Variance of components within groups."""
-        total, n = torch.zeros_like(self.spread), 0
+        whole = self.groups.whole(self.groups.groups)
+        total, n, groups, places = torch.zeros_like(self.spread), 0, self.groups.groups[whole], self.places[whole]
         for batch in batches():
-            codes = self.codes(batch)
-            row = (codes[:, None] == self.groups.groups).all(2).float().argmax(1)
-            total += (self.embedding(batch) - self.places[row]).square().sum(0)
-            n += len(batch)
-        self.spread = (total / max(1, n - len(self.groups.groups))).clamp(min=1e-6)
+            member = (self.codes(batch)[:, None] == groups).all(2)
+            inside = member.any(1)
+            place = places[member[inside].float().argmax(1)]
+            total += (self.embedding(batch)[inside] - place).square().sum(0)
+            n += int(inside.sum())
+        self.spread = (total / max(1, n - len(groups))).clamp(min=1e-6)
 
     def codes(self, batch: Minibatch) -> Tensor:
         """Condition and values of cells, [B, 1 + F]."""
@@ -233,10 +235,12 @@ class Local(PCA):
     def belongs(self, y: Tensor, values: Tensor, source: int) -> Tensor:
         """Probability of each group of a condition [B, n] for cells at these components, of these values.
 
-        Those groups count that agree with the cell in most columns; among several, those near it.
+        Those groups count that agree with the cell in most columns; among several, those near it. Trained cells of
+        which a column is not known are no group that a cell may be of, unless there is no other.
         """
         own = self.groups.of(source)
-        agree = (values[:, None] == self.groups.groups[own, 1:]).sum(2)
+        groups = self.groups.groups[own, 1:]
+        agree = (values[:, None] == groups).sum(2).masked_fill(~self.groups.whole(groups), -1)
         scale = self.spread.rsqrt()
         logit = self.groups.sizes[own].log() - 0.5 * torch.cdist(y * scale, self.places[own] * scale).square()
         return logit.masked_fill(agree < agree.max(1, keepdim=True).values, -torch.inf).softmax(1)

@@ -8,6 +8,7 @@ some out. So a refit knows of these which genes vary, and nothing else. Cells th
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,8 @@ def calibrating(
         The obs column of the groups: a label, a donor; or the condition, of which combinations are left out. "none"
         for no calibration; by default, of methods in closed form, the label.
     folds : int, optional
-        Refits; by default one for each group in closed form, else 5.
+        Refits; by default one for each group in closed form, else 5; more where each leaves out all groups of a
+        condition.
 
     Raises
     ------
@@ -134,7 +136,11 @@ def calibrating(
     fault = _fault(prepared, method, condition)
     if fault and not unasked:
         raise UsageError(f"{shown}: {fault}; leave it out")
-    found = [] if fault else (_combinations if combined else _groups)(prepared, adata, condition, key)
+    none = getattr(label, "missing_value", None) if label is not None and key == label.name else None
+    if fault:
+        found = []
+    else:
+        found = _combinations(prepared, condition) if combined else _groups(prepared, adata, condition, key, none)
     names = list(dict.fromkeys(held.unit for held in found))
     if not enough(len(names), len(found)):
         if unasked:
@@ -145,8 +151,29 @@ def calibrating(
             f"are under too; at least {FEWEST} are needed"
         )
     n = min(folds or (FOLDS if issubclass(method, Trains) else MOST_FOLDS), len(names))
-    places = {name: i % n for i, name in enumerate(names)}
-    return Calibrating(key, [[held for held in found if places[held.unit] == i] for i in range(n)])
+    places = _places(found, names, n)
+    return Calibrating(
+        key, [[held for held in found if places[held.unit] == i] for i in range(1 + max(places.values()))]
+    )
+
+
+def _places(found: Sequence[Held], names: Sequence[str], n: int) -> dict[str, int]:
+    """In which of n refits each unit is left out: in turn, but so that each still learns from every condition.
+
+    A unit goes to the next refit where it is the last of a condition whose others are all left out of this one; to one
+    more refit where that holds of all of them.
+    """
+    units: dict[str, set[str]] = {}
+    for held in found:
+        if not held.parts:  # a combination is told by its parts, which stay
+            units.setdefault(held.target, set()).add(held.unit)
+    places: dict[str, int] = {}
+    for i, name in enumerate(names):
+        rest = [{places.get(other) for other in own - {name}} for own in units.values() if name in own]
+        full = {place for at in rest if len(at) == 1 for place in at}
+        free = (place for place in [*((i + j) % n for j in range(n)), *range(n, len(names))] if place not in full)
+        places[name] = next(free)
+    return places
 
 
 def _fault(prepared: Prepared, method: type[Method], condition: Any) -> str:
@@ -166,11 +193,11 @@ def _settings(method: type[Method], prepared: Prepared) -> Any:
     return method.Hyperparameters(**prepared.record.hyperparameters)
 
 
-def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str) -> list[Held]:
-    """Groups by a column, under each condition that other groups are under too."""
-    from cellalign.data.columns import column
+def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str, none: str | None) -> list[Held]:
+    """Groups by a column, under each condition that other groups are under too; `none` is a value that means none."""
+    from cellalign.data.columns import with_value
 
-    values = column(adata.obs, key, purpose="calibration", missing=True)
+    values = with_value(adata.obs, key, none, purpose="calibration")
     codes, under = np.asarray(values.codes), prepared.cells.condition.numpy()
     used = _used(prepared)
     start = condition.code(condition.reference)
@@ -187,7 +214,7 @@ def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str) -> lis
     return found
 
 
-def _combinations(prepared: Prepared, adata: AnnData, condition: Any, key: str) -> list[Held]:
+def _combinations(prepared: Prepared, condition: Any) -> list[Held]:
     """Conditions that are combinations of others that were trained on too."""
     used, under = _used(prepared), prepared.cells.condition.numpy()
     start = condition.reference

@@ -16,7 +16,7 @@ from cellalign.data import quality
 from cellalign.data.counts import NoCounts, Place, find_counts, find_log, places
 from cellalign.data.matrices import check_expression, check_names
 from cellalign.data.said import untold
-from cellalign.data.values import listed
+from cellalign.data.values import listed, means_missing, text_of
 from cellalign.errors import InputError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, LABEL, Fields
 
@@ -33,7 +33,7 @@ SHALLOW, WHOLE = 200, 5000  # genes of a cell that tells little; of a file that 
 SMALL_GROUP, FEW_GENES, SHOWN, VALUES = 10, 50, 5, 50
 FLAGS = ("doublet", "multiplet")  # within the name of a column
 MEND = '; put them into layers["counts"], X or raw, or name the layer'  # `NoCounts` says
-SINGLE = ("singlet", "false", "0", "0.0", "nan", "no", "single")
+SINGLE = ("singlet", "false", "0", "0.0", "no", "single")
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,8 @@ def of_doublets(place: Place, obs: pd.DataFrame, seed: int) -> Iterator[Finding]
         named = any(word in str(key).lower() for word in FLAGS)
         if not named or obs[key].dtype.kind == "f" or obs[key].nunique() > VALUES:
             continue
-        flagged = int((~obs[key].astype(str).str.lower().isin(SINGLE)).sum())
+        sizes = [(text_of(value), int(n)) for value, n in obs[key].value_counts().items()]  # without missing ones
+        flagged = sum(n for text, n in sizes if not means_missing(text) and text.lower() not in SINGLE)
         if flagged:
             found = f"{flagged:,} cells are flagged in obs {str(key)!r} and still here"
             yield Finding("warning", "doublets", found, "drop them, or leave them out by a filter of your own")

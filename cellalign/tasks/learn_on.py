@@ -170,7 +170,8 @@ def prepare_on(adata: AnnData, *, parent: Parent, **asked: Any) -> Prepared:
         "hyperparameters": model.method.hp.model_dump(mode="json"),
         "format_version": type(model.record).FORMAT,
     }
-    unset = dict.fromkeys(("weights_checksum", "outcome", "machine"))
+    # the errors of held-out groups are the other model's, which knows the values that it was calibrated for
+    unset = dict.fromkeys(("weights_checksum", "outcome", "machine", "calibration"))
     record = model.record.model_copy(update=changed | unset | made_by(asked.get("source")))
     counts = None
     if model.expression == "counts":

@@ -135,7 +135,8 @@ def reproduce(
     again = train(adata, **options, deterministic=deterministic, order=order, progress=progress, source=source)
     again.record = again.record.model_copy(update={"tuned": record.tuned})  # the search is not repeated
     before, after = (_weights(each) for each in (model, again))
-    latents = [each.embeddings(adata, device=options["device"], threads=options["threads"]) for each in (model, again)]
+    cells = _trained_on(record, adata, options["control"])
+    latents = [each.embeddings(cells, device=options["device"], threads=options["threads"]) for each in (model, again)]
     return Reproduction(
         again,
         _identical(before, after),
@@ -144,6 +145,14 @@ def reproduce(
         (_validation_loss(record), _validation_loss(again.record)),
         _differences(record, again.record),
     )
+
+
+def _trained_on(record: ModelRecord, adata: AnnData, control: str | None) -> AnnData:
+    """The cells without those that were held out, which may be under conditions that the model does not know."""
+    from cellalign.data.given import given_cells
+    from cellalign.tasks.prepare import training_rows
+
+    return given_cells(adata)[training_rows(adata, record.holdout, control)] if record.holdout else adata
 
 
 def _check_content(record: ModelRecord, adata: AnnData, options: Mapping[str, Any]) -> None:

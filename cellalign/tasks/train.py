@@ -213,7 +213,8 @@ def train(
         condition itself, of which combinations a+b are predicted from a and b, these. Methods in closed form, given a
         label, do it by themselves for up to 50,000 cells; "none" keeps them from it.
     calibrate_folds : int, optional
-        How many refits, each as long as the training; by default 5, in closed form one for each group.
+        How many refits, each as long as the training; by default 5, in closed form one for each group; more where all
+        groups of a condition would be left out at once.
 
     Returns
     -------

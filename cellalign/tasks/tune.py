@@ -165,10 +165,11 @@ def tune(
     records: list[dict[str, Any]] = []
     more: list[dict[str, float]] = []
     models: list[Model] = []
+    runs_of: list[tuple[int, str]] = []  # of each model its combination's number, and the run in words
     if kept is not None:
         kept.of(adata, method, options)
     with nullcontext() if kept is None else kept.held(wait):
-        for combination, seed in itertools.product(tried, range(seeds)):
+        for (number, combination), seed in itertools.product(enumerate(tried), range(seeds)):
             run = f"{said(combination)}, seed {seed}"
             try:
                 model = _run(adata, method, (dict(settings or {}) | combination), seed, kept, options)
@@ -182,10 +183,11 @@ def tune(
             with limited(threads):
                 more.append(scores(by, model, adata, options, seed))
             models.append(model)
+            runs_of.append((number, run))
     if not models:
         raise TrainingError("every run of the grid failed")
     table = pd.DataFrame(records)
-    combination_of = table[list(grid)].astype(str).agg(", ".join, axis=1)
+    combination_of = pd.Series([number for number, _ in runs_of])
     with limited(threads):
         table["udr"] = _udr(adata, models, combination_of, by)
     for name in more[0]:
@@ -193,8 +195,9 @@ def tune(
     own = _own(table, by)
     if own.isna().all():
         raise InputError(f"no run has a {by} to be ranked by: {adata.n_obs} cells are too few to keep some for it")
-    for run in (combination_of + ", seed " + table["seed"].astype(str))[own.isna()]:
-        log.warning("%s: its %s is not a number, which counts as the worst", run, by)
+    for (_, run), value in zip(runs_of, own, strict=True):
+        if value != value:
+            log.warning("%s: its %s is not a number, which counts as the worst", run, by)
     # of several seeds one without a score must not leave the median to the luckier ones
     table["score"] = own.fillna(-np.inf).groupby(combination_of).transform("median").replace(-np.inf, np.nan)
     table["rank"] = table["score"].rank(method="dense", ascending=False, na_option="bottom").astype(int)

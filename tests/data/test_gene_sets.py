@@ -56,3 +56,17 @@ def test_genes_are_matched_as_those_of_cells_are():
     np.testing.assert_array_equal(membership(sets, genes, other), expected)
     with pytest.raises(InputError, match="no gene of the 1 sets .* is one of the model's 4 .*same species"):
         membership({"a": ["Trp53"]}, genes)
+
+
+def test_what_is_found_of_a_set_does_not_depend_on_how_another_names_the_same_genes():
+    genes, other = ["ISG15", "MX1", "ACTB"], ["ENSG00000187608", "ENSG00000157601", ""]
+    sets = {
+        "symbols": ["ISG15", "MX1"],
+        "mouse": ["Isg15", "Mx1", "Actb"],
+        "ids": ["ENSG00000187608.12", "ENSG00000157601"],
+        "older ids": ["ENSG00000187608.3"],
+    }
+    together = membership(sets, genes, other)
+    for row, (name, members) in zip(together, sets.items(), strict=True):
+        np.testing.assert_array_equal(row, membership({name: members}, genes, other)[0])
+    np.testing.assert_array_equal(together, [[1, 1, 0], [1, 1, 1], [1, 1, 0], [1, 0, 0]])

@@ -130,6 +130,22 @@ def test_a_method_without_steps_has_no_products_to_round(cells):
     assert model.record.training["precision"] == "float32"
 
 
+@pytest.mark.parametrize("asked", [None, "float32", "bfloat16"])
+def test_networks_of_a_stack_compute_in_what_is_asked_for(cells, asked, monkeypatch):
+    seen, products_in = [], fit.products_in
+
+    def noted(method, dtype):
+        seen.append((method.name, dtype))
+        return products_in(method, dtype)
+
+    monkeypatch.setattr(fit, "products_in", noted)
+    given = {"condition": "stim", "label": "cell_type", "settings": {"members": "local,scgen"}, "epochs": 1}
+    model = cellalign.train(cells, method="auto", precision=asked, **given)
+    wanted = asked or "float32"
+    assert model.record.training["precision"] == wanted
+    assert {dtype for name, dtype in seen if name == "scgen"} == {DTYPES[wanted]}
+
+
 def test_what_is_asked_for_is_settled(monkeypatch, caplog):
     monkeypatch.setattr(precision, "processor_has_bfloat16", lambda: True)
     assert settle("auto", CPU) == "bfloat16" and settle("float32", CPU) == "float32"

@@ -101,6 +101,31 @@ def test_no_member_sees_what_is_left_out(monkeypatch):
         assert (fold[:, others] == 20).all() and fold[0, 2] == 20
 
 
+def test_a_donor_that_is_left_out_is_left_out_with_cells_of_no_type_or_of_one_without_a_control(monkeypatch):
+    adata = cells(n=20, types="AB", donors=("d1", "d2", "d3"))
+    kind = adata.obs["cell_type"].astype(object).to_numpy()
+    treated = (adata.obs["stim"] == "stimulated").to_numpy()
+    kind[np.random.default_rng(0).random(adata.n_obs) < 0.5] = None
+    first = np.flatnonzero(treated & (adata.obs["donor"] == "d1"))[:3]
+    kind[first] = "C"  # which has no control cells
+    adata.obs["cell_type"] = kind
+    seen, fit = [], Local.fit_closed_form
+
+    def noted(self, batches):
+        counts = np.zeros((2, 3), int)
+        for batch in batches():
+            donor = [field.name for field in batch.fields].index("donor")
+            np.add.at(counts, (batch.condition.numpy(), batch.columns[donor].numpy()), 1)
+        seen.append(counts)
+        fit(self, batches)
+
+    monkeypatch.setattr(Local, "fit_closed_form", noted)
+    given = {"method": "auto", "label": "cell_type", "batch": ["donor"], "condition": "stim", "control": "control"}
+    cellalign.train(adata, **given, validation=0, holdout=["donor=d3,stim=stimulated"])
+    assert seen[0].tolist() == [[40, 40, 40], [40, 40, 0]]
+    assert sorted(fold[1].tolist() for fold in seen[1:]) == [[0, 40, 0], [40, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("members", "said"),
     [("local,scv", "unknown method 'scv'"), ("scvi", "reads counts"), ("auto", "cannot be a member")],

@@ -113,6 +113,28 @@ def test_cells_whose_type_is_missing_belong_to_groups_near_them():
     np.testing.assert_allclose(found[0], found[1], atol=0.05)
 
 
+def test_cells_whose_type_is_missing_do_so_though_such_cells_were_trained_on():
+    """Trained cells without a type are no group of their own: what is found of the others is as if they were not."""
+    adata = cells()
+    missing = np.flatnonzero(np.random.default_rng(0).random(adata.n_obs) < 0.3)
+    some = adata.copy()
+    some.obs["cell_type"] = some.obs["cell_type"].astype(object)
+    some.obs.iloc[missing, some.obs.columns.get_loc("cell_type")] = np.nan
+    model = cellalign.train(some, method="local", label="cell_type", **QUIET)
+    for kind in "AE":
+        truth = mean(adata, stim="stimulated", cell_type=kind) - mean(adata, stim="control", cell_type=kind)
+        unknown = adata[(adata.obs["stim"] == "control") & (adata.obs["cell_type"] == kind)].copy()
+        unknown.obs["cell_type"] = np.nan
+        found = cellalign.counterfactual(unknown, model, to="stimulated").X.mean(0) - unknown.X.mean(0)
+        np.testing.assert_allclose(np.asarray(found).ravel()[:8], truth[:8], atol=0.15)
+    # the spread is that within types, of the cells that have one
+    z = np.asarray((adata.X.toarray() - model.method.centre.numpy()) @ model.method.components.numpy())
+    names = (adata.obs["cell_type"] + adata.obs["stim"]).to_numpy()
+    kept = np.setdiff1d(np.arange(adata.n_obs), missing)
+    within = sum(((z[own] - z[own].mean(0)) ** 2).sum(0) for own in (kept[names[kept] == n] for n in set(names)))
+    np.testing.assert_allclose(model.method.spread, within / (len(kept) - len(set(names))), rtol=1e-4)
+
+
 def test_doses_between_those_trained_on_are_interpolated():
     rng = np.random.default_rng(0)
     dose = np.repeat([0.0, 1.0, 2.0, 4.0], 60)

@@ -180,6 +180,24 @@ def test_rotates_at_its_moments_and_after_training(name, monkeypatch):
         get(name).Hyperparameters(rotate_at=(1.5,))
 
 
+def test_rotates_once_at_each_moment_whatever_the_number_of_epochs(monkeypatch):
+    method, turns = build("ivae", rotate_at=(0.1, 0.25, 0.5)), []
+    monkeypatch.setattr(method, "turn", lambda: turns.append(epoch))
+    for epochs in range(12, 300):
+        turns.clear()
+        for epoch in range(epochs):
+            method.on_epoch_start(epoch / epochs, 1 / epochs)
+        assert turns == [-(-epochs // 10), -(-epochs // 4), -(-epochs // 2)], epochs
+    late = build("ivae", rotate_at=(0.95,))
+    monkeypatch.setattr(late, "turn", lambda: turns.append(epoch))
+    for epochs, at in ((2, 1), (10, 9), (40, 38), (41, 39), (1, None)):
+        turns.clear()
+        for epoch in range(epochs):
+            late.on_epoch_start(epoch / epochs, 1 / epochs)
+        late.fit_closed_form(lambda: iter([]))
+        assert turns == ([] if at is None else [at]), epochs
+
+
 def test_ivae_draws_edges_by_size_where_it_rotates_and_by_outliers_where_not():
     method = build("ivae")
     method.shift.set(torch.tensor([[9.0, 9, 9], [0.9, 1.1, -4], [0, 0, 0.1], [-1.01, 2, 0]]))

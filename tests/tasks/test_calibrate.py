@@ -11,6 +11,7 @@ from conftest import make_counts, preprocessed
 import cellalign
 from cellalign.errors import InputError, ModelError, UsageError
 from cellalign.records import ModelRecord, Provenance
+from cellalign.tasks.calibrate import Held, _places
 
 KNOWN = {"method": "linear", "condition": "stim", "label": "donor", "latent_dim": 3}
 
@@ -159,6 +160,52 @@ def test_what_was_not_calibrated_is_refused(donors, model):
     unknown.obs["donor"] = unknown.obs["donor"].astype(object)
     unknown.obs.iloc[:9, unknown.obs.columns.get_loc("donor")] = None
     refused(InputError, r"source cells have no 'donor'", cells=unknown)
+    refused(UsageError, r"interval_cells must be at least 1, got 0", interval_cells=0)
+    refused(UsageError, r"interval_cells must be at least 1, got -5", interval_cells=-5)
+
+
+def test_cells_whose_label_means_none_are_no_group(donors):
+    found = cellalign.train(donors, **KNOWN, unlabelled="d1")
+    assert found.record.calibration.groups == ["d0", "d2", "d3", "d4"]
+    with pytest.raises(InputError, match=r"source cells have no 'donor'"):
+        found.counterfactual(donors, to="stimulated", interval=0.9)
+    known = found.counterfactual(donors[donors.obs["donor"] != "d1"].copy(), to="stimulated", interval=0.9)
+    assert (known.layers["upper"] > known.layers["lower"]).any()
+
+
+def test_every_refit_learns_from_every_condition():
+    """Of a condition that two groups are under, one is left out at a time, whatever the number of refits."""
+    rng, obs = np.random.default_rng(0), []
+    conditions = {kind: ["control", "most", *(["few"] if kind in "AE" else [])] for kind in "ABCDEFGH"}
+    for kind, under in conditions.items():
+        obs += [{"stim": stim, "kind": kind} for stim in under for _ in range(6)]
+    frame = pd.DataFrame(obs, index=[f"c{i}" for i in range(len(obs))])
+    x = rng.gamma(4, 0.5, (len(frame), 20)).astype(np.float32) + 0.5 * (frame["stim"] == "few").to_numpy()[:, None]
+    adata = ad.AnnData(x.astype(np.float32), obs=frame)
+    given = {"method": "linear", "condition": "stim", "control": "control", "label": "kind", "latent_dim": 3}
+    found = cellalign.train(adata, **given, calibrate="kind", calibrate_folds=4)
+    known = found.calibration
+    for i, (name, target) in enumerate(zip(known.names, known.targets, strict=True)):
+        if target == "few":
+            held = [f"kind={name},stim={other}" for other in ("few", "most")]
+            alone = cellalign.train(adata, **given, holdout=held, calibrate="none")
+            mean = alone.counterfactual(adata, to="few", where={"kind": name}).X.mean(0)
+            assert np.abs(known.predicted[i] - mean).mean() < 0.1  # another group's absence moves the shift a little
+            assert np.abs(known.predicted[i] - known.control[i]).mean() > 0.3
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_no_refit_leaves_out_all_groups_of_a_condition(n):
+    nothing = np.empty(0, dtype=int)
+    pairs = [("a", "t1"), ("b", "t1"), ("b", "t2"), ("c", "t2"), ("a", "t3"), ("c", "t3"), ("d", "t4"), ("g", "t4")]
+    pairs += [(name, "t5") for name in "abcdefg"]
+    found = [Held(name, target, nothing, nothing) for name, target in pairs]
+    places = _places(found, list("abcdefg"), n)
+    assert set(places.values()) == set(range(max(n, 3)))  # a, b and c are left out one by one
+    for target in {target for _, target in pairs}:
+        assert len({places[name] for name, other in pairs if other == target}) > 1
+    even = _places([held for held in found if held.target == "t5"], list("abcdefg"), n)
+    assert even == {name: i % n for i, name in enumerate("abcdefg")}
 
 
 def test_two_replicates_of_many_conditions_calibrate_a_third(donors):

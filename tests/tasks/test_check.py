@@ -89,6 +89,14 @@ def test_each_fault_is_found_with_what_to_do():
     flagged.obs["predicted_doublet"] = np.arange(flagged.n_obs) < 9
     warnings, _ = warned(flagged)
     assert "9 cells are flagged" in warnings["doublets"].found
+    missing = cells()  # a tool that was run on some of the lanes says nothing of the others
+    called = np.where(np.arange(missing.n_obs) < 9, "Doublet", "Singlet").astype(object)
+    missing.obs["multiplet_call"] = np.where(np.arange(missing.n_obs) > 30, None, called)
+    with pd.option_context("future.infer_string", True):
+        warnings, _ = warned(missing)
+    assert "9 cells are flagged" in warnings["doublets"].found
+    warnings, _ = warned(missing)
+    assert "9 cells are flagged" in warnings["doublets"].found
     twice = cells()
     twice.obs_names = ["c", *twice.obs_names[1:-1], "c"]
     _, errors = warned(twice)

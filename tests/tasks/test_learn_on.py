@@ -280,3 +280,17 @@ def tiny_raw_parts(cells):
     del raw.layers["counts"]
     raw.uns.clear()
     return of(raw, "donor", "d1", "d2"), of(raw, "donor", "d3")
+
+
+def test_a_model_that_was_calibrated_is_learned_on_from_saved_read_and_reproduced(old, new, tmp_path):
+    options = columns("cvae") | {"calibrate": "cell_type", "calibrate_folds": 3}
+    parent = cellalign.train(old, method="cvae", epochs=1, settings=SMALL, **options)
+    assert parent.record.calibration is not None
+    parent.save(tmp_path / "parent")
+    found = cellalign.train(new, from_=str(tmp_path / "parent"), epochs=1)
+    assert found.record.calibration is None and found.calibration is None
+    found.save(tmp_path / "wider")
+    read = cellalign.load(tmp_path / "wider")
+    assert reproduce(read, new).identical
+    with pytest.raises(ModelError, match="knows no errors of held-out groups"):
+        read.counterfactual(new, to="stimulated", interval=0.9)

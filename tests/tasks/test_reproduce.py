@@ -136,6 +136,18 @@ def test_however_it_was_read_and_trained(options, tiny_counts, tiny):
     assert reproduce(model, cells).identical
 
 
+@pytest.mark.parametrize("method", ["cvae", "lemur"])
+def test_a_condition_that_was_held_out_as_a_whole_is_not_embedded(method, cells):
+    """Its code is in no network: the latents that are compared are those of the cells trained on."""
+    three = cells.copy()
+    three.obs["stim"] = three.obs["stim"].astype(str)
+    three.obs.loc[three.obs_names[::5], "stim"] = "other"
+    found = reproduce(cellalign.train(three, **options_for(method), holdout=["stim=other"]), three)
+    assert found.identical and found.latents == 0
+    with pytest.raises(InputError, match="never trained on"):
+        found.model.embeddings(three)
+
+
 def test_another_model_is_told_from_it(model, cells):
     method = model.method
     other = type(method)(method.hp, method.layout)

@@ -1,6 +1,7 @@
 """A grid is trained, ranked and its best model kept; finished runs are not trained again."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
@@ -128,6 +129,14 @@ def test_a_weight_is_ranked_by_reconstruction_and_mixing_together(tiny):
     assert {"reconstruction", "mixing"} <= {*table} and "response" not in table
     both = -(table["reconstruction"].rank() + table["mixing"].rank()) / 2
     assert table["score"].tolist() == both.tolist()
+
+
+def test_a_value_that_is_null_is_a_combination_of_its_own_in_pandas_3_too(tiny):
+    grid = {"gamma": [None, 30]}
+    with pd.option_context("future.infer_string", True):  # which is pandas 3's way
+        _, table = cellalign.tune(tiny, method="comp", grid=grid, seeds=2, condition="stim", settings=FAST["settings"])
+    assert sorted(table["rank"]) == [1, 1, 2, 2] and table.groupby("rank")["score"].nunique().tolist() == [1, 1]
+    assert table.groupby("rank")["gamma"].apply(lambda own: own.isna().sum()).isin([0, 2]).all()
 
 
 def test_a_method_that_takes_nothing_out_is_ranked_by_reconstruction(tiny):
