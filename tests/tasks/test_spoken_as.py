@@ -92,3 +92,13 @@ def test_on_the_command_line_as_a_setting(tiny_path, mistaken, tmp_path):
     assert done.returncode == 0 and cellalign.load(tmp_path / "m").record.hyperparameters["latent_dim"] == 3
     done = run("train", tiny_path, *more, "--set", "n_latent=3", "--set", "latent_dim=4", "-m", "n")
     assert done.returncode == 2 and "n_latent is another word for latent_dim" in done.stderr
+
+
+def test_one_text_is_one_of_several(tiny):
+    """Its letters were columns, and a model kept them as what was held out."""
+    model = cellalign.train(tiny, method="linear", condition="stim", holdout="cell_type=NK", batch=None)
+    assert model.record.holdout == ["cell_type=NK"]
+    with pytest.raises(UsageError, match=r"makes no use of batch=\[.cell_type.\]"):
+        cellalign.train(tiny, method="linear", condition="stim", batch="cell_type")
+    with pytest.raises(UsageError, match="unknown method 'linea'"):
+        cellalign.benchmark(tiny, methods="linea", condition="stim")
