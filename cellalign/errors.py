@@ -89,6 +89,11 @@ def option(name: str, value: Any = _NOTHING, *, hint: str = "") -> str:
     return f"{flag} {shown}" if shown else flag
 
 
+def takes(name: str) -> bool:
+    """Whether advice may name a parameter: on the command line, whether the command that runs has it."""
+    return _flags is None or name in _flags
+
+
 def spoken(*, python: str, command: str) -> str:
     """Advice in the caller's language: a Python call, or a command."""
     return python if _flags is None else command

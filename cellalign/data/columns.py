@@ -15,7 +15,7 @@ from cellalign.data.controls import find_control
 from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
 from cellalign.data.values import Known, check_combination, in_order, known, listed, means_missing, number_of, text_of
-from cellalign.errors import InputError, UsageError, nearest, option
+from cellalign.errors import InputError, UsageError, nearest, option, takes
 
 __all__ = ["column", "find_control", "having", "no_column", "numbers", "parse_where", "select", "text_that_is_missing"]
 
@@ -57,11 +57,9 @@ def column(
         raise InputError(f"{purpose} column {key!r} has infinite values; fill them in or drop those cells")
     continuous = values.dtype.kind == "f" and purpose != "selection" and values.nunique() > 50
     if continuous and (missing or values.notna().all()):
-        number, numeric = option("continuous", True), f"add {option('numeric', [key])}, or "
-        mends = {"condition": f"name it with {number}, or ", "batch": numeric, "covariate": numeric}
         raise InputError(
             f"{purpose} column {key!r} is continuous ({values.nunique()} different numbers); "
-            f"{mends.get(purpose, '')}bin it into categories"
+            f"{_as_number(key, purpose)}bin it into categories"
         )
     every = _categorical(values)
     absent = [name for name in every.categories if means_missing(name) and name not in named]
@@ -70,7 +68,7 @@ def column(
     if n_missing and not missing:
         infer = (
             f", or infer them with {option('allow_missing_condition', True)}, if the method can"
-            if purpose == "condition"
+            if purpose == "condition" and takes("allow_missing_condition")
             else ""
         )
         raise InputError(
@@ -78,6 +76,15 @@ def column(
             f"those cells{infer}"
         )
     return found
+
+
+def _as_number(key: str, purpose: str) -> str:
+    """How the verb that runs is told that a column is of numbers, if it can be."""
+    if purpose == "condition" and takes("continuous"):
+        return f"name it with {option('continuous', True)}, or "
+    if purpose in ("batch", "covariate") and takes("numeric"):
+        return f"add {option('numeric', [key])}, or "
+    return ""
 
 
 def text_that_is_missing(obs: pd.DataFrame, key: str, named: Collection[str] = ()) -> dict[str, int]:
