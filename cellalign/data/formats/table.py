@@ -35,7 +35,9 @@ def read_table(path: Path, name: str) -> AnnData:
         It holds text among the numbers, or one column only.
     """
     separator = _separator(path, name)
-    blocks, rows, columns = [], [], []
+    blocks: list[sparse.csr_matrix] = []
+    rows: list[str] = []
+    columns: list[str] = []
     for block in _blocks(path, name, separator):
         if block.empty:
             continue
