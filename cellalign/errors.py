@@ -76,17 +76,22 @@ def option(name: str, value: Any = _NOTHING, *, hint: str = "") -> str:
     name : str
         Of the parameter in Python.
     value : optional
-        What was given, or is to be given: True for a switch, a list for what can be repeated.
+        What was given, or is to be given: True for a switch, a list or tuple for what can be repeated.
     hint : str
         What stands for the value on the command line, such as KEY.
     """
     if _flags is None:
         return name if value is _NOTHING else f"{name}={value!r}"
     flag = _flags.get(name) or "--" + name.strip("_").replace("_", "-")
-    shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    if value is _NOTHING or value is True:
-        shown = hint
+    if isinstance(value, list | tuple) and value:
+        return " ".join(f"{flag} {one}" for one in value)
+    shown = hint if value is _NOTHING or value is True else str(value)
     return f"{flag} {shown}" if shown else flag
+
+
+def takes(name: str) -> bool:
+    """Whether advice may name a parameter: on the command line, whether the command that runs has it."""
+    return _flags is None or name in _flags
 
 
 def spoken(*, python: str, command: str) -> str:

@@ -15,7 +15,7 @@ from cellalign.data.controls import find_control
 from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
 from cellalign.data.values import Known, check_combination, in_order, known, listed, means_missing, number_of, text_of
-from cellalign.errors import InputError, UsageError, nearest, option
+from cellalign.errors import InputError, UsageError, nearest, option, takes
 
 __all__ = [
     "column",
@@ -67,11 +67,9 @@ def column(
         raise InputError(f"{purpose} column {key!r} has infinite values; fill them in or drop those cells")
     continuous = values.dtype.kind == "f" and purpose != "selection" and values.nunique() > 50
     if continuous and (missing or values.notna().all()):
-        number, numeric = option("continuous", True), f"add {option('numeric', [key])}, or "
-        mends = {"condition": f"name it with {number}, or ", "batch": numeric, "covariate": numeric}
         raise InputError(
             f"{purpose} column {key!r} is continuous ({values.nunique()} different numbers); "
-            f"{mends.get(purpose, '')}bin it into categories"
+            f"{_as_number(key, purpose)}bin it into categories"
         )
     every = _categorical(values)
     absent = [name for name in every.categories if means_missing(name) and name not in named]
@@ -80,7 +78,7 @@ def column(
     if n_missing and not missing:
         infer = (
             f", or infer them with {option('allow_missing_condition', True)}, if the method can"
-            if purpose == "condition"
+            if purpose == "condition" and takes("allow_missing_condition")
             else ""
         )
         raise InputError(
@@ -95,6 +93,15 @@ def with_value(obs: pd.DataFrame, key: str, none: str | None, *, purpose: str) -
     found = column(obs, key, purpose=purpose, missing=True)
     name = None if none is None else known(tuple(found.categories)).name(none)
     return found if name is None else found.remove_categories([name])
+
+
+def _as_number(key: str, purpose: str) -> str:
+    """How the verb that runs is told that a column is of numbers, if it can be."""
+    if purpose == "condition" and takes("continuous"):
+        return f"name it with {option('continuous', True)}, or "
+    if purpose in ("batch", "covariate") and takes("numeric"):
+        return f"add {option('numeric', [key])}, or "
+    return ""
 
 
 def text_that_is_missing(obs: pd.DataFrame, key: str, named: Collection[str] = ()) -> dict[str, int]:

@@ -10,6 +10,7 @@ from cellalign.data.formats.on_disk import NotByRows, stored_matrix
 from cellalign.data.reading import in_memory
 from cellalign.data.stored import Held, Stored
 from cellalign.data.streamed import StreamedCells
+from cellalign.errors import UsageError
 
 
 def given_cells(adata: AnnData) -> AnnData:
@@ -21,7 +22,12 @@ def given_cells(adata: AnnData) -> AnnData:
     ------
     InputError
         A sparse matrix whose parts do not fit each other.
+    UsageError
+        These are no cells, but a file's name or a table.
     """
+    if not isinstance(adata, AnnData):
+        advice = "cellalign.read(path) gives that of a file"
+        raise UsageError(f"cells are given as an AnnData, not as {type(adata).__name__}; {advice}")
     left = _on_disk(adata) if adata.isbacked else None
     return in_memory(adata if left is None else left)
 

@@ -57,7 +57,6 @@ def preprocess(
     """
     _check_numbers(n_top_genes, target_sum, min_genes, min_cells)
     check_names(adata, "the input")
-    holdout = (holdout,) if isinstance(holdout, str) else tuple(holdout)
     if holdout and judged is None:
         judged = rows_left(adata.obs, holdout)
     batches = None if batch is None else column(adata.obs, batch, purpose="batch")
@@ -95,7 +94,7 @@ def preprocess(
         batch=batch,
         min_genes=min_genes,
         min_cells=min_cells,
-        holdout=holdout,
+        holdout=_held_out_of_all(holdout, provenance),
     )
     result.uns[KEY] = provenance.with_steps(record).plain()
     rest = {"obsm": dict(result.obsm), "varm": dict(result.varm), "uns": dict(result.uns)}
@@ -104,10 +103,16 @@ def preprocess(
     return cells_with(matrices, obs=result.obs, var=result.var, **rest)
 
 
+def _held_out_of_all(holdout: Sequence[str], before: Provenance) -> tuple[str, ...]:
+    """Of these items those that were held out too when the input was preprocessed before, if it was."""
+    then = before.preprocess
+    return tuple(item for item in holdout if then is None or not then.chose or item in then.holdout)
+
+
 def notes_of_choice(adata: AnnData, trained_on: np.ndarray) -> list[tuple[int, str]]:
     """What is to be said where `preprocess` let cells choose genes and total that are not trained on now."""
     written = Provenance.of(adata.uns).preprocess
-    if written is None or trained_on.all():
+    if written is None or not written.chose or trained_on.all():
         return []
     if not (held_out(adata.obs, written.holdout, must_exist=False, quiet=True) | trained_on).all():
         return [(logging.INFO, HELPED % option("holdout", ["KEY=VALUE"]))]
@@ -245,6 +250,8 @@ def _kept(x: Stored, min_genes: int, min_cells: int, judged: np.ndarray | None =
     if not len(cells):
         raise InputError(f"no cell has {max(min_genes, 1)} genes or more; lower {option('min_genes')}")
     counted = cells if judged is None else cells[judged[cells]]
+    if not len(counted):
+        raise InputError(f"all cells that are not held out have {few}; lower {option('min_genes')}, or hold out fewer")
     n_cells = (x if n_genes.sum() == n_genes[counted].sum() else x[counted]).facts.genes
     genes = np.flatnonzero(n_cells >= min_cells)
     few = f"fewer than {min_cells}" if min_cells > 1 else "none"

@@ -135,13 +135,15 @@ def stem(path: PathLike) -> str:
 def in_memory(adata: AnnData) -> AnnData:
     """Cells whose matrix is in memory, and is one: of an AnnData opened with `backed` a copy that is.
 
+    Of one in half precision, or in another machine's byte order, a copy that can be computed with.
+
     Raises
     ------
     InputError
         A sparse matrix whose parts do not fit each other.
     """
-    from cellalign.data.structure import check_cells
+    from cellalign.data.structure import check_cells, with_plain_matrices
 
     adata = adata.to_memory() if adata.isbacked else adata
     check_cells(adata, "the input")
-    return adata
+    return with_plain_matrices(adata)

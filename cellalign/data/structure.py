@@ -182,3 +182,45 @@ def check_cells(adata: AnnData, name: str) -> None:
             raise InputError(
                 f"{name} is damaged ({where}): {error}; make it anew, or copy or download it again"
             ) from error
+
+
+def plain_matrix(x: Any) -> Any:
+    """Numbers in the machine's byte order, and of a kind that sparse matrices may hold."""
+    if hasattr(x, "to_numpy"):  # a DataFrame
+        x = x.to_numpy()
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or dtype.kind not in "biufc":
+        return x
+    wanted = dtype.newbyteorder("=")
+    if dtype.kind == "b" or (dtype.kind == "f" and dtype.itemsize not in (4, 8)):
+        wanted = np.dtype(np.float64 if dtype.itemsize > 8 else np.float32)
+    x = x if wanted == dtype and dtype.isnative else x.astype(wanted)
+    if sparse.issparse(x) and x.format in ("csr", "csc") and not x.indices.dtype.isnative:
+        x.indices, x.indptr = (part.astype(part.dtype.newbyteorder("=")) for part in (x.indices, x.indptr))
+    return x
+
+
+def with_plain_matrices(adata: AnnData) -> AnnData:
+    """The same cells with `plain_matrix` of X, raw and layers; the same object where nothing has to change."""
+    from anndata import AnnData
+
+    raw = adata.raw
+    held = [adata.X, None if raw is None else raw.X, *adata.layers.values()]
+    if all(x is None or _is_plain(x) for x in held):
+        return adata
+    found = adata.copy()
+    if found.X is not None:
+        found.X = plain_matrix(found.X)
+    for key in [key for key in found.layers if key is not None]:  # of anndata 0.13 X is the layer None
+        found.layers[key] = plain_matrix(found.layers[key])
+    if raw is not None:
+        found.raw = AnnData(plain_matrix(raw.X), obs=found.obs[[]], var=raw.var, varm=dict(raw.varm))
+    return found
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether `plain_matrix` has nothing to do: truth values are numbers wherever they are read."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or dtype.kind not in "iuf":
+        return True
+    return dtype.isnative and (dtype.kind != "f" or dtype.itemsize in (4, 8))

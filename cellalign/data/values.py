@@ -53,6 +53,11 @@ def number_of(text: str) -> Decimal | None:
     return number
 
 
+def at_number(values: np.ndarray, number: float) -> np.ndarray:
+    """Which of some numbers are the one that was typed, also stored in single precision; 0 is not 1e-9, a dose."""
+    return np.isclose(values, number, rtol=1e-6, atol=0)
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two values are the same."""
     return text_of(one) == text_of(other) or value_of(text_of(one)) == value_of(text_of(other))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.data.columns import column, having, numbers
+from cellalign.data.values import at_number
 from cellalign.errors import option
 from cellalign.evaluation.table import Evaluation
 from cellalign.records import Provenance
@@ -168,7 +169,7 @@ class Inputs:
         if self.condition is None:
             raise NotApplicable(f"it needs {option('condition')}")
         if self.continuous:
-            return np.isclose(numbers(obs, self.condition, missing=True), float(value))
+            return at_number(numbers(obs, self.condition, missing=True), float(value))
         return having(obs, self.condition, value, control=self.reference)
 
     def batches(self) -> np.ndarray:

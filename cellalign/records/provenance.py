@@ -43,14 +43,15 @@ class Preprocessing(Step):
     Attributes
     ----------
     counts_from : str, optional
-        "X", "raw" or a layer's name; None where there was normalised expression only.
+        "X", "raw" or a layer's name; None where there was normalised expression only, "" where a model's total was
+        taken.
     n_top_genes : int
     target_sum : float, optional
         What the normalised expression of a cell sums up to, over all genes of the input; None where it is not known.
     batch : str, optional
     min_genes, min_cells : int
     holdout : tuple of str
-        Items "key=value,key=value" of the cells that chose neither genes nor total.
+        Items "key=value,key=value" of the cells that chose neither genes nor total, in this step and those before.
     """
 
     counts_from: str | None = None
@@ -60,6 +61,11 @@ class Preprocessing(Step):
     min_genes: int = 1
     min_cells: int = 1
     holdout: tuple[str, ...] = ()
+
+    @property
+    def chose(self) -> bool:
+        """Whether cells of the file chose genes or total, rather than a model that they were brought to."""
+        return self.counts_from != ""
 
     @field_validator("holdout", mode="before")
     @classmethod

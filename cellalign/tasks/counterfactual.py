@@ -193,7 +193,15 @@ def command(
     files.write_batches(bare, predicted.batches(), output, copies=predicted.copies, force=force)
     targets = predicted.record.targets
     said = f"{len(targets)} conditions" if len(targets) > 1 else targets[0].to if targets else _named(to)
-    call.log.info("%s: %d cells as if %s (%s)", output, bare.n_obs, said, predicted.record.written)
+    observed = _observed(predicted)
+    beside_them = f", beside {observed} observed control cells" if observed else ""
+    written = predicted.record.written
+    call.log.info("%s: %d cells as if %s (%s)%s", output, bare.n_obs - observed, said, written, beside_them)
+
+
+def _observed(predicted: Any) -> int:
+    """How many of the rows are observed control cells."""
+    return len(predicted.control) if predicted.record.with_control else 0
 
 
 def _say_plan(call: Call, predicted: Any, to: str | list[str], output: str) -> None:
@@ -203,6 +211,7 @@ def _say_plan(call: Call, predicted: Any, to: str | list[str], output: str) -> N
     bare, record = predicted.bare(), predicted.record
     named = [target.to for target in record.targets] or [record.to or _named(to)]
     layers = 2 + 2 * (record.interval is not None)  # X and source, lower and upper
+    observed = _observed(predicted)
     size = said(4 * bare.n_obs * bare.n_vars * layers)
     rows = [
         ("model", f"{record.method}, of {record.condition}"),
@@ -210,6 +219,7 @@ def _say_plan(call: Call, predicted: Any, to: str | list[str], output: str) -> N
         ("from", record.from_ or "every other condition"),
         ("as", record.written),
         ("rows", f"{bare.n_obs:,} cells x {bare.n_vars:,} genes, up to {size} before compression"),
+        *([("of these", f"{observed:,} observed control cells")] if observed else []),
         ("writes", output),
     ]
     title = "counterfactual would do this (nothing was written)"

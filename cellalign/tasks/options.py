@@ -11,6 +11,7 @@ from typing import Any, Literal
 from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks.declaration import Argument, Option
+from cellalign.tasks.spoken_as import LARGEST_SEED
 
 COMPUTING = "Computing"
 TUNING = "Method and settings"
@@ -184,4 +185,4 @@ DEVICES = Option(
 )
 NODES = Option("Machines, each with as many of them [1].", metavar="N", low=1, panel=COMPUTING)
 DETERMINISTIC = Option("The same bytes whatever the number of threads, at the speed of one.", panel=COMPUTING)
-SEED = Option("Seed of everything drawn.", low=0, high=2**32 - 1, panel=COMPUTING)  # the largest of all libraries
+SEED = Option("Seed of everything drawn.", low=0, high=LARGEST_SEED, panel=COMPUTING)

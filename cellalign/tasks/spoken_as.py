@@ -5,15 +5,20 @@
     def tune(adata, *, grid, **options): ...
 
 `inspect.signature(tune)`, and so tab completion and `help`, show the parameters themselves; `n_latent=10`,
-`batch_key="site"` or `max_epochs=20` are taken for `latent_dim`, `batch` and `epochs`.
+`batch_key="site"` or `max_epochs=20` are taken for `latent_dim`, `batch` and `epochs`. One text where several may be
+given is one of them: `holdout="cell_type=NK"`, not its letters; a number of numpy is one of Python.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import wraps
+from numbers import Number
 from typing import Any, TypeVar
+
+from cellalign.errors import UsageError, option
 
 F = TypeVar("F", bound=Callable[..., Any])
 # their name of a parameter: ours
@@ -38,7 +43,9 @@ PARAMETERS: Mapping[str, str] = {
 }
 LISTS = ("batch", "covariate", "numeric")  # of several columns, where theirs is one
 OF_SETTINGS = ("n_hidden", "n_layers", "gene_likelihood", "dropout_rate", "n_epochs_kl_warmup")
+SEVERAL = re.compile(r"(typing\.)?(Annotated\[)?(collections\.abc\.)?Sequence\[")  # how such a parameter is declared
 DEVICES = {"gpu": "cuda"}
+LARGEST_SEED = 2**32 - 1  # of all libraries
 # parameters of `train` that belong to a single run on disk
 OF_A_RUN: tuple[str, ...] = (
     "from_",
@@ -61,13 +68,15 @@ def in_their_words(function: F) -> F:
     whole = inspect.signature(function).parameters
     known = set(whole)
     lists = {name for name in LISTS if name in known and whole[name].default == ()}
+    several = {name: p.default for name, p in whole.items() if SEVERAL.match(str(p.annotation))}
 
     @wraps(function)
     def taken(*args: Any, **given: Any) -> Any:
         from cellalign.data.said import told_once
 
         with told_once():  # of the same cells, which a verb may read more than once
-            return function(*args, **(given if known.issuperset(given) else _translated(given, known, lists)))
+            ours = given if known.issuperset(given) else _translated(given, known, lists)
+            return function(*args, **{name: _as_ours(name, value, several) for name, value in ours.items()})
 
     return taken  # type: ignore[return-value]
 
@@ -89,6 +98,25 @@ def with_parameters_of(other: Callable[..., Any], but: tuple[str, ...] = ()) -> 
         return shown  # type: ignore[return-value]
 
     return decorate
+
+
+def _as_ours(name: str, value: Any, several: Mapping[str, Any]) -> Any:
+    """A number of numpy as Python's; one text of a parameter that takes several as a list, None as none of them.
+
+    Raises
+    ------
+    UsageError
+        A seed that the libraries refuse, each in its own way.
+    """
+    if isinstance(value, Number) and hasattr(value, "item"):
+        value = value.item()
+    if name == "seed" and (type(value) is not int or not 0 <= value <= LARGEST_SEED):
+        raise UsageError(f"{option(name, value)} is no whole number from 0 to {LARGEST_SEED}")
+    if name not in several:
+        return value
+    if isinstance(value, str):
+        return [value]
+    return () if value is None and several[name] == () else value
 
 
 def _translated(given: Mapping[str, Any], known: set[str], lists: set[str]) -> dict[str, Any]:

@@ -176,8 +176,10 @@ def _of_field(field: Any, column: np.ndarray, rows: np.ndarray) -> str:
     from cellalign.data.values import listed
 
     if field.kind == "number":
-        values = field.mean + field.sd * column[rows] if field.role != "condition" else column[rows]
-        return f"one number for each cell, from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}"
+        values = field.mean + field.sd * column[rows]
+        low = np.nanmin(values) if field.low is None else field.low
+        high = np.nanmax(values) if field.high is None else field.high
+        return f"one number for each cell, from {low:.4g} to {high:.4g}"
     if field.kind != "categorical":
         return f"{field.kind}, {field.width} numbers for each cell"
     codes = column[rows]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cellalign.data import columns
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, UsageError, on_command_line
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,17 @@ def test_where_and_select():
         columns.parse_where(["a"])
     with pytest.raises(InputError, match="a=z"):
         columns.select(obs, {"a": "z"})
+
+
+def test_advice_names_no_option_that_the_command_lacks():
+    obs = pd.DataFrame({"x": np.linspace(0, 1, 60), "stim": ["a"] * 59 + [None]})
+    for flags, mend in (({}, "different numbers\\); bin it"), ({"numeric": "--numeric"}, "add --numeric x, or bin it")):
+        with on_command_line(flags), pytest.raises(InputError, match=mend):
+            columns.column(obs, "x", purpose="batch")
+    for flags, mend in (({}, "different numbers\\); bin it"), ({"continuous": "--continuous"}, "it with --con")):
+        with on_command_line(flags), pytest.raises(InputError, match=mend):
+            columns.column(obs, "x", purpose="condition")
+    with on_command_line({}), pytest.raises(InputError, match="fill them in or drop those cells$"):
+        columns.column(obs, "stim", purpose="condition")
+    with pytest.raises(InputError, match="add numeric="):
+        columns.column(obs, "x", purpose="batch")

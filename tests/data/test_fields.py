@@ -12,6 +12,7 @@ from cellalign.data.fields import Categorical, Column, Number, field_records, fi
 from cellalign.data.fields.multi_label import MultiLabel
 from cellalign.data.fields.number import KNOTS
 from cellalign.data.fields.vector import Vector
+from cellalign.data.values import at_number
 from cellalign.errors import InputError, UsageError
 from cellalign.records import FieldRecord, ModelRecord, RecordError
 
@@ -304,6 +305,21 @@ def test_of_few_doses_each_is_what_a_category_is():
     )
     assert fitted_to([0.0, 1.0, 1.0]).width == 1
     assert fitted("number", "batch").knots == () and fitted("number", "batch").width == 1
+
+
+def test_doses_of_many_sizes_are_told_apart_or_said_to_be_one(caplog):
+    """Two knots at one place in single precision gave NaN, and every dose of moles was near enough to 0."""
+    values = [-5.0, 0.0, 1e-9, 1e-3, 1000.0]
+    field = fitted_to(values)
+    assert field.knots == (-5, 0, 1e-3, 1000) and field.high == 1000
+    assert "x: 0 and 1e-09 lie so near each other, beside the range up to 1000, that they count as one" in caplog.text
+    found = told(field, cells(x=values))
+    assert np.isfinite(found).all() and (found[1] == found[2]).all()
+    caplog.clear()
+    molar = cells(x=[0.0, 1e-9, 1e-8, 1e-7])
+    assert fitted_to(molar.obs["x"].to_numpy()).knots == (0, 1e-9, 1e-8, 1e-7) and not caplog.text
+    assert fitted_to(molar.obs["x"].to_numpy()).sources(molar, 1e-7, "1e-9")[0].tolist() == [False, True, False, False]
+    assert at_number(np.float32([0.1, 0, 0.2]), 0.1).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(("curve", "line_misses"), [(lambda x: 3 * x - 1, 0.0), (lambda x: x / (x + 0.2), 0.15)])

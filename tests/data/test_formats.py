@@ -460,6 +460,24 @@ def test_a_table_with_text_among_its_numbers(counts, tmp_path):
         files.read(tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize("above", [True, False])
+def test_names_in_tables_are_text_and_told_apart(counts, tmp_path, above, caplog):
+    """Names such as 0012, 1e5 and NA were read as numbers and as missing, a second GENE0 as GENE0.1."""
+    caplog.set_level("INFO")
+    names = ["0012", "1e5", "NA", "TRUE", *map(str, range(4, counts.n_obs))]
+    table = counts.to_df().set_axis(names).set_axis(["GENE0", *counts.var_names[1:-1], "GENE0"], axis=1)
+    text = table.to_csv() if above else table.to_csv().lstrip(",")
+    (tmp_path / "x.csv").write_text(text)
+    (tmp_path / "obs.csv").write_text("\n".join(["name,site", *(f"{name},x" for name in names)]))
+    found = files.read(Reading((str(tmp_path / "x.csv"),), obs=str(tmp_path / "obs.csv")))
+    assert list(found.obs_names) == names and (found.obs["site"] == "x").all()
+    assert list(found.var_names) == [*counts.var_names[:-1], "GENE0-1"]
+    assert "1 gene names occur more than once; they are numbered" in caplog.text
+    (tmp_path / "x.csv").write_text(table.iloc[:0].to_csv())
+    with pytest.raises(InputError, match="x.csv is a table without rows"):
+        files.read(tmp_path / "x.csv")
+
+
 # --- what is not read
 
 

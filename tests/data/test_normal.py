@@ -9,6 +9,7 @@ from support import at_every_change
 
 from cellalign.data import files
 from cellalign.data.formats.normal import normalised, plain_frame
+from cellalign.data.given import given_cells
 
 N = 6
 ODD = {
@@ -86,3 +87,24 @@ def test_what_lies_elsewhere(tmp_path):
     got = files.read(tmp_path / "x.h5ad")
     assert "n" not in got.uns and list(got.uns["deep"]["b"]) == ["x"] and got.layers["truth"].dtype == np.float32
     assert list(got.obsm["table"]["m"]) == ["a", "1"] * 3
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ">f4", ">i4", np.longdouble])
+@pytest.mark.parametrize("place", ["X", "layer", "raw"])
+def test_cells_of_a_caller_of_any_type_of_number(dtype, place):
+    """Half precision, and the byte order of another machine, ended `embed` and others within scipy."""
+    x, obs = np.arange(12).reshape(4, 3), pd.DataFrame(index=list("abcd"))
+    cells = ad.AnnData(x.astype(np.float32), obs=obs)
+    if place == "raw":
+        cells.raw = ad.AnnData(x.astype(dtype), obs=obs)
+    elif place == "layer":
+        cells.layers["counts"] = x.astype(dtype)
+    else:
+        cells = ad.AnnData(x.astype(dtype), obs=obs)
+    found = given_cells(cells)
+    held = {"X": found.X, "layer": found.layers.get("counts"), "raw": found.raw and found.raw.X}[place]
+    assert held.dtype.isnative and held.dtype.itemsize in (4, 8)
+    np.testing.assert_array_equal(held, x)
+    before = {"X": cells.X, "layer": cells.layers.get("counts"), "raw": cells.raw and cells.raw.X}[place]
+    assert before.dtype == dtype, "the caller's own stay as they are"
+    assert given_cells(found) is found

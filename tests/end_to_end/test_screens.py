@@ -25,9 +25,12 @@ def folder(tmp_path_factory, cellalign):
 
 def test_all_conditions_are_one_file_and_scored_by_themselves(folder, cellalign):
     run = cellalign(cwd=folder)
-    done = run("counterfactual", "-m", "lin", "--to", "all", "--with-control", "-o", "all.h5ad", "--force")
+    again = ("counterfactual", "-m", "lin", "--to", "all", "--with-control", "-o", "all.h5ad", "--force")
+    assert "of these   60 observed control cells" in run(*again, "--dry-run").stdout
+    done = run(*again)
     assert done.returncode == 0, done.stderr
-    assert "all.h5ad: 420 cells as if 6 conditions (residual transfer)" in done.stderr
+    said = "all.h5ad: 360 cells as if 6 conditions (residual transfer), beside 60 observed control cells"
+    assert said in done.stderr
     cells = ad.read_h5ad(folder / "all.h5ad")
     assert cells.n_obs == 7 * 60 and cells.obs["perturbation"].nunique() == 7 and cells.obs_names.is_unique
     done = run("evaluate", "all.h5ad", "--against", "pp.h5ad", "--format", "json", "--export-vcc", "vcc.h5ad")

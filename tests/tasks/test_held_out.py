@@ -11,7 +11,7 @@ from cellalign.data import files, recipe
 from cellalign.data.reading import Reading
 from cellalign.data.recipe import to_train_on
 from cellalign.data.stored import Stored
-from cellalign.errors import InputError, UsageError
+from cellalign.errors import InputError, UsageError, on_command_line
 from cellalign.records import Provenance
 from cellalign.tasks import benchmark as benchmarking
 from cellalign.tasks.made_of import made_of
@@ -221,3 +221,30 @@ def test_preprocess_refuses_what_holds_out_nothing_or_all(raw):
     model = cellalign.train(raw, method="linear", **OPTIONS)
     with pytest.raises(UsageError, match="cannot stand beside"):
         cellalign.preprocess(raw, holdout=HELD, like=model)
+    with (
+        on_command_line({}),
+        pytest.raises(UsageError, match="^--holdout cell_type=NK,stim=stimulated cannot stand beside --like"),
+    ):
+        cellalign.preprocess(raw, holdout=HELD, like=model)
+    with pytest.raises(InputError, match="all cells that are not held out have fewer than 61 genes; lower min_genes"):
+        cellalign.preprocess(with_many_genes(raw), holdout=HELD, min_genes=61)
+
+
+def with_many_genes(raw: ad.AnnData) -> ad.AnnData:
+    """Held-out cells alone have more than 60 genes."""
+    x = np.hstack([raw.X.toarray(), np.repeat(held_of(raw)[:, None], 60, 1)])
+    return ad.AnnData(sparse.csr_matrix(x.astype(np.float32)), obs=raw.obs)
+
+
+def test_what_was_chosen_before_or_by_a_model_is_told_apart(raw, caplog):
+    caplog.set_level("INFO", logger="cellalign")
+    options = {"method": "linear", "condition": "stim", "holdout": HELD}
+    chosen = cellalign.preprocess(raw, n_top_genes=30)
+    again = cellalign.preprocess(chosen, n_top_genes=20, holdout=HELD)
+    cellalign.train(again, **options)
+    assert "helped to choose" in caplog.text, "when it was preprocessed first"
+    caplog.clear()
+    apart = cellalign.preprocess(raw, n_top_genes=30, holdout=HELD)
+    model = cellalign.train(cellalign.preprocess(apart, n_top_genes=20, holdout=HELD), **options)
+    cellalign.train(cellalign.preprocess(raw, like=model), **options)
+    assert "helped to choose" not in caplog.text

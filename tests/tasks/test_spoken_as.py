@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 
 import cellalign
@@ -92,3 +93,27 @@ def test_on_the_command_line_as_a_setting(tiny_path, mistaken, tmp_path):
     assert done.returncode == 0 and cellalign.load(tmp_path / "m").record.hyperparameters["latent_dim"] == 3
     done = run("train", tiny_path, *more, "--set", "n_latent=3", "--set", "latent_dim=4", "-m", "n")
     assert done.returncode == 2 and "n_latent is another word for latent_dim" in done.stderr
+
+
+def test_one_text_is_one_of_several(tiny):
+    """Its letters were columns, and a model kept them as what was held out."""
+    model = cellalign.train(tiny, method="linear", condition="stim", holdout="cell_type=NK", batch=None)
+    assert model.record.holdout == ["cell_type=NK"]
+    with pytest.raises(UsageError, match=r"makes no use of batch=\[.cell_type.\]"):
+        cellalign.train(tiny, method="linear", condition="stim", batch="cell_type")
+    with pytest.raises(UsageError, match="unknown method 'linea'"):
+        cellalign.benchmark(tiny, methods="linea", condition="stim")
+
+
+def test_seeds_of_numpy_are_seeds_and_others_are_refused(tiny):
+    options = {"method": "linear", "condition": "stim"}
+    assert cellalign.train(tiny, seed=np.int64(3), **options).record.seed == 3
+    for seed in (-1, 2**32, 1.5, None, "3", True):
+        with pytest.raises(UsageError, match=f"seed={seed!r} is no whole number from 0 to 4294967295"):
+            cellalign.train(tiny, seed=seed, **options)
+
+
+def test_what_are_no_cells_is_said(tiny):
+    for given in ("cells.h5ad", tiny.to_df(), None):
+        with pytest.raises(UsageError, match=r"as an AnnData, not as \w+; cellalign.read\(path\) gives"):
+            cellalign.train(given, method="linear", condition="stim")

@@ -82,3 +82,12 @@ def test_a_training_prepared_with_others_held_out_is_that_prepared_anew(tiny):
         assert found.cells.matrix is first.cells.matrix and found.plan == known.plan
     with pytest.raises(InputError, match="are left to train on"):
         without(first, tiny, ["stim=control", "stim=stimulated"])
+
+
+def test_a_continuous_condition_is_said_in_its_own_units(tiny):
+    from cellalign.tasks.prepare import prepare
+    from cellalign.tasks.understood import of_columns
+
+    prepared = prepare(_doses(tiny.copy()), method="cvae", condition="dose", continuous=True)
+    said = dict(of_columns(prepared, torch.device("cpu")))
+    assert said["condition 'dose'"] == f"one number for each cell, from 0 to {(tiny.n_obs - 1) / tiny.n_obs:.4g}"

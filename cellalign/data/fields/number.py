@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cellalign.data.columns import numbers
 from cellalign.data.fields.column import Numeric, as_number, check_size
-from cellalign.data.values import number_of
+from cellalign.data.values import at_number, number_of
 from cellalign.errors import InputError, option
 from cellalign.nn.minibatch import CONDITION, Role
 
@@ -64,11 +64,24 @@ class Number(Numeric):
         if not len(known) or np.ptp(known) == 0:
             held = f"one value only ({known[0]:g})" if len(known) else "no value"
             raise InputError(f"{role} column {name!r} holds {held}; at least two are needed")
-        limits: dict[str, Any] = {}
-        if role == CONDITION:
-            limits = {"low": float(known.min()), "high": float(known.max()), "knots": knots_of(known)}
-        spread = {"mean": float(known.mean()), "sd": float(known.std())}
-        return cls(name=name, role=role, may_be_missing=may_be_missing, **spread, **limits)
+        field = cls(
+            name=name, role=role, may_be_missing=may_be_missing, mean=float(known.mean()), sd=float(known.std())
+        )
+        if role != CONDITION:
+            return field
+        limits = {"low": float(known.min()), "high": float(known.max())}
+        return field.model_copy(update=limits | {"knots": field._told_apart(knots_of(known))})
+
+    def _told_apart(self, knots: tuple[float, ...]) -> tuple[float, ...]:
+        """Knots without those that cells' values, in single precision, do not tell from the one before."""
+        at = self.standardised(np.array(knots)).astype(np.float32)
+        own = np.r_[True, np.diff(at) > 0]
+        if not own.all():
+            i = int(np.argmin(own))
+            alike = f"{knots[i - 1]:g} and {knots[i]:g}"
+            said = "%s: %s lie so near each other, beside the range up to %g, that they count as one; use its logarithm"
+            log.warning(said, self.name, alike, knots[-1])
+        return tuple(knot for knot, is_own in zip(knots, own, strict=True) if is_own)
 
     def standardised(self, values: Any) -> Any:
         """Less the trained cells' mean, over their standard deviation."""
@@ -124,7 +137,8 @@ class Number(Numeric):
             whatever = f"whatever their {self.name!r}; {option('from_', hint='VALUE')} takes those of one value"
             log.info("the source cells are all %d cells, %s", cells.n_obs, whatever)
             return np.ones(cells.n_obs, dtype=bool), ""
-        return np.isclose(numbers(cells.obs, self.name, missing=True), as_number(origin, self.name, "from_")), origin
+        there = numbers(cells.obs, self.name, missing=True)
+        return at_number(there, as_number(origin, self.name, "from_")), origin
 
     def replaced(self, obs: pd.DataFrame, value: Any) -> Any:
         """The number in every row."""

@@ -43,7 +43,7 @@ def read_10x(path: Path, name: str, modality: str | None) -> AnnData:
         import scanpy as sc
 
         adata = sc.read_10x_h5(path, gex_only=False, genome=genome)
-    return _of_features(_unique(adata, name), name, None if genome else modality)
+    return _of_features(told_apart(adata, name), name, None if genome else modality)
 
 
 def read_mtx(path: Path, name: str, modality: str | None) -> AnnData:
@@ -67,7 +67,7 @@ def read_mtx(path: Path, name: str, modality: str | None) -> AnnData:
     elif adata.shape != (len(cells), len(genes)):
         rows, columns = adata.shape
         raise InputError(f"{name}: {rows} x {columns} values, but {len(genes)} genes and {len(cells)} cells are named")
-    return _of_features(_unique(_with_names(adata, genes, cells), name), name, modality)
+    return _of_features(told_apart(_with_names(adata, genes, cells), name), name, modality)
 
 
 def _check_size(file: Path, named: int, name: str) -> None:
@@ -104,7 +104,7 @@ def read_loom(path: Path, name: str) -> AnnData:
         raise InputError(f"{name} is a loom file without names of its {what}")
     # the main matrix, which is of counts: layers such as velocyto's come beside it
     adata = by_loompy(str(path), X_name="", obs_names=cells, var_names=genes, validate=False)
-    return _unique(adata, name)
+    return told_apart(adata, name)
 
 
 def _first_there(group: Any, names: Sequence[str]) -> str | None:
@@ -141,7 +141,7 @@ def _of_features(adata: AnnData, name: str, modality: str | None) -> AnnData:
     return adata[:, kept].copy()
 
 
-def _unique(adata: AnnData, name: str) -> AnnData:
+def told_apart(adata: AnnData, name: str) -> AnnData:
     """Cells as they were just read, their genes of one symbol told apart by a number, as scanpy does."""
     check_cells(adata, name)  # before anything takes a part of them
     twice = int(adata.var_names.duplicated().sum())

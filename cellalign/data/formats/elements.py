@@ -19,8 +19,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 from scipy import sparse
 
-from cellalign.data.formats.normal import plain_matrix
-from cellalign.data.structure import PARTS, check_all, check_stored, is_sparse, shape_of
+from cellalign.data.structure import PARTS, check_all, check_stored, is_sparse, plain_matrix, shape_of
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign.reading")

@@ -15,7 +15,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from cellalign.data.structure import check_cells
+from cellalign.data.structure import check_cells, plain_matrix
 from cellalign.errors import InputError
 
 log = logging.getLogger("cellalign.reading")
@@ -65,22 +65,6 @@ def _normalise_raw(adata: AnnData, name: str) -> None:
     x, var = plain_matrix(adata.raw.X), plain_frame(adata.raw.var, f"{name}: raw.var")
     if x is not adata.raw.X or var is not adata.raw.var:
         adata.raw = AnnData(X=x, obs=pd.DataFrame(index=adata.obs_names), var=var, varm=dict(adata.raw.varm))
-
-
-def plain_matrix(x: Any) -> Any:
-    """Numbers in the machine's byte order, and of a kind that sparse matrices may hold."""
-    if isinstance(x, pd.DataFrame):
-        x = x.to_numpy()
-    dtype = getattr(x, "dtype", None)
-    if dtype is None or dtype.kind not in "biufc":
-        return x
-    wanted = dtype.newbyteorder("=")
-    if dtype.kind == "b" or (dtype.kind == "f" and dtype.itemsize not in (4, 8)):
-        wanted = np.dtype(np.float64 if dtype.itemsize > 8 else np.float32)
-    x = x if wanted == dtype and dtype.isnative else x.astype(wanted)
-    if sparse.issparse(x) and x.format in ("csr", "csc") and not x.indices.dtype.isnative:
-        x.indices, x.indptr = (part.astype(part.dtype.newbyteorder("=")) for part in (x.indices, x.indptr))
-    return x
 
 
 def plain_frame(frame: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -19,9 +19,8 @@ import numpy as np
 from scipy import sparse
 
 from cellalign.data.formats.elements import check_whole, import_filters, missing_filter, say_left_out
-from cellalign.data.formats.normal import plain_matrix
 from cellalign.data.stored import BLOCK_VALUES, Run, Stored, as_csr, clean, pointers_of
-from cellalign.data.structure import check_stored, is_sparse, shape_of
+from cellalign.data.structure import check_stored, is_sparse, plain_matrix, shape_of
 from cellalign.errors import InputError
 
 AGAIN = "copy or download it again"

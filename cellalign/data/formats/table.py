@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from cellalign.data.formats.counted import told_apart
 from cellalign.data.formats.detect import opened
 from cellalign.errors import InputError, option
 
@@ -34,15 +35,19 @@ def read_table(path: Path, name: str) -> AnnData:
         It holds text among the numbers, or one column only.
     """
     separator = _separator(path, name)
-    blocks, rows, columns = [], [], []
+    blocks: list[sparse.csr_matrix] = []
+    rows: list[str] = []
+    columns: list[str] = []
     for block in _blocks(path, name, separator):
+        if block.empty:
+            continue
         text = [column for column in block if not pd.api.types.is_numeric_dtype(block[column])]
         if text:
             shown = ", ".join(map(repr, map(str, text[:5])))
             advice = f"keep only numbers of genes, and give cell metadata with {option('obs', hint='FILE')}"
             raise InputError(f"{name} is a table with {len(text)} columns that are not numbers ({shown}); {advice}")
-        columns = [str(column) for column in block.columns]
-        rows += [str(row) for row in block.index]
+        columns = columns or _header(path, separator, block.columns)
+        rows += list(block.index)
         blocks.append(sparse.csr_matrix(block.to_numpy(dtype=np.float32)))
     if not blocks:
         raise InputError(f"{name} is a table without rows")
@@ -55,7 +60,7 @@ def read_table(path: Path, name: str) -> AnnData:
         "%s: a table of %d cells (%s, ...) x %d genes (%s, ...)", name, len(rows), rows[0], len(columns), columns[0]
     )
     index = [pd.Index(names, dtype=object) for names in (rows, columns)]
-    return AnnData(X=x, obs=pd.DataFrame(index=index[0]), var=pd.DataFrame(index=index[1]))
+    return told_apart(AnnData(X=x, obs=pd.DataFrame(index=index[0]), var=pd.DataFrame(index=index[1])), name)
 
 
 def read_metadata(path: Path, column: str | None) -> pd.DataFrame:
@@ -71,7 +76,8 @@ def read_metadata(path: Path, column: str | None) -> pd.DataFrame:
         raise InputError(f"no such file: {name}")
     try:
         with opened(path) as file:
-            table = pd.read_csv(file, sep=_separator(path, name), low_memory=False)
+            as_text = {0 if column is None else column: str}
+            table = pd.read_csv(file, sep=_separator(path, name), low_memory=False, converters=as_text)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{name} cannot be read as a table: {str(error).splitlines()[0]}") from error
     if not isinstance(table.index, pd.RangeIndex):  # R writes no header above the names
@@ -92,12 +98,22 @@ def _blocks(path: Path, name: str, separator: str) -> Iterator[pd.DataFrame]:
             width = max(1, len(pd.read_csv(file, sep=separator, nrows=1).columns))
         if width < 2:
             raise InputError(f"{name} is text, and no table of cells x genes: it has one column")
+        size = max(1, VALUES // width)
         with opened(path) as file:
-            yield from pd.read_csv(
-                file, sep=separator, index_col=0, chunksize=max(1, VALUES // width), low_memory=False
-            )
+            # names are text: 0012 and 1e5 are no numbers, NA is not missing
+            for block in pd.read_csv(file, sep=separator, chunksize=size, low_memory=False, converters={0: str}):
+                # R writes no header above the names, which are then the index already
+                yield block.set_index(block.columns[0]) if isinstance(block.index, pd.RangeIndex) else block
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{name} cannot be read as a table of text: {str(error).splitlines()[0]}") from error
+
+
+def _header(path: Path, separator: str, columns: pd.Index) -> list[str]:
+    """Names of the columns as the file has them: pandas makes `A.1` of a second `A`."""
+    with opened(path) as file:
+        written = pd.read_csv(file, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
+    own = list(written)[-len(columns) :]
+    return [there or str(column) for there, column in zip(own, columns, strict=True)]
 
 
 def _separator(path: Path, name: str) -> str:

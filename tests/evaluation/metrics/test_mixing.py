@@ -176,7 +176,9 @@ def test_kbet_of_some_cells_is_the_share_of_these():
     rng = np.random.default_rng(0)
     condition = rng.integers(0, 2, 400)
     near = neighbours(np.c_[rng.standard_normal((400, 2)), 1.5 * condition], 20)
-    each = [kbet(mixing.Neighbours(near.distance[i : i + 1], near.index[i : i + 1]), condition, 0.05) for i in range(400)]
+    each = [
+        kbet(mixing.Neighbours(near.distance[i : i + 1], near.index[i : i + 1]), condition, 0.05) for i in range(400)
+    ]
     assert set(each) == {0.0, 1.0}
     some = np.arange(0, 400, 7)
     found = kbet(mixing.Neighbours(near.distance[some], near.index[some]), condition, 0.05)
