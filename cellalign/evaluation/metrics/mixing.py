@@ -68,9 +68,9 @@ def kbet(near: Neighbours, condition: np.ndarray, alpha: float = 0.1) -> float:
     Returns
     -------
     float
-        Share of the q cells. About alpha where neighbourhoods are random draws, which is perfect mixing; 1 where conditions lie apart, and
-        below alpha where neighbourhoods are more even than random ones: conditions then repel each other. NaN with one
-        condition only.
+        Share of the q cells. About alpha where neighbourhoods are random draws, which is perfect mixing; 1 where
+        conditions lie apart, and below alpha where neighbourhoods are more even than random ones: conditions then repel
+        each other. NaN with one condition only.
     """
     from scipy.stats import chi2
 
