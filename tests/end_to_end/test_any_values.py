@@ -273,6 +273,7 @@ def test_comp_has_defaults_of_its_own_for_any_values():
     adata = made("z-scored")
     found = cellalign.train(adata, condition="arm", expression="any", epochs=1)
     assert (found.method.hp.posterior_scale, found.method.hp.latent_dim, found.method.hp.hidden) == (0.1, 16, (64, 64))
+    assert (found.method.hp.include_self, found.method.hp.floor, found.method.weight) == (False, 50, 2)
     given = cellalign.train(adata, condition="arm", expression="any", epochs=1, latent_dim=3, settings={"gamma": 1})
     assert (given.method.hp.posterior_scale, given.method.hp.latent_dim, given.method.hp.gamma) == (0.1, 3, 1)
     usual = cellalign.train(cells(np.abs(adata.X)), condition="arm", epochs=1, settings=SMALL)
