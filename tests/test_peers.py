@@ -117,6 +117,8 @@ def test_the_table_has_the_mean_of_types_and_its_spread_over_seeds(peers):
     lines = list(peers.summary(pd.DataFrame(rows)))
     assert lines[0] == "| a | w |  | 0.750 (0.071) |  |  | 750.0 (70.7) |  |  | 1 | 2 |"
     assert len(list(peers.summary(pd.DataFrame(rows[:-1])))) == 1  # b lacks a type
+    begun = peers.summary(pd.DataFrame([*rows, rows[0] | {"seed": 2}]))
+    assert list(begun) == lines, "a seed of which a type is there is not one of the seeds"
 
 
 def test_a_peer_without_its_environment_is_not_started(peers, tmp_path):
