@@ -14,11 +14,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import cache, wraps
 from numbers import Number
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from cellalign.errors import UsageError, option
+from cellalign.tasks.declaration import parameters
 
 F = TypeVar("F", bound=Callable[..., Any])
 # their name of a parameter: ours
@@ -76,7 +77,9 @@ def in_their_words(function: F) -> F:
 
         with told_once():  # of the same cells, which a verb may read more than once
             ours = given if known.issuperset(given) else _translated(given, known, lists)
-            return function(*args, **{name: _as_ours(name, value, several) for name, value in ours.items()})
+            ours = {name: _as_ours(name, value, several) for name, value in ours.items()}
+            _check_numbers(function, ours)
+            return function(*args, **ours)
 
     return taken  # type: ignore[return-value]
 
@@ -117,6 +120,30 @@ def _as_ours(name: str, value: Any, several: Mapping[str, Any]) -> Any:
     if isinstance(value, str):
         return [value]
     return () if value is None and several[name] == () else value
+
+
+def _check_numbers(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """UsageError where a number is none, or out of the range in which the command line takes it."""
+    for name, (kind, low, high) in _numbers(function).items():
+        value = given.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
+            raise UsageError(f"{option(name, value)} is no {'whole ' if kind is int else ''}number")
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            ends = [f"{word} {end:g}" for word, end in (("from", low), ("to", high)) if end is not None]
+            raise UsageError(f"{option(name, value)} is not in the range {' '.join(ends)}")
+
+
+@cache
+def _numbers(function: Callable[..., Any]) -> dict[str, tuple[type, float | None, float | None]]:
+    """Parameters that are options and take a number: which kind, and between which."""
+    found = {}
+    for parameter in parameters(function):
+        kinds = {kind for kind in get_args(parameter.python_type) or (parameter.python_type,) if kind is not type(None)}
+        if kinds in ({int}, {float}) and parameter.option.read is None:
+            found[parameter.name] = (kinds.pop(), parameter.option.low, parameter.option.high)
+    return found
 
 
 def _translated(given: Mapping[str, Any], known: set[str], lists: set[str]) -> dict[str, Any]:

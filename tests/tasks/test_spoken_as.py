@@ -117,3 +117,22 @@ def test_what_are_no_cells_is_said(tiny):
     for given in ("cells.h5ad", tiny.to_df(), None):
         with pytest.raises(UsageError, match=r"as an AnnData, not as \w+; cellalign.read\(path\) gives"):
             cellalign.train(given, method="linear", condition="stim")
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "said"),
+    [
+        ("train", {"threads": 1.5}, "threads=1.5 is no whole number"),
+        ("train", {"threads": 0}, "threads=0 is not in the range from 1"),
+        ("train", {"calibrate": "cell_type", "calibrate_folds": 0}, "calibrate_folds=0 is not in the range from 2"),
+        ("train", {"lr": "fast"}, "lr='fast' is no number"),
+        ("preprocess", {"n_top_genes": 2.5}, "n_top_genes=2.5 is no whole number"),
+        ("preprocess", {"min_genes": -1}, "min_genes=-1 is not in the range from 0"),
+        ("preprocess", {"n_top_genes": True}, "n_top_genes=True is no whole number"),
+        ("evaluate", {"alpha": float("nan")}, "alpha=nan is not in the range from 0 to 1"),
+    ],
+)
+def test_numbers_are_checked_as_on_the_command_line(tiny, verb, given, said):
+    options = {"method": "linear", "condition": "stim"} if verb == "train" else {}
+    with pytest.raises(UsageError, match=said):
+        getattr(cellalign, verb)(tiny, **options, **given)
