@@ -27,6 +27,7 @@ def resolve_settings(
     expression: str | None = None,
     n_features: int | None = None,
     images: bool = False,
+    n_cells: int | None = None,
 ) -> tuple[Any, Plan]:
     """Hyperparameters and plan of a method: preset, then config, then settings, then named arguments not None.
 
@@ -38,13 +39,19 @@ def resolve_settings(
         Columns of the matrix, where they are known.
     images : bool
         Whether these are pixels, for which a method may have defaults of its own too.
+    n_cells : int, optional
+        Cells of the input, where they are known.
 
     Raises
     ------
     UsageError
         An unknown preset or key, or a value out of range.
     """
-    own = cls.defaults_of_any(n_features) if expression == "any" else cls.defaults_of_images() if images else {}
+    own: Mapping[str, Any] = {}
+    if expression == "any":
+        own = cls.defaults_of_any(n_features, n_cells)
+    elif images:
+        own = cls.defaults_of_images()
     published = preset_settings(preset, cls.name) if preset else own
     given = {key: value for key, value in (named or {}).items() if value is not None}
     return merge_settings(cls, [published, config or {}, settings or {}, given])

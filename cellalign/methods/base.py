@@ -179,7 +179,7 @@ class Method(nn.Module, ABC):
         return cls.expression
 
     @classmethod
-    def defaults_of_any(cls, n_features: int | None) -> Mapping[str, Any]:
+    def defaults_of_any(cls, n_features: int | None, n_cells: int | None = None) -> Mapping[str, Any]:
         """Its own defaults for so many features that are no expression but any real values: none."""
         return {}
 

@@ -23,6 +23,7 @@ from cellalign.methods.cvae import CVAE
 from cellalign.nn.penalties import misalignment
 
 NARROW = 500  # columns up to which a table is narrow
+MANY = 10_000  # cells from which none counts in its own mixture, by default, of a narrow table
 PER_GENE, LIGHTEST, HEAVIEST = 0.025, 10.0, 50.0  # weight of the penalty by default
 
 
@@ -62,18 +63,21 @@ class CoMP(CVAE):
         )
 
     @classmethod
-    def defaults_of_any(cls, n_features: int | None) -> Mapping[str, Any]:
+    def defaults_of_any(cls, n_features: int | None, n_cells: int | None = None) -> Mapping[str, Any]:
         """A narrow posterior, and of a narrow table small networks and few latents (benchmarks/README.md).
 
         Steps and rate are those that these were chosen with. The penalty sees draws: what a wide posterior covers is
-        hidden from it, and a forest reads it from the means. Of a narrow table a cell is not in its own mixture, as in
-        the authors' code: within 0.1 of a draw there are few other cells, so that it would outweigh its whole
-        condition. Without a floor small tables diverge; one of 5 nats leaves more to be told.
+        hidden from it, and a forest reads it from the means. Of a narrow table of many cells a cell is not in its own
+        mixture, as in the authors' code: within 0.1 of a draw there are few others, so that it would outweigh its whole
+        condition. Few cells would be remembered so, at the cost of cell types; without a floor they diverge.
         """
+        general = {"posterior_scale": 0.1, "gamma": 5.0, "batch_size": 1024, "lr": 1e-3, "epoch_rule": "steps"}
         if not n_features or n_features > NARROW:
-            return {"posterior_scale": 0.1, "gamma": 5.0, "batch_size": 1024, "lr": 1e-3, "epoch_rule": "steps"}
-        mixture = {"posterior_scale": 0.1, "gamma": 2.0, "include_self": False, "floor": 50.0, "latent_dim": 16}
-        return mixture | {"hidden": (64, 64), "batch_size": 1024, "lr": 3e-3, "epoch_rule": "double-steps"}
+            return general
+        general |= {"hidden": (64, 64), "latent_dim": 16, "lr": 3e-3}
+        if not n_cells or n_cells < MANY:
+            return general
+        return general | {"include_self": False, "floor": 50.0, "gamma": 2.0, "epoch_rule": "double-steps"}
 
     @property
     def weight(self) -> float:

@@ -139,7 +139,9 @@ def prepare(
     _check_needs(cls, roles)
     named = {name: asked[name] for name in PLANNED}
     pixels = image_shape(adata) is not None
-    hyperparameters, plan = resolve_settings(cls, preset, config, settings, named, expression, adata.n_vars, pixels)
+    hyperparameters, plan = resolve_settings(
+        cls, preset, config, settings, named, expression, adata.n_vars, pixels, adata.n_obs
+    )
     reads = what_is_read(cls, hyperparameters, expression)
     _check_condition(cls, roles, continuous)
     notes = check_roles(cls, roles)

@@ -10,7 +10,9 @@ import yaml
 from scipy import sparse
 
 import cellalign
+from cellalign.engine.settings import resolve_settings
 from cellalign.errors import InputError, UsageError
+from cellalign.methods.comp import CoMP
 
 N, G = 120, 12
 SMALL = {"hidden": [16], "latent_dim": 4}
@@ -273,7 +275,12 @@ def test_comp_has_defaults_of_its_own_for_any_values():
     adata = made("z-scored")
     found = cellalign.train(adata, condition="arm", expression="any", epochs=1)
     assert (found.method.hp.posterior_scale, found.method.hp.latent_dim, found.method.hp.hidden) == (0.1, 16, (64, 64))
-    assert (found.method.hp.include_self, found.method.hp.floor, found.method.weight) == (False, 50, 2)
+    assert (found.method.hp.include_self, found.method.hp.floor, found.method.weight) == (True, None, 5)
+    of_many, plan = resolve_settings(CoMP, expression="any", n_features=50, n_cells=10_000)
+    assert (of_many.include_self, of_many.floor, of_many.gamma, of_many.latent_dim) == (False, 50, 2, 16)
+    few = resolve_settings(CoMP, expression="any", n_features=50, n_cells=9_999)[1]
+    assert plan.resolve_epochs(45_000) == pytest.approx(2 * few.resolve_epochs(45_000), abs=1)
+    assert resolve_settings(CoMP, expression="any", n_features=501, n_cells=10_000)[0].include_self
     given = cellalign.train(adata, condition="arm", expression="any", epochs=1, latent_dim=3, settings={"gamma": 1})
     assert (given.method.hp.posterior_scale, given.method.hp.latent_dim, given.method.hp.gamma) == (0.1, 3, 1)
     usual = cellalign.train(cells(np.abs(adata.X)), condition="arm", epochs=1, settings=SMALL)
