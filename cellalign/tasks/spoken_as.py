@@ -131,8 +131,8 @@ def _check_numbers(function: Callable[..., Any], given: Mapping[str, Any]) -> No
         if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
             raise UsageError(f"{option(name, value)} is no {'whole ' if kind is int else ''}number")
         if (low is not None and not value >= low) or (high is not None and not value <= high):
-            ends = [f"{word} {end:g}" for word, end in (("from", low), ("to", high)) if end is not None]
-            raise UsageError(f"{option(name, value)} is not in the range {' '.join(ends)}")
+            ends = [f"{word} {end:g}" for word, end in (("at least", low), ("at most", high)) if end is not None]
+            raise UsageError(f"{option(name)} must be {' and '.join(ends)}, not {value}")
 
 
 @cache

@@ -209,7 +209,7 @@ def test_mistakes(pca, reference, query):
         (InputError, "reference: the input lacks 3", pca, {"reference": reference[:, 3:].copy()}),
         (UsageError, "^label is needed", bare, {}),
         (UsageError, "'linear'", pca, {"classifier": "liner"}),
-        (UsageError, "^k=0 is not positive", pca, {"k": 0}),
+        (UsageError, "^k must be at least 1, not 0", pca, {"k": 0}),
         (UsageError, "^unknown=.* is not in", pca, {"unknown": 1.0}),
         (UsageError, "^unknown=.* is not in", pca, {"unknown": float("nan")}),
     ):

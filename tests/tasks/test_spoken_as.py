@@ -123,13 +123,13 @@ def test_what_are_no_cells_is_said(tiny):
     ("verb", "given", "said"),
     [
         ("train", {"threads": 1.5}, "threads=1.5 is no whole number"),
-        ("train", {"threads": 0}, "threads=0 is not in the range from 1"),
-        ("train", {"calibrate": "cell_type", "calibrate_folds": 0}, "calibrate_folds=0 is not in the range from 2"),
+        ("train", {"threads": 0}, "threads must be at least 1, not 0"),
+        ("train", {"calibrate": "cell_type", "calibrate_folds": 0}, "calibrate_folds must be at least 2, not 0"),
         ("train", {"lr": "fast"}, "lr='fast' is no number"),
         ("preprocess", {"n_top_genes": 2.5}, "n_top_genes=2.5 is no whole number"),
-        ("preprocess", {"min_genes": -1}, "min_genes=-1 is not in the range from 0"),
+        ("preprocess", {"min_genes": -1}, "min_genes must be at least 0, not -1"),
         ("preprocess", {"n_top_genes": True}, "n_top_genes=True is no whole number"),
-        ("evaluate", {"alpha": float("nan")}, "alpha=nan is not in the range from 0 to 1"),
+        ("evaluate", {"alpha": float("nan")}, "alpha must be at least 0 and at most 1, not nan"),
     ],
 )
 def test_numbers_are_checked_as_on_the_command_line(tiny, verb, given, said):
