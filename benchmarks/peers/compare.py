@@ -116,7 +116,7 @@ def rows_of(
         predicted.var_names = written.var_names
         for system, values in scored(predicted, cells, held).items():
             if system == "prediction":
-                found = {"findings": (said.get("settings") or {}).get("findings", "")}
+                found = {"findings": said["settings"].get("findings", "")}
                 yield key | {"wrote": name} | took | found | values | {SHARED: shared(predicted, cells, held)}
             elif name == AS_IT_IS:
                 yield key | {"method": system, "wrote": "baseline"} | values

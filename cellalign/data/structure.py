@@ -191,9 +191,7 @@ def plain_matrix(x: Any) -> Any:
     dtype = getattr(x, "dtype", None)
     if dtype is None or dtype.kind not in "biufc":
         return x
-    wanted = dtype.newbyteorder("=")
-    if dtype.kind == "b" or (dtype.kind == "f" and dtype.itemsize not in (4, 8)):
-        wanted = np.dtype(np.float64 if dtype.itemsize > 8 else np.float32)
+    wanted = _plain_type(dtype)
     x = x if wanted == dtype and dtype.isnative else x.astype(wanted)
     if sparse.issparse(x) and x.format in ("csr", "csc") and not x.indices.dtype.isnative:
         x.indices, x.indptr = (part.astype(part.dtype.newbyteorder("=")) for part in (x.indices, x.indptr))
@@ -221,6 +219,11 @@ def with_plain_matrices(adata: AnnData) -> AnnData:
 def _is_plain(x: Any) -> bool:
     """Whether `plain_matrix` has nothing to do: truth values are numbers wherever they are read."""
     dtype = getattr(x, "dtype", None)
-    if dtype is None or dtype.kind not in "iuf":
-        return True
-    return dtype.isnative and (dtype.kind != "f" or dtype.itemsize in (4, 8))
+    return dtype is None or dtype.kind not in "iuf" or (dtype.isnative and dtype == _plain_type(dtype))
+
+
+def _plain_type(dtype: np.dtype) -> np.dtype:
+    """The type by which numbers of another are held."""
+    if dtype.kind == "b" or (dtype.kind == "f" and dtype.itemsize not in (4, 8)):
+        return np.dtype(np.float64 if dtype.itemsize > 8 else np.float32)
+    return dtype.newbyteorder("=")

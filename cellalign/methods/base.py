@@ -180,7 +180,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def defaults_of_any(cls, n_features: int | None, n_cells: int | None = None) -> Mapping[str, Any]:
-        """Its own defaults for so many features that are no expression but any real values: none."""
+        """Its own defaults for so many features, of so many cells, that are no expression but any real values: none."""
         return {}
 
     @classmethod

@@ -11,15 +11,28 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, field_serializer, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, field_serializer
 
 from cellalign.errors import InputError
 from cellalign.records.base import Record, RecordError, VersionedRecord
 
 log = logging.getLogger("cellalign")
 KEY = "cellalign"  # of uns
+
+
+def _from_json(value: Any) -> Any:
+    """What text in a file stands for; all else as it is."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _as_json(value: tuple[Any, ...]) -> str | None:
+    """Text that a file holds in place of several values; None, which is left out, where there is none."""
+    return json.dumps(value, ensure_ascii=False) if value else None
+
+
+READ, WRITTEN = BeforeValidator(_from_json), PlainSerializer(_as_json)  # of what is JSON in a file
 
 
 class Step(Record):
@@ -60,21 +73,12 @@ class Preprocessing(Step):
     batch: str | None = None
     min_genes: int = 1
     min_cells: int = 1
-    holdout: tuple[str, ...] = ()
+    holdout: Annotated[tuple[str, ...], READ, WRITTEN] = ()
 
     @property
     def chose(self) -> bool:
         """Whether cells of the file chose genes or total, rather than a model that they were brought to."""
         return self.counts_from != ""
-
-    @field_validator("holdout", mode="before")
-    @classmethod
-    def _read_holdout(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value
-
-    @field_serializer("holdout")
-    def _write_holdout(self, value: tuple[str, ...]) -> str | None:
-        return json.dumps(value, ensure_ascii=False) if value else None
 
 
 class ModelStep(Step):
@@ -174,8 +178,8 @@ class Counterfactual(ModelStep):
     condition: str
     from_: str = Field("", alias="from")
     to: str
-    changes: dict[str, str] = Field(default_factory=dict)  # JSON in a file: a column's name may hold a slash
-    targets: tuple[Target, ...] = ()  # JSON in a file too
+    changes: Annotated[dict[str, str], READ] = Field(default_factory=dict)  # a column's name may hold a slash
+    targets: Annotated[tuple[Target, ...], READ] = ()
     source: str = ""
     with_control: str = ""
     within: str = ""
@@ -189,38 +193,17 @@ class Counterfactual(ModelStep):
     interval: float | None = None
     interval_over: str = "all"
     groups: str = ""
-    tuned_on: tuple[dict[str, str], ...] = ()  # JSON in a file, as what follows
-    tuned_cells: tuple[int, ...] = ()
+    tuned_on: Annotated[tuple[dict[str, str], ...], READ, WRITTEN] = ()
+    tuned_cells: Annotated[tuple[int, ...], READ, WRITTEN] = ()
     notes: str = ""
-
-    @field_validator("changes", mode="before")
-    @classmethod
-    def _read_changes(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value
 
     @field_serializer("changes")
     def _write_changes(self, value: dict[str, str]) -> str:
         return json.dumps(value, ensure_ascii=False)
 
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _read_targets(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value
-
     @field_serializer("targets")
     def _write_targets(self, value: tuple[Target, ...]) -> str | None:
-        if not value:
-            return None
-        return json.dumps([each.model_dump(by_alias=True) for each in value], ensure_ascii=False)
-
-    @field_validator("tuned_on", "tuned_cells", mode="before")
-    @classmethod
-    def _read_tuned(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value
-
-    @field_serializer("tuned_on", "tuned_cells")
-    def _write_tuned(self, value: tuple[Any, ...]) -> str | None:
-        return json.dumps(value, ensure_ascii=False) if value else None
+        return _as_json(tuple(each.model_dump(by_alias=True) for each in value))
 
     def each(self) -> list[Counterfactual]:
         """One record for each condition that the file predicts."""

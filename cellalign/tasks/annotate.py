@@ -88,7 +88,7 @@ def annotate(
     from cellalign.evaluation.metrics import annotation as metrics
     from cellalign.threads import limited
 
-    key = _checked(label, model, classifier, k, unknown)
+    key = _checked(label, model, classifier, unknown)
     names, labels, rows = labelled(reference, key, model, unlabelled or no_label(model, key))
     options: dict[str, Any] = {"device": device, "threads": threads, "unseen": True}
     z = model.embed(blind(model.as_read(adata, missing_genes), key, model), **options)
@@ -174,15 +174,13 @@ def command(
     call.log.info("%s: %s of %d cells, %d unknown", output, key, len(table), table[f"{key}_unknown"].sum())
 
 
-def _checked(label: str | None, model: Model, classifier: str, k: int, unknown: float) -> str:
+def _checked(label: str | None, model: Model, classifier: str, unknown: float) -> str:
     """The label, after checking the options."""
     if classifier not in CLASSIFIERS:
         from cellalign.errors import nearest
 
         hint = nearest(classifier, CLASSIFIERS)
         raise UsageError(f"unknown classifier {classifier!r}.{hint} Classifiers: {', '.join(CLASSIFIERS)}")
-    if k < 1:
-        raise UsageError(f"{option('k', k)} is not positive")
     if not 0 <= unknown < 1:
         raise UsageError(f"{option('unknown', unknown)} is not in [0, 1)")
     key = label or model.label
