@@ -45,10 +45,10 @@ def settle(asked: Precision, device: torch.device) -> Precision:
     return asked
 
 
-def settled_plan(cls: type[Method], plan: Plan, device: torch.device) -> Plan:
+def settled_plan(cls: type[Method], hyperparameters: Any, plan: Plan, device: torch.device) -> Plan:
     """The plan with the precision that a run has; a method that is not trained by steps has no products to round.
 
-    Networks that are members of a stack compute in float32, unless something else is asked for.
+    Networks that are members of a stack compute as they do alone.
     """
-    by_steps = issubclass(cls, (Trains, HasPlayers)) or (issubclass(cls, Stacks) and plan.precision != "auto")
+    by_steps = issubclass(cls, (Trains, HasPlayers)) or (issubclass(cls, Stacks) and cls.trains(hyperparameters))
     return plan.model_copy(update={"precision": settle(plan.precision, device) if by_steps else "float32"})

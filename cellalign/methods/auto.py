@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from cellalign.methods.base import CONDITION, Distribution, Latent, Layout, Method, Minibatch, Point, Predicts, Role
-from cellalign.methods.capabilities import Stacks
+from cellalign.methods.capabilities import Stacks, Trains
 from cellalign.methods.local import Local
 from cellalign.methods.registry import get
 
@@ -78,6 +78,11 @@ class Auto(Stacks, Predicts, Method):
         found = self.members[FIRST]
         assert isinstance(found, Local)
         return found
+
+    @classmethod
+    def trains(cls, hyperparameters: Any) -> bool:
+        """Whether a network is among the members."""
+        return any(issubclass(get(name), Trains) for name in hyperparameters.members)
 
     def learned(self, shares: Tensor, evidence: Tensor) -> None:
         """Keep the shares, and what they follow from."""

@@ -147,6 +147,11 @@ class Stacks(Capability):
     def first(self) -> Any:
         """The member that is fitted first, and knows groups (`Local`)."""
 
+    @classmethod
+    @abstractmethod
+    def trains(cls, hyperparameters: Any) -> bool:
+        """Whether a network is among the members."""
+
     @abstractmethod
     def learned(self, shares: Tensor, evidence: Tensor) -> None:
         """Take the shares of the members [M], and the errors of each group left out: of the stack, of all, of none."""

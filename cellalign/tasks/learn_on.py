@@ -267,7 +267,8 @@ def _plan(model: Model, asked: Mapping[str, Any]) -> Plan:
     for key, value in hyperparameters.model_dump(mode="json").items():
         if value != own[key]:
             raise UsageError(f"{key}={value}: the model learned with {key}={own[key]}, and goes on so; leave it out")
-    return on_device(cls, plan, asked.get("device", "auto"), asked.get("threads"), asked.get("automatic"))
+    device, threads = asked.get("device", "auto"), asked.get("threads")
+    return on_device(cls, hyperparameters, plan, device, threads, asked.get("automatic"))
 
 
 def _of_new(parent: Parent, fields: Fields) -> Iterator[Note]:

@@ -145,7 +145,7 @@ def prepare(
     reads = what_is_read(cls, hyperparameters, expression)
     _check_condition(cls, roles, continuous)
     notes = check_roles(cls, roles)
-    plan = on_device(cls, plan, device, threads, automatic)
+    plan = on_device(cls, hyperparameters, plan, device, threads, automatic)
 
     adata = given_cells(adata)
     check_names(adata, "the input")
@@ -287,7 +287,12 @@ def _check_condition(cls: type[Method], roles: Roles, continuous: bool) -> None:
 
 
 def on_device(
-    cls: type[Method], plan: Plan, device: str, threads: int | None = None, automatic: str | None = None
+    cls: type[Method],
+    hyperparameters: Any,
+    plan: Plan,
+    device: str,
+    threads: int | None = None,
+    automatic: str | None = None,
 ) -> Plan:
     """The plan with the precision that a device has, or `automatic` where "auto" is asked for."""
     from cellalign.engine.device import pick_device
@@ -296,7 +301,7 @@ def on_device(
     torch_device = pick_device(device, threads)
     if automatic is not None and plan.precision == "auto":
         plan = plan.model_copy(update={"precision": automatic})
-    return settled_plan(cls, plan, torch_device)
+    return settled_plan(cls, hyperparameters, plan, torch_device)
 
 
 def to_read_often(x: Any, cls: type[Method]) -> Any:

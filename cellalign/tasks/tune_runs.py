@@ -133,7 +133,7 @@ class Runs:
             asked = of_preparation(self._options)
             record = prepare(self._adata, method=self._method, settings=settings, **asked).record
             self._of_cells[reads] = _decisive(record)
-        plan = settled_plan(cls, plan, pick_device(self._options.get("device") or "auto"))
+        plan = settled_plan(cls, hyperparameters, plan, pick_device(self._options.get("device") or "auto"))
         own = {"hyperparameters": hyperparameters.model_dump(mode="json"), "training": plan.model_dump(mode="json")}
         return self._of_cells[reads] | own | {"seed": seed}
 

@@ -130,6 +130,13 @@ def test_a_method_without_steps_has_no_products_to_round(cells):
     assert model.record.training["precision"] == "float32"
 
 
+@pytest.mark.usefixtures("with_bfloat16")
+def test_a_stack_of_closed_forms_has_none_either(cells):
+    model = cellalign.train(cells, method="auto", condition="stim", label="cell_type", device="cpu")
+    assert model.record.training["precision"] == "float32"
+
+
+@pytest.mark.usefixtures("with_bfloat16")
 @pytest.mark.parametrize("asked", [None, "float32", "bfloat16"])
 def test_networks_of_a_stack_compute_in_what_is_asked_for(cells, asked, monkeypatch):
     seen, products_in = [], fit.products_in
@@ -141,7 +148,7 @@ def test_networks_of_a_stack_compute_in_what_is_asked_for(cells, asked, monkeypa
     monkeypatch.setattr(fit, "products_in", noted)
     given = {"condition": "stim", "label": "cell_type", "settings": {"members": "local,scgen"}, "epochs": 1}
     model = cellalign.train(cells, method="auto", precision=asked, **given)
-    wanted = asked or "float32"
+    wanted = asked or "bfloat16"  # as alone
     assert model.record.training["precision"] == wanted
     assert {dtype for name, dtype in seen if name == "scgen"} == {DTYPES[wanted]}
 
