@@ -13,7 +13,7 @@ import re
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from cellalign.errors import ModelError, option
 from cellalign.records import CheckpointRecord, RecordError
 
 STATE = "state.safetensors"
+PARTS = "parts"
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -76,6 +77,7 @@ class Checkpoint:
     how: str = ""
 
     FILES: ClassVar[tuple[str, ...]] = (STATE, f"{STATE}.tmp")
+    HOLDS: ClassVar[tuple[str, ...]] = (*FILES, PARTS)  # all that is in the folder
 
     @classmethod
     def beside(
@@ -84,6 +86,10 @@ class Checkpoint:
         """The checkpoint of the run that is to become `model`."""
         model = Path(os.path.abspath(model))
         return cls(model.with_name(model.name + ".partial"), settings, every, how)
+
+    def part(self, name: str) -> Checkpoint:
+        """Of one of several trainings that a run consists of; it goes when the whole does."""
+        return replace(self, path=self.path / PARTS / name)
 
     @property
     def file(self) -> Path:
@@ -163,8 +169,12 @@ class Checkpoint:
         """Delete the state: the run is complete, or is started anew. What else is in the folder stays."""
         for name in self.FILES:
             (self.path / name).unlink(missing_ok=True)
-        with suppress(OSError):  # something else is in it
-            self.path.rmdir()
+        parts = self.path / PARTS
+        for part in list(parts.iterdir()) if parts.is_dir() else []:
+            self.part(part.name).remove()
+        for folder in (parts, self.path):
+            with suppress(OSError):  # something else is in it, or it is not there
+                folder.rmdir()
 
 
 def _digest(tensors: Mapping[str, Tensor], content: str) -> str:

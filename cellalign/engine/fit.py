@@ -22,7 +22,7 @@ from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
 from cellalign.engine.feeding import brought, placed
-from cellalign.engine.keeping import keep, lost_ranks_noted, streams, take_up
+from cellalign.engine.keeping import keep, kept_noted, lost_ranks_noted, streams, take_up
 from cellalign.engine.learning_on import LearningOn, players_of
 from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
@@ -65,6 +65,7 @@ def fit(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
     learning_on: LearningOn | None = None,
+    more_follows: bool = False,
 ) -> State:
     """Train `method` in place; it ends with the best weights (or the last, without validation).
 
@@ -79,6 +80,8 @@ def fit(
         Where to leave the state; a run it already holds is continued. Signals then wait for it to be left.
     learning_on : LearningOn, optional
         Of a method that is trained already, what learns and how fast; by default everything.
+    more_follows : bool
+        Leave the end in the checkpoint too: what the run consists of goes on, and may be cut off.
 
     Raises
     ------
@@ -90,8 +93,10 @@ def fit(
     try:
         check_shares(type(method))
         if isinstance(method, Stacks):
-            return fit_stack(method, cells, train, validation, plan, device=device, seed=seed, fit=fit)
+            with kept_noted(checkpoint):
+                return fit_stack(method, cells, train, validation, plan, device, seed, fit=fit, checkpoint=checkpoint)
         run = _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on)
+        run.more_follows = more_follows
         return with_smaller_batches(run)
     except torch.OutOfMemoryError as error:
         smaller = option("batch_size", max(2, plan.batch_size // 2))
@@ -134,6 +139,7 @@ class _Run:
         self.signals = Signals(alone=self.ranks.alone)
         self.sharing = Sharing(self.ranks, self.players, self.signals, device)
         self.due = math.inf
+        self.more_follows = False
 
     def begin(self, plan: Plan) -> None:
         """Be before the first step of a plan."""
@@ -172,6 +178,8 @@ class _Run:
             else:
                 with self.signals, lost_ranks_noted(self.checkpoint):
                     self.train_on()
+                    if self.more_follows and self.players:
+                        self.save()
         if self.best is not None:
             self.method.load_state_dict(self.best)
         self.method.eval().requires_grad_(True)

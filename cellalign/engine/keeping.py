@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cellalign.engine.checkpoint import Checkpoint
-from cellalign.engine.ranks import RankLost
+from cellalign.engine.ranks import RankLost, current
 from cellalign.engine.state import State
 
 if TYPE_CHECKING:
@@ -82,6 +82,39 @@ def set_streams(tensors: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(tensors["rng.torch"])
     if "rng.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+
+
+def begin_parts(checkpoint: Checkpoint, order: list[int]) -> None:
+    """Say in the checkpoint that a run of several trainings has begun, each of which keeps its own state in a part.
+
+    Raises
+    ------
+    ModelError
+        Another run left it, or it is damaged.
+    """
+
+    def begin() -> None:
+        if checkpoint.exists():
+            checkpoint.check(checkpoint.kept())
+            return
+        try:
+            checkpoint.save({}, vars(State(order=order)))
+        except OSError as error:
+            log.warning("cannot write the checkpoint %s: %s", checkpoint.file, error.strerror or error)
+
+    current().told(begin)
+
+
+@contextmanager
+def kept_noted(checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Where a run of several trainings ends within, say what goes on from here, if no training said it."""
+    try:
+        yield
+    except BaseException as error:
+        ended = not isinstance(error, Exception)  # from outside, not by what would come again
+        if ended and checkpoint is not None and checkpoint.exists() and not hasattr(error, "__notes__"):
+            error.add_note(f"what was trained until now is kept; go on with: {checkpoint.how}")
+        raise
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 
 from cellalign.data.loader import Cells
+from cellalign.engine.checkpoint import Checkpoint
+from cellalign.engine.keeping import begin_parts
 from cellalign.engine.plan import Plan
 from cellalign.engine.settings import resolve_settings
 from cellalign.engine.state import State
@@ -53,32 +56,40 @@ def fit_stack(
     train: Tensor,
     validation: Tensor,
     plan: Plan,
-    *,
     device: torch.device,
     seed: int,
+    *,
     fit: Callable[..., State],
+    checkpoint: Checkpoint | None = None,
 ) -> State:
-    """Fit a stack in place; parameters are `fit`'s, and `fit` itself for the members."""
+    """Fit a stack in place; parameters are `fit`'s, and `fit` itself for the members.
+
+    Each network leaves its state in a part of the checkpoint, and is taken up from there; closed forms take seconds.
+    """
     assert isinstance(method, Method)
     method.to(device)
     started = time.monotonic()
 
-    def fitted(member: Method, kept: Callable[[Tensor], Tensor], part: float) -> State:
+    def fitted(member: Method, kept: Callable[[Tensor], Tensor], fold: int = 0) -> State:
         torch.manual_seed(seed)
-        own = _plan_of(type(member), plan, len(train), part)
+        trained = isinstance(member, Trains)
+        own = _plan_of(type(member), plan, len(train), method.hp.fold_epochs if fold and trained else 1)
         learns, checks = kept(train), kept(validation.cpu())
-        if not isinstance(member, Trains):  # which has no use for cells kept back
+        if not trained:  # which has no use for cells kept back
             learns, checks = torch.cat([learns, checks]).sort().values, checks[:0]
-        return fit(member, cells, learns, checks, own, device=device, seed=seed)
+        part = checkpoint.part(f"{member.name}-{fold}") if checkpoint is not None and trained else None
+        return fit(member, cells, learns, checks, own, device=device, seed=seed, checkpoint=part, more_follows=True)
 
-    states = [fitted(method.first, lambda rows: rows, 1)]
+    states = [fitted(method.first, lambda rows: rows)]
     rows = torch.cat([train, validation.cpu()]).sort().values
     networks = any(isinstance(member, Trains) for member in method.members.values())
+    if networks and checkpoint is not None:
+        begin_parts(checkpoint, cells.order)
     left, shifts = [], []
     if len(method.members) > 1:
         for number, fold in enumerate(folds := _folds(method, cells, rows, device, networks), 1):
             log.info("auto: fold %d of %d, %d groups left out", number, len(folds), len(fold.groups))
-            found, shift = _tried(method, cells, rows, fold, fitted, device)
+            found, shift = _tried(method, cells, rows, fold, partial(fitted, fold=number), device)
             left += found
             shifts += shift
     shares = stacked(left) if len(left) > 1 else np.eye(len(method.members))[0]
@@ -89,7 +100,7 @@ def fit_stack(
     for share, member in list(zip(shares, method.members.values(), strict=True))[1:]:
         if share > 0:
             assert isinstance(member, Method)
-            states.append(fitted(member, lambda rows: rows, 1))
+            states.append(fitted(member, lambda rows: rows))
     method.eval()
     return State(
         epoch=max(state.epoch for state in states),
@@ -190,7 +201,7 @@ def _tried(
     condition = method.layout.condition
     for name, member in method.members.items():
         fresh = type(member)(member.hp, method.layout)
-        fitted(fresh, lambda part: part[seen[part]], method.hp.fold_epochs if isinstance(member, Trains) else 1)
+        fitted(fresh, lambda part: part[seen[part]])
         if name == "local":
             known = [fresh.groups.known(fresh.groups.source, target)[0] for target, *_ in fold.groups]
             shift = [(k.treated - k.controls).mean(0) if len(k) else np.zeros(method.layout.n_genes) for k in known]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from cellalign.calibration import Groups
     from cellalign.data.loader import Cells
+    from cellalign.engine.checkpoint import Checkpoint
     from cellalign.methods.base import Method
     from cellalign.model import Model
     from cellalign.records import CalibrationRecord
@@ -253,8 +254,12 @@ def calibrated(
     *,
     device: torch.device,
     seed: int,
+    checkpoint: Checkpoint | None = None,
 ) -> Groups:
     """Refit without each fold's groups, and predict these from their control cells.
+
+    Each refit that trains leaves its state in a part of the checkpoint of the training that it belongs to, and is taken
+    up from there.
 
     Raises
     ------
@@ -278,7 +283,18 @@ def calibrated(
         level = logging.INFO if isinstance(method, Trains) else logging.DEBUG
         log.log(level, "calibrating, refit %d of %d without %s", number + 1, len(planned.folds), ", ".join(shown))
         train, validation = (torch.from_numpy(np.setdiff1d(rows, left_out)) for rows in prepared.rows)
-        fit(method, prepared.cells, train, validation, prepared.plan, device=device, seed=seed)
+        part = checkpoint.part(f"refit-{number + 1}") if checkpoint is not None else None
+        fit(
+            method,
+            prepared.cells,
+            train,
+            validation,
+            prepared.plan,
+            device=device,
+            seed=seed,
+            checkpoint=part,
+            more_follows=True,
+        )
         observe_cells(method, prepared.cells, [train, validation])
         for held in fold:
             predicted[id(held)] = _predicted_mean(prepared, method, held, device)

@@ -67,7 +67,7 @@ class Resuming:
         if self.model is None or not current().first:
             yield
             return
-        with claimed(Checkpoint.beside(self.model, {}).path, f"the model {self.model}", Checkpoint.FILES, wait=wait):
+        with claimed(Checkpoint.beside(self.model, {}).path, f"the model {self.model}", Checkpoint.HOLDS, wait=wait):
             yield
 
     def check_free(self) -> None:
@@ -76,7 +76,7 @@ class Resuming:
         from cellalign.engine.checkpoint import Checkpoint
 
         if self.model is not None:
-            check_free(Checkpoint.beside(self.model, {}).path, f"the model {self.model}", Checkpoint.FILES)
+            check_free(Checkpoint.beside(self.model, {}).path, f"the model {self.model}", Checkpoint.HOLDS)
 
     def precision(self) -> str | None:
         """The precision of a run that is gone on with, on whatever machine it began; None where none is."""
@@ -204,16 +204,19 @@ class Resuming:
             raise UsageError(f"{option('epochs', epochs)} is less than the {done} that are done; ask for more")
         for said in kept.changed(checkpoint.settings):
             log.info("going on with another %s", said)
-        return f"goes on with {checkpoint.path} after {done} of {epochs} epochs"
+        after = f" after {done} of {epochs} epochs" if done else ""  # of several trainings none are counted
+        return f"goes on with {checkpoint.path}{after}"
 
     def _refuse(self, checkpoint: Checkpoint) -> None:
         kept = self._kept
         assert kept is not None
         differing = kept.differing(checkpoint.settings)
+        done = kept.state.get("epoch", 0)
+        after = f" after {done} epochs" if done else ""
         go_on = f"go on with it by {option('resume', True)}"
         what = "of these settings" if differing is None else f"with another {differing}"
         raise UsageError(
-            f"{checkpoint.path} holds a run {what} that was cut off after {kept.state.get('epoch', 0)} epochs; "
+            f"{checkpoint.path} holds a run {what} that was cut off{after}; "
             f"{go_on if differing is None else 'choose another name'}, or throw it away by {option('restart', True)}"
         )
 

@@ -58,6 +58,7 @@ def trained(
     from cellalign.data.said import tell
     from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
+    from cellalign.engine.keeping import kept_noted
     from cellalign.engine.observed import observe_cells
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train
@@ -86,6 +87,7 @@ def trained(
                 progress=told,
                 checkpoint=checkpoint,
                 learning_on=learning_on,
+                more_follows=planned is not None,
             )
         waiting = prepared.cells.waiting.seconds / max(time.perf_counter() - began, 1e-9)
         kept = None if parent is None else parent.model.method.observed
@@ -93,7 +95,8 @@ def trained(
         _say_caveats(module)
         held_out = None
         if planned is not None:
-            held_out = calibrated(prepared, planned, device=torch_device, seed=seed)
+            with kept_noted(checkpoint):
+                held_out = calibrated(prepared, planned, device=torch_device, seed=seed, checkpoint=checkpoint)
             record = record.model_copy(update={"calibration": planned.record})
     order = state.order if state.step else prepared.cells.order  # of a run that was cut off that which it began with
     record = record.model_copy(update={"machine": used.model_copy(update={"order": order})})
