@@ -27,6 +27,7 @@ from cellalign.engine.state import State
 from cellalign.group_changes import LeftOut, columns_asked, stacked
 from cellalign.methods.base import Method, Trains
 from cellalign.methods.capabilities import Stacks
+from cellalign.methods.registry import get
 
 log = logging.getLogger("cellalign")
 MOST_FOLDS = 8  # of closed forms
@@ -115,6 +116,13 @@ def _plan_of(cls: type[Method], plan: Plan, n: int, part: float) -> Plan:
     asked = {key: value for key, value in plan.model_dump().items() if value != getattr(Plan(), key)}
     own = resolve_settings(cls, named=asked)[1]
     return own.model_copy(update={"epochs": max(1, round(part * own.resolve_epochs(n)))})
+
+
+def times_trained(hyperparameters: Any, plan: Plan, n: int) -> list[tuple[str, Plan, float]]:
+    """Networks of a stack, the plan of each on n cells, and how often it is trained: in each fold, and on all cells."""
+    times = 1 + hyperparameters.folds * hyperparameters.fold_epochs
+    networks = [get(name) for name in hyperparameters.members]
+    return [(cls.name, _plan_of(cls, plan, n, 1), times) for cls in networks if issubclass(cls, Trains)]
 
 
 def _folds(method: Any, cells: Cells, rows: Tensor, device: torch.device, networks: bool) -> list[_Fold]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cellalign.memory import said as bytes_said
 
 if TYPE_CHECKING:
     import torch
 
+    from cellalign.engine.plan import Plan
     from cellalign.methods.base import Method
     from cellalign.tasks.prepare import Prepared
 
@@ -22,7 +24,22 @@ CELLS = 1000  # on which a closed form is tried
 COPIES = 6  # of the weights are held in training: themselves, gradients, Adam's moments, the first and the best ones
 
 
-CLOSED_FORM, STACK = "a closed form", "a stack with networks, each trained again for every fold"
+@dataclass(frozen=True)
+class Training:
+    """What is trained by steps: a network, by which plan, and how often over (a part counts as a part)."""
+
+    name: str
+    plan: Plan
+    times: float
+
+    def steps(self, n: int) -> int:
+        """At most, on n cells."""
+        return round(self.times * self.plan.resolve_epochs(n)) * max(1, math.ceil(n / self.plan.batch_size))
+
+    def work(self, n: int, checked: int) -> float:
+        """Steps, and batches of `checked` cells validated on, in steps."""
+        each = max(1, math.ceil(n / self.plan.batch_size)) + VALIDATING * math.ceil(checked / self.plan.batch_size)
+        return self.times * self.plan.resolve_epochs(n) * each
 
 
 @dataclass(frozen=True)
@@ -32,15 +49,15 @@ class Estimate:
     Attributes
     ----------
     epochs, steps : int
-        At most: early stopping may end it sooner. Zero for a closed form.
+        At most: early stopping may end it sooner. Zero for a closed form; of several trainings steps are of all.
     weights : int
         Numbers that are learned by steps.
     seconds : float, optional
         None where it was not measured.
     bytes : int, optional
         Largest memory of this process so far, and what the rest of training adds; None where the system does not say.
-    form : str
-        What it is where it takes no steps of its own.
+    networks : tuple of str
+        Those inside a stack, each trained again for every fold.
     """
 
     epochs: int
@@ -48,13 +65,15 @@ class Estimate:
     weights: int
     seconds: float | None = None
     bytes: int | None = None
-    form: str = CLOSED_FORM
+    networks: tuple[str, ...] = ()
 
     @property
     def how(self) -> str:
         """By how many steps, in words."""
         if not self.steps:
-            return self.form
+            return "a closed form"
+        if self.networks:
+            return f"at most {self.steps:,} steps of {', '.join(self.networks)}, trained anew for every fold"
         each = self.steps // self.epochs
         return f"at most {self.epochs:,} epochs of {each:,} step{'s' if each != 1 else ''}"
 
@@ -108,14 +127,24 @@ def estimated(prepared: Prepared, device: torch.device, *, seed: int = 0, always
 
 def work_of(prepared: Prepared) -> float:
     """What the time of a training is in proportion to: steps and batches validated on, or cells of a closed form."""
+    n, checked = map(len, prepared.rows)
+    return sum(one.work(n, checked) for one in trainings(prepared)) or float(n)
+
+
+def trainings(prepared: Prepared) -> list[Training]:
+    """What is trained by steps; nothing of a closed form, every network of a stack."""
+    from cellalign.engine.stacking import times_trained
     from cellalign.methods.base import Trains
+    from cellalign.methods.capabilities import Stacks
     from cellalign.methods.registry import get
 
-    plan, n = prepared.plan, len(prepared.train_rows)
-    if not issubclass(get(prepared.record.method), Trains):
-        return float(n)
-    each = max(1, math.ceil(n / plan.batch_size))
-    return plan.resolve_epochs(n) * (each + VALIDATING * math.ceil(len(prepared.validation_rows) / plan.batch_size))
+    cls, plan = get(prepared.record.method), prepared.plan
+    if issubclass(cls, Trains):
+        return [Training(cls.name, plan, 1)]
+    if not issubclass(cls, Stacks):
+        return []
+    settings = cls.Hyperparameters(**prepared.record.hyperparameters)
+    return [Training(*one) for one in times_trained(settings, plan, len(prepared.train_rows))]
 
 
 def tried(prepared: Prepared, device: torch.device, *, seed: int = 0, always: bool = False) -> Trial:
@@ -132,55 +161,67 @@ def tried(prepared: Prepared, device: torch.device, *, seed: int = 0, always: bo
     import torch
 
     from cellalign.engine.ranks import current
-    from cellalign.methods.base import Trains
-    from cellalign.methods.capabilities import Stacks
-    from cellalign.methods.registry import get
     from cellalign.model_directory import build_to_train
 
-    plan, n = prepared.plan, len(prepared.train_rows)
-    by_steps = issubclass(get(prepared.record.method), Trains)
-    epochs = plan.resolve_epochs(n) if by_steps else 0
-    per_epoch = max(1, math.ceil(n / plan.batch_size))
-    found = Estimate(epochs, epochs * per_epoch, 0)
+    n, trained = len(prepared.train_rows), trainings(prepared)
+    networks = tuple(one.name for one in trained) if [one.name for one in trained] != [prepared.record.method] else ()
+    epochs = sum(one.plan.resolve_epochs(n) for one in trained)
+    found = Estimate(epochs, sum(one.steps(n) for one in trained), 0, networks=networks)
     if not current().alone or not (always or found.steps > FEW):  # ranks would have to be asked all alike
         return Trial(found)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        module = build_to_train(prepared.record)
-        if isinstance(module, Stacks) and any(isinstance(member, Trains) for member in module.members.values()):
-            # of which a part of the cells says little
-            return Trial(replace(found, form=STACK, bytes=memory_of(0, device)))
-        weights = sum(parameter.numel() for parameter in module.parameters()) if by_steps else 0
-        seconds = _seconds_of(module, prepared, device, seed, found)
+        module: Any = build_to_train(prepared.record)
+        learned: Sequence[Any] = [module.members[name] for name in networks] if networks else [module]
+        weights = sum(parameter.numel() for one in learned for parameter in one.parameters()) if trained else 0
+        if trained:
+            pairs = zip(learned, trained, strict=True)
+            each = [_seconds_by_steps(network, prepared, device, seed, one) for network, one in pairs]
+            seconds = None if None in each else sum(one for one in each if one is not None)
+        else:
+            seconds = _seconds_at_once(module, prepared, device, seed)
     found = replace(found, weights=weights, seconds=seconds, bytes=memory_of(weights, device))
-    return Trial(found, None if seconds is None else module)
+    return Trial(found, None if seconds is None or networks else module)
 
 
-def _seconds_of(module: Method, prepared: Prepared, device: torch.device, seed: int, whole: Estimate) -> float | None:
-    """By fitting to a part of the cells; None where that part cannot be fitted."""
+def _fitted(module: Method, prepared: Prepared, plan: Plan, size: int, device: torch.device, seed: int) -> Any:
+    """The state of a fit to so many cells; None where these cannot be fitted."""
     import numpy as np
     import torch
 
     from cellalign.data.said import untold
     from cellalign.engine.fit import fit
 
-    rows, plan = prepared.train_rows, prepared.plan
-    size = STEPS * plan.batch_size if whole.steps else CELLS
-    part = np.sort(np.random.default_rng(seed).permutation(rows)[:size])
-    taken = torch.from_numpy(part)
-    plan = plan.model_copy(update={"epochs": 2, "validation": 0.0, "early_stopping": False})
+    part = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(prepared.train_rows)[:size]))
     try:
         with untold():
-            state = fit(module, prepared.cells, taken, taken[:0], plan, device=device, seed=seed)
-            before = time.monotonic()
-            if not whole.steps:  # again, without what the first of a process takes
-                fit(module, prepared.cells, taken, taken[:0], plan, device=device, seed=seed)
+            return fit(module, prepared.cells, part, part[:0], plan, device=device, seed=seed)
     except Exception:  # whatever is wrong with a part of the cells; training says what is wrong with all
         return None
-    if not whole.steps:
-        return (time.monotonic() - before) * max(1.0, len(rows) / len(part))
+
+
+def _seconds_by_steps(
+    network: Method, prepared: Prepared, device: torch.device, seed: int, training: Training
+) -> float | None:
+    """By a few steps, after as many; None where they cannot be taken."""
+    plan = training.plan.model_copy(update={"epochs": 2, "validation": 0.0, "early_stopping": False})
+    state = _fitted(network, prepared, plan, STEPS * plan.batch_size, device, seed)
+    if state is None:
+        return None
+    n, checked = map(len, prepared.rows)
     ends = [row["seconds"] for row in state.history]
-    return (ends[-1] - ends[-2]) / max(1, math.ceil(len(part) / plan.batch_size)) * work_of(prepared)
+    steps = max(1, math.ceil(min(STEPS * plan.batch_size, n) / plan.batch_size))
+    return float(ends[-1] - ends[-2]) / steps * training.work(n, checked)
+
+
+def _seconds_at_once(module: Method, prepared: Prepared, device: torch.device, seed: int) -> float | None:
+    """Of a closed form, by fitting it to a part of the cells; None where that cannot be fitted."""
+    n = len(prepared.train_rows)
+    for _ in range(2):  # again, without what the first of a process takes
+        before = time.monotonic()
+        if _fitted(module, prepared, prepared.plan, CELLS, device, seed) is None:
+            return None
+    return (time.monotonic() - before) * max(1.0, n / min(n, CELLS))
 
 
 def memory_of(weights: int, device: torch.device) -> int | None:

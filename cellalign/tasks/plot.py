@@ -81,12 +81,14 @@ def curves(model: Model) -> Figure:
     Raises
     ------
     ModelError
-        It has none: it was computed in closed form, or its history.csv is gone.
+        It has none: it was computed in closed form, is a stack, or its history.csv is gone.
     """
     from cellalign.plots.curves import draw
 
     if not model.history:
-        raise ModelError(f"the model has no epochs to draw: {model.name} is in closed form, or history.csv is gone")
+        raise ModelError(
+            f"the model has no epochs to draw: {model.name} is in closed form or a stack, or history.csv is gone"
+        )
     outcome = model.record.outcome
     return draw(model.history, best=None if outcome is None else outcome.best_epoch)
 

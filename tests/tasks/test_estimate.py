@@ -32,8 +32,14 @@ def test_a_closed_form_is_in_proportion_to_its_cells(tiny):
 def test_networks_in_a_stack_are_not_timed_as_its_closed_forms(tiny):
     asked = {"method": "auto", "condition": "stim", "label": "cell_type"}
     assert estimated(prepare(tiny, **asked), CPU, always=True).seconds > 0
-    found = estimated(prepare(tiny, **asked, settings={"members": "local,cvae"}), CPU, always=True)
-    assert found.seconds is None and found.said.startswith("a stack with networks")
+    small = {"epochs": 4, "batch_size": 64}
+    prepared = prepare(tiny, **asked, **small, settings={"members": "local,cvae,scgen", "folds": 2})
+    found, each = estimated(prepared, CPU, always=True), math.ceil(len(prepared.train_rows) / 64)
+    assert found.steps == 2 * 8 * each  # two networks: half the epochs in each of two folds, then all
+    assert found.seconds > 0 and f"at most {found.steps:,} steps of cvae, scgen, trained anew" in found.said
+    assert work_of(prepared) >= found.steps
+    quick = estimated(prepared, CPU)
+    assert quick.seconds is None and quick.said == quick.how != "a closed form"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "a second"), (3, "3 s"), (47, "45 s"), (600, "10 min")])
