@@ -7,14 +7,14 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from cellalign.cli import messages, tables
+from cellalign.cli import messages, spaced, tables
 from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
 from cellalign.cli.misnamed import inputs_first
@@ -35,6 +35,7 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
     """What typer runs for a declaration: reads the options, calls the command."""
     of_all, options, own = parameters(start), declaration.options(), declaration.own()
     flags = flags_of([*of_all, *options, *own])
+    lists = {flag for one in (*options, *own) if one.repeatable for flag in one.flags}
 
     def run(**given: Any) -> None:
         with carried(), on_command_line(flags):
@@ -45,7 +46,7 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
             _start_ranks(asked | more)
             for warning in messages.of_command_line:
                 log.warning(warning)
-            with _prepared(asked | more), at_work(), _connected(asked | more), _told(asked | more):
+            with _prepared(asked | more), at_work(), _connected(asked | more), _told(asked | more, lists):
                 declaration.command(_Call(asked, log, app, handed_on), **more)
 
     shown = sorted([*own, *options], key=_place) + of_all
@@ -88,11 +89,11 @@ def _connected(asked: Mapping[str, Any]) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _told(asked: Mapping[str, Any]) -> Iterator[None]:
+def _told(asked: Mapping[str, Any], lists: Collection[str]) -> Iterator[None]:
     """What is said of the same cells is said once; of several mistakes those in what is read come first."""
     from cellalign.data.said import told_once
 
-    with told_once(anew=True), inputs_first(asked):
+    with told_once(anew=True), inputs_first(asked), spaced.taken_for_files(sys.argv[1:], lists):
         yield
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cellalign.cli import spaced
 from cellalign.cli.messages import say_end, say_traceback, verbosity
 from cellalign.cli.signals import KNOWN, HungUp, Terminated, format_asked, meant
 from cellalign.errors import CellalignError, option
@@ -67,7 +68,8 @@ def status_of(error: BaseException) -> int:
         return _say(of_the_system(error), INPUT_WRONG, error)
     shown = getattr(error, "format_message", None)  # click's usage errors
     if shown is not None:
-        say_end(f"{shown()} (see {_page_of(error)})", 2, format_asked(sys.argv[1:]))
+        said = "; ".join(filter(None, [f"{shown()} (see {_page_of(error)})", spaced.of_click(error, sys.argv[1:])]))
+        say_end(said, 2, format_asked(sys.argv[1:]))
         return 2
     return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
 
