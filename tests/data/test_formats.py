@@ -478,6 +478,30 @@ def test_names_in_tables_are_text_and_told_apart(counts, tmp_path, above, caplog
         files.read(tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize("genes", [True, False], ids=["genes", "no genes"])
+@pytest.mark.parametrize("cells", [True, False], ids=["cells", "no cells"])
+def test_a_table_without_names_loses_no_row_and_no_column(counts, tmp_path, caplog, cells, genes):
+    """The first gene was taken for the cells' names, the first cell for the genes' names."""
+    counts.to_df().to_csv(tmp_path / "x.csv", index=cells, header=genes)
+    if not cells:
+        counts.obs_names = list(map(str, range(counts.n_obs)))
+    if not genes:
+        counts.var_names = list(map(str, range(counts.n_vars)))
+    same(files.read(tmp_path / "x.csv"), counts)
+    assert ("first column holds numbers" in caplog.text) is not cells
+    assert ("first line holds numbers" in caplog.text) is not genes
+
+
+def test_names_that_are_numbers_are_names(counts, tmp_path, caplog):
+    counts.var_names = [str(10 + 7 * i) for i in range(counts.n_vars)]  # as Entrez has them
+    counts.obs_names = list(map(str, range(counts.n_obs)))
+    counts.to_df().to_csv(tmp_path / "x.csv")
+    same(files.read(tmp_path / "x.csv"), counts)
+    counts.to_df().to_csv(tmp_path / "x.csv", index_label="cell")
+    same(files.read(tmp_path / "x.csv"), counts)
+    assert "holds numbers" not in caplog.text
+
+
 # --- what is not read
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from cellalign.errors import InputError, option
 
 log = logging.getLogger("cellalign.reading")
 VALUES = 2**24  # of a table that are dense at once
+LOOKED_AT = 1000  # lines, to see whether rows and columns have names
 BARCODE = re.compile(r"[ACGT]{10,}([-_.]\w+)?$")
 GENE = re.compile(
     r"(ENS[A-Z]*G\d{6,}(\.\d+)?|ACTB|GAPDH|MALAT1|B2M|CD3D|CD3E|CD4|CD8A|CD74|MS4A1|NKG7|LYZ|TP53|FTL|FTH1|"
@@ -29,6 +32,8 @@ GENE = re.compile(
 def read_table(path: Path, name: str) -> AnnData:
     """A .csv or .tsv of cells x genes, compressed or not, as a sparse matrix; turned where genes are in rows.
 
+    Rows or columns without names are numbered, as anndata does.
+
     Raises
     ------
     InputError
@@ -38,7 +43,8 @@ def read_table(path: Path, name: str) -> AnnData:
     blocks: list[sparse.csr_matrix] = []
     rows: list[str] = []
     columns: list[str] = []
-    for block in _blocks(path, name, separator):
+    named = _Named.of(path, separator)
+    for block in _blocks(path, name, separator, named):
         if block.empty:
             continue
         text = [column for column in block if not pd.api.types.is_numeric_dtype(block[column])]
@@ -46,12 +52,15 @@ def read_table(path: Path, name: str) -> AnnData:
             shown = ", ".join(map(repr, map(str, text[:5])))
             advice = f"keep only numbers of genes, and give cell metadata with {option('obs', hint='FILE')}"
             raise InputError(f"{name} is a table with {len(text)} columns that are not numbers ({shown}); {advice}")
-        columns = columns or _header(path, separator, block.columns)
-        rows += list(block.index)
+        columns = columns or (_header(path, separator, block.columns) if named.columns else _numbers(block.columns))
+        rows += list(map(str, block.index))
         blocks.append(sparse.csr_matrix(block.to_numpy(dtype=np.float32)))
     if not blocks:
         raise InputError(f"{name} is a table without rows")
     x = sparse.vstack(blocks, format="csr")
+    for what, there in (("first line", named.columns), ("first column", named.rows)):
+        if not there:
+            log.warning("%s: its %s holds numbers, not names, which are 0, 1, 2, ... here", name, what)
     turned = _genes_in_rows(rows, columns)
     if turned:
         x, rows, columns = x.T.tocsr(), columns, rows
@@ -91,8 +100,43 @@ def read_metadata(path: Path, column: str | None) -> pd.DataFrame:
     return table.set_index(table[key].astype(str)).drop(columns=key)
 
 
-def _blocks(path: Path, name: str, separator: str) -> Iterator[pd.DataFrame]:
-    """The table, so many rows at a time."""
+@dataclass(frozen=True)
+class _Named:
+    """Whether a table has names of its rows, in its first column, and of its columns, in its first line."""
+
+    rows: bool = True
+    columns: bool = True
+
+    @classmethod
+    def of(cls, path: Path, separator: str) -> _Named:
+        """By what no names are: numbers with a fraction, or that occur again."""
+        try:
+            with opened(path) as file:
+                seen = pd.read_csv(file, sep=separator, header=None, nrows=LOOKED_AT, dtype=str, keep_default_na=False)
+        except (
+            ValueError,
+            pd.errors.ParserError,
+        ):  # a first line of fewer fields, as R writes it; or what is told later
+            return cls()
+        columns = not _are_values(seen.iloc[0, 1:])
+        above = seen.iat[0, 0].strip()  # pandas writes none above the names of rows
+        return cls(not ((above or not columns) and _are_values(seen.iloc[int(columns) :, 0])), columns)
+
+
+def _are_values(fields: pd.Series) -> bool:
+    """Whether these are numbers that name nothing."""
+    found = pd.to_numeric(fields, errors="coerce")
+    return len(found) > 1 and bool(found.notna().all() and ((found % 1 != 0).any() or found.duplicated().any()))
+
+
+def _numbers(columns: pd.Index) -> list[str]:
+    return [str(i) for i in range(len(columns))]
+
+
+def _blocks(path: Path, name: str, separator: str, named: _Named) -> Iterator[pd.DataFrame]:
+    """The table, so many rows at a time, their names as its index."""
+    header: Any = "infer" if named.columns else None
+    as_text: Any = {0: str} if named.rows else None
     try:
         with opened(path) as file:
             width = max(1, len(pd.read_csv(file, sep=separator, nrows=1).columns))
@@ -101,9 +145,11 @@ def _blocks(path: Path, name: str, separator: str) -> Iterator[pd.DataFrame]:
         size = max(1, VALUES // width)
         with opened(path) as file:
             # names are text: 0012 and 1e5 are no numbers, NA is not missing
-            for block in pd.read_csv(file, sep=separator, chunksize=size, low_memory=False, converters={0: str}):
+            shape: Any = {"sep": separator, "header": header, "chunksize": size}
+            for block in pd.read_csv(file, low_memory=False, converters=as_text, **shape):
                 # R writes no header above the names, which are then the index already
-                yield block.set_index(block.columns[0]) if isinstance(block.index, pd.RangeIndex) else block
+                inside = named.rows and isinstance(block.index, pd.RangeIndex)
+                yield block.set_index(block.columns[0]) if inside else block
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{name} cannot be read as a table of text: {str(error).splitlines()[0]}") from error
 
