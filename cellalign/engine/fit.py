@@ -94,7 +94,8 @@ def fit(
         check_shares(type(method))
         if isinstance(method, Stacks):
             with kept_noted(checkpoint):
-                return fit_stack(method, cells, train, validation, plan, device, seed, fit=fit, checkpoint=checkpoint)
+                given = (method, cells, train, validation, plan, device, seed)
+                return fit_stack(*given, fit=fit, checkpoint=checkpoint, progress=progress)
         run = _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on)
         run.more_follows = more_follows
         return with_smaller_batches(run)

@@ -51,6 +51,63 @@ class _Fold:
     groups: list[tuple[int, np.ndarray, np.ndarray]]
 
 
+@dataclass
+class _Members:
+    """How members of a stack are fitted: what all of them are given, and how far their networks are.
+
+    Attributes
+    ----------
+    fit : callable
+        `engine.fit.fit`.
+    progress : optional
+        Told of the epochs of all networks as of one training's; losses are of the one that goes on.
+    epochs, before : int
+        Of all networks, and of those that are done.
+    """
+
+    stack: Any
+    cells: Cells
+    train: Tensor
+    validation: Tensor
+    plan: Plan
+    device: torch.device
+    seed: int
+    fit: Callable[..., State]
+    checkpoint: Checkpoint | None
+    progress: Any
+    epochs: int = 0
+    before: int = 0
+
+    def fitted(self, member: Any, kept: Callable[[Tensor], Tensor], fold: int = 0) -> State:
+        """Fit a member to what is `kept` of the rows, in a fold (from 1) or for good (0); a network goes on."""
+        torch.manual_seed(self.seed)
+        trained, n = isinstance(member, Trains), len(self.train)
+        part = self.stack.hp.fold_epochs if fold and trained else 1
+        own = _plan_of(type(member), self.plan, n, part)
+        learns, checks = kept(self.train), kept(self.validation.cpu())
+        given = {"device": self.device, "seed": self.seed}
+        if not trained:  # which has no use for cells kept back
+            learns, checks = torch.cat([learns, checks]).sort().values, checks[:0]
+            return self.fit(member, self.cells, learns, checks, own, **given)
+        place = None if self.checkpoint is None else self.checkpoint.part(f"{member.name}-{fold}")
+        given |= {"checkpoint": place, "more_follows": True, "progress": None if self.progress is None else self}
+        state = self.fit(member, self.cells, learns, checks, own, **given)
+        self.before += own.resolve_epochs(n)
+        return state
+
+    def expect(self, folds: int) -> None:
+        """Count the epochs of all networks, in every fold and on all cells."""
+        for member in self.stack.members.values():
+            if isinstance(member, Trains):
+                cls: Any = type(member)
+                for part in [*[self.stack.hp.fold_epochs] * folds, 1]:
+                    self.epochs += _plan_of(cls, self.plan, len(self.train), part).resolve_epochs(len(self.train))
+
+    def update(self, epoch: int, epochs: int, row: dict[str, float]) -> None:
+        """Called by the engine."""
+        self.progress.update(self.before + epoch, max(self.epochs, self.before + epochs), row)
+
+
 def fit_stack(
     method: Stacks,
     cells: Cells,
@@ -62,6 +119,7 @@ def fit_stack(
     *,
     fit: Callable[..., State],
     checkpoint: Checkpoint | None = None,
+    progress: Any = None,
 ) -> State:
     """Fit a stack in place; parameters are `fit`'s, and `fit` itself for the members.
 
@@ -70,27 +128,19 @@ def fit_stack(
     assert isinstance(method, Method)
     method.to(device)
     started = time.monotonic()
-
-    def fitted(member: Method, kept: Callable[[Tensor], Tensor], fold: int = 0) -> State:
-        torch.manual_seed(seed)
-        trained = isinstance(member, Trains)
-        own = _plan_of(type(member), plan, len(train), method.hp.fold_epochs if fold and trained else 1)
-        learns, checks = kept(train), kept(validation.cpu())
-        if not trained:  # which has no use for cells kept back
-            learns, checks = torch.cat([learns, checks]).sort().values, checks[:0]
-        part = checkpoint.part(f"{member.name}-{fold}") if checkpoint is not None and trained else None
-        return fit(member, cells, learns, checks, own, device=device, seed=seed, checkpoint=part, more_follows=True)
-
-    states = [fitted(method.first, lambda rows: rows)]
+    members = _Members(method, cells, train, validation, plan, device, seed, fit, checkpoint, progress)
+    states = [members.fitted(method.first, lambda rows: rows)]
     rows = torch.cat([train, validation.cpu()]).sort().values
     networks = any(isinstance(member, Trains) for member in method.members.values())
     if networks and checkpoint is not None:
         begin_parts(checkpoint, cells.order)
     left, shifts = [], []
     if len(method.members) > 1:
-        for number, fold in enumerate(folds := _folds(method, cells, rows, device, networks), 1):
+        folds = _folds(method, cells, rows, device, networks)
+        members.expect(len(folds))
+        for number, fold in enumerate(folds, 1):
             log.info("auto: fold %d of %d, %d groups left out", number, len(folds), len(fold.groups))
-            found, shift = _tried(method, cells, rows, fold, partial(fitted, fold=number), device)
+            found, shift = _tried(method, cells, rows, fold, partial(members.fitted, fold=number), device)
             left += found
             shifts += shift
     shares = stacked(left) if len(left) > 1 else np.eye(len(method.members))[0]
@@ -101,7 +151,7 @@ def fit_stack(
     for share, member in list(zip(shares, method.members.values(), strict=True))[1:]:
         if share > 0:
             assert isinstance(member, Method)
-            states.append(fitted(member, lambda rows: rows))
+            states.append(members.fitted(member, lambda rows: rows))
     method.eval()
     return State(
         epoch=max(state.epoch for state in states),

@@ -76,6 +76,20 @@ def test_networks_are_members_by_name_and_a_prediction_is_their_average(tmp_path
     assert again.method.findings() == method.findings()
 
 
+def test_the_epochs_of_all_networks_are_told_as_of_one_training():
+    told = []
+
+    class Told:
+        def update(self, epoch, epochs, row):
+            told.append((epoch, epochs))
+
+    settings = {"members": "scgen,cvae", "folds": 2, "fold_epochs": 0.5, "epochs": 4, "batch_size": 64}
+    options = {"condition": "stim", "control": "control", "label": "cell_type", "settings": settings} | HELD
+    cellalign.train(cells(n=20, types="ABCD"), method="auto", progress=Told(), **options)
+    whole = 2 * (2 * 2 + 4)  # two networks: two folds of half the epochs, then all
+    assert {epochs for _, epochs in told} == {whole} and told[:8] == [(i, whole) for i in range(1, 9)]
+
+
 def test_no_member_sees_what_is_left_out(monkeypatch):
     """Of a group that is left out only the half of its control, from which it is predicted, is seen."""
     adata = cells(n=20, types="ABCD")
