@@ -120,3 +120,15 @@ def test_pictures_of_several_conditions_are_all_drawn(real):
     titles = [text.get_text() for text in figure.texts if text.get_fontweight() == "bold"]
     assert len(set(titles)) == len(titles) == len(result.images) == 20 and len(figure.axes) == 60
     assert {title.split(", ")[0] for title in titles} == {"thick", "thin"}
+
+
+def test_the_mean_shift_learns_nothing_from_labels_held_out(real):
+    """Digits that the model has seen do not change here, so that their mean change is none."""
+    cells = real.copy()
+    seen = (cells.obs["seen"] == "yes").to_numpy()
+    stroke = cells.obs["stroke"].to_numpy()
+    cells.X[seen & (stroke == "thick")] = cells.X[seen & (stroke == "normal")]
+    result = scored(prediction(real), cells)
+    for group in ("held out", "all"):
+        before, shifted = (result.value("stroke_width", system=s, group=group) for s in ("no change", "mean shift"))
+        assert shifted == pytest.approx(before)

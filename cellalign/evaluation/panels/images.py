@@ -18,7 +18,8 @@ from cellalign.evaluation.metrics import images as img
 from cellalign.evaluation.metrics.response import dense
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.predictions import check_finite
-from cellalign.evaluation.table import Pictures, Row
+from cellalign.evaluation.references import learned_from
+from cellalign.evaluation.table import FITTED, PREDICTED, Pictures, Row
 
 if TYPE_CHECKING:
     from cellalign.records import Counterfactual
@@ -35,6 +36,7 @@ class ImagesOfCondition(Panel):
     summary = "Whether predicted images have the real ones' stroke width, and show what they should (uns image_shape)."
     metrics = img.METRICS
     order = 55
+    version = 2
 
     def concerns(self, inputs: Inputs) -> bool:
         """Only images."""
@@ -151,7 +153,10 @@ class _Images:
         return found | ({"mean shift": shifted} if shifted is not None else {}) | {"real": self.real}
 
     def mean_shift(self) -> _Some | None:
-        """Images before, plus the mean change of all other labels; None where there is no other."""
+        """Images before, plus the mean change of the other labels that are learned from; None where there is no other.
+
+        Of labels held out it knows no change, as the model does not.
+        """
         both = [name for name in np.unique(self.real.labels) if (self.before.labels == name).any()]
         if len(both) < 2:
             return None
@@ -160,7 +165,9 @@ class _Images:
         }
         x = self.before.x.copy()
         for name in np.unique(self.before.labels):
-            x[self.before.labels == name] += np.mean([mean[other] for other in both if other != name], axis=0)
+            others = np.array([other for other in both if other != name])
+            known = learned_from([PREDICTED if held else FITTED for held in np.isin(others, self.held_out)])
+            x[self.before.labels == name] += np.mean([mean[other] for other in others[known]], axis=0)
         return _Some(np.clip(x, 0, None), self.before.labels, self.before.originals)
 
     def read(self, systems: dict[str, _Some], seed: int) -> dict[str, np.ndarray]:
