@@ -132,3 +132,12 @@ def test_the_mean_shift_learns_nothing_from_labels_held_out(real):
     for group in ("held out", "all"):
         before, shifted = (result.value("stroke_width", system=s, group=group) for s in ("no change", "mean shift"))
         assert shifted == pytest.approx(before)
+
+
+def test_labels_are_the_same_in_another_spelling(real):
+    """As numbers in one file, and in another as text."""
+    cells = real.copy()
+    cells.obs["digit"] = cells.obs["digit"].astype(float)
+    ours, theirs = (scored(prediction(real), each) for each in (real, cells))
+    assert [(row.group, row.metric) for row in theirs.rows] == [(row.group, row.metric) for row in ours.rows]
+    np.testing.assert_array_equal([row.value for row in theirs.rows], [row.value for row in ours.rows])
