@@ -144,6 +144,20 @@ def test_tables_of_other_commands(job, tmp_path):
     assert {trace["name"] for trace in figure["data"]} == {"linear", "best baseline: mean shift"}
 
 
+def test_names_of_tables_are_text(tmp_path):
+    """Not what pandas takes for a number, or for nothing."""
+    names = ["NA", "None", "007"]
+    scored = {"panel": "mixing", "system": "all", "metric": "kBET", "value": 0.5, "n_cells": 9}
+    pd.DataFrame([scored | {"group": name} for name in names]).to_csv(tmp_path / "scores.csv", index=False)
+    edge = {"latent": "z1", "probability": 0.9, "effect": -1.5}
+    pd.DataFrame([edge | {"perturbation": name} for name in names]).to_csv(tmp_path / "edges.csv", index=False)
+    inputs = Given()
+    for name in ("scores.csv", "edges.csv"):
+        inputs.add(tmp_path / name)
+    assert [row["group"] for row in inputs.scores[0].rows] == names
+    assert list(inputs.graphs[0][1].obs_names) == names
+
+
 def test_a_graph_in_all_its_formats_is_the_same(svae_model, tmp_path):
     graph = cellalign.targets(svae_model)
     pages = []
