@@ -168,6 +168,18 @@ def test_a_graph_in_all_its_formats_is_the_same(svae_model, tmp_path):
     assert all(f"{edges} edges" in page.sections[0].lead for page in pages)
 
 
+def test_a_table_of_edges_does_not_tell_how_many_have_none(svae_model, tmp_path):
+    graph = cellalign.targets(svae_model)
+    graph.layers["edge"] = np.zeros_like(graph.layers["edge"])
+    graph.layers["edge"][:2, 0] = True
+    said = {}
+    for ending in ("json", "csv"):
+        cellalign.write_targets(graph, str(tmp_path / f"graph.{ending}"))
+        said[ending] = cellalign.report(tmp_path / f"graph.{ending}").findings[0].text
+    assert said["json"].startswith(f"2 of {graph.n_obs} perturbations have a target among 1 latent")
+    assert said["csv"].startswith("2 perturbations have a target among 1 latent") and "does not say" in said["csv"]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
