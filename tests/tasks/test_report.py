@@ -12,6 +12,7 @@ from cellalign.errors import InputError, UsageError
 from cellalign.tasks.plot import _graph_of
 from cellalign.tasks.report import _each_once
 from cellalign.tasks.report_inputs import Given
+from cellalign.tasks.report_parts import _crossed
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,17 @@ def test_tables_of_other_commands(job, tmp_path):
     assert "best baseline by r_change_de: mean shift" in page.findings[0].text
     figure = page.sections[1].blocks[0].figures["all"]
     assert {trace["name"] for trace in figure["data"]} == {"linear", "best baseline: mean shift"}
+
+
+@pytest.mark.parametrize("dtype", [object, "category", "string"])
+def test_cells_without_a_value_are_no_batch(dtype):
+    """They lie under both conditions, and hid that every batch lies under one."""
+    obs = pd.DataFrame({"stim": list("aabbab"), "batch": ["1", "1", "2", "2", None, None]}).astype(dtype)
+    (table,) = _crossed(obs, "stim", None).values()
+    assert table.to_dict() == {"a": {"1": 2, "2": 0}, "b": {"1": 0, "2": 2}}
+    obs.loc[0, "stim"] = None
+    (table,) = _crossed(obs, "stim", None).values()
+    assert table.to_dict() == {"a": {"1": 1, "2": 0}, "b": {"1": 0, "2": 2}}
 
 
 def test_names_of_tables_are_text(tmp_path):
