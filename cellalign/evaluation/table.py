@@ -24,6 +24,7 @@ WHOLE = "all"  # the one group of cells without a label
 FITTED, PREDICTED = "fitted", "predicted"  # the model has seen the real cells, or not
 TUNED = "tuned"  # it has not, but its settings were chosen by how well these cells are predicted
 UNSEEN = (PREDICTED, TUNED)
+INFINITE = (float("inf"), -float("inf"))
 
 
 @dataclass(frozen=True)
@@ -263,8 +264,8 @@ class Evaluation:
         return pd.DataFrame([row.record() for row in self.rows])
 
     def to_json(self) -> str:
-        """Scores, left-out panels and notes."""
-        rows = [{k: None if v != v else v for k, v in row.record().items()} for row in self.rows]
+        """Scores, left-out panels and notes; null for what is no number or infinite, which JSON has not."""
+        rows = [{k: None if v != v or v in INFINITE else v for k, v in row.record().items()} for row in self.rows]
         found: dict[str, Any] = {"scores": rows, "left_out": self.left_out, "notes": self.notes}
         if self.measurable is not None:
             found |= {"measurable": dict(zip(("groups", "of"), self.measurable, strict=True)), "verdict": self.verdict}
