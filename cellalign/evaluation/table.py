@@ -158,6 +158,8 @@ class Response:
         How many cells of each kind there are.
     r2_all, r2_de : float
         Squared correlation of predicted and real mean over all genes, and over `de`.
+    is_log : bool
+        Whether it is log expression, not any other values.
     """
 
     group: str
@@ -171,6 +173,7 @@ class Response:
     n_cells: dict[str, int]
     r2_all: float
     r2_de: float
+    is_log: bool = True
 
 
 @dataclass(frozen=True, eq=False)

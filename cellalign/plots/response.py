@@ -54,8 +54,8 @@ def scatter(responses: Sequence[Response]) -> Figure:
     width, height = figure.get_size_inches()
     to = "" if several else f", {_conditions(responses[0])[1]}"
     small: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "parse_math": False}
-    figure.text(0.5, 0.25 / height, f"predicted mean log expression{to}", **small)
-    figure.text(0.22 / width, 0.5, f"real mean log expression{to}", rotation=90, **small)
+    figure.text(0.5, 0.25 / height, f"predicted mean {_values(responses[0])}{to}", **small)
+    figure.text(0.22 / width, 0.5, f"real mean {_values(responses[0])}{to}", rotation=90, **small)
     n_de, n_named = len(responses[0].de), _named(responses[0]).size
     labels = ["all genes", f"{n_de} most different genes (DE)", f"{n_named} most different, named"]
     handles = [panels[0].collections[i] for i in range(3)]
@@ -127,6 +127,11 @@ def _grid(
 def _several(responses: Sequence[Response]) -> bool:
     """Whether they are under different conditions, so that each has to say its own."""
     return len({response.to for response in responses}) > 1
+
+
+def _values(response: Response) -> str:
+    """What is drawn."""
+    return "log expression" if response.is_log else "value"
 
 
 def _title(response: Response, width: int, several: bool) -> str:
@@ -218,7 +223,7 @@ def _violins(axes: Axes, response: Response, most: int, several: bool) -> None:
     for edge in places[:-1] + 0.5:
         axes.axvline(edge, color="0.9", linewidth=0.6, zorder=0)
     axes.tick_params(axis="x", length=0)
-    axes.set_ylabel("log expression", fontsize=8)
+    axes.set_ylabel(_values(response), fontsize=8)
     axes.set_title(_title(response, 40, several), fontsize=9, fontweight="bold", loc="left", parse_math=False)
     n, (origin, to) = response.n_cells, _conditions(response)
     said = f"{n['control']} {origin}, {n['predicted']} predicted, {n['real']} {to} cells"

@@ -82,6 +82,17 @@ def test_the_scatter_shows_the_means_and_names_the_most_different_genes(tiny, re
         assert axes.get_xlim() == axes.get_ylim(), "or the diagonal misleads"
 
 
+@pytest.mark.parametrize(("expression", "called"), [(None, "log expression"), ("any", "value")])
+def test_axes_say_what_is_drawn(tiny, expression, called):
+    """Values of any kind are no log expression."""
+    found = predicted(tiny)
+    del found.uns["cellalign"]
+    result = cellalign.evaluate(found, against=tiny, control="control", expression=expression, **OPTIONS)
+    said = [text.get_text() for text in result.scatter().texts]
+    assert said == [f"predicted mean {called}, stimulated", f"real mean {called}, stimulated"]
+    assert {axes.get_ylabel() for axes in result.violin().axes} == {called}
+
+
 def test_of_several_conditions_each_picture_says_its_own(result):
     """Not all that of the first."""
     other = [replace(each, to="other") for each in result.responses]
