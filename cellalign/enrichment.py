@@ -34,8 +34,9 @@ def add_enrichment(
     """Test which gene sets are among the genes that each latent moves.
 
     The genes a latent moves are the `top_genes` (50, of fewer than 100 half of them) whose decoded log expression
-    changes most when it goes from one standard deviation of the prior below a cell's latents to one above, on average
-    over at most 1,000 control cells (without a control: cells). The background is the model's genes.
+    changes most, if it changes at all, when it goes from one standard deviation of the prior below a cell's latents to
+    one above, on average over at most 1,000 control cells (without a control: cells). The background is the model's
+    genes.
 
     Parameters
     ----------
@@ -118,28 +119,32 @@ def enrichment(
     moved = np.zeros(effect.shape, dtype=bool)
     for row, order in zip(moved, np.argsort(-np.abs(effect), axis=1, kind="stable"), strict=True):
         row[order[:top_genes]] = True
+    moved &= effect != 0  # a latent that the decoder does not read moves none
+    n_moved = moved.sum(1)
     overlap = moved.astype(np.int64) @ member.T.astype(np.int64)
-    p, odds = fisher(overlap, top_genes, member.sum(1), len(genes))
+    p, odds = fisher(overlap, n_moved[:, None], member.sum(1), len(genes))
     rows = []
     for i, latent in enumerate(latents):
         for j in np.argsort(p[i], kind="stable"):
             both = np.flatnonzero(moved[i] & member[j])
             both = both[np.argsort(-np.abs(effect[i, both]), kind="stable")]
             rising = float((effect[i, both] > 0).mean()) if len(both) else np.nan
-            sized = (sizes[j], int(member[j].sum()), top_genes, int(overlap[i, j]))
+            sized = (sizes[j], int(member[j].sum()), int(n_moved[i]), int(overlap[i, j]))
             rows.append((latent, names[j], *sized, odds[i, j], p[i, j], np.nan, rising, " ".join(genes[both])))
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["q"] = false_discovery_control(table["p"].to_numpy())
     return table
 
 
-def fisher(overlap: np.ndarray, moved: int, members: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+def fisher(
+    overlap: np.ndarray, moved: int | np.ndarray, members: np.ndarray, n_genes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Fisher's exact test that sets overlap more than by chance: p-values and sample odds ratios.
 
     Parameters
     ----------
     overlap : int array [..., sets]
-    moved : int
+    moved : int, or int array that broadcasts
         Genes that are moved.
     members : int array [sets]
         Genes of each set.

@@ -53,7 +53,7 @@ def add_interactions(graph: AnnData, model: Model, adata: AnnData, **options: An
         least-squares weight of each part), residual (share of the observed change's variance that they leave), latents
         (those that move otherwise than by the sum, with the difference, at q <= 0.05). uns["interactions_latents"] has
         a row per a+b and latent: observed and additive shift of the mean latent, their difference, its standard error,
-        p (normal) and q over all rows (Benjamini & Hochberg).
+        p (Welch's t) and q over all rows (Benjamini & Hochberg).
 
     Raises
     ------
@@ -167,25 +167,32 @@ def _r(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _in_latents(z: np.ndarray, own: Sequence[np.ndarray], control: np.ndarray) -> pd.DataFrame:
-    """Observed beside additive shift of the mean latent, and the standard error of their difference."""
-    groups = [np.asarray(z[rows], dtype=np.float64) for rows in (*own, control)]
+    """Observed beside additive shift of the mean latent, the standard error of their difference, and its df.
+
+    The degrees of freedom are Welch and Satterthwaite's: few cells do not tell well how much they vary.
+    """
+    # together - start - sum(alone - start): the control counts n - 1 times, a+a's two parts are the same cells
+    parts = {rows.tobytes(): rows for rows in own[1:]}
+    times = [sum(np.array_equal(rows, other) for other in own[1:]) for rows in parts.values()]
+    times = [1, *times, len(own) - 2]
+    groups = [np.asarray(z[rows], dtype=np.float64) for rows in (own[0], *parts.values(), control)]
+    terms = [n**2 * group.var(0, ddof=1) / len(group) for n, group in zip(times, groups, strict=True)]
+    variance = sum(terms)
+    of_variance = sum(term**2 / (len(group) - 1) for term, group in zip(terms, groups, strict=True))
     together, *alone, start = (group.mean(0) for group in groups)
-    n = len(alone)
-    # together - start - sum(alone - start): the control counts n - 1 times, and each of a+a's two with the other
-    alike = [sum(np.array_equal(one, other) for other in own[1:]) for one in own[1:]]
-    weights = [1, *alike, (n - 1) ** 2]
-    variance = sum(w * group.var(0, ddof=1) / len(group) for w, group in zip(weights, groups, strict=True))
-    observed, additive = together - start, sum(mean - start for mean in alone)
-    return pd.DataFrame({"observed": observed, "additive": additive, "error": np.sqrt(variance)})
+    observed = together - start
+    additive = sum(n * (mean - start) for n, mean in zip(times[1:-1], alone, strict=True))
+    df = np.divide(variance**2, of_variance, out=np.full_like(variance, np.inf), where=of_variance > 0)
+    return pd.DataFrame({"observed": observed, "additive": additive, "error": np.sqrt(variance), "df": df})
 
 
 def _corrected(table: pd.DataFrame, latents: list[str]) -> pd.DataFrame:
     """With the difference, its p and its q."""
-    from scipy.stats import false_discovery_control, norm
+    from scipy.stats import false_discovery_control, t
 
     table["latent"] = np.resize(latents, len(table))
     table["difference"] = table["observed"] - table["additive"]
-    table["p"] = 2 * norm.sf(table["difference"].abs() / table["error"].clip(lower=1e-12))
+    table["p"] = 2 * t.sf(table["difference"].abs() / table["error"].clip(lower=1e-12), table["df"])
     table["q"] = false_discovery_control(table["p"].to_numpy())
     return table
 

@@ -100,3 +100,14 @@ def test_what_cannot_be_tested_is_one_line(svae_model, shifts, planted):
 def test_of_few_genes_half_are_moved_by_default(svae_model, shifts, planted):
     table = add_enrichment(cellalign.targets(svae_model), svae_model, shifts, planted).uns["enrichment"]
     assert set(table["moved"]) == {min(50, len(svae_model.genes) // 2)}
+
+
+def test_a_latent_that_moves_no_gene_has_no_gene_sets():
+    """It was taken to move the genes that the file has first."""
+    effect = np.zeros((2, 200))
+    effect[1, 150:160] = 1.0
+    member = np.arange(200)[None] < 20
+    genes = np.array([f"g{i}" for i in range(200)])
+    table = enrichment(effect, member, ["first"], [20], genes, ["z0", "z1"], 50)
+    assert table["moved"].tolist() == [0, 10] and table["overlap"].tolist() == [0, 0]
+    assert (table["q"] == 1).all()

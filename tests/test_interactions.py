@@ -42,6 +42,27 @@ def test_without_an_interaction_p_is_uniform():
     assert abs((p < 0.05).mean() - 0.05) < 0.03 and abs(p.mean() - 0.5) < 0.04
 
 
+@pytest.mark.parametrize("n", [(4, 80, 80, 200), (4, 4, 4, 200)])
+def test_of_few_cells_p_allows_for_what_they_do_not_tell(n):
+    """By a normal distribution 0.12 were below 0.05, 0.026 below 0.001: four cells hardly tell a spread."""
+    rng, found = np.random.default_rng(5), []
+    for _ in range(400):
+        x, rows = groups(rng, 0.0, n)
+        found.append(_corrected(_in_latents(x, rows[:-1], rows[-1]), [f"z{i}" for i in range(5)])["p"])
+    p = np.concatenate(found)
+    assert (p < 0.05).mean() < 0.08 and (p < 0.001).mean() < (0.004 if max(n[:3]) < 10 else 0.015)
+
+
+def test_degrees_of_freedom_are_welchs():
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(60, 1)) * rng.uniform(1, 3, (60, 1))
+    aa, a, none = np.arange(6), np.arange(6, 16), np.arange(16, 60)
+    of = {rows: x[list(rows), 0] for rows in map(tuple, (aa, a, none))}
+    terms = [w * v.var(ddof=1) / len(v) for w, v in zip((1, 4, 1), of.values(), strict=True)]
+    expected = sum(terms) ** 2 / sum(term**2 / (len(v) - 1) for term, v in zip(terms, of.values(), strict=True))
+    assert _in_latents(x, [aa, a, a], none)["df"][0] == pytest.approx(expected)
+
+
 def test_two_of_one_perturbation_have_the_noise_of_its_mean_twice():
     """a+a beside 2 (a - control): both parts are the same cells, whose errors do not average out."""
     rng, found = np.random.default_rng(4), []

@@ -1,13 +1,17 @@
 """Pictures are written in the format their name asks for, and UMAP is reproducible and compiled once."""
 
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 from cellalign.plots import umap as plots
+from cellalign.plots.palette import PALETTE, colours
+from cellalign.plots.targets import heat_map
 from cellalign.plots.umap import before_after, umap
 
 
@@ -17,6 +21,26 @@ def test_picture(tmp_path, name, magic):
     kinds = pd.Categorical([f"kind {i % 12}" for i in range(40)])
     before_after(xy, xy, {"kind": kinds}).savefig(tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_names_are_written_as_they_are():
+    """A dollar sign begins no formula, as matplotlib takes it to."""
+    odd, xy = r"a$\frac$b", np.random.default_rng(0).normal(size=(20, 2))
+    kinds = pd.Categorical([odd, "_other"] * 10)
+    figure = before_after(xy, xy, {odd: kinds, f"number {odd}": np.arange(20.0)})
+    figure.savefig(io.BytesIO())
+    legend = figure.axes[1].get_legend()
+    assert legend.get_title().get_text() == odd and [t.get_text() for t in legend.get_texts()] == ["_other", odd]
+    layers = {"edge": np.eye(2, dtype=bool)}
+    names = pd.DataFrame(index=[odd, "b"])
+    heat_map(AnnData(np.eye(2, dtype=np.float32), obs=names, var=names, layers=layers)).savefig(io.BytesIO())
+
+
+@pytest.mark.parametrize("n", [1, 10, 11, 24, 60])
+def test_categories_have_different_colours(n):
+    found = colours(n)
+    assert len(found) == len(set(found)) == n and tuple(found[:10]) == PALETTE[:n]
+    assert not {plots.GREY, "#ffffff"} & set(found)  # those of no value, and of the page
 
 
 def test_umap_separates_clusters_and_repeats():

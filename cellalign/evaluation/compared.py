@@ -369,10 +369,10 @@ def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
     if inputs.label is None:
         kinds = np.full(inputs.adata.n_obs, WHOLE), np.full(against.n_obs, WHOLE)
     else:
-        kinds = _called(inputs, against, inputs.label)
+        kinds = called(inputs, against, inputs.label)
     if inputs.within is None or inputs.within not in inputs.adata.obs:  # of which donor a cell is, it does not say
         return _Grouping(*kinds, {str(kind): (str(kind), "") for kind in np.unique(np.concatenate(kinds))})
-    places = _called(inputs, against, inputs.within)
+    places = called(inputs, against, inputs.within)
     parts: dict[str, tuple[str, str]] = {}
     named = []
     for kind, place in zip(kinds, places, strict=True):
@@ -383,7 +383,7 @@ def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
     return _Grouping(named[0], named[1], parts)
 
 
-def _called(inputs: Inputs, against: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
+def called(inputs: Inputs, against: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
     """A column of the predicted cells, and of the real ones as the predicted ones are called; "" without a value."""
     predicted = inputs.column(key)
     values = column(against.obs, key, purpose="label", missing=True)
@@ -392,5 +392,5 @@ def _called(inputs: Inputs, against: AnnData, key: str) -> tuple[np.ndarray, np.
     called = [names.names[code] if code >= 0 else str(v) for code, v in zip(codes, values.categories, strict=True)]
     n = int((values.codes < 0).sum())
     if n:
-        inputs.notes.append(f"{n} cells of {option('against')} have no {key!r} and are left out")
+        note(inputs, f"{n} cells of {option('against')} have no {key!r} and are left out")
     return predicted, np.array([*called, ""], dtype=str)[values.codes]

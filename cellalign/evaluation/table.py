@@ -24,6 +24,7 @@ WHOLE = "all"  # the one group of cells without a label
 FITTED, PREDICTED = "fitted", "predicted"  # the model has seen the real cells, or not
 TUNED = "tuned"  # it has not, but its settings were chosen by how well these cells are predicted
 UNSEEN = (PREDICTED, TUNED)
+INFINITE = (float("inf"), -float("inf"))
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ class Response:
         How many cells of each kind there are.
     r2_all, r2_de : float
         Squared correlation of predicted and real mean over all genes, and over `de`.
+    is_log : bool
+        Whether it is log expression, not any other values.
     """
 
     group: str
@@ -170,6 +173,7 @@ class Response:
     n_cells: dict[str, int]
     r2_all: float
     r2_de: float
+    is_log: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,8 +267,8 @@ class Evaluation:
         return pd.DataFrame([row.record() for row in self.rows])
 
     def to_json(self) -> str:
-        """Scores, left-out panels and notes."""
-        rows = [{k: None if v != v else v for k, v in row.record().items()} for row in self.rows]
+        """Scores, left-out panels and notes; null for what is no number or infinite, which JSON has not."""
+        rows = [{k: None if v != v or v in INFINITE else v for k, v in row.record().items()} for row in self.rows]
         found: dict[str, Any] = {"scores": rows, "left_out": self.left_out, "notes": self.notes}
         if self.measurable is not None:
             found |= {"measurable": dict(zip(("groups", "of"), self.measurable, strict=True)), "verdict": self.verdict}

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cellalign.plots.palette import PALETTE
+from cellalign.plots.palette import colours
 
 NAME = 28  # letters of a group that are written
 
@@ -42,9 +42,8 @@ def draw(
     for line, colour, style in ((baseline, "0.35", "-"), (ceiling, "0.35", ":")):
         if line is not None:
             axes.hlines(line[1], places - 0.42, places + 0.42, color=colour, linestyle=style, label=line[0], zorder=1)
-    for i, method in enumerate(methods):
+    for i, (method, colour) in enumerate(zip(methods, colours(len(methods)), strict=False)):
         at = places + 0.7 * ((i + 0.5) / len(methods) - 0.5)
-        colour = PALETTE[i % len(PALETTE)]
         axes.errorbar(at, values[i], np.nan_to_num(errors[i]), fmt="o", markersize=5, color=colour, label=method)
     said = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in map(str, groups)]
     axes.set_xticks(places, said, rotation=30, ha="right", fontsize=8, parse_math=False)

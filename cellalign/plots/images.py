@@ -25,8 +25,9 @@ def draw(pictures: Sequence[Pictures]) -> Figure:
     """
     shown = sorted(pictures, key=lambda own: not own.held_out)[:LARGEST]
     blocks = {}
+    several = len({own.to for own in pictures}) > 1
     for own in shown:
-        title = own.group + (" (held out)" if own.held_out else "")
+        title = (f"{own.to}, " if several else "") + own.group + (" (held out)" if own.held_out else "")
         names = {own.origin: own.origin, "predicted": f"{own.to}, predicted", own.to: f"{own.to}, real"}
         blocks[title] = {names[kind]: own.images[kind] for kind in (own.origin, "predicted", own.to)}
     return rows(blocks)

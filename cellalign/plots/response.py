@@ -48,13 +48,14 @@ def scatter(responses: Sequence[Response]) -> Figure:
     columns = min(square, square + 1, key=lambda c: -n % c)  # with fewer empty places
     panel = 4.4 if n == 1 else 2.9
     figure, panels = _grid(n, columns, (panel, panel), left=0.75, gap=(0.55, 0.75), top=0.75, bottom=0.75)
+    several = _several(responses)
     for axes, response in zip(panels, responses, strict=True):
-        _means(axes, response)
+        _means(axes, response, several)
     width, height = figure.get_size_inches()
-    to = _conditions(responses[0])[1]
+    to = "" if several else f", {_conditions(responses[0])[1]}"
     small: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "parse_math": False}
-    figure.text(0.5, 0.25 / height, f"predicted mean log expression, {to}", **small)
-    figure.text(0.22 / width, 0.5, f"real mean log expression, {to}", rotation=90, **small)
+    figure.text(0.5, 0.25 / height, f"predicted mean {_values(responses[0])}{to}", **small)
+    figure.text(0.22 / width, 0.5, f"real mean {_values(responses[0])}{to}", rotation=90, **small)
     n_de, n_named = len(responses[0].de), _named(responses[0]).size
     labels = ["all genes", f"{n_de} most different genes (DE)", f"{n_named} most different, named"]
     handles = [panels[0].collections[i] for i in range(3)]
@@ -79,9 +80,12 @@ def violin(responses: Sequence[Response]) -> Figure:
     columns = 1 if n <= ONE_COLUMN else int(np.ceil(np.sqrt(n / 6)))
     most = max(_named(response).size for response in responses)
     figure, panels = _grid(n, columns, (max(6.5, most), 1.35), left=0.75, gap=(0.6, 0.7), top=0.7, bottom=0.4)
+    several = _several(responses)
     for axes, response in zip(panels, responses, strict=True):
-        _violins(axes, response, most)
+        _violins(axes, response, most, several)
     origin, to = _conditions(responses[0])
+    if several:  # which ones stands above each row
+        origin, to = "before", "after"
     labels = {"control": f"{origin}, real", "predicted": f"{to}, predicted", "real": f"{to}, real"}
     handles: list[Any] = [Patch(color=COLOURS[kind], label=label) for kind, label in labels.items()]
     handles.append(Line2D([], [], color="black", label="mean"))
@@ -120,9 +124,20 @@ def _grid(
     return figure, panels
 
 
-def _title(response: Response, width: int) -> str:
+def _several(responses: Sequence[Response]) -> bool:
+    """Whether they are under different conditions, so that each has to say its own."""
+    return len({response.to for response in responses}) > 1
+
+
+def _values(response: Response) -> str:
+    """What is drawn."""
+    return "log expression" if response.is_log else "value"
+
+
+def _title(response: Response, width: int, several: bool) -> str:
     """The cell type in at most two lines, marked where the model never saw what it predicts."""
     name = "all cells" if response.group == "all" else response.group
+    name = f"{response.to}, {name}" if several else name
     return textwrap.fill(name + (" (held out)" if response.held_out else ""), width, max_lines=2, placeholder=" …")
 
 
@@ -145,7 +160,7 @@ def _short(name: str, longest: int) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
-def _means(axes: Axes, response: Response) -> None:
+def _means(axes: Axes, response: Response, several: bool) -> None:
     """One panel of the scatter."""
     xy = np.column_stack([response.means["predicted"], response.means["real"]])
     low, high = min(0.0, float(xy.min())), float(xy.max()) or 1.0
@@ -155,7 +170,7 @@ def _means(axes: Axes, response: Response) -> None:
     named = _named(response)
     for genes, size, colour in ((slice(None), 5, GREY), (response.de, 7, BLUE), (named, 14, RED)):
         axes.scatter(xy[genes, 0], xy[genes, 1], s=size, c=colour, linewidths=0, rasterized=True)
-    axes.set_title(_title(response, 36), fontsize=9, fontweight="bold", loc="left", parse_math=False)
+    axes.set_title(_title(response, 36, several), fontsize=9, fontweight="bold", loc="left", parse_math=False)
     off = (xy[:, 1] - xy[:, 0]) / (high - low)  # the scores go into the emptier corner off the diagonal
     above = np.sum(off > 0.4) <= np.sum(off < -0.4)
     scores = axes.text(
@@ -190,7 +205,7 @@ def _name_points(axes: Axes, xy: np.ndarray, named: np.ndarray, names: list[str]
     axes.add_collection(LineCollection(lines, colors="0.35", linewidths=0.5, zorder=1.5))
 
 
-def _violins(axes: Axes, response: Response, most: int) -> None:
+def _violins(axes: Axes, response: Response, most: int, several: bool) -> None:
     """One row of violins: of every gene the three kinds of cells."""
     genes = _named(response)
     places = np.arange(len(genes))
@@ -208,8 +223,8 @@ def _violins(axes: Axes, response: Response, most: int) -> None:
     for edge in places[:-1] + 0.5:
         axes.axvline(edge, color="0.9", linewidth=0.6, zorder=0)
     axes.tick_params(axis="x", length=0)
-    axes.set_ylabel("log expression", fontsize=8)
-    axes.set_title(_title(response, 40), fontsize=9, fontweight="bold", loc="left", parse_math=False)
+    axes.set_ylabel(_values(response), fontsize=8)
+    axes.set_title(_title(response, 40, several), fontsize=9, fontweight="bold", loc="left", parse_math=False)
     n, (origin, to) = response.n_cells, _conditions(response)
     said = f"{n['control']} {origin}, {n['predicted']} predicted, {n['real']} {to} cells"
     axes.set_title(said, fontsize=7, loc="right", parse_math=False)

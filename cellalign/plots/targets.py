@@ -29,9 +29,9 @@ def heat_map(graph: AnnData) -> Figure:
     image = axes.imshow(
         effect[np.ix_(rows, columns)], aspect="auto", cmap="RdBu_r", vmin=-reach, vmax=reach, interpolation="nearest"
     )
-    axes.set_xticks(range(n_columns), graph.var_names[columns], rotation=90, fontsize=7)
+    axes.set_xticks(range(n_columns), graph.var_names[columns], rotation=90, fontsize=7, parse_math=False)
     if n_rows <= NAMED_ROWS:
-        axes.set_yticks(range(n_rows), graph.obs_names[rows], fontsize=min(7, 60 * per_row))
+        axes.set_yticks(range(n_rows), graph.obs_names[rows], fontsize=min(7, 60 * per_row), parse_math=False)
     else:
         axes.set_yticks([])
     axes.tick_params(length=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellalign.errors import InputError
-from cellalign.plots.palette import PALETTE
+from cellalign.plots.palette import colours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +111,7 @@ def before_after(before: np.ndarray, after_: np.ndarray, columns: Mapping[str, A
             points = axis.scatter(*xy[order].T, s=size, c=shades[order], linewidths=0, rasterized=True)
             axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
         if numeric:
-            figure.colorbar(points, ax=row[1], label=name)
+            figure.colorbar(points, ax=row[1]).ax.set_ylabel(name, parse_math=False)
             continue
         handles = [
             row[1].scatter([], [], s=30, c=colour, label=str(value))
@@ -120,10 +120,12 @@ def before_after(before: np.ndarray, after_: np.ndarray, columns: Mapping[str, A
         absent = int((np.asarray(values.codes) < 0).sum())
         if absent:
             handles.append(row[1].scatter([], [], s=30, c=GREY, label=f"no value ({absent} cells)"))
-        row[1].legend(handles=handles, title=name, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        legend = row[1].legend(handles=handles, title=name, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        for text in (legend.get_title(), *legend.get_texts()):
+            text.set_parse_math(False)
     return figure
 
 
 def _colours(values: Any) -> np.ndarray:
     """A colour for every category."""
-    return np.array([PALETTE[i % len(PALETTE)] for i in range(max(1, len(values.categories)))])
+    return np.array(colours(len(values.categories)))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cellalign.evaluation.metrics.probe import REGRESSIONS
 from cellalign.reporting.blocks import Block, CellMap, Chart, Finding, Section, Table
 from cellalign.reporting.figures import BLUE, GREY, MOST_ROWS, rows_of_dots
 from cellalign.reporting.parts import Embedded
@@ -151,9 +152,11 @@ def _probe(rows: Sequence[Mapping[str, Any]]) -> Table:
         own = {row["metric"]: row for row in rows if (row["system"], row["group"]) == (system, group)}
         name = " / ".join(part for part in (system, group) if part != "all") or "all cells"
         lines.append([name, *(number(own[metric]["value"]) if metric in own else "" for metric in metrics)])
+    number_too = any(metric in REGRESSIONS for metric in metrics)
+    of_condition = "a condition that is a number an R2 of 0" if number_too else "the condition the majority's share"
     caption = (
-        "What classifiers tell from the latents (accuracy): of the condition no more than the majority's share, of "
-        "cell types as much as can be"
+        f"What classifiers tell from the latents (accuracy{', or R2' if number_too else ''}): of {of_condition} and no "
+        "more, of cell types as much as can be"
     )
     return Table(["", *metrics], lines, caption)
 

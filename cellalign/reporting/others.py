@@ -10,7 +10,7 @@ import numpy as np
 
 from cellalign.reporting.blocks import Block, Chart, Finding, Section, Table, Tone
 from cellalign.reporting.figures import BLUE, GREEN, MOST_ROWS, PALETTE, SYMBOLS, curves, heat_map, rows_of_dots
-from cellalign.reporting.parts import Benchmarked, Targeted, Trained
+from cellalign.reporting.parts import EDGES_ALONE, Benchmarked, Targeted, Trained
 from cellalign.reporting.scores import Scores, listed, number
 
 SCREEN, ANCHORED = "screen", "anchored"
@@ -78,9 +78,7 @@ def graph_section(own: Targeted, name: str, of: str) -> Section:
         blocks.append(Chart({"all": heat_map(effect[shown], probability[shown], list(names), list(latents))}, caption))
     blocks += [_latents(own, edge, columns), *_sets(own)]
     unused = int((~edge.any(0)).sum())
-    lead = (
-        f"{edge.any(1).sum()} of {len(edge)} perturbations have a target; {edge.sum()} edges to {len(columns)} latents"
-    )
+    lead = f"{own.counted}; {edge.sum()} edges to {len(columns)} latents"
     lead += f", {unused} more are targeted by none." if unused else "."
     return Section(name, f"Targets{of}", lead, blocks)
 
@@ -89,7 +87,9 @@ def graph_finding(own: Targeted, of: str) -> Finding:
     """How many perturbations have a target; nothing on the page tests whether it is the true one."""
     edge: Any = np.asarray(own.graph.layers["edge"]).astype(bool)
     used = int(edge.any(0).sum())
-    text = f"{edge.any(1).sum()} of {len(edge)} perturbations have a target among {used} latent processes"
+    text = f"{own.counted} among {used} latent processes"
+    if EDGES_ALONE in own.graph.uns:
+        text += "; how many have none, a table of edges does not say"
     if used:
         most = int(edge.sum(0).argmax())
         text += f"; {own.graph.var_names[most]} is targeted by most of them, {edge[:, most].sum()}"

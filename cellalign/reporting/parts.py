@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cellalign.evaluation.table import Response
     from cellalign.records import Counterfactual, ModelRecord
 
+EDGES_ALONE = "edges_alone"  # in uns of a graph: what has no edge is not in it
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -145,6 +147,13 @@ class Targeted:
 
     name: str
     graph: AnnData
+
+    @property
+    def counted(self) -> str:
+        """How many perturbations have a target, of all where the graph holds those without."""
+        edge: Any = np.asarray(self.graph.layers["edge"]).astype(bool)
+        of = "" if EDGES_ALONE in self.graph.uns else f" of {len(edge)}"
+        return f"{edge.any(1).sum()}{of} perturbations have a target"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cellalign.errors import InputError
+from cellalign.reporting.parts import EDGES_ALONE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def graph_of_edges(table: pd.DataFrame) -> AnnData:
-    """A graph from its edge list; perturbations and latents without an edge are not in one."""
+    """A graph from its edge list; perturbations and latents without an edge are not in one, which uns says."""
     rows = table[["perturbation", "latent", "probability", "effect"]]
     names = {key: list(dict.fromkeys(rows[key].astype(str))) for key in ("perturbation", "latent")}
     latents = {}
@@ -20,7 +21,9 @@ def graph_of_edges(table: pd.DataFrame) -> AnnData:
         if column in table:
             latents[column] = dict(zip(table["latent"].astype(str), table[column].fillna("").astype(str), strict=True))
     edges = [(str(r.perturbation), str(r.latent), float(r.probability), float(r.effect)) for r in rows.itertuples()]
-    return _graph(names["perturbation"], names["latent"], edges, latents)
+    graph = _graph(names["perturbation"], names["latent"], edges, latents)
+    graph.uns[EDGES_ALONE] = True
+    return graph
 
 
 def graph_of_json(content: dict[str, Any], path: str) -> AnnData:

@@ -25,6 +25,7 @@ NOT_SHOWN = {
     "de": "a table of tested genes, which a report does not show; give the prediction with the real cells",
 }
 LARGEST = 1 << 28  # bytes of a table
+NAMES = ("panel", "system", "group", "metric", "perturbation", "latent")  # columns of tables
 
 
 @dataclass
@@ -134,7 +135,8 @@ class Given:
             self.benchmarks.append((name, as_table(list(finished(path).values()))))
             return "benchmark"
         try:
-            table = pd.read_csv(path, dtype={"group": str, "system": str}, keep_default_na=True, na_filter=True)
+            # names as they are written: a cell type may be called NA, a perturbation 007
+            table = pd.read_csv(path, converters=dict.fromkeys(NAMES, str))
             if kind == "scores":
                 self.scores.append(Scores.of_table(table, name))
                 return "scores of an evaluation"

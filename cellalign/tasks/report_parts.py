@@ -249,14 +249,15 @@ def _columns(
 
 
 def _crossed(obs: pd.DataFrame, condition: str | None, label: str | None) -> dict[str, pd.DataFrame]:
-    """Cells of the label and of what may be a batch, by condition."""
+    """Cells of the label and of what may be a batch, by condition; those without a value are of none."""
     import pandas as pd
 
     if condition is None or condition not in obs or obs[condition].nunique() > MOST_VALUES:
         return {}
     keys = [key for key in map(str, obs.columns) if key != condition and (key == label or CROSSED.search(key))]
     fit = [key for key in keys if 1 < obs[key].nunique() <= MOST_VALUES]
-    return {key: pd.crosstab(obs[key].astype(str), obs[condition].astype(str)) for key in fit}
+    text = {key: obs[key].astype(object).map(str, na_action="ignore") for key in (condition, *fit)}
+    return {key: pd.crosstab(text[key], text[condition]) for key in fit}
 
 
 def predicted(

@@ -69,6 +69,19 @@ def test_the_same_changes_still_agree_and_the_table_is_of_the_whole_control(repl
     assert [row.value for row in again.rows] == [row.value for row in result.rows]
 
 
+def test_groups_are_the_same_in_another_spelling():
+    """As numbers in one file, and in another as text: replicates of a group are looked for by either."""
+    predicted, real, _ = design(0, size=0.4, related=True)
+    predicted.obs["cluster"], real.obs["cluster"] = "1", 1.0
+    asked = {"label": "cluster", "replicate": "donor"} | ASKED
+    ours = cellalign.evaluate(predicted, against=real, **asked)
+    real.obs["cluster"] = "1"
+    same = cellalign.evaluate(predicted, against=real, **asked)
+    assert [(row.group, row.metric, row.value) for row in ours.rows] == [
+        (row.group, row.metric, row.value) for row in same.rows
+    ]
+
+
 def test_halves_are_of_the_cells_that_were_predicted_from_and_of_as_many_real_ones(monkeypatch):
     rng = np.random.default_rng(0)
     control, real = rng.normal(size=(20, 3)), rng.normal(size=(50, 3)) + 5

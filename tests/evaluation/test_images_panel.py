@@ -1,5 +1,6 @@
 """Panel images: the truth scores 1, the baselines are what they are, and what cannot be scored says why."""
 
+import anndata as ad
 import numpy as np
 import pytest
 
@@ -109,3 +110,34 @@ def test_the_picture_has_a_block_per_digit_with_held_out_ones_first(real):
     (own,) = [pictures for pictures in result.images if pictures.group == "0"]
     np.testing.assert_array_equal(own.images["predicted"], own.images["thick"])  # of the same originals
     assert own.images["normal"].shape == (8, 32, 32)
+
+
+def test_pictures_of_several_conditions_are_all_drawn(real):
+    both = ad.concat([prediction(real), prediction(real, of="thin", to="thin")])
+    both.uns["image_shape"] = real.uns["image_shape"]
+    result = scored(both, real, control="normal", expression="any")
+    figure = result.image_rows()
+    titles = [text.get_text() for text in figure.texts if text.get_fontweight() == "bold"]
+    assert len(set(titles)) == len(titles) == len(result.images) == 20 and len(figure.axes) == 60
+    assert {title.split(", ")[0] for title in titles} == {"thick", "thin"}
+
+
+def test_the_mean_shift_learns_nothing_from_labels_held_out(real):
+    """Digits that the model has seen do not change here, so that their mean change is none."""
+    cells = real.copy()
+    seen = (cells.obs["seen"] == "yes").to_numpy()
+    stroke = cells.obs["stroke"].to_numpy()
+    cells.X[seen & (stroke == "thick")] = cells.X[seen & (stroke == "normal")]
+    result = scored(prediction(real), cells)
+    for group in ("held out", "all"):
+        before, shifted = (result.value("stroke_width", system=s, group=group) for s in ("no change", "mean shift"))
+        assert shifted == pytest.approx(before)
+
+
+def test_labels_are_the_same_in_another_spelling(real):
+    """As numbers in one file, and in another as text."""
+    cells = real.copy()
+    cells.obs["digit"] = cells.obs["digit"].astype(float)
+    ours, theirs = (scored(prediction(real), each) for each in (real, cells))
+    assert [(row.group, row.metric) for row in theirs.rows] == [(row.group, row.metric) for row in ours.rows]
+    np.testing.assert_array_equal([row.value for row in theirs.rows], [row.value for row in ours.rows])

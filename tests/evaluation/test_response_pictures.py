@@ -82,6 +82,29 @@ def test_the_scatter_shows_the_means_and_names_the_most_different_genes(tiny, re
         assert axes.get_xlim() == axes.get_ylim(), "or the diagonal misleads"
 
 
+@pytest.mark.parametrize(("expression", "called"), [(None, "log expression"), ("any", "value")])
+def test_axes_say_what_is_drawn(tiny, expression, called):
+    """Values of any kind are no log expression."""
+    found = predicted(tiny)
+    del found.uns["cellalign"]
+    result = cellalign.evaluate(found, against=tiny, control="control", expression=expression, **OPTIONS)
+    said = [text.get_text() for text in result.scatter().texts]
+    assert said == [f"predicted mean {called}, stimulated", f"real mean {called}, stimulated"]
+    assert {axes.get_ylabel() for axes in result.violin().axes} == {called}
+
+
+def test_of_several_conditions_each_picture_says_its_own(result):
+    """Not all that of the first."""
+    other = [replace(each, to="other") for each in result.responses]
+    several = replace(result, responses=[*result.responses, *other])
+    kinds = ["B", "CD14 Mono", "NK (held out)"]
+    titles = [f"{to}, {kind}" for to in ("stimulated", "other") for kind in kinds]
+    for figure in (several.scatter(), several.violin()):
+        assert [axes.get_title(loc="left") for axes in figure.axes] == titles
+        legends = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        assert not any("stimulated" in said for said in [*legends, *(text.get_text() for text in figure.texts)])
+
+
 def test_the_violins_show_control_predicted_and_real_cells(tiny, result):
     figure = result.violin()
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["B", "CD14 Mono", "NK (held out)"]

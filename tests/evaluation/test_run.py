@@ -2,6 +2,7 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from support import counterfactual_record
 
@@ -94,3 +95,13 @@ def test_embedding_that_is_not_there(tiny):
         cellalign.evaluate(tiny, condition="stim")
     with pytest.raises(InputError, match="'X_anny'.*Did you mean 'X_any'"):
         cellalign.evaluate(embedded(tiny, 0), condition="stim", embedding="X_anny")
+
+
+def test_probes_say_which_cells_are_too_few_to_be_told_apart():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"stim": ["a", "b"] * 20, "kind": ["x"] * 18 + ["y"] * 19 + ["rare", "rare", "once"]})
+    cells = ad.AnnData(np.ones((40, 2), dtype=np.float32), obs=obs.set_axis([f"c{i}" for i in range(40)]))
+    cells.obsm["X_z"] = rng.normal(size=(40, 3))
+    result = cellalign.evaluate(cells, condition="stim", label="kind", embedding="X_z", panels=["probe"])
+    assert {(row.system, row.n_cells) for row in result.rows} == {("stim", 40), ("kind", 37)}
+    assert result.notes == ["probe leaves out 3 cells of 2 values of 'kind' with fewer than 3 cells"]

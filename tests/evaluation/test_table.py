@@ -73,3 +73,14 @@ def test_programs_read_it_in_words():
     assert list(table) == ["panel", "system", "group", "metric", "value", "n_cells", "better", "null", "null_sd"]
     assert table["better"].tolist() == ["towards floor", "down"]
     assert found.frame()["value"].tolist()[0] == pytest.approx(0.5)
+
+
+def test_json_is_json_where_a_score_is_infinite():
+    def refused(constant):
+        raise AssertionError(constant)
+
+    found = Evaluation(
+        [Row("likelihood", "all", "all", ERROR, value, 3) for value in (float("inf"), float("nan"), 1.5)]
+    )
+    scores = json.loads(found.to_json(), parse_constant=refused)["scores"]
+    assert [row["value"] for row in scores] == [None, None, 1.5]

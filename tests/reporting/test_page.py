@@ -310,6 +310,19 @@ def test_panels_without_a_section_of_their_own_are_tables():
     assert [block.rows for block in section.blocks] == [[["X", "123.250"]], [["mean", "0.500"]]]
 
 
+def test_a_condition_that_is_a_number_is_told_by_its_r2():
+    """Of which no majority's share is the floor."""
+    for metric, said in (("linear regression R2", "an R2 of 0"), ("logistic regression", "majority's share")):
+        rows = [
+            reported.row("probe", "dose", "all", metric, 0.25),
+            reported.row("probe", "type", "all", "majority", 0.5),
+        ]
+        page = build(Parts(scored=[reported.scores(rows)]))
+        (section,) = (each for each in page.sections if each.name == "mixing")
+        (table,) = section.blocks
+        assert said in table.caption and ("R2" in table.caption) == ("R2" in metric)
+
+
 def test_every_score_is_explained(parsed):
     from cellalign.evaluation.catalogue import catalogue
 

@@ -276,6 +276,26 @@ def test_the_panel_counts_what_lies_inside(donors):
     assert mean["coverage_all"] == inside
 
 
+def test_groups_that_settings_were_chosen_by_are_not_in_the_mean_of_predicted_ones(donors):
+    model = cellalign.train(donors, **KNOWN, holdout=["donor=d1,stim=stimulated", "donor=d2,stim=stimulated"])
+    two = donors[donors.obs["donor"].isin(["d1", "d2"])].copy()
+    found = model.counterfactual(two, to="stimulated", interval=0.9)
+    found.uns["cellalign"]["counterfactual"]["tuned_on"] = '[{"donor": "d1"}]'
+    del found.uns["cellalign_trained"]
+
+    def scored(*held):
+        found.obs["held_out"] = found.obs["donor"].isin(held)
+        result = cellalign.evaluate(found, against=donors, condition="stim", panels=["intervals"])
+        rows = {r.group: r for r in result.rows if (r.system, r.metric) == ("prediction", "coverage_all")}
+        return rows, [note for note in result.notes if note.startswith("intervals: tune chose")]
+
+    rows, [note] = scored("d1", "d2")
+    assert (rows["mean"].value, rows["mean"].n_cells) == (rows["d2"].value, rows["d2"].n_cells)
+    assert note.endswith("these are predicted: d1; they are not in the mean")
+    rows, [note] = scored("d1")  # better than of fitted ones
+    assert rows["mean"].value == rows["d1"].value and note.endswith("predicted: d1")
+
+
 def test_the_panel_takes_a_prediction_whose_layers_are_on_disk(donors, tmp_path):
     """It asked for one row of a layer by its number, and ended with a TypeError."""
     model = cellalign.train(donors, **KNOWN, holdout=["donor=d2,stim=stimulated"])

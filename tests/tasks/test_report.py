@@ -12,6 +12,7 @@ from cellalign.errors import InputError, UsageError
 from cellalign.tasks.plot import _graph_of
 from cellalign.tasks.report import _each_once
 from cellalign.tasks.report_inputs import Given
+from cellalign.tasks.report_parts import _crossed
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,31 @@ def test_tables_of_other_commands(job, tmp_path):
     assert {trace["name"] for trace in figure["data"]} == {"linear", "best baseline: mean shift"}
 
 
+@pytest.mark.parametrize("dtype", [object, "category", "string"])
+def test_cells_without_a_value_are_no_batch(dtype):
+    """They lie under both conditions, and hid that every batch lies under one."""
+    obs = pd.DataFrame({"stim": list("aabbab"), "batch": ["1", "1", "2", "2", None, None]}).astype(dtype)
+    (table,) = _crossed(obs, "stim", None).values()
+    assert table.to_dict() == {"a": {"1": 2, "2": 0}, "b": {"1": 0, "2": 2}}
+    obs.loc[0, "stim"] = None
+    (table,) = _crossed(obs, "stim", None).values()
+    assert table.to_dict() == {"a": {"1": 1, "2": 0}, "b": {"1": 0, "2": 2}}
+
+
+def test_names_of_tables_are_text(tmp_path):
+    """Not what pandas takes for a number, or for nothing."""
+    names = ["NA", "None", "007"]
+    scored = {"panel": "mixing", "system": "all", "metric": "kBET", "value": 0.5, "n_cells": 9}
+    pd.DataFrame([scored | {"group": name} for name in names]).to_csv(tmp_path / "scores.csv", index=False)
+    edge = {"latent": "z1", "probability": 0.9, "effect": -1.5}
+    pd.DataFrame([edge | {"perturbation": name} for name in names]).to_csv(tmp_path / "edges.csv", index=False)
+    inputs = Given()
+    for name in ("scores.csv", "edges.csv"):
+        inputs.add(tmp_path / name)
+    assert [row["group"] for row in inputs.scores[0].rows] == names
+    assert list(inputs.graphs[0][1].obs_names) == names
+
+
 def test_a_graph_in_all_its_formats_is_the_same(svae_model, tmp_path):
     graph = cellalign.targets(svae_model)
     pages = []
@@ -152,6 +178,18 @@ def test_a_graph_in_all_its_formats_is_the_same(svae_model, tmp_path):
         pages.append(cellalign.report(tmp_path / f"graph.{ending}"))
     edges = int(np.asarray(graph.layers["edge"]).sum())
     assert all(f"{edges} edges" in page.sections[0].lead for page in pages)
+
+
+def test_a_table_of_edges_does_not_tell_how_many_have_none(svae_model, tmp_path):
+    graph = cellalign.targets(svae_model)
+    graph.layers["edge"] = np.zeros_like(graph.layers["edge"])
+    graph.layers["edge"][:2, 0] = True
+    said = {}
+    for ending in ("json", "csv"):
+        cellalign.write_targets(graph, str(tmp_path / f"graph.{ending}"))
+        said[ending] = cellalign.report(tmp_path / f"graph.{ending}").findings[0].text
+    assert said["json"].startswith(f"2 of {graph.n_obs} perturbations have a target among 1 latent")
+    assert said["csv"].startswith("2 perturbations have a target among 1 latent") and "does not say" in said["csv"]
 
 
 @pytest.mark.parametrize(

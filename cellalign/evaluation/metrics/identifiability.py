@@ -38,12 +38,14 @@ def match(correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def mcc(truth: np.ndarray, estimate: np.ndarray, kind: Correlation = "pearson") -> float:
     """Mean absolute correlation of matched latents (Khemakhem et al. 2020; sVAE+ table 1), 1 is perfect.
 
+    The mean is over the true latents: with fewer latents than true ones, those that none is left for count as 0.
+
     Parameters
     ----------
     truth, estimate : arrays [n, p], [n, q]
     """
     absolute = np.abs(correlations(truth, estimate, kind))
-    return float(absolute[match(absolute)].mean())
+    return float(absolute[match(absolute)].sum() / len(absolute))
 
 
 CHANCE = "above 0: the largest correlations that chance gives, less the more cells there are"
@@ -111,6 +113,8 @@ GRAPH = (
 def graph_scores(truth: np.ndarray, estimate: np.ndarray, matching: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
     """Precision, recall and F1 of an estimated graph whose latents are matched to the true ones.
 
+    Edges to a latent without a counterpart count: found ones as wrong, true ones as not found.
+
     Parameters
     ----------
     truth, estimate : bool arrays [interventions, p], [interventions, q]
@@ -124,7 +128,7 @@ def graph_scores(truth: np.ndarray, estimate: np.ndarray, matching: tuple[np.nda
     """
     true, guess = truth[:, matching[0]].astype(bool), estimate[:, matching[1]].astype(bool)
     hits = int((true & guess).sum())
-    precision = hits / max(1, int(guess.sum()))
+    precision = hits / max(1, int(estimate.sum()))
     recall = hits / max(1, int(truth.sum()))
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     return {"precision": precision, "recall": recall, "f1": f1}

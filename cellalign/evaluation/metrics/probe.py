@@ -161,13 +161,15 @@ def regressions(z: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]
     Returns
     -------
     dict
-        `REGRESSIONS` (3-fold).
+        `REGRESSIONS` (3-fold). Empty of fewer than 3 cells, or where all have one number.
     """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.linear_model import LinearRegression
     from sklearn.model_selection import KFold, cross_val_predict
     from sklearn.neighbors import KNeighborsRegressor
 
+    if len(y) < FOLDS or not np.ptp(y):
+        return {}
     models = (
         LinearRegression(),
         RandomForestRegressor(100, random_state=seed, n_jobs=workers()),

@@ -10,7 +10,7 @@ import numpy as np
 
 from cellalign.data.columns import column
 from cellalign.errors import InputError, option, spoken
-from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
+from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, called, compare
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import de
 from cellalign.evaluation.metrics.metric import by_name
@@ -132,8 +132,7 @@ class DifferentialExpression(Panel):
         mine = inputs.adata[labels == group]
         theirs = inputs.against
         if inputs.label is not None:
-            values = column(theirs.obs, inputs.label, purpose="label", missing=True)
-            theirs = theirs[np.asarray(values.astype(str)) == group]
+            theirs = theirs[called(inputs, theirs, inputs.label)[1] == group]
         # what it notes of single replicates is not for the reader of all groups
         within = replace(inputs, adata=mine, against=theirs, label=self.replicate, result=Evaluation())
         within = within.known(self.replicate)

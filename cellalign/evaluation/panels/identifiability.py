@@ -29,6 +29,7 @@ class Identifiability(Panel):
     summary = "Whether latents, and the graph from perturbations to latents, are those that were simulated."
     metrics = ident.METRICS
     order = 60
+    version = 2
 
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """The latents, and the graph where the model has one; NotApplicable without a simulated truth."""

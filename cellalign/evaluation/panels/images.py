@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.columns import column
 from cellalign.data.images import KEY, Shape, image_shape
 from cellalign.data.matrices import matrix_of
 from cellalign.data.stored import rows_in
 from cellalign.errors import InputError, option
+from cellalign.evaluation.compared import called
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import images as img
 from cellalign.evaluation.metrics.response import dense
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.predictions import check_finite
-from cellalign.evaluation.table import Pictures, Row
+from cellalign.evaluation.references import learned_from
+from cellalign.evaluation.table import FITTED, PREDICTED, WHOLE, Pictures, Row
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from cellalign.records import Counterfactual
 
 ORIGINAL = "image"  # obs column of the image that several are of
@@ -35,6 +38,7 @@ class ImagesOfCondition(Panel):
     summary = "Whether predicted images have the real ones' stroke width, and show what they should (uns image_shape)."
     metrics = img.METRICS
     order = 55
+    version = 2
 
     def concerns(self, inputs: Inputs) -> bool:
         """Only images."""
@@ -126,17 +130,16 @@ class _Images:
         check_finite(inputs.adata.X, "the prediction's X")
         pixels = matrix_of(against, "X", option("against"))
 
-        def some(adata: Any, x: Any, mask: np.ndarray) -> _Some:
-            rows = np.flatnonzero(mask)
-            labels = _labels(adata, inputs.label)[rows]
-            kept = labels != ""
-            return _Some(dense(rows_in(x, rows))[kept], labels[kept], _originals(adata)[rows][kept])
+        of_all, theirs = _labels(inputs, against)
 
-        predicted = some(inputs.adata, inputs.adata.X, np.ones(inputs.adata.n_obs, dtype=bool))
-        before, real = (some(against, pixels[:, columns], mask) for mask in (source, target))
+        def some(adata: Any, x: Any, labels: np.ndarray, mask: np.ndarray) -> _Some:
+            rows = np.flatnonzero(mask & (labels != ""))
+            return _Some(dense(rows_in(x, rows)), labels[rows], _originals(adata)[rows])
+
+        predicted = some(inputs.adata, inputs.adata.X, of_all, np.ones(len(of_all), dtype=bool))
+        before, real = (some(against, pixels[:, columns], theirs, mask) for mask in (source, target))
         held = np.asarray(inputs.adata.obs.get("held_out", np.zeros(inputs.adata.n_obs)), dtype=bool)
         names = np.unique(predicted.labels)
-        of_all = _labels(inputs.adata, inputs.label)
         never = np.array([name for name in names if held[of_all == name].all()], dtype=str)
         return cls(inputs, shape, record, predicted, before, real, never, float(real.x.max()) / 2)
 
@@ -151,7 +154,10 @@ class _Images:
         return found | ({"mean shift": shifted} if shifted is not None else {}) | {"real": self.real}
 
     def mean_shift(self) -> _Some | None:
-        """Images before, plus the mean change of all other labels; None where there is no other."""
+        """Images before, plus the mean change of the other labels that are learned from; None where there is no other.
+
+        Of labels held out it knows no change, as the model does not.
+        """
         both = [name for name in np.unique(self.real.labels) if (self.before.labels == name).any()]
         if len(both) < 2:
             return None
@@ -160,7 +166,9 @@ class _Images:
         }
         x = self.before.x.copy()
         for name in np.unique(self.before.labels):
-            x[self.before.labels == name] += np.mean([mean[other] for other in both if other != name], axis=0)
+            others = np.array([other for other in both if other != name])
+            known = learned_from([PREDICTED if held else FITTED for held in np.isin(others, self.held_out)])
+            x[self.before.labels == name] += np.mean([mean[other] for other in others[known]], axis=0)
         return _Some(np.clip(x, 0, None), self.before.labels, self.before.originals)
 
     def read(self, systems: dict[str, _Some], seed: int) -> dict[str, np.ndarray]:
@@ -191,12 +199,11 @@ class _Images:
             self.inputs.result.images.append(Pictures(str(name), origin, self.record.to, held, found))
 
 
-def _labels(adata: Any, label: str | None) -> np.ndarray:
-    """What images show, "" where that is not known."""
-    if label is None:
-        return np.full(adata.n_obs, "all")
-    values = column(adata.obs, label, purpose="label", missing=True)
-    return np.array([*map(str, values.categories), ""], dtype=str)[values.codes]
+def _labels(inputs: Inputs, against: AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """What predicted and real images show, "" where that is not known."""
+    if inputs.label is None:
+        return np.full(inputs.adata.n_obs, WHOLE), np.full(against.n_obs, WHOLE)
+    return called(inputs, against, inputs.label)
 
 
 def _originals(adata: Any) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.references import learned_from
-from cellalign.evaluation.table import MEAN, Row
+from cellalign.evaluation.table import MEAN, TUNED, UNSEEN, Row
 
 if TYPE_CHECKING:
     from cellalign.records import Counterfactual
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST = 60  # other conditions among which a mean shift is calibrated
 
 
-Scored = tuple[str, int, dict[str, dict[str, float]], bool]
+Scored = tuple[str, int, dict[str, dict[str, float]], str]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Intervals(Panel):
     summary = "How often the intervals of a prediction hold the observed means, and how wide they are, group by group."
     metrics = cov.METRICS
     order = 51
+    version = 2
 
     def concerns(self, inputs: Inputs) -> bool:
         """Whether there are intervals."""
@@ -82,27 +83,23 @@ class Intervals(Panel):
         every: list[Scored] = []
         for record, scores_of in self.of_each(inputs, lambda own, record: list(self._scored(own, record)), records):
             alone = len(records) == 1 or record.groups == inputs.condition
-            for name, n, found, predicted in scores_of:
-                every.append((name if alone else f"{record.to}, {name}", n, found, predicted))
-        held = [name for name, *_, predicted in every if predicted]
-        fitted = [name for name, *_, predicted in every if not predicted]
-        if fitted:
-            kept = "; they are not in the mean" if held else ""
-            inputs.notes.append(f"intervals: not known to have been held out in training: {', '.join(fitted)}{kept}")
-        scored: dict[str, list[dict[str, float]]] = {}
-        total = 0
-        for name, n, found, predicted in every:
+            for name, n, found, status in scores_of:
+                every.append((name if alone else f"{record.to}, {name}", n, found, status))
+        # as of panel response: of groups predicted, where none is of those tuned on, else of all
+        counted = next((s for s in UNSEEN if any(s == status for *_, status in every)), None)
+        _say_seen(inputs, every, counted)
+        scored: dict[str, list[tuple[int, dict[str, float]]]] = {}
+        for name, n, found, status in every:
             for system, scores in found.items():
                 yield from self._rows(system, name, scores, n)
-                if predicted or not held:
-                    scored.setdefault(system, []).append(scores)
-            total += n if predicted or not held else 0
+                if counted in (None, status):
+                    scored.setdefault(system, []).append((n, scores))
         for system, values in scored.items():  # groups count alike
-            mean = {metric: float(np.mean([each[metric] for each in values])) for metric in values[0]}
-            yield from self._rows(system, MEAN, mean, total)
+            mean = {metric: float(np.mean([each[metric] for _, each in values])) for metric in values[0][1]}
+            yield from self._rows(system, MEAN, mean, sum(n for n, _ in values))
 
     def _scored(self, inputs: Inputs, record: Counterfactual) -> Iterator[Scored]:
-        """Each group, its real cells, its scores by system, and whether the model was trained without it."""
+        """Each group, its real cells, its scores by system, and whether the model has seen it, as `CellType` has it."""
         adata, origin = inputs.adata, record.from_ or inputs.control or ""
         if not {"lower", "upper"} <= set(adata.layers):
             raise InputError(
@@ -121,7 +118,6 @@ class Intervals(Panel):
         if combined:  # of one group, by its condition
             everything = {record.to: everything["all"]}
         _say_abstained(of_groups, record, labels)
-        held_out = np.asarray(adata.obs.get("held_out", np.zeros(adata.n_obs)), dtype=bool)
         for name, cells in everything.items():
             rows = np.flatnonzero(labels == ("all" if combined else name))
             ends = [res.dense(rows_in(adata.layers[layer], rows[:1])).ravel() for layer in ("lower", "upper")]
@@ -139,7 +135,7 @@ class Intervals(Panel):
             else:
                 top = {"top": _largest(shift[0] - start), **genes}
                 found["mean shift"] = cov.score(shift[1], shift[2], real, top, float(record.interval or 0))
-            yield name, len(cells.real), found, bool(held_out[rows].all())
+            yield name, len(cells.real), found, cells.status
 
     def _rows(self, system: str, group: str, scores: dict[str, float], n_cells: int) -> Iterator[Row]:
         declared = by_name(self.metrics)
@@ -150,6 +146,17 @@ class Intervals(Panel):
 def _largest(change: np.ndarray) -> np.ndarray:
     """The genes of the largest change."""
     return np.argsort(-np.abs(change), kind="stable")[:APART]
+
+
+def _say_seen(inputs: Inputs, every: Sequence[Scored], counted: str | None) -> None:
+    """Note which groups the model may have seen, and by which settings were chosen."""
+    for said, names in (
+        ("not known to have been held out in training", [name for name, *_, s in every if s not in UNSEEN]),
+        ("tune chose the settings by how well these are predicted", [name for name, *_, s in every if s == TUNED]),
+    ):
+        if names:
+            kept = counted is None or (counted == TUNED and said.startswith("tune"))
+            inputs.notes.append(f"intervals: {said}: {', '.join(names)}{'' if kept else '; they are not in the mean'}")
 
 
 def _say_abstained(inputs: Inputs, record: Counterfactual, labels: np.ndarray) -> None:

@@ -43,21 +43,32 @@ class Probe(Panel):
         """The probes of one embedding."""
         if inputs.condition is not None:
             has = inputs.known(inputs.condition)
-            z = has.latents()
+            z, n = has.latents(), has.adata.n_obs
             if inputs.continuous:
                 declared = by_name(probing.OF_NUMBER)
                 scores = probing.regressions(z, numbers(has.adata.obs, inputs.condition), inputs.seed)
             else:
                 declared = by_name(probing.OF_CONDITION)
                 scores = probing.probes(z, has.column(inputs.condition), inputs.seed)
+                n = _told_apart(has, inputs.condition)
             for name, value in scores.items():
-                yield self.row(inputs.condition, group, declared[name], value, len(z))
+                yield self.row(inputs.condition, group, declared[name], value, n)
         if inputs.label is not None:
             declared = by_name(probing.OF_LABEL)
             has = inputs.known(inputs.label)
-            z = has.latents()
+            z, n = has.latents(), _told_apart(has, inputs.label)
             for name, value in probing.probes(z, has.column(inputs.label), inputs.seed).items():
-                yield self.row(inputs.label, group, declared[name], value, len(z))
+                yield self.row(inputs.label, group, declared[name], value, n)
+
+
+def _told_apart(inputs: Inputs, key: str) -> int:
+    """How many cells the probes of a column are of; those of values too rare for it are noted, once."""
+    counts = np.unique(inputs.column(key), return_counts=True)[1]
+    few = counts[counts < probing.FOLDS]
+    note = f"probe leaves out {few.sum()} cells of {len(few)} values of {key!r} with fewer than {probing.FOLDS} cells"
+    if len(few) and note not in inputs.notes:
+        inputs.notes.append(note)
+    return int(counts.sum() - few.sum())
 
 
 def other_latents(inputs: Inputs) -> dict[str, np.ndarray]:

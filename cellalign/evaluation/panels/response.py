@@ -90,6 +90,7 @@ class PredictedResponse(Panel):
                     de=chosen.de,
                     r2_all=values["r_all"] ** 2,
                     r2_de=values["r_de"] ** 2,
+                    is_log=record.expression != "any",
                     **pictured(cells, chosen.de[:PICTURED_GENES], inputs.seed),
                 )
             )

@@ -28,6 +28,23 @@ def test_mcc_is_the_best_of_all_permutations_and_ignores_signs():
     assert ident.mcc(truth, -truth[:, ::-1]) == pytest.approx(1)
 
 
+def test_true_latents_that_none_is_left_for_count_as_not_found():
+    truth = np.random.default_rng(8).normal(size=(500, 4))
+    more = np.column_stack([truth, np.random.default_rng(9).normal(size=(500, 4))])
+    for metric in (ident.pearson_mcc, ident.spearman_mcc):
+        assert metric(truth, truth[:, :1]) == pytest.approx(1 / 4)
+        assert metric(truth, more) == pytest.approx(1)
+
+
+def test_edges_to_a_latent_without_a_counterpart_count():
+    truth = np.eye(3, dtype=bool)
+    more = np.concatenate([truth, np.ones((3, 2), dtype=bool)], axis=1)  # each true edge, and six to no true latent
+    scores = ident.graph_scores(truth, more, (np.arange(3), np.arange(3)))
+    assert scores == {"precision": pytest.approx(1 / 3), "recall": 1, "f1": pytest.approx(1 / 2)}
+    fewer = ident.graph_scores(truth, truth[:, :2], (np.arange(2), np.arange(2)))
+    assert fewer == {"precision": 1, "recall": pytest.approx(2 / 3), "f1": pytest.approx(4 / 5)}
+
+
 def test_linear_r2_sees_through_a_rotation_and_mcc_does_not():
     rng = np.random.default_rng(2)
     truth = rng.normal(size=(2000, 5))

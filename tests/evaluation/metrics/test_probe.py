@@ -99,3 +99,9 @@ def test_conditions_that_share_no_two_labels_are_not_tested():
     label[condition == "c"] = "z"
     found = probe.cross_condition(np.random.default_rng(0).normal(size=(60, 2)), condition, label)
     assert set(found.scores) == {("a", "b"), ("b", "a")} and found.n_cells == 40
+
+
+def test_of_a_number_that_cannot_be_told_there_is_no_score():
+    z = np.random.default_rng(0).normal(size=(20, 3))
+    assert probe.regressions(z[:2], np.arange(2.0)) == {} == probe.regressions(z, np.ones(20))
+    assert set(probe.regressions(z[:3], np.arange(3.0))) == set(probe.REGRESSIONS)
