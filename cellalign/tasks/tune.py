@@ -295,8 +295,11 @@ def command(
     if runs.folder.exists():
         call.log.info("%s holds something else as well, and is kept", runs.folder)
     columns, arrows = [str(name) for name in table.columns], {metric.name: metric.heading for metric in METRICS}
-    # not astype(str), which of pandas 3 leaves what is missing a number
-    rows = [[str(value) for value in row] for row in table.round(4).itertuples(index=False)]
+    rows: list[list[Any]] = [list(row) for row in table.itertuples(index=False)]
+    if format == "table":  # not astype(str), which of pandas 3 leaves what is missing a number
+        rows = [
+            ["-" if value != value else str(value) for value in row] for row in table.round(4).itertuples(index=False)
+        ]
     call.print_rows("tuning", columns, rows, format, headings=[arrows.get(name, name) for name in columns])
     call.log.info("%s: the best of %d runs", model, len(table))
     if best.record.tuned is not None and best.record.tuned.holdout:
