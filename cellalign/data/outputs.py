@@ -95,7 +95,7 @@ def check_table(
     ending = Path(path).suffix.lower()
     if ending in (*CELLS, *PICTURES, *TABLES) and ending not in written:
         kinds = " or ".join(written)
-        raise UsageError(f"output {path} ends in {Path(path).suffix}, and a table is to be written, {kinds}; {ELSEWHERE}")
+        raise UsageError(f"output {path} ends in {ending}, and a table is to be written, {kinds}; {ELSEWHERE}")
     check_output(path, force, inputs)
 
 

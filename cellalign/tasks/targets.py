@@ -84,6 +84,8 @@ def targets(
     """
     from cellalign import graph
 
+    if top_genes is not None and gene_sets is None:
+        raise UsageError(f"{option('top_genes', top_genes)} is of {option('gene_sets', hint='FILE.gmt')}; add it")
     found = graph.targets(model, threshold=threshold)
     given = {"programs": programs, "gene_sets": gene_sets, "interactions": interactions}
     asked = _of_cells(given)

@@ -21,7 +21,7 @@ from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.grid import GRID, said, tried_of
+from cellalign.tasks.grid import GRID, said, tried_of, warn_overruled
 from cellalign.tasks.paths import cells_for, to_write
 from cellalign.tasks.prepare import training_rows
 from cellalign.tasks.reads import expression_for, vectors
@@ -158,6 +158,7 @@ def tune(
         "threads": threads,
     }
     grid, tried = tried_of(grid, method, preset)
+    warn_overruled(settings or {}, grid)
     adata = given_cells(adata)
     by = ranked_by(get(method), by, adata.obs, seeds, [{**(settings or {}), **own} for own in tried], options)
     log.info("ranked by %s", by)

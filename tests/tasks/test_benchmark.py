@@ -260,6 +260,10 @@ def test_mistakes(tiny, tmp_path):
         benchmark(tiny, methods=["liner"], **OPTIONS)
     with pytest.raises(UsageError, match="methods names no method"):
         benchmark(tiny, methods=[], **OPTIONS)
+    with pytest.raises(UsageError, match="min_cells=30 is of mixing.* leave out it or holdout_each"):
+        benchmark(tiny, methods=["linear"], min_cells=30, **OPTIONS)
+    with pytest.raises(UsageError, match="unknown setting 'beta'.* Settings of local: "):
+        benchmark(tiny, methods=["local"], grid={"beta": [1]}, **OPTIONS)
     tiny.obs["stim"] = tiny.obs["stim"].astype(str).replace({"control": "a", "stimulated": "b"})
     with pytest.raises(UsageError, match="^control is needed"):
         benchmark(tiny, methods=["linear"], **OPTIONS)
