@@ -11,6 +11,7 @@ import numpy as np
 from cellalign.calibration import APART, FEWEST, Asked, Groups, TooFewGroups, interval
 from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
+from cellalign.data.values import apart
 from cellalign.errors import InputError, option
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
 from cellalign.evaluation.inputs import Inputs, NotApplicable
@@ -88,7 +89,9 @@ class Intervals(Panel):
         fitted = [name for name, *_, predicted in every if not predicted]
         if fitted:
             kept = "; they are not in the mean" if held else ""
-            inputs.notes.append(f"intervals: not known to have been held out in training: {', '.join(fitted)}{kept}")
+            inputs.notes.append(
+                f"intervals: not known to have been held out in training: {apart(fitted).join(fitted)}{kept}"
+            )
         scored: dict[str, list[dict[str, float]]] = {}
         total = 0
         for name, n, found, predicted in every:
