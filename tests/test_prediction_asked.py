@@ -168,3 +168,9 @@ def test_the_callers_cells_are_left_as_they_are(old, cells):
 def test_an_option_that_would_do_nothing_is_refused(sites, cells, asked, said):
     with pytest.raises(UsageError, match=said):
         sites.counterfactual(cells, **({"to": "stimulated"} | asked))
+
+
+def test_a_column_that_the_model_does_not_set_is_named(sites, cells):
+    for to in ("donor=d1", "stimulated,donor=d1"):
+        with pytest.raises(InputError, match="'donor' is neither the condition nor a batch of the model; these are: "):
+            sites.counterfactual(cells, to=to)
