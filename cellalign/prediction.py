@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -211,6 +211,7 @@ def predict(
     found = model.aligned(adata, missing_genes)
     asked = intervention(adata, model.fields, to, from_=from_, where=where)
     one = settled(model, adata, found.x, asked, how)
+    how.check_combined([one.record.combined])
     obs = _predicted_obs(one.cells.obs, asked, model.record.holdout, model.control, draws)
     observed, vectors = found.x[asked.rows], one.cells.obsm
     shape, provenance = model.record.image_shape, prepared(model, adata)
@@ -234,12 +235,24 @@ class How:
     interval_cells: int | None = None
 
     def check(self) -> None:
-        """UsageError where a number is negative, or an interval is of no cell."""
+        """UsageError where a number is negative, or something is asked of an interval that is not, or of no cell."""
         for name, number in (("samples", self.samples), ("draws", self.draws)):
             if number < 0:
                 raise UsageError(f"{option(name)} must not be negative, got {number}")
         if self.interval_cells is not None and self.interval_cells < 1:
             raise UsageError(f"{option('interval_cells')} must be at least 1, got {self.interval_cells}")
+        asked = {"interval_over": self.interval_over, "interval_cells": self.interval_cells}
+        for name, value in asked.items():
+            if self.interval is None and value not in ("all", None):
+                raise UsageError(f"{option(name, value)} is of {option('interval', hint='0.9')}; add it")
+
+    def check_combined(self, rules: Sequence[str]) -> None:
+        """UsageError where a rule is named and nothing is added up; "" is the rule of one condition."""
+        if self.combine != "auto" and not any(rules):
+            raise UsageError(
+                f"{option('combine', self.combine)} is of several conditions at once, such as {option('to', 'A+B')}, "
+                "and none is asked for; leave it out"
+            )
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ def predict_several(
             settled(model, adata, found.x, one, replace(settings, seed=_seed_of(settings.seed, i)))
             for i, one in enumerate(asked)
         ]
+    settings.check_combined([one.record.combined for one in each])
     name, control = _control(model, adata, asked, where) if with_control else ("", np.empty(0, dtype=np.int64))
     record = _record([one.record for one in each], to, within or "", name)
     times = max(1, settings.draws)

@@ -154,3 +154,23 @@ def test_the_callers_cells_are_left_as_they_are(old, cells):
     before = cells.copy()
     old["comp"].counterfactual(cells, to="stimulated", draws=2)
     assert (cells.X != before.X).sum() == 0 and cells.obs.equals(before.obs) and list(cells.uns) == list(before.uns)
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        ({"combine": "latent"}, "combine='latent' is of several conditions at once"),
+        ({"to": ["stimulated"], "combine": "expression"}, "leave it out"),
+        ({"interval_cells": 30}, "interval_cells=30 is of interval; add it"),
+        ({"interval_over": "de"}, "interval_over='de' is of interval; add it"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(sites, cells, asked, said):
+    with pytest.raises(UsageError, match=said):
+        sites.counterfactual(cells, **({"to": "stimulated"} | asked))
+
+
+def test_a_column_that_the_model_does_not_set_is_named(sites, cells):
+    for to in ("donor=d1", "stimulated,donor=d1"):
+        with pytest.raises(InputError, match="'donor' is neither the condition nor a batch of the model; these are: "):
+            sites.counterfactual(cells, to=to)

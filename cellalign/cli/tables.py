@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cellalign.cli.printable import printable
 
@@ -144,7 +145,7 @@ def _bands(widths: Sequence[int], columns: Sequence[int], width: int) -> list[li
 def print_rows(
     title: str,
     columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[Any]],
     format: str,
     *,
     headings: Sequence[str] | None = None,
@@ -152,19 +153,30 @@ def print_rows(
 ) -> None:
     """Rows on standard output: a table for people, or JSON or CSV for programs.
 
-    `headings` are what people see above the columns; programs read `columns`.
+    `headings` are what people see above the columns; programs read `columns`, and numbers
+    with every digit; of one that is missing (None, NaN) null or an empty field.
     """
     if format == "table":
         print_table(title, headings or columns, rows, prose=prose)
-    elif format == "json":
-        _print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1) + "\n")
+        return
+    plain = [[_plain(cell) for cell in row] for row in rows]
+    if format == "json":
+        _print(json.dumps([dict(zip(columns, row, strict=True)) for row in plain], indent=1) + "\n")
     else:
         import csv
         import io
 
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+        csv.writer(text, lineterminator="\n").writerows([columns, *plain])
         _print(text.getvalue())
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as JSON and CSV hold it: a number of numpy as one of Python, one that is not finite as missing."""
+    cell = cell.item() if hasattr(cell, "item") else cell
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return None
+    return cell if cell is None or isinstance(cell, bool | int | float) else str(cell)
 
 
 def print_evaluation(result: Evaluation, format: str) -> None:

@@ -367,4 +367,10 @@ def _field_of(key: str | None, value: str, by_name: Mapping[str, Column], condit
         batches = [name for name, field in by_name.items() if field.role == BATCH]
         how = f"; predict a batch with {option('to', f'{batches[0]}=VALUE')}" if batches else ""
         raise ModelError(f"the model was trained without a condition, so it has no counterfactual of one{how}")
+    name = next((term.partition("=")[0] for term in value.split(",") if "=" in term), "").strip()
+    if name and name not in by_name and condition.categories and not condition.knows(value):
+        raise InputError(
+            f"{option('to', value)}: {name!r} is neither the condition nor a batch of the model; these are: "
+            f"{', '.join(by_name)}. Nor is {value!r} a condition; known: {listed(condition.categories)}"
+        )
     return condition, value

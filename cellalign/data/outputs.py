@@ -26,6 +26,7 @@ OF_STORES = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")  # file
 STORE = (".zgroup", ".zarray", "zarr.json")  # of which each store, group and array has one
 OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in any folder
 PICTURES = {".png": (b"\x89PNG", "PNG picture"), ".pdf": (b"%PDF", "PDF")}
+TABLES = (".csv", ".json", ".tsv", ".tab", ".xls", ".xlsx", ".parquet", ".html", ".graphml", ".yaml")
 OTHERS = {
     stat.S_IFREG: "a file",
     stat.S_IFCHR: "a device",
@@ -81,10 +82,20 @@ def check_directory(
     _try(path)
 
 
-def check_table(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading] = ()) -> None:
-    """Refuse an output of text that bears the ending of something else; errors as `check_output`."""
-    if Path(path).suffix.lower() in (*CELLS, *PICTURES):
-        raise UsageError(f"output {path} ends in {Path(path).suffix}, and a table is to be written; {ELSEWHERE}")
+def check_table(
+    path: PathLike, force: bool, inputs: Sequence[PathLike | Reading] = (), *, written: Sequence[str] = (".csv",)
+) -> None:
+    """Refuse an output of text that bears the ending of something else; errors as `check_output`.
+
+    Parameters
+    ----------
+    written : sequence of str
+        Endings of the tables that are written; what ends in none that is known, such as .txt, is as the first.
+    """
+    ending = Path(path).suffix.lower()
+    if ending in (*CELLS, *PICTURES, *TABLES) and ending not in written:
+        kinds = " or ".join(written)
+        raise UsageError(f"output {path} ends in {ending}, and a table is to be written, {kinds}; {ELSEWHERE}")
     check_output(path, force, inputs)
 
 

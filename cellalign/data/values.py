@@ -216,7 +216,12 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(listed)
 
 
+def apart(names: Iterable[str]) -> str:
+    """What names are separated by in a sentence: commas, or semicolons where a name holds a comma itself."""
+    return "; " if any(", " in name for name in names) else ", "
+
+
 def listed(names: Iterable[str], most: int = 40) -> str:
-    """Names separated by commas; of very many the first, and how many there are."""
+    """Names one after the other; of very many the first, and how many there are."""
     every = list(map(str, names))
-    return ", ".join(every) if len(every) <= most else f"{', '.join(every[:most])}, ... ({len(every)})"
+    return apart(every[:most]).join([*every[:most], *([f"... ({len(every)})"] if len(every) > most else [])])

@@ -76,7 +76,9 @@ def merge_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> tu
     unknown = [key for key in merged if key not in own and key not in plan]
     if unknown:
         known = sorted([*own, *plan])
-        raise UsageError(f"unknown setting {unknown[0]!r}.{nearest(unknown[0], known)} Settings: {', '.join(known)}")
+        raise UsageError(
+            f"unknown setting {unknown[0]!r}.{nearest(unknown[0], known)} Settings of {cls.name}: {', '.join(known)}"
+        )
     try:
         hyperparameters = cls.Hyperparameters(**{k: v for k, v in merged.items() if k in own})
         return hyperparameters, Plan(**{k: v for k, v in merged.items() if k in plan})

@@ -17,7 +17,7 @@ from scipy import sparse
 from cellalign.data import fingerprints
 from cellalign.data.columns import column, having
 from cellalign.data.stored import rows_in
-from cellalign.data.values import known, listed
+from cellalign.data.values import apart, known, listed
 from cellalign.errors import InputError, option
 from cellalign.evaluation.baselines import Groups
 from cellalign.evaluation.inputs import Inputs, NotApplicable
@@ -238,7 +238,7 @@ def _usable(inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.
     skipped = [f"{n} ({c[0]} real, {c[1]} source)" for n, c in counts.items() if n in predicted and n not in usable]
     if skipped:
         inputs.notes.append(
-            f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {', '.join(skipped)}"
+            f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {apart(skipped).join(skipped)}"
         )
     if not any(n in predicted for n in usable):
         raise NotApplicable(f"no cell type has {MIN_CELLS_PER_GROUP} cells under both conditions")

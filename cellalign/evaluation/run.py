@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import sparse
 from cellalign.data.columns import column
 from cellalign.data.embeddings import embedding_keys, has_embedding
 from cellalign.data.matrices import refuse_zeros
-from cellalign.errors import InputError, UsageError, nearest, option
+from cellalign.errors import InputError, UsageError, nearest, option, takes
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
@@ -124,7 +124,18 @@ def evaluate(
     _run(chosen, inputs, required=panels is not None)
     if not result.rows:
         raise InputError("no panel can run: " + "; ".join(f"{k}: {v}" for k, v in result.left_out.items()))
+    _note_unused(options if batch is None else options | {"batch": batch}, result)
     return result
+
+
+def _note_unused(options: Mapping[str, Any], result: Evaluation) -> None:
+    """Note options of panels of which none ran: they did nothing."""
+    ran = {row.panel for row in result.rows}
+    defaults = [(cls.name, own.name, own.default) for cls in PANELS.values() for own in fields(cls)]
+    for panel, name, default in (*defaults, ("bio", "batch", None)):
+        if options.get(name, default) != default and panel not in ran and takes(name):
+            said = option(name, options[name])
+            result.notes.append(f"{said} did nothing: it is of panel {panel}, which did not run")
 
 
 def sampled(inputs: Inputs) -> Inputs:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cellalign.data.values import listed
+from cellalign.data.values import apart, listed
 from cellalign.evaluation import intervals as iv
 from cellalign.evaluation.scored import MEASURABLE, PREDICTION, Scored, sign_of
 from cellalign.evaluation.table import FITTED, PREDICTED, TUNED, WHOLE
@@ -127,4 +127,5 @@ def _of_each(groups: Sequence[Scored], seed: int, metric: str) -> str:
         if beside is not None:
             getattr(found, beside.paired.verdict).append(_short(group.name))
     said = {"better in": found.better, "worse in": found.worse, "undecided in": found.undecided}
-    return ", ".join(f"{how} {listed(names, NAMED)}" for how, names in said.items() if names)
+    between = apart(name for names in said.values() for name in names)
+    return between.join(f"{how} {listed(names, NAMED)}" for how, names in said.items() if names)

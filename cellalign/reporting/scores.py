@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cellalign.data.values import apart
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -106,7 +108,7 @@ def between(low: Any, high: Any, *, sign: bool = False) -> str:
 def listed(names: Sequence[str], most: int = 8) -> str:
     """Names in a sentence."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return apart(names[:most]).join(names[:most]) + more
 
 
 def _numbers(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -285,8 +285,8 @@ def command(
     beside = paired(table, first.name)
     if not people and len(metrics) == 1:  # people read both in the title
         columns += ["metric", "better", *(name.replace(" ", "_") for name in COLUMNS)]
-        known = {row.method: row.cells() for row in beside}
-        rows = [[*row, first.name, str(first.better), *known.get(row[0], ["-"] * len(COLUMNS))] for row in rows]
+        known = {row.method: row.values() for row in beside}
+        rows = [[*row, first.name, str(first.better), *known.get(row[0], [None] * len(COLUMNS))] for row in rows]
     what = first.heading if len(metrics) == 1 else "several metrics, best first by the first"
     how = f" ({first.better.in_words})" if len(metrics) == 1 else ""
     held = f"{asked['holdout_each']} held out" if asked["holdout_each"] else "nothing held out: fitted, not predicted"

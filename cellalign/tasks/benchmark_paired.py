@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,10 @@ class Row:
     high: float
     p: float
     groups: int
+
+    def values(self) -> list[Any]:
+        """Of `COLUMNS`, for programs."""
+        return [self.best, self.difference, self.low, self.high, self.p, self.groups]
 
     def cells(self) -> list[str]:
         """As it is printed, without the method."""

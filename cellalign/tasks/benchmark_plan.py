@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks.benchmark_file import Identity, finished
-from cellalign.tasks.grid import combinations, said
+from cellalign.tasks.grid import combinations, said, warn_overruled
 from cellalign.tasks.made_of import MadeOf, made_of
 from cellalign.tasks.reads import expression_for
 from cellalign.tasks.roles import roles_used
@@ -142,6 +142,11 @@ def planned(
     for name, is_given in (("groups", groups), ("holdout_conditions", holdout_conditions != "each")):
         if holdout_each is None and is_given:
             raise UsageError(f"{option(name)} needs {option('holdout_each', hint='KEY')}, the column they are of")
+    if holdout_each is not None and min_cells is not None:
+        raise UsageError(
+            f"{option('min_cells', min_cells)} is of mixing, which is scored where nothing is held out; leave out "
+            f"it or {option('holdout_each')}"
+        )
     together = holdout_conditions == "all"
     options |= {"condition": condition, "control": of.reference, "label": label or holdout_each}
     asked = _asked(methods, settings or {}, grid, options)
@@ -180,6 +185,7 @@ def _asked(
     """
     asked = {}
     for method in methods:
+        warn_overruled(settings.get(method, {}), grid or {})
         for combination in combinations(grid) if grid is not None else ({},):
             own = dict(settings.get(method, {})) | combination
             expression_for(method, settings=own)

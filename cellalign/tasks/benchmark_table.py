@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -133,8 +133,8 @@ def _by_group(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return wide
 
 
-def printed(table: pd.DataFrame, metrics: Sequence[str], *, people: bool) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the printed table, the method first.
+def printed(table: pd.DataFrame, metrics: Sequence[str], *, people: bool) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the printed table, the method first; numbers are text for people alone.
 
     Of one metric the held-out groups are columns, of several the metrics, and methods are ordered by the first. With
     several seeds a standard error stands with each mean: for people behind it, for programs in a column of its own. A
@@ -153,13 +153,16 @@ def printed(table: pd.DataFrame, metrics: Sequence[str], *, people: bool) -> tup
                 null = _by_group(table, null_of(metric))["mean"].groupby(level="method")
                 shown[null_of(metric)] = (null.mean().reindex(first.index), null.sem().reindex(first.index))
     several = table["seed"].nunique() > 1
-    columns, rows = ["method"], [[str(method)] for method in first.index]
+    columns: list[str] = ["method"]
+    rows: list[list[Any]] = [[str(method)] for method in first.index]
     for name, (mean, sem) in shown.items():
         columns += [name] if people or not several else [name, f"{name} se"]
         fewer = _fewer(table, name if name in metrics else metrics[0]) if people and name in ("mean", *metrics) else {}
         for row, value, error in zip(rows, mean, sem, strict=True):
-            row += _numbers(value, error if several else None, people)
-            row[-1] += fewer.get(row[0], "")
+            if people:
+                row.append(_said(value, error if several else None) + fewer.get(row[0], ""))
+            else:
+                row += [value, error] if several else [value]
     return columns, rows
 
 
@@ -170,9 +173,7 @@ def _fewer(table: pd.DataFrame, metric: str) -> dict[str, str]:
     return {str(method): f" (of {n} of {most})" for method, n in of["has"].items() if 0 < n < most}
 
 
-def _numbers(value: float, error: float | None, people: bool) -> list[str]:
+def _said(value: float, error: float | None) -> str:
     """A mean and its standard error as they are shown; "-" of what is not there."""
     said = ["-" if each != each else f"{each:.3f}" for each in (value, *(() if error is None else (error,)))]
-    if not people or len(said) < 2 or "-" in said:
-        return said[:1] if people else said
-    return [" ± ".join(said)]
+    return said[0] if "-" in said else " ± ".join(said)

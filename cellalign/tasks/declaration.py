@@ -133,13 +133,16 @@ class Call(Protocol):
         self,
         title: str,
         columns: Sequence[str],
-        rows: Sequence[Sequence[str]],
+        rows: Sequence[Sequence[Any]],
         format: str,
         *,
         headings: Sequence[str] | None = None,
         prose: bool = False,
     ) -> None:
-        """Print a table on standard output, for people (under `headings`, prose wrapped) or as JSON or CSV."""
+        """Print a table on standard output, for people (under `headings`, prose wrapped) or as JSON or CSV.
+
+        Numbers are given as text where people read them, and as they are to programs.
+        """
 
     def print_evaluation(self, result: Evaluation, format: str) -> None:
         """Print scores on standard output, and their notes on standard error."""

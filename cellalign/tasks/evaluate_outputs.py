@@ -157,9 +157,9 @@ class Outputs:
         from cellalign.data import files
         from cellalign.tasks.report_of import check_page
 
-        for table in (self.table, self.de):
+        for table, written in ((self.table, (".csv", ".json")), (self.de, (".csv",))):
             if table is not None:
-                files.check_table(table, self.force, inputs)
+                files.check_table(table, self.force, inputs, written=written)
         for path in self.pictures.values():
             files.check_output(path, self.force, inputs)
         for path in self.exported:
@@ -173,7 +173,7 @@ class Outputs:
         from cellalign.data.files import atomic_path
 
         if self.table is not None:
-            text = result.to_json() if self.table.endswith(".json") else result.to_csv()
+            text = result.to_json() if self.table.lower().endswith(".json") else result.to_csv()
             with atomic_path(self.table, self.force) as fresh:
                 fresh.write_text(text, encoding="utf-8")
         if self.de is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from cellalign.errors import UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Option
 
+log = logging.getLogger("cellalign")
 GRID = Option(
     "Values of a setting to try (repeatable).",
     metavar="KEY=VALUE,VALUE",
@@ -55,6 +57,13 @@ def tried_of(
     """The grid, or where none is given that of the preset, and its combinations; errors as `combinations`."""
     grid = grid or of_preset(method, preset)
     return grid, list(combinations(grid))
+
+
+def warn_overruled(settings: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
+    """Warn of settings that are also in the grid, whose values are tried in place of theirs."""
+    for key in settings:
+        if key in grid:
+            log.warning("%s varies %s: the value that it is set to beside is not used", option("grid"), key)
 
 
 def said(combination: Mapping[str, Any]) -> str:

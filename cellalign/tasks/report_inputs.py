@@ -23,6 +23,7 @@ KNOWN = "a model directory, cells, a table of evaluate, of benchmark or of targe
 NOT_SHOWN = {
     "history": "the history of a model; give the model directory",
     "de": "a table of tested genes, which a report does not show; give the prediction with the real cells",
+    "tuning": "a ranking of tune, which a report does not show; give the model that tune kept",
 }
 LARGEST = 1 << 28  # bytes of a table
 NAMES = ("panel", "system", "group", "metric", "perturbation", "latent")  # columns of tables
@@ -217,4 +218,6 @@ def _kind_of_table(columns: list[str]) -> str | None:
         return "history"
     if {"group", "gene", "predicted_p"} <= there:
         return "de"
+    if {"seed", "validation_loss", "score", "rank"} <= there:
+        return "tuning"
     return "edges" if {"perturbation", "latent", "probability", "effect"} <= there else None

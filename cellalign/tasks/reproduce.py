@@ -290,16 +290,17 @@ def command(
 
 
 def _report(call: Call, found: Reproduction, format: str) -> None:
-    losses = ["-" if loss is None else f"{loss:.6g}" for loss in found.validation_losses]
-    row = {
+    row: dict[str, Any] = {
         "result": found.result,
-        "weights": f"{found.weights:.3g}",
-        "latents": f"{found.latents:.3g}",
-        "tolerance": f"{found.tolerance:g}",
-        "loss_then": losses[0],
-        "loss_now": losses[1],
-        "differs": "; ".join(found.differs) or "-",
+        "weights": found.weights,
+        "latents": found.latents,
+        "tolerance": found.tolerance,
+        "loss_then": found.validation_losses[0],
+        "loss_now": found.validation_losses[1],
+        "differs": "; ".join(found.differs) or None,
     }
+    if format == "table":
+        row = {name: f"{value:.6g}" if isinstance(value, float) else value or "-" for name, value in row.items()}
     headings = ["result", "weights differ by", "latents, of their spread", "tolerance", "validation loss then", "now"]
     call.print_rows("reproduce", list(row), [list(row.values())], format, headings=[*headings, "not as then"])
 

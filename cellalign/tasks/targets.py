@@ -84,6 +84,8 @@ def targets(
     """
     from cellalign import graph
 
+    if top_genes is not None and gene_sets is None:
+        raise UsageError(f"{option('top_genes', top_genes)} is of {option('gene_sets', hint='FILE.gmt')}; add it")
     found = graph.targets(model, threshold=threshold)
     given = {"programs": programs, "gene_sets": gene_sets, "interactions": interactions}
     asked = _of_cells(given)
@@ -221,8 +223,7 @@ def _print(call: Call, title: str, table: Any, format: str) -> None:
     """A table of values; whoever reads it by a program gets every digit."""
     if format == "table" and not len(table):
         return
-    digits = "%.3g" if format == "table" else "%r"
-    rows = [
-        [digits % float(v) if isinstance(v, float) else str(v) for v in row] for row in table.itertuples(index=False)
-    ]
+    rows = [list(row) for row in table.itertuples(index=False)]
+    if format == "table":
+        rows = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in rows]
     call.print_rows(title, list(table.columns), rows, format)

@@ -21,7 +21,7 @@ from cellalign.data.said import told_once
 from cellalign.errors import InputError, TrainingError
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.grid import GRID, said, tried_of
+from cellalign.tasks.grid import GRID, said, tried_of, warn_overruled
 from cellalign.tasks.paths import cells_for, to_write
 from cellalign.tasks.prepare import training_rows
 from cellalign.tasks.reads import expression_for, vectors
@@ -158,6 +158,7 @@ def tune(
         "threads": threads,
     }
     grid, tried = tried_of(grid, method, preset)
+    warn_overruled(settings or {}, grid)
     adata = given_cells(adata)
     by = ranked_by(get(method), by, adata.obs, seeds, [{**(settings or {}), **own} for own in tried], options)
     log.info("ranked by %s", by)
@@ -295,8 +296,11 @@ def command(
     if runs.folder.exists():
         call.log.info("%s holds something else as well, and is kept", runs.folder)
     columns, arrows = [str(name) for name in table.columns], {metric.name: metric.heading for metric in METRICS}
-    # not astype(str), which of pandas 3 leaves what is missing a number
-    rows = [[str(value) for value in row] for row in table.round(4).itertuples(index=False)]
+    rows: list[list[Any]] = [list(row) for row in table.itertuples(index=False)]
+    if format == "table":  # not astype(str), which of pandas 3 leaves what is missing a number
+        rows = [
+            ["-" if value != value else str(value) for value in row] for row in table.round(4).itertuples(index=False)
+        ]
     call.print_rows("tuning", columns, rows, format, headings=[arrows.get(name, name) for name in columns])
     call.log.info("%s: the best of %d runs", model, len(table))
     if best.record.tuned is not None and best.record.tuned.holdout:

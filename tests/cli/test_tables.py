@@ -6,6 +6,7 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -95,3 +96,15 @@ def test_every_metric_is_listed(mistaken, tmp_path):
         assert where in said and metric.heading in said and metric.meaning in said and metric.null in said
     done = mistaken(cwd=tmp_path)("methods", "comp", "--metrics")
     assert done.returncode == 2 and "comp and --metrics ask for two lists" in done.stderr
+
+
+def test_programs_get_numbers_and_what_is_missing_as_missing(capsys):
+    columns, rows = ["name", "mean", "difference", "groups"], [["a", np.float32(0.5), float("nan"), np.int64(3)]]
+    rows.append(["b", 1 / 3, None, True])
+    tables.print_rows("t", columns, rows, "json")
+    assert [list(row.values()) for row in json.loads(capsys.readouterr().out)] == [
+        ["a", 0.5, None, 3],
+        ["b", 1 / 3, None, True],
+    ]
+    tables.print_rows("t", columns, rows, "csv")
+    assert capsys.readouterr().out.splitlines()[1:] == ["a,0.5,,3", f"b,{1 / 3!r},,True"]

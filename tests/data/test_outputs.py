@@ -247,3 +247,12 @@ def test_tables_do_not_bear_the_ending_of_cells(here):
         with pytest.raises(UsageError, match="a table is to be written"):
             files.check_table(name, True)
     files.check_table("new.txt", False)
+
+
+@pytest.mark.parametrize("name, written", [("t.tsv", (".csv",)), ("t.json", (".csv",)), ("t.XLSX", (".csv", ".json"))])
+def test_a_table_does_not_bear_the_ending_of_another(tmp_path, name, written):
+    with pytest.raises(UsageError, match=f"a table is to be written, {' or '.join(written)}; choose another name"):
+        files.check_table(tmp_path / name, False, written=written)
+    for fits in ("t.csv", "t.txt", "t"):
+        files.check_table(tmp_path / fits, False, written=written)
+    files.check_table(tmp_path / "t.json", False, written=(".csv", ".json"))

@@ -243,3 +243,13 @@ def test_cells_are_chosen_by_value(obs, caplog):
     conditions = pd.DataFrame({"c": ["A+ctrl", "ctrl+A", "B", "A+B", "B+A"]})
     assert having(conditions, "c", "A").tolist() == [True, True, False, False, False]
     assert having(conditions, "c", "A+B").tolist() == [False, False, False, True, True]
+
+
+def test_names_that_hold_commas_are_told_apart():
+    from cellalign.data.values import listed
+    from cellalign.reporting.scores import listed as in_reports
+
+    for of in (listed, in_reports):
+        assert of(["B", "NK"]) == "B, NK" and of(["B, d1", "NK, d1"]) == "B, d1; NK, d1"
+    assert listed(["a", "b, c", "d"], 2) == "a; b, c; ... (3)" and listed(["a", "b", "c"], 2) == "a, b, ... (3)"
+    assert in_reports(["a, b", "c", "d"], 2) == "a, b; c and 1 more"

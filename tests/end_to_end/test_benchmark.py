@@ -14,8 +14,8 @@ def test_benchmark_goes_on_from_its_file(cellalign, kang_like, tmp_path):
     rows = {row["method"]: row for row in json.loads(done.stdout)}
     baselines = {"mean shift", "nearest cell type", "local shift", "shrunk local shift", "linear model"}
     assert set(rows) == {"linear", "pca", "no change", "split half", "attainable"} | baselines
-    assert rows["linear"]["best_baseline"] in baselines and rows["mean shift"]["difference"] == "-"
-    assert float(rows["attainable"]["mean"]) > float(rows["linear"]["mean"]) > 0.3
+    assert rows["linear"]["best_baseline"] in baselines and rows["mean shift"]["difference"] is None
+    assert rows["attainable"]["mean"] > rows["linear"]["mean"] > 0.3
     assert {(row["metric"], row["better"]) for row in rows.values()} == {("r_change_de", "up")}
     table = pd.read_csv(tmp_path / "benchmark.csv")
     assert len(table) == 2 * len(rows) and set(table["held_out"]) == {"B", "CD4 T"}

@@ -105,3 +105,16 @@ def test_probes_say_which_cells_are_too_few_to_be_told_apart():
     result = cellalign.evaluate(cells, condition="stim", label="kind", embedding="X_z", panels=["probe"])
     assert {(row.system, row.n_cells) for row in result.rows} == {("stim", 40), ("kind", 37)}
     assert result.notes == ["probe leaves out 3 cells of 2 values of 'kind' with fewer than 3 cells"]
+
+
+def test_an_option_of_a_panel_that_does_not_run_is_said_to_do_nothing(tiny):
+    cells, asked = embedded(tiny.copy(), 0), dict(condition="stim", label="cell_type", panels=["probe"])
+    found = cellalign.evaluate(cells, k=30, particles=5, global_silhouette=True, batch="cell_type", **asked)
+    said = [note for note in found.notes if "did nothing" in note]
+    assert said == [
+        "k=30 did nothing: it is of panel mixing, which did not run",
+        "global_silhouette=True did nothing: it is of panel mixing, which did not run",
+        "particles=5 did nothing: it is of panel likelihood, which did not run",
+        "batch='cell_type' did nothing: it is of panel bio, which did not run",
+    ]
+    assert not [note for note in cellalign.evaluate(cells, **asked).notes if "did nothing" in note]

@@ -220,7 +220,11 @@ def test_another_tools_prediction_is_compared_where_the_real_cells_are_named(job
 
 @pytest.mark.parametrize(
     ("header", "says"),
-    [("epoch,step,train_loss", "give the model directory"), ("group,condition,gene,predicted_p", "tested genes")],
+    [
+        ("epoch,step,train_loss", "give the model directory"),
+        ("group,condition,gene,predicted_p", "tested genes"),
+        ("beta,seed,validation_loss,udr,score,rank", "a ranking of tune"),
+    ],
 )
 def test_tables_that_are_not_shown_are_named(tmp_path, header, says):
     (tmp_path / "t.csv").write_text(f"{header}\n1,2,3,4\n")

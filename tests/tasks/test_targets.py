@@ -46,6 +46,11 @@ def test_a_method_without_a_graph_says_so(tiny):
         cellalign.targets(model)
 
 
+def test_genes_of_a_latent_are_for_gene_sets(svae_model):
+    with pytest.raises(UsageError, match="top_genes=5 is of gene_sets; add it"):
+        cellalign.targets(svae_model, top_genes=5)
+
+
 def test_every_format(graph, tmp_path):
     n = int(graph.layers["edge"].sum())
     for ending in ("h5ad", "csv", "json", "graphml", "png"):

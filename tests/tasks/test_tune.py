@@ -237,3 +237,12 @@ def test_a_closed_form_has_nothing_kept_back_to_be_ranked_by(tiny):
         cellalign.tune(tiny, **asked)
     _, table = cellalign.tune(tiny, holdout=["cell_type=NK,stim=stimulated"], seeds=1, **asked)
     assert len(table) == 2 and table["response"].notna().all()
+
+
+def test_a_setting_that_the_grid_varies_too_is_said_not_to_be_used(caplog):
+    from cellalign.tasks.grid import warn_overruled
+
+    warn_overruled({"beta": 2, "lr": 1}, {"beta": [0.1, 1]})
+    assert [record.message for record in caplog.records] == [
+        "grid varies beta: the value that it is set to beside is not used"
+    ]

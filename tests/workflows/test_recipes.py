@@ -23,6 +23,7 @@ def test_a_module_is_as_those_of_nf_core(module):
     places = [re.search(rf"^    {re.escape(each)}", text, re.MULTILINE) for each in sections]
     assert all(places) and [p.start() for p in places] == sorted(p.start() for p in places)
     assert "task.ext.args ?: ''" in text and 'task.ext.prefix ?: "${meta.id}"' in text
+    assert "def prefix" not in text, "a variable that is declared by def is not there for the output block"
     assert text.count("END_VERSIONS") == 4 and 'path "versions.yml", emit: versions' in text, "script and stub alike"
     emitted = re.findall(r"emit: (\w+)", text)
     assert [next(iter(channel)) for channel in meta["output"]] == emitted

@@ -92,3 +92,5 @@ def test_a_task_without_a_line_says_so(at):
 def test_what_slurm_is_asked_for():
     asked = [line for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")]
     assert {"#SBATCH --requeue", "#SBATCH --signal=TERM@60", "#SBATCH --open-mode=append"} <= set(asked)
+    [log] = [line.partition("--output=")[2] for line in asked if "--output=" in line]
+    assert "/" not in log, "SLURM makes no folder: without it the job ends at once, and nothing says why"

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,12 @@ def test_the_settings_that_the_pipeline_reads_are_those_of_its_config():
     known = yaml.safe_load((FOLDER / "config.yaml").read_text())
     read = set(re.findall(r"config\[\"(\w+)\"\]", (FOLDER / "Snakefile").read_text()))
     assert read == set(known)
+
+
+def test_a_role_without_a_column_is_no_option():
+    text = (FOLDER / "Snakefile").read_text()
+    functions = {"shlex": shlex, "config": {"condition": "stim", "label": ""}}
+    for name in ("repeated", "columns"):
+        exec(re.search(rf"^def {name}\(.*?\n\n\n", text, re.DOTALL | re.MULTILINE)[0], functions)
+    assert functions["columns"]("condition", "label") == "--condition stim" and functions["columns"]("label") == ""
+    assert text.count("--label") == 0, "only by these"

@@ -15,7 +15,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@60
-#SBATCH --output=logs/%x-%A_%a.log
+#SBATCH --output=%x-%A_%a.log
 set -euo pipefail
 
 cells=${1:?usage: sbatch --array=0-N train-array.sh CELLS RUNS}

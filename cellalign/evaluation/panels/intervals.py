@@ -11,6 +11,7 @@ import numpy as np
 from cellalign.calibration import APART, FEWEST, Asked, Groups, TooFewGroups, interval
 from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
+from cellalign.data.values import listed
 from cellalign.errors import InputError, option
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
 from cellalign.evaluation.inputs import Inputs, NotApplicable
@@ -156,7 +157,7 @@ def _say_seen(inputs: Inputs, every: Sequence[Scored], counted: str | None) -> N
     ):
         if names:
             kept = counted is None or (counted == TUNED and said.startswith("tune"))
-            inputs.notes.append(f"intervals: {said}: {', '.join(names)}{'' if kept else '; they are not in the mean'}")
+            inputs.notes.append(f"intervals: {said}: {listed(names)}{'' if kept else '; they are not in the mean'}")
 
 
 def _say_abstained(inputs: Inputs, record: Counterfactual, labels: np.ndarray) -> None:

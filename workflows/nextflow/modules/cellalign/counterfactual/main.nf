@@ -18,7 +18,7 @@ process CELLALIGN_COUNTERFACTUAL {
 
     script:
     def args = task.ext.args ?: ''
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     cellalign counterfactual $cells -m $model --to '$to' -o ${prefix}.predicted.h5ad $args --threads $task.cpus
 
@@ -29,7 +29,7 @@ process CELLALIGN_COUNTERFACTUAL {
     """
 
     stub:
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     touch ${prefix}.predicted.h5ad
 

@@ -17,7 +17,7 @@ process CELLALIGN_EMBED {
 
     script:
     def args = task.ext.args ?: ''
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     cellalign embed $cells -m $model -o ${prefix}.emb.h5ad $args --threads $task.cpus
 
@@ -28,7 +28,7 @@ process CELLALIGN_EMBED {
     """
 
     stub:
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     touch ${prefix}.emb.h5ad
 

@@ -18,7 +18,7 @@ process CELLALIGN_EVALUATE {
 
     script:
     def args = task.ext.args ?: ''
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     cellalign evaluate $predicted --against $cells -o ${prefix}.scores.csv $args --threads $task.cpus > ${prefix}.scores.txt
 
@@ -29,7 +29,7 @@ process CELLALIGN_EVALUATE {
     """
 
     stub:
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     touch ${prefix}.scores.csv ${prefix}.scores.txt
 

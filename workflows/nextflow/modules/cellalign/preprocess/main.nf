@@ -17,7 +17,7 @@ process CELLALIGN_PREPROCESS {
 
     script:
     def args = task.ext.args ?: ''
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     cellalign preprocess $cells -o ${prefix}.pp.h5ad $args --threads $task.cpus
 
@@ -28,7 +28,7 @@ process CELLALIGN_PREPROCESS {
     """
 
     stub:
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     touch ${prefix}.pp.h5ad
 

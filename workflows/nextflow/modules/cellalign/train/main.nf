@@ -17,7 +17,7 @@ process CELLALIGN_TRAIN {
 
     script:
     def args = task.ext.args ?: ''
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     cellalign train $cells -m ${prefix} $args --threads $task.cpus
 
@@ -28,7 +28,7 @@ process CELLALIGN_TRAIN {
     """
 
     stub:
-    def prefix = task.ext.prefix ?: "${meta.id}"
+    prefix = task.ext.prefix ?: "${meta.id}"
     """
     mkdir ${prefix}
     touch ${prefix}/model.yaml
