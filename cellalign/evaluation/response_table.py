@@ -7,6 +7,7 @@ baseline. All fit 100 columns unless names are long.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import floor, log10
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,7 +68,8 @@ def _by_system(rows: Sequence[Row], metrics: Sequence[str], *, with_worth: bool)
         line = [_named(next(row for row in own if row is not None))]
         for metric, row in zip(shown, own, strict=True):
             sd = spread.get((system, group, metric))
-            line.append("" if row is None else _number(row.value) + (f" ± {sd:.3f}" if sd is not None else ""))
+            number = _small if metric in ERRORS else _number
+            line.append("" if row is None else number(row.value) + (f" ± {sd:.3f}" if sd is not None else ""))
             if with_worth and metric == MAIN:
                 line += [_interval(row), _number(row.evidence.anchored) if row and row.evidence else ""]
         lines.append(line)
@@ -102,6 +104,11 @@ def _interval(row: Row | None) -> str:
 
 def _between(low: float, high: float, *, sign: bool = False) -> str:
     return f"{_number(low, sign=sign)} to {_number(high, sign=sign)}" if np.isfinite([low, high]).all() else ""
+
+
+def _small(value: float) -> str:
+    """A number of which two digits are shown however small it is: squared errors of log expression are."""
+    return f"{value:.{1 - floor(log10(abs(value)))}f}" if 0 < abs(value) < 0.01 else _number(value)
 
 
 def _number(value: float, *, sign: bool = False) -> str:

@@ -294,3 +294,12 @@ def test_every_intervention_counts_alike_however_many_cells_it_has(shifts, svae_
     by_cell = svae_model.nelbo(cells, seed=0)
     expected = pd.Series(by_cell).groupby(cells.obs["perturbation"].astype(str).to_numpy()).mean().mean()
     assert found["trained interventions", "nelbo"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_mixing_of_few_cells_beside_its_neighbours_is_said(tiny):
+    cells = tiny[:120].copy()
+    cells.obsm["X_z"] = np.random.default_rng(0).normal(size=(120, 3))
+    few = cellalign.evaluate(cells, condition="stim", panels=["mixing"], embedding="X_z")
+    assert any("100 neighbours are a large part of 120 cells" in note for note in few.notes)
+    enough = cellalign.evaluate(cells, condition="stim", panels=["mixing"], embedding="X_z", k=30)
+    assert not any("large part" in note for note in enough.notes)

@@ -140,3 +140,10 @@ def test_tables_fit_a_hundred_columns_and_open_with_what_can_be_measured(tiny):
     assert names[0] == "prediction (predicted)" and "prediction (fitted)" in names and "mean shift" in names
     each = {line[0]: line[1:] for line in found[1][2]}
     assert set(each) == {"B (fitted)", "CD14 Mono (fitted)", "NK (predicted)"}
+
+
+def test_small_errors_are_told_apart():
+    from cellalign.evaluation.response_table import _small
+
+    values = (0.12345, -0.12345, 0.01, 0.00496, 0.000048, 0.0, float("nan"))
+    assert [_small(v) for v in values] == ["0.123", "-0.123", "0.010", "0.0050", "0.000048", "0.000", ""]

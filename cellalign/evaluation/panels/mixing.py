@@ -97,6 +97,11 @@ class Mixing(Panel):
         """All of some cells."""
         z, names = inputs.latents(), inputs.categories()
         codes = np.unique(names, return_inverse=True)[1]
+        if len(z) < 4 * k:
+            inputs.notes.append(
+                f"mixing: {k} neighbours are a large part of {len(z)} cells, so that kBET and s tell little; a smaller "
+                f"{option('k')} tells more"
+            )
         near = mix.neighbours(z, max(k, mix.NEAREST))
         options: dict[str, Any] = {"seed": inputs.seed}
         scored = mix.mixed(near, codes, k=k, alpha=self.alpha, **options)
