@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # layers that are taken for counts by their name, where they hold such; the first fit one
 NAMED_COUNTS = "raw_?counts?|counts?_?raw|raw counts? umis? .*raw_?counts?.* .*counts?.* .*umi.* matrix spliced".split()
+AT_ONCE = 4_000_000  # values of a matrix
 PLAIN = ("counts", "nearly counts", "log", "normalised", "fractions")  # where zero means that nothing was seen
 
 
@@ -256,10 +257,16 @@ def _held(x: Any, asked: np.ndarray) -> np.ndarray:
         for part in np.array_split(rows, len(rows) // 1024 + 1):
             held[part] = np.count_nonzero(np.asarray(x[part]), axis=1)
         return held
-    if x.format == "csc":
-        return np.bincount(x.indices[x.data != 0], minlength=x.shape[0])
-    ends = np.concatenate([[0], np.cumsum(x.data != 0)])
-    return np.diff(ends[x.indptr])
+    n, by_rows = x.shape[0], x.format == "csr"
+    held = np.diff(x.indptr).astype(np.int64) if by_rows else np.zeros(n, dtype=np.int64)
+    for start in range(0, len(x.data), AT_ONCE):  # a number for each value would be as much as the matrix
+        part = x.data[start : start + AT_ONCE]
+        if not by_rows:
+            held += np.bincount(x.indices[start : start + AT_ONCE][part != 0], minlength=n)
+        elif np.count_nonzero(part) < len(part):
+            zeros = start + np.flatnonzero(part == 0)
+            held -= np.bincount(np.searchsorted(x.indptr, zeros, side="right") - 1, minlength=n)
+    return held
 
 
 def _preference(name: str) -> tuple[int, str]:

@@ -1,5 +1,7 @@
 """The scale of a matrix is told from its values and the sums of cells, whatever its layout, type, depth and genes."""
 
+import tracemalloc
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from cellalign.data import counts
 from cellalign.data.scale import scale_of
 
 LAYOUTS = {"dense": np.asarray, "csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "csr_array": sparse.csr_array}
@@ -231,3 +234,16 @@ def test_a_matrix_that_was_changed_is_judged_anew():
         values = x.data if sparse.issparse(x) else x
         values /= 3.7
         assert scale_of(x).kind != "counts"
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+def test_values_that_are_not_zero_are_counted_without_as_much_memory_as_they_take(monkeypatch, form):
+    monkeypatch.setattr(counts, "AT_ONCE", 50_000)
+    x = sparse.random(5_000, 1_000, 0.4, form, np.float32, rng := np.random.default_rng(0))
+    x.data = rng.integers(0, 9, x.nnz).astype(np.float32)  # some zeros are stored
+    tracemalloc.start()
+    held = counts._held(x, np.ones(5_000, bool))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(held, (x.toarray() != 0).sum(1))
+    assert peak < 0.1 * (x.data.nbytes + x.indices.nbytes)
