@@ -45,7 +45,7 @@ class GroupMeans(nn.Module):
         Cells of each.
     means : Tensor [n, G]
     noise : Tensor [n]
-        Variance within each, summed up over genes.
+        Variance within each, summed up over genes; of a cell alone that within all groups.
     doses : Tensor [V]
         Values of a condition that is a number, in ascending order; their places are its codes.
     """
@@ -143,9 +143,12 @@ class GroupMeans(nn.Module):
                     halved[:, split, side] += (taken.T @ x).to(dtype)
                     counts[:, split, side, 0] += taken.sum(0).to(dtype)
         means = sums / self.sizes[:, None]
-        within = squares / self.sizes - means.square().sum(1)
+        within = (squares - self.sizes * means.square().sum(1)).clamp(min=0)
+        freedom = self.sizes - 1
+        pooled_noise = within.sum() / freedom.sum().clamp(min=1)
         self.means = means.float()
-        self.noise = (within.clamp(min=0) * self.sizes / (self.sizes - 1).clamp(min=1)).float()
+        # a cell alone does not show how its like vary: it is no group without noise
+        self.noise = torch.where(freedom > 0, within / freedom.clamp(min=1), pooled_noise).float()
         return Halves((halved / counts).cpu().numpy())
 
     def of(self, condition: int) -> Tensor:
