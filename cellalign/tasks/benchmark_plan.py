@@ -13,6 +13,7 @@ from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks.benchmark_file import Identity, finished
 from cellalign.tasks.grid import combinations, said, warn_overruled
 from cellalign.tasks.made_of import MadeOf, made_of
+from cellalign.tasks.prepare import resolved
 from cellalign.tasks.reads import expression_for
 from cellalign.tasks.roles import roles_used
 
@@ -191,7 +192,8 @@ def _asked(
             own = dict(settings.get(method, {})) | combination
             expression_for(method, settings=own)
             name = f"{method} {said(combination)}".rstrip()
-            asked[name] = roles_used(method, dict(options)) | {"method": method, "settings": own}
+            used = roles_used(method, options, resolved(method, own, options)[0])
+            asked[name] = used | {"method": method, "settings": own}
     return asked
 
 
