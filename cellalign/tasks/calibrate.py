@@ -206,6 +206,8 @@ def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str, none: 
     codes, under = np.asarray(values.codes), prepared.cells.condition.numpy()
     used = _used(prepared)
     start = condition.code(condition.reference)
+    treated = used & (under != start)
+    more = [np.flatnonzero(treated & (codes == group)) for group in range(len(values.categories))]
     found = []
     for code, target in enumerate(condition.categories):
         if code == start:
@@ -214,8 +216,7 @@ def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str, none: 
         for group, name in enumerate(values.categories):
             rows, controls = (np.flatnonzero(used & (codes == group) & (under == c)) for c in (code, start))
             if min(len(rows), len(controls)) >= MIN_CELLS:
-                treated = np.flatnonzero(used & (codes == group) & (under != start))
-                own.append(Held(str(name), target, rows, controls, more=treated))
+                own.append(Held(str(name), target, rows, controls, more=more[group]))
         found += own if len(own) > 1 else []  # of one group alone nothing is left to learn from
     return found
 
@@ -281,7 +282,8 @@ def calibrated(
 
     predicted: dict[int, np.ndarray] = {}
     for number, fold in enumerate(planned.folds):
-        left_out = np.concatenate([rows for held in fold for rows in (held.rows, held.more)])
+        of_units = {held.unit: held.more for held in fold}  # one for all conditions of a group
+        left_out = np.concatenate([*(held.rows for held in fold), *of_units.values()])
         shown = list(dict.fromkeys(held.unit for held in fold))
         torch.manual_seed(seed)
         method = build_to_train(prepared.record)
