@@ -151,6 +151,17 @@ def test_a_cell_alone_says_less_of_a_change_than_many():
     assert reliability[-1] < 0.5 * reliability[:-1].min()
 
 
+def test_means_and_noise_are_those_of_values_that_are_large_beside_their_spread():
+    adata = cells(n=20, noise=0.5)
+    given = {"method": "local", "label": "cell_type", "expression": "any", "calibrate": "none", **QUIET}
+    near, far = adata.copy(), adata.copy()
+    near.X = adata.X.toarray()
+    far.X = near.X + np.float32(10_000)
+    own = [cellalign.train(each, **given).method.groups for each in (near, far)]
+    np.testing.assert_allclose(own[1].noise, own[0].noise, rtol=0.01)
+    np.testing.assert_allclose(own[1].means - 10_000, own[0].means, atol=1e-3)
+
+
 def test_doses_between_those_trained_on_are_interpolated():
     rng = np.random.default_rng(0)
     dose = np.repeat([0.0, 1.0, 2.0, 4.0], 60)
