@@ -197,7 +197,7 @@ def _folds(method: Any, cells: Cells, rows: Tensor, device: torch.device, networ
         gone = {v for v, u in unit.items() if u in part}
         shares = np.isin(codes[:, 1 + column], part) if column is not None else _among(codes, gone)
         found.append(_fold(codes, rows, gone, shares, source, targets, rng, cells))
-    return found
+    return [fold for fold in found if fold.groups]
 
 
 def _among(codes: np.ndarray, groups: set[Any]) -> np.ndarray:
@@ -228,6 +228,8 @@ def _fold(
 ) -> _Fold:
     """Leave out the cells of the mask `shares` [n] but for controls, of which the groups that are `gone` lose half."""
     kept, groups = ~shares | (codes[:, 0] == source), []
+    # of a condition that no cell is left of members can say nothing, and are not asked
+    targets = [target for target in targets if (kept & (codes[:, 0] == target)).any()]
     for values in sorted(gone):
         own = (codes[:, 1:] == values).all(1)
         control = rng.permutation(np.flatnonzero(own & (codes[:, 0] == source)))

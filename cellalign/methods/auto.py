@@ -16,7 +16,19 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from cellalign.methods.base import CONDITION, Distribution, Latent, Layout, Method, Minibatch, Point, Predicts, Role
+from cellalign.methods.base import (
+    BATCH,
+    CONDITION,
+    COVARIATE,
+    Distribution,
+    Latent,
+    Layout,
+    Method,
+    Minibatch,
+    Point,
+    Predicts,
+    Role,
+)
 from cellalign.methods.capabilities import Stacks, Trains
 from cellalign.methods.local import Local
 from cellalign.methods.registry import get
@@ -83,6 +95,13 @@ class Auto(Stacks, Predicts, Method):
     def trains(cls, hyperparameters: Any) -> bool:
         """Whether a network is among the members."""
         return any(issubclass(get(name), Trains) for name in hyperparameters.members)
+
+    @classmethod
+    def uses_kind(cls, kind: str, hyperparameters: Any) -> bool:
+        """Whether a member does."""
+        members = (get(name) for name in hyperparameters.members)
+        able = [each for each in members if each.uses() & {BATCH, COVARIATE}]
+        return any(each.uses_kind(kind, each.Hyperparameters()) for each in able)
 
     def learned(self, shares: Tensor, evidence: Tensor) -> None:
         """Keep the shares, and what they follow from."""

@@ -136,6 +136,8 @@ class Method(nn.Module, ABC):
     also_uses : tuple of roles
         Of the columns whose change changes what is learned, those that no network is given: a prior, a penalty or a fit
         in closed form is.
+    column_kinds : tuple of str, optional
+        Kinds of field that batches and covariates have to be for it to make use of them; None: any.
     removes : tuple of roles
         Of columns of whose effect the embedding should be free.
     disentangles : bool
@@ -159,6 +161,7 @@ class Method(nn.Module, ABC):
     needs_label: ClassVar[bool] = False
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical",)
     also_uses: ClassVar[tuple[Role, ...]] = (CONDITION, BATCH, COVARIATE, LABEL)
+    column_kinds: ClassVar[tuple[str, ...] | None] = None
     removes: ClassVar[tuple[Role, ...]] = ()
     disentangles: ClassVar[bool] = False
     shares_batches: ClassVar[bool] = False
@@ -192,6 +195,11 @@ class Method(nn.Module, ABC):
     def uses(cls) -> frozenset[Role]:
         """Roles of the columns whose change changes what is learned; a column of another role is refused or said."""
         return frozenset(cls.also_uses)
+
+    @classmethod
+    def uses_kind(cls, kind: str, hyperparameters: Any) -> bool:
+        """Whether it makes use of batches and covariates of this kind, if of any."""
+        return cls.column_kinds is None or kind in cls.column_kinds
 
     @abstractmethod
     def encode(self, batch: Minibatch) -> Latent:

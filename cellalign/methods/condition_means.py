@@ -66,15 +66,41 @@ class ConditionMeans(nn.Module):
         return len(self.groups[:, 0].unique()) == self.layout.n_conditions
 
     def keep(self, before: ConditionMeans) -> None:
-        """Take over the groups of earlier cells, of which none were seen now."""
+        """Take over the groups of earlier cells, of which none were seen now, as far from the control as they were.
+
+        The groups that were seen both times say what else the new cells differ in, such as a batch: that is no change
+        by a condition.
+        """
         there = {tuple(group) for group in self.groups.tolist()}
         rest = [row for row, group in enumerate(before.groups.tolist()) if tuple(group) not in there]
+        means = before.means[rest].to(self.means) + self._moved(before, before.groups[rest, 1])
         groups = torch.cat([self.groups, before.groups[rest].to(self.groups)])
         types = self.layout.n_labels + 1
         order = (groups[:, 0] * types + groups[:, 1]).argsort()
         self.groups = groups[order]
         self.sizes = torch.cat([self.sizes, before.sizes[rest].to(self.sizes)])[order]
-        self.means = torch.cat([self.means, before.means[rest].to(self.means)])[order]
+        self.means = torch.cat([self.means, means])[order]
+
+    def _moved(self, before: ConditionMeans, kinds: Tensor) -> Tensor:
+        """By how much cells of some types [n] are elsewhere now than earlier ones, [n, width].
+
+        As the control's cells of that type, of any where it has none, or as those of other conditions; 0 where there is
+        no group that was seen both times.
+        """
+        place = {tuple(group): row for row, group in enumerate(self.groups.tolist())}
+        both = [(row, place[tuple(group)]) for row, group in enumerate(before.groups.tolist()) if tuple(group) in place]
+        if not both:
+            return self.means.new_zeros(len(kinds), self.width)
+        old, new = (list(rows) for rows in zip(*both, strict=True))
+        moved, (condition, kind) = self.means[new] - before.means[old].to(self.means), before.groups[old].unbind(1)
+        own = condition == (-1 if self.layout.control is None else self.layout.control)
+        if bool(own.any()):
+            moved, kind = moved[own], kind[own]
+        found = self.means.new_empty(len(kinds), self.width)
+        for row, each in enumerate(kinds.tolist()):
+            like = kind == each
+            found[row] = moved[like if bool(like.any()) else slice(None)].mean(0)
+        return found
 
     def shared(self, source: int, target: int) -> tuple[Tensor, Tensor] | None:
         """Rows of the groups of both conditions, of the labelled types that both have, in one order, if any."""

@@ -45,7 +45,7 @@ class GroupMeans(nn.Module):
         Cells of each.
     means : Tensor [n, G]
     noise : Tensor [n]
-        Variance within each, summed up over genes.
+        Variance within each, summed up over genes; of a cell alone that within all groups.
     doses : Tensor [V]
         Values of a condition that is a number, in ascending order; their places are its codes.
     """
@@ -128,9 +128,10 @@ class GroupMeans(nn.Module):
         squares = torch.zeros(n, dtype=dtype, device=device)
         halved = torch.zeros(len(rows), SPLITS, 2, genes, dtype=dtype, device=device)
         counts = torch.zeros(len(rows), SPLITS, 2, 1, dtype=dtype, device=device)
+        about = self._centre(batches)
         for batch in batches():
             part = slice(first, first := first + len(batch))
-            x, own = batch.x, place[part]
+            x, own = batch.x - about, place[part]
             present = own.unique()
             # products, not an index, which adds up in an order that differs between runs
             member = (own[:, None] == present).to(x.dtype)
@@ -143,10 +144,18 @@ class GroupMeans(nn.Module):
                     halved[:, split, side] += (taken.T @ x).to(dtype)
                     counts[:, split, side, 0] += taken.sum(0).to(dtype)
         means = sums / self.sizes[:, None]
-        within = squares / self.sizes - means.square().sum(1)
-        self.means = means.float()
-        self.noise = (within.clamp(min=0) * self.sizes / (self.sizes - 1).clamp(min=1)).float()
-        return Halves((halved / counts).cpu().numpy())
+        within = (squares - self.sizes * means.square().sum(1)).clamp(min=0)
+        freedom = self.sizes - 1
+        pooled_noise = within.sum() / freedom.sum().clamp(min=1)
+        self.means = (about + means).float()
+        # a cell alone does not show how its like vary: it is no group without noise
+        self.noise = torch.where(freedom > 0, within / freedom.clamp(min=1), pooled_noise).float()
+        return Halves((about + halved / counts).cpu().numpy())
+
+    def _centre(self, batches: Batches) -> Tensor:
+        """Near which values are added up, [G]: any real ones may be large beside their spread."""
+        x = next(iter(batches())).x
+        return x.mean(0) if self.layout.signed else torch.zeros_like(x[0])
 
     def of(self, condition: int) -> Tensor:
         """Rows of the groups of a condition."""

@@ -50,6 +50,7 @@ class Local(PCA):
     needs_condition = True
     condition_kinds = ("categorical", "number")
     also_uses: ClassVar[tuple[Role, ...]] = ("condition", "batch", "covariate", "label")
+    column_kinds = ("categorical",)  # which make groups
     plan_defaults: ClassVar[Mapping[str, Any]] = {"validation": 0.0}  # groups are left out, not cells
 
     class Hyperparameters(PCA.Hyperparameters):

@@ -13,10 +13,12 @@ from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks.benchmark_file import Identity, finished
 from cellalign.tasks.grid import combinations, said, warn_overruled
 from cellalign.tasks.made_of import MadeOf, made_of
+from cellalign.tasks.prepare import resolved
 from cellalign.tasks.reads import expression_for
 from cellalign.tasks.roles import roles_used
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
     from cellalign.records import BenchmarkRow
@@ -153,7 +155,7 @@ def planned(
     if holdout_each is None:
         cases = [(NOTHING, to) for to in of.categories if to != of.reference]
     else:
-        cases = _cases(adata, of, holdout_each, groups)
+        cases = _cases(adata, of, holdout_each, groups, together=together)
     more = {"min_cells": min_cells, "holdout_conditions": holdout_conditions}
     keys = {name: made_of(adata, holdout_each, own | more) for name, own in asked.items()}
     _say_others(done, keys, results)
@@ -190,7 +192,8 @@ def _asked(
             own = dict(settings.get(method, {})) | combination
             expression_for(method, settings=own)
             name = f"{method} {said(combination)}".rstrip()
-            asked[name] = roles_used(method, dict(options)) | {"method": method, "settings": own}
+            used = roles_used(method, options, resolved(method, own, options)[0])
+            asked[name] = used | {"method": method, "settings": own}
     return asked
 
 
@@ -235,7 +238,9 @@ def _say_others(
         log.info("%s: %d rows are of other cells, settings or scores: %s", results, other, kept)
 
 
-def _cases(adata: AnnData, of: Any, holdout_each: str, groups: Sequence[str] | None) -> list[tuple[str, str]]:
+def _cases(
+    adata: AnnData, of: Any, holdout_each: str, groups: Sequence[str] | None, *, together: bool
+) -> list[tuple[str, str]]:
     """Groups and conditions that can be held out: 5 cells under it and under control, and another group as well."""
     import numpy as np
 
@@ -257,17 +262,38 @@ def _cases(adata: AnnData, of: Any, holdout_each: str, groups: Sequence[str] | N
                 near = nearest(group, there.names)
                 raise InputError(f"{holdout_each} has no {group!r}.{near} There: {listed(there.names)}")
     under = of.encode(adata)
-    table = np.zeros((len(there.names), len(of.categories)), dtype=np.int64)
-    np.add.at(table, (values.codes[values.codes >= 0], under[values.codes >= 0]), 1)
+    table = np.zeros((len(there.names) + 1, len(of.categories)), dtype=np.int64)  # the last row is of cells in no group
+    np.add.at(table, (values.codes, under), 1)
     control = of.categories.index(of.reference)
-    cases = [
-        (there.names[group], to)
+    found = [
+        (group, code)
         for group in dict.fromkeys(wanted)
-        for code, to in enumerate(of.categories)
+        for code in range(len(of.categories))
         if code != control and min(table[group, code], table[group, control]) >= MIN_CELLS_PER_GROUP
     ]
+    cases = [case for case in found if _is_left(of, table, *case, together=together)]
+    lost = [f"{there.names[group]} under {of.categories[code]}" for group, code in found if (group, code) not in cases]
     if not cases or len(there.names) < 2:
         raise InputError(
-            f"no group of {holdout_each!r} has {MIN_CELLS_PER_GROUP} cells under the control and another condition"
+            f"no group of {holdout_each!r} has {MIN_CELLS_PER_GROUP} cells under the control and under a condition "
+            "that other cells are under too"
         )
-    return cases
+    if lost:
+        log.info("not held out, for no other cell is under the condition: %s", listed(lost, 8))
+    return [(there.names[group], of.categories[code]) for group, code in cases]
+
+
+def _is_left(of: Any, table: np.ndarray, group: int, code: int, *, together: bool) -> bool:
+    """Whether a condition, or of a combination every part, is known without a group's cells.
+
+    Parameters
+    ----------
+    table : int array [groups, conditions]
+        Cells of each.
+    together : bool
+        Whether the group is held out under all conditions.
+    """
+    elsewhere = table.sum(0) - table[group]
+    parts = of.parts(of.categories[code]) or ()
+    known = [not together or bool(elsewhere[of.code(part)]) for part in parts]
+    return bool(elsewhere[code]) or (bool(known) and all(known))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,9 @@ class Held:
     rows, controls : int arrays
     parts : tuple of str
         The conditions of which the target is a combination, that is predicted of them; empty of one that is not.
+    more : int array
+        Further cells that a refit is without: those of the group under any other condition but the control, also where
+        they are too few to be predicted.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Held:
     rows: np.ndarray
     controls: np.ndarray
     parts: tuple[str, ...] = ()
+    more: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def unit(self) -> str:
@@ -202,6 +206,8 @@ def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str, none: 
     codes, under = np.asarray(values.codes), prepared.cells.condition.numpy()
     used = _used(prepared)
     start = condition.code(condition.reference)
+    treated = used & (under != start)
+    more = [np.flatnonzero(treated & (codes == group)) for group in range(len(values.categories))]
     found = []
     for code, target in enumerate(condition.categories):
         if code == start:
@@ -210,7 +216,7 @@ def _groups(prepared: Prepared, adata: AnnData, condition: Any, key: str, none: 
         for group, name in enumerate(values.categories):
             rows, controls = (np.flatnonzero(used & (codes == group) & (under == c)) for c in (code, start))
             if min(len(rows), len(controls)) >= MIN_CELLS:
-                own.append(Held(str(name), target, rows, controls))
+                own.append(Held(str(name), target, rows, controls, more=more[group]))
         found += own if len(own) > 1 else []  # of one group alone nothing is left to learn from
     return found
 
@@ -276,7 +282,8 @@ def calibrated(
 
     predicted: dict[int, np.ndarray] = {}
     for number, fold in enumerate(planned.folds):
-        left_out = np.concatenate([held.rows for held in fold])
+        of_units = {held.unit: held.more for held in fold}  # one for all conditions of a group
+        left_out = np.concatenate([*(held.rows for held in fold), *of_units.values()])
         shown = list(dict.fromkeys(held.unit for held in fold))
         torch.manual_seed(seed)
         method = build_to_train(prepared.record)

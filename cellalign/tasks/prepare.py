@@ -144,7 +144,7 @@ def prepare(
     )
     reads = what_is_read(cls, hyperparameters, expression)
     _check_condition(cls, roles, continuous)
-    notes = check_roles(cls, roles)
+    notes = check_roles(cls, roles, hyperparameters)
     plan = on_device(cls, hyperparameters, plan, device, threads, automatic)
 
     adata = given_cells(adata)

@@ -4,7 +4,7 @@ Those it does not are refused, or said where something else uses them.
 
 | role | of a method that does not use it |
 | --- | --- |
-| batch, covariate | refused: nothing else uses them, and the result would be the same without |
+| batch, covariate | refused, also of a kind that it does not use: the result would be the same without |
 | condition | said: validation is split by it, and `evaluate` and pictures take it from the model |
 | label | said: `annotate` and `evaluate` take it from the model; no unsupervised method sees it |
 """
@@ -97,8 +97,13 @@ def kinds_of(
     return found | ({condition: "number"} if continuous and condition is not None else {})
 
 
-def check_roles(cls: type[Method], roles: Roles) -> list[Note]:
+def check_roles(cls: type[Method], roles: Roles, hyperparameters: Any = None) -> list[Note]:
     """Refuse columns that a method has no use for, and those in two roles.
+
+    Parameters
+    ----------
+    hyperparameters : optional
+        Its own defaults unless they are given.
 
     Returns
     -------
@@ -117,14 +122,11 @@ def check_roles(cls: type[Method], roles: Roles) -> list[Note]:
     check_apart(named)
     notes: list[Note] = []
     for role, keys in named.items():
+        if role in REFUSED:
+            _refuse_unused(cls, role, keys, roles.kinds, hyperparameters)
+            continue
         if not keys or role in cls.uses():
             continue
-        if role in REFUSED:
-            asked = " ".join(option(role, [key] if role in REFUSED else key) for key in keys)
-            raise UsageError(
-                f"method {cls.name!r} makes no use of {asked}: it would learn the same without; leave it out, or "
-                f"take a method that does: {', '.join(_that_use(role)) or 'none'}"
-            )
         if role == "condition":
             then = "it learns the same without, and predicts no change; the model keeps it for evaluate and validation"
             notes.append((logging.WARNING, f"method {cls.name} does not see the condition {keys[0]!r}: {then}"))
@@ -134,15 +136,46 @@ def check_roles(cls: type[Method], roles: Roles) -> list[Note]:
     return notes
 
 
-def roles_used(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _refuse_unused(
+    cls: type[Method], role: Any, keys: Sequence[str], kinds: Mapping[str, str], hyperparameters: Any
+) -> None:
+    """Refuse batches or covariates without use, because of their role or their kind: UsageError."""
+    unused = _unused(cls, role, keys, kinds, hyperparameters)
+    if not unused:
+        return
+    asked = " ".join(option(role, [key]) for key in unused)
+    kind = kinds.get(unused[0], "categorical")
+    of_kind = f", of the kind {kind!r}" if role in cls.uses() else ""
+    raise UsageError(
+        f"method {cls.name!r} makes no use of {asked}{of_kind}: it would learn the same without; leave it out, or "
+        f"take a method that does: {', '.join(_that_use(role, kind)) or 'none'}"
+    )
+
+
+def _unused(
+    cls: type[Method], role: Any, keys: Sequence[str], kinds: Mapping[str, str], hyperparameters: Any
+) -> list[str]:
+    """Those of a role's columns that a method makes no use of."""
+    given = cls.Hyperparameters() if hyperparameters is None else hyperparameters
+    used = role in cls.uses()
+    return [key for key in keys if not (used and cls.uses_kind(kinds.get(key, "categorical"), given))]
+
+
+def roles_used(method: str, options: Mapping[str, Any], hyperparameters: Any = None) -> dict[str, Any]:
     """Options of `train` that are the same for several methods, without the columns that this one would refuse."""
     from cellalign.methods.registry import get
 
-    unused = [role for role in REFUSED if options.get(role) and role not in get(method).uses()]
-    for role in unused:
-        tell(logging.INFO, f"{method} makes no use of {option(role, list(options[role]))}; trained without")
-    dropped = {key for role in unused for key in options[role]}
-    kept = {key: value for key, value in options.items() if key not in unused}
+    kinds = kinds_of(None, False, options.get("numeric") or (), options.get("kinds"))
+    kept, dropped = dict(options), set()
+    for role in REFUSED:
+        unused = _unused(get(method), role, options.get(role) or (), kinds, hyperparameters)
+        if not unused:
+            continue
+        tell(logging.INFO, f"{method} makes no use of {option(role, unused)}; trained without")
+        dropped |= set(unused)
+        kept[role] = [key for key in options[role] if key not in unused]
+        if not kept[role]:
+            del kept[role]
     if dropped and kept.get("numeric"):
         kept["numeric"] = [key for key in kept["numeric"] if key not in dropped]
     if dropped and kept.get("kinds"):
@@ -150,8 +183,8 @@ def roles_used(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _that_use(role: Any) -> list[str]:
-    """Methods that make use of a role."""
+def _that_use(role: Any, kind: str) -> list[str]:
+    """Methods that make use of a role's columns of a kind."""
     from cellalign.methods.registry import loadable
 
-    return [name for name, other in loadable() if role in other.uses()]
+    return [name for name, other in loadable() if not _unused(other, role, ["x"], {"x": kind}, None)]

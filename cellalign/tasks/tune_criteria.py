@@ -108,7 +108,7 @@ def _incomparable(cls: type[Method], by: str, plans: Sequence[Any], held: bool, 
         if not issubclass(cls, Predicts):
             return "it does not predict expression"
         example = option("holdout", ["cell_type=NK,stim=stimulated"])
-        return "" if held else f"no cells are held out under a condition other than the control, as by {example}"
+        return "" if held else f"no cells are held out under a condition that others are trained under, as by {example}"
     return ""
 
 
@@ -139,19 +139,27 @@ def _mixed(cls: type[Method], options: Mapping[str, Any]) -> list[str]:
 
 
 def cases(obs: pd.DataFrame, options: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
-    """Of every held-out item that names a condition besides the control: its value, and what else the cells have."""
+    """Of every held-out item that names a condition besides the control: its value, and what else the cells have.
+
+    None of a condition that no cell is left under to learn it from, unless it is a combination of such as are.
+    """
     from cellalign.data.columns import column, find_control, parse_where
-    from cellalign.data.values import same
+    from cellalign.data.split import held_out
+    from cellalign.data.values import combined, joined, known, same
 
     condition, holdout = options.get("condition"), options.get("holdout") or ()
     if condition is None or not holdout or options.get("continuous") or condition in (options.get("kinds") or {}):
         return []
     control = options.get("control") or find_control(column(obs, condition, missing=True).categories)
+    left = obs[~held_out(obs, holdout, control=control, quiet=True)]
+    learned = known(tuple(column(left, condition, missing=True).categories), control)
     found = []
     for item in [holdout] if isinstance(holdout, str) else holdout:
         terms = parse_where([item], obs)
         if control is not None and condition in terms and not same(terms[condition], control):
-            found.append((terms.pop(condition), terms))
+            to = terms.pop(condition)
+            if learned.find(to) >= 0 or combined(joined(to, control).split("+"), learned):
+                found.append((to, terms))
     return found
 
 

@@ -439,6 +439,10 @@ def test_of_several_labels_an_unknown_one_is_refused_or_left_out():
     with pytest.raises(InputError, match="'g9'"):
         fitted("multi-label").parsed("g1+g9")
     missing = cells(x=pd.Categorical(["g1", None]))
+    held_out = fitted("multi-label").encode(missing, ignore=np.array([False, True]))
+    assert held_out.tolist() == [[1, 0, 0], [0, 0, 0]]  # of cells that are not looked at
+    with pytest.raises(InputError, match="1 missing value"):
+        fitted("multi-label").encode(missing, ignore=np.array([True, False]))
     assert fitted("multi-label", missing=True).encode(missing).tolist() == [[1, 0, 0], [0, 0, 0]]
 
 

@@ -140,6 +140,16 @@ def test_a_donor_that_is_left_out_is_left_out_with_cells_of_no_type_or_of_one_wi
     assert sorted(fold[1].tolist() for fold in seen[1:]) == [[0, 40, 0], [40, 0, 0]]
 
 
+def test_a_condition_that_one_type_alone_is_under_is_not_asked_of_members_without_it():
+    """They had never seen it, and their shares followed from that."""
+    adata = cells(n=20, types="ABCD")
+    more = (adata.obs["stim"] == "stimulated") & (adata.obs["cell_type"] == "A")
+    adata.obs["stim"] = adata.obs["stim"].where(~(more & (np.arange(adata.n_obs) % 2 == 0)), "other")
+    options = {"method": "auto", "label": "cell_type", "condition": "stim", "control": "control", "calibrate": "none"}
+    evidence = cellalign.train(adata, **options).method.evidence
+    assert len(evidence) == 4  # of the types under "stimulated": a fifth had an error of 1, as of no change
+
+
 @pytest.mark.parametrize(
     ("members", "said"),
     [("local,scv", "unknown method 'scv'"), ("scvi", "reads counts"), ("auto", "cannot be a member")],

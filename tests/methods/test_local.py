@@ -135,6 +135,33 @@ def test_cells_whose_type_is_missing_do_so_though_such_cells_were_trained_on():
     np.testing.assert_allclose(model.method.spread, within / (len(kept) - len(set(names))), rtol=1e-4)
 
 
+def test_a_cell_alone_says_less_of_a_change_than_many():
+    """Its group had no variance, so it was taken for the surest of all."""
+    adata = cells(noise=1.0)
+    alone = (adata.obs["stim"] == "stimulated") & (adata.obs["cell_type"] == "E")
+    adata = adata[~alone | (alone.cumsum() == 1)].copy()
+    groups = cellalign.train(adata, method="local", label="cell_type", calibrate="none", **QUIET).method.groups
+    x, own = adata.X.toarray().astype(np.float64), (adata.obs["cell_type"] + adata.obs["stim"]).to_numpy()
+    parts = [x[own == name] for name in np.unique(own)]
+    squares = sum(float(((part - part.mean(0)) ** 2).sum()) for part in parts)
+    one = groups.sizes == 1
+    assert one.sum() == 1
+    assert float(groups.noise[one]) == pytest.approx(squares / (len(x) - len(parts)), rel=1e-4)
+    reliability = groups.known(0, 1)[0].reliability()
+    assert reliability[-1] < 0.5 * reliability[:-1].min()
+
+
+def test_means_and_noise_are_those_of_values_that_are_large_beside_their_spread():
+    adata = cells(n=20, noise=0.5)
+    given = {"method": "local", "label": "cell_type", "expression": "any", "calibrate": "none", **QUIET}
+    near, far = adata.copy(), adata.copy()
+    near.X = adata.X.toarray()
+    far.X = near.X + np.float32(10_000)
+    own = [cellalign.train(each, **given).method.groups for each in (near, far)]
+    np.testing.assert_allclose(own[1].noise, own[0].noise, rtol=0.01)
+    np.testing.assert_allclose(own[1].means - 10_000, own[0].means, atol=1e-3)
+
+
 def test_doses_between_those_trained_on_are_interpolated():
     rng = np.random.default_rng(0)
     dose = np.repeat([0.0, 1.0, 2.0, 4.0], 60)

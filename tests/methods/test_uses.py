@@ -96,6 +96,17 @@ def test_a_column_without_use_is_refused_with_the_methods_that_have_one(method, 
         check_roles(get(method), Roles(**{role: ["x"]}))
 
 
+@pytest.mark.parametrize(("method", "kind"), [("local", "number"), ("auto", "vector"), ("local", "multi-label")])
+def test_a_column_of_a_kind_without_use_is_refused(method, kind):
+    """`local` makes groups of categories alone: an age changed nothing, and nothing was said."""
+    roles = Roles(condition="stim", batch=["site"], covariate=["age"], kinds={"age": kind})
+    with pytest.raises(UsageError, match=f"{method}' makes no use of covariate=.*'age'.*, of the kind '{kind}'.*invae"):
+        check_roles(get(method), roles)
+    assert check_roles(get(method), Roles(condition="stim", batch=["site"], covariate=["donor"])) == []
+    networks = get("auto").Hyperparameters(members="local,cvae")  # which is given numbers
+    assert check_roles(get("auto"), Roles(condition="stim", batch=["age"], kinds={"age": kind}), networks) == []
+
+
 def test_a_column_that_is_used_elsewhere_is_said():
     ((level, condition),) = check_roles(get("vae"), Roles(condition="stim"))
     assert level == logging.WARNING and "does not see the condition 'stim'" in condition
@@ -110,6 +121,7 @@ def test_of_several_methods_each_is_given_what_it_uses():
     options = {"batch": ["site", "age"], "numeric": ["age"], "epochs": 1, "kinds": {"age": "number"}}
     assert roles_used("cvae", options) == options
     assert roles_used("linear", options) == {"epochs": 1, "numeric": [], "kinds": {}}
+    assert roles_used("local", options) == {"batch": ["site"], "epochs": 1, "numeric": [], "kinds": {}}
 
 
 def test_train_refuses_and_says_it(tiny, caplog):

@@ -28,6 +28,31 @@ def test_linear_shift_is_the_mean_shift_baseline(tiny):
     assert wide["mean"].dropna().is_monotonic_decreasing
 
 
+def test_a_condition_that_one_group_alone_is_under_is_not_held_out_there(tiny, caplog):
+    """Nothing was left to learn it from, and the whole benchmark ended when it was predicted."""
+    own = (tiny.obs["stim"] == "stimulated") & (tiny.obs["cell_type"] == "NK")
+    rare = own & (own.cumsum() % 2 == 0)
+    tiny.obs["stim"] = tiny.obs["stim"].astype(str).where(~rare, "rare")
+    for at_once in ("each", "all"):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="cellalign"):
+            table = benchmark(tiny, methods=["linear"], holdout_conditions=at_once, **OPTIONS)
+        assert set(table["to"]) == {"stimulated"} and set(table["held_out"]) == {"B", "CD14 Mono", "NK"}
+        assert "not held out, for no other cell is under the condition: NK under rare" in caplog.text
+    tiny.obs["stim"] = np.where(own, "rare", "control")
+    with pytest.raises(InputError, match="no group of 'cell_type' has 5 cells .* that other cells are under too"):
+        benchmark(tiny, methods=["linear"], **OPTIONS)
+
+
+def test_a_combination_is_held_out_though_one_group_alone_is_under_it(tiny):
+    own = (tiny.obs["cell_type"] == "NK").to_numpy()
+    rng = np.random.default_rng(0)
+    guide = np.where(tiny.obs["stim"] == "control", "control", rng.choice(["a", "b"], tiny.n_obs))
+    tiny.obs["stim"] = np.where(own & (guide != "control") & (rng.random(tiny.n_obs) < 0.3), "a+b", guide)
+    table = benchmark(tiny, methods=["linear"], groups=["NK"], **OPTIONS)
+    assert set(table["to"]) == {"a", "b", "a+b"}
+
+
 def scored(**values):
     """A benchmark of one held-out group per column of values, one method per place."""
     methods = [f"method{i}" for i in range(len(next(iter(values.values()))))]

@@ -6,10 +6,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import make_counts, preprocessed
 
 import cellalign
 from cellalign.errors import InputError, ModelError, UsageError
+from cellalign.methods.linear import Linear
 from cellalign.records import ModelRecord, Provenance
 from cellalign.tasks.calibrate import Held, _places
 
@@ -171,6 +173,27 @@ def test_cells_whose_label_means_none_are_no_group(donors):
         found.counterfactual(donors, to="stimulated", interval=0.9)
     known = found.counterfactual(donors[donors.obs["donor"] != "d1"].copy(), to="stimulated", interval=0.9)
     assert (known.layers["upper"] > known.layers["lower"]).any()
+
+
+@pytest.mark.parametrize("few", [4, 8])
+def test_a_refit_knows_a_group_under_the_control_alone(donors, monkeypatch, few):
+    """Cells under conditions that had too few of them, or that no other group was under, stayed."""
+    adata = donors[donors.obs["donor"] != "d5"].copy()
+    treated = (adata.obs["stim"] == "stimulated").to_numpy()
+    stim, donor = adata.obs["stim"].astype(str).to_numpy(), adata.obs["donor"].astype(str).to_numpy()
+    for name in np.unique(donor)[: 5 if few < 5 else 1]:
+        stim[np.flatnonzero(treated & (donor == name))[:few]] = "other"
+    adata.obs["stim"] = stim
+    seen, closed = [], Linear.fit_closed_form
+
+    def noted(self, batches):
+        label, condition = (torch.cat([getattr(batch, name) for batch in batches()]) for name in ("label", "condition"))
+        seen.append({int(code) for code in label.unique() if not bool((condition[label == code] > 0).any())})
+        closed(self, batches)
+
+    monkeypatch.setattr(Linear, "fit_closed_form", noted)
+    found = cellalign.train(adata, **KNOWN)
+    assert set(found.record.calibration.targets) == {"stimulated"} and seen == [set(), {0}, {1}, {2}, {3}, {4}]
 
 
 def test_every_refit_learns_from_every_condition():

@@ -10,7 +10,7 @@ import cellalign
 from cellalign.errors import InputError, UsageError
 from cellalign.methods.linear import Linear
 from cellalign.tasks import tune as tuning
-from cellalign.tasks.tune_criteria import mixing
+from cellalign.tasks.tune_criteria import cases, mixing
 
 FAST = {"settings": {"hidden": [16], "epochs": 15, "latent_dim": 3}, "condition": "stim"}
 
@@ -157,6 +157,22 @@ def test_what_is_held_out_is_what_is_ranked_by(tiny):
     best, table = cellalign.tune(tiny, method="linear", grid={"change": ["shift", "ridge"]}, seeds=1, **options)
     assert table["response"].is_monotonic_decreasing and (table["score"] == table["response"]).all()
     assert 0.5 < table["response"].max() <= 1 and best.record.holdout == held
+
+
+def test_a_condition_that_is_held_out_altogether_ranks_nothing(tiny):
+    """It was chosen to rank by, and the first model that was trained did not know it."""
+    rare = (tiny.obs["stim"] == "stimulated").to_numpy() & (np.arange(tiny.n_obs) % 3 == 0)
+    tiny.obs["stim"] = tiny.obs["stim"].astype(str).where(~rare, "rare")
+    best, table = cellalign.tune(tiny, method="cvae", grid={"lr": [1e-3, 1e-2]}, seeds=1, holdout=["stim=rare"], **FAST)
+    assert "response" not in table and len(table) == 2 and best.conditions == ["control", "stimulated"]
+    options = {"condition": "stim", "holdout": ["stim=rare"]}
+    with pytest.raises(UsageError, match="no cells are held out under a condition that others are trained under"):
+        cellalign.tune(tiny, method="linear", grid={"ridge": [0.1, 1]}, seeds=1, by="response", **options)
+    # of a combination the parts are known
+    tiny.obs["stim"] = tiny.obs["stim"].replace("rare", "stimulated+other")
+    assert cases(tiny.obs, {"condition": "stim", "holdout": ["stim=stimulated+other"]}) == []
+    tiny.obs.iloc[:10, tiny.obs.columns.get_loc("stim")] = "other"
+    assert len(cases(tiny.obs, {"condition": "stim", "holdout": ["stim=stimulated+other"]})) == 1
 
 
 def test_a_run_that_predicts_no_change_ranks_last(tiny, monkeypatch):

@@ -58,9 +58,11 @@ class MultiLabel(Column):
         """Float32 [n, width], zeros where unknown."""
         if unseen and self.name not in cells.obs:
             return np.zeros((cells.n_obs, self.width), dtype=np.float32)
-        missing = unseen or self.may_be_missing
+        missing = unseen or self.may_be_missing or ignore is not None
         values = column(cells.obs, self.name, purpose=self.role, missing=missing, named=self.categories)
         used = np.unique(values.codes if ignore is None else values.codes[~ignore])
+        if ignore is not None and not (unseen or self.may_be_missing) and -1 in used:
+            column(cells.obs[~ignore], self.name, purpose=self.role, named=self.categories)  # says what is missing
         table = np.zeros((len(values.categories) + 1, self.width), dtype=np.float32)  # the last row is for code -1
         single = known(self.categories)
         for code, value in enumerate(values.categories):
