@@ -241,7 +241,10 @@ def _usable(inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.
             f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {apart(skipped).join(skipped)}"
         )
     if not any(n in predicted for n in usable):
-        raise NotApplicable(f"no cell type has {MIN_CELLS_PER_GROUP} cells under both conditions")
+        what = f"{'no cell type has' if inputs.label else 'there are not'} {MIN_CELLS_PER_GROUP} cells under both"
+        sizes = listed(skipped, 8) if inputs.label else ", ".join(skipped).removeprefix(WHOLE).strip(" ()")
+        sizes = sizes or "none of what is predicted"
+        raise NotApplicable(f"{what} conditions in {option('against')}: {sizes}")
     return {n: grouping.parts[n] for n in usable}
 
 

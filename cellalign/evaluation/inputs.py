@@ -26,6 +26,10 @@ class NotApplicable(Exception):
     """A panel cannot run on these inputs; the message is the reason."""
 
 
+class OfAnotherKind(NotApplicable):
+    """The panel is of inputs of another kind, whatever cells they hold; another reason comes first."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What all panels share; what one alone is given are its own options.
@@ -101,7 +105,7 @@ class Inputs:
     def all_latents(self) -> dict[str, np.ndarray]:
         """Every embedding by its obsm key, or NotApplicable where there is none."""
         if not self.embeddings:
-            raise NotApplicable("the input is a counterfactual, which has no embedding")
+            raise OfAnotherKind("the input is a counterfactual, which has no embedding")
         return self.embeddings
 
     def latents(self) -> np.ndarray:

@@ -18,7 +18,7 @@ from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
 from cellalign.data.values import joined, known, listed
 from cellalign.errors import option
-from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.metrics import screen as scr
 from cellalign.evaluation.predictions import check_finite, check_library_sizes
 from cellalign.evaluation.scales import note, real_matrix, shared_genes, sources
@@ -213,7 +213,7 @@ def screened(inputs: Inputs) -> Screened:
     """
     against, adata = inputs.against, inputs.adata
     if not inputs.predictions:
-        raise NotApplicable("the input is no counterfactual")
+        raise OfAnotherKind("the input is no counterfactual")
     if against is None:
         raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
     if inputs.predictions[0].expression == "any" or inputs.continuous:
