@@ -13,7 +13,7 @@ from scipy import sparse
 from cellalign.data.columns import column
 from cellalign.data.embeddings import embedding_keys, has_embedding
 from cellalign.data.matrices import refuse_zeros
-from cellalign.errors import InputError, UsageError, nearest, option, takes
+from cellalign.errors import InputError, UsageError, kwonly, nearest, option, takes
 from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
@@ -276,7 +276,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
     known = [name for cls in PANELS.values() for name in cls.options()]
     for name in options:
         if name not in known:
-            raise UsageError(f"unknown option {name!r}.{nearest(name, known)} Options of panels: {', '.join(known)}")
+            near = nearest(name, [*known, *kwonly(evaluate)])
+            raise UsageError(f"unknown option {name!r}.{near} Options of panels: {', '.join(known)}")
 
 
 def _chosen(panels: Iterable[str | Panel], options: Mapping[str, Any]) -> list[Panel]:
