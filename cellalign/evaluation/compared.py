@@ -20,6 +20,7 @@ from cellalign.data.stored import rows_in
 from cellalign.data.values import apart, known, listed
 from cellalign.errors import InputError, option
 from cellalign.evaluation.baselines import Groups
+from cellalign.evaluation.group_names import as_groups
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.references import References
@@ -387,7 +388,7 @@ def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
 
 
 def called(inputs: Inputs, against: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column of the predicted cells, and of the real ones as the predicted ones are called; "" without a value."""
+    """A column of predicted cells and of real ones, called as groups and alike; "" without a value."""
     predicted = inputs.column(key)
     values = column(against.obs, key, purpose="label", missing=True)
     names = known(tuple(map(str, dict.fromkeys(predicted))))
@@ -396,4 +397,4 @@ def called(inputs: Inputs, against: AnnData, key: str) -> tuple[np.ndarray, np.n
     n = int((values.codes < 0).sum())
     if n:
         note(inputs, f"{n} cells of {option('against')} have no {key!r} and are left out")
-    return predicted, np.array([*called, ""], dtype=str)[values.codes]
+    return as_groups(predicted), as_groups(np.array([*called, ""], dtype=str)[values.codes])

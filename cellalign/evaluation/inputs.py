@@ -11,6 +11,7 @@ import numpy as np
 from cellalign.data.columns import column, having, numbers
 from cellalign.data.values import at_number
 from cellalign.errors import option
+from cellalign.evaluation.group_names import as_groups
 from cellalign.evaluation.table import Evaluation
 from cellalign.records import Provenance
 
@@ -185,7 +186,7 @@ class Inputs:
         return self.categories()
 
     def labels(self) -> np.ndarray:
-        """The label column, or NotApplicable."""
+        """The label column, its values called as groups are, or NotApplicable."""
         if self.label is None:
             raise NotApplicable(f"it needs {option('label')}")
-        return self.column(self.label)
+        return as_groups(self.column(self.label))

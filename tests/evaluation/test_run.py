@@ -131,3 +131,32 @@ def test_too_few_real_cells_are_the_first_reason_that_no_panel_can_run(tiny):
         InputError, match=r"response: there are not 5 cells under both conditions in against: \d real, "
     ):
         cellalign.evaluate(predicted, against=few, condition="stim")
+
+
+def test_a_type_called_as_a_row_of_another_meaning_is_a_group_of_its_own(tiny):
+    kinds = tiny.obs["cell_type"].cat
+    named = tiny.copy()
+    named.obs["cell_type"] = named.obs["cell_type"].cat.rename_categories(["mean", "all", *kinds.categories[2:]])
+    options = {"condition": "stim", "label": "cell_type"}
+    plain = cellalign.evaluate(unchanged(tiny), against=tiny, **options)
+    found = cellalign.evaluate(unchanged(named), against=named, **options)
+    for group, other in zip(kinds.categories, ["'mean'", "'all'", *kinds.categories[2:]], strict=True):
+        assert found.value("r_de", system="prediction", group=other) == plain.value(
+            "r_de", system="prediction", group=group
+        )
+    assert found.value("r_de", system="prediction", group="mean") == plain.value(
+        "r_de", system="prediction", group="mean"
+    )
+    assert len(found.to_csv()) > 0 and "'mean'" in found.to_csv() and found.measurable == plain.measurable
+
+
+def test_a_benchmark_of_a_type_called_mean_keeps_its_column(tiny):
+    from cellalign.tasks.benchmark_table import summary
+
+    tiny.obs["cell_type"] = tiny.obs["cell_type"].cat.rename_categories({"B": "mean"})
+    asked = {"condition": "stim", "label": "cell_type", "holdout_each": "cell_type", "groups": ["mean", "NK"]}
+    table = cellalign.benchmark(tiny, methods=["linear"], **asked)
+    wide = summary(table, "r_change_de")
+    assert sorted(wide.columns) == ["'mean'", "NK", "mean"]
+    assert np.allclose(wide["mean"], wide[["'mean'", "NK"]].mean(axis=1), equal_nan=True)
+    assert set(table["held_out"]) == {"mean", "NK"}
