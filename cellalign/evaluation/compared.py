@@ -355,7 +355,7 @@ def _within(inputs: Inputs, against: AnnData, target: np.ndarray, source: np.nda
     """Mask [n] of the source cells of those donors, plates, ... that cells under the condition are of."""
     if inputs.within is None:
         return source
-    codes = column(against.obs, inputs.within, purpose="within", missing=True).codes
+    codes = column(against.obs, inputs.within, purpose=option("within"), missing=True).codes
     return source & np.isin(codes, np.unique(codes[target & (codes >= 0)]))
 
 

@@ -219,7 +219,7 @@ def _within(key: str | None, against: AnnData | None, predictions: Sequence[Coun
         raise UsageError(
             f"{option('within', key)} chooses the controls of a prediction: it needs one, and the real cells"
         )
-    column(against.obs, key, purpose="within", missing=True)
+    column(against.obs, key, purpose=option("within"), missing=True)
     return key
 
 
