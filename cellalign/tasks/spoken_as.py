@@ -79,7 +79,8 @@ def in_their_words(function: F) -> F:
             ours = given if known.issuperset(given) else _translated(given, known, lists)
             ours = {name: _as_ours(name, value, several) for name, value in ours.items()}
             if closed:
-                check_known(function.__name__, ours, known)
+                unknown = [name for name in ours if name not in getattr(function, "passed_on", ())]
+                check_known(function.__name__, unknown, known)
             _check_numbers(function, ours)
             return function(*args, **ours)
 
@@ -100,6 +101,7 @@ def with_parameters_of(other: Callable[..., Any], but: tuple[str, ...] = ()) -> 
         more = [p for p in theirs if p.kind == p.KEYWORD_ONLY and p.name not in names]
         whole = inspect.signature(function).replace(parameters=[*own, *more])
         shown.__signature__ = whole  # type: ignore[attr-defined]
+        shown.passed_on = frozenset(p.name for p in theirs)  # type: ignore[attr-defined]  # those not shown too
         return shown  # type: ignore[return-value]
 
     return decorate
