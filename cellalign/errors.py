@@ -8,8 +8,9 @@ message names a parameter through `option`, so that Python reads `threads=0` whe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 
@@ -120,6 +121,26 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     listed = {candidate.lower(): candidate for candidate in candidates if not numbers or _numbers(candidate) == numbers}
     close = get_close_matches(word.lower(), listed, 1)
     return f" Did you mean {listed[close[0]]!r}?" if close else ""
+
+
+def check_known(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """TypeError where an argument is none of a function's, by the name that was called and with the nearest of its own.
+
+    Parameters
+    ----------
+    function : str
+    given, known : names of keyword arguments
+    """
+    own = sorted(known)
+    for name in given:
+        if name not in own:
+            said = f"{function}() got an unexpected keyword argument {name!r}.{nearest(name, own)}"
+            raise TypeError(f"{said} Arguments: {', '.join(own)}")
+
+
+def kwonly(function: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that a function takes by keyword alone."""
+    return [p.name for p in signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
 
 
 def _numbers(word: str) -> list[float]:

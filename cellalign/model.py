@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,8 @@ from cellalign.engine import predict
 from cellalign.engine.checkpoint import tensors_checksum
 from cellalign.engine.device import computing
 from cellalign.engine.room import TooLarge, room_for
-from cellalign.errors import InputError, ModelError, UsageError, option
-from cellalign.methods.base import (
-    CONDITION,
-    HasLikelihood,
-    InfersCondition,
-    Labels,
-    Method,
-)
+from cellalign.errors import InputError, ModelError, UsageError, check_known, kwonly, option
+from cellalign.methods.base import CONDITION, HasLikelihood, InfersCondition, Labels, Method
 from cellalign.methods.capabilities import Capability
 from cellalign.methods.registry import lacks
 from cellalign.model_cells import ReadsCells
@@ -41,7 +35,7 @@ from cellalign.model_directory import (
 )
 from cellalign.prediction import Prediction
 from cellalign.prediction import predict as predict_expression
-from cellalign.predictions import Predictions, predict_several
+from cellalign.predictions import OF_SEVERAL, Predictions, predict_several
 from cellalign.records import Embedding, ModelRecord, Umap, obsm_key
 from cellalign.records.provenance import ModelStep
 
@@ -145,6 +139,7 @@ class Model(ReadsCells):
 
     def embed(self, adata: AnnData, **options: Any) -> np.ndarray:
         """Latent representation of cells, float32 [n_cells, n_latent]: posterior means; options as `embeddings`."""
+        check_known("embed", options, kwonly(Model.embeddings))
         found = self.embeddings(adata, **options)
         return found[self.draw_key if options.get("draw") else self.embedding_key]
 
@@ -367,11 +362,15 @@ class Model(ReadsCells):
         Under several of them (a sequence, or "all"), and with `per_condition`, `within` or `with_control`, see
         `predictions.predict_several`.
         """
-        more = {name: options.pop(name, None) for name in ("per_condition", "within", "with_control")}
-        more = {name: value for name, value in more.items() if value}
+        return self._predict("predict", adata, to, options)
+
+    def _predict(self, called: str, adata: AnnData, to: Any, options: Mapping[str, Any]) -> Prediction | Predictions:
+        check_known(called, options, [*kwonly(predict_expression), *OF_SEVERAL])
+        more = {name: options[name] for name in OF_SEVERAL if options.get(name)}
+        options = {name: value for name, value in options.items() if name not in OF_SEVERAL}
         if more or asks_for_several(self.fields, to):
             return predict_several(self, adata, to=to, **more, **options)
-        return predict_expression(self, adata, to=to, **options)  # type: ignore[arg-type]
+        return predict_expression(self, adata, to=to, **options)
 
     def counterfactual(self, adata: AnnData, *, to: To | Sequence[To], **options: Any) -> AnnData:
         """The same in memory; options as `prediction.predict`, and of several conditions `predictions.predict_several`.
@@ -386,7 +385,7 @@ class Model(ReadsCells):
             counts layers["drawn"], one draw of each cell (CSR). Of several conditions a row per source cell and
             condition, with the source cell's name in obs["source_cell"].
         """
-        return self.predict(adata, to=to, **options).to_adata()
+        return self._predict("counterfactual", adata, to, options).to_adata()
 
 
 def load(directory: str | Path) -> Model:

@@ -25,6 +25,7 @@ from cellalign.records.provenance import Target
 if TYPE_CHECKING:
     from cellalign.model import Model
 
+OF_SEVERAL = ("per_condition", "within", "with_control")  # what `predict_several` takes beside the options of one
 SOURCE = "source_cell"  # obs column: the name of the cell that a row was predicted from
 OBSERVED = 4096  # control cells that are written together
 

@@ -61,14 +61,14 @@ def main() -> int:
     """Print what may follow, as the shell that asked reads it."""
     shell = os.environ[VARIABLE]
     sys.stderr = open(os.devnull, "w")  # a message within a line that is typed helps nobody
-    words, current, breaks = _typed(shell)
+    words, current, breaks, quote = _typed(shell)
     found = candidates(words, current)
     if isinstance(found, str):
         print(found)
         return 0
     for value, what in found:
         if shell == "bash":
-            print(_as_bash_replaces(value, current, breaks))
+            print(_as_bash_replaces(value, current, breaks, quote))
         elif shell == "zsh":
             print(value.replace("\\", "\\\\").replace(":", "\\:") + (f":{what}" if what else ""))
         else:
@@ -296,11 +296,11 @@ def _words() -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
 
 
-def _typed(shell: str) -> tuple[list[str], str, str]:
-    """The words before the current one without the program, the current one, and where bash breaks words."""
+def _typed(shell: str) -> tuple[list[str], str, str, str]:
+    """The words before the current one without the program, it, where bash breaks words, and the quote that is open."""
     if shell != "bash":
         _, *words = os.environ.get(WORDS, "").split("\n") or [""]
-        return words[:-1], words[-1] if words else "", ""
+        return words[:-1], words[-1] if words else "", "", ""
     text = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT", "0") or 0)]
     breaks = os.environ.get("COMP_WORDBREAKS", "")
     for closing in ("", '"', "'"):  # of a quotation that is open
@@ -310,12 +310,19 @@ def _typed(shell: str) -> tuple[list[str], str, str]:
             continue
         fresh = not closing and text[-1:].isspace() and not text.endswith("\\ ")
         current = "" if fresh or len(words) < 2 else words.pop()
-        return words[1:], current, "" if closing else breaks
-    return [], "", breaks
+        return words[1:], current, "" if closing else breaks, closing
+    return [], "", breaks, ""
 
 
-def _as_bash_replaces(value: str, current: str, breaks: str) -> str:
-    """What replaces the part of a word that bash takes for one, behind the last = or :, special characters escaped."""
+def _as_bash_replaces(value: str, current: str, breaks: str, quote: str) -> str:
+    """What replaces the part of a word that bash takes for one, behind the last = or :, special characters escaped.
+
+    Within a quotation that is open, the whole of it, and what has a meaning there alone is escaped.
+    """
+    if quote == "'":
+        return value.replace("'", "'\\''")
+    if quote:
+        return "".join(f"\\{c}" if c in '"\\$`' else c for c in value)
     start = max((current.rfind(c) + 1 for c in "=:" if c in breaks), default=0)
     rest = value[start:]
     return "".join(f"\\{c}" if c in " \t'\"\\$&;|<>()*?[]#~`!{}" else c for c in rest) if breaks else rest

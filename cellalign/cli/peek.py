@@ -137,8 +137,9 @@ def _attributes(folder: Path) -> dict[str, Any]:
 
 
 def _chunk(folder: Path) -> Sequence[Any]:
-    """The first chunk of a one-dimensional zarr array of text."""
+    """The first chunk of a one-dimensional zarr array of text, whole numbers or truth values."""
     import numcodecs
+    import numpy as np
     from numcodecs.vlen import VLenUTF8
 
     if (folder / ".zarray").is_file():
@@ -146,6 +147,7 @@ def _chunk(folder: Path) -> Sequence[Any]:
         data = (folder / "0").read_bytes()
         codecs = [told["compressor"]] if told.get("compressor") else []
         text = any(each["id"] == "vlen-utf8" for each in told.get("filters") or ())
+        kind = told["dtype"]
     else:
         told = json.loads((folder / "zarr.json").read_text())
         data = (folder / "c" / "0").read_bytes()
@@ -156,7 +158,10 @@ def _chunk(folder: Path) -> Sequence[Any]:
             stored: Any = zarr.open_array(str(folder), mode="r")
             return list(stored[:ROWS])
         codecs = [{"id": name} for name in reversed(names) if name in ("zstd", "blosc", "gzip")]
-        text = "vlen-utf8" in names
+        text, kind = "vlen-utf8" in names, told["data_type"]
     for codec in codecs:
         data = numcodecs.get_codec(codec).decode(data)
-    return list(VLenUTF8().decode(data)) if text else []
+    if text:
+        return list(VLenUTF8().decode(data))
+    plain = isinstance(kind, str) and np.dtype(kind).kind in "iub"
+    return np.frombuffer(data, dtype=kind)[: min(told["shape"][0], ROWS)].tolist() if plain else []

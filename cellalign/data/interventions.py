@@ -255,7 +255,7 @@ def within_groups(cells: AnnData, asked: Intervention, key: str) -> Intervention
     InputError
         No such column, or no source cell is left.
     """
-    codes = column(cells.obs, key, purpose="within", missing=True).codes
+    codes = column(cells.obs, key, purpose=option("within"), missing=True).codes
     field: Any = asked.fields[0]
     said = asked.said[0]
     real = having(cells.obs, field.name, said, control=field.reference) if field.name in cells.obs else None
@@ -281,7 +281,7 @@ def some_of(cells: AnnData, asked: Intervention, n: int, key: str | None, rng: n
     order, field = rng.permutation(len(rows)), _first(asked)
     turn = np.arange(len(rows), dtype=np.float64)  # which comes first
     if key is not None and field.name in cells.obs:
-        codes = column(cells.obs, key, purpose="within", missing=True).codes.astype(np.int64)
+        codes = column(cells.obs, key, purpose=option("within"), missing=True).codes.astype(np.int64)
         real = codes[having(cells.obs, field.name, asked.said[0], control=field.reference)]
         wanted = np.bincount(real[real >= 0], minlength=int(codes.max()) + 1)
         own = codes[rows[order]]

@@ -20,6 +20,7 @@ from cellalign.data.stored import rows_in
 from cellalign.data.values import apart, known, listed
 from cellalign.errors import InputError, option
 from cellalign.evaluation.baselines import Groups
+from cellalign.evaluation.group_names import as_groups
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.references import References
@@ -241,7 +242,10 @@ def _usable(inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.
             f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {apart(skipped).join(skipped)}"
         )
     if not any(n in predicted for n in usable):
-        raise NotApplicable(f"no cell type has {MIN_CELLS_PER_GROUP} cells under both conditions")
+        what = f"{'no cell type has' if inputs.label else 'there are not'} {MIN_CELLS_PER_GROUP} cells under both"
+        sizes = listed(skipped, 8) if inputs.label else ", ".join(skipped).removeprefix(WHOLE).strip(" ()")
+        sizes = sizes or "none of what is predicted"
+        raise NotApplicable(f"{what} conditions in {option('against')}: {sizes}")
     return {n: grouping.parts[n] for n in usable}
 
 
@@ -351,7 +355,7 @@ def _within(inputs: Inputs, against: AnnData, target: np.ndarray, source: np.nda
     """Mask [n] of the source cells of those donors, plates, ... that cells under the condition are of."""
     if inputs.within is None:
         return source
-    codes = column(against.obs, inputs.within, purpose="within", missing=True).codes
+    codes = column(against.obs, inputs.within, purpose=option("within"), missing=True).codes
     return source & np.isin(codes, np.unique(codes[target & (codes >= 0)]))
 
 
@@ -384,7 +388,7 @@ def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
 
 
 def called(inputs: Inputs, against: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column of the predicted cells, and of the real ones as the predicted ones are called; "" without a value."""
+    """A column of predicted cells and of real ones, called as groups and alike; "" without a value."""
     predicted = inputs.column(key)
     values = column(against.obs, key, purpose="label", missing=True)
     names = known(tuple(map(str, dict.fromkeys(predicted))))
@@ -393,4 +397,4 @@ def called(inputs: Inputs, against: AnnData, key: str) -> tuple[np.ndarray, np.n
     n = int((values.codes < 0).sum())
     if n:
         note(inputs, f"{n} cells of {option('against')} have no {key!r} and are left out")
-    return predicted, np.array([*called, ""], dtype=str)[values.codes]
+    return as_groups(predicted), as_groups(np.array([*called, ""], dtype=str)[values.codes])

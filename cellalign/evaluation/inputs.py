@@ -11,6 +11,7 @@ import numpy as np
 from cellalign.data.columns import column, having, numbers
 from cellalign.data.values import at_number
 from cellalign.errors import option
+from cellalign.evaluation.group_names import as_groups
 from cellalign.evaluation.table import Evaluation
 from cellalign.records import Provenance
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 class NotApplicable(Exception):
     """A panel cannot run on these inputs; the message is the reason."""
+
+
+class OfAnotherKind(NotApplicable):
+    """The panel is of inputs of another kind, whatever cells they hold; another reason comes first."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Inputs:
     def all_latents(self) -> dict[str, np.ndarray]:
         """Every embedding by its obsm key, or NotApplicable where there is none."""
         if not self.embeddings:
-            raise NotApplicable("the input is a counterfactual, which has no embedding")
+            raise OfAnotherKind("the input is a counterfactual, which has no embedding")
         return self.embeddings
 
     def latents(self) -> np.ndarray:
@@ -181,7 +186,7 @@ class Inputs:
         return self.categories()
 
     def labels(self) -> np.ndarray:
-        """The label column, or NotApplicable."""
+        """The label column, its values called as groups are, or NotApplicable."""
         if self.label is None:
             raise NotApplicable(f"it needs {option('label')}")
-        return self.column(self.label)
+        return as_groups(self.column(self.label))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ from scipy import sparse
 from cellalign.data.columns import column
 from cellalign.data.embeddings import embedding_keys, has_embedding
 from cellalign.data.matrices import refuse_zeros
-from cellalign.errors import InputError, UsageError, nearest, option, takes
-from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.errors import InputError, UsageError, kwonly, nearest, option, takes
+from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
 from cellalign.evaluation.predictions import check_finite, of_another_tool, origin_notes, refuse_predicted
@@ -121,9 +121,9 @@ def evaluate(
         unasked = {panel.name: panel.not_installed() or panel.asked_only.format(**named) for panel in left_out}
         chosen = [panel for panel in chosen if panel.name not in unasked]
         result.left_out |= unasked
-    _run(chosen, inputs, required=panels is not None)
+    of_another = _run(chosen, inputs, required=panels is not None)
     if not result.rows:
-        raise InputError("no panel can run: " + "; ".join(f"{k}: {v}" for k, v in result.left_out.items()))
+        raise InputError(f"no panel can run: {_why_none(result.left_out, of_another)}")
     _note_unused(options if batch is None else options | {"batch": batch}, result)
     return result
 
@@ -219,7 +219,7 @@ def _within(key: str | None, against: AnnData | None, predictions: Sequence[Coun
         raise UsageError(
             f"{option('within', key)} chooses the controls of a prediction: it needs one, and the real cells"
         )
-    column(against.obs, key, purpose="within", missing=True)
+    column(against.obs, key, purpose=option("within"), missing=True)
     return key
 
 
@@ -228,8 +228,24 @@ def _embedded(adata: AnnData, keys: str | Sequence[str] | None) -> bool:
     return bool(keys) or bool(Provenance.of(adata.uns).embedding)
 
 
-def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
-    """Add every panel's rows to the result, or the reason why there are none; InputError where it was required."""
+def _why_none(left_out: Mapping[str, str], of_another: Collection[str]) -> str:
+    """Why each panel has no scores: those whose inputs these are first, the others by their reasons."""
+    own = [f"{panel}: {reason}" for panel, reason in left_out.items() if panel not in of_another]
+    by_reason: dict[str, list[str]] = {}
+    for panel in (panel for panel in left_out if panel in of_another):
+        by_reason.setdefault(left_out[panel], []).append(panel)
+    return "; ".join([*own, *(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())])
+
+
+def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> set[str]:
+    """Add every panel's rows to the result, or the reason why there are none; InputError where it was required.
+
+    Returns
+    -------
+    set of str
+        The panels that are of inputs of another kind.
+    """
+    of_another = set()
     for panel in panels:
         if not required and not panel.concerns(inputs):
             continue
@@ -242,8 +258,10 @@ def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> None:
             if required:
                 raise InputError(f"panel {panel.name} cannot run: {reason}") from reason
             inputs.result.left_out[panel.name] = str(reason)
+            of_another |= {panel.name} if isinstance(reason, OfAnotherKind) else set()
         if panel.metrics_as_rows:
             inputs.result.metrics_as_rows.add(panel.name)
+    return of_another
 
 
 def check_installed(panels: Iterable[str | Panel]) -> None:
@@ -258,7 +276,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
     known = [name for cls in PANELS.values() for name in cls.options()]
     for name in options:
         if name not in known:
-            raise UsageError(f"unknown option {name!r}.{nearest(name, known)} Options of panels: {', '.join(known)}")
+            near = nearest(name, [*known, *kwonly(evaluate)])
+            raise UsageError(f"unknown option {name!r}.{near} Options of panels: {', '.join(known)}")
 
 
 def _chosen(panels: Iterable[str | Panel], options: Mapping[str, Any]) -> list[Panel]:

@@ -16,9 +16,9 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
-from cellalign.data.values import joined, known, listed
+from cellalign.data.values import counted, joined, known, listed
 from cellalign.errors import option
-from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.metrics import screen as scr
 from cellalign.evaluation.predictions import check_finite, check_library_sizes
 from cellalign.evaluation.scales import note, real_matrix, shared_genes, sources
@@ -213,7 +213,7 @@ def screened(inputs: Inputs) -> Screened:
     """
     against, adata = inputs.against, inputs.adata
     if not inputs.predictions:
-        raise NotApplicable("the input is no counterfactual")
+        raise OfAnotherKind("the input is no counterfactual")
     if against is None:
         raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
     if inputs.predictions[0].expression == "any" or inputs.continuous:
@@ -237,11 +237,11 @@ def screened(inputs: Inputs) -> Screened:
 
 def _strata(inputs: Inputs, against: AnnData, key: str, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes of a column of the real cells; of the predicted cells by their own, or by the cells they are of."""
-    real = column(against.obs, key, purpose="within", missing=True)
+    real = column(against.obs, key, purpose=option("within"), missing=True)
     strata = real.codes.astype(np.int64)
     places = np.where(source >= 0, strata[source], -1)
     if key in inputs.adata.obs:
-        said = column(inputs.adata.obs, key, purpose="within", missing=True)
+        said = column(inputs.adata.obs, key, purpose=option("within"), missing=True)
         codes = np.array([*known(tuple(map(str, real.categories))).codes(list(said.categories)), -1], dtype=np.int64)
         own = codes[said.codes]
         places = np.where(own >= 0, own, places)
@@ -326,7 +326,7 @@ def _enough(inputs: Inputs, groups: list[Group]) -> list[Group]:
         named = listed([g.name for g in groups], 5)
         raise NotApplicable(f"{option('against')} has not one cell of what is predicted: {named}")
     if len(kept) < FEWEST:
-        raise NotApplicable(f"{len(kept)} groups have {MIN_CELLS} real and control cells; it takes {FEWEST}")
+        raise NotApplicable(f"{counted(len(kept), 'group')} with {MIN_CELLS} real and control cells; it takes {FEWEST}")
     return kept
 
 

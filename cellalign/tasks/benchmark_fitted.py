@@ -126,10 +126,11 @@ def response_scores(scored: Evaluation, label: str | None, group: str | None) ->
     Beside a score of the change stand its interval, its place between mean shift and halves of the real cells, and what
     it may owe to the noise of its own control; and whether the change can be told from noise at all.
     """
+    from cellalign.evaluation.group_names import as_group
     from cellalign.evaluation.table import FITTED, MEAN
 
     mean = MEAN if label is not None and MEAN in {row.group for row in scored.rows} else "all"
-    wanted = group or mean
+    wanted = mean if group is None else as_group(group)
     found: dict[str, dict[str, float]] = {}
     for row in scored.rows:
         if row.group == wanted:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellalign.data.values import counted
 from cellalign.tasks.benchmark_table import beside_others, metric_of
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def sentence(rows: list[Row], metric: str) -> str:
         fewer = f" (over {row.groups})" if row.groups < most else ""
         by["better" if row.low > 0 else "worse" if row.high < 0 else "no better"].append(row.method + fewer)
     said = [f"{how} than it: {', '.join(names)}" for how, names in by.items() if names]
-    return f"best baseline by {metric}: {rows[0].best}; {'; '.join(said)} ({most} groups)"
+    return f"best baseline by {metric}: {rows[0].best}; {'; '.join(said)} ({counted(most, 'group')})"
 
 
 def picture(table: pd.DataFrame, metric: str) -> Figure:

@@ -122,9 +122,11 @@ def errors(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _by_group(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric by method and seed (rows) and held-out group (columns): mean over conditions, and over groups."""
+    from cellalign.evaluation.group_names import as_group
     from cellalign.records import BenchmarkRow
 
     values = table.reindex(columns=[*BenchmarkRow.KEYS, metric])
+    values["held_out"] = values["held_out"].astype(object).map(as_group, na_action="ignore")
     values[metric] = beside_others(table, metric) if metric in table else float("nan")
     wide = values.pivot_table(
         index=["method", "seed"], columns="held_out", values=metric, aggfunc="mean", dropna=False, observed=True

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from cellalign.data.values import listed
+from cellalign.data.values import best_of, listed
 from cellalign.memory import said as bytes_said
 from cellalign.records import ModelRecord
 
@@ -33,7 +33,7 @@ def of_record(record: ModelRecord, directory: Path | None = None) -> Iterator[tu
         yield "held out", "; ".join(record.holdout)
     if record.tuned is not None:
         of = f": {'; '.join(record.tuned.groups)}" if record.tuned.holdout else ""
-        yield "settings chosen", f"by tune, the best of {record.tuned.runs} runs by {record.tuned.by}{of}"
+        yield "settings chosen", f"by tune, the {best_of(record.tuned.runs)} by {record.tuned.by}{of}"
     yield "genes", f"{len(record.genes):,}: {listed(record.genes[:5], 5)}, ..."
     yield "reads", _reads(record)
     for field in record.fields:

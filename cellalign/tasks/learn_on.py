@@ -18,6 +18,7 @@ from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.tasks.prepare import PLANNED, Prepared, made_by, on_device, split_rows, to_read_often, training_rows
 from cellalign.tasks.roles import kinds_of
 from cellalign.tasks.trained_with import training_options
+from cellalign.tasks.unheeded import unheeded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,6 +151,7 @@ def prepare_on(adata: AnnData, *, parent: Parent, **asked: Any) -> Prepared:
     notes = [*_of_new(parent, fields), *_of_labels(model, adata[trained_on]), *_of_design(adata[trained_on], fields)]
     cells = make_cells(adata, to_read_often(x, type(model.method)), fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, plan, seed)
+    notes += unheeded(type(model.method), model.method.hp, asked, len(validation_rows))
     origin = LearnedFrom(
         path=parent.path,
         weights=model.weights_checksum,

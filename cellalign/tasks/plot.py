@@ -7,6 +7,7 @@ Named and asked for as scanpy's: `cellalign.pl.umap(adata, color=["cell_type", "
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ PICTURE = Option("The picture (.png, .pdf, .svg).", ("--output", "-o"), metavar=
 PREDICTED = Argument("Predicted cells, as counterfactual writes them.", metavar="INPUT")
 AGAINST = Option("Real cells to compare with.", metavar="FILE")
 GRAPH = Argument("Graph of targets (.h5ad, .json, .csv), or the model that learned it.", metavar="INPUT")
+MODEL = replace(o.MODEL, help="The model, as other commands take it [cellalign-model].", panel=None)
 
 
 def umap(
@@ -165,15 +167,17 @@ def umap_command(
 @command_of(curves, group="plot", example="cellalign plot curves cellalign-model -o curves.svg")
 def curves_command(
     call: Call,
-    model: Annotated[str, Argument("Directory of the model.", metavar="[DIR]")] = o.DEFAULT_MODEL,
+    input: Annotated[str | None, Argument("Directory of the model.", metavar="DIR")] = None,
+    model: Annotated[str | None, MODEL] = None,
     output: Annotated[str, PICTURE] = "curves.png",
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Draw the losses of a training, epoch by epoch."""
     from cellalign.model import load
 
-    _check(output, force, [model])
-    _save(curves(load(model)), output, force)
+    source = _one_of(input, model)
+    _check(output, force, [source])
+    _save(curves(load(source)), output, force)
 
 
 @command_of(
@@ -205,25 +209,42 @@ def violin_command(
 @command_of(graph, group="plot", example="cellalign plot graph targets.h5ad -o graph.svg")
 def graph_command(
     call: Call,
-    input: Annotated[str, GRAPH],
+    input: Annotated[str | None, GRAPH] = None,
+    model: Annotated[str | None, MODEL] = None,
     output: Annotated[str, PICTURE] = "graph.png",
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Draw which latents each perturbation targets, as a graph."""
-    _check(output, force, [input])
-    _save(graph(_graph_of(input)), output, force)
+    source = _one_of(input, model)
+    _check(output, force, [source])
+    _save(graph(_graph_of(source, model=input is None)), output, force)
 
 
 @command_of(heatmap, group="plot", example="cellalign plot heatmap targets.h5ad -o heatmap.pdf")
 def heatmap_command(
     call: Call,
-    input: Annotated[str, GRAPH],
+    input: Annotated[str | None, GRAPH] = None,
+    model: Annotated[str | None, MODEL] = None,
     output: Annotated[str, PICTURE] = "heatmap.png",
     force: Annotated[bool, o.FORCE] = False,
 ) -> None:
     """Draw which latents each perturbation targets, as a heat map."""
-    _check(output, force, [input])
-    _save(heatmap(_graph_of(input)), output, force)
+    source = _one_of(input, model)
+    _check(output, force, [source])
+    _save(heatmap(_graph_of(source, model=input is None)), output, force)
+
+
+def _one_of(input: str | None, model: str | None) -> str:
+    """What is drawn, by its place or by --model; the usual model where neither is given.
+
+    Raises
+    ------
+    UsageError
+        Both are given.
+    """
+    if input is not None and model is not None:
+        raise UsageError(f"{input} and {option('model', model)} are both given, and one is drawn; leave one out")
+    return input or model or o.DEFAULT_MODEL
 
 
 def _of_prediction(call: Call, draw: Any, input: Reading, against: str, output: str, force: bool) -> None:
@@ -240,11 +261,14 @@ def _of_prediction(call: Call, draw: Any, input: Reading, against: str, output: 
     _save(draw(cells, against=real, **call.options), output, force)
 
 
-def _graph_of(path: str) -> AnnData:
-    """A graph that `targets` wrote, or that of a model."""
+def _graph_of(path: str, *, model: bool = False) -> AnnData:
+    """A graph that `targets` wrote, or that of a model, which it may have to be."""
     from cellalign import graph as of_model
+    from cellalign.model import load
     from cellalign.tasks.report_inputs import Given
 
+    if model:
+        return of_model.targets(load(path))
     given = Given("this picture", "what cellalign targets wrote (.h5ad, .json or .csv), or a model directory")
     given.add(path)
     if given.models:

@@ -18,6 +18,7 @@ from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option, spoken
 from cellalign.tasks.paths import beside
 from cellalign.tasks.roles import Roles, check_roles
+from cellalign.tasks.unheeded import unheeded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,6 +167,7 @@ def prepare(
     notes += check_design(adata[trained_on], fields)
     cells = make_cells(adata, to_read_often(found.x, cls), fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, plan, seed)
+    notes += unheeded(cls, hyperparameters, asked, len(validation_rows))
 
     record = ModelRecord(
         format_version=ModelRecord.FORMAT,

@@ -117,6 +117,7 @@ def _parts(given: Given, against: Any, how: How, title: str | None) -> Any:
         given.predicted, given.real = [*given.predicted, *given.real], []
     real = _real(given, against)
     _check_asked([a for _, a in (*given.predicted, *given.embedded, *([real] if real else []))], how)
+    _say_unused(given, how)
     if against is not None and not given.predicted:
         parts.without["response"] = f"there is no prediction to compare with {option('against', hint='FILE')}"
         log.warning("%s is not used: there is no prediction to compare with it", option("against"))
@@ -160,6 +161,20 @@ def _check_asked(cells: Sequence[AnnData], how: How) -> None:
     if not any((column.astype(str) == how.control).any() for column in columns):
         where = "any column of obs" if how.condition is None else repr(how.condition)
         raise InputError(f"control {how.control!r} is no value of {where}; name the value that stands for no change")
+
+
+def _say_unused(given: Given, how: How) -> None:
+    """Warn of columns that were asked for where there are no cells to look them up in."""
+    asked: list[tuple[str, Any]] = []
+    if not given.embedded:
+        asked = [("color", name) for name in how.color]
+    if not (given.embedded or given.predicted):
+        asked += [(name, getattr(how, name)) for name in ("condition", "label", "control") if getattr(how, name)]
+    if asked:
+        named = ", ".join(option(name, value) for name, value in asked)
+        kind = "embedded" if any(name == "color" for name, _ in asked) else "predicted"
+        are = "is" if len(asked) == 1 else "are"
+        log.warning("%s %s not used: there are no %s cells among the inputs", named, are, kind)
 
 
 def _real(given: Given, against: Any) -> tuple[str, AnnData] | None:

@@ -18,7 +18,7 @@ from functools import cache, wraps
 from numbers import Number
 from typing import Any, TypeVar, get_args
 
-from cellalign.errors import UsageError, option
+from cellalign.errors import UsageError, check_known, option
 from cellalign.tasks.declaration import parameters
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,7 +67,7 @@ OF_A_RUN += ("restart", "checkpoint_every", "wait", "force", "calibrate", "calib
 def in_their_words(function: F) -> F:
     """Take a function's parameters also under the names of `PARAMETERS`, where it has those they stand for."""
     whole = inspect.signature(function).parameters
-    known = set(whole)
+    known, closed = set(whole), not any(p.kind == p.VAR_KEYWORD for p in whole.values())
     lists = {name for name in LISTS if name in known and whole[name].default == ()}
     several = {name: p.default for name, p in whole.items() if SEVERAL.match(str(p.annotation))}
 
@@ -78,6 +78,9 @@ def in_their_words(function: F) -> F:
         with told_once():  # of the same cells, which a verb may read more than once
             ours = given if known.issuperset(given) else _translated(given, known, lists)
             ours = {name: _as_ours(name, value, several) for name, value in ours.items()}
+            if closed:
+                unknown = [name for name in ours if name not in getattr(function, "passed_on", ())]
+                check_known(function.__name__, unknown, known)
             _check_numbers(function, ours)
             return function(*args, **ours)
 
@@ -98,6 +101,7 @@ def with_parameters_of(other: Callable[..., Any], but: tuple[str, ...] = ()) -> 
         more = [p for p in theirs if p.kind == p.KEYWORD_ONLY and p.name not in names]
         whole = inspect.signature(function).replace(parameters=[*own, *more])
         shown.__signature__ = whole  # type: ignore[attr-defined]
+        shown.passed_on = frozenset(p.name for p in theirs)  # type: ignore[attr-defined]  # those not shown too
         return shown  # type: ignore[return-value]
 
     return decorate

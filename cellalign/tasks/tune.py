@@ -302,6 +302,8 @@ def command(
             ["-" if value != value else str(value) for value in row] for row in table.round(4).itertuples(index=False)
         ]
     call.print_rows("tuning", columns, rows, format, headings=[arrows.get(name, name) for name in columns])
-    call.log.info("%s: the best of %d runs", model, len(table))
+    from cellalign.data.values import best_of
+
+    call.log.info("%s: the %s", model, best_of(len(table)))
     if best.record.tuned is not None and best.record.tuned.holdout:
         call.log.info(TUNED_ON, "; ".join(best.record.tuned.groups))

@@ -199,3 +199,37 @@ def test_completion_imports_nothing_heavy(here):
     assert "comp\t" in done.stdout
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert not imported & {"torch", "anndata", "scanpy", "pandas", "numpy", "typer", "rich", "pydantic"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "replaced"),
+    [
+        ('"it', r"""it's \"a\" \$b"""),
+        ("'it", """it'\\''s "a" $b"""),
+        ("it", r"it\'s\ \"a\"\ \$b"),
+    ],
+)
+def test_what_has_a_meaning_within_the_open_quotation_is_escaped(tmp_path, monkeypatch, capsys, typed, replaced):
+    from cellalign.cli import complete
+
+    obs = pd.DataFrame({'it\'s "a" $b': ["x", "y"]}, index=["c0", "c1"])
+    ad.AnnData(np.ones((2, 2), np.float32), obs).write_h5ad(tmp_path / "x.h5ad")
+    line = f"cellalign train {tmp_path}/x.h5ad --condition {typed}"
+    for name, value in (("LINE", line), ("POINT", str(len(line))), ("WORDBREAKS", " \t\n\"'><=;|&(:")):
+        monkeypatch.setenv(f"COMP_{name}", value)
+    monkeypatch.setenv(complete.VARIABLE, "bash")
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    complete.main()
+    assert capsys.readouterr().out.strip() == replaced
+
+
+def test_whole_numbers_and_truth_values_of_zarr_are_offered_as_those_of_h5ad(here):
+    cells = ad.read_h5ad("cells.h5ad")
+    cells.obs["flag"] = cells.obs["lane"] == 1
+    cells.write_h5ad("flags.h5ad")
+    for version in (2, 3):
+        ad.settings.zarr_write_format = version
+        cells.write_zarr(f"flags{version}.zarr")
+    for column, there in (("flag", ["True", "False"]), ("lane", ["1", "2"])):
+        for name in ("flags.h5ad", "flags2.zarr", "flags3.zarr"):
+            assert offered(f"train {name} --holdout {column}=") == [f"{column}={value}" for value in there]

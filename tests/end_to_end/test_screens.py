@@ -59,7 +59,7 @@ def test_some_are_asked_for_one_by_one_and_named_so(folder, cellalign):
     ("words", "status", "said"),
     [
         ("counterfactual -m lin --to all --per-condition -1 -o x.h5ad", 2, "--per-condition"),
-        ("counterfactual -m lin --to all --within nowhere -o x.h5ad", 3, "no within column 'nowhere'"),
+        ("counterfactual -m lin --to all --within nowhere -o x.h5ad", 3, "no --within column 'nowhere'"),
         ("counterfactual -m lin --to p0 --to p99 -o x.h5ad", 3, "'p99' in column 'perturbation' was never trained on"),
         (
             "counterfactual -m lin --to p0 --from p0 --to p0 -o x.h5ad",
@@ -69,7 +69,7 @@ def test_some_are_asked_for_one_by_one_and_named_so(folder, cellalign):
         ("evaluate pp.h5ad --condition perturbation --export-vcc x.h5ad", 2, "--export-vcc needs --against FILE"),
         ("evaluate all.h5ad --against pp.h5ad --export-vcc x.csv", 2, "--export-vcc x.csv ends in neither"),
         ("evaluate pp.h5ad --against all.h5ad --condition perturbation", 3, "--against holds cells that cellalign"),
-        ("evaluate all.h5ad --against pp.h5ad --within nowhere", 3, "no within column 'nowhere'"),
+        ("evaluate all.h5ad --against pp.h5ad --within nowhere", 3, "no --within column 'nowhere'"),
     ],
 )
 def test_mistakes_are_said(folder, cellalign, words, status, said):

@@ -118,3 +118,45 @@ def test_an_option_of_a_panel_that_does_not_run_is_said_to_do_nothing(tiny):
         "batch='cell_type' did nothing: it is of panel bio, which did not run",
     ]
     assert not [note for note in cellalign.evaluate(cells, **asked).notes if "did nothing" in note]
+
+
+def test_too_few_real_cells_are_the_first_reason_that_no_panel_can_run(tiny):
+    predicted = unchanged(tiny)
+    few = tiny[(tiny.obs["stim"] == "control") | (np.arange(tiny.n_obs) == tiny.n_obs - 1)].copy()
+    said = r"^no panel can run: response: no cell type has 5 cells under both conditions in against: B \(\d real"
+    with pytest.raises(InputError, match=said) as refused:
+        cellalign.evaluate(predicted, against=few, condition="stim", label="cell_type")
+    assert "mixing, bio, probe, cross-condition: the input is a counterfactual" in str(refused.value)
+    with pytest.raises(
+        InputError, match=r"response: there are not 5 cells under both conditions in against: \d real, "
+    ):
+        cellalign.evaluate(predicted, against=few, condition="stim")
+
+
+def test_a_type_called_as_a_row_of_another_meaning_is_a_group_of_its_own(tiny):
+    kinds = tiny.obs["cell_type"].cat
+    named = tiny.copy()
+    named.obs["cell_type"] = named.obs["cell_type"].cat.rename_categories(["mean", "all", *kinds.categories[2:]])
+    options = {"condition": "stim", "label": "cell_type"}
+    plain = cellalign.evaluate(unchanged(tiny), against=tiny, **options)
+    found = cellalign.evaluate(unchanged(named), against=named, **options)
+    for group, other in zip(kinds.categories, ["'mean'", "'all'", *kinds.categories[2:]], strict=True):
+        assert found.value("r_de", system="prediction", group=other) == plain.value(
+            "r_de", system="prediction", group=group
+        )
+    assert found.value("r_de", system="prediction", group="mean") == plain.value(
+        "r_de", system="prediction", group="mean"
+    )
+    assert len(found.to_csv()) > 0 and "'mean'" in found.to_csv() and found.measurable == plain.measurable
+
+
+def test_a_benchmark_of_a_type_called_mean_keeps_its_column(tiny):
+    from cellalign.tasks.benchmark_table import summary
+
+    tiny.obs["cell_type"] = tiny.obs["cell_type"].cat.rename_categories({"B": "mean"})
+    asked = {"condition": "stim", "label": "cell_type", "holdout_each": "cell_type", "groups": ["mean", "NK"]}
+    table = cellalign.benchmark(tiny, methods=["linear"], **asked)
+    wide = summary(table, "r_change_de")
+    assert sorted(wide.columns) == ["'mean'", "NK", "mean"]
+    assert np.allclose(wide["mean"], wide[["'mean'", "NK"]].mean(axis=1), equal_nan=True)
+    assert set(table["held_out"]) == {"mean", "NK"}

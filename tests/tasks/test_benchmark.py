@@ -351,3 +351,8 @@ def test_rows_hold_intervals_and_anchored_scores(tiny, tmp_path):
     assert table[table["method"] == "split half"].iloc[0][name] == pytest.approx(1)
     again = benchmark(tiny, methods=["linear"], groups=["NK"], results=tmp_path / "b.csv", **OPTIONS)
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
+
+
+def test_one_group_is_no_groups(tiny):
+    table = benchmark(tiny, methods=["linear"], groups=["NK"], **OPTIONS)
+    assert sentence(paired(table, "r_change_de"), "r_change_de").endswith("(1 group)")

@@ -140,6 +140,11 @@ def test_the_commands_of_models_and_graphs(svae_model, tmp_path, mistaken):
         done = run("plot", kind, source, "-o", f"{kind}.svg")
         assert done.returncode == 0, done.stderr
         assert (tmp_path / f"{kind}.svg").read_bytes().startswith(b"<?xml")
+        assert run("plot", kind, "-m", "m", "-o", f"named-{kind}.svg").returncode == 0
+        both = run("plot", kind, source, "-m", "m", "-o", "both.svg")
+        assert both.returncode == 2 and f"{source} and --model m are both given" in both.stderr
+    absent = run("plot", "graph", "-o", "g.png")
+    assert absent.returncode == 4 and "no model directory cellalign-model" in absent.stderr
     assert run("plot", "graph", "t.json", "-o", "g.jpg").returncode == 2
     heat = run("targets", "-m", "m", "-o", "t.pdf")
     assert heat.returncode == 0 and (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")

@@ -299,3 +299,12 @@ def test_cells_that_stay_on_disk_give_the_same_page(job):
         np.testing.assert_allclose(xy, other[0].maps[title], atol=1e-4)
     np.testing.assert_array_equal(one[0].columns["gene GENE3"], other[0].columns["gene GENE3"])
     assert one[1][0] == other[1][0], "scores of mixing"
+
+
+def test_columns_without_cells_to_look_them_up_in_are_said_to_be_unused(job, caplog):
+    _, made = job
+    cellalign.report(made["model"], color=["NOPE"], label="nothing")
+    assert "color='NOPE', label='nothing' are not used: there are no embedded cells" in caplog.text
+    caplog.clear()
+    cellalign.report(made["predicted"], against=made["cells"], color=["NOPE"])
+    assert "color='NOPE' is not used: there are no embedded cells" in caplog.text

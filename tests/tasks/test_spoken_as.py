@@ -136,3 +136,22 @@ def test_numbers_are_checked_as_on_the_command_line(tiny, verb, given, said):
     options = {"method": "linear", "condition": "stim"} if verb == "train" else {}
     with pytest.raises(UsageError, match=said):
         getattr(cellalign, verb)(tiny, **options, **given)
+
+
+def test_a_mistyped_argument_is_told_by_the_function_called_and_the_nearest_one(tiny):
+    model = cellalign.train(tiny, method="linear", condition="stim")
+    for call, said in (
+        (
+            lambda: model.counterfactual(tiny, to="stimulated", draw=True),
+            "counterfactual.* Did you mean 'draws'",
+        ),
+        (lambda: model.predict(tiny, to="stimulated", sampels=2), "predict.*'sampels'. Did you mean 'samples'"),
+        (lambda: model.predict(tiny, to="all", per_conditoin=2), "predict.* Did you mean 'per_condition'"),
+        (lambda: model.embed(tiny, unsen=True), "embed.*'unsen'. Did you mean 'unseen'"),
+        (lambda: cellalign.embed(tiny, model, umpa=True), "embed.*'umpa'. Did you mean 'umap'"),
+        (lambda: cellalign.train(tiny, methd="pca"), "train.*'methd'. Did you mean 'method'"),
+    ):
+        with pytest.raises(TypeError, match=rf"^{said}"):
+            call()
+    with pytest.raises(UsageError, match="unknown option 'condtion'. Did you mean 'condition'"):
+        cellalign.evaluate(tiny, condtion="stim")

@@ -91,3 +91,30 @@ def test_a_continuous_condition_is_said_in_its_own_units(tiny):
     prepared = prepare(_doses(tiny.copy()), method="cvae", condition="dose", continuous=True)
     said = dict(of_columns(prepared, torch.device("cpu")))
     assert said["condition 'dose'"] == f"one number for each cell, from 0 to {(tiny.n_obs - 1) / tiny.n_obs:.4g}"
+
+
+def test_settings_of_steps_are_said_to_do_nothing_in_a_closed_form(tiny, caplog):
+    caplog.set_level("INFO", "cellalign")
+    plain = cellalign.train(tiny, method="local", condition="stim")
+    assert "do nothing" not in caplog.text and "does nothing" not in caplog.text
+    more = {"epochs": 2, "lr": 0.5, "early_stopping": True, "settings": {"batch_size": 7}}
+    asked = cellalign.train(tiny, method="local", condition="stim", **more)
+    said = "epochs=2, lr=0.5, early_stopping=True, batch_size=7 do nothing: local is computed at once"
+    assert caplog.text.count(said) == 1 and "a batch size is rows read at a time" in caplog.text
+    assert abs(asked.embed(tiny) - plain.embed(tiny)).max() < 1e-3
+
+
+def test_settings_of_steps_are_heeded_by_networks_of_a_stack(tiny, caplog):
+    caplog.set_level("INFO", "cellalign")
+    stack = {"method": "auto", "condition": "stim", "label": "cell_type", "epochs": 1}
+    cellalign.train(tiny, settings={"members": "local,scgen"}, **stack)
+    assert "nothing: " not in caplog.text
+    cellalign.train(tiny, **stack)
+    assert "epochs=1 does nothing: auto is computed at once" in caplog.text
+
+
+def test_nothing_stops_early_without_cells_to_validate_on(tiny, caplog):
+    cellalign.train(tiny, validation=0.0, **FAST)
+    assert "early_stopping" not in caplog.text  # it was not asked for
+    cellalign.train(tiny, validation=0.0, early_stopping=True, **FAST)
+    assert "early_stopping=True does nothing: without cells to validate on" in caplog.text

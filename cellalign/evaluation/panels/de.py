@@ -11,7 +11,7 @@ import numpy as np
 from cellalign.data.columns import column
 from cellalign.errors import InputError, option, spoken
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, called, compare
-from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.metrics import de
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
@@ -64,7 +64,7 @@ class DifferentialExpression(Panel):
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Every group; the tests of all genes are kept in the result."""
         if not inputs.predictions:
-            raise NotApplicable("the input is no counterfactual")
+            raise OfAnotherKind("the input is no counterfactual")
         if inputs.against is None:
             raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells and their control")
         if self.replicate is None:

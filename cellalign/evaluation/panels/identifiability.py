@@ -10,7 +10,7 @@ import numpy as np
 
 from cellalign.data.values import known
 from cellalign.errors import option
-from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.inputs import Inputs, OfAnotherKind
 from cellalign.evaluation.metrics import identifiability as ident
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
@@ -35,7 +35,7 @@ class Identifiability(Panel):
         """The latents, and the graph where the model has one; NotApplicable without a simulated truth."""
         truth: Any = inputs.adata.uns.get("truth")
         if truth is None or "truth" not in inputs.adata.obsm:
-            raise NotApplicable("the input holds no simulated truth; make one with `cellalign simulate sparse-shift`")
+            raise OfAnotherKind("the input holds no simulated truth; make one with `cellalign simulate sparse-shift`")
         z, true = inputs.latents(), np.asarray(inputs.adata.obsm["truth"])
         for metric in (ident.pearson_mcc, ident.spearman_mcc, ident.linear_r2):
             yield self.row("latents", "all", metric, metric(true, z), len(z))

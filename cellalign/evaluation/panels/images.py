@@ -13,7 +13,7 @@ from cellalign.data.matrices import matrix_of
 from cellalign.data.stored import rows_in
 from cellalign.errors import InputError, option
 from cellalign.evaluation.compared import called
-from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.metrics import images as img
 from cellalign.evaluation.metrics.response import dense
 from cellalign.evaluation.panel import Panel
@@ -47,7 +47,7 @@ class ImagesOfCondition(Panel):
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Held-out labels, all, and each; NotApplicable where the cells are no predicted images."""
         if not inputs.predictions:
-            raise NotApplicable("the input is no counterfactual")
+            raise OfAnotherKind("the input is no counterfactual")
         shape = image_shape(inputs.adata)
         if shape is None:
             raise NotApplicable('the cells are no images: uns["image_shape"] is not set')

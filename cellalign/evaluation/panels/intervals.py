@@ -14,7 +14,7 @@ from cellalign.data.stored import rows_in
 from cellalign.data.values import listed
 from cellalign.errors import InputError, option
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
-from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.metrics import coverage as cov
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.metrics.metric import by_name
@@ -78,7 +78,7 @@ class Intervals(Panel):
         """Every group and their mean; NotApplicable where there are no intervals or nothing to compare with."""
         records = [record for record in inputs.predictions if record.interval is not None]
         if not records:
-            raise NotApplicable(f"the input has no intervals of cellalign counterfactual {option('interval')}")
+            raise OfAnotherKind(f"the input has no intervals of cellalign counterfactual {option('interval')}")
         if inputs.against is None:
             raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
         every: list[Scored] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from cellalign.data.columns import column
 from cellalign.errors import UsageError, option
-from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.metrics import likelihood as metrics
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.table import Row
@@ -49,7 +49,7 @@ class Likelihood(Panel):
         """Validation cells, and the cells by intervention; NotApplicable where the model has no likelihood."""
         model = inputs.model
         if model is None:
-            raise NotApplicable(f"it needs {option('model', hint='DIR')}")
+            raise OfAnotherKind(f"it needs {option('model', hint='DIR')}")
         if not model.has_likelihood:
             raise NotApplicable(f"method {model.name!r} has no likelihood")
         groups, intervention = _groups(inputs, model)

@@ -11,7 +11,7 @@ import numpy as np
 from cellalign.data.values import apart
 from cellalign.errors import option
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
-from cellalign.evaluation.inputs import Inputs, NotApplicable
+from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.intervals import Interval, mean_interval
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.metrics.metric import by_name
@@ -52,7 +52,7 @@ class PredictedResponse(Panel):
     def run(self, inputs: Inputs) -> Iterator[Row]:
         """Every cell type and their mean; NotApplicable where the cells are no prediction or none can be compared."""
         if not inputs.predictions:
-            raise NotApplicable("the input is no counterfactual")
+            raise OfAnotherKind("the input is no counterfactual")
         if inputs.against is None:
             raise NotApplicable(f"it needs {option('against', hint='FILE')}, the real cells")
         groups: list[Scored] = []
