@@ -67,7 +67,10 @@ def test_the_whole_pipeline_and_again_with_nothing_to_do(tool, tmp_path):
 
 def test_the_settings_that_the_pipeline_reads_are_those_of_its_config():
     known = yaml.safe_load((FOLDER / "config.yaml").read_text())
-    read = set(re.findall(r"config\[\"(\w+)\"\]", (FOLDER / "Snakefile").read_text()))
+    text = (FOLDER / "Snakefile").read_text()
+    read = set(re.findall(r"config\[\"(\w+)\"\]", text))
+    for named in re.findall(r"=columns\((.*?)\)", text):
+        read |= set(re.findall(r"\"(\w+)\"", named))
     assert read == set(known)
 
 
