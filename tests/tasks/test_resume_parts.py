@@ -39,7 +39,9 @@ class Steps:
         monkeypatch.setattr(fitting._Run, "step", counted)
 
 
-@pytest.mark.parametrize("given", [STACK, CALIBRATED], ids=["stack", "calibration"])
+@pytest.mark.parametrize(
+    "given", [pytest.param(STACK, marks=pytest.mark.slow, id="stack"), pytest.param(CALIBRATED, id="calibration")]
+)
 def test_what_was_trained_is_not_trained_again_and_the_end_is_the_same(adata, tmp_path, monkeypatch, given):
     steps = Steps(monkeypatch)
     whole = cellalign.train(adata, model_path=tmp_path / "whole", **OPTIONS, **given)
