@@ -22,7 +22,7 @@ from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
 from cellalign.engine.feeding import brought, placed
-from cellalign.engine.keeping import keep, kept_noted, lost_ranks_noted, streams, take_up
+from cellalign.engine.keeping import keep, lost_ranks_noted, streams, take_up
 from cellalign.engine.learning_on import LearningOn, players_of
 from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
@@ -93,9 +93,8 @@ def fit(
     try:
         check_shares(type(method))
         if isinstance(method, Stacks):
-            with kept_noted(checkpoint):
-                given = (method, cells, train, validation, plan, device, seed)
-                return fit_stack(*given, fit=fit, checkpoint=checkpoint, progress=progress)
+            given = (method, cells, train, validation, plan, device, seed)
+            return fit_stack(*given, fit=fit, checkpoint=checkpoint, progress=progress)
         run = _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on)
         run.more_follows = more_follows
         return with_smaller_batches(run)

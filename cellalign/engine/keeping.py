@@ -107,7 +107,7 @@ def begin_parts(checkpoint: Checkpoint, order: list[int]) -> None:
 
 @contextmanager
 def kept_noted(checkpoint: Checkpoint | None) -> Iterator[None]:
-    """Where a run of several trainings ends within, say what goes on from here, if no training said it."""
+    """Where a run ends within, say what goes on from here, if its training did not: between two, or at its end."""
     try:
         yield
     except BaseException as error:

@@ -237,6 +237,7 @@ def train(
     from cellalign.data.outputs import holds_model
     from cellalign.data.said import tell
     from cellalign.engine.device import computing
+    from cellalign.engine.keeping import kept_noted
     from cellalign.engine.ranks import check_shares, connected
     from cellalign.methods.registry import get
     from cellalign.model_directory import check_model_output
@@ -263,20 +264,21 @@ def train(
         checkpoint = resuming.checkpoint(prepared.record)
         for level, message in prepared.notes:
             tell(level, message)
-        model = trained(
-            begun,
-            checkpoint=checkpoint,
-            before=before,
-            progress=progress,
-            device=device,
-            threads=threads,
-            deterministic=deterministic,
-            seed=seed,
-            world=ranks.world,
-        )
-        if model_path is not None and checkpoint is not None and ranks.first:
-            model.save(Path(model_path), force=force)
-            checkpoint.remove()  # not before: a run that is killed here has the one or the other
+        with kept_noted(checkpoint):
+            model = trained(
+                begun,
+                checkpoint=checkpoint,
+                before=before,
+                progress=progress,
+                device=device,
+                threads=threads,
+                deterministic=deterministic,
+                seed=seed,
+                world=ranks.world,
+            )
+            if model_path is not None and checkpoint is not None and ranks.first:
+                model.save(Path(model_path), force=force)
+                checkpoint.remove()  # not before: a run that is killed here has the one or the other
         return model
 
 

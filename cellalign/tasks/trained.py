@@ -58,7 +58,6 @@ def trained(
     from cellalign.data.said import tell
     from cellalign.engine.device import computing, machine
     from cellalign.engine.fit import fit
-    from cellalign.engine.keeping import kept_noted
     from cellalign.engine.observed import observe_cells
     from cellalign.model import Model
     from cellalign.model_directory import build_to_train
@@ -95,8 +94,7 @@ def trained(
         _say_caveats(module)
         held_out = None
         if planned is not None:
-            with kept_noted(checkpoint):
-                held_out = calibrated(prepared, planned, device=torch_device, seed=seed, checkpoint=checkpoint)
+            held_out = calibrated(prepared, planned, device=torch_device, seed=seed, checkpoint=checkpoint)
             record = record.model_copy(update={"calibration": planned.record})
     order = state.order if state.step else prepared.cells.order  # of a run that was cut off that which it began with
     record = record.model_copy(update={"machine": used.model_copy(update={"order": order})})

@@ -174,7 +174,7 @@ def ended_by_signals(training: Training, numbers: Sequence[int]) -> None:
         waiting.pop(0)
         assert process.returncode == STATUS[number], said
         last = said.strip().splitlines()[-1]
-        assert " epochs are kept; go on with: cellalign train" in last and "Traceback" not in said, said
+        assert " kept; go on with: cellalign train" in last and "Traceback" not in said, said
         words = shlex.split(last.split("go on with: cellalign ")[1])
         again = subprocess.run([COMMAND, *words], cwd=training.folder, capture_output=True, text=True, timeout=300)
         assert again.returncode == 0, again.stderr

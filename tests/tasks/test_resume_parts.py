@@ -78,3 +78,18 @@ def test_parts_go_with_the_run_and_are_of_its_settings(adata, tmp_path, monkeypa
 def test_closed_forms_leave_nothing(adata, tmp_path):
     cellalign.train(adata, model_path=tmp_path / "m", method="auto", **OPTIONS)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_run_that_ends_after_its_last_epoch_says_what_goes_on(tiny, tmp_path, monkeypatch):
+    from cellalign.model import Model
+
+    def ended(self, *given, **more):
+        raise KeyboardInterrupt
+
+    options = {"method": "cvae", "condition": "stim", "epochs": 2, "settings": {"hidden": [8], "latent_dim": 3}}
+    with monkeypatch.context() as at_the_end:
+        at_the_end.setattr(Model, "save", ended)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            cellalign.train(tiny, model_path=tmp_path / "m", checkpoint_every=0, **options)
+    assert caught.value.__notes__ == ["what was trained until now is kept; go on with: train again with resume=True"]
+    assert cellalign.train(tiny, model_path=tmp_path / "m", resume=True, **options).record.outcome.epochs == 2
