@@ -223,7 +223,7 @@ def apart(names: Iterable[str]) -> str:
 
 def counted(n: int, what: str) -> str:
     """So many of something, a plural in s where it is not one."""
-    return f"{n} {what}{'s' * (n != 1)}"
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def best_of(runs: int) -> str:

@@ -95,8 +95,9 @@ def fit(
         if isinstance(method, Stacks):
             given = (method, cells, train, validation, plan, device, seed)
             return fit_stack(*given, fit=fit, checkpoint=checkpoint, progress=progress)
-        run = _Run(method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on)
-        run.more_follows = more_follows
+        run = _Run(
+            method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on, more_follows
+        )
         return with_smaller_batches(run)
     except torch.OutOfMemoryError as error:
         smaller = option("batch_size", max(2, plan.batch_size // 2))
@@ -120,12 +121,13 @@ class _Run:
         progress: Progress | None,
         checkpoint: Checkpoint | None,
         learning_on: LearningOn | None = None,
+        more_follows: bool = False,
     ) -> None:
         self.method, self.device, self.seed = method.to(device), device, seed
         self.cells, self.train = placed(cells, device), train
         self.validation = validation.to(self.cells.device)
         self.progress, self.checkpoint = progress, checkpoint
-        self.learning_on = learning_on
+        self.learning_on, self.more_follows = learning_on, more_follows
         self.players = players_of(self.method) if learning_on is None else learning_on.players(self.method)
         self.streams = streams(device)
         self.begin(plan)
@@ -139,7 +141,6 @@ class _Run:
         self.signals = Signals(alone=self.ranks.alone)
         self.sharing = Sharing(self.ranks, self.players, self.signals, device)
         self.due = math.inf
-        self.more_follows = False
 
     def begin(self, plan: Plan) -> None:
         """Be before the first step of a plan."""

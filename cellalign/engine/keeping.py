@@ -37,8 +37,13 @@ def keep(run: _Run, checkpoint: Checkpoint) -> bool:
     between = run.state.batch == 0
     tensors |= streams(run.device)
     tensors |= {"rng.shuffle": run.shuffler.get_state() if between else run.epoch_rng}
+    return _saved(checkpoint, tensors, run.state)
+
+
+def _saved(checkpoint: Checkpoint, tensors: dict[str, Tensor], state: State) -> bool:
+    """Whether it could be written; that it could not is said."""
     try:
-        checkpoint.save(tensors, vars(run.state))
+        checkpoint.save(tensors, vars(state))
     except OSError as error:
         log.warning("cannot write the checkpoint %s: %s", checkpoint.file, error.strerror or error)
         return False
@@ -96,11 +101,8 @@ def begin_parts(checkpoint: Checkpoint, order: list[int]) -> None:
     def begin() -> None:
         if checkpoint.exists():
             checkpoint.check(checkpoint.kept())
-            return
-        try:
-            checkpoint.save({}, vars(State(order=order)))
-        except OSError as error:
-            log.warning("cannot write the checkpoint %s: %s", checkpoint.file, error.strerror or error)
+        else:
+            _saved(checkpoint, {}, State(order=order))
 
     current().told(begin)
 

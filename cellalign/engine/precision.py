@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from cellalign.engine.plan import Plan, Precision
-from cellalign.methods.base import HasPlayers, Method, Trains
-from cellalign.methods.capabilities import Stacks
+from cellalign.methods.base import Method
+from cellalign.methods.capabilities import by_steps
 
 log = logging.getLogger("cellalign")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -50,5 +50,5 @@ def settled_plan(cls: type[Method], hyperparameters: Any, plan: Plan, device: to
 
     Networks that are members of a stack compute as they do alone.
     """
-    by_steps = issubclass(cls, (Trains, HasPlayers)) or (issubclass(cls, Stacks) and cls.trains(hyperparameters))
-    return plan.model_copy(update={"precision": settle(plan.precision, device) if by_steps else "float32"})
+    trains = by_steps(cls, hyperparameters)
+    return plan.model_copy(update={"precision": settle(plan.precision, device) if trains else "float32"})

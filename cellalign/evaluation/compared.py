@@ -17,7 +17,7 @@ from scipy import sparse
 from cellalign.data import fingerprints
 from cellalign.data.columns import column, having
 from cellalign.data.stored import rows_in
-from cellalign.data.values import apart, known, listed
+from cellalign.data.values import known, listed
 from cellalign.errors import InputError, option
 from cellalign.evaluation.baselines import Groups
 from cellalign.evaluation.group_names import as_groups
@@ -239,7 +239,7 @@ def _usable(inputs: Inputs, grouping: _Grouping, target: np.ndarray, source: np.
     skipped = [f"{n} ({c[0]} real, {c[1]} source)" for n, c in counts.items() if n in predicted and n not in usable]
     if skipped:
         inputs.notes.append(
-            f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {apart(skipped).join(skipped)}"
+            f"response skips cell types with fewer than {MIN_CELLS_PER_GROUP} cells: {listed(skipped, len(skipped))}"
         )
     if not any(n in predicted for n in usable):
         what = f"{'no cell type has' if inputs.label else 'there are not'} {MIN_CELLS_PER_GROUP} cells under both"
@@ -370,10 +370,7 @@ class _Grouping:
 
 def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
     """Cells by their label, of a donor, plate or batch where they are compared within these."""
-    if inputs.label is None:
-        kinds = np.full(inputs.adata.n_obs, WHOLE), np.full(against.n_obs, WHOLE)
-    else:
-        kinds = called(inputs, against, inputs.label)
+    kinds = kinds_of(inputs, against)
     if inputs.within is None or inputs.within not in inputs.adata.obs:  # of which donor a cell is, it does not say
         return _Grouping(*kinds, {str(kind): (str(kind), "") for kind in np.unique(np.concatenate(kinds))})
     places = called(inputs, against, inputs.within)
@@ -385,6 +382,13 @@ def _grouping(inputs: Inputs, against: AnnData) -> _Grouping:
         parts |= {name: (str(pair[0]), str(pair[1])) for name, pair in zip(names, pairs.T.tolist(), strict=True)}
         named.append(np.array(names)[codes.ravel()])
     return _Grouping(named[0], named[1], parts)
+
+
+def kinds_of(inputs: Inputs, against: AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of predicted and of real cells, called alike; of one kind where no label is named."""
+    if inputs.label is None:
+        return np.full(inputs.adata.n_obs, WHOLE), np.full(against.n_obs, WHOLE)
+    return called(inputs, against, inputs.label)
 
 
 def called(inputs: Inputs, against: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:

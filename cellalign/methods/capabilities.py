@@ -157,6 +157,11 @@ class Stacks(Capability):
         """Take the shares of the members [M], and the errors of each group left out: of the stack, of all, of none."""
 
 
+def by_steps(cls: type[Any], hyperparameters: Any) -> bool:
+    """Whether a method trains a network by gradient steps: its own, or a member's."""
+    return issubclass(cls, Trains) or (issubclass(cls, Stacks) and cls.trains(hyperparameters))
+
+
 Rule = Literal["observed", "expression", "latent"]
 
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.said import told_once
+from cellalign.data.values import counted
 from cellalign.tasks.benchmark_plan import BenchmarkPlan, of_these, planned
-from cellalign.tasks.dry import Asked, Expected, Row, expected, many, print_plan, rows_of
+from cellalign.tasks.dry import Asked, Expected, Row, expected, print_plan, rows_of
 from cellalign.tasks.paths import to_write
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _of_name(plan: BenchmarkPlan, name: str, found: Expected | None) -> Row:
     done = "" if left == len(whole) else f"; {len(whole) - left} of {len(whole)} done already"
     took = "" if found is None else f", {found.said}"
     seconds = None if found is None or found.seconds != found.seconds else round(found.seconds, 1)
-    return f"method {name}", f"{many(left, 'training')}{took}{done}", seconds
+    return f"method {name}", f"{counted(left, 'training')}{took}{done}", seconds
 
 
 def _of_trainings(plan: BenchmarkPlan, seeds: Sequence[int], *, people: bool) -> list[Row]:
@@ -84,7 +85,7 @@ def _of_trainings(plan: BenchmarkPlan, seeds: Sequence[int], *, people: bool) ->
     groups, conditions = (list(dict.fromkeys(case[i] for case in plan.cases)) for i in (0, 1))
     sets = len({one.cases for one in plan.trainings})
     left = sum(bool(plan.left(one)) for one in plan.trainings)
-    product = f"{many(len(plan.asked), 'method' if len(plan.asked) == plan.methods else 'method and setting')}"
+    product = f"{counted(len(plan.asked), 'method' if len(plan.asked) == plan.methods else 'method and setting')}"
     if plan.holdout_each is None:
         rows: list[Row] = [("held out", "nothing: the response is fitted, not predicted", 0)]
     else:
@@ -95,7 +96,7 @@ def _of_trainings(plan: BenchmarkPlan, seeds: Sequence[int], *, people: bool) ->
     rows.append(("seeds", _listed(seeds), len(seeds)))
     done = len(plan.trainings) - left
     there = f"; {done:,} {'is' if done == 1 else 'are'} done already" if done else ""
-    rows.append(("trainings", f"{left:,} ({product} x {many(len(seeds), 'seed')}{there})", left))
+    rows.append(("trainings", f"{left:,} ({product} x {counted(len(seeds), 'seed')}{there})", left))
     if not people:
         for one in plan.trainings:
             n = len(plan.left(one))
@@ -116,14 +117,14 @@ def _of_rows(plan: BenchmarkPlan, results: str) -> list[Row]:
         if kept:
             which = [f"{row.held_out} as {row.to}, seed {row.seed}" for row in kept]
             rows.append(
-                (f"kept of {name}", f"{many(len(kept), 'row')}, not computed again: {_listed(which)}", len(kept))
+                (f"kept of {name}", f"{counted(len(kept), 'row')}, not computed again: {_listed(which)}", len(kept))
             )
     baselines = sum(n for name, n in by_name.items() if name not in plan.asked)
     if baselines:
-        rows.append(("kept of baselines", f"{many(baselines, 'row')} beside these", baselines))
+        rows.append(("kept of baselines", f"{counted(baselines, 'row')} beside these", baselines))
     others = len(plan.done) - len(mine)
     if others:
-        said = f"{many(others, 'row')} of other cells, settings or scores: kept in {results}, left out of the table"
+        said = f"{counted(others, 'row')} of other cells, settings or scores: kept in {results}, left out of the table"
         rows.append(("kept of others", said, others))
     return rows
 

@@ -192,13 +192,8 @@ def command(
     bare = predicted.bare()
     files.write_batches(bare, predicted.batches(), output, copies=predicted.copies, force=force)
     targets = predicted.record.targets
-    said = (
-        f"{len(targets)} conditions"
-        if len(targets) > 1
-        else targets[0].to
-        if targets
-        else predicted.record.to or _named(to)
-    )
+    one = targets[0].to if targets else predicted.record.to or _named(to)
+    said = f"{len(targets)} conditions" if len(targets) > 1 else one
     observed = _observed(predicted)
     beside_them = f", beside {observed} observed control cells" if observed else ""
     written = predicted.record.written

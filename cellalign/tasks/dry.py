@@ -155,11 +155,6 @@ def _seconds(function: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def many(n: int, what: str) -> str:
-    """As "1 run", "2 runs"."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
 def rows_of(found: Mapping[str, Expected]) -> list[Row]:
     """What all trainings together take."""
     if not found:

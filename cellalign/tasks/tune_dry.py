@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.said import told_once
-from cellalign.tasks.dry import Asked, Expected, Row, expected, many, print_plan, rows_of
+from cellalign.data.values import counted
+from cellalign.tasks.dry import Asked, Expected, Row, expected, print_plan, rows_of
 from cellalign.tasks.grid import said, tried_of
 from cellalign.tasks.tune_criteria import ranked_by, scores
 from cellalign.tasks.tune_runs import Runs
@@ -94,12 +95,12 @@ def _of_runs(
         own = [states[name, seed] for seed in range(seeds)]
         there = "".join(f"; {own.count(state)} {state}" for state in (FINISHED, CUT_OFF) if state in own)
         took, seconds = (f", {found[name].said}", found[name].seconds) if name in found else ("", 0.0)
-        how = f"{many(seeds - own.count(FINISHED), 'run')}{took}{there}"
+        how = f"{counted(seeds - own.count(FINISHED), 'run')}{took}{there}"
         rows.append((f"setting {name}", how, round(seconds, 1) if seconds == seconds else None))
         if not people:
             rows += [("run", f"{name}, seed {seed}", state) for seed, state in enumerate(own)]
     finished = list(states.values()).count(FINISHED)
     there = f"; {finished} {'is' if finished == 1 else 'are'} {FINISHED}" if finished else ""
-    product = f"{many(len(tried), 'combination')} x {many(seeds, 'seed')}"
+    product = f"{counted(len(tried), 'combination')} x {counted(seeds, 'seed')}"
     left = len(states) - finished
     return [*rows, ("trainings", f"{left:,} ({product}{there})", left)]

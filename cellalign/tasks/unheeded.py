@@ -41,6 +41,7 @@ def unheeded(cls: type[Method], hyperparameters: Any, asked: Mapping[str, Any], 
     """
     from cellalign.engine.plan import Plan
     from cellalign.engine.words import translated
+    from cellalign.methods.capabilities import by_steps
 
     given = dict(asked.get("settings") or {})
     ours = translated(given, dict.fromkeys([*cls.Hyperparameters.model_fields, *Plan.model_fields]))
@@ -60,10 +61,3 @@ def unheeded(cls: type[Method], hyperparameters: Any, asked: Mapping[str, Any], 
             f"{option('early_stopping', True)} does nothing: without cells to validate on, no training stops early; "
             f"{more} keeps some",
         )
-
-
-def by_steps(cls: type[Method], hyperparameters: Any) -> bool:
-    """Whether a method trains a network, its own or a member's."""
-    from cellalign.methods.capabilities import Stacks, Trains
-
-    return issubclass(cls, Trains) or (issubclass(cls, Stacks) and cls.trains(hyperparameters))

@@ -52,7 +52,8 @@ def read_table(path: Path, name: str) -> AnnData:
             shown = ", ".join(map(repr, map(str, text[:5])))
             advice = f"keep only numbers of genes, and give cell metadata with {option('obs', hint='FILE')}"
             raise InputError(f"{name} is a table with {len(text)} columns that are not numbers ({shown}); {advice}")
-        columns = columns or (_header(path, separator, block.columns) if named.columns else _numbers(block.columns))
+        numbers = list(map(str, range(block.shape[1])))
+        columns = columns or (_header(path, separator, block.columns) if named.columns else numbers)
         rows += list(map(str, block.index))
         blocks.append(sparse.csr_matrix(block.to_numpy(dtype=np.float32)))
     if not blocks:
@@ -113,10 +114,7 @@ class _Named:
         try:
             with opened(path) as file:
                 seen = pd.read_csv(file, sep=separator, header=None, nrows=LOOKED_AT, dtype=str, keep_default_na=False)
-        except (
-            ValueError,
-            pd.errors.ParserError,
-        ):  # a first line of fewer fields, as R writes it; or what is told later
+        except ValueError:  # a first line of fewer fields, as R writes it; or what is told later
             return cls()
         columns = not _are_values(seen.iloc[0, 1:])
         above = seen.iat[0, 0].strip()  # pandas writes none above the names of rows
@@ -127,10 +125,6 @@ def _are_values(fields: pd.Series) -> bool:
     """Whether these are numbers that name nothing."""
     found = pd.to_numeric(fields, errors="coerce")
     return len(found) > 1 and bool(found.notna().all() and ((found % 1 != 0).any() or found.duplicated().any()))
-
-
-def _numbers(columns: pd.Index) -> list[str]:
-    return [str(i) for i in range(len(columns))]
 
 
 def _blocks(path: Path, name: str, separator: str, named: _Named) -> Iterator[pd.DataFrame]:

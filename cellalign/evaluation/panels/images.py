@@ -12,18 +12,16 @@ from cellalign.data.images import KEY, Shape, image_shape
 from cellalign.data.matrices import matrix_of
 from cellalign.data.stored import rows_in
 from cellalign.errors import InputError, option
-from cellalign.evaluation.compared import called
+from cellalign.evaluation.compared import kinds_of
 from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.metrics import images as img
 from cellalign.evaluation.metrics.response import dense
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.predictions import check_finite
 from cellalign.evaluation.references import learned_from
-from cellalign.evaluation.table import FITTED, PREDICTED, WHOLE, Pictures, Row
+from cellalign.evaluation.table import FITTED, PREDICTED, Pictures, Row
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from cellalign.records import Counterfactual
 
 ORIGINAL = "image"  # obs column of the image that several are of
@@ -130,7 +128,7 @@ class _Images:
         check_finite(inputs.adata.X, "the prediction's X")
         pixels = matrix_of(against, "X", option("against"))
 
-        of_all, theirs = _labels(inputs, against)
+        of_all, theirs = kinds_of(inputs, against)
 
         def some(adata: Any, x: Any, labels: np.ndarray, mask: np.ndarray) -> _Some:
             rows = np.flatnonzero(mask & (labels != ""))
@@ -197,13 +195,6 @@ class _Images:
             held = bool(np.isin(name, self.held_out))
             origin = self.record.from_ or "before"
             self.inputs.result.images.append(Pictures(str(name), origin, self.record.to, held, found))
-
-
-def _labels(inputs: Inputs, against: AnnData) -> tuple[np.ndarray, np.ndarray]:
-    """What predicted and real images show, "" where that is not known."""
-    if inputs.label is None:
-        return np.full(inputs.adata.n_obs, WHOLE), np.full(against.n_obs, WHOLE)
-    return called(inputs, against, inputs.label)
 
 
 def _originals(adata: Any) -> np.ndarray:

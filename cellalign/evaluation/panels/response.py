@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.values import apart
+from cellalign.data.values import listed
 from cellalign.errors import option
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
 from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
@@ -143,9 +143,9 @@ def _say_seen(inputs: Inputs, groups: Sequence[Scored]) -> None:
     tuned = [group.name for group in groups if group.status == TUNED]
     unknown = [group.name for group in groups if not group.status]
     if held:
-        inputs.notes.append(f"held out in training: {apart(held).join(held)}")
+        inputs.notes.append(f"held out in training: {listed(held, len(held))}")
     if tuned:
-        inputs.notes.append(f"tune chose the settings by how well these are predicted: {apart(tuned).join(tuned)}")
+        inputs.notes.append(f"tune chose the settings by how well these are predicted: {listed(tuned, len(tuned))}")
     if unknown and "held_out" not in inputs.adata.obs:
         said = "the prediction does not say which cells its model has seen: whether it is fitted is not known"
         if said not in inputs.notes:
