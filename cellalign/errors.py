@@ -123,6 +123,11 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     return f" Did you mean {listed[close[0]]!r}?" if close else ""
 
 
+def counted(n: int, what: str) -> str:
+    """So many of something, a plural in s where it is not one."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def check_known(function: str, given: Iterable[str], known: Iterable[str]) -> None:
     """TypeError where an argument is none of a function's, by the name that was called and with the nearest of its own.
 

@@ -221,11 +221,6 @@ def apart(names: Iterable[str]) -> str:
     return "; " if any(", " in name for name in names) else ", "
 
 
-def counted(n: int, what: str) -> str:
-    """So many of something, a plural in s where it is not one."""
-    return f"{n:,} {what}{'s' * (n != 1)}"
-
-
 def best_of(runs: int) -> str:
     """Which of so many runs was kept."""
     return "only run" if runs == 1 else f"best of {runs} runs"

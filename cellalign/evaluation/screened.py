@@ -16,8 +16,8 @@ from scipy import sparse
 
 from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
-from cellalign.data.values import counted, joined, known, listed
-from cellalign.errors import option
+from cellalign.data.values import joined, known, listed
+from cellalign.errors import counted, option
 from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.metrics import screen as scr
 from cellalign.evaluation.predictions import check_finite, check_library_sizes

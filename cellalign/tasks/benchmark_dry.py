@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.said import told_once
-from cellalign.data.values import counted
+from cellalign.errors import counted
 from cellalign.tasks.benchmark_plan import BenchmarkPlan, of_these, planned
 from cellalign.tasks.dry import Asked, Expected, Row, expected, print_plan, rows_of
 from cellalign.tasks.paths import to_write

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellalign.data.values import counted
+from cellalign.errors import counted
 from cellalign.tasks.benchmark_table import beside_others, metric_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.said import told_once
-from cellalign.data.values import counted
+from cellalign.errors import counted
 from cellalign.tasks.dry import Asked, Expected, Row, expected, print_plan, rows_of
 from cellalign.tasks.grid import said, tried_of
 from cellalign.tasks.tune_criteria import ranked_by, scores
