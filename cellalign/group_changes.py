@@ -20,6 +20,7 @@ import numpy as np
 
 SHARPNESS = 4.0
 ADDITIVE = 1.0  # the offset at which a change of scale is none: log(expm1(x) + 1) is x
+DOUBT = 1.0  # of a change as large as its standard error a half is believed
 NEGLIGIBLE = 1e-3  # share of a setting that is left away
 TINY = 1e-12
 DRAWN, SUMS_UP = 0.02, 1e3  # how much shares of a stack are drawn to a first guess, and to the sum 1
@@ -95,6 +96,8 @@ class Setting(NamedTuple):
         the control means, which may go beyond the groups that are known.
     ridge : float
         Of this regression, in parts of the mean square of a group's components.
+    doubt : float
+        How much the change of a gene is drawn to none where groups do not agree on it; see `agreed`.
     """
 
     sharpness: float
@@ -103,6 +106,7 @@ class Setting(NamedTuple):
     kinship: float
     rank: float = 0
     ridge: float = 0
+    doubt: float = 0
 
 
 def settings_to_try(*, signed: bool = False, related: bool = True) -> list[Setting]:
@@ -118,11 +122,11 @@ def settings_to_try(*, signed: bool = False, related: bool = True) -> list[Setti
     offsets = (ADDITIVE,) if signed else (0.2, 0.5, ADDITIVE)
     kinships = (0.0, 1.0, 2.0, 4.0) if related else (0.0,)
     shrinks = (0, 0.2, 0.4, 0.6)
-    alike = [Setting(*each) for each in product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships)]
+    alike = [Setting(*each, doubt=DOUBT) for each in product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships)]
     if related:  # many small groups, of which like ones are of one type: regression adds nothing
         return alike
     regressed = product((0,), shrinks[:-1], offsets, kinships, (2, 4), (0.05, 0.2, 0.8))
-    return alike + [Setting(*each) for each in regressed]
+    return alike + [Setting(*each, doubt=DOUBT) for each in regressed]
 
 
 @dataclass(frozen=True)
@@ -176,21 +180,55 @@ def changes(control: np.ndarray, values: np.ndarray, known: Known, settings: Seq
     reliable = known.reliability()
     components = _components(known, reliable, control)
     own = {offset: to_scale(control, offset) for offset in {s.offset for s in settings}}
-    means: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}
+    moved_by = {
+        o: to_scale(known.treated, o) - to_scale(known.controls, o) for o in own if any(s.doubt for s in settings)
+    }
+    means: dict[tuple[float, ...], tuple[np.ndarray, ...]] = {}
+    trust: dict[tuple[float, ...], np.ndarray] = {}
     found = np.empty((len(settings), len(control)))
-    for row, (sharpness, shrink, offset, kinship, rank, ridge) in enumerate(settings):
+    for row, (sharpness, shrink, offset, kinship, rank, ridge, doubt) in enumerate(settings):
         key = (sharpness, kinship, rank, ridge)
         if key not in means:
             kin = reliable * np.exp(kinship * (shared - shared.max()))
             if rank:
-                weights = _regressed(*components, reliable, kin, int(rank), ridge)
+                weights, counted = _regressed(*components, reliable, kin, int(rank), ridge), kin / kin.sum()
             else:
-                weights = by_distance(distance, sharpness, kin)
-            means[key] = weights @ known.controls, weights @ known.treated
-        before, after = (to_scale(mean, offset) for mean in means[key])
-        moved = own[offset] + (after - before) - shrink * (own[offset] - before)
+                weights = counted = by_distance(distance, sharpness, kin)
+            means[key] = weights @ known.controls, weights @ known.treated, counted
+        before, after = (to_scale(mean, offset) for mean in means[key][:2])
+        change = after - before
+        if doubt:
+            at = (*key, offset, doubt)
+            if at not in trust:
+                trust[at] = agreed(change, moved_by[offset], means[key][2], doubt)
+            change = trust[at] * change
+        moved = own[offset] + change - shrink * (own[offset] - before)
         found[row] = from_scale(moved, offset) - control
     return found
+
+
+def agreed(change: np.ndarray, each: np.ndarray, weights: np.ndarray, doubt: float = DOUBT) -> np.ndarray:
+    """How far a mean change is believed, by gene: c^4 / (c^4 + (doubt s^2)^2), s its standard error as groups differ.
+
+    Most genes do not respond: one whose change is within its error is drawn to none, one well beyond it stays as it is.
+
+    Parameters
+    ----------
+    change : array [G]
+        The mean change c.
+    each : array [n, G]
+        Those of the groups that it is a mean of.
+    weights : array [n]
+        By which they count, summing up to 1: s^2 = sum w (each - mean)^2 * sum w^2 / (1 - sum w^2). No gene's is below
+        that of the gene in the middle: few groups agree by chance.
+    """
+    alone = float((weights**2).sum())
+    if alone >= 1 - TINY:  # one group says nothing of how they differ
+        return np.ones_like(change)
+    variance = np.maximum(weights @ each**2 - (weights @ each) ** 2, 0) * alone / (1 - alone)
+    variance = np.maximum(variance, np.median(variance))
+    size = change**4
+    return size / np.maximum(size + (doubt * variance) ** 2, TINY**2)
 
 
 def _components(known: Known, reliable: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

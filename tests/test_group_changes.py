@@ -11,6 +11,7 @@ from cellalign.group_changes import (
     Known,
     LeftOut,
     Setting,
+    agreed,
     changes,
     columns_asked,
     likeness,
@@ -137,3 +138,50 @@ def test_regression_on_components_is_that_of_numpy():
     np.testing.assert_allclose(found[1], change.mean(0), atol=1e-6)
     alone = Known(controls[:1], treated[:1], np.ones((1, 2)), np.zeros((1, 1), int))
     np.testing.assert_allclose(changes(own, np.zeros(1, int), alone, [Setting(0, 0, 1, 0, 3, 1)])[0], change[0])
+
+
+@pytest.mark.parametrize("doubt", [0.5, 1.0, 2.0])
+def test_a_change_is_believed_by_its_error_between_groups(doubt):
+    rng = np.random.default_rng(2)
+    each, weights = rng.normal(size=(5, 9)), rng.random(5)
+    weights /= weights.sum()
+    change = weights @ each
+    alone = sum(w**2 for w in weights)
+    errors = []
+    for g in range(9):
+        mean = sum(w * row[g] for w, row in zip(weights, each, strict=True))
+        spread = sum(w * (row[g] - mean) ** 2 for w, row in zip(weights, each, strict=True))
+        errors.append(spread * alone / (1 - alone))
+    least = sorted(errors)[4]
+    expected = [c**4 / (c**4 + (doubt * max(e, least)) ** 2) for c, e in zip(change, errors, strict=True)]
+    np.testing.assert_allclose(agreed(change, each, weights, doubt), expected, atol=1e-12)
+
+
+def test_the_error_of_a_mean_of_groups_is_unbiased():
+    """Drawn again and again, the variance of a weighted mean is what one draw says of it, on average."""
+    rng = np.random.default_rng(3)
+    weights = np.array([0.5, 0.2, 0.2, 0.1])
+    each = rng.normal(size=(4, 200_000))
+    alone = (weights**2).sum()
+    said = (weights @ each**2 - (weights @ each) ** 2) * alone / (1 - alone)
+    assert said.mean() == pytest.approx((weights @ each).var(), rel=0.02)
+
+
+def test_genes_that_do_not_respond_are_told_from_those_that_do():
+    """Few of many genes respond: drawn to none where groups do not agree, the change is nearer to the truth."""
+    rng, n, genes = np.random.default_rng(4), 6, 500
+    truth = np.where(np.arange(genes) < 50, rng.normal(size=genes), 0)
+    noise = rng.normal(size=(n, genes)) * 0.3
+    known = Known(np.ones((n, genes)), 1 + truth + noise, np.full((n, 2), 1.0), np.zeros((n, 1), int))
+    plain, doubted = changes(
+        np.ones(genes), np.zeros(1, int), known, [Setting(0, 0, 1, 0), Setting(0, 0, 1, 0, doubt=1)]
+    )
+    assert ((doubted - truth) ** 2).mean() < 0.6 * ((plain - truth) ** 2).mean()
+    strong = np.abs(truth) > 0.6
+    np.testing.assert_allclose(doubted[strong], plain[strong], rtol=0.1)
+    # where every gene responds alike in every group nothing is taken away, and one group alone is believed
+    sure = Known(np.ones((n, genes)), np.tile(1 + truth, (n, 1)), np.full((n, 2), 1.0), np.zeros((n, 1), int))
+    one = sure.among(np.array([0]))
+    for which in (sure, one):
+        found = changes(np.ones(genes), np.zeros(1, int), which, [Setting(0, 0, 1, 0, doubt=1)])[0]
+        np.testing.assert_allclose(found, truth, atol=1e-9)

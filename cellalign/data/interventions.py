@@ -61,9 +61,8 @@ class Intervention:
         for field, value in zip(self.fields, self.values, strict=True):
             if field.name in obs:
                 before = obs[field.name]
-                changed[f"{field.name}_source"] = (
-                    before if field.kind == "number" else before.astype(str).astype("category")
-                )
+                text = before.map(str, na_action="ignore")  # what is missing stays missing, whatever pandas it is
+                changed[f"{field.name}_source"] = before if field.kind == "number" else text.astype("category")
             changed[field.name] = field.replaced(obs, value)
         return obs.assign(**changed)
 

@@ -3,7 +3,8 @@
 The change of a group (a cell type, a donor, a type of a donor) is the mean of others' changes, weighted by the likeness
 of their control means, by how many cells tell them, and by what the groups have in common; less a part of the group's
 own deviation, because states converge under treatment; as a difference or a fold change, or between. How much of each
-is settled by leaving groups out (`cellalign.group_changes`), the way the cells that are asked for were left out.
+is settled by leaving groups out (`cellalign.group_changes`), the way the cells that are asked for were left out. A gene
+on whose change groups do not agree within its error hardly changes (`group_changes.agreed`).
 
 A cell changes as its group does; what falls, falls in proportion, so that nothing is below zero and the mean is the
 group's. A cell of which a column is not known belongs to the groups it may be of, by its principal components. Where
@@ -38,6 +39,7 @@ from cellalign.methods.states import states
 MOST_LEFT_OUT = 64  # groups and targets that are left out in turn, at most
 MIN_CELLS = 10  # of a control that is halved, where there are such
 MEAN, LOCAL = Setting(0, 0, 1, 0), Setting(4, 0, 1, 0)
+OF_OLD = 6  # fields of a setting, in models that have no `doubt`
 BUFFERS = ("settings", "shares", "evidence", "centres", "levels")
 
 
@@ -58,7 +60,7 @@ class Local(PCA):
 
         states: int = Field(0, ge=0, le=1000, description="clusters where no column makes groups; 0: by cells")
 
-    settings: Tensor  # [C, 6] that count, as `Setting`
+    settings: Tensor  # [C, 7] that count, as `Setting`; of older models [C, 6]
     shares: Tensor  # [C] summing up to 1
     evidence: Tensor  # [left out, 3] squared error of the choice, of the mean shift and of the local shift
     centres: Tensor  # [states, p] of clusters, among components with the conditions levelled
@@ -72,7 +74,12 @@ class Local(PCA):
         self.groups.states = self.clusters
         self._changes: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         p = self.components.shape[1]
-        for name, shape in (("settings", (0, 6)), ("shares", (0,)), ("evidence", (0, 3)), ("centres", (0, p))):
+        for name, shape in (
+            ("settings", (0, len(Setting._fields))),
+            ("shares", (0,)),
+            ("evidence", (0, 3)),
+            ("centres", (0, p)),
+        ):
             self.register_buffer(name, torch.zeros(shape))
         self.register_buffer("levels", torch.zeros(0, p))
         self.register_buffer("spread", torch.ones(p))
@@ -130,17 +137,16 @@ class Local(PCA):
     def choose(self, halves: Halves) -> None:
         """Shares of the settings, by how well they tell the changes of groups that are left out."""
         tried = settings_to_try(signed=self.layout.signed, related=self.groups.n_columns > 1)
-        left = self.left_out(halves, tried)
-        found = np.array([each.errors() for each in left]).reshape(-1, len(tried))
-        share = soft_choice(found)
+        left = self.left_out(halves, [*tried, MEAN, LOCAL])
+        found = np.array([each.errors() for each in left]).reshape(-1, len(tried) + 2)
+        share = soft_choice(found[:, :-2])
         kept = np.flatnonzero(share)
         device = self.centre.device
         self.settings = torch.tensor([tried[i] for i in kept], dtype=torch.float32, device=device)
         self.shares = torch.tensor(share[kept], dtype=torch.float32, device=device)
-        simple = [tried.index(MEAN), tried.index(LOCAL)]
-        mixed = [LeftOut(each.truth, (share @ each.predicted)[:, None]).errors()[0] for each in left]
+        mixed = [LeftOut(each.truth, (share @ each.predicted[:, :-2])[:, None]).errors()[0] for each in left]
         self.evidence = torch.tensor(
-            np.column_stack([mixed, found[:, simple]]) if left else np.zeros((0, 3)),
+            np.column_stack([mixed, found[:, -2:]]) if left else np.zeros((0, 3)),
             dtype=torch.float32,
             device=device,
         )
@@ -296,7 +302,9 @@ def _make_room(module: nn.Module, weights: Mapping[str, Any], prefix: str, *_: A
     if len(read) < len(BUFFERS) or any(value.dim() == 0 for value in read.values()):
         return
     p = module.components.shape[1]
-    widths = {"settings": (6,), "shares": (), "evidence": (3,), "centres": (p,), "levels": (p,)}
+    settings = tuple(read["settings"].shape[1:])
+    settings = settings if settings == (OF_OLD,) else (len(Setting._fields),)
+    widths = {"settings": settings, "shares": (), "evidence": (3,), "centres": (p,), "levels": (p,)}
     fits = all(tuple(read[name].shape[1:]) == width for name, width in widths.items())
     if fits and len(read["settings"]) == len(read["shares"]):
         module._changes = {}

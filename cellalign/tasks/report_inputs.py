@@ -125,8 +125,7 @@ class Given:
         raise InputError(f"{path} is JSON, but neither of evaluate nor of targets; {self._takes}")
 
     def _table(self, path: str, name: str, kind: str) -> str:
-        import pandas as pd
-
+        from cellalign.data.formats.as_written import read_as_written
         from cellalign.reporting.scores import Scores
 
         if kind == "benchmark":
@@ -137,7 +136,7 @@ class Given:
             return "benchmark"
         try:
             # names as they are written: a cell type may be called NA, a perturbation 007
-            table = pd.read_csv(path, converters=dict.fromkeys(NAMES, str))
+            table = read_as_written(path, NAMES)
             if kind == "scores":
                 self.scores.append(Scores.of_table(table, name))
                 return "scores of an evaluation"

@@ -117,7 +117,7 @@ def test_no_member_sees_what_is_left_out(monkeypatch):
 
 def test_a_donor_that_is_left_out_is_left_out_with_cells_of_no_type_or_of_one_without_a_control(monkeypatch):
     adata = cells(n=20, types="AB", donors=("d1", "d2", "d3"))
-    kind = adata.obs["cell_type"].astype(object).to_numpy()
+    kind = adata.obs["cell_type"].astype(object).to_numpy(copy=True)
     treated = (adata.obs["stim"] == "stimulated").to_numpy()
     kind[np.random.default_rng(0).random(adata.n_obs) < 0.5] = None
     first = np.flatnonzero(treated & (adata.obs["donor"] == "d1"))[:3]

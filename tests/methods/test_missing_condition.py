@@ -135,7 +135,7 @@ def test_a_model_of_three_conditions_and_unknown_ones_is_loaded(three, of_three,
 def test_cells_of_unknown_condition_change_as_those_of_the_inferred_one(three, of_three):
     asked = {"donor": "d2", "drug": "a+b"}
     found = of_three.counterfactual(three, to=asked)
-    assert found.obs["drug_source"].isin(["nan"]).any() and np.isfinite(found.X).all()
+    assert found.obs["drug_source"].isna().any() and np.isfinite(found.X).all()
     told = three.copy()
     told.obs["drug"] = of_three.inferred_condition(three)["drug_inferred"].astype(str)
     np.testing.assert_allclose(found.X, of_three.counterfactual(told, to=asked).X, rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from anndata import AnnData
 
+from cellalign.data.formats.as_written import read_as_written
 from cellalign.data.formats.detect import opened
 from cellalign.errors import InputError
 
@@ -62,7 +63,7 @@ def read_parse(path: Path, name: str) -> AnnData:
 
 def _table(path: Path) -> pd.DataFrame:
     with opened(path) as text:
-        return pd.read_csv(text)
+        return read_as_written(text, [*NAMES, *BARCODES])
 
 
 def _column(table: pd.DataFrame, words: tuple[str, ...], file: str, name: str) -> pd.Series:

@@ -14,6 +14,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from cellalign.data.formats.as_written import blocks_as_written, read_as_written
 from cellalign.data.formats.counted import told_apart
 from cellalign.data.formats.detect import opened
 from cellalign.errors import InputError, option
@@ -86,8 +87,8 @@ def read_metadata(path: Path, column: str | None) -> pd.DataFrame:
         raise InputError(f"no such file: {name}")
     try:
         with opened(path) as file:
-            as_text = {0 if column is None else column: str}
-            table = pd.read_csv(file, sep=_separator(path, name), low_memory=False, converters=as_text)
+            names = [0 if column is None else column]
+            table = read_as_written(file, names, sep=_separator(path, name), low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{name} cannot be read as a table: {str(error).splitlines()[0]}") from error
     if not isinstance(table.index, pd.RangeIndex):  # R writes no header above the names
@@ -130,7 +131,6 @@ def _are_values(fields: pd.Series) -> bool:
 def _blocks(path: Path, name: str, separator: str, named: _Named) -> Iterator[pd.DataFrame]:
     """The table, so many rows at a time, their names as its index."""
     header: Any = "infer" if named.columns else None
-    as_text: Any = {0: str} if named.rows else None
     try:
         with opened(path) as file:
             width = max(1, len(pd.read_csv(file, sep=separator, nrows=1).columns))
@@ -138,9 +138,8 @@ def _blocks(path: Path, name: str, separator: str, named: _Named) -> Iterator[pd
             raise InputError(f"{name} is text, and no table of cells x genes: it has one column")
         size = max(1, VALUES // width)
         with opened(path) as file:
-            # names are text: 0012 and 1e5 are no numbers, NA is not missing
             shape: Any = {"sep": separator, "header": header, "chunksize": size}
-            for block in pd.read_csv(file, low_memory=False, converters=as_text, **shape):
+            for block in blocks_as_written(file, [0] if named.rows else [], low_memory=False, **shape):
                 # R writes no header above the names, which are then the index already
                 inside = named.rows and isinstance(block.index, pd.RangeIndex)
                 yield block.set_index(block.columns[0]) if inside else block
