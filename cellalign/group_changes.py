@@ -122,8 +122,10 @@ def settings_to_try(*, signed: bool = False, related: bool = True) -> list[Setti
     offsets = (ADDITIVE,) if signed else (0.2, 0.5, ADDITIVE)
     kinships = (0.0, 1.0, 2.0, 4.0) if related else (0.0,)
     shrinks = (0, 0.2, 0.4, 0.6)
-    alike = [Setting(*each, doubt=DOUBT) for each in product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships)]
-    if related:  # many small groups, of which like ones are of one type: regression adds nothing
+    # of many small groups like ones are of one type: regression adds nothing, and other types are no reason to doubt
+    doubt = 0 if related else DOUBT
+    alike = [Setting(*each, doubt=doubt) for each in product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships)]
+    if related:
         return alike
     regressed = product((0,), shrinks[:-1], offsets, kinships, (2, 4), (0.05, 0.2, 0.8))
     return alike + [Setting(*each, doubt=DOUBT) for each in regressed]
