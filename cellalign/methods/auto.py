@@ -97,6 +97,12 @@ class Auto(Stacks, Predicts, Method):
         return any(issubclass(get(name), Trains) for name in hyperparameters.members)
 
     @classmethod
+    def version_of(cls, hyperparameters: Any) -> int:
+        """Its own, with those of its members."""
+        members = (get(name) for name in hyperparameters.members)
+        return cls.version + sum(each.version_of(each.Hyperparameters()) - 1 for each in members)
+
+    @classmethod
     def uses_kind(cls, kind: str, hyperparameters: Any) -> bool:
         """Whether a member does."""
         members = (get(name) for name in hyperparameters.members)

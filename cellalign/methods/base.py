@@ -151,6 +151,9 @@ class Method(nn.Module, ABC):
         Settings that models and command lines of earlier versions spell otherwise.
     settings_before : mapping of setting to value
         What models do that were trained before there was the setting, where that is not its default.
+    version : int
+        Raised where the same cells and settings now give other predictions, so that scores of before are not taken for
+        its own.
     """
 
     name: ClassVar[str]
@@ -168,6 +171,7 @@ class Method(nn.Module, ABC):
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
     renamed_settings: ClassVar[Mapping[str, str]] = {}
     settings_before: ClassVar[Mapping[str, Any]] = {}
+    version: ClassVar[int] = 1
     Hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
 
     def __init__(self, hyperparameters: Any, layout: Layout) -> None:
@@ -185,6 +189,11 @@ class Method(nn.Module, ABC):
     def defaults_of_any(cls, n_features: int | None, n_cells: int | None = None) -> Mapping[str, Any]:
         """Its own defaults for so many features, of so many cells, that are no expression but any real values: none."""
         return {}
+
+    @classmethod
+    def version_of(cls, hyperparameters: Any) -> int:
+        """Its version, with those of the methods that it is made of."""
+        return cls.version
 
     @classmethod
     def defaults_of_images(cls) -> Mapping[str, Any]:

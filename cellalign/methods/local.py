@@ -53,6 +53,7 @@ class Local(PCA):
     condition_kinds = ("categorical", "number")
     also_uses: ClassVar[tuple[Role, ...]] = ("condition", "batch", "covariate", "label")
     column_kinds = ("categorical",)  # which make groups
+    version = 2  # a gene on which groups do not agree hardly changes
     plan_defaults: ClassVar[Mapping[str, Any]] = {"validation": 0.0}  # groups are left out, not cells
 
     class Hyperparameters(PCA.Hyperparameters):

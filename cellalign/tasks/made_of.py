@@ -66,6 +66,8 @@ def made_of(adata: AnnData, holdout_each: str | None, asked: Mapping[str, Any]) 
     if asked.get("holdout_conditions", "each") != "each":
         compared |= {"held out under": asked["holdout_conditions"]}
     trained = record.model_dump(mode="json", include={"method", "hyperparameters", "fields", "content"})
+    version = get(asked["method"]).version_of(hyperparameters)
+    trained |= {"version of the method": version} if version > 1 else {}  # rows of before know none
     return MadeOf(_digest(compared | trained | {"training": plan.model_dump(mode="json")}), _digest(compared))
 
 

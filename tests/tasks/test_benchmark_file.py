@@ -108,6 +108,22 @@ def test_scores_of_another_version_of_the_panel_are_computed_again(tiny, begun, 
     assert trainings == ["linear"] and not set(table["made_of"]) & set(begun[1]["made_of"])
 
 
+def test_scores_of_another_version_of_the_method_are_computed_again(tiny, begun, trainings, monkeypatch):
+    """`local` predicts otherwise since it doubts genes; its rows of before were taken for its own."""
+    from cellalign.methods.linear import Linear
+    from cellalign.methods.registry import get
+
+    auto = get("auto")
+    hyperparameters = auto.Hyperparameters(members="local,linear")
+    before = auto.version_of(hyperparameters)
+    monkeypatch.setattr(Linear, "version", Linear.version + 1)
+    assert auto.version_of(hyperparameters) == before + 1 and get("local").version_of(None) == 2
+    table = benchmark(tiny, methods=["linear", "pca"], results=begun[0], **OPTIONS)
+    assert trainings == ["linear"]
+    kept = set(begun[1]["made_of"]) & set(table["made_of"])
+    assert len(kept) == 2  # of pca, and of the baselines
+
+
 def test_methods_of_one_matrix_share_their_baselines(tiny, begun):
     table = begun[1].set_index("method")["made_of"]
     assert table["no change"] == table["mean shift"] == table["split half"] == table["attainable"]
