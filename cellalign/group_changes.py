@@ -163,7 +163,7 @@ class Known:
             return np.ones(len(self))
         own = self.noise.sum(1)
         between = float((self.treated - self.controls).var(0, ddof=1).sum()) - float(own.mean())
-        found = 1 / (max(between, 0.1 * float(own.mean()), TINY) + own)
+        found = 1 / (max(between, 0.1 * float(own.mean()), TINY**2) + own)
         return found / found.max()
 
 
@@ -229,8 +229,8 @@ def agreed(change: np.ndarray, each: np.ndarray, weights: np.ndarray, doubt: flo
         return np.ones_like(change)
     variance = np.maximum(weights @ each**2 - (weights @ each) ** 2, 0) * alone / (1 - alone)
     variance = np.maximum(variance, np.median(variance))
-    size = change**4
-    return size / np.maximum(size + (doubt * variance) ** 2, TINY**2)
+    apart = np.divide(doubt * variance, change**2, out=np.zeros_like(change), where=change != 0)
+    return 1 / (1 + apart**2)
 
 
 def _components(known: Known, reliable: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -293,7 +293,7 @@ class LeftOut:
 
     def errors(self) -> np.ndarray:
         """Squared error of each candidate, in parts of the change's own square, [candidates]."""
-        return ((self.predicted - self.truth[:, None]) ** 2).mean((0, 2)) / max(float((self.truth**2).mean()), TINY)
+        return ((self.predicted - self.truth[:, None]) ** 2).mean((0, 2)) / max(float((self.truth**2).mean()), TINY**2)
 
 
 def soft_choice(errors: np.ndarray) -> np.ndarray:
@@ -365,7 +365,7 @@ def stacked(left: Sequence[LeftOut]) -> np.ndarray:
     choice = soft_choice(np.array([each.errors() for each in left]))
     rows, goal = [], []
     for each in left:
-        size = np.sqrt(max(float((each.truth**2).sum()), TINY))
+        size = np.sqrt(max(float((each.truth**2).sum()), TINY**2))
         rows.append(np.moveaxis(each.predicted, 1, 2).reshape(-1, len(choice)) / size)
         goal.append(each.truth.reshape(-1) / size)
     drawn = np.sqrt(DRAWN * len(left) / len(choice))

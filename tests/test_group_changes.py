@@ -155,6 +155,9 @@ def test_a_change_is_believed_by_its_error_between_groups(doubt):
     least = sorted(errors)[4]
     expected = [c**4 / (c**4 + (doubt * max(e, least)) ** 2) for c, e in zip(change, errors, strict=True)]
     np.testing.assert_allclose(agreed(change, each, weights, doubt), expected, atol=1e-12)
+    for scale in (1e-9, 1e9):  # in whatever units
+        np.testing.assert_allclose(agreed(scale * change, scale * each, weights, doubt), expected, atol=1e-12)
+    assert np.isfinite(agreed(0 * change, each, weights, doubt)).all()
 
 
 def test_the_error_of_a_mean_of_groups_is_unbiased():
@@ -185,3 +188,17 @@ def test_genes_that_do_not_respond_are_told_from_those_that_do():
     for which in (sure, one):
         found = changes(np.ones(genes), np.zeros(1, int), which, [Setting(0, 0, 1, 0, doubt=1)])[0]
         np.testing.assert_allclose(found, truth, atol=1e-9)
+
+
+def test_units_do_not_matter():
+    """Shares of 1e-8 are any real values too: floors against division by zero were as large as their squares."""
+    rng = np.random.default_rng(5)
+    controls, treated, noise = rng.normal(size=(5, 40)), rng.normal(size=(5, 40)), rng.random((5, 2))
+    errors, reliable = [], []
+    for unit in (1.0, 1e-8):
+        known = Known(unit * controls, unit * treated, unit**2 * noise, np.zeros((5, 1), int))
+        left = LeftOut(unit * treated[:1], unit * treated[None, 1:4])
+        errors.append(left.errors())
+        reliable.append(known.reliability())
+    np.testing.assert_allclose(errors[1], errors[0], rtol=1e-6)
+    np.testing.assert_allclose(reliable[1], reliable[0], rtol=1e-6)
