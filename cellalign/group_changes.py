@@ -141,19 +141,22 @@ class Known:
         Sampling variance of these means, summed up over genes.
     values : int array [n, F]
         The group by its values, one for each column (type, donor, ...).
+    units : array [G] or 1
+        Spread of each gene within groups, where genes may be of any unit; 1 of log expression, which has one for all.
     """
 
     controls: np.ndarray
     treated: np.ndarray
     noise: np.ndarray
     values: np.ndarray
+    units: np.ndarray | float = 1.0
 
     def __len__(self) -> int:
         return len(self.controls)
 
     def among(self, rows: np.ndarray) -> Known:
         """Some of them."""
-        return Known(self.controls[rows], self.treated[rows], self.noise[rows], self.values[rows])
+        return Known(self.controls[rows], self.treated[rows], self.noise[rows], self.values[rows], self.units)
 
     def reliability(self) -> np.ndarray:
         """Weight [n] of each: the inverse variance of its change, within groups by sampling and between them."""
@@ -200,14 +203,20 @@ def changes(control: np.ndarray, values: np.ndarray, known: Known, settings: Seq
         if doubt:
             at = (*key, offset, doubt)
             if at not in trust:
-                trust[at] = agreed(change, moved_by[offset], means[key][2], doubt)
+                trust[at] = agreed(change, moved_by[offset], means[key][2], doubt, known.units)
             change = trust[at] * change
         moved = own[offset] + change - shrink * (own[offset] - before)
         found[row] = from_scale(moved, offset) - control
     return found
 
 
-def agreed(change: np.ndarray, each: np.ndarray, weights: np.ndarray, doubt: float = DOUBT) -> np.ndarray:
+def agreed(
+    change: np.ndarray,
+    each: np.ndarray,
+    weights: np.ndarray,
+    doubt: float = DOUBT,
+    units: np.ndarray | float = 1.0,
+) -> np.ndarray:
     """How far a mean change is believed, by gene: c^4 / (c^4 + (doubt s^2)^2), s its standard error as groups differ.
 
     Most genes do not respond: one whose change is within its error is drawn to none, one well beyond it stays as it is.
@@ -221,14 +230,20 @@ def agreed(change: np.ndarray, each: np.ndarray, weights: np.ndarray, doubt: flo
     weights : array [n]
         By which they count, summing up to 1: s^2 = sum w (each - mean)^2 * sum w^2 / (1 - sum w^2). No gene's is below
         that of the gene in the middle: few groups agree by chance.
+    units : array [G] or 1
+        In which genes are compared to find the one in the middle; of a unit of 0 nothing is known, and none is below.
     """
     alone = float((weights**2).sum())
     if alone >= 1 - TINY:  # one group says nothing of how they differ
         return np.ones_like(change)
     variance = np.maximum(weights @ each**2 - (weights @ each) ** 2, 0) * alone / (1 - alone)
-    variance = np.maximum(variance, np.median(variance))
+    squared = np.broadcast_to(np.square(units), variance.shape)
+    known = squared > 0
+    if known.any():
+        variance = np.maximum(variance, squared * np.median(variance[known] / squared[known]))
     size = change**4
-    return size / np.maximum(size + (doubt * variance) ** 2, TINY**2)
+    total = size + (doubt * variance) ** 2
+    return np.divide(size, total, out=np.zeros_like(total), where=total > 0)
 
 
 def _components(known: Known, reliable: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
