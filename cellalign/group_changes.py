@@ -20,7 +20,7 @@ import numpy as np
 
 SHARPNESS = 4.0
 ADDITIVE = 1.0  # the offset at which a change of scale is none: log(expm1(x) + 1) is x
-DOUBT = 1.0  # of a change as large as its standard error a half is believed
+DOUBTS = (0.0, 1.0, 2.0)  # with 1, of a change as large as its standard error a half is believed
 NEGLIGIBLE = 1e-3  # share of a setting that is left away
 TINY = 1e-12
 DRAWN, SUMS_UP = 0.02, 1e3  # how much shares of a stack are drawn to a first guess, and to the sum 1
@@ -123,12 +123,12 @@ def settings_to_try(*, signed: bool = False, related: bool = True) -> list[Setti
     kinships = (0.0, 1.0, 2.0, 4.0) if related else (0.0,)
     shrinks = (0, 0.2, 0.4, 0.6)
     # of many small groups like ones are of one type: regression adds nothing, and other types are no reason to doubt
-    doubt = 0 if related else DOUBT
-    alike = [Setting(*each, doubt=doubt) for each in product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships)]
+    doubts = (0.0,) if related else DOUBTS
+    alike = product((0, 1, 2, 3, 4, 6, 8), shrinks, offsets, kinships, (0,), (0,), doubts)
     if related:
-        return alike
-    regressed = product((0,), shrinks[:-1], offsets, kinships, (2, 4), (0.05, 0.2, 0.8))
-    return alike + [Setting(*each, doubt=DOUBT) for each in regressed]
+        return [Setting(*each) for each in alike]
+    regressed = product((0,), shrinks[:-1], offsets, kinships, (2, 4), (0.05, 0.2, 0.8), doubts)
+    return [Setting(*each) for each in (*alike, *regressed)]
 
 
 @dataclass(frozen=True)
@@ -143,19 +143,22 @@ class Known:
         Sampling variance of these means, summed up over genes.
     values : int array [n, F]
         The group by its values, one for each column (type, donor, ...).
+    units : array [G] or 1
+        Spread of each gene within groups, where genes may be of any unit; 1 of log expression, which has one for all.
     """
 
     controls: np.ndarray
     treated: np.ndarray
     noise: np.ndarray
     values: np.ndarray
+    units: np.ndarray | float = 1.0
 
     def __len__(self) -> int:
         return len(self.controls)
 
     def among(self, rows: np.ndarray) -> Known:
         """Some of them."""
-        return Known(self.controls[rows], self.treated[rows], self.noise[rows], self.values[rows])
+        return Known(self.controls[rows], self.treated[rows], self.noise[rows], self.values[rows], self.units)
 
     def reliability(self) -> np.ndarray:
         """Weight [n] of each: the inverse variance of its change, within groups by sampling and between them."""
@@ -202,14 +205,20 @@ def changes(control: np.ndarray, values: np.ndarray, known: Known, settings: Seq
         if doubt:
             at = (*key, offset, doubt)
             if at not in trust:
-                trust[at] = agreed(change, moved_by[offset], means[key][2], doubt)
+                trust[at] = agreed(change, moved_by[offset], means[key][2], doubt, known.units)
             change = trust[at] * change
         moved = own[offset] + change - shrink * (own[offset] - before)
         found[row] = from_scale(moved, offset) - control
     return found
 
 
-def agreed(change: np.ndarray, each: np.ndarray, weights: np.ndarray, doubt: float = DOUBT) -> np.ndarray:
+def agreed(
+    change: np.ndarray,
+    each: np.ndarray,
+    weights: np.ndarray,
+    doubt: float = 1.0,
+    units: np.ndarray | float = 1.0,
+) -> np.ndarray:
     """How far a mean change is believed, by gene: c^4 / (c^4 + (doubt s^2)^2), s its standard error as groups differ.
 
     Most genes do not respond: one whose change is within its error is drawn to none, one well beyond it stays as it is.
@@ -223,12 +232,17 @@ def agreed(change: np.ndarray, each: np.ndarray, weights: np.ndarray, doubt: flo
     weights : array [n]
         By which they count, summing up to 1: s^2 = sum w (each - mean)^2 * sum w^2 / (1 - sum w^2). No gene's is below
         that of the gene in the middle: few groups agree by chance.
+    units : array [G] or 1
+        In which genes are compared to find the one in the middle; of a unit of 0 nothing is known, and none is below.
     """
     alone = float((weights**2).sum())
     if alone >= 1 - TINY:  # one group says nothing of how they differ
         return np.ones_like(change)
     variance = np.maximum(weights @ each**2 - (weights @ each) ** 2, 0) * alone / (1 - alone)
-    variance = np.maximum(variance, np.median(variance))
+    squared = np.broadcast_to(np.square(units), variance.shape)
+    known = squared > 0
+    if known.any():
+        variance = np.maximum(variance, squared * np.median(variance[known] / squared[known]))
     apart = np.divide(doubt * variance, change**2, out=np.zeros_like(change), where=change != 0)
     return 1 / (1 + apart**2)
 
@@ -294,6 +308,15 @@ class LeftOut:
     def errors(self) -> np.ndarray:
         """Squared error of each candidate, in parts of the change's own square, [candidates]."""
         return ((self.predicted - self.truth[:, None]) ** 2).mean((0, 2)) / max(float((self.truth**2).mean()), TINY**2)
+
+    def products(self) -> np.ndarray:
+        """Products of candidates' errors, [candidates, candidates]: s @ products @ s is the error of an average by s.
+
+        `errors` is their diagonal. What is kept of many groups does not grow with genes.
+        """
+        apart = self.predicted - self.truth[:, None]
+        sums = np.einsum("scg,sdg->cd", apart, apart, optimize=True)
+        return sums / self.truth.size / max(float((self.truth**2).mean()), TINY**2)
 
 
 def soft_choice(errors: np.ndarray) -> np.ndarray:

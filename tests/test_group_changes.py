@@ -98,6 +98,15 @@ def test_what_leans_on_the_noise_of_its_own_control_gains_nothing():
     assert best == {"shared": 0.4, "halves": 0}
 
 
+def test_the_error_of_an_average_follows_from_products():
+    rng = np.random.default_rng(6)
+    left = LeftOut(rng.normal(size=(3, 20)), rng.normal(size=(3, 4, 20)))
+    share = np.array([0.4, 0.3, 0.2, 0.1])
+    mixed = LeftOut(left.truth, (share @ left.predicted)[:, None]).errors()[0]
+    np.testing.assert_allclose(share @ left.products() @ share, mixed)
+    np.testing.assert_allclose(left.products().diagonal(), left.errors())
+
+
 def test_groups_choose_softly_when_they_are_few():
     errors = np.tile([1.0, 1.1, 2.0], (2, 1)) + [[0.3, 0, 0], [0, 0, 0]]
     many = np.tile(errors, (20, 1))
@@ -168,6 +177,22 @@ def test_the_error_of_a_mean_of_groups_is_unbiased():
     alone = (weights**2).sum()
     said = (weights @ each**2 - (weights @ each) ** 2) * alone / (1 - alone)
     assert said.mean() == pytest.approx((weights @ each).var(), rel=0.02)
+
+
+def test_how_far_a_change_is_believed_does_not_depend_on_units():
+    """Of columns of any unit (a table that is not standardised, small fractions) each is judged in its own."""
+    rng = np.random.default_rng(5)
+    each, weights = 1 + rng.normal(size=(4, 8)) * 0.1, np.full(4, 0.25)
+    spread = rng.uniform(0.5, 2, 8)
+    alike = agreed(weights @ each, each, weights, units=spread)
+    assert alike.min() > 0.9
+    for unit in (np.where(np.arange(8) % 4, 50.0, 1.0), np.full(8, 1e-7)):
+        found = agreed(weights @ (each * unit), each * unit, weights, units=spread * unit)
+        np.testing.assert_allclose(found, alike, rtol=1e-9)
+    # of a unit that is not known a gene is judged by its own groups
+    own = agreed(weights @ each, each, weights, units=np.zeros(8))
+    np.testing.assert_array_equal(own, [agreed(weights @ e[:, None], e[:, None], weights)[0] for e in each.T])
+    np.testing.assert_array_equal(agreed(np.zeros(8), np.zeros((4, 8)), weights, units=np.zeros(8)), 0)
 
 
 def test_genes_that_do_not_respond_are_told_from_those_that_do():

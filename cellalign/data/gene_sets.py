@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def _lines(path: Path) -> list[str]:
         raise InputError(f"{path} is a folder; give a GMT file") from error
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; give a GMT file of gene sets") from error
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not text: {error}; give a GMT file of gene sets") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error

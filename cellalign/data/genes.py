@@ -60,7 +60,7 @@ def with_genes_named(adata: AnnData, key: str, where: str) -> AnnData:
     """The cells with their genes under the names in a column of var, of raw too where it has that column.
 
     A gene without such a name keeps its own, and of one name several are told apart by a number, as scanpy does. The
-    names before are kept in a column of `SECOND_NAMES`.
+    names before are kept in a column of `SECOND_NAMES`, unless var has all of these.
 
     Raises
     ------
@@ -89,11 +89,13 @@ def _renamed(var: pd.DataFrame, key: str, where: str) -> pd.DataFrame:
     own, values = pd.Index(var.index.astype(str)), var[key].astype(object)
     unnamed = values.isna() | (values.astype(str).str.strip() == "")
     names = pd.Index(np.where(unnamed, own, values.astype(str)))
-    kept = next(name for name in ("gene_ids", "gene_id", "feature_id", "gene") if name not in var and name != key)
+    first = ("gene_ids", "gene_id", "feature_id", "gene")
+    free = (name for name in (*first, *SECOND_NAMES) if name not in var)
+    kept = {name: own for name in [next(free, None)] if name is not None}  # of so many names one more adds nothing
     twice = int(names.duplicated().sum())
     if unnamed.any() or twice:
         tell(logging.INFO, "%s: %d genes have no %r, %d share one", where, int(unnamed.sum()), key, twice)
-    return var.assign(**{kept: own}).set_axis(make_index_unique(names) if twice else names)
+    return var.assign(**kept).set_axis(make_index_unique(names) if twice else names)
 
 
 def second_names(var: pd.DataFrame) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ while they are fitted the control cells of each are halved, so that a choice can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from cellalign.methods.capabilities import Batches, as_in_memory
 MOST_VALUES = 12  # of a condition that is a number; more are pooled into as many
 SPLITS = 3
 BUFFERS = ("groups", "sizes", "means", "noise", "doses")
+UNITS = "units"  # which models of before do not have
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class GroupMeans(nn.Module):
         Variance within each, summed up over genes; of a cell alone that within all groups.
     doses : Tensor [V]
         Values of a condition that is a number, in ascending order; their places are its codes.
+    units : Tensor [G]
+        Of any real values the standard deviation of each gene within groups, 0 where that is not known; else 1.
     """
 
     groups: Tensor
@@ -55,6 +58,7 @@ class GroupMeans(nn.Module):
     means: Tensor
     noise: Tensor
     doses: Tensor
+    units: Tensor
 
     def __init__(self, layout: Layout, *, states: bool = False) -> None:
         super().__init__()
@@ -68,6 +72,7 @@ class GroupMeans(nn.Module):
         self.register_buffer("means", torch.zeros(0, layout.n_genes))
         self.register_buffer("noise", torch.zeros(0))
         self.register_buffer("doses", torch.zeros(0))
+        self.register_buffer(UNITS, torch.ones(layout.n_genes))
         self.register_load_state_dict_pre_hook(_make_room)
 
     @property
@@ -125,7 +130,7 @@ class GroupMeans(nn.Module):
         device = place.device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         sums = torch.zeros(n, genes, dtype=dtype, device=device)
-        squares = torch.zeros(n, dtype=dtype, device=device)
+        squares, of_genes = (torch.zeros(size, dtype=dtype, device=device) for size in (n, genes))
         halved = torch.zeros(len(rows), SPLITS, 2, genes, dtype=dtype, device=device)
         counts = torch.zeros(len(rows), SPLITS, 2, 1, dtype=dtype, device=device)
         about = self._centre(batches)
@@ -137,6 +142,7 @@ class GroupMeans(nn.Module):
             member = (own[:, None] == present).to(x.dtype)
             sums[present] += (member.T @ x).to(dtype)
             squares[present] += (member.T @ x.square().sum(1)).to(dtype)
+            of_genes += x.square().sum(0).to(dtype)
             source = (own[:, None] == rows).to(x.dtype)
             for split in range(SPLITS):
                 for side in range(2):
@@ -150,6 +156,9 @@ class GroupMeans(nn.Module):
         self.means = (about + means).float()
         # a cell alone does not show how its like vary: it is no group without noise
         self.noise = torch.where(freedom > 0, within / freedom.clamp(min=1), pooled_noise).float()
+        if self.layout.signed:
+            apart = (of_genes - self.sizes.to(dtype) @ means.square()).clamp(min=0)
+            self.units = (apart / freedom.sum().clamp(min=1)).sqrt().float() * (freedom.sum() > 0)
         return Halves((about + halved / counts).cpu().numpy())
 
     def _centre(self, batches: Batches) -> Tensor:
@@ -181,6 +190,7 @@ class GroupMeans(nn.Module):
             means[after],
             np.stack([noise[before], noise[after]], 1),
             self.groups.cpu().numpy()[before, 1:],
+            self.units.cpu().double().numpy() if self.layout.signed else 1.0,
         )
         return found, before
 
@@ -199,9 +209,11 @@ def pooled(values: Tensor) -> Tensor:
     return found
 
 
-def _make_room(module: nn.Module, weights: Mapping[str, Any], prefix: str, *_: Any) -> None:
+def _make_room(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
     """Buffers of the size of those that are read, if these are of one piece; loading refuses them otherwise."""
     assert isinstance(module, GroupMeans)
+    if any(prefix + name in weights for name in BUFFERS):
+        weights.setdefault(prefix + UNITS, torch.ones_like(module.units))
     read = {name: weights[prefix + name] for name in BUFFERS if prefix + name in weights}
     if len(read) < len(BUFFERS) or any(value.dim() == 0 for value in read.values()):
         return

@@ -72,7 +72,8 @@ class Lemur(PCA):
         self.find_bases(batches, counts)
         z = torch.cat([self.raw(batch) for batch in batches()])
         condition = torch.cat([batch.condition for batch in batches()])
-        order = as_in_memory(batches, z)[some(z)]
+        order = as_in_memory(batches, z)
+        order = order[some(z, condition[order])]
         z, condition = z[order], condition[order]
         clusters = SoftClusters(z, condition, self.hp.clusters)
         for _ in range(ROUNDS):

@@ -13,7 +13,7 @@ there is no column but the condition, groups are clusters of cells, found after 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -138,21 +138,21 @@ class Local(PCA):
     def choose(self, halves: Halves) -> None:
         """Shares of the settings, by how well they tell the changes of groups that are left out."""
         tried = settings_to_try(signed=self.layout.signed, related=self.groups.n_columns > 1)
-        left = self.left_out(halves, [*tried, MEAN, LOCAL])
-        found = np.array([each.errors() for each in left]).reshape(-1, len(tried) + 2)
+        left = [each.products() for each in self.left_out(halves, [*tried, MEAN, LOCAL])]
+        found = np.array([products.diagonal() for products in left]).reshape(-1, len(tried) + 2)
         share = soft_choice(found[:, :-2])
         kept = np.flatnonzero(share)
         device = self.centre.device
         self.settings = torch.tensor([tried[i] for i in kept], dtype=torch.float32, device=device)
         self.shares = torch.tensor(share[kept], dtype=torch.float32, device=device)
-        mixed = [LeftOut(each.truth, (share @ each.predicted[:, :-2])[:, None]).errors()[0] for each in left]
+        mixed = [share @ products[:-2, :-2] @ share for products in left]
         self.evidence = torch.tensor(
             np.column_stack([mixed, found[:, -2:]]) if left else np.zeros((0, 3)),
             dtype=torch.float32,
             device=device,
         )
 
-    def left_out(self, halves: Halves, tried: Sequence[Setting]) -> list[LeftOut]:
+    def left_out(self, halves: Halves, tried: Sequence[Setting]) -> Iterator[LeftOut]:
         """Groups in turn, each without those that share what the groups asked for lack."""
         source = self.groups.source
         rows = self.groups.of(source).cpu().numpy()
@@ -172,13 +172,11 @@ class Local(PCA):
         enough = [each for each in asked_for if each[0]]
         asked_for = enough if len(enough) > 2 else asked_for
         step = max(1, -(-len(asked_for) // MOST_LEFT_OUT))
-        found = []
         for _, known, i, stays, half in asked_for[::step]:
             others_known = known.among(stays)
             truth = known.treated[i] - half[:, 1]
             predicted = [changes(one, known.values[i], others_known, tried) for one in half[:, 0]]
-            found.append(LeftOut(truth, np.array(predicted)))
-        return found
+            yield LeftOut(truth, np.array(predicted))
 
     def findings(self) -> list[str]:
         """What was chosen, and how it did on the groups that were left out."""
@@ -189,6 +187,8 @@ class Local(PCA):
         said = f"local: {share:.0%} by likeness (sharpness {sharpness}, shrink {shrink}"
         said += "" if self.layout.signed else f", offset {offset}"
         said += f", kinship {kinship}" if self.groups.n_columns > 1 else ""
+        doubt = float(self.shares @ self.settings[:, 6]) if self.settings.shape[1] > OF_OLD else 0.0
+        said += f", doubt {doubt:.2g}" if doubt else ""
         said += ")" if share > 0.995 else f"), {1 - share:.0%} by regression"
         said += f", on average of {len(self.shares)} settings"
         n = len(self.evidence)

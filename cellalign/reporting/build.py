@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cellalign.data.folders import name_of, without_folders
 from cellalign.reporting import embedding, further, others, response
 from cellalign.reporting.blocks import Absent, Block, Command, Finding, Section, Table
 from cellalign.reporting.cautions import cautions
@@ -193,7 +192,7 @@ def _made(parts: Parts) -> Section:
         record, lines = model.record, []
         for file in record.source.files():
             if file.path:  # its folder says more of a user than of the cells
-                lines.append([re.split(r"[\\/]", file.path)[-1], file.checksum or ""])
+                lines.append([name_of(file.path), file.checksum or ""])
         versions = {"cellalign": record.cellalign, **record.versions}
         if lines:
             blocks.append(Table(["training file", "checksum"], lines, f"{model.name} was trained on", words=(0, 1)))
@@ -203,9 +202,3 @@ def _made(parts: Parts) -> Section:
         blocks.append(Table(["", "version"], rows, "", words=(0, 1), folded=f"Versions that trained {model.name}"))
     lead = "Everything needed to do it again."
     return Section("made", "How it was made", lead, blocks)
-
-
-def without_folders(command: str) -> str:
-    """A command line whose absolute paths are names of files alone: folders say more of a user than of cells."""
-    words = shlex.split(command) if command else []
-    return shlex.join(re.split(r"[\\/]", word)[-1] if re.match(r"/|[A-Za-z]:\\", word) else word for word in words)

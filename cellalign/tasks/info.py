@@ -84,9 +84,9 @@ def share(directory: str | os.PathLike[str]) -> list[str]:
     from cellalign.data.placing import place_file
     from cellalign.model_directory import SPEC, read_record
     from cellalign.records import checked_text
-    from cellalign.tasks.info_of_model import without_folders
+    from cellalign.tasks.info_of_model import record_without_folders
 
-    plain, cut = without_folders(read_record(Path(directory)).plain())
+    plain, cut = record_without_folders(read_record(Path(directory)).plain())
     if cut:
         with place_file(Path(directory) / SPEC, force=True) as fresh:
             fresh.write_text(checked_text(plain), encoding="utf-8")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+from cellalign.data.folders import is_absolute, name_of, without_folders
 from cellalign.data.values import best_of, listed
 from cellalign.memory import said as bytes_said
 from cellalign.records import ModelRecord
@@ -61,14 +60,14 @@ def of_record(record: ModelRecord, directory: Path | None = None) -> Iterator[tu
         yield "directory", listed(sorted(f"{f.name} ({bytes_said(f.stat().st_size)})" for f in directory.iterdir()))
 
 
-def without_folders(plain: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def record_without_folders(plain: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A plain record of a model in which absolute paths are names of files, and the paths that were cut."""
     cut: list[str] = []
 
     def file(path: Any) -> Any:
-        if isinstance(path, str) and _is_absolute(path):
+        if isinstance(path, str) and is_absolute(path):
             cut.append(path)
-            return _name(path)
+            return name_of(path)
         return path
 
     def walk(value: Any) -> Any:
@@ -76,35 +75,11 @@ def without_folders(plain: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             return {key: walk(inner) for key, inner in value.items()}
         return [walk(inner) for inner in value] if isinstance(value, list) else file(value)
 
-    def line(text: Any) -> Any:
-        if not isinstance(text, str):
-            return text
-        words = shlex.split(text)
-        shown = [_cut_within(word, cut) for word in words]
-        return shlex.join(shown) if shown != words else text
-
     rest = {key: value for key, value in plain.items() if key not in ("genes", "other_names", "fields")}
-    lines = {key: line(rest.pop(key)) for key in ("command", "command_hint") if key in rest}
+    given = {key: rest.pop(key) for key in ("command", "command_hint") if key in rest}
+    lines = {key: without_folders(text, cut) if isinstance(text, str) else text for key, text in given.items()}
     changed = {key: walk(value) for key, value in rest.items()}
     return {key: (lines | changed).get(key, value) for key, value in plain.items()}, list(dict.fromkeys(cut))
-
-
-def _cut_within(word: str, cut: list[str]) -> str:
-    """A word of a command line, or KEY=PATH, without folders."""
-    key, equals, value = word.rpartition("=")
-    if _is_absolute(value):
-        cut.append(value)
-        return f"{key}{equals}{_name(value)}"
-    return word
-
-
-def _is_absolute(path: str) -> bool:
-    return len(path) > 1 and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute())
-
-
-def _name(path: str) -> str:
-    pure = PurePosixPath(path) if PurePosixPath(path).is_absolute() else PureWindowsPath(path)
-    return pure.name or os.curdir
 
 
 def _trained(record: ModelRecord) -> str:
@@ -170,7 +145,7 @@ def _source(record: ModelRecord) -> str:
     if record.source.path is None:
         return "cells in memory or a pipe"
     paths = [str(file.path) for file in record.source.files()]
-    if not _is_absolute(paths[0]):
+    if not is_absolute(paths[0]):
         return f"{', '.join(paths)} (its folder was cut)"
     there = all(Path(path).exists() for path in paths)
     return f"{', '.join(paths)}{'' if there else ' (no longer there)'}"

@@ -247,8 +247,8 @@ def command(
 
 def with_command(page: Page, line: str) -> Page:
     """The page with the command that made it among what somebody needs to make it again."""
+    from cellalign.data.folders import without_folders
     from cellalign.reporting.blocks import Command
-    from cellalign.reporting.build import without_folders
 
     *others, made = page.sections
     return replace(

@@ -31,6 +31,7 @@ def test_reads_sets_of_any_spelling(tmp_path):
         (b"A\tb\tG1\nA\tb\tG2\n", "line 2: the gene set 'A' is there twice"),
         (b"\x89HDF\r\n\x1a\n\xff\xfe", "is not text"),
         (gzip.compress(GOOD.encode(), mtime=0)[:-9], "is not text"),
+        (gzip.compress(GOOD.encode(), mtime=0)[:10] + b"\xff" * 40, "is not text"),  # its body is damaged
         (b"a,b,c\n1,2,3\n", "line 1: 'a,b,c' is no gene set"),
     ],
 )

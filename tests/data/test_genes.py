@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse
 
 from cellalign.data import files
-from cellalign.data.genes import align_genes, match, say_how, without_version
+from cellalign.data.genes import SECOND_NAMES, align_genes, match, say_how, with_genes_named, without_version
 from cellalign.errors import InputError
 
 
@@ -86,5 +86,10 @@ def test_genes_are_named_by_a_column_of_var(tmp_path, caplog):
     assert list(found.var_names) == ["A", "B", "B-1", IDS[3]] == list(found.raw.var_names)
     assert list(found.var["gene_ids"]) == IDS
     assert "1 genes have no 'symbol', 1 share one" in caplog.text
+    for there in (["gene_ids", "gene_id", "feature_id", "gene"], SECOND_NAMES):  # columns that are not free
+        cells = ad.AnnData(np.ones((2, 4)), var=var(IDS, **dict.fromkeys(there, "x") | {"symbol": list("ABCD")}))
+        found = with_genes_named(cells, "symbol", "cells").var
+        assert list(found.index) == list("ABCD") and set(there) <= set(found)
+        assert [name for name in found if list(found[name]) == IDS] == (["gene_symbols"] if len(there) == 4 else [])
     with pytest.raises(InputError, match="gene_key='symbl' in var. Did you mean 'symbol'"):
         files.read(files.Reading((str(tmp_path / "cells.h5ad"),), gene_key="symbl"))

@@ -162,6 +162,29 @@ def test_means_and_noise_are_those_of_values_that_are_large_beside_their_spread(
     np.testing.assert_allclose(own[1].means - 10_000, own[0].means, atol=1e-3)
 
 
+def test_the_change_of_a_column_does_not_depend_on_the_units_of_others():
+    """Of a table that is not standardised: columns of small numbers were drawn to no change beside those of large."""
+    adata = cells(n=40)
+    x = adata.X.toarray().astype(np.float64)
+    large = np.arange(x.shape[1]) % 4 > 0
+    x[:, large] *= 50
+    adata.X = x.astype(np.float32)
+    holdout = ["cell_type=C,stim=stimulated"]
+    model = cellalign.train(
+        adata, method="local", label="cell_type", expression="any", calibrate="none", holdout=holdout, **QUIET
+    )
+    truth = mean(adata, stim="stimulated", cell_type="C") - mean(adata, stim="control", cell_type="C")
+    found = predicted(model, adata, stim="control", cell_type="C")
+    np.testing.assert_allclose(found[[0, 4, 8]], truth[[0, 4, 8]], rtol=0.3)
+    np.testing.assert_allclose(model.method.groups.units[1:8], [10, 10, 10, 0.2, 10, 10, 10], rtol=0.15)
+    written = model.method.state_dict()
+    fresh = type(model.method)(model.method.hp, model.method.layout)
+    fresh.load_state_dict({key: value for key, value in written.items() if not key.endswith("units")})  # of before
+    assert bool((fresh.groups.units == 1).all())
+    with pytest.raises(RuntimeError, match="Missing"):
+        fresh.load_state_dict({key: value for key, value in written.items() if not key.startswith("groups.")})
+
+
 def test_doses_between_those_trained_on_are_interpolated():
     rng = np.random.default_rng(0)
     dose = np.repeat([0.0, 1.0, 2.0, 4.0], 60)

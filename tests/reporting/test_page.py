@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import reported
 
+from cellalign.data.folders import without_folders
 from cellalign.reporting import Parts, build
-from cellalign.reporting.build import TITLES, without_folders
+from cellalign.reporting.build import TITLES
 from cellalign.reporting.packed import as_json, in_steps, packed
 from cellalign.tasks.report_parts import ROOM
 
@@ -216,6 +217,11 @@ def test_too_few_cells_for_a_picture_are_said_so():
 def test_commands_hold_no_folders():
     said = without_folders("cellalign train '/home/ann/a b.h5ad' -m here/model --against=x /data/y.zarr")
     assert said == "cellalign train 'a b.h5ad' -m here/model --against=x y.zarr"
+    # also where a path is part of a word
+    said = without_folders(
+        r"cellalign report 'C:\\me\\m' --against=/home/ann/x.h5ad -o/home/ann/r.html --obs='/a b/c.csv'"
+    )
+    assert said == "cellalign report m --against=x.h5ad -or.html --obs=c.csv"
     assert without_folders("") == ""
 
 

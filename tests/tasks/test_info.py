@@ -10,7 +10,7 @@ import yaml
 
 import cellalign
 from cellalign.tasks.info import share
-from cellalign.tasks.info_of_model import without_folders
+from cellalign.tasks.info_of_model import record_without_folders
 
 
 @pytest.fixture
@@ -94,14 +94,14 @@ def test_paths_of_every_system_are_cut():
         "method": "vae",
         "genes": ["/gene"],
         "source": {"path": "C:\\data\\a.h5ad", "others": [{"path": "/x/b.h5ad"}], "metadata": None},
-        "command": "/opt/bin/cellalign train '/home/me/my cells.h5ad' --set a=/x/y.gmt rel/c.h5ad -m m",
+        "command": "/opt/bin/cellalign train '/home/me/my cells.h5ad' --set a=/x/y.gmt rel/c.h5ad -m/srv/me/m",
         "command_hint": "cellalign preprocess c.h5ad",
     }
-    found, cut = without_folders(plain)
+    found, cut = record_without_folders(plain)
     assert found["source"] == {"path": "a.h5ad", "others": [{"path": "b.h5ad"}], "metadata": None}
-    assert found["command"] == "cellalign train 'my cells.h5ad' --set a=y.gmt rel/c.h5ad -m m"
+    assert found["command"] == "cellalign train 'my cells.h5ad' --set a=y.gmt rel/c.h5ad -mm"
     assert (found["command_hint"], found["genes"]) == (plain["command_hint"], plain["genes"])
-    assert len(cut) == 5
+    assert len(cut) == 6
 
 
 @pytest.mark.process

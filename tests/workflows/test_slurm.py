@@ -58,6 +58,14 @@ def test_a_task_trains_its_own_line(at, tmp_path):
     assert (tmp_path / "told").read_text() == told
 
 
+def test_the_runs_beside_the_script_need_no_folder_made_before(at, tmp_path):
+    shipped = (SCRIPT.parent / "runs.txt").read_text()
+    (tmp_path / "runs.txt").write_text(shipped)
+    assert at(0).wait(timeout=20) == 0
+    model = (tmp_path / "told").read_text().split("|")[3]
+    assert "/" in model and (tmp_path / model).parent.is_dir() and not (tmp_path / model).exists()
+
+
 def test_a_task_that_is_ended_is_put_back_into_the_queue(at, tmp_path):
     (tmp_path / "wait").touch()
     task = at(1)

@@ -74,6 +74,16 @@ def test_the_settings_that_the_pipeline_reads_are_those_of_its_config():
     assert read == set(known)
 
 
+def test_what_is_held_out_chooses_no_genes_in_any_pipeline():
+    text = (FOLDER / "Snakefile").read_text()
+    config = (FOLDER.parent / "nextflow" / "nextflow.config").read_text()
+    for name in ("preprocess", "train"):
+        rule = re.search(rf"^rule {name}:\n.*?\n\n", text, re.DOTALL | re.MULTILINE)[0]
+        assert 'repeated("--holdout", config["holdout"])' in rule and "{params.holdout}" in rule
+        process = re.search(rf"withName: CELLALIGN_{name.upper()} {{.*?\n    }}", config, re.DOTALL)[0]
+        assert "--holdout '${params.holdout}'" in process
+
+
 def test_a_role_without_a_column_is_no_option():
     text = (FOLDER / "Snakefile").read_text()
     functions = {"shlex": shlex, "config": {"condition": "stim", "label": ""}}

@@ -31,6 +31,7 @@ read -r model options <<<"${lines[task]}"
 # the words of the line as a shell reads them, quotes and all
 words=()
 eval "words=($options)"
+mkdir -p "$(dirname -- "$model")"
 
 # In a process of its own, so that this script is there to see how it ended: --signal goes to every process of the step.
 srun=()
