@@ -51,7 +51,7 @@ def check_sparse(x: Any) -> None:
 
 
 def _plain_indices(part: np.ndarray) -> np.ndarray:
-    """Indices as scipy makes them, of 32 or 64 bits in the machine's byte order; files have unsigned and shorter ones."""
+    """Indices as scipy makes them, of 32 or 64 bits in the machine's byte order; files have others."""
     if part.dtype.isnative and part.dtype.kind == "i" and part.dtype.itemsize >= 4:
         return part
     return part.astype(sparse.get_index_dtype(part, check_contents=True))
