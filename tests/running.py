@@ -33,4 +33,4 @@ def in_this_process(
         finally:
             torch.set_num_threads(threads)
     said = out.buffer.getvalue().decode()
-    return subprocess.CompletedProcess(arguments, status, said, err.getvalue())
+    return subprocess.CompletedProcess([*map(str, arguments)], status, said, err.getvalue())
