@@ -243,7 +243,7 @@ def agreed(
     known = squared > 0
     if known.any():
         variance = np.maximum(variance, squared * np.median(variance[known] / squared[known]))
-    apart = np.divide(doubt * variance, change**2, out=np.zeros_like(change), where=change != 0)
+    apart = np.divide(doubt * variance, change**2, out=np.full_like(change, np.inf), where=change != 0)
     return 1 / (1 + apart**2)
 
 

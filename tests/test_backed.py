@@ -3,6 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+from scipy import sparse
 
 import cellalign
 
@@ -71,3 +72,15 @@ def test_every_function_takes_a_view(tiny, dense):
     assert len(rows)
     best, _ = cellalign.tune(view(), method="vae", grid={"latent_dim": [2]}, seeds=1, by="loss", epochs=1)
     assert best.embed(view()).shape == (tiny.n_obs, 2)
+
+
+def test_matrices_of_dask_are_computed(tiny):
+    """Blocks that are sparse ended in a traceback."""
+    array = pytest.importorskip("dask.array")
+    lazy = tiny.copy()
+    lazy.X = array.from_array(tiny.X.toarray(), chunks=(100, -1)).map_blocks(sparse.csr_matrix)
+    del lazy.layers["counts"]
+    model = cellalign.train(lazy, condition="stim", method="linear")
+    assert model.embed(lazy).tolist() == model.embed(tiny).tolist()
+    assert cellalign.info(lazy)["obs stim"] == cellalign.info(tiny)["obs stim"]
+    assert cellalign.check(lazy, condition="stim").frame().shape[1]

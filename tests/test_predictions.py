@@ -125,12 +125,14 @@ def test_a_condition_called_all_is_that_one(cells, caplog):
     assert set(one.obs["guide"]) == {"all"} and set(two.obs["guide"]) == {"all", "g2"}
 
 
-def test_numbers_are_several_conditions_but_never_all(cells):
+def test_numbers_are_several_conditions_but_never_all(cells, caplog):
     model = cellalign.load(OLD / "cvae-dose")
-    found = model.counterfactual(cells, to=[0.5, 2])
+    with caplog.at_level("INFO", logger="cellalign"):
+        found = model.counterfactual(cells, to=[0.5, 2])
+    assert caplog.text.count("the source cells are all") == 1
     assert found.n_obs == 2 * cells.n_obs and set(found.obs["dose"]) == {0.5, 2.0}
     np.testing.assert_array_equal(found[found.obs["dose"] == 2].X, model.counterfactual(cells, to=2).X)
-    with pytest.raises(UsageError, match="is no number, but 'dose' holds numbers"):
+    with pytest.raises(UsageError, match=r"is no number, but 'dose' holds numbers; .*to=\[1, 2\]"):
         model.counterfactual(cells, to="all")
 
 

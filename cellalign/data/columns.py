@@ -128,7 +128,14 @@ def _categorical(values: pd.Series) -> pd.Categorical:
         # text that was made categorical by being written is in alphabetical order, which numbers have by accident
         own_order = names != sorted(names)
     else:
-        codes, found = pd.factorize(values.to_numpy(object) if values.dtype.kind == "O" else values)
+        try:
+            codes, found = pd.factorize(values.to_numpy(object) if values.dtype.kind == "O" else values)
+        except TypeError as error:  # what cannot be told apart, such as lists
+            kind = pd.api.types.infer_dtype(values)
+            raise InputError(
+                f"obs column {values.name!r} holds values that are neither text nor numbers ({kind}, the first "
+                f"{text_of(values.iloc[0])}); make text of them"
+            ) from error
         names, own_order = [text_of(v) for v in found], False
     order = list(dict.fromkeys(names if own_order else in_order(names)))
     place = {name: code for code, name in enumerate(order)}

@@ -133,7 +133,7 @@ def stem(path: PathLike) -> str:
 
 
 def in_memory(adata: AnnData) -> AnnData:
-    """Cells whose matrix is in memory, and is one: of an AnnData opened with `backed` a copy that is.
+    """Cells whose matrix is in memory, and is one: of an AnnData opened with `backed`, or of dask, a copy that is.
 
     Of one in half precision, or in another machine's byte order, a copy that can be computed with.
 
@@ -142,8 +142,8 @@ def in_memory(adata: AnnData) -> AnnData:
     InputError
         A sparse matrix whose parts do not fit each other.
     """
-    from cellalign.data.structure import check_cells, with_plain_matrices
+    from cellalign.data.structure import check_cells, is_lazy, with_plain_matrices
 
-    adata = adata.to_memory() if adata.isbacked else adata
+    adata = adata.to_memory() if adata.isbacked or is_lazy(adata) else adata
     check_cells(adata, "the input")
     return with_plain_matrices(adata)

@@ -29,7 +29,7 @@ def check_sparse(x: Any) -> None:
     Parameters
     ----------
     x : scipy CSR or CSC matrix
-        Changed in place where values are stored twice.
+        Changed in place where values are stored twice, or indices are of a type that scipy does not compute with.
 
     Raises
     ------
@@ -45,8 +45,16 @@ def check_sparse(x: Any) -> None:
     if len(indices) and (indices.min() < 0 or indices.max() >= minor):
         wrong = indices[(indices < 0) | (indices >= minor)][0]
         raise ValueError(f"it has an index of {wrong}, and {minor:,} {'columns' if x.format == 'csr' else 'rows'}")
+    x.indices, x.indptr = (_plain_indices(part) for part in (indices, pointers))
     if not x.has_canonical_format:
         sum_duplicates(x)
+
+
+def _plain_indices(part: np.ndarray) -> np.ndarray:
+    """Indices as scipy makes them, of 32 or 64 bits in the machine's byte order; files have others."""
+    if part.dtype.isnative and part.dtype.kind == "i" and part.dtype.itemsize >= 4:
+        return part
+    return part.astype(sparse.get_index_dtype(part, check_contents=True))
 
 
 def sum_duplicates(x: Any) -> None:
@@ -164,6 +172,13 @@ def check_all(x: Any) -> None:
         check_sparse(x)
 
 
+def is_lazy(adata: AnnData) -> bool:
+    """Whether some matrices are of dask, which are computed when they are asked for."""
+    raw = None if adata.raw is None else adata.raw.X
+    held = [adata.X, raw, *adata.layers.values(), *adata.obsm.values()]
+    return any(hasattr(x, "compute") and hasattr(x, "dask") for x in held)
+
+
 def check_cells(adata: AnnData, name: str) -> None:
     """Refuse sparse matrices that are none, wherever they lie: what computes with one would read beyond its end.
 
@@ -192,10 +207,7 @@ def plain_matrix(x: Any) -> Any:
     if dtype is None or dtype.kind not in "biufc":
         return x
     wanted = _plain_type(dtype)
-    x = x if wanted == dtype and dtype.isnative else x.astype(wanted)
-    if sparse.issparse(x) and x.format in ("csr", "csc") and not x.indices.dtype.isnative:
-        x.indices, x.indptr = (part.astype(part.dtype.newbyteorder("=")) for part in (x.indices, x.indptr))
-    return x
+    return x if wanted == dtype and dtype.isnative else x.astype(wanted)
 
 
 def with_plain_matrices(adata: AnnData) -> AnnData:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from cellalign.errors import InputError
+from cellalign.errors import InputError, counted
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics.metric import Metric, Null
 from cellalign.evaluation.table import Evidence, Row
@@ -126,7 +126,8 @@ class Panel(ABC):
         if reasons and len(reasons) == len(records):
             raise NotApplicable(each[0].split(": ", 1)[1] if len(set(reasons.values())) == 1 else "; ".join(each))
         if reasons:
-            inputs.notes.append(f"{self.name} skips {len(reasons)} predicted conditions, the first {each[0]}")
+            skipped = counted(len(reasons), "predicted condition")
+            inputs.notes.append(f"{self.name} skips {skipped}, the first {each[0]}")
 
     @classmethod
     def not_installed(cls) -> str:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, get_origin
 
+from cellalign.errors import UsageError
+
 if TYPE_CHECKING:
     from cellalign.evaluation import Evaluation
 
@@ -115,9 +117,12 @@ class Parameter:
         return words if self.repeatable else ",".join(words) or None
 
     def value(self, given: Any) -> Any:
-        """The Python value of what the command line gave."""
+        """The Python value of what the command line gave; UsageError of an empty text, such as an unset variable."""
         if given is None:
             return None if self.default is REQUIRED else self.default
+        if any(text == "" for text in (given if isinstance(given, list) else [given])):
+            named = f"{self.option.metavar or self.name}" if isinstance(self.option, Argument) else self.flag
+            raise UsageError(f"{named} is given an empty text; give it a value, or leave it out")
         if self.option.read is not None:
             return self.option.read(given)
         return given.value if isinstance(given, StrEnum) else given

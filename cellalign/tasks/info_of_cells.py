@@ -13,6 +13,7 @@ from cellalign.data.columns import find_control
 from cellalign.data.reading import Reading
 from cellalign.data.said import untold
 from cellalign.data.scale import scale_of
+from cellalign.data.structure import is_lazy
 from cellalign.data.values import listed
 from cellalign.memory import said as bytes_said
 from cellalign.records import Provenance
@@ -53,6 +54,7 @@ def of_reading(reading: Reading) -> Iterator[tuple[str, str]]:
 
 def of_cells(adata: AnnData) -> Iterator[tuple[str, str]]:
     """Of cells in memory, or opened with `backed`."""
+    adata = adata.to_memory() if is_lazy(adata) else adata
     yield from _size(adata)
     held: dict[str, Any] = {"X": adata.X} | {f"layer {k}": v for k, v in adata.layers.items() if k}
     if adata.raw is not None:

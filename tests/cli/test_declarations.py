@@ -7,6 +7,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from running import in_this_process
 from typer.testing import CliRunner
 
 import cellalign
@@ -178,3 +179,20 @@ def test_threads_hold_for_every_library_while_a_command_runs():
     with build._prepared({"threads": 3}):
         assert threads.workers() == 3
     assert threads.workers() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["embed", "in.h5ad", "-o", ""], "--output"),
+        (["train", "in.h5ad", "--method", ""], "--method"),
+        (["train", "in.h5ad", "--preset="], "--preset"),
+        (["train", "in.h5ad", "--batch", ""], "--batch"),
+        (["info", ""], "FILE|MODEL"),
+    ],
+)
+def test_an_empty_text_is_not_taken_for_an_option_left_out(words, named, tmp_path):
+    """As `-o "$OUT"` of a variable that is not set: another file was written, another method trained."""
+    ended = in_this_process(words, tmp_path)
+    assert ended.returncode == 2
+    assert f"error: {named} is given an empty text; give it a value, or leave it out" in ended.stderr

@@ -34,6 +34,12 @@ def test_columns_that_cannot_be_used():
         columns.column(many, "dose")
 
 
+def test_values_that_are_neither_text_nor_numbers_are_refused():
+    obs = pd.DataFrame({"k": [["a"], ["b"], ["a"]]})
+    with pytest.raises(InputError, match=r"obs column 'k' holds values that are neither text nor numbers .*\['a'\]"):
+        columns.column(obs, "k")
+
+
 def test_the_control_is_found_only_when_it_is_clear():
     assert columns.find_control(["stimulated", "CTRL"]) == "CTRL"
     assert columns.find_control(["a", "b"]) is None

@@ -3,13 +3,15 @@
 import h5py
 import numpy as np
 import pytest
-from anndata import AnnData
+import torch
+from anndata import AnnData, read_h5ad
 from scipy import sparse
 
 import cellalign
 from cellalign import memory
 from cellalign.data import files, structure
-from cellalign.data.reading import Reading
+from cellalign.data.reading import Reading, in_memory
+from cellalign.data.source import as_matrix
 from cellalign.errors import InputError
 
 N, G = 12, 8
@@ -215,3 +217,18 @@ def test_sums_of_values_in_parts_do_not_wrap_around(stored, tmp_path):
         got = cellalign.preprocess(found, n_top_genes=0, min_cells=0, min_genes=0).layers["counts"]
         got = got if sparse.issparse(got) else got.to_memory()
         assert got.toarray().tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc"])
+@pytest.mark.parametrize("stored", ["uint32", "uint64", "int16", ">i4"])
+def test_indices_of_any_integer_type_are_read(stored, kind, tmp_path):
+    """Those of a file that zarr or Rust wrote may be unsigned; training ended in a KeyError."""
+    x = matrix(kind)
+    AnnData(x).write_h5ad(tmp_path / "in.h5ad")
+    with h5py.File(tmp_path / "in.h5ad", "r+") as root:
+        for part in ("indices", "indptr"):
+            del root["X"][part]
+            root["X"].create_dataset(part, data=getattr(x, part).astype(stored))
+    for found in (files.read(tmp_path / "in.h5ad"), in_memory(read_h5ad(tmp_path / "in.h5ad"))):
+        assert found.X.indices.dtype.isnative and found.X.indices.dtype in (np.int32, np.int64)
+        np.testing.assert_array_equal(as_matrix(found.X).rows(torch.arange(N)).dense(), x.toarray())

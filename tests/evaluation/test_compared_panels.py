@@ -52,7 +52,7 @@ def test_a_condition_without_real_cells_is_left_out_of_several_and_said(real, pa
     [note] = [note for note in said if "other" in note]
     if panel != "screen":
         reason = "against has no cell of stim='other' to compare with"
-        assert note == f"{panel} skips 1 predicted conditions, the first other: {reason}"
+        assert note == f"{panel} skips 1 predicted condition, the first other: {reason}"
     without = predicted("x", "y", "z", layers=panel == "intervals")
     if panel not in ("screen", "intervals"):  # whose mean shift depends on the other conditions
         again = cellalign.evaluate(without, against=real, panels=[panel], **ASKED)
@@ -79,7 +79,7 @@ def test_images_of_a_condition_without_real_ones_are_left_out(real):
     given.uns["image_shape"] = real.uns["image_shape"] = np.array([6, 6])
     result = cellalign.evaluate(given, against=real, panels=["images"], expression="any", **ASKED)
     assert {row.group.split(",")[0] for row in result.rows} == {"x", "y"}
-    assert any(note.startswith("images skips 1 predicted conditions, the first other") for note in result.notes)
+    assert any(note.startswith("images skips 1 predicted condition, the first other") for note in result.notes)
 
 
 def test_a_group_without_real_cells_is_tested_and_said(real):

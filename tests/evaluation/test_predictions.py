@@ -56,7 +56,7 @@ def test_several_conditions_are_scored_each(foreign, tiny):
     foreign.obs["stim"] = np.where(np.arange(foreign.n_obs) % 2, "frozen", "stimulated")
     result = cellalign.evaluate(foreign, against=tiny, condition="stim", panels=["response"])
     assert {row.group for row in result.rows} == {"stimulated, all", "mean"}
-    assert any("response skips 1 predicted conditions, the first frozen" in note for note in result.notes)
+    assert any("response skips 1 predicted condition, the first frozen" in note for note in result.notes)
 
 
 def test_an_embedded_file_is_no_prediction(foreign, tiny):

@@ -140,7 +140,8 @@ def as_number(text: str, name: str, parameter: str = "to") -> float:
     try:
         number = float(text)
     except ValueError:
-        raise UsageError(f"{option(parameter, text)} is no number, but {name!r} holds numbers") from None
+        several = f"; of several each is named: {option('to', [1, 2])}" if parameter == "to" else ""
+        raise UsageError(f"{option(parameter, text)} is no number, but {name!r} holds numbers{several}") from None
     if not math.isfinite(number):
         raise UsageError(f"{option(parameter, text)} is not finite; give {name!r} a number")
     return number

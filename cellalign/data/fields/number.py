@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cellalign.data.columns import numbers
 from cellalign.data.fields.column import Numeric, as_number, check_size
+from cellalign.data.said import tell
 from cellalign.data.values import at_number, number_of
 from cellalign.errors import InputError, option
 from cellalign.nn.minibatch import CONDITION, Role
@@ -116,7 +117,8 @@ class Number(Numeric):
                 found = f"{self.low:g} to {self.high:g}"
                 nearest = self.low if value < self.low else self.high
                 what = f"no extrapolation, it counts as {nearest:g}" if self.knots else "an extrapolation"
-                log.warning("%s=%g lies outside what was trained on (%s): %s", self.name, value, found, what)
+                said = "%s=%g lies outside what was trained on (%s): %s"
+                tell(logging.WARNING, said, self.name, value, found, what)
         return value
 
     def knows(self, text: str) -> bool:
@@ -135,7 +137,7 @@ class Number(Numeric):
         """The cells of one value, or all."""
         if origin is None:
             whatever = f"whatever their {self.name!r}; {option('from_', hint='VALUE')} takes those of one value"
-            log.info("the source cells are all %d cells, %s", cells.n_obs, whatever)
+            tell(logging.INFO, "the source cells are all %d cells, %s", cells.n_obs, whatever)
             return np.ones(cells.n_obs, dtype=bool), ""
         there = numbers(cells.obs, self.name, missing=True)
         return at_number(there, as_number(origin, self.name, "from_")), origin
