@@ -168,6 +168,8 @@ class Model(ReadsCells):
             One draw of every cell's posterior in place of its mean, under a key that ends in _draw.
         seed : int
             Of the draw.
+        batch_size : int
+            Cells that are computed at once.
 
         Returns
         -------

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cellalign.data.source import Part, Rows, as_matrix, digest_of, on_disk
 from cellalign.data.stored import ahead
+from cellalign.errors import UsageError
 from cellalign.nn.minibatch import CONDITION, Fields, Minibatch
 
 RISES = 8  # how many times fewer rows are read at first than later
@@ -194,8 +195,13 @@ class Cells:
         return replace(self, matrix=self.matrix.to(device), columns=columns, device=device)
 
     def in_order(self, size: int, device: torch.device | None = None) -> Iterator[Minibatch]:
-        """All cells in file order, `size` at a time, on `device`; only one batch is moved at a time."""
-        parts = torch.arange(self.n, device=self.device).split(size)
+        """All cells in file order, `size` at a time, on `device`; only one batch is moved at a time.
+
+        UsageError of a size that is no whole number from 1 on.
+        """
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise UsageError(f"batch_size must be a whole number from 1 on, not {size!r}")
+        parts = torch.arange(self.n, device=self.device).split(int(size))
         found = map(self.batch, parts) if on_disk(self.matrix) is None else self.batches(parts)
         for batch in found:
             yield batch if device is None else batch.to(device)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import cellalign
-from cellalign.errors import InputError, ModelError
+from cellalign.errors import InputError, ModelError, UsageError
 from cellalign.evaluation.metrics.probe import probes
 
 FAST = {"method": "cvae", "condition": "stim", "epochs": 1, "settings": {"hidden": [8], "latent_dim": 3}}
@@ -55,6 +55,12 @@ def test_which_cells_were_validated_on_is_written_and_read(tiny, model, tmp_path
     new = tiny[:100].copy()
     cellalign.embed(new, model)
     assert "cvae_split" not in new.obs and "split" not in new.uns["cellalign"]["embedding"]["X_cvae"]
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, True, "5", None])
+def test_cells_at_once_are_a_whole_number(tiny, model, size):
+    with pytest.raises(UsageError, match="batch_size must be a whole number from 1 on, not"):
+        cellalign.embed(tiny, model, batch_size=size)
 
 
 def test_methods_from_python():
