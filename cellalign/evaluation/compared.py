@@ -167,12 +167,10 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     predicted, real = grouping.predicted, grouping.real
     expression = inputs.predictions[0].expression
     at, x = sources(inputs.adata, against), inputs.of_real("x", lambda: real_matrix(expression, against, columns))
-    trained = fingerprints.read(inputs.adata.uns, inputs.adata.var_names)
-    prints = None if trained is None else inputs.of_real("prints", lambda: fingerprints.of_matrix(x))
-    seen = None if trained is None or prints is None else fingerprints.among(prints, trained)
+    seen, prints = trained_on(inputs, x)
     x_p, x_r, x_s = on_one_scale(inputs, x, with_sources=bool((at < 0).any()))
     usable = _usable(inputs, grouping, target, source)
-    status = {n: _status(inputs, predicted == n, target & (real == n), seen, prints) for n in usable}
+    status = {n: status_of(inputs, predicted == n, target & (real == n), seen, prints) for n in usable}
     under = _conditions(inputs, against, target | source, seen) if origin else {}
     groups = _groups(x_r, usable, real, target, source, inputs)
     learned = References(groups, list(usable), [status[n] for n in usable], _parts(inputs, to, under))
@@ -273,7 +271,16 @@ def _mean(x: Any, rows: np.ndarray) -> np.ndarray:
     return total / len(rows)
 
 
-def _status(
+def trained_on(inputs: Inputs, x: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Mask [n] of the real cells of matrix x that the model was trained on, and their fingerprints; None: not known."""
+    trained = fingerprints.read(inputs.adata.uns, inputs.adata.var_names)
+    if trained is None:
+        return None, None
+    prints = inputs.of_real("prints", lambda: fingerprints.of_matrix(x))
+    return (None, None) if prints is None else (fingerprints.among(prints, trained), prints)
+
+
+def status_of(
     inputs: Inputs, predicted: np.ndarray, real: np.ndarray, seen: np.ndarray | None, prints: np.ndarray | None
 ) -> str:
     """Whether a group's real cells were trained on: `FITTED`, `PREDICTED`, or "" where that is not known.

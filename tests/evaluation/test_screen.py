@@ -359,3 +359,24 @@ def test_cell_eval2_reads_an_export(pair, tmp_path):
         *map(str, paths), metrics=["pds_cosine"], pert_col="target", control="ctrl", input_type=kind
     )
     assert found["value"].is_finite().all() and len(found) == 10
+
+
+def test_a_screen_says_what_the_model_has_seen(data):
+    """Of trained conditions a fit was called a prediction, with a discrimination of 1."""
+    from cellalign.data import fingerprints
+
+    real = made(data, "real", log=True)
+    names = sorted(set(real.obs["target"]) - {"ctrl"})
+    predicted = several(made(data, "predicted", log=True), "log")
+
+    def said(seen):
+        trained = real[real.obs["target"].isin(seen)].copy()
+        predicted.uns |= fingerprints.written(fingerprints.of_matrix(trained.X), real.var_names)
+        notes = cellalign.evaluate(predicted, against=real, panels=["screen"]).notes
+        return [note.removeprefix("screen: ") for note in notes if "trained" in note or "training" in note]
+
+    assert said(names) == ["fitted, not predicted (the model was trained on these cells)"]
+    one, rest = names[0], names[1:]
+    found = said([one])
+    assert f"fitted, not predicted (the model was trained on {one})" in found
+    assert any(note.startswith("held out in training: ") and rest[0] in note for note in found)

@@ -8,18 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from cellalign.data.values import listed
+from cellalign.evaluation.compared import status_of, trained_on
 from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.metrics import screen as scr
 from cellalign.evaluation.metrics.metric import Metric, by_name
 from cellalign.evaluation.metrics.rank_sum import TINY, Different, different
 from cellalign.evaluation.metrics.response import pearson
 from cellalign.evaluation.panel import Panel
+from cellalign.evaluation.scales import real_matrix, shared_genes
 from cellalign.evaluation.screen_scores import Score, Scores
 from cellalign.evaluation.screened import AT_MOST, FEWEST, A, B, Group, Screened, in_proportion, proportions, screened
-from cellalign.evaluation.table import Row
+from cellalign.evaluation.table import FITTED, PREDICTED, TUNED, Row
 
 SPLITS = 5
 BOOTSTRAPS = 500
+SHOWN = 5  # names of conditions in a note
 MEASURABLE = 0.2  # correlation of the changes of two halves
 PREDICTION, MEAN_RESPONSE, HALF, ANCHORED = "prediction", "mean response", "split half", "anchored"
 Noisy = scr.Noisy
@@ -63,6 +67,7 @@ class Screen(Panel):
         inputs.notes.append(
             f"screen: {able} of {n} conditions are measurable (halves correlate by {MEASURABLE} or more)"
         )
+        _say_seen(inputs, cells.groups)
         declared, n_cells = by_name(self.metrics), sum(len(group.real) for group in cells.groups)
         samples = np.random.default_rng(inputs.seed).integers(n, size=(BOOTSTRAPS, n))
         for metric in scr.SCORES:
@@ -361,3 +366,26 @@ class _Split:
     def _some(self, rows: np.ndarray) -> np.ndarray:
         """At most so many of some rows, drawn at random."""
         return rows if len(rows) <= AT_MOST else self.rng.permutation(rows)[:AT_MOST]
+
+
+def _say_seen(inputs: Inputs, groups: list[Group]) -> None:
+    """Note of which conditions the model was trained on the real cells, and of which it was not."""
+    assert inputs.against is not None
+    columns = shared_genes(inputs.adata, inputs.against)
+    expression = inputs.predictions[0].expression
+    x = inputs.of_real("x", lambda: real_matrix(expression, inputs.against, columns))  # type: ignore[arg-type]
+    seen, prints = trained_on(inputs, x)
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        predicted, real = (np.zeros(len(obs), dtype=bool) for obs in (inputs.adata.obs, inputs.against.obs))
+        predicted[group.predicted], real[group.real] = True, True
+        found.setdefault(status_of(inputs, predicted, real, seen, prints), []).append(group.name)
+    said = {
+        FITTED: "fitted, not predicted (the model was trained on {})",
+        TUNED: "no independent test (the settings were chosen by how well {} are predicted)",
+        PREDICTED: "held out in training: {}",
+        "": "whether the model has seen the real cells of {} is not known",
+    }
+    for status, names in found.items():
+        whole = len(names) == len(groups) and status != PREDICTED
+        inputs.notes.append("screen: " + said[status].format("these cells" if whole else listed(names, SHOWN)))
