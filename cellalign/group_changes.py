@@ -185,11 +185,9 @@ def changes(control: np.ndarray, values: np.ndarray, known: Known, settings: Seq
     reliable = known.reliability()
     components = _components(known, reliable, control)
     own = {offset: to_scale(control, offset) for offset in {s.offset for s in settings}}
-    moved_by = {
-        o: to_scale(known.treated, o) - to_scale(known.controls, o) for o in own if any(s.doubt for s in settings)
-    }
+    each = {offset: to_scale(known.treated, offset) - to_scale(known.controls, offset) for offset in own}
     means: dict[tuple[float, ...], tuple[np.ndarray, ...]] = {}
-    trust: dict[tuple[float, ...], np.ndarray] = {}
+    changed: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}
     found = np.empty((len(settings), len(control)))
     for row, (sharpness, shrink, offset, kinship, rank, ridge, doubt) in enumerate(settings):
         key = (sharpness, kinship, rank, ridge)
@@ -200,13 +198,13 @@ def changes(control: np.ndarray, values: np.ndarray, known: Known, settings: Seq
             else:
                 weights = counted = by_distance(distance, sharpness, kin)
             means[key] = weights @ known.controls, weights @ known.treated, counted
-        before, after = (to_scale(mean, offset) for mean in means[key][:2])
-        change = after - before
-        if doubt:
-            at = (*key, offset, doubt)
-            if at not in trust:
-                trust[at] = agreed(change, moved_by[offset], means[key][2], doubt, known.units)
-            change = trust[at] * change
+        at = (*key, offset, doubt)
+        if at not in changed:  # which settings share that differ by how much states converge
+            before, after = (to_scale(mean, offset) for mean in means[key][:2])
+            change = after - before
+            trust = agreed(change, each[offset], means[key][2], doubt, known.units) if doubt else 1.0
+            changed[at] = before, trust * change
+        before, change = changed[at]
         moved = own[offset] + change - shrink * (own[offset] - before)
         found[row] = from_scale(moved, offset) - control
     return found
@@ -305,9 +303,14 @@ class LeftOut:
     truth: np.ndarray
     predicted: np.ndarray
 
+    @property
+    def size(self) -> float:
+        """Square of the change, summed up over genes and splits; above 0."""
+        return max(float((self.truth**2).mean()), TINY**2) * self.truth.size
+
     def errors(self) -> np.ndarray:
         """Squared error of each candidate, in parts of the change's own square, [candidates]."""
-        return ((self.predicted - self.truth[:, None]) ** 2).mean((0, 2)) / max(float((self.truth**2).mean()), TINY**2)
+        return ((self.predicted - self.truth[:, None]) ** 2).sum((0, 2)) / self.size
 
     def products(self) -> np.ndarray:
         """Products of candidates' errors, [candidates, candidates]: s @ products @ s is the error of an average by s.
@@ -315,8 +318,7 @@ class LeftOut:
         `errors` is their diagonal. What is kept of many groups does not grow with genes.
         """
         apart = self.predicted - self.truth[:, None]
-        sums = np.einsum("scg,sdg->cd", apart, apart, optimize=True)
-        return sums / self.truth.size / max(float((self.truth**2).mean()), TINY**2)
+        return np.einsum("scg,sdg->cd", apart, apart, optimize=True) / self.size
 
 
 def soft_choice(errors: np.ndarray) -> np.ndarray:
@@ -388,7 +390,7 @@ def stacked(left: Sequence[LeftOut]) -> np.ndarray:
     choice = soft_choice(np.array([each.errors() for each in left]))
     rows, goal = [], []
     for each in left:
-        size = np.sqrt(max(float((each.truth**2).sum()), TINY**2))
+        size = np.sqrt(each.size)
         rows.append(np.moveaxis(each.predicted, 1, 2).reshape(-1, len(choice)) / size)
         goal.append(each.truth.reshape(-1) / size)
     drawn = np.sqrt(DRAWN * len(left) / len(choice))

@@ -61,8 +61,9 @@ class Intervention:
         for field, value in zip(self.fields, self.values, strict=True):
             if field.name in obs:
                 before = obs[field.name]
-                text = before.map(str, na_action="ignore")  # what is missing stays missing, whatever pandas it is
-                changed[f"{field.name}_source"] = before if field.kind == "number" else text.astype("category")
+                if field.kind != "number":  # what is missing stays missing, whatever pandas it is
+                    before = before.map(str, na_action="ignore").astype("category")
+                changed[f"{field.name}_source"] = before
             changed[field.name] = field.replaced(obs, value)
         return obs.assign(**changed)
 

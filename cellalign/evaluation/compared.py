@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from cellalign.data import fingerprints
-from cellalign.data.columns import column, having
+from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
 from cellalign.data.values import known, listed
 from cellalign.errors import InputError, option
@@ -24,8 +23,9 @@ from cellalign.evaluation.group_names import as_groups
 from cellalign.evaluation.inputs import Inputs, NotApplicable
 from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.references import References
-from cellalign.evaluation.scales import note, on_one_scale, positions, real_matrix, shared_genes, sources
-from cellalign.evaluation.table import FITTED, PREDICTED, TUNED, WHOLE
+from cellalign.evaluation.scales import note, on_one_scale, positions, real_values, sources
+from cellalign.evaluation.seen import SEEN, status_of, trained_on
+from cellalign.evaluation.table import WHOLE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,7 +34,6 @@ MIN_CELLS_PER_GROUP = 5  # of a cell type, under each condition, for its respons
 SPLITS = 5  # of the control cells
 TOGETHER = 20_000  # cells of which a mean is taken at once
 MOST_CELLS = 10_000  # of a group and kind that are scored: they are dense while they are
-SEEN = 0.05  # share of a group's real cells above which it was trained on
 BETWEEN = ", "  # a cell type and its donor
 
 
@@ -160,14 +159,12 @@ def compare(inputs: Inputs, origin: str, to: str) -> Compared:
     """
     against = inputs.against
     assert against is not None
-    columns = shared_genes(inputs.adata, against)
     target, source = _target_and_source(inputs, against, origin, to)
     source = _within(inputs, against, target, source)
     grouping = _grouping(inputs, against)
     predicted, real = grouping.predicted, grouping.real
-    expression = inputs.predictions[0].expression
-    at, x = sources(inputs.adata, against), inputs.of_real("x", lambda: real_matrix(expression, against, columns))
-    seen, prints = trained_on(inputs, x)
+    at, x = sources(inputs.adata, against), real_values(inputs)
+    seen, prints = trained_on(inputs)
     x_p, x_r, x_s = on_one_scale(inputs, x, with_sources=bool((at < 0).any()))
     usable = _usable(inputs, grouping, target, source)
     status = {n: status_of(inputs, predicted == n, target & (real == n), seen, prints) for n in usable}
@@ -269,48 +266,6 @@ def _mean(x: Any, rows: np.ndarray) -> np.ndarray:
         some = some if sparse.issparse(some) else np.ascontiguousarray(some)  # sums are the same wherever it lies
         total += np.asarray(some.sum(0, dtype=np.float64)).ravel()
     return total / len(rows)
-
-
-def trained_on(inputs: Inputs, x: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Mask [n] of the real cells of matrix x that the model was trained on, and their fingerprints; None: not known."""
-    trained = fingerprints.read(inputs.adata.uns, inputs.adata.var_names)
-    if trained is None:
-        return None, None
-    prints = inputs.of_real("prints", lambda: fingerprints.of_matrix(x))
-    return (None, None) if prints is None else (fingerprints.among(prints, trained), prints)
-
-
-def status_of(
-    inputs: Inputs, predicted: np.ndarray, real: np.ndarray, seen: np.ndarray | None, prints: np.ndarray | None
-) -> str:
-    """Whether a group's real cells were trained on: `FITTED`, `PREDICTED`, or "" where that is not known.
-
-    `TUNED` where they were not, but the model's settings were chosen by how well they, or some of them, are predicted.
-    """
-    if seen is not None:
-        fitted = bool(seen[real].mean() > SEEN)
-    elif "held_out" not in inputs.adata.obs or not predicted.any():
-        return ""
-    else:
-        fitted = not np.asarray(inputs.adata.obs["held_out"], dtype=bool)[predicted].all()
-    return FITTED if fitted else TUNED if _chose(inputs, predicted, real, prints) else PREDICTED
-
-
-def _chose(inputs: Inputs, predicted: np.ndarray, real: np.ndarray, prints: np.ndarray | None) -> bool:
-    """Whether settings were chosen by a group's cells: by the columns' values, and, of known cells, by their looks."""
-    assert inputs.against is not None
-    record = inputs.predictions[0]
-    if not record.tuned_on:
-        return False
-    if prints is not None and not np.isin(prints[real], record.tuned_cells).any():
-        return False  # other cells, whatever they are called
-    for obs, rows in ((inputs.against.obs, real), (inputs.adata.obs, predicted)):
-        of = [terms for terms in record.tuned_on if set(terms) <= set(obs.columns)]
-        if of and rows.any():
-            own = obs.loc[rows]
-            each = [[having(own, key, value, control=inputs.reference) for key, value in t.items()] for t in of]
-            return bool(np.any([np.all(masks, axis=0) for masks in each], axis=0).mean() > SEEN)
-    return prints is not None
 
 
 def _conditions(inputs: Inputs, against: AnnData, asked: np.ndarray, seen: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -34,6 +34,14 @@ def real_matrix(expression: str, real: AnnData, columns: np.ndarray | None = Non
     return x
 
 
+def real_values(inputs: Inputs) -> Any:
+    """`real_matrix` of the genes and the expression of the predictions, kept for all of them."""
+    against = inputs.against
+    assert against is not None
+    expression, columns = inputs.predictions[0].expression, shared_genes(inputs.adata, against)
+    return inputs.of_real("x", lambda: real_matrix(expression, against, columns))
+
+
 def shared_genes(predicted: AnnData, against: AnnData) -> np.ndarray:
     """Columns of the real cells that are the predicted genes; InputError where one is not there."""
     missing = predicted.var_names.difference(against.var_names)

@@ -10,6 +10,7 @@ import numpy as np
 from cellalign.data.values import apart, listed
 from cellalign.evaluation import intervals as iv
 from cellalign.evaluation.scored import MEASURABLE, PREDICTION, Scored, sign_of
+from cellalign.evaluation.seen import SAID
 from cellalign.evaluation.table import FITTED, PREDICTED, TUNED, WHOLE
 
 DECIDES = "r_change_de"
@@ -87,11 +88,7 @@ def _short(name: str) -> str:
 
 def _status(groups: Sequence[Scored]) -> str:
     """What the verdict is of, where the model has seen it, or its settings were chosen by it."""
-    said = {
-        FITTED: "fitted, not predicted (the model was trained on {})",
-        TUNED: "predicted, but no independent test (the settings were chosen by how well {} are predicted)",
-    }
-    for status, sentence in said.items():
+    for status, sentence in SAID.items():
         own = [_short(group.name) for group in groups if group.status == status]
         if own:
             return sentence.format("these cells" if len(own) == len(groups) else listed(own, NAMED))

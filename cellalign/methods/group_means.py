@@ -141,8 +141,10 @@ class GroupMeans(nn.Module):
             # products, not an index, which adds up in an order that differs between runs
             member = (own[:, None] == present).to(x.dtype)
             sums[present] += (member.T @ x).to(dtype)
-            squares[present] += (member.T @ x.square().sum(1)).to(dtype)
-            of_genes += x.square().sum(0).to(dtype)
+            squared = x.square()
+            squares[present] += (member.T @ squared.sum(1)).to(dtype)
+            if self.layout.signed:
+                of_genes += squared.sum(0).to(dtype)
             source = (own[:, None] == rows).to(x.dtype)
             for split in range(SPLITS):
                 for side in range(2):

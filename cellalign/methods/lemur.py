@@ -73,7 +73,7 @@ class Lemur(PCA):
         z = torch.cat([self.raw(batch) for batch in batches()])
         condition = torch.cat([batch.condition for batch in batches()])
         order = as_in_memory(batches, z)
-        order = order[some(z, condition[order])]
+        order = order[some(condition[order])]
         z, condition = z[order], condition[order]
         clusters = SoftClusters(z, condition, self.hp.clusters)
         for _ in range(ROUNDS):

@@ -39,7 +39,6 @@ from cellalign.methods.states import states
 MOST_LEFT_OUT = 64  # groups and targets that are left out in turn, at most
 MIN_CELLS = 10  # of a control that is halved, where there are such
 MEAN, LOCAL = Setting(0, 0, 1, 0), Setting(4, 0, 1, 0)
-OF_OLD = 6  # fields of a setting, in models that have no `doubt`
 BUFFERS = ("settings", "shares", "evidence", "centres", "levels")
 
 
@@ -61,7 +60,7 @@ class Local(PCA):
 
         states: int = Field(0, ge=0, le=1000, description="clusters where no column makes groups; 0: by cells")
 
-    settings: Tensor  # [C, 7] that count, as `Setting`; of older models [C, 6]
+    settings: Tensor  # [C, 7] that count, as `Setting`
     shares: Tensor  # [C] summing up to 1
     evidence: Tensor  # [left out, 3] squared error of the choice, of the mean shift and of the local shift
     centres: Tensor  # [states, p] of clusters, among components with the conditions levelled
@@ -184,10 +183,10 @@ class Local(PCA):
         share = float(self.shares[like].sum())
         chosen = (self.shares[like] @ self.settings[like] / max(share, 1e-9)).tolist()
         sharpness, shrink, offset, kinship, *_ = (f"{value:.2g}" for value in chosen)
+        doubt = float(self.shares @ self.settings[:, Setting._fields.index("doubt")])
         said = f"local: {share:.0%} by likeness (sharpness {sharpness}, shrink {shrink}"
         said += "" if self.layout.signed else f", offset {offset}"
         said += f", kinship {kinship}" if self.groups.n_columns > 1 else ""
-        doubt = float(self.shares @ self.settings[:, 6]) if self.settings.shape[1] > OF_OLD else 0.0
         said += f", doubt {doubt:.2g}" if doubt else ""
         said += ")" if share > 0.995 else f"), {1 - share:.0%} by regression"
         said += f", on average of {len(self.shares)} settings"
@@ -296,16 +295,17 @@ class Local(PCA):
         ]
 
 
-def _make_room(module: nn.Module, weights: Mapping[str, Any], prefix: str, *_: Any) -> None:
+def _make_room(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
     """Buffers of the size of those that are read, if these are of one piece; loading refuses them otherwise."""
     assert isinstance(module, Local)
+    settings = weights.get(prefix + "settings")
+    if settings is not None and settings.shape[1:] == (len(Setting._fields) - 1,):  # of before there was doubt: none
+        weights[prefix + "settings"] = nn.functional.pad(settings, (0, 1))
     read = {name: weights[prefix + name] for name in BUFFERS if prefix + name in weights}
     if len(read) < len(BUFFERS) or any(value.dim() == 0 for value in read.values()):
         return
     p = module.components.shape[1]
-    settings = tuple(read["settings"].shape[1:])
-    settings = settings if settings == (OF_OLD,) else (len(Setting._fields),)
-    widths = {"settings": settings, "shares": (), "evidence": (3,), "centres": (p,), "levels": (p,)}
+    widths = {"settings": (len(Setting._fields),), "shares": (), "evidence": (3,), "centres": (p,), "levels": (p,)}
     fits = all(tuple(read[name].shape[1:]) == width for name, width in widths.items())
     if fits and len(read["settings"]) == len(read["shares"]):
         module._changes = {}

@@ -32,7 +32,7 @@ def states(y: Tensor, condition: Tensor, wanted: int = 0) -> tuple[Tensor, Tenso
     from sklearn.cluster import KMeans
 
     n = int(condition.max()) + 1
-    sample = some(y, condition)
+    sample = some(condition)
     y, condition = y[sample], condition[sample]
     smallest = int(condition.unique(return_counts=True)[1].min())
     wanted = min(len(y), wanted or int(np.clip(smallest // CELLS_PER_STATE, 1, MOST_STATES)))
@@ -46,20 +46,21 @@ def states(y: Tensor, condition: Tensor, wanted: int = 0) -> tuple[Tensor, Tenso
     return torch.from_numpy(fitted.cluster_centers_).to(y), level
 
 
-def some(y: Tensor, condition: Tensor) -> Tensor:
+def some(condition: Tensor) -> Tensor:
     """Rows of all cells, or of MOST_CELLS drawn at random: more do not change where clusters lie.
 
     Of conditions of which fewer than LEAST would be among them more are drawn: what is not seen is not aligned.
     """
-    if len(y) <= MOST_CELLS:
-        return torch.arange(len(y), device=y.device)
-    drawn, rest = torch.randperm(len(y)).split([MOST_CELLS, len(y) - MOST_CELLS])
+    n = len(condition)
+    if n <= MOST_CELLS:
+        return torch.arange(n, device=condition.device)
+    drawn, rest = torch.randperm(n).split([MOST_CELLS, n - MOST_CELLS])
     code = condition.cpu()
     there = code[drawn].bincount(minlength=int(code.max()) + 1)
     rest = rest[code[rest].argsort(stable=True)]
     left = code[rest].bincount(minlength=len(there))
     rank = torch.arange(len(rest)) - (left.cumsum(0) - left)[code[rest]]
-    return torch.cat([drawn, rest[rank < LEAST - there[code[rest]]]]).sort().values.to(y.device)
+    return torch.cat([drawn, rest[rank < LEAST - there[code[rest]]]]).sort().values.to(condition.device)
 
 
 def levels(y: Tensor, condition: Tensor, state: Tensor, n: int) -> Tensor:

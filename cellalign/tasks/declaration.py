@@ -121,7 +121,7 @@ class Parameter:
         if given is None:
             return None if self.default is REQUIRED else self.default
         if any(text == "" for text in (given if isinstance(given, list) else [given])):
-            named = f"{self.option.metavar or self.name}" if isinstance(self.option, Argument) else self.flag
+            named = self.option.metavar or self.name if isinstance(self.option, Argument) else self.flag
             raise UsageError(f"{named} is given an empty text; give it a value, or leave it out")
         if self.option.read is not None:
             return self.option.read(given)

@@ -210,6 +210,22 @@ def test_values_of_any_sign_are_added_to():
     np.testing.assert_allclose(predicted(model, adata, stim="control", cell_type="C"), truth, atol=0.2)
 
 
+def test_a_model_of_before_there_was_doubt_has_none():
+    own = cellalign.train(cells(noise=0.6), method="local", label="cell_type", **QUIET).method
+    written = {key: value for key, value in own.state_dict().items() if not key.endswith("units")}
+    fresh = type(own)(own.hp, own.layout)
+    fresh.load_state_dict(written | {"settings": written["settings"][:, :-1]})
+    none = type(own)(own.hp, own.layout)
+    none.load_state_dict(own.state_dict())
+    none.settings[:, -1] = 0
+    for found, expected in zip(fresh.changes(0, 1), none.changes(0, 1), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert not np.allclose(fresh.changes(0, 1)[0], own.changes(0, 1)[0])
+    assert "doubt" in own.findings()[0] and "doubt" not in fresh.findings()[0]
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        fresh.load_state_dict(written | {"settings": written["settings"][:, :-2]})
+
+
 def test_it_is_the_same_when_it_is_read_again(tmp_path):
     adata = cells(donors=("d1", "d2"), n=10)
     model = cellalign.train(adata, method="local", label="cell_type", batch=["donor"], **QUIET)

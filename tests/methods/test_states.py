@@ -12,7 +12,7 @@ def test_clusters_are_of_all_conditions_after_levelling(monkeypatch):
     y = at[kind] + torch.tensor([[0.0, 0, 0], [3, 3, 9]])[condition] + 0.3 * torch.randn(600, 3)
     for most in (50_000, 300):
         monkeypatch.setattr(module, "MOST_CELLS", most)
-        assert len(module.some(y, condition)) == min(600, most)
+        assert len(module.some(condition)) == min(600, most)
         centres, levels = module.states(y, condition, 3)
         found = torch.cdist(y - levels[condition], centres).argmin(1)
         table = torch.zeros(3, 3)
@@ -31,7 +31,7 @@ def test_of_many_cells_those_of_rare_conditions_are_among_those_drawn(monkeypatc
     kind = torch.arange(len(condition)) % 2
     y = 5.0 * kind[:, None] + 3.0 * condition[:, None] + 0.1 * torch.randn(len(condition), 2)
     state = torch.random.get_rng_state()
-    drawn = module.some(y, condition)
+    drawn = module.some(condition)
     torch.random.set_rng_state(state)
     first = torch.randperm(len(y))[:200]
     assert bool(torch.isin(first, drawn).all()) and len(drawn.unique()) == len(drawn)
@@ -39,4 +39,4 @@ def test_of_many_cells_those_of_rare_conditions_are_among_those_drawn(monkeypatc
     assert there[1:].tolist() == [10, 4] and there[0] == condition[first].bincount()[0]
     level = module.levels(y[drawn], condition[drawn], kind[drawn], 3)
     assert float((level.diff(dim=0) - 3).abs().max()) < 0.2
-    assert module.some(y[:200], condition[:200]).tolist() == list(range(200))
+    assert module.some(condition[:200]).tolist() == list(range(200))

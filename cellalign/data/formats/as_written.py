@@ -20,17 +20,23 @@ def blocks_as_written(source: Any, names: Sequence[str | int], **asked: Any) -> 
     names : sequence
         Columns by name, which may be missing, or by place; place 0 is the index where the first line has a name less.
     """
-    converters: Any = dict.fromkeys(names, lambda text: MARK + text)
-    for block in pd.read_csv(source, converters=converters, **asked):
-        for name in names:
-            if isinstance(name, int) and not isinstance(block.index, pd.RangeIndex):
-                block.index = pd.Index([value[len(MARK) :] for value in block.index], dtype=object)
-            elif (column := block.columns[name] if isinstance(name, int) else name) in block:
-                block[column] = pd.Series([v[len(MARK) :] for v in block[column]], index=block.index, dtype=object)
-        yield block
+    for block in pd.read_csv(source, converters=_marked(names), **asked):
+        yield _unmarked(block, names)
 
 
 def read_as_written(source: Any, names: Sequence[str | int], **asked: Any) -> pd.DataFrame:
     """The whole table."""
-    found = list(blocks_as_written(source, names, chunksize=1 << 20, **asked))
-    return found[0] if len(found) == 1 else pd.concat(found)
+    return _unmarked(pd.read_csv(source, converters=_marked(names), **asked), names)
+
+
+def _marked(names: Sequence[str | int]) -> Any:
+    return dict.fromkeys(names, lambda text: MARK + text)
+
+
+def _unmarked(table: pd.DataFrame, names: Sequence[str | int]) -> pd.DataFrame:
+    for name in names:
+        if isinstance(name, int) and not isinstance(table.index, pd.RangeIndex):
+            table.index = pd.Index([value[len(MARK) :] for value in table.index], dtype=object)
+        elif (column := table.columns[name] if isinstance(name, int) else name) in table:
+            table[column] = pd.Series([v[len(MARK) :] for v in table[column]], index=table.index, dtype=object)
+    return table

@@ -17,6 +17,7 @@ from cellalign.evaluation.metrics import response as res
 from cellalign.evaluation.metrics.metric import by_name
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.scored import PREDICTION, Genes, Scored, anchored, mean_of, score
+from cellalign.evaluation.seen import NOT_KNOWN
 from cellalign.evaluation.table import FITTED, MEAN, TUNED, UNSEEN, Evidence, Response, Row
 from cellalign.evaluation.verdict import beside_best, concerned, verdict
 
@@ -147,9 +148,8 @@ def _say_seen(inputs: Inputs, groups: Sequence[Scored]) -> None:
     if tuned:
         inputs.notes.append(f"tune chose the settings by how well these are predicted: {listed(tuned, len(tuned))}")
     if unknown and "held_out" not in inputs.adata.obs:
-        said = "the prediction does not say which cells its model has seen: whether it is fitted is not known"
-        if said not in inputs.notes:
-            inputs.notes.append(said)
+        if NOT_KNOWN not in inputs.notes:
+            inputs.notes.append(NOT_KNOWN)
 
 
 def pictured(cells: CellType, genes: np.ndarray, seed: int) -> dict[str, Any]:

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 
 from cellalign.data.values import listed
-from cellalign.evaluation.compared import status_of, trained_on
 from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.metrics import screen as scr
 from cellalign.evaluation.metrics.metric import Metric, by_name
 from cellalign.evaluation.metrics.rank_sum import TINY, Different, different
 from cellalign.evaluation.metrics.response import pearson
 from cellalign.evaluation.panel import Panel
-from cellalign.evaluation.scales import real_matrix, shared_genes
 from cellalign.evaluation.screen_scores import Score, Scores
 from cellalign.evaluation.screened import AT_MOST, FEWEST, A, B, Group, Screened, in_proportion, proportions, screened
-from cellalign.evaluation.table import FITTED, PREDICTED, TUNED, Row
+from cellalign.evaluation.seen import NOT_KNOWN, SAID, status_of, trained_on
+from cellalign.evaluation.table import PREDICTED, Row
 
 SPLITS = 5
 BOOTSTRAPS = 500
@@ -369,23 +368,23 @@ class _Split:
 
 
 def _say_seen(inputs: Inputs, groups: list[Group]) -> None:
-    """Note of which conditions the model was trained on the real cells, and of which it was not."""
+    """Note of which conditions the model has seen the real cells, and of which it has not."""
     assert inputs.against is not None
-    columns = shared_genes(inputs.adata, inputs.against)
-    expression = inputs.predictions[0].expression
-    x = inputs.of_real("x", lambda: real_matrix(expression, inputs.against, columns))  # type: ignore[arg-type]
-    seen, prints = trained_on(inputs, x)
+    seen, prints = trained_on(inputs)
     found: dict[str, list[str]] = {}
     for group in groups:
-        predicted, real = (np.zeros(len(obs), dtype=bool) for obs in (inputs.adata.obs, inputs.against.obs))
-        predicted[group.predicted], real[group.real] = True, True
+        predicted = _mask(inputs.adata.n_obs, group.predicted)
+        real = _mask(inputs.against.n_obs, group.real)
         found.setdefault(status_of(inputs, predicted, real, seen, prints), []).append(group.name)
-    said = {
-        FITTED: "fitted, not predicted (the model was trained on {})",
-        TUNED: "no independent test (the settings were chosen by how well {} are predicted)",
-        PREDICTED: "held out in training: {}",
-        "": "whether the model has seen the real cells of {} is not known",
-    }
-    for status, names in found.items():
-        whole = len(names) == len(groups) and status != PREDICTED
-        inputs.notes.append("screen: " + said[status].format("these cells" if whole else listed(names, SHOWN)))
+    for status, sentence in (SAID | {PREDICTED: "held out in training: {}"}).items():
+        if names := found.get(status):
+            whole = status in SAID and len(names) == len(groups)
+            inputs.notes.append(f"screen: {sentence.format('these cells' if whole else listed(names, SHOWN))}")
+    if "" in found and NOT_KNOWN not in inputs.notes:
+        inputs.notes.append(NOT_KNOWN)
+
+
+def _mask(n: int, rows: np.ndarray) -> np.ndarray:
+    found = np.zeros(n, dtype=bool)
+    found[rows] = True
+    return found
