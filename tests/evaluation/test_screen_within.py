@@ -122,8 +122,10 @@ def test_each_condition_has_a_mean_response_of_its_own_proportions():
     split, found = tables(predicted, real)
     cells = split.cells
     starts = [split.start(g, 0, cells.strata[mine[0]])[0] for g, mine in zip(cells.groups, split.real, strict=True)]
+    others = [split.start(group, 1, cells.strata[group.real])[0] for group in cells.groups]
     reals = [cells.level(cells.real(g.real))[0] for g in cells.groups]
-    expected = mean_response(np.stack(reals), np.stack(starts))
+    whole = (np.stack(starts) + np.stack(others)) / 2
+    expected = mean_response(np.stack(reals), whole, np.stack(starts))
     for group, mean, start, each in zip(cells.groups, expected, starts, found, strict=True):
         fold = np.expm1(mean) / np.maximum(np.expm1(start), 1e-9)
         np.testing.assert_allclose(split.fold[group.name], fold)

@@ -217,7 +217,7 @@ class Noisy:
     noise: np.ndarray
 
 
-def corrected_error(predicted: Noisy, real: Noisy, own: Sequence[np.ndarray]) -> np.ndarray:
+def corrected_error(predicted: Noisy, real: Noisy, own: Sequence[np.ndarray], start: Noisy | None = None) -> np.ndarray:
     """Mean squared error of each profile less the noise of both, [P]; the target genes of a condition are left out.
 
     A prediction's noise counts no more than the real cells' has, and of all conditions no more together than the
@@ -227,6 +227,9 @@ def corrected_error(predicted: Noisy, real: Noisy, own: Sequence[np.ndarray]) ->
     ----------
     own : sequence of int arrays
         Columns of the genes that each condition targets.
+    start : Noisy, optional
+        Control cells. Where conditions have their own, what these differ by is no noise: no more counts than their
+        noise and what the predicted changes scatter by.
     """
     n_genes = real.profiles.shape[1]
     used = _used(own, n_genes)
@@ -234,7 +237,11 @@ def corrected_error(predicted: Noisy, real: Noisy, own: Sequence[np.ndarray]) ->
     claimed = np.minimum(predicted.noise, real.noise)
     claim = float((claimed * weight).sum())
     if claim > 0:
-        claimed = claimed * min(1.0, _scatter(predicted.profiles, used, weight) / claim)
+        seen = _scatter(predicted.profiles, used, weight)
+        if start is not None:
+            changes = _scatter(predicted.profiles - start.profiles, used, weight)
+            seen = min(seen, changes + float((start.noise * weight).sum()))
+        claimed = claimed * min(1.0, seen / claim)
     return _squared(predicted.profiles, real.profiles, used, claimed + real.noise)
 
 

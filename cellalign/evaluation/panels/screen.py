@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class Screen(Panel):
     )
     metrics = scr.METRICS
     order = 53
-    version = 2
+    version = 3
     metrics_as_rows = True
 
     each_condition: bool = False
@@ -152,16 +152,51 @@ def _levels(cells: Screened, found: Scores) -> None:
     predicted = _noisy([cells.level(cells.predicted(group.predicted)) for group in cells.groups])
     start = _noisy([control(group) for group in cells.groups])
     effect = scr.corrected_effect(real, start, own)
-    mean = Noisy(mean_response(real.profiles, start.profiles), np.zeros(len(own)))
+    # noise that conditions have of controls of their own is the mean response's as much as a prediction's
+    mean = Noisy(mean_response(real.profiles, start.profiles), start.noise)
     kept = cells.off_target
     for system, guess in ((PREDICTION, predicted), (MEAN_RESPONSE, mean)):
-        found.add(system, scr.ERROR, scr.corrected_error(guess, real, own), effect)
+        found.add(system, scr.ERROR, scr.corrected_error(guess, real, own, start), effect)
         found.add(system, scr.CENTROID, scr.centroid_accuracy(guess.profiles[:, kept], real.profiles[:, kept]))
 
 
-def mean_response(real: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Profiles [P, G] of control cells that all change as the real ones do on average."""
-    return np.maximum(start + (real - start).mean(0), 0)
+def mean_response(real: np.ndarray, control: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+    """Profiles [P, G] of control cells, or of some of them, `start`, that all change as the real ones do on average."""
+    return np.maximum((control if start is None else start) + (real - control).mean(0), 0)
+
+
+def without_leaning(predicted: np.ndarray, mean: np.ndarray, start: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Predicted changes [P, G] without what they owe to that half of their controls which real changes start from.
+
+    A change that takes back a share of what its control deviates by from the others' takes back that share of the
+    control's noise, which the real change has too, and adds that of the others'. As of panel response, the share is
+    the slope of what is added to the mean response on that deviation, where it is negative, and it is taken from the
+    prediction's own half alone. Conditions that share their control have nothing to lean on.
+
+    Parameters
+    ----------
+    predicted, mean : arrays [P, G]
+        Changes of the prediction, and of the mean response.
+    start, other : arrays [P, G]
+        Profiles of the control's halves: the one that it starts from, and the one that the real change does.
+    """
+    deviation, own = (_from_others(x) for x in ((start + other) / 2, start))
+    length = (deviation**2).sum(1)
+    slope = np.divide(((predicted - mean) * deviation).sum(1), length, out=np.zeros(len(length)), where=length > 1e-12)
+    return predicted + np.clip(-slope, 0, 1)[:, None] * (deviation - own)
+
+
+def _from_others(x: np.ndarray) -> np.ndarray:
+    """How far each row lies from the mean of the others."""
+    return (x - x.mean(0)) * len(x) / max(1, len(x) - 1)
+
+
+def evenly(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows drawn by weights [m], each as often as these say to within one time, in random order."""
+    order = rng.permutation(len(weights))
+    ends = np.cumsum(weights[order])
+    at = (rng.random() + np.arange(n)) / n * ends[-1]
+    return order[np.minimum(np.searchsorted(ends, at, side="right"), len(order) - 1)]
 
 
 @dataclass(frozen=True)
@@ -261,7 +296,11 @@ class _Split:
             "a": at["a"].profiles - at["sa"].profiles,
             "b": at["b"].profiles - at["sb"].profiles,
         }
-        response = mean_response(at["r"].profiles, at["sa"].profiles)
+        # learned from all control cells, as the prediction was: from half of them it would be worse
+        half, other = at["sa"].profiles, at["t"].profiles
+        response = mean_response(at["r"].profiles, (half + other) / 2, half)
+        change["p"] = without_leaning(change["p"], response - half, half, other)
+        at["p"] = replace(at["p"], profiles=at["s"].profiles + change["p"])
         for group, expected, control in zip(cells.groups, response, at["sa"].profiles, strict=True):
             self.fold.setdefault(self.name(group), np.expm1(expected) / np.maximum(np.expm1(control), TINY))
         sizes = {
@@ -328,26 +367,36 @@ class _Split:
         """
         rows = self._some(self.mine(group))
         x = self.cells.per_million(self.cells.drawn(rows))
-        if self._beside(group, rows).all():
-            return self._different(_Block(x, self.cells.places[rows]), control, tested)
-        some = in_proportion(control.places, self.cells.strata[group.real], self.rng)
-        return self._different(
-            _Block(x, np.zeros(len(rows), dtype=np.int64)), _Block(control.x[some], np.zeros_like(some)), tested
-        )
+        places = self.cells.places[rows]
+        if not self._beside(group, rows).all():
+            some = in_proportion(control.places, self.cells.strata[group.real], self.rng)
+            places, control = np.zeros(len(rows), dtype=np.int64), _Block(control.x[some], np.zeros_like(some))
+        found = self._different(_Block(x, places), control, tested)
+        most = self._most(group, len(group.real))
+        if len(rows) <= most:
+            return found
+        few = np.sort(self.rng.permutation(len(rows))[:most])
+        return replace(self._different(_Block(x[few], places[few]), control, tested), change=found.change)
+
+    def _most(self, group: Group, n: int) -> int:
+        """How many predicted cells are tested where there are `n` real ones: copies of cells are no more cells."""
+        return min(n, len(self.control(group, A)), AT_MOST)
 
     def _mean(self, group: Group, control: _Block, tested: np.ndarray) -> Different:
-        """DE of the mean response: control cells drawn anew, every gene of which changes by one factor."""
+        """DE of the mean response: control cells as often as they count, every gene of which changes by one factor."""
         name = self.name(group)
         if name not in self._means:
-            n = min(int(np.median([len(each.real) for each in self.cells.groups])), AT_MOST)
+            n = self._most(group, int(np.median([len(each.real) for each in self.cells.groups])))
+            weights = np.ones(control.x.shape[0])
             if self.cells.weighted:
                 weights = proportions(control.places, self.cells.strata[group.real])
-                rows = self.rng.choice(len(weights), size=n, p=weights / weights.sum())
-            else:
-                rows = self.rng.integers(control.x.shape[0], size=n)
-            drawn, fold = control.x[rows], self.fold[name]
+            rows, fold = evenly(weights, n, self.rng), self.fold[name]
+            drawn = control.x[rows]
             drawn = drawn.multiply(fold).tocsr() if hasattr(drawn, "multiply") else drawn * fold
-            self._means[name] = self._different(_Block(drawn, control.places[rows]), control, tested)
+            found = self._different(_Block(drawn, control.places[rows]), control, tested)
+            # which cells were drawn does not change what the response is
+            change = np.where(tested & (found.change != 0), np.log2(np.maximum(fold, TINY)), 0.0)
+            self._means[name] = replace(found, change=change)
         return self._means[name]
 
     def _block(self, group: Group, side: int) -> _Block:
