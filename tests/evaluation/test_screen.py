@@ -306,6 +306,24 @@ def test_another_total_is_brought_to_the_predictions_or_said(data, caplog):
     )
 
 
+@pytest.mark.parametrize("panel", ["de", "intervals"])
+def test_another_total_is_brought_to_the_predictions_for_genes_and_intervals_too(data, caplog, panel):
+    of_panel = {"de": {"written": "draw"}, "intervals": {"interval": 0.9, "groups": "target"}}[panel]
+    log, real = several(made(data, "predicted", True), "log", **of_panel), made(data, "real", log=True)
+    log.layers["lower"], log.layers["upper"] = log.X * 0.5, log.X * 1.5
+    log.uns["cellalign"]["preprocess"] = {"step": 1, "version": "", "n_top_genes": 0, "target_sum": 1e4}
+    other = real.copy()
+    other.X = real.X.expm1().multiply(3).log1p().tocsr()
+    with caplog.at_level("WARNING", logger="cellalign"):
+        result = cellalign.evaluate(log, against=other, panels=[panel])
+    assert "normalised to 30000 counts a cell; brought to 10000" in caplog.text
+    same = cellalign.evaluate(log, against=real, panels=[panel])
+    assert [(row.system, row.group, row.metric) for row in result.rows] == [
+        (row.system, row.group, row.metric) for row in same.rows
+    ]
+    np.testing.assert_allclose([r.value for r in result.rows], [r.value for r in same.rows], rtol=0.02, atol=0.02)
+
+
 def test_any_values_are_no_screen(data):
     predicted = several(made(data, "predicted", True), "any")
     with pytest.raises(InputError, match="panel screen cannot run: a screen is of expression"):
