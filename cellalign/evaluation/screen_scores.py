@@ -42,9 +42,24 @@ class Ranks(Score):
         return np.mean([scr.spearman(one[rows], other[rows]) for one, other in self.pairs], axis=0)
 
 
+@dataclass(frozen=True)
+class Best(Score):
+    """The best of several forms of one thing, by its value over all conditions: Ratios of arrays [P, K]."""
+
+    above: np.ndarray
+    below: np.ndarray
+
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """Of the form that is best over all conditions."""
+        above, below = self.above.sum(0), self.below.sum(0)
+        whole = np.divide(above, below, out=np.full(len(above), -np.inf), where=below != 0)
+        best = int(np.argmax(whole))
+        return Ratio(self.above[:, best], self.below[:, best]).values(rows)
+
+
 @dataclass
 class Scores:
-    """What was scored, by system and metric, of each split an array [P] above and one below."""
+    """What was scored, by system and metric, of each split an array [P], or [P, K] of K forms, above and one below."""
 
     above: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
     below: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
@@ -66,4 +81,4 @@ class Scores:
             np.sum([np.where(ok, values, 0.0) for ok, values in zip(usable, each, strict=True)], axis=0)
             for each in (above, below)
         ]
-        return Ratio(*sums)
+        return Ratio(*sums) if sums[0].ndim == 1 else Best(*sums)

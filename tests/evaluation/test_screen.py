@@ -13,7 +13,7 @@ from cellalign.errors import InputError, UsageError
 from cellalign.evaluation import screened as cells_of
 from cellalign.evaluation.export import beside, for_cell_eval
 from cellalign.evaluation.metrics import screen as scr
-from cellalign.evaluation.panels.screen import mean_response
+from cellalign.evaluation.screen_splits import mean_response
 from cellalign.records import Counterfactual, Provenance
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "screen" / "screen.npz"
@@ -84,8 +84,11 @@ def test_real_cells_score_as_their_halves_do_and_no_change_as_nothing(counts):
     guess, rest = real[half & (names != "ctrl")].copy(), real[~half | (names == "ctrl")].copy()
     guess.obs_names = [f"other-{name}" for name in guess.obs_names]
     result = cellalign.evaluate(guess, against=rest, **ASKED)
-    for name in ("discrimination", "centroid", "de_overlap"):
+    for name in ("discrimination", "centroid"):
         assert result.value(name, system="anchored") > 0.4
+    # halves of half of the cells call hardly a gene: nothing lies between them and the mean response
+    assert np.isnan(result.value("de_overlap", system="anchored"))
+    assert any("tell a repetition from the mean response by error, direction, de_overlap" in n for n in result.notes)
     parts = []
     for name in sorted(set(names) - {"ctrl"}):
         part = rest[rest.obs["target"] == "ctrl"].copy()
@@ -304,6 +307,24 @@ def test_another_total_is_brought_to_the_predictions_or_said(data, caplog):
     assert result.value("error", system="prediction") == pytest.approx(
         same.value("error", system="prediction"), rel=0.01
     )
+
+
+@pytest.mark.parametrize("panel", ["de", "intervals"])
+def test_another_total_is_brought_to_the_predictions_for_genes_and_intervals_too(data, caplog, panel):
+    of_panel = {"de": {"written": "draw"}, "intervals": {"interval": 0.9, "groups": "target"}}[panel]
+    log, real = several(made(data, "predicted", True), "log", **of_panel), made(data, "real", log=True)
+    log.layers["lower"], log.layers["upper"] = log.X * 0.5, log.X * 1.5
+    log.uns["cellalign"]["preprocess"] = {"step": 1, "version": "", "n_top_genes": 0, "target_sum": 1e4}
+    other = real.copy()
+    other.X = real.X.expm1().multiply(3).log1p().tocsr()
+    with caplog.at_level("WARNING", logger="cellalign"):
+        result = cellalign.evaluate(log, against=other, panels=[panel])
+    assert "normalised to 30000 counts a cell; brought to 10000" in caplog.text
+    same = cellalign.evaluate(log, against=real, panels=[panel])
+    assert [(row.system, row.group, row.metric) for row in result.rows] == [
+        (row.system, row.group, row.metric) for row in same.rows
+    ]
+    np.testing.assert_allclose([r.value for r in result.rows], [r.value for r in same.rows], rtol=0.02, atol=0.02)
 
 
 def test_any_values_are_no_screen(data):

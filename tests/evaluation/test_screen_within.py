@@ -10,9 +10,10 @@ import cellalign
 from cellalign.evaluation import screened as cells_of
 from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.metrics import screen as scr
-from cellalign.evaluation.panels.screen import Screen, _expressed, _Split, mean_response, scored
+from cellalign.evaluation.panels.screen import Screen
 from cellalign.evaluation.predictions import of_another_tool
 from cellalign.evaluation.screen_scores import Scores
+from cellalign.evaluation.screen_splits import _expressed, _Split, mean_response, scored
 from cellalign.evaluation.table import Evaluation
 
 NAMES, GENES = [f"drug {i}" for i in range(4)], 250
@@ -122,8 +123,10 @@ def test_each_condition_has_a_mean_response_of_its_own_proportions():
     split, found = tables(predicted, real)
     cells = split.cells
     starts = [split.start(g, 0, cells.strata[mine[0]])[0] for g, mine in zip(cells.groups, split.real, strict=True)]
+    others = [split.start(group, 1, cells.strata[group.real])[0] for group in cells.groups]
     reals = [cells.level(cells.real(g.real))[0] for g in cells.groups]
-    expected = mean_response(np.stack(reals), np.stack(starts))
+    whole = (np.stack(starts) + np.stack(others)) / 2
+    expected = mean_response(np.stack(reals), whole, np.stack(starts))
     for group, mean, start, each in zip(cells.groups, expected, starts, found, strict=True):
         fold = np.expm1(mean) / np.maximum(np.expm1(start), 1e-9)
         np.testing.assert_allclose(split.fold[group.name], fold)

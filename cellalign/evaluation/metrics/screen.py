@@ -217,7 +217,7 @@ class Noisy:
     noise: np.ndarray
 
 
-def corrected_error(predicted: Noisy, real: Noisy, own: Sequence[np.ndarray]) -> np.ndarray:
+def corrected_error(predicted: Noisy, real: Noisy, own: Sequence[np.ndarray], start: Noisy | None = None) -> np.ndarray:
     """Mean squared error of each profile less the noise of both, [P]; the target genes of a condition are left out.
 
     A prediction's noise counts no more than the real cells' has, and of all conditions no more together than the
@@ -227,6 +227,9 @@ def corrected_error(predicted: Noisy, real: Noisy, own: Sequence[np.ndarray]) ->
     ----------
     own : sequence of int arrays
         Columns of the genes that each condition targets.
+    start : Noisy, optional
+        Control cells. Where conditions have their own, what these differ by is no noise: no more counts than their
+        noise and what the predicted changes scatter by.
     """
     n_genes = real.profiles.shape[1]
     used = _used(own, n_genes)
@@ -234,7 +237,11 @@ def corrected_error(predicted: Noisy, real: Noisy, own: Sequence[np.ndarray]) ->
     claimed = np.minimum(predicted.noise, real.noise)
     claim = float((claimed * weight).sum())
     if claim > 0:
-        claimed = claimed * min(1.0, _scatter(predicted.profiles, used, weight) / claim)
+        seen = _scatter(predicted.profiles, used, weight)
+        if start is not None:
+            changes = _scatter(predicted.profiles - start.profiles, used, weight)
+            seen = min(seen, changes + float((start.noise * weight).sum()))
+        claimed = claimed * min(1.0, seen / claim)
     return _squared(predicted.profiles, real.profiles, used, claimed + real.noise)
 
 
@@ -283,13 +290,45 @@ def reach(predicted: Different, real: Different, own: np.ndarray) -> float:
     there = real.significant(own)
     if not there.any():
         return float("nan")
-    genes = np.flatnonzero(there & predicted.tested & (real.change != 0))
-    q, p, size = predicted.q[genes], predicted.p[genes], np.abs(predicted.change[genes])
-    genes = genes[np.lexsort((genes, -size, p, q))]
+    genes = _ranked_genes(predicted, there & predicted.tested & (real.change != 0))
     right = np.sign(predicted.change[genes]) == np.sign(real.change[genes])
     depth = np.arange(1, len(genes) + 1)
     pure = depth[np.cumsum(right) / depth >= PURITY]
     return float(pure.max(initial=0) / there.sum())
+
+
+def by_calls(
+    predicted: Different, real: Different, own: np.ndarray, calls: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`direction` and `agreement` [K] if the first so many genes [K] of the prediction's ranking were called.
+
+    How many are depends on how predicted cells scatter, which is no knowledge of a condition.
+    """
+    genes = _ranked_genes(predicted, predicted.tested & ~_mask(own, len(predicted.p)))
+    there = real.significant(own)
+    known = real.tested & (real.change != 0)
+    right = known & (np.sign(predicted.change) == np.sign(real.change))
+    n_right, n_known, n_there = (
+        np.append(0, np.cumsum(each[genes]))[np.minimum(calls, len(genes))] for each in (right, known, there)
+    )
+    called, real_ones = np.minimum(calls, len(genes)), there.sum()
+    most, union = np.maximum(n_known, real_ones), called + real_ones - n_there
+    return (
+        np.divide(n_right, most, out=np.full(len(calls), np.nan), where=most > 0),
+        np.divide(n_there, union, out=np.ones(len(calls)), where=union > 0),
+    )
+
+
+def _ranked_genes(found: Different, some: np.ndarray) -> np.ndarray:
+    """Genes of a mask [G], the surest first; of those as sure the most changed."""
+    genes = np.flatnonzero(some)
+    return genes[np.lexsort((genes, -np.abs(found.change[genes]), found.p[genes], found.q[genes]))]
+
+
+def _mask(columns: np.ndarray, n: int) -> np.ndarray:
+    mask = np.zeros(n, dtype=bool)
+    mask[columns] = True
+    return mask
 
 
 def agreement(predicted: Different, real: Different, own: np.ndarray) -> float:

@@ -12,20 +12,17 @@ from cellalign.data.values import listed
 from cellalign.evaluation.inputs import Inputs
 from cellalign.evaluation.metrics import screen as scr
 from cellalign.evaluation.metrics.metric import Metric, by_name
-from cellalign.evaluation.metrics.rank_sum import TINY, Different, different
-from cellalign.evaluation.metrics.response import pearson
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.screen_scores import Score, Scores
-from cellalign.evaluation.screened import AT_MOST, FEWEST, A, B, Group, Screened, in_proportion, proportions, screened
+from cellalign.evaluation.screen_splits import HALF, MEAN_RESPONSE, PREDICTION, scored
+from cellalign.evaluation.screened import FEWEST, Group, Screened, screened
 from cellalign.evaluation.seen import NOT_KNOWN, SAID, status_of, trained_on
 from cellalign.evaluation.table import PREDICTED, Row
 
-SPLITS = 5
 BOOTSTRAPS = 500
 SHOWN = 5  # names of conditions in a note
 MEASURABLE = 0.2  # correlation of the changes of two halves
-PREDICTION, MEAN_RESPONSE, HALF, ANCHORED = "prediction", "mean response", "split half", "anchored"
-Noisy = scr.Noisy
+ANCHORED = "anchored"
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Screen(Panel):
     )
     metrics = scr.METRICS
     order = 53
-    version = 2
+    version = 3
     metrics_as_rows = True
 
     each_condition: bool = False
@@ -69,13 +66,22 @@ class Screen(Panel):
         _say_seen(inputs, cells.groups)
         declared, n_cells = by_name(self.metrics), sum(len(group.real) for group in cells.groups)
         samples = np.random.default_rng(inputs.seed).integers(n, size=(BOOTSTRAPS, n))
+        alike = []
         for metric in scr.SCORES:
             of = {system: found.of(system, metric) for system in (PREDICTION, MEAN_RESPONSE, HALF)}
             spread = declared[f"{metric.name}_se"]
-            for system, value, error in _anchored(of, metric, samples):
+            rows = _anchored(of, metric, samples)
+            if np.isfinite([value for system, value, _ in rows if system != ANCHORED]).all() and np.isnan(rows[-1][1]):
+                alike.append(metric.name)
+            for system, value, error in rows:
                 shown = scr.anchored(metric) if system == ANCHORED else metric
                 yield self.row(system, "all", shown, value, n_cells)
                 yield self.row(system, "all", spread, error, n_cells)
+        if alike:
+            inputs.notes.append(
+                f"screen: too few cells or conditions to tell a repetition from the mean response by {listed(alike)}: "
+                "these are not anchored"
+            )
         if self.each_condition:
             yield from self._each(cells, found)
 
@@ -89,7 +95,10 @@ class Screen(Panel):
 
 
 def _anchored(of: dict[str, Score], metric: Metric, samples: np.ndarray) -> list[tuple[str, float, float]]:
-    """System, value and its standard error over conditions, of what was scored and of the score between the anchors."""
+    """System, value and its standard error over conditions, of what was scored and of the score between the anchors.
+
+    The last is NaN where a repetition is no better than the mean response by more than its standard error.
+    """
     every = np.arange(samples.shape[1])[None]
     whole = {system: score.values(every)[0] for system, score in of.items()}
     drawn = {system: score.values(samples) for system, score in of.items()}
@@ -101,6 +110,9 @@ def _anchored(of: dict[str, Score], metric: Metric, samples: np.ndarray) -> list
             return np.where(better * gap > 0, (found[PREDICTION] - found[MEAN_RESPONSE]) / gap, np.nan)
 
     rows = [(system, whole[system], _sd(drawn[system])) for system in of]
+    gap, error = better * (whole[HALF] - whole[MEAN_RESPONSE]), _sd(drawn[HALF] - drawn[MEAN_RESPONSE])
+    if not gap > error:
+        return [*rows, (ANCHORED, float("nan"), float("nan"))]
     return [*rows, (ANCHORED, float(between(whole)), _sd(between(drawn)))]
 
 
@@ -108,263 +120,6 @@ def _sd(values: np.ndarray) -> float:
     """Standard deviation of what is defined: of ratios, which may be far out, half the distance of the middle 68 %."""
     values = values[np.isfinite(values)]
     return float(np.diff(np.quantile(values, [0.1587, 0.8413]))[0] / 2) if len(values) > 1 else float("nan")
-
-
-def scored(cells: Screened, seed: int) -> Scores:
-    """Every metric of the prediction and of both anchors, over a few splits of the control and real cells."""
-    rng = np.random.default_rng(seed)
-    found, tested = Scores(), _expressed(cells)
-    _levels(cells, found)
-    alike = []
-    for _ in range(SPLITS):
-        half, own = cells.halves(rng)
-        split = _Split(cells, half, own, tested, np.random.default_rng(rng.integers(2**32)))
-        split.changes(found)
-        split.differential(found)
-        alike.append(split.alike)
-    found.halves = np.mean(alike, axis=0)
-    return found
-
-
-def _expressed(cells: Screened) -> dict[str, np.ndarray]:
-    """Mask [G] of the genes that are expressed in control cells, by the name of these."""
-    controls = {group.of_control: group.control for group in cells.groups}
-    means = {name: cells.per_million(cells.real(rows)).mean(0) for name, rows in controls.items()}
-    return {name: np.asarray(mean).ravel() > cells.expressed for name, mean in means.items()}
-
-
-def _control_level(cells: Screened, group: Group, rows: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, float]:
-    """Profile and noise of control cells, composed as what they are compared with is, by the strata of that."""
-    return cells.level(cells.real(rows), cells.weights(group, rows, of), cells.strata[rows])
-
-
-def _noisy(levels: list[tuple[np.ndarray, float]]) -> Noisy:
-    return Noisy(np.stack([profile for profile, _ in levels]), np.array([noise for _, noise in levels]))
-
-
-def _levels(cells: Screened, found: Scores) -> None:
-    """What is scored of all cells, without a control of its own: errors of profiles, and centroids."""
-    cache: dict[str, tuple[np.ndarray, float]] = {}
-
-    def control(group: Group) -> tuple[np.ndarray, float]:
-        if cells.weighted or group.of_control not in cache:
-            cache[group.of_control] = _control_level(cells, group, group.control, cells.strata[group.real])
-        return cache[group.of_control]
-
-    own = [group.own for group in cells.groups]
-    real = _noisy([cells.level(cells.real(group.real)) for group in cells.groups])
-    predicted = _noisy([cells.level(cells.predicted(group.predicted)) for group in cells.groups])
-    start = _noisy([control(group) for group in cells.groups])
-    effect = scr.corrected_effect(real, start, own)
-    mean = Noisy(mean_response(real.profiles, start.profiles), np.zeros(len(own)))
-    kept = cells.off_target
-    for system, guess in ((PREDICTION, predicted), (MEAN_RESPONSE, mean)):
-        found.add(system, scr.ERROR, scr.corrected_error(guess, real, own), effect)
-        found.add(system, scr.CENTROID, scr.centroid_accuracy(guess.profiles[:, kept], real.profiles[:, kept]))
-
-
-def mean_response(real: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Profiles [P, G] of control cells that all change as the real ones do on average."""
-    return np.maximum(start + (real - start).mean(0), 0)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Cells, per million [n, G], and the places they are of [n]."""
-
-    x: Any
-    places: np.ndarray
-
-
-class _Split:
-    """One half of the control for the prediction and one for the truth, and halves of the real cells."""
-
-    def __init__(
-        self,
-        cells: Screened,
-        half: np.ndarray,
-        own: list[np.ndarray],
-        tested: dict[str, np.ndarray],
-        rng: np.random.Generator,
-    ) -> None:
-        self.cells, self.half, self.tested, self.rng = cells, half, tested, rng
-        self.real = [{side: g.real[mine == side] for side in (A, B)} for g, mine in zip(cells.groups, own, strict=True)]
-        self.alike = np.empty(0)
-        self.fold: dict[str, np.ndarray] = {}
-        self._levels: dict[Any, tuple[np.ndarray, float]] = {}
-        self._blocks: dict[tuple[str, int], _Block] = {}
-        self._means: dict[str, Different] = {}
-
-    def control(self, group: Group, side: int) -> np.ndarray:
-        """Rows of a group's control cells in a half."""
-        return group.control[self.half[group.control] == side]
-
-    def name(self, group: Group) -> str:
-        """Groups of the same name are compared with the same control: within places each has proportions of its own."""
-        return group.name if self.cells.weighted else group.of_control
-
-    def start(self, group: Group, side: int, of: np.ndarray) -> tuple[np.ndarray, float]:
-        """Level of a half of the control cells, beside cells of these strata."""
-        key = (group.of_control, side)
-        if self.cells.weighted or key not in self._levels:
-            self._levels[key] = _control_level(self.cells, group, self.control(group, side), of)
-        return self._levels[key]
-
-    def mine(self, group: Group) -> np.ndarray:
-        """Rows of the predicted cells that were not predicted from the other half, and have control cells beside them.
-
-        All where none of them is so.
-        """
-        source = self.cells.source[group.predicted]
-        rows = group.predicted[(source < 0) | (self.half[source] != B)]
-        rows = rows if len(rows) else group.predicted
-        beside = rows[self._beside(group, rows)] if self.cells.weighted else rows
-        return beside if len(beside) else rows
-
-    def _beside(self, group: Group, rows: np.ndarray) -> np.ndarray:
-        """Mask of predicted cells whose place is known, and has control cells."""
-        return np.isin(self.cells.places[rows], self.cells.strata[group.control])
-
-    def composed(self, group: Group, rows: np.ndarray) -> np.ndarray:
-        """Strata that predicted cells are of; where that is not known, those of the real cells."""
-        known = self._beside(group, rows).all()
-        return self.cells.places[rows] if known else self.cells.strata[group.real]
-
-    def predicted_from(self, group: Group, rows: np.ndarray) -> tuple[np.ndarray, float] | None:
-        """Level of the very cells that some were predicted from, of which nothing is uncertain; None if not known."""
-        source = self.cells.source[rows]
-        if (source >= 0).all():
-            return self.cells.profile(self.cells.real(source)), 0.0
-        if self.cells.started is not None:
-            return self.cells.profile(self.cells.started(rows)), 0.0
-        return None
-
-    def changes(self, found: Scores) -> None:
-        """Score the changes of profiles."""
-        cells, strata = self.cells, self.cells.strata
-        own, kept = [group.own for group in cells.groups], cells.off_target
-        levels: dict[str, list[tuple[np.ndarray, float]]] = {
-            name: [] for name in ("p", "s", "r", "a", "b", "sa", "sb", "t")
-        }
-        for group, real in zip(cells.groups, self.real, strict=True):
-            rows = self.mine(group)
-            start = self.predicted_from(group, rows)
-            profile, noise = cells.level(cells.predicted(rows))
-            # a cell and what it was predicted from scatter together
-            levels["p"].append((profile, noise if start is None else 0.0))
-            levels["s"].append(self.start(group, A, self.composed(group, rows)) if start is None else start)
-            levels["r"].append(cells.level(cells.real(group.real)))
-            levels["t"].append(self.start(group, B, strata[group.real]))
-            for side, name in ((A, "a"), (B, "b")):
-                levels[name].append(cells.level(cells.real(real[side])))
-                levels[f"s{name}"].append(self.start(group, side, strata[real[side]]))
-        at = {name: _noisy(each) for name, each in levels.items()}
-        change = {
-            "p": at["p"].profiles - at["s"].profiles,
-            "r": at["r"].profiles - at["t"].profiles,
-            "a": at["a"].profiles - at["sa"].profiles,
-            "b": at["b"].profiles - at["sb"].profiles,
-        }
-        response = mean_response(at["r"].profiles, at["sa"].profiles)
-        for group, expected, control in zip(cells.groups, response, at["sa"].profiles, strict=True):
-            self.fold.setdefault(self.name(group), np.expm1(expected) / np.maximum(np.expm1(control), TINY))
-        sizes = {
-            name: scr.corrected_effect(at[name], at[start], own)
-            for name, start in (("p", "s"), ("r", "t"), ("a", "sa"), ("b", "sb"))
-        }
-        pairs = ((PREDICTION, change["p"], change["r"]), (MEAN_RESPONSE, response - at["sa"].profiles, change["r"]))
-        for system, guess, truth in (*pairs, (HALF, change["b"], change["a"])):
-            found.add(system, scr.DISCRIMINATION, scr.discrimination(guess[:, kept], truth[:, kept]))
-        found.add(HALF, scr.CENTROID, scr.centroid_accuracy(at["b"].profiles[:, kept], at["a"].profiles[:, kept]))
-        found.add(HALF, scr.ERROR, scr.corrected_error(at["b"], at["a"], own), sizes["a"])
-        found.add(PREDICTION, scr.EFFECT, sizes["p"], sizes["r"])
-        found.add(MEAN_RESPONSE, scr.EFFECT, np.zeros(len(own)), sizes["r"])
-        found.add(HALF, scr.EFFECT, sizes["b"], sizes["a"])
-        self.alike = np.array([pearson(a[kept], b[kept]) for a, b in zip(change["a"], change["b"], strict=True)])
-
-    def differential(self, found: Scores) -> None:
-        """Score DE genes and fold changes."""
-        scores: dict[tuple[str, Metric], list[float]] = {}
-        for group, real in zip(self.cells.groups, self.real, strict=True):
-            tables = self._tables(group, real)
-            truth = tables["truth"]
-            for system, guess, against in (
-                (PREDICTION, tables["guess"], truth),
-                (MEAN_RESPONSE, tables["mean"], truth),
-                (HALF, tables["b"], tables["a"]),
-            ):
-                values = {
-                    scr.DIRECTION: scr.direction(guess, against, group.own),
-                    scr.REACH: scr.reach(guess, against, group.own),
-                    scr.AGREEMENT: scr.agreement(guess, against, group.own),
-                    scr.FOLD_ERROR: scr.fold_error(guess.change, against.change, truth, group.own),
-                }
-                for metric, value in values.items():
-                    scores.setdefault((system, metric), []).append(value)
-        for (system, metric), each in scores.items():
-            found.add(system, metric, np.array(each))
-
-    def _tables(self, group: Group, real: dict[int, np.ndarray]) -> dict[str, Different]:
-        """DE of the prediction, the mean response, the real cells and their halves, each from a half of the control."""
-        cells, tested = self.cells, self.tested[group.of_control]
-        start, other = (self._block(group, side) for side in (A, B))
-
-        def of(rows: np.ndarray, control: _Block) -> Different:
-            some = self._some(rows)
-            return self._different(_Block(cells.per_million(cells.real(some)), cells.strata[some]), control, tested)
-
-        return {
-            "guess": self._guess(group, start, tested),
-            "mean": self._mean(group, start, tested),
-            "truth": of(group.real, other),
-            "a": of(real[A], start),
-            "b": of(real[B], other),
-        }
-
-    def _different(self, some: _Block, control: _Block, tested: np.ndarray) -> Different:
-        """DE of cells; within places where these are asked for."""
-        return different(some.x, control.x, tested, (some.places, control.places) if self.cells.weighted else None)
-
-    def _guess(self, group: Group, control: _Block, tested: np.ndarray) -> Different:
-        """DE of the prediction; where its places are not known, from some control cells in the real cells' proportions.
-
-        These are drawn without replacement: a test takes each for a cell of its own.
-        """
-        rows = self._some(self.mine(group))
-        x = self.cells.per_million(self.cells.drawn(rows))
-        if self._beside(group, rows).all():
-            return self._different(_Block(x, self.cells.places[rows]), control, tested)
-        some = in_proportion(control.places, self.cells.strata[group.real], self.rng)
-        return self._different(
-            _Block(x, np.zeros(len(rows), dtype=np.int64)), _Block(control.x[some], np.zeros_like(some)), tested
-        )
-
-    def _mean(self, group: Group, control: _Block, tested: np.ndarray) -> Different:
-        """DE of the mean response: control cells drawn anew, every gene of which changes by one factor."""
-        name = self.name(group)
-        if name not in self._means:
-            n = min(int(np.median([len(each.real) for each in self.cells.groups])), AT_MOST)
-            if self.cells.weighted:
-                weights = proportions(control.places, self.cells.strata[group.real])
-                rows = self.rng.choice(len(weights), size=n, p=weights / weights.sum())
-            else:
-                rows = self.rng.integers(control.x.shape[0], size=n)
-            drawn, fold = control.x[rows], self.fold[name]
-            drawn = drawn.multiply(fold).tocsr() if hasattr(drawn, "multiply") else drawn * fold
-            self._means[name] = self._different(_Block(drawn, control.places[rows]), control, tested)
-        return self._means[name]
-
-    def _block(self, group: Group, side: int) -> _Block:
-        """Control cells of a half, per million, some of very many."""
-        key = (group.of_control, side)
-        if key not in self._blocks:
-            rows = self._some(self.control(group, side))
-            self._blocks[key] = _Block(self.cells.per_million(self.cells.real(rows)), self.cells.strata[rows])
-        return self._blocks[key]
-
-    def _some(self, rows: np.ndarray) -> np.ndarray:
-        """At most so many of some rows, drawn at random."""
-        return rows if len(rows) <= AT_MOST else self.rng.permutation(rows)[:AT_MOST]
 
 
 def _say_seen(inputs: Inputs, groups: list[Group]) -> None:
