@@ -334,6 +334,7 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
         interval=how.interval,
         interval_over=how.interval_over,
         groups="" if known is None else known.key,
+        label=model.label or "",
         tuned_on=() if tuned is None else tuple(tuned.holdout),
         tuned_cells=() if tuned is None else tuple(tuned.cells),
         notes="; ".join(notes),

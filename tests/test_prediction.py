@@ -13,6 +13,7 @@ from cellalign.data.fields import Categorical
 from cellalign.data.loader import Cells, as_matrix
 from cellalign.engine.predict import predictions
 from cellalign.errors import UsageError
+from cellalign.evaluation.metrics import response as res
 from cellalign.methods.base import Latent, Layout, Method, Normal, Predicts, Trains
 from cellalign.nn.minibatch import Fields
 from cellalign.records import Provenance
@@ -377,3 +378,16 @@ def test_batches_put_together_are_the_whole(old, cells, options, monkeypatch):
     if draws > 1:
         first = parts[0]["X"]
         assert (whole.X[:most] == first[0]).all() and (whole.X[n : n + most] == first[1]).all()
+
+
+@pytest.mark.parametrize("method", ["local", "linear", "comp"])
+def test_the_mean_of_draws_is_the_prediction(tiny, method):
+    """Of every cell type and gene, to the draws' own error."""
+    settings = {} if method in ("local", "linear") else {"epochs": 3}
+    model = cellalign.train(tiny, method=method, condition="stim", label="cell_type", **settings)
+    mean = model.counterfactual(tiny, to="stimulated")
+    drawn = model.counterfactual(tiny, to="stimulated", draws=40)
+    for kind in ("NK", "B", "CD14 Mono"):
+        drawn_x, wanted, own = (res.dense(cells[cells.obs["cell_type"] == kind].X) for cells in (drawn, mean, tiny))
+        wanted, error = wanted.mean(0), own.std(0) / np.sqrt(len(drawn_x)) + 0.01
+        np.testing.assert_array_less(np.abs(drawn_x.mean(0) - wanted), 4 * error + 0.02 * wanted)

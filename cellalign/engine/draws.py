@@ -1,73 +1,92 @@
-"""Drawn cells of log expression: a real cell that gains or loses counts until the mean has moved as predicted.
+"""Drawn cells of log expression: a real cell that gains or loses counts, in the mean as many as is predicted of it.
 
-A predicted change is one of the mean. Added to every cell it leaves no zeros where a gene rises, and a rank test then
-finds each gene that rises by a thousandth. Real cells change by counts: where a gene rises a few more cells have one
-of it, where it falls a few fewer. So a drawn cell is a real one to whose counts a Poisson number is added, or from
-which each count is kept with some probability (binomial thinning); how many, or how probably, follows for each gene
-from the mean that is to be reached. The size of one count in a cell is its smallest expression that is not zero.
+Added to a cell, a predicted change leaves no zeros where a gene rises, and a rank test then finds each gene that rises
+by a thousandth. Real cells change by counts: where a gene rises a few more cells have one of it, where it falls a few
+fewer. So a drawn cell is a real one to whose counts a Poisson number is added, or of which each count is kept with some
+probability (binomial thinning); how many, or how probably, is what moves the mean of that cell's log expression by its
+change. The size of one count in a cell is its smallest expression that is not zero.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cellalign.data.loader import Cells
-from cellalign.methods.base import Method, Minibatch
+TOGETHER = 24  # cells at most of a leaf: they change together, and exchange what the model does not explain
+ROUNDS = 3  # of bringing the sum over a leaf to what is asked for
+HALVINGS = 8  # of the interval of a share
+FEW = 40  # counts up to which thinning is tabulated
+SELDOM = 0.1  # a count that is kept by less than this is of a Poisson number, as good as
+MOST_NEAR = 50  # cells that are near to one, a tenth of all at most
+NEARLY = 1.5  # times as far as these may be what changes places
+SIZES = (-7.0, 9.0, 97)  # log of a count, as a part of what a cell has and 1: first, last and number of points
+RISES = (-12.0, 3.0, 121)  # log of a rise
+SHARES = 65  # parts of its expression that a gene keeps
 
-NEIGHBOURS = 15  # among which a draw looks for what the model does not explain of a cell
-POOL = 4096  # cells among which those neighbours are sought
-CALIBRATED_BY = 256  # cells of the pool by which the effect of counts on the mean is known
-FEW = 9  # counts up to which their number is summed over; above it is normal
-GAINS, LOSSES = 48, 24  # points of the curves
 
+def leaves(z: Tensor, groups: Tensor) -> Tensor:
+    """Cells [B] of one group that are near each other: halved along random directions until few are together.
 
-@dataclass(frozen=True)
-class Pool:
-    """Cells from which draws take what the model does not explain: all, or of many some that are drawn once.
-
-    Attributes
+    Parameters
     ----------
-    cells : Cells
-    rows : Tensor [m], int64
+    z : Tensor [B, p]
+        What is near in it is near.
+    groups : Tensor [B, F]
+        Cells of the same row are of one group.
+
+    Returns
+    -------
+    Tensor [B], int64
         On the CPU.
-    z : Tensor [m, p]
-        Their embedding.
     """
+    z, leaf = z.float().cpu(), torch.unique(groups.cpu(), dim=0, return_inverse=True)[1].reshape(-1)
+    while len(leaf) and int(leaf.bincount().max()) > TOGETHER:
+        rank, size = _ranked(leaf, z @ torch.randn(z.shape[1]))
+        leaf = 2 * leaf + ((2 * rank >= size) & (size > TOGETHER)).long()
+        leaf = torch.unique(leaf, return_inverse=True)[1]
+    return leaf
 
-    cells: Cells
-    rows: Tensor
-    z: Tensor
 
-    @classmethod
-    def of(cls, method: Method, cells: Cells, device: torch.device, seed: int) -> Pool:
-        """Those of a data set, the same for every batch of it."""
-        order = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))
-        rows = order[:POOL].sort().values
-        with torch.inference_mode():
-            parts = [method.embedding(cells.batch(part.to(cells.device)).to(device)) for part in rows.split(1024)]
-        return cls(cells, rows, torch.cat(parts))
+def exchanged(z: Tensor, leaf: Tensor) -> Tensor:
+    """For each cell [B] another one of its leaf; each is taken once, so that all means stay.
 
-    def alike(self, z: Tensor, rows: Tensor) -> Minibatch:
-        """For each cell, of embedding z [B, p] and these rows, another one drawn among its nearest; itself if alone."""
-        k = min(NEIGHBOURS, len(self.rows) - 1)
-        if k < 1:
-            chosen = rows
-        else:
-            distance = torch.cdist(z, self.z)
-            distance.masked_fill_((self.rows == rows[:, None]).to(z.device), torch.inf)
-            near = distance.topk(k, largest=False).indices
-            chosen = self.rows[near.gather(1, torch.randint(k, (len(z), 1), device=z.device))[:, 0].cpu()]
-        return self.cells.batch(chosen.to(self.cells.device)).to(z.device)
+    In pairs they change places, if they are about as near as to their nearest; the others stay. (Of the nearest
+    neighbours, one drawn at random would be one that is near to many: their mean is another.)
+    """
+    z, n = z.float().cpu(), len(leaf)
+    chosen = torch.arange(n)
+    if n < 4:
+        return chosen
+    near = NEARLY * torch.cdist(z, z).kthvalue(1 + min(MOST_NEAR, max(1, n // 10)), dim=1).values
+    place = z @ torch.randn(z.shape[1])
+    order, (rank, size) = _by_leaf(leaf, place), _ranked(leaf, place)
+    first = order[((rank % 2 == 0) & (rank + 1 < size))[order]]
+    where = torch.empty_like(order)
+    where[order] = chosen
+    other = order[where[first] + 1]
+    alike = (z[first] - z[other]).norm(dim=1) <= torch.minimum(near[first], near[other])
+    first, other = first[alike], other[alike]
+    chosen[first], chosen[other] = other, first
+    return chosen
 
-    @cached_property
-    def counts(self) -> CountNoise:
-        """How the means of these cells' genes follow their counts."""
-        some = self.rows[torch.linspace(0, len(self.rows) - 1, min(CALIBRATED_BY, len(self.rows))).long()]
-        return CountNoise.of(self.cells.batch(some.to(self.cells.device)).to(self.z.device).x)
+
+def _ranked(leaf: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each cell [B] the rank of its value within its leaf, from 0, and how many are in it."""
+    order, size = _by_leaf(leaf, values), leaf.bincount()
+    rank = torch.empty_like(leaf)
+    rank[order] = torch.arange(len(leaf)) - (size.cumsum(0) - size)[leaf[order]]
+    return rank, size[leaf]
+
+
+def _by_leaf(leaf: Tensor, values: Tensor) -> Tensor:
+    """Cells [B], leaf by leaf, by their values within each."""
+    order = values.argsort()
+    return order[leaf[order].argsort(stable=True)]
 
 
 def unit(x: Tensor) -> Tensor:
@@ -76,98 +95,160 @@ def unit(x: Tensor) -> Tensor:
     return torch.where(least.isfinite(), least, torch.ones_like(least).log1p()).expm1()
 
 
-@dataclass(frozen=True)
-class CountNoise:
-    """How far the mean log expression of each gene moves when cells gain or lose counts.
+def moved(x: Tensor, change: Tensor, leaf: Tensor | None = None) -> Tensor:
+    """Cells [B, G] of log expression that gain and lose counts, in the mean over draws by their `change` [B, G].
 
-    Attributes
-    ----------
-    gains : Tensor [S]
-        What is added to a cell's expression on the scale of expm1, in the mean over draws.
-    rises : Tensor [G, S]
-        How far the mean log expression rises by it.
-    kept : Tensor [R]
-        Probability by which a count is kept, falling from 1 to 0.
-    falls : Tensor [G, R]
-        How far the mean falls.
+    What would fall below 0 is 0. Cells of a leaf [B] change by it together, each gene by as much on the scale of counts
+    in one as in the other: a logarithm rises most where there is nothing. Default: each cell by itself.
     """
-
-    gains: Tensor
-    rises: Tensor
-    kept: Tensor
-    falls: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor) -> CountNoise:
-        """From some cells [n, G] of log expression."""
-        steps = torch.logspace(-4, 5, GAINS - 1, dtype=torch.float64, device=x.device)
-        gains = torch.cat([steps.new_zeros(1), steps]).to(x.dtype)
-        kept = torch.linspace(1, 0, LOSSES, dtype=x.dtype, device=x.device)
-        one, here = unit(x), x > 0
-        cell = here.nonzero()[:, 0]
-        level, own = x[here].expm1(), one[cell, 0]
-        gene = here.nonzero()[:, 1]
-        none = (~here).to(x.dtype)
-
-        def per_gene(values: Tensor) -> Tensor:
-            return x.new_zeros(x.shape[1]).index_add(0, gene, values)
-
-        rises, falls = [], []
-        for gain in gains:
-            of_none = _mean_log(torch.zeros_like(one[:, 0]), one[:, 0], gain / one[:, 0])
-            rises.append(of_none @ none + per_gene(_mean_log(level, own, gain / own) - level.log1p()))
-        for share in kept:
-            falls.append(per_gene(level.log1p() - _mean_log_kept(level, own, share)))
-        return cls(gains, torch.stack(rises, 1) / len(x), kept, torch.stack(falls, 1) / len(x))
-
-    def moved(self, x: Tensor, change: Tensor) -> Tensor:
-        """Cells [B, G] of log expression of which the mean of each gene is changed by `change` [B, G]."""
-        if x.device.type == "mps":  # which draws neither Poisson nor binomial numbers
-            here = CountNoise(*(each.cpu() for each in (self.gains, self.rises, self.kept, self.falls)))
-            return here.moved(x.cpu(), change.cpu()).to(x.device)
-        one, level = unit(x), x.expm1()
-        level = level + one * torch.poisson(_inverse(self.rises, self.gains, change.clamp(min=0)) / one)
-        losing = (change < 0) & (x > 0)  # few: most counts are 0
-        if bool(losing.any()):
-            counts = (level / one)[losing]
-            whole = (counts + torch.rand_like(counts)).floor()  # of values that are no counts, the mean is right
-            share = _inverse(self.falls, self.kept, (-change).clamp(min=0))[losing].clamp(0, 1)
-            level[losing] = torch.binomial(whole, share) * one.expand_as(level)[losing]
-        return level.log1p()
+    if x.device.type == "mps":  # which draws neither Poisson nor binomial numbers
+        return moved(x.cpu(), change.cpu(), leaf).to(x.device)
+    one = unit(x).expand_as(x)
+    change = torch.maximum(change, -x)
+    if leaf is not None:
+        change = _together(x, one, change, leaf.to(x.device))
+    found = x.clone()
+    gains = change > 0
+    if bool(gains.any()):
+        level, size = x[gains].expm1(), one[gains]
+        found[gains] = (level + size * torch.poisson(gaining(size / (1 + level), change[gains]))).log1p()
+    losing = (change < 0) & (x > 0)  # few: most counts are 0
+    if bool(losing.any()):
+        own, size = x[losing], one[losing]
+        counts = own.expm1() / size
+        share = keeping(counts, size, (1 + change[losing] / own).clamp(min=0))
+        whole = (counts + torch.rand_like(counts)).floor()  # of values that are no counts, the mean is right
+        found[losing] = (size * torch.binomial(whole, share)).log1p()
+    return found
 
 
-def _inverse(rising: Tensor, values: Tensor, at: Tensor) -> Tensor:
-    """For each gene the value [B, G] at which its curve [G, S] is `at` [B, G], linear between the points."""
-    curve, wanted = rising.contiguous(), at.T.contiguous()
-    right = torch.searchsorted(curve, wanted).clamp(1, curve.shape[1] - 1)
-    low, high = curve.gather(1, right - 1), curve.gather(1, right)
-    part = ((wanted - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    return (values[right - 1] + part * (values[right] - values[right - 1])).T
+def _together(x: Tensor, one: Tensor, change: Tensor, leaf: Tensor) -> Tensor:
+    """Changes [B, G] of cells with the sum over each leaf that they had, as counts of one gain or one share make it."""
+    n = int(leaf.max()) + 1
+
+    def summed(values: Tensor) -> Tensor:
+        return values.new_zeros(n, values.shape[1]).index_add(0, leaf, values)[leaf]
+
+    total = summed(change)
+    rising = total.clamp(min=0)
+    size = one / (1 + x.expm1())
+    slope = size.log1p() / one  # of what is gained while it is little
+    gain, added = rising / summed(slope).clamp(min=1e-12), slope
+    for _ in range(ROUNDS):
+        # E log(1 + size K) is below both
+        added = torch.minimum(gain * slope, (gain * size / one).log1p())
+        gain = gain * (rising / summed(added).clamp(min=1e-12)).clamp(max=30)
+    found = added * (rising / summed(added).clamp(min=1e-12))
+    falls = ((x > 0) & (total < 0)).any(0).nonzero()[:, 0]
+    if len(falls):
+        found[:, falls] += _falling(x[:, falls], one[:, falls], total[:, falls].clamp(max=0), summed)
+    return found
 
 
-# Gauss and Hermite's three points of a standard normal, and their weights
-POINTS = ((-(3.0**0.5), 1 / 6), (0.0, 2 / 3), (3.0**0.5, 1 / 6))
+def _falling(x: Tensor, one: Tensor, total: Tensor, summed: Callable[[Tensor], Tensor]) -> Tensor:
+    """Changes [B, G] of the cells that lose counts, each of which is kept with one share in a leaf."""
+    level, some = x.expm1(), (x > 0) & (total < 0)
+    several = 1 - (one / level.clamp(min=1e-12)).clamp(0, 1)
+    whole = summed(x).clamp(min=1e-12)
+    low, high = torch.zeros_like(x), torch.ones_like(x)
+    lost = torch.zeros_like(x)
+    for _ in range(HALVINGS):
+        share = (low + high) / 2
+        # between the bounds of a mean of a logarithm: exact for one count, and as good as that for many
+        lost = torch.where(some, x - (share * x + several * ((share * level).log1p() - share * x)), 0.0)
+        too_much = summed(lost) > -total
+        low, high = torch.where(too_much, share, low), torch.where(too_much, high, share)
+    part = lost * (-total / summed(lost).clamp(min=1e-12))
+    # what one cell cannot lose, for it has not so much, all lose by what they have
+    return torch.where(((part > x) & some).any(0), x * (total / whole), -part)
 
 
-def _mean_log(level: Tensor, one: Tensor, rate: Tensor) -> Tensor:
-    """Mean of log(1 + level + one K) over K of the Poisson distribution of a rate; all [n]."""
-    term, few = (-rate).exp(), torch.zeros_like(level)
-    for k in range(FEW + 1):
-        few = few + term * (level + one * k).log1p()
-        term = term * rate / (k + 1)
-    many = sum(w * (level + one * (rate + p * rate.sqrt()).clamp(min=0)).log1p() for p, w in POINTS)
-    return torch.where(rate <= FEW / 4, few, many)
+def gaining(size: Tensor, rise: Tensor) -> Tensor:
+    """Rate of the Poisson number K of which log(1 + size K) has the mean `rise`; all [n]."""
+    table, steps = _rates().to(size), (_Steps(*SIZES), _Steps(*RISES))
+    (i, a), (j, b) = (axis.at(values.log()) for axis, values in zip(steps, (size, rise), strict=True))
+    log_ratio = _between(table, i, a, j, b)
+    return log_ratio.exp() * rise / size.log1p()
 
 
-def _mean_log_kept(level: Tensor, one: Tensor, share: Tensor) -> Tensor:
-    """Mean of log(1 + one K) over K of the binomial distribution of level / one counts that are kept with a share."""
-    n = (level / one).round()
-    few, log_n = torch.zeros_like(level), torch.lgamma(n + 1)
-    safe = share.clamp(1e-6, 1 - 1e-6)
-    for k in range(1, FEW + 1):
-        chosen = log_n - torch.lgamma((n - k).clamp(min=0) + 1) - torch.lgamma(torch.full_like(n, k + 1.0))
-        chance = (chosen + k * safe.log() + (n - k).clamp(min=0) * (1 - safe).log()).exp()
-        few = few + torch.where(n >= k, chance * (one * k).log1p(), 0.0)
-    mean, spread = n * share, (n * share * (1 - share)).sqrt()
-    many = sum(w * (one * (mean + p * spread).clamp(min=0)).log1p() for p, w in POINTS)
-    return torch.where(n <= FEW, few, many)
+def keeping(counts: Tensor, size: Tensor, part: Tensor) -> Tensor:
+    """Probability to keep a count, so that the mean of log(1 + size K) is a part of log(1 + size counts); all [n]."""
+    few = counts.round().clamp(1, FEW).long() - 1
+    steps = _Steps(*SIZES)
+    (i, a), (j, b) = steps.at(size.log()), _Steps(0.0, 1.0, SHARES).at(part)
+    tabulated = _between(_kept().to(size), i, a, j, b, few)
+    return torch.where(counts.round() <= FEW, tabulated, _of_many(counts, size, part)).clamp(0, 1)
+
+
+def _of_many(counts: Tensor, size: Tensor, part: Tensor) -> Tensor:
+    """The same of many counts, of which few are kept, or so many that E log(1 + m) follows from mean and variance."""
+    wanted = part * (size * counts).log1p()
+    share = wanted.expm1() / (size * counts)
+    for _ in range(3):
+        mean = size * counts * share
+        spread = size * (1 - share) * mean / (2 * (1 + mean).square())
+        share = ((wanted + spread).expm1() / (size * counts)).clamp(0, 1)
+    seldom = gaining(size, wanted.clamp(min=1e-6)) / counts
+    return torch.where(part > 0, torch.where(seldom < SELDOM, seldom, share), 0.0)
+
+
+class _Steps(NamedTuple):
+    """Equal steps of a table's axis."""
+
+    first: float
+    last: float
+    n: int
+
+    def at(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Of values the step they are in, and how far; those beyond the ends are at these."""
+        place = ((values - self.first) * ((self.n - 1) / (self.last - self.first))).clamp(0, self.n - 1)
+        step = place.floor().clamp(max=self.n - 2)
+        return step.long(), place - step
+
+    def points(self) -> np.ndarray:
+        return np.linspace(self.first, self.last, self.n)
+
+
+def _between(table: Tensor, i: Tensor, a: Tensor, j: Tensor, b: Tensor, k: Tensor | None = None) -> Tensor:
+    """Values of a table [(K,) N, M] between its points."""
+    rows = i if k is None else k * table.shape[-2] + i
+    flat, width = table.reshape(-1), table.shape[-1]
+    low, high = (flat[at] + b * (flat[at + 1] - flat[at]) for at in (rows * width + j, (rows + 1) * width + j))
+    return low + a * (high - low)
+
+
+@cache
+def _rates() -> Tensor:
+    """log of rate log(1 + size) / rise, [sizes, rises]: 0 of small rises."""
+    from scipy.special import gammaln, xlogy
+
+    sizes, rises = np.exp(_Steps(*SIZES).points()), _Steps(*RISES).points()
+    rates = np.exp(np.linspace(-22, 12, 341))
+    small = rates < 400
+    k = np.arange(700)
+    log_of = np.log1p(sizes[:, None] * k)
+    mean = np.empty((len(sizes), len(rates)))
+    chance = np.exp(xlogy(k[:, None], rates[small]) - rates[small] - gammaln(k + 1)[:, None])
+    mean[:, small] = log_of @ chance
+    many = rates[~small]
+    at = sizes[:, None] * many
+    mean[:, ~small] = np.log1p(at) - sizes[:, None] * at / (2 * (1 + at) ** 2)
+    found = [np.interp(rises, np.log(own), np.log(rates)) for own in mean]
+    return torch.from_numpy(np.array(found) + np.log(np.log1p(sizes))[:, None] - rises)
+
+
+@cache
+def _kept() -> Tensor:
+    """Probability to keep a count of 1, ..., FEW, [FEW, sizes, parts]."""
+    from scipy.special import comb, xlog1py, xlogy
+
+    sizes, parts = np.exp(_Steps(*SIZES).points()), np.linspace(0, 1, SHARES)
+    shares = np.linspace(0, 1, 401) ** 2
+    found = np.empty((FEW, len(sizes), SHARES))
+    for n in range(1, FEW + 1):
+        k = np.arange(n + 1)
+        log_of = np.log1p(sizes[:, None] * k)
+        chance = comb(n, k)[:, None] * np.exp(xlogy(k[:, None], shares) + xlog1py((n - k)[:, None], -shares))
+        mean = log_of @ chance
+        found[n - 1] = [np.interp(parts, own / own[-1], shares) for own in mean]
+    return torch.from_numpy(found)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cellalign.data.loader import Cells
-from cellalign.engine.draws import Pool
+from cellalign.engine.draws import exchanged, leaves, moved
 from cellalign.engine.ranks import current
 from cellalign.errors import ModelError
 from cellalign.methods.autoencoder import Autoencoder
@@ -212,7 +212,6 @@ def predictions(
     assert isinstance(method, Method)
     method = method.to(device).eval()
     under = partial(_under, method, do=do, together=together, observed=observed)
-    pool = Pool.of(method, cells, device, seed) if draws and residual else None
     n, most = len(cells), max(1, batch_size // max(1, draws))
     size = -(-n // max(1, -(-n // most)))  # equal parts
 
@@ -225,9 +224,7 @@ def predictions(
             if not (samples or draws):
                 found.pop("sd", None)
             if draws:
-                rows = torch.arange(number * size, number * size + len(batch))
-                copies = [_draw(method, batch, rows, under, pool, at_least) for _ in range(draws)]
-                found["X"] = torch.stack(copies)
+                found["X"] = torch.stack([_draw(method, batch, under, residual, at_least, i) for i in range(draws)])
             elif drawn:
                 found["drawn"] = under(batch, draw=True).sample()
             if at_least is not None:
@@ -302,27 +299,35 @@ def _moments(
 def _draw(
     method: Predicts,
     batch: Minibatch,
-    rows: Tensor,
     under: Callable[..., Distribution],
-    pool: Pool | None,
+    residual: bool,
     at_least: float | None,
+    number: int,
 ) -> Tensor:
     """One draw of every cell [B, G].
 
-    From the likelihood, or with residual transfer: a cell like it, changed as this one is predicted to at a draw of its
-    latents. A normal likelihood has one spread for all genes of a cell; real cells differ by gene, so what the model
-    leaves unexplained is taken from them. Log expression, of which there is nothing below zero, changes by counts
-    (`engine.draws`): the share of zeros moves with the mean, as in real cells.
+    From the likelihood, or with residual transfer: the cell, in further draws one of its group that is like it, changed
+    as that is predicted to at a draw of its latents. A normal likelihood has one spread for all genes of a cell; real
+    cells differ by gene, so what the model leaves unexplained is taken from them. Log expression, of which there is
+    nothing below zero, changes by counts (`engine.draws`): the share of zeros moves with the mean, as in real cells.
     """
-    if pool is None:
+    if not residual:
         return under(batch, draw=True).sample()
     assert isinstance(method, Method)
-    other = pool.alike(method.embedding(batch), rows)
+    z = method.embedding(batch)
+    leaf = leaves(z, _groups(batch))
+    other = batch.taken(exchanged(z, leaf).to(batch.device)) if number else batch
     if at_least != 0:
         return other.x + (under(batch, draw=True).mean - method.predict(other, {}).mean)
     with torch.random.fork_rng(_gpus(batch)):  # the same draw of the latents for both
-        before = method.predict(batch, {}, draw=True).mean
-    return pool.counts.moved(other.x, under(batch, draw=True).mean - before)
+        before = method.predict(other, {}, draw=True).mean
+    return moved(other.x, under(other, draw=True).mean - before, leaf)
+
+
+def _groups(batch: Minibatch) -> Tensor:
+    """Codes of cells [B, F] that are of one kind where they are the same: all that is known of them but numbers."""
+    codes = [column[:, None] for column in batch.columns if column.dim() == 1 and column.dtype == torch.int64]
+    return torch.cat(codes, 1) if codes else torch.zeros(len(batch), 1, dtype=torch.int64, device=batch.device)
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 APART = 1.5  # ratio of library sizes from which two normalisations are said to differ
 TOO_FAR_APART = 4.0
 LOOKED_AT = 500  # cells
+MOST_TYPES = 100  # values of a column that may be cell types
 SAME = 1e-3  # of a cell's values, that a change of scale explains
 
 
@@ -83,6 +85,34 @@ def of_another_tool(
         Counterfactual(method="", condition=condition, from_=origin or "", to=value, expression=scale)
         for value in predicted
     ]
+
+
+def label_of(adata: AnnData, against: AnnData, predictions: Sequence[Counterfactual], notes: list[str]) -> str | None:
+    """The column by which a prediction of some cell types alone is compared where none is named; None of all types.
+
+    It is the label of the model, which is noted; where that is another column, or none, what is compared with what is.
+    """
+    label, changed = predictions[0].label, {key for one in predictions for key in (one.condition, *one.changes)}
+    for key in dict.fromkeys([label, *map(str, adata.obs)]):
+        if not key or key in changed or any(_no_names(cells.obs, key) for cells in (adata, against)):
+            continue
+        mine, theirs = (set(column(x.obs, key, purpose="label", missing=True).categories) for x in (adata, against))
+        if not (mine and mine < theirs and len(theirs) <= MOST_TYPES):
+            continue
+        of = f"the prediction is of {len(mine)} of {len(theirs)} values of {key!r}"
+        if key == label:
+            notes.append(f"{of}, the label of the model, and is compared by it ({option('label')} names another)")
+            return label
+        notes.append(
+            f"{of} and is compared with real cells of all of them; {option('label', key)} compares like with like"
+        )
+        break
+    return None
+
+
+def _no_names(obs: pd.DataFrame, key: str) -> bool:
+    """Whether a column is not there, or its values are numbers or dates and no names."""
+    return key not in obs or isinstance(obs[key], pd.DataFrame) or obs[key].dtype.kind in "iufbmM"
 
 
 def origin_notes(adata: AnnData, against: AnnData, model: Model | None) -> list[str]:

@@ -17,7 +17,7 @@ from cellalign.errors import InputError, UsageError, kwonly, nearest, option, ta
 from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.panel import Panel
 from cellalign.evaluation.panels import PANELS
-from cellalign.evaluation.predictions import check_finite, of_another_tool, origin_notes, refuse_predicted
+from cellalign.evaluation.predictions import check_finite, label_of, of_another_tool, origin_notes, refuse_predicted
 from cellalign.evaluation.progress import told
 from cellalign.evaluation.table import Evaluation
 from cellalign.records import Counterfactual, Provenance, find_obsm_key
@@ -95,6 +95,8 @@ def evaluate(
 
         against = comparable(adata, against, predictions[0].expression, option("against"))
         result.notes.extend(origin_notes(adata, against, model))
+    if label is None and against is not None and predictions:
+        label = label_of(adata, against, predictions, result.notes)
     scored = not predictions or _embedded(adata, embedding)
     inputs = Inputs(
         adata=adata,

@@ -15,6 +15,10 @@ SAID = {  # of the groups that are named in between
     FITTED: "fitted, not predicted (the model was trained on {})",
     TUNED: "predicted, but no independent test (the settings were chosen by how well {} are predicted)",
 }
+OTHERS = (
+    "what is predicted is said to be held out in training, but the model was trained on the real cells that it is "
+    "compared with: these are others"
+)
 NOT_KNOWN = "the prediction does not say which cells its model has seen: whether it is fitted is not known"
 
 
@@ -34,12 +38,17 @@ def status_of(
 
     `TUNED` where they were not, but the model's settings were chosen by how well they, or some of them, are predicted.
     """
+    said = "held_out" in inputs.adata.obs and bool(predicted.any())
+    held = said and bool(np.asarray(inputs.adata.obs["held_out"], dtype=bool)[predicted].all())
     if seen is not None:
         fitted = bool(seen[real].mean() > SEEN)
-    elif "held_out" not in inputs.adata.obs or not predicted.any():
+        if fitted and held:
+            if OTHERS not in inputs.notes:
+                inputs.notes.append(OTHERS)
+    elif not said:
         return ""
     else:
-        fitted = not np.asarray(inputs.adata.obs["held_out"], dtype=bool)[predicted].all()
+        fitted = not held
     return FITTED if fitted else TUNED if _chose(inputs, predicted, real, prints) else PREDICTED
 
 

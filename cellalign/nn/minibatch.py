@@ -288,6 +288,10 @@ class Minibatch:
                 other.__dict__[name] = self.__dict__[name]
         return other
 
+    def taken(self, rows: Tensor) -> Minibatch:
+        """Cells of it [n], dense, in this order."""
+        return Minibatch(self.x[rows], self.fields, tuple(column[rows] for column in self.columns))
+
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Minibatch:
         """The same mini-batch on another device; of pinned memory it need not be waited for."""
         columns = tuple(column.to(device, non_blocking=non_blocking) for column in self.columns)

@@ -165,6 +165,8 @@ class Counterfactual(ModelStep):
         Of which genes.
     groups : str
         The obs column of the groups, where there are intervals.
+    label : str
+        The obs column of cell types that the model was trained with; empty where it knows of none.
     tuned_on : tuple of dict of str to str
         Column and value of the held-out cells by which the model's settings were chosen (`tune`), for each group.
     tuned_cells : tuple of int
@@ -193,6 +195,7 @@ class Counterfactual(ModelStep):
     interval: float | None = None
     interval_over: str = "all"
     groups: str = ""
+    label: str = ""
     tuned_on: Annotated[tuple[dict[str, str], ...], READ, WRITTEN] = ()
     tuned_cells: Annotated[tuple[int, ...], READ, WRITTEN] = ()
     notes: str = ""

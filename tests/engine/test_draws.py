@@ -10,7 +10,7 @@ import torch
 from scipy.stats import binom, false_discovery_control, mannwhitneyu, poisson
 from support import at_every_change
 
-from cellalign.engine.draws import CountNoise, _mean_log, _mean_log_kept, unit
+from cellalign.engine.draws import exchanged, gaining, keeping, leaves, moved, unit
 
 RATES = np.array([0.01, 0.1, 0.5, 2.0, 8.0, 40.0, 0.3])
 
@@ -24,45 +24,70 @@ def cells(n: int, factor=1.0, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.log1p(1e4 * counts / counts.sum(1, keepdims=True)))
 
 
-@pytest.mark.parametrize(("level", "one", "rate"), [(0, 6, 0.01), (0, 6, 1.7), (12, 6, 2.5), (30, 3, 20), (0, 1, 400)])
-def test_the_mean_over_gained_counts_is_its_sum(level, one, rate):
-    by_loop = sum(poisson.pmf(k, rate) * math.log1p(level + one * k) for k in range(2000))
-    found = float(_mean_log(*(torch.tensor([float(v)], dtype=torch.float64) for v in (level, one, rate)))[0])
-    assert found == pytest.approx(by_loop, rel=0.04)
+@pytest.mark.parametrize("size", [0.002, 0.3, 4, 900])
+@pytest.mark.parametrize("rise", [1e-4, 0.03, 0.7, 3])
+def test_the_mean_over_gained_counts_is_the_rise(size, rise):
+    size, rise = (torch.tensor([float(v)], dtype=torch.float64) for v in (size, rise))
+    rate = float(gaining(size, rise)[0])
+    k = np.arange(int(rate + 40 * math.sqrt(rate) + 60))
+    by_loop = float((poisson.pmf(k, rate) * np.log1p(float(size[0]) * k)).sum())
+    assert by_loop == pytest.approx(float(rise[0]), rel=0.01)
 
 
-@pytest.mark.parametrize(("n", "share"), [(1, 0.3), (4, 0.9), (9, 0.5), (30, 0.7), (500, 0.1)])
-def test_the_mean_over_kept_counts_is_its_sum(n, share):
-    by_loop = sum(binom.pmf(k, n, share) * math.log1p(6 * k) for k in range(n + 1))
-    level, one = torch.tensor([6.0 * n], dtype=torch.float64), torch.tensor([6.0], dtype=torch.float64)
-    found = float(_mean_log_kept(level, one, torch.tensor(share, dtype=torch.float64))[0])
-    assert found == pytest.approx(by_loop, rel=0.02)
+@pytest.mark.parametrize("n", [1, 2, 9, 40, 41, 100, 600])
+@pytest.mark.parametrize("size", [0.05, 2, 60])
+@pytest.mark.parametrize("part", [0.1, 0.6, 0.97])
+def test_the_mean_over_kept_counts_is_the_part(n, size, part):
+    share = float(keeping(*(torch.tensor([float(v)], dtype=torch.float64) for v in (n, size, part)))[0])
+    by_loop = sum(binom.pmf(k, n, share) * math.log1p(size * k) for k in range(n + 1))
+    assert by_loop / math.log1p(size * n) == pytest.approx(part, rel=0.03 if n > 40 else 0.005)
 
 
 @pytest.mark.parametrize("change", at_every_change([-0.6, -0.05, 0.002, 0.05, 0.7, 2.0], [-0.6, 0.05]))
-def test_the_mean_moves_by_the_change(change):
+@pytest.mark.parametrize("kind", ["all alike", "by its size"])
+@pytest.mark.parametrize("together", [1, 24])
+def test_the_mean_moves_by_the_change(change, kind, together):
+    """Of every gene to the mean of cells that are changed, be all changed alike or some more: what is below 0 is 0."""
     torch.manual_seed(0)
     x = cells(3000)
-    wanted = torch.full_like(x, change)
-    moved = CountNoise.of(x[:1500]).moved(x, wanted)
-    expected = (x.mean(0) + change).clamp(min=0) - x.mean(0)
-    error = (moved.mean(0) - x.mean(0) - expected)[:7]
-    sampling = 4 * (moved.std(0) + x.std(0))[:7] / math.sqrt(len(x))
-    assert bool((error.abs() < 0.05 * abs(change) + sampling).all()), error
-    assert bool((moved >= 0).all())
+    leaf = torch.arange(3000) // together
+    wanted = torch.full_like(x, change) if kind == "all alike" else min(change, 0.3) * x
+    found = moved(x, wanted, leaf if together > 1 else None)
+    error = (found - (x + wanted).clamp(min=0)).mean(0)
+    sampling = 4 * (found - x).std(0) / math.sqrt(len(x))
+    assert bool((error.abs() < 0.02 * wanted.mean(0).abs() + sampling + 0.003).all()), error
+    assert bool((found >= 0).all())
 
 
 def test_no_change_changes_nothing_and_a_rise_leaves_most_zeros():
     torch.manual_seed(0)
     x = cells(400)
-    noise = CountNoise.of(x)
-    torch.testing.assert_close(noise.moved(x, torch.zeros_like(x)), x)
-    risen = noise.moved(x, torch.full_like(x, 0.003))
+    torch.testing.assert_close(moved(x, torch.zeros_like(x)), x)
+    risen = moved(x, torch.full_like(x, 0.003))
     assert float((risen[:, 0] == 0).double().mean()) > 0.95 * float((x[:, 0] == 0).double().mean())
     # what is gained is counts of the cell
     new = (risen > 0) & (x == 0)
     steps = (risen.expm1() / unit(x))[new]
     torch.testing.assert_close(steps, steps.round(), atol=1e-6, rtol=0)
+
+
+def test_cells_change_places_with_near_ones_of_their_group_and_each_is_taken_once():
+    torch.manual_seed(0)
+    z = torch.randn(700, 4)
+    groups = torch.stack([torch.arange(700) % 3, torch.zeros(700, dtype=torch.int64)], 1)
+    groups[5] = torch.tensor([7, -1])  # alone
+    leaf = leaves(z, groups)
+    assert int(leaf.bincount().max()) <= 24 and len(leaf.unique()) > 3 * 233 / 24
+    found = exchanged(z, leaf)
+    assert sorted(found.tolist()) == list(range(700)) and int(found[5]) == 5
+    assert torch.equal(groups[found], groups)
+    among = torch.cdist(z, z).mean()
+    assert float((z[found] - z).norm(dim=1).mean()) < 0.75 * float(among)
+    assert float((found == torch.arange(700)).double().mean()) < 0.5
+    assert not torch.equal(exchanged(z, leaf), found)  # by the random numbers of the draw
+    few = torch.zeros(1, 2, dtype=torch.int64)
+    assert leaves(z[:1], few).tolist() == [0] and leaves(z[:0], few[:0]).tolist() == []
+    assert exchanged(z[:1], leaves(z[:1], few)).tolist() == [0]
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5, 0.5])
@@ -74,7 +99,8 @@ def test_as_many_genes_differ_as_in_real_cells(factor):
     control, real, more = cells(300, seed=1), cells(300, genes, seed=2), cells(20_000, genes, seed=3)
     change = (more.mean(0) - cells(20_000, seed=4).mean(0)).expand_as(control)
     start = cells(300, seed=5)
-    drawn = CountNoise.of(start).moved(start, change)
+    change = change if factor > 1 else change / cells(20_000, seed=4).mean(0) * start  # what is nowhere cannot fall
+    drawn = moved(start, change, torch.arange(300) // 24)
     p = [mannwhitneyu(each, control, axis=0).pvalue for each in (real, drawn)]
     found = [(false_discovery_control(each) < 0.05).sum() for each in p]
     assert found[1] <= 1.5 * found[0] + 1 and found[0] <= 1.5 * found[1] + 1, found
@@ -86,9 +112,11 @@ def test_values_that_are_no_counts_and_genes_that_are_nowhere():
     torch.manual_seed(0)
     x = torch.rand(500, 6, dtype=torch.float64) * 3
     x[:, 5] = 0
-    moved = CountNoise.of(x).moved(x, torch.tensor([0.3, -0.3, 0.0, -9.0, 0.1, 0.2]).double().expand_as(x))
-    assert bool(moved.isfinite().all())
-    np.testing.assert_allclose((moved - x).mean(0)[[0, 1, 4, 5]], [0.3, -0.3, 0.1, 0.2], atol=0.06)
-    assert float(moved[:, 3].max()) == 0
+    change = torch.tensor([0.3, -0.3, 0.0, -9.0, 0.1, 0.2]).double().expand_as(x)
+    found = moved(x, change)
+    assert bool(found.isfinite().all())
+    wanted = ((x + change).clamp(min=0) - x).mean(0)
+    np.testing.assert_allclose((found - x).mean(0)[[0, 1, 4, 5]], wanted[[0, 1, 4, 5]], atol=0.06)
+    assert float(found[:, 3].max()) == 0
     nothing = torch.zeros(3, 6)
-    assert bool(CountNoise.of(nothing).moved(nothing, torch.zeros(3, 6)).eq(0).all())
+    assert bool(moved(nothing, torch.zeros(3, 6)).eq(0).all())

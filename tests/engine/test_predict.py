@@ -38,10 +38,10 @@ def test_draws_take_from_all_cells_whatever_the_batches():
     x = torch.tensor(np.column_stack([kind, noise]), dtype=torch.float32)
     order = torch.arange(80).view(2, 40).T.reshape(-1)  # alternating, so that each batch of 3 holds both kinds
     mixed = Cells(as_matrix(x[order].numpy()), Fields(), (), 80)
-    for size in (3, 100):
-        drawn = list(predictions(KeepsFirst(), mixed, {}, device=CPU, residual=True, draws=1, batch_size=size))
-        got = np.concatenate([part["X"][0] for part in drawn])
-        np.testing.assert_allclose(got[:, 1], noise[order.numpy()], rtol=1e-6)
+    for size in (9, 300):
+        drawn = list(predictions(KeepsFirst(), mixed, {}, device=CPU, residual=True, draws=3, batch_size=size))
+        for each in np.concatenate([part["X"] for part in drawn], axis=1):
+            np.testing.assert_allclose(each[:, 1], noise[order.numpy()], rtol=1e-6)
 
 
 def test_what_is_not_finite_is_refused():

@@ -42,6 +42,29 @@ def test_what_the_model_was_trained_on_is_fitted_whatever_the_file_says(tiny):
     assert whole.verdict.startswith("fitted, not predicted (the model was trained on these cells); the fit is ")
 
 
+def test_some_cell_types_are_compared_with_the_same(tiny):
+    """A prediction of one held-out type beside real cells of all is no fit, and its type's change is its own."""
+    model = cellalign.train(tiny, method="linear", condition="stim", label="cell_type", holdout=[HELD])
+    some = model.counterfactual(tiny, to="stimulated", where={"cell_type": "NK"})
+    asked = {"condition": "stim", "panels": ["response"]}
+    alone, named = cellalign.evaluate(some, against=tiny, **asked), cellalign.evaluate(some, against=tiny, **ASKED)
+    pd.testing.assert_frame_equal(alone.frame(), named.frame())
+    assert statuses(alone) == {"NK": "predicted"}
+    said = "the prediction is of 1 of 3 values of 'cell_type'"
+    assert any(note.startswith(f"{said}, the label of the model, and is compared by it") for note in alone.notes)
+    assert not any(said in note for note in named.notes)
+    every = cellalign.evaluate(model.counterfactual(tiny, to="stimulated"), against=tiny, **asked)
+    assert set(statuses(every)) == {"all"}, "as a whole, as ever"
+
+
+def test_some_cell_types_beside_all_are_told_of_where_the_model_has_no_label(tiny):
+    model = cellalign.train(tiny, method="linear", condition="stim", holdout=[HELD])
+    some = model.counterfactual(tiny, to="stimulated", where={"cell_type": "NK"})
+    result = cellalign.evaluate(some, against=tiny, condition="stim", panels=["response"])
+    assert any("1 of 3 values of 'cell_type' and is compared with real cells of all of them" in n for n in result.notes)
+    assert any("said to be held out in training, but" in note for note in result.notes)
+
+
 def test_a_model_that_does_not_know_its_cells_is_believed_or_it_is_said(tiny):
     cells = predicted(tiny, holdout=[HELD])
     del cells.uns[fingerprints.KEY]
