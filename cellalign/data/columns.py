@@ -14,7 +14,18 @@ import pandas as pd
 from cellalign.data.controls import find_control
 from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
-from cellalign.data.values import Known, check_combination, in_order, known, listed, means_missing, number_of, text_of
+from cellalign.data.values import (
+    Known,
+    check_combination,
+    doubles,
+    in_order,
+    known,
+    listed,
+    means_missing,
+    number_of,
+    text_of,
+    texts_of,
+)
 from cellalign.errors import InputError, UsageError, nearest, option, takes
 
 __all__ = [
@@ -124,7 +135,7 @@ def _categorical(values: pd.Series) -> pd.Categorical:
     """The values as text, those in use, -1 where there is none."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
-        codes, names = used.cat.codes.to_numpy(), [text_of(c) for c in used.cat.categories]
+        codes, names = used.cat.codes.to_numpy(), texts_of(used.cat.categories, used.cat.categories.dtype)
         # text that was made categorical by being written is in alphabetical order, which numbers have by accident
         own_order = names != sorted(names)
     else:
@@ -136,7 +147,7 @@ def _categorical(values: pd.Series) -> pd.Categorical:
                 f"obs column {values.name!r} holds values that are neither text nor numbers ({kind}, the first "
                 f"{text_of(values.iloc[0])}); make text of them"
             ) from error
-        names, own_order = [text_of(v) for v in found], False
+        names, own_order = texts_of(found, values.dtype), False
     order = list(dict.fromkeys(names if own_order else in_order(names)))
     place = {name: code for code, name in enumerate(order)}
     table = np.array([*(place[name] for name in names), -1], dtype=np.int64)
@@ -153,7 +164,7 @@ def numbers(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing:
     """
     values = _present(obs, key, purpose)
     if values.dtype.kind in "iuf":
-        found = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        found = doubles(values)
     else:
         found = _numbers_of_text(values, key, purpose)
     bad = np.isinf(found) if missing else ~np.isfinite(found)
@@ -278,7 +289,7 @@ def having(obs: pd.DataFrame, key: str, value: str, *, control: str | None = Non
     """
     values, text = _present(obs, key, "selection"), text_of(value)
     if values.dtype.kind in "iuf":
-        return _equal(values.to_numpy(dtype=np.float64, na_value=np.nan), text)
+        return _equal(doubles(values), text)
     every = _categorical(values)
     codes = known(tuple(every.categories), control).all(text)
     if not codes and means_missing(text):

@@ -14,7 +14,7 @@ from cellalign.data.columns import Where, column, having, select
 from cellalign.data.fields import Column
 from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
-from cellalign.data.values import check_combination, listed, number_of, text_of, value_of
+from cellalign.data.values import check_combination, listed, number_of, text_of, texts_of, value_of
 from cellalign.errors import CellalignError, InputError, ModelError, UsageError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, Fields
 
@@ -305,7 +305,8 @@ def _nothing_left(cells: AnnData, field: Column, to: str, origin: str, restricte
         return f"{said} and what {option('where')} asks"
     if field.name not in cells.obs:
         return said
-    there = list(map(str, cells.obs[field.name].dropna().unique()[:10]))
+    values = cells.obs[field.name]
+    there = texts_of(values.dropna().unique()[:10], values.dtype)
     return f"{said}; values: {', '.join(there) or 'none'}"
 
 

@@ -1,7 +1,9 @@
 """When two values of a column are the same, which of them is the control, and how items of text are cut into terms."""
 
+import datetime
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -40,6 +42,12 @@ ONTOLOGY = "CD4-positive, alpha-beta T cell"
         ("1_000", "1000", False),
         ("Stim", "stim", False),
         (b"stim", "stim", True),
+        ("2020-01-01", "2020-01-01 00:00:00", True),
+        (datetime.date(2020, 1, 1), pd.Timestamp("2020-01-01"), True),
+        (np.datetime64("2020-01-01", "ns"), datetime.datetime(2020, 1, 1), True),
+        ("2020-01-01T12:30", "2020-01-01 12:30:00.0", True),
+        ("2020-01-01", "2020-01-01 12:30:00", False),
+        ("2020-01-01", "2020-01-02", False),
     ],
 )
 def test_values_are_the_same(one, other, equal):
