@@ -34,6 +34,7 @@ __all__ = [
     "having",
     "no_column",
     "numbers",
+    "of_few_values",
     "parse_where",
     "select",
     "text_that_is_missing",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 Where = Mapping[str, str] | Sequence[str]
+MEMBERS, SHOWN = 10, 8  # cells of each value of a column of few, on average; how many such columns are named
 
 
 def column(
@@ -200,6 +202,23 @@ def _present(obs: pd.DataFrame, key: str, purpose: str) -> pd.Series:
     if isinstance(values, pd.DataFrame):
         raise InputError(f"obs has {values.shape[1]} columns {key!r}; rename all but one")
     return values
+
+
+def of_few_values(obs: pd.DataFrame, but: Collection[str] = ()) -> str:
+    """Columns that could be a condition or groups, in words: those that hold a control's name first."""
+    likely: list[str] = []
+    possible: list[str] = []
+    for key in (key for key in map(str, obs.columns) if key not in but):
+        values = obs[key]
+        try:
+            n = 0 if values.dtype.kind == "f" else values.nunique()
+        except TypeError:  # of lists
+            n = 0
+        if not 2 <= n <= max(2, min(len(obs) // MEMBERS, 1000)):
+            continue
+        names = [str(value) for value in values.dropna().unique()]
+        (likely if find_control(names) is not None else possible).append(f"{key} ({n} values)")
+    return f"columns of a few values: {listed([*likely, *possible], SHOWN) or 'none'}"
 
 
 def no_column(key: str, purpose: str, there: Sequence[str]) -> InputError:
