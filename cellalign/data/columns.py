@@ -228,8 +228,13 @@ def no_column(key: str, purpose: str, there: Sequence[str]) -> InputError:
     return InputError(f"no {purpose} column {key!r} in obs.{nearest(key, there)} Columns: {listed_}{table}")
 
 
-def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None) -> dict[str, str]:
+def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None, of: str = "where") -> dict[str, str]:
     """{"key": "value"} from "key=value" or "key=value,key=value", read with the columns and values of obs.
+
+    Parameters
+    ----------
+    of : str
+        The parameter that they were given to.
 
     Raises
     ------
@@ -249,10 +254,10 @@ def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None) -> dict[s
     columns = [] if obs is None else [str(name) for name in obs.columns]
     terms: dict[str, str] = {}
     for item in items:
-        for key, value in split_terms(item, columns, is_known):
+        for key, value in split_terms(item, columns, is_known, of=of):
             assert key is not None
             if terms.get(key, value) != value:
-                raise UsageError(f"{key} is asked to be both {terms[key]!r} and {value!r}; choose one")
+                raise UsageError(f"{option(of)}: {key} is asked to be both {terms[key]!r} and {value!r}; choose one")
             terms[key] = value
     return terms
 

@@ -356,7 +356,7 @@ def _terms(text: str, by_name: Mapping[str, Column], condition: Any) -> list[tup
         field = condition if key is None else by_name[key]
         return field is not None and (field.knows(value) or _means_all(field, value))
 
-    terms = split_terms(text, list(by_name), is_known, bare=True)
+    terms = split_terms(text, list(by_name), is_known, bare=True, of="to")
     return terms if sum(key is None for key, _ in terms) < 2 else [(None, text)]
 
 

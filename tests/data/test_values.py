@@ -9,6 +9,7 @@ import pytest
 
 from cellalign.data.columns import column, having, numbers, parse_where, select
 from cellalign.data.controls import control_of, find_control
+from cellalign.data.split import held_out
 from cellalign.data.terms import quoted, split_terms, unquoted
 from cellalign.data.values import Known, check_combination, in_order, means_missing, same
 from cellalign.errors import InputError, UsageError, nearest
@@ -226,7 +227,9 @@ def test_items_that_are_no_terms(obs):
     for item in ("cell_type", "=a", "cell_type=", ""):
         with pytest.raises(UsageError, match="KEY=VALUE"):
             parse_where([item], obs)
-    with pytest.raises(UsageError, match="both 'ctrl' and 'stim'"):
+    with pytest.raises(UsageError, match=r"^holdout=\['cell_type'\] is not KEY=VALUE"):
+        held_out(obs, ["cell_type"])
+    with pytest.raises(UsageError, match="where: cond is asked to be both 'ctrl' and 'stim'"):
         parse_where(["cond=ctrl", "cond=stim"], obs)
 
 
