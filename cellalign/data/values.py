@@ -1,8 +1,9 @@
 """Values of a column, compared as values and not as text: the one place that knows when two of them are the same.
 
 0, 0.0, "0" and " 0.00 " are one number, 1e3 is 1000, "True" is "TRUE", "Quis_1000" is "Quis_1000.0", and a date
-without a time is its midnight, "2020-01-01 00:00:00" or "2020-01-01T00:00". The exact text always wins, and where two categories would be the same value ("0" beside "0.0") only the exact text counts. A cell
-perturbed by a+b is one by b+a, and where c is the control a+c is a.
+without a time is its midnight, "2020-01-01 00:00:00" or "2020-01-01T00:00". The exact text always wins, and
+where two categories would be the same value ("0" beside "0.0") only the exact text counts. A cell perturbed by a+b is
+one by b+a, and where c is the control a+c is a.
 """
 
 from __future__ import annotations

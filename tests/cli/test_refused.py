@@ -9,17 +9,26 @@ from cellalign.cli.refused import command_of
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("preprocess in --n-top-genes 2k", "--n-top-genes 2k: a whole number of at least 0 is wanted (see cellalign prep"),
+        (
+            "preprocess in --n-top-genes 2k",
+            "--n-top-genes 2k: a whole number of at least 0 is wanted (see cellalign prep",
+        ),
         ("train in --threads 0", "--threads 0: a whole number of at least 1 is wanted"),
         ("train in --seed -1", "--seed -1: a whole number from 0 to 4294967295 is wanted"),
         ("train in --lr=x", "--lr x: a number is wanted"),
         ("train in --lr 1 --lr x", "--lr x: a number is wanted"),
         ("train in --precision float23", "one of auto, float32, bfloat16 is wanted (see"),
         ("info in --format jso", "--format jso: one of table, json, csv is wanted. Did you mean 'json'? (see"),
-        ("counterfactual in --to x --interval -o x.h5ad", "--interval has no value (-o follows it); a number is wanted"),
+        (
+            "counterfactual in --to x --interval -o x.h5ad",
+            "--interval has no value (-o follows it); a number is wanted",
+        ),
         ("train in --condition --method comp", "--condition has no value (--method follows it); KEY is wanted"),
         ("train in --batch a --batch --method=comp", "--batch has no value (--method follows it); KEY is wanted"),
-        ("train in --epochs", "--epochs has no value (it is the last word); a whole number is wanted (see cellalign train"),
+        (
+            "train in --epochs",
+            "--epochs has no value (it is the last word); a whole number is wanted (see cellalign train",
+        ),
         ("train in --force=1", "does not take a value"),
         ("train", "INPUT"),
         ("info -dash.h5ad", "a file whose name begins with a dash is given as ./-dash.h5ad"),

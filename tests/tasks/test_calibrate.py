@@ -252,7 +252,9 @@ def test_what_cannot_be_calibrated_is_refused(donors):
     refused(InputError, r"calibrate='cell_type'.*at least 3", calibrate="cell_type", holdout=["cell_type=B"])
     refused(InputError, r"'nobody'", calibrate="nobody")
     refused(UsageError, r"predicts no expression|needs condition", method="pca", condition=None, calibrate="donor")
-    whole = r"is the condition, of which only combinations.*0 are there, at least 3.*name a column of groups.*: donor \("
+    whole = (
+        r"is the condition, of which only combinations.*0 are there, at least 3.*name a column of groups.*: donor \("
+    )
     refused(InputError, whole, calibrate="stim")
 
 

@@ -125,13 +125,17 @@ def test_what_is_held_out_is_named_where_it_leaves_too_little(tiny):
     with pytest.raises(InputError, match=without):
         cellalign.train(tiny, method="linear", condition="stim", holdout=["stim=stimulated"])
     one = tiny[tiny.obs["stim"] == "control"].copy()
-    with pytest.raises(InputError, match="^condition column 'stim' holds one condition only"):  # nothing else is at fault
+    with pytest.raises(
+        InputError, match="^condition column 'stim' holds one condition only"
+    ):  # nothing else is at fault
         cellalign.train(one, method="linear", condition="stim", holdout=["cell_type=B"])
 
 
 def test_columns_that_could_be_the_one_a_method_needs_are_named(tiny):
     tiny.obs["lists"] = [[1]] * tiny.n_obs
-    with pytest.raises(UsageError, match=r"needs condition, .*columns of a few values: stim \(2 values\), cell_type \("):
+    with pytest.raises(
+        UsageError, match=r"needs condition, .*columns of a few values: stim \(2 values\), cell_type \("
+    ):
         cellalign.train(tiny, method="comp")
     with pytest.raises(UsageError, match=r"needs label, .*: cell_type \(3 values\)"):
         cellalign.train(tiny, method="scanvi", condition="stim")
