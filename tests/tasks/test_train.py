@@ -48,7 +48,7 @@ def test_a_model_says_what_it_is(tiny):
     model = cellalign.train(tiny, batch=["donor"], label="cell_type", **FAST)
     assert repr(model) == (
         "<cellalign.Model cvae: 60 genes, 3 latents; stim: control (reference), stimulated; batch donor: 2 values; "
-        f"label cell_type: 3 values; trained on {model.record.cells.trained} cells, 1 epochs, seed 0>"
+        f"label cell_type: 3 values; trained on {model.record.cells.trained} cells, 1 epoch, seed 0>"
     )
     assert "dose: a number" in repr(cellalign.train(_doses(tiny), **FAST | {"condition": "dose"}, continuous=True))
 
