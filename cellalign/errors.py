@@ -110,13 +110,15 @@ def noted(note: str) -> Iterator[None]:
         raise
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
+def nearest(word: Any, candidates: Iterable[str]) -> str:
     """Return the hint " Did you mean X?" with its leading space, or nothing where no candidate is near.
 
-    A word that holds numbers is near to those alone that hold the same ones: 1000 is not meant by 100.0.
+    A word that holds numbers is near to those alone that hold the same ones: 1000 is not meant by 100.0. In Python it
+    may be any value, such as a date, and is looked for as text.
     """
     from difflib import get_close_matches
 
+    word = str(word)
     numbers = _numbers(word)
     listed = {candidate.lower(): candidate for candidate in candidates if not numbers or _numbers(candidate) == numbers}
     close = get_close_matches(word.lower(), listed, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cellalign.errors import counted
 from cellalign.methods.base import BATCH, CONDITION, COVARIATE, LABEL, HasLikelihood, Method, Predicts
 from cellalign.records import ModelRecord, obsm_key
 
@@ -128,7 +129,7 @@ class ModelDescription:
         given = [_said_of(field) for field in self.fields]
         trained = f"trained on {record.cells.trained:,} cells"
         if record.outcome is not None and record.outcome.epochs:
-            trained += f", {record.outcome.epochs} epochs"
+            trained += f", {counted(record.outcome.epochs, 'epoch')}"
         return f"<cellalign.Model {self.name}: {'; '.join([sizes, *given, f'{trained}, seed {record.seed}'])}>"
 
 

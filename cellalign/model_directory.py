@@ -118,6 +118,9 @@ def read_record(directory: str | Path) -> ModelRecord:
     """
     directory = Path(directory)
     put_back(directory)
+    if directory.exists() and not directory.is_dir():
+        named = spoken(python="cellalign.train(adata, model_path=...)", command="cellalign train -m DIR")
+        raise ModelError(f"{directory} is a file, and a model is a directory; name one that {named} wrote")
     if not directory.is_dir():
         how = spoken(
             python=f"cellalign.train(adata, model_path={str(directory)!r})",

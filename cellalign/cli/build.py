@@ -19,6 +19,7 @@ from cellalign.cli.ending import carried
 from cellalign.cli.messages import TrainingProgress, start
 from cellalign.cli.misnamed import inputs_first
 from cellalign.cli.printable import printable
+from cellalign.cli.refused import check_values
 from cellalign.cli.signals import at_work
 from cellalign.errors import InputError, UsageError, on_command_line, option
 from cellalign.tasks.declaration import REQUIRED, Argument, Declaration, Parameter, flags_of, parameters, values
@@ -40,6 +41,7 @@ def callback(declaration: Declaration, app: typer.Typer) -> Callable[..., None]:
     def run(**given: Any) -> None:
         with carried(), on_command_line(flags):
             log = start(**values(of_all, given))
+            check_values([*of_all, *options, *own], given)
             _check_place()
             asked, more = values(options, given), values(own, given)
             handed_on = [word for option in of_all for word in _as_words(option, given[option.name])]

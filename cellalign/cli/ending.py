@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cellalign.cli import spaced
 from cellalign.cli.messages import say_end, say_traceback, verbosity
+from cellalign.cli.refused import said_of
 from cellalign.cli.signals import KNOWN, HungUp, Terminated, format_asked, meant
 from cellalign.errors import CellalignError, option
 
@@ -66,22 +66,10 @@ def status_of(error: BaseException) -> int:
         return _say(f"out of memory on the GPU; {smaller}", TRAINING_FAILED, error)
     if isinstance(error, OSError):
         return _say(of_the_system(error), INPUT_WRONG, error)
-    shown = getattr(error, "format_message", None)  # click's usage errors
-    if shown is not None:
-        said = "; ".join(filter(None, [f"{shown()} (see {_page_of(error)})", spaced.of_click(error, sys.argv[1:])]))
-        say_end(said, 2, format_asked(sys.argv[1:]))
+    if hasattr(error, "format_message"):  # click's usage errors
+        say_end(said_of(error, sys.argv[1:]), 2, format_asked(sys.argv[1:]))
         return 2
     return _say(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback", 1, error)
-
-
-def _page_of(error: BaseException) -> str:
-    """The command whose help says what a command line may hold."""
-    context = getattr(error, "ctx", None)
-    words = []
-    while context is not None and context.parent is not None:
-        words.append(context.info_name)
-        context = context.parent
-    return " ".join(["cellalign", *reversed(words), "--help"])
 
 
 def _is_of_memory(error: BaseException) -> bool:

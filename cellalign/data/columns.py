@@ -14,7 +14,18 @@ import pandas as pd
 from cellalign.data.controls import find_control
 from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
-from cellalign.data.values import Known, check_combination, in_order, known, listed, means_missing, number_of, text_of
+from cellalign.data.values import (
+    Known,
+    check_combination,
+    doubles,
+    in_order,
+    known,
+    listed,
+    means_missing,
+    number_of,
+    text_of,
+    texts_of,
+)
 from cellalign.errors import InputError, UsageError, nearest, option, takes
 
 __all__ = [
@@ -23,6 +34,7 @@ __all__ = [
     "having",
     "no_column",
     "numbers",
+    "of_few_values",
     "parse_where",
     "select",
     "text_that_is_missing",
@@ -30,6 +42,7 @@ __all__ = [
 ]
 
 Where = Mapping[str, str] | Sequence[str]
+MEMBERS, SHOWN = 10, 8  # cells of each value of a column of few, on average; how many such columns are named
 
 
 def column(
@@ -124,7 +137,7 @@ def _categorical(values: pd.Series) -> pd.Categorical:
     """The values as text, those in use, -1 where there is none."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
-        codes, names = used.cat.codes.to_numpy(), [text_of(c) for c in used.cat.categories]
+        codes, names = used.cat.codes.to_numpy(), texts_of(used.cat.categories, used.cat.categories.dtype)
         # text that was made categorical by being written is in alphabetical order, which numbers have by accident
         own_order = names != sorted(names)
     else:
@@ -136,7 +149,7 @@ def _categorical(values: pd.Series) -> pd.Categorical:
                 f"obs column {values.name!r} holds values that are neither text nor numbers ({kind}, the first "
                 f"{text_of(values.iloc[0])}); make text of them"
             ) from error
-        names, own_order = [text_of(v) for v in found], False
+        names, own_order = texts_of(found, values.dtype), False
     order = list(dict.fromkeys(names if own_order else in_order(names)))
     place = {name: code for code, name in enumerate(order)}
     table = np.array([*(place[name] for name in names), -1], dtype=np.int64)
@@ -153,7 +166,7 @@ def numbers(obs: pd.DataFrame, key: str, *, purpose: str = "condition", missing:
     """
     values = _present(obs, key, purpose)
     if values.dtype.kind in "iuf":
-        found = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        found = doubles(values)
     else:
         found = _numbers_of_text(values, key, purpose)
     bad = np.isinf(found) if missing else ~np.isfinite(found)
@@ -191,6 +204,23 @@ def _present(obs: pd.DataFrame, key: str, purpose: str) -> pd.Series:
     return values
 
 
+def of_few_values(obs: pd.DataFrame, but: Collection[str] = ()) -> str:
+    """Columns that could be a condition or groups, in words: those that hold a control's name first."""
+    likely: list[str] = []
+    possible: list[str] = []
+    for key in (key for key in map(str, obs.columns) if key not in but):
+        values = obs[key]
+        try:
+            n = 0 if values.dtype.kind == "f" else values.nunique()
+        except TypeError:  # of lists
+            n = 0
+        if not 2 <= n <= max(2, min(len(obs) // MEMBERS, 1000)):
+            continue
+        names = [str(value) for value in values.dropna().unique()]
+        (likely if find_control(names) is not None else possible).append(f"{key} ({n} values)")
+    return f"columns of a few values: {listed([*likely, *possible], SHOWN) or 'none'}"
+
+
 def no_column(key: str, purpose: str, there: Sequence[str]) -> InputError:
     """The error of a column that is not among those of obs; the nearest one is named."""
     table = "" if there else f"; give the cells' metadata as a table with {option('obs', hint='FILE.csv')}"
@@ -198,8 +228,13 @@ def no_column(key: str, purpose: str, there: Sequence[str]) -> InputError:
     return InputError(f"no {purpose} column {key!r} in obs.{nearest(key, there)} Columns: {listed_}{table}")
 
 
-def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None) -> dict[str, str]:
+def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None, of: str = "where") -> dict[str, str]:
     """{"key": "value"} from "key=value" or "key=value,key=value", read with the columns and values of obs.
+
+    Parameters
+    ----------
+    of : str
+        The parameter that they were given to.
 
     Raises
     ------
@@ -219,10 +254,10 @@ def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None) -> dict[s
     columns = [] if obs is None else [str(name) for name in obs.columns]
     terms: dict[str, str] = {}
     for item in items:
-        for key, value in split_terms(item, columns, is_known):
+        for key, value in split_terms(item, columns, is_known, of=of):
             assert key is not None
             if terms.get(key, value) != value:
-                raise UsageError(f"{key} is asked to be both {terms[key]!r} and {value!r}; choose one")
+                raise UsageError(f"{option(of)}: {key} is asked to be both {terms[key]!r} and {value!r}; choose one")
             terms[key] = value
     return terms
 
@@ -278,7 +313,7 @@ def having(obs: pd.DataFrame, key: str, value: str, *, control: str | None = Non
     """
     values, text = _present(obs, key, "selection"), text_of(value)
     if values.dtype.kind in "iuf":
-        return _equal(values.to_numpy(dtype=np.float64, na_value=np.nan), text)
+        return _equal(doubles(values), text)
     every = _categorical(values)
     codes = known(tuple(every.categories), control).all(text)
     if not codes and means_missing(text):

@@ -14,7 +14,7 @@ from cellalign.data.columns import Where, column, having, select
 from cellalign.data.fields import Column
 from cellalign.data.said import tell
 from cellalign.data.terms import split_terms
-from cellalign.data.values import check_combination, listed, number_of, text_of, value_of
+from cellalign.data.values import check_combination, listed, number_of, text_of, texts_of, value_of
 from cellalign.errors import CellalignError, InputError, ModelError, UsageError, option
 from cellalign.nn.minibatch import BATCH, CONDITION, Fields
 
@@ -305,7 +305,8 @@ def _nothing_left(cells: AnnData, field: Column, to: str, origin: str, restricte
         return f"{said} and what {option('where')} asks"
     if field.name not in cells.obs:
         return said
-    there = list(map(str, cells.obs[field.name].dropna().unique()[:10]))
+    values = cells.obs[field.name]
+    there = texts_of(values.dropna().unique()[:10], values.dtype)
     return f"{said}; values: {', '.join(there) or 'none'}"
 
 
@@ -355,7 +356,7 @@ def _terms(text: str, by_name: Mapping[str, Column], condition: Any) -> list[tup
         field = condition if key is None else by_name[key]
         return field is not None and (field.knows(value) or _means_all(field, value))
 
-    terms = split_terms(text, list(by_name), is_known, bare=True)
+    terms = split_terms(text, list(by_name), is_known, bare=True, of="to")
     return terms if sum(key is None for key, _ in terms) < 2 else [(None, text)]
 
 

@@ -21,7 +21,7 @@ from cellalign.data.split import held_out, rows_left
 from cellalign.data.stored import Held, Stored, read_once
 from cellalign.data.streamed import cells_with
 from cellalign.data.variable_genes import variable_genes
-from cellalign.errors import InputError, UsageError, option
+from cellalign.errors import InputError, UsageError, counted, option
 from cellalign.records import Preprocessing, Provenance
 from cellalign.records.provenance import KEY
 
@@ -30,6 +30,10 @@ EXACT = 2**24  # integers up to this are exact in float32
 USUAL_SUM = 1e4  # to which fractions are brought
 QUALITY = ("n_counts", "n_genes")  # columns of obs
 HELPED = "held-out cells helped to choose this file's genes and total; preprocess with %s, or raw counts, would not"
+PREDICTED = (
+    "these cells are a prediction of cellalign counterfactual, in which there is nothing to preprocess: evaluate and "
+    "report read it as it is"
+)
 LEAST, MOST = 1e-6, 1e15  # of a target sum: beyond, variances are none that float32 holds
 
 
@@ -61,6 +65,8 @@ def preprocess(
         judged = rows_left(adata.obs, holdout)
     batches = None if batch is None else column(adata.obs, batch, purpose="batch")
     provenance = Provenance.to_extend(adata.uns)
+    if provenance.counterfactual is not None:
+        log.warning(PREDICTED)
     source = _source(adata, layer, raw, rounded, target_sum)
 
     cells, genes = _kept(source.matrix, min_genes, min_cells, judged)
@@ -246,26 +252,26 @@ def _kept(x: Stored, min_genes: int, min_cells: int, judged: np.ndarray | None =
     n_genes = x.facts.held
     cells = np.flatnonzero(n_genes >= max(min_genes, 1))
     few = f"fewer than {min_genes} genes" if min_genes > 1 else "no counts"
-    _say_dropped("cells", len(n_genes) - len(cells), few)
+    _say_dropped("cell", len(n_genes) - len(cells), few)
     if not len(cells):
         raise InputError(f"no cell has {max(min_genes, 1)} genes or more; lower {option('min_genes')}")
-    counted = cells if judged is None else cells[judged[cells]]
-    if not len(counted):
+    looked_at = cells if judged is None else cells[judged[cells]]
+    if not len(looked_at):
         raise InputError(f"all cells that are not held out have {few}; lower {option('min_genes')}, or hold out fewer")
-    n_cells = (x if n_genes.sum() == n_genes[counted].sum() else x[counted]).facts.genes
+    n_cells = (x if n_genes.sum() == n_genes[looked_at].sum() else x[looked_at]).facts.genes
     genes = np.flatnonzero(n_cells >= min_cells)
     few = f"fewer than {min_cells}" if min_cells > 1 else "none"
-    _say_dropped("genes", len(n_cells) - len(genes), f"seen in {few} of {len(counted)} cells")
+    _say_dropped("gene", len(n_cells) - len(genes), f"seen in {few} of {counted(len(looked_at), 'cell')}")
     if not len(genes):
         raise InputError(
-            f"no gene is seen in {min_cells} or more of the {len(counted)} cells; lower {option('min_cells')}"
+            f"no gene is seen in {min_cells} or more of the {len(looked_at)} cells; lower {option('min_cells')}"
         )
     return cells, genes
 
 
 def _say_dropped(what: str, n: int, why: str) -> None:
     if n:
-        log.info("%d %s dropped: %s", n, what, why)
+        log.info("%s dropped: %s", counted(n, what), why)
 
 
 def _bare(adata: AnnData, place: Place) -> AnnData:

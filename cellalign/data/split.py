@@ -13,6 +13,8 @@ from cellalign.errors import InputError, option
 if TYPE_CHECKING:
     import pandas as pd
 
+HOLDOUT = "holdout"
+
 
 def held_out(
     obs: pd.DataFrame,
@@ -40,7 +42,7 @@ def held_out(
     """
     mask = np.zeros(len(obs), dtype=bool)
     for item in [items] if isinstance(items, str) else items:
-        terms = parse_where([item], obs)
+        terms = parse_where([item], obs, HOLDOUT)
         if not must_exist:
             if all(key in obs for key in terms):
                 each = [having(obs, key, value, control=control) for key, value in terms.items()]
@@ -48,7 +50,7 @@ def held_out(
             continue
         chosen = select(obs, terms, control=control, quiet=quiet)
         if not chosen.any():
-            raise InputError(f"{option('holdout', [item])} names no cell")
+            raise InputError(f"{option(HOLDOUT, [item])} names no cell")
         mask |= chosen
     return mask
 
@@ -57,7 +59,7 @@ def rows_left(obs: pd.DataFrame, items: Sequence[str], *, control: str | None = 
     """Mask [n] of the cells that are not held out; InputError where fewer than `least` are left, or as `held_out`."""
     left = ~held_out(obs, items, control=control)
     if left.sum() < least:
-        given = f"{option('holdout', list(items))}: " if len(items) else ""
+        given = f"{option(HOLDOUT, list(items))}: " if len(items) else ""
         are = "cell is" if left.sum() == 1 else "cells are"
         raise InputError(f"{given}{left.sum()} {are} left to train on; at least {least} are needed")
     return left

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from cellalign.errors import UsageError
+from cellalign.errors import UsageError, option
 
 Term = tuple[str | None, str]
 IsKnown = Callable[[str | None, str], bool]
 
 
-def split_terms(text: str, keys: Collection[str], is_known: IsKnown, *, bare: bool = False) -> list[Term]:
+def split_terms(
+    text: str, keys: Collection[str], is_known: IsKnown, *, bare: bool = False, of: str = "where"
+) -> list[Term]:
     """The terms of an item: keys and values, not yet looked up; the key of a value without one is None.
 
     Parameters
@@ -26,6 +28,8 @@ def split_terms(text: str, keys: Collection[str], is_known: IsKnown, *, bare: bo
         Whether a column (None: that of a bare value) has a value.
     bare : bool
         Whether a term may be a value alone.
+    of : str
+        The parameter that it was given to.
 
     Raises
     ------
@@ -34,7 +38,7 @@ def split_terms(text: str, keys: Collection[str], is_known: IsKnown, *, bare: bo
     """
     found = _parsed(text, keys, is_known, bare)
     if found is None:
-        found = [_plain(piece, text, keys, bare) for piece in _pieces(text, keys, bare)]
+        found = [_plain(piece, text, keys, bare, of) for piece in _pieces(text, keys, bare)]
     return found
 
 
@@ -110,7 +114,7 @@ def _pieces(text: str, keys: Collection[str], bare: bool) -> list[str]:
     return pieces
 
 
-def _plain(piece: str, item: str, keys: Collection[str], bare: bool) -> Term:
+def _plain(piece: str, item: str, keys: Collection[str], bare: bool, of: str) -> Term:
     """A term whose value nobody knows, so that whoever looks it up can say so."""
     piece = piece.strip()
     named = [name for name in keys if name and piece.startswith(f"{name}=")]
@@ -122,7 +126,7 @@ def _plain(piece: str, item: str, keys: Collection[str], bare: bool) -> Term:
         if bare:
             return None, unquoted(piece)
         if not equals or not key:
-            raise UsageError(f"{item!r} is not KEY=VALUE")
+            value = ""
     if not value:
-        raise UsageError(f"{item!r} is not KEY=VALUE")
+        raise UsageError(f"{option(of, [item])} is not KEY=VALUE")
     return key, unquoted(value)

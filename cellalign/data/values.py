@@ -1,8 +1,9 @@
 """Values of a column, compared as values and not as text: the one place that knows when two of them are the same.
 
-0, 0.0, "0" and " 0.00 " are one number, 1e3 is 1000, "True" is "TRUE", "Quis_1000" is "Quis_1000.0". The exact text
-always wins, and where two categories would be the same value ("0" beside "0.0") only the exact text counts. A cell
-perturbed by a+b is one by b+a, and where c is the control a+c is a.
+0, 0.0, "0" and " 0.00 " are one number, 1e3 is 1000, "True" is "TRUE", "Quis_1000" is "Quis_1000.0", and a date
+without a time is its midnight, "2020-01-01 00:00:00" or "2020-01-01T00:00". The exact text always wins, and
+where two categories would be the same value ("0" beside "0.0") only the exact text counts. A cell perturbed by a+b is
+one by b+a, and where c is the control a+c is a.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ MISSING = frozenset(
 )
 ALSO_CONTROL = "ctrl"  # as GEARS and the files of its users write pairs, whatever the control itself is called
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d)(?::(\d\d)(?:\.(\d+))?)?)?", re.ASCII)  # ISO 8601
 WHOLE = re.compile(r"(?<![\d.])(\d+)\.0+(?![\d.])", re.ASCII)  # 1000.0 within a name
 MOST_PARTS = 32  # of one value, joined by +
 DIGITS = 9  # significant ones from which a number may have been through float32
@@ -33,6 +35,34 @@ def text_of(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(value)
+
+
+def texts_of(values: Iterable[Any], dtype: Any) -> list[str]:
+    """Values of a column as text; numbers of few bits are as short as their own type has them, 0.1 and not 0.09998.
+
+    Parameters
+    ----------
+    values : iterable
+        Those that are there, which pandas may have made wider.
+    dtype : numpy or pandas type
+        Of the column.
+    """
+    own = getattr(dtype, "numpy_dtype", dtype)  # of pandas' Float32
+    if own in (np.float16, np.float32):
+        values = np.asarray(values, dtype=own)
+    return [text_of(value) for value in values]
+
+
+def doubles(values: Any) -> np.ndarray:
+    """A pandas column of numbers, float64 [n], NaN where there is none; of half precision the decimals that were meant.
+
+    Half precision has 0.1 as 0.09998, too far from it to be found by what is typed; single precision is near enough.
+    """
+    wide = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    if values.dtype != np.float16:
+        return wide
+    distinct, codes = np.unique(wide, return_inverse=True)
+    return np.array(texts_of(distinct, np.float16), dtype=np.float64)[codes]
 
 
 def means_missing(text: str) -> bool:
@@ -89,6 +119,10 @@ def _single(text: str) -> tuple[str, Any]:
     text = unicodedata.normalize("NFKC", text).strip()
     if text.lower() in ("true", "false"):
         return "truth", text.lower()
+    moment = MOMENT.fullmatch(text)
+    if moment:
+        day, minute, second, fraction = moment.groups()
+        return "moment", (day, minute or "00:00", second or "00", (fraction or "").rstrip("0"))
     return "text", WHOLE.sub(r"\1", text)
 
 

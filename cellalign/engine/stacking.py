@@ -24,6 +24,7 @@ from cellalign.engine.keeping import begin_parts
 from cellalign.engine.plan import Plan
 from cellalign.engine.settings import resolve_settings
 from cellalign.engine.state import State
+from cellalign.errors import counted
 from cellalign.group_changes import LeftOut, columns_asked, stacked
 from cellalign.methods.base import Method, Trains
 from cellalign.methods.capabilities import Stacks
@@ -139,7 +140,7 @@ def fit_stack(
         folds = _folds(method, cells, rows, device, networks)
         members.expect(len(folds))
         for number, fold in enumerate(folds, 1):
-            log.info("auto: fold %d of %d, %d groups left out", number, len(folds), len(fold.groups))
+            log.info("auto: fold %d of %d, %s left out", number, len(folds), counted(len(fold.groups), "group"))
             found, shift = _tried(method, cells, rows, fold, partial(members.fitted, fold=number), device)
             left += found
             shifts += shift

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -123,9 +123,9 @@ def evaluate(
         unasked = {panel.name: panel.not_installed() or panel.asked_only.format(**named) for panel in left_out}
         chosen = [panel for panel in chosen if panel.name not in unasked]
         result.left_out |= unasked
-    of_another = _run(chosen, inputs, required=panels is not None)
+    far = _run(chosen, inputs, required=panels is not None)
     if not result.rows:
-        raise InputError(f"no panel can run: {_why_none(result.left_out, of_another)}")
+        raise InputError(f"no panel can run: {_why_none(result.left_out, far)}")
     _note_unused(options if batch is None else options | {"batch": batch}, result)
     return result
 
@@ -230,24 +230,29 @@ def _embedded(adata: AnnData, keys: str | Sequence[str] | None) -> bool:
     return bool(keys) or bool(Provenance.of(adata.uns).embedding)
 
 
-def _why_none(left_out: Mapping[str, str], of_another: Collection[str]) -> str:
-    """Why each panel has no scores: those whose inputs these are first, the others by their reasons."""
-    own = [f"{panel}: {reason}" for panel, reason in left_out.items() if panel not in of_another]
+OF_ANOTHER_KIND, NOT_OF_THE_INPUT = 1, 2  # how far a reason is from the input that was given
+
+
+def _why_none(left_out: Mapping[str, str], far: Mapping[str, int]) -> str:
+    """Why each panel has no scores: first those whose inputs these are, last what is no matter of the input."""
+    own = [f"{panel}: {reason}" for panel, reason in left_out.items() if panel in far and not far[panel]]
     by_reason: dict[str, list[str]] = {}
-    for panel in (panel for panel in left_out if panel in of_another):
+    others = (panel for panel in left_out if far.get(panel, NOT_OF_THE_INPUT))
+    for panel in sorted(others, key=lambda panel: far.get(panel, NOT_OF_THE_INPUT)):
         by_reason.setdefault(left_out[panel], []).append(panel)
     return "; ".join([*own, *(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())])
 
 
-def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> set[str]:
+def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> dict[str, int]:
     """Add every panel's rows to the result, or the reason why there are none; InputError where it was required.
 
     Returns
     -------
-    set of str
-        The panels that are of inputs of another kind.
+    dict
+        Of the panels without scores how far the reason is from the input: 0 where it is of it, `OF_ANOTHER_KIND` where
+        the panel is of other inputs, `NOT_OF_THE_INPUT` where a package is not here.
     """
-    of_another = set()
+    far = {}
     for panel in panels:
         if not required and not panel.concerns(inputs):
             continue
@@ -260,10 +265,11 @@ def _run(panels: Iterable[Panel], inputs: Inputs, *, required: bool) -> set[str]
             if required:
                 raise InputError(f"panel {panel.name} cannot run: {reason}") from reason
             inputs.result.left_out[panel.name] = str(reason)
-            of_another |= {panel.name} if isinstance(reason, OfAnotherKind) else set()
+            of_another = OF_ANOTHER_KIND if isinstance(reason, OfAnotherKind) else 0
+            far[panel.name] = NOT_OF_THE_INPUT if panel.not_installed() else of_another
         if panel.metrics_as_rows:
             inputs.result.metrics_as_rows.add(panel.name)
-    return of_another
+    return far
 
 
 def check_installed(panels: Iterable[str | Panel]) -> None:

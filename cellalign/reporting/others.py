@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cellalign.errors import counted
 from cellalign.reporting.blocks import Block, Chart, Finding, Section, Table, Tone
 from cellalign.reporting.figures import BLUE, GREEN, MOST_ROWS, PALETTE, SYMBOLS, curves, heat_map, rows_of_dots
 from cellalign.reporting.parts import EDGES_ALONE, Benchmarked, Targeted, Trained
@@ -78,7 +79,7 @@ def graph_section(own: Targeted, name: str, of: str) -> Section:
         blocks.append(Chart({"all": heat_map(effect[shown], probability[shown], list(names), list(latents))}, caption))
     blocks += [_latents(own, edge, columns), *_sets(own)]
     unused = int((~edge.any(0)).sum())
-    lead = f"{own.counted}; {edge.sum()} edges to {len(columns)} latents"
+    lead = f"{own.counted}; {counted(int(edge.sum()), 'edge')} to {counted(len(columns), 'latent')}"
     lead += f", {unused} more are targeted by none." if unused else "."
     return Section(name, f"Targets{of}", lead, blocks)
 
@@ -250,7 +251,7 @@ def _facts(own: Trained) -> list[list[str]]:
     if record.tuned is not None and record.tuned.holdout:
         facts.append(["settings chosen", f"by how well these are predicted: {'; '.join(record.tuned.groups)}"])
     if outcome is not None:
-        epochs = f"{outcome.epochs} epochs, " if outcome.epochs else ""
+        epochs = f"{counted(outcome.epochs, 'epoch')}, " if outcome.epochs else ""
         facts.append(
             [
                 "training",

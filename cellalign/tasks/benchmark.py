@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cellalign.data.reading import Reading
 from cellalign.data.said import told_once
-from cellalign.errors import TrainingError, UsageError, option
+from cellalign.errors import TrainingError, UsageError, counted, option
 from cellalign.tasks import options as o
 from cellalign.tasks.benchmark_dry import say_benchmark
 from cellalign.tasks.benchmark_file import add, finished, rows_noted
@@ -20,6 +20,7 @@ from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.grid import GRID, combinations
 from cellalign.tasks.made_of import MadeOf
 from cellalign.tasks.paths import cells_for
+from cellalign.tasks.pictures import check_ending, save
 from cellalign.tasks.reads import expression_for
 from cellalign.tasks.spoken_as import OF_A_RUN, in_their_words, with_parameters_of
 from cellalign.tasks.train import train
@@ -253,8 +254,7 @@ def command(
 
     asked = call.options
     if plot is not None:
-        if not plot.lower().endswith((".png", ".pdf", ".svg")):
-            raise UsageError(f"{option('plot', plot)} ends in none of .png, .pdf, .svg")
+        check_ending("plot", plot)
         files.check_output(plot, True, [input])
         files.check_apart(output, plot)
     if report is not None:
@@ -298,8 +298,7 @@ def command(
         call.print_rows(f"{first.name} beside the best baseline", ["method", *COLUMNS], lines, format)
         call.log.info("%s", sentence(beside, first.name))
     if plot is not None:
-        with files.atomic_path(plot, True) as fresh:
-            picture(table, first.name).savefig(fresh)
+        save(picture(table, first.name), plot, True)
     if report is not None:
         of_benchmark(report, table, first.name, output, True)
-    call.log.info("%s: %d rows", output, len(table))
+    call.log.info("%s: %s", output, counted(len(table), "row"))

@@ -125,6 +125,7 @@ def planned(
     **options: Any,
 ) -> BenchmarkPlan:
     """Check what a benchmark was asked for, and settle what it does; parameters and errors are `benchmark`'s."""
+    from cellalign.data.columns import of_few_values
     from cellalign.data.fields import fit_fields
     from cellalign.data.given import given_cells
     from cellalign.tasks.benchmark_fitted import NOTHING
@@ -148,6 +149,11 @@ def planned(
         raise UsageError(
             f"{option('min_cells', min_cells)} is of mixing, which is scored where nothing is held out; leave out "
             f"it or {option('holdout_each')}"
+        )
+    if holdout_each == condition:
+        raise UsageError(
+            f"{option('holdout_each', condition)} is the condition itself; name a column of groups, such as cell types "
+            f"or donors; {of_few_values(adata.obs, [condition])}"
         )
     together = holdout_conditions == "all"
     options |= {"condition": condition, "control": of.reference, "label": label or holdout_each}

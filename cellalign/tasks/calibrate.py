@@ -120,6 +120,7 @@ def calibrating(
         Not enough groups have cells under both conditions.
     """
     from cellalign.calibration import FEWEST, enough
+    from cellalign.data.columns import of_few_values
     from cellalign.data.fields import read_fields
     from cellalign.methods.base import CONDITION, LABEL, FitsInClosedForm, Trains
 
@@ -150,9 +151,15 @@ def calibrating(
     if not enough(len(names), len(found)):
         if unasked:
             return None
-        what = "combinations of conditions trained on" if combined else "groups"
+        if combined:
+            raise InputError(
+                f"{shown} is the condition, of which only combinations (a+b) of others trained on can be left out: "
+                f"{len(names)} {'is' if len(names) == 1 else 'are'} there, at least {FEWEST} are needed; name a column "
+                f"of groups, such as cell types or donors; {of_few_values(adata.obs, [key])}"
+            )
+        have = "group has" if len(names) == 1 else "groups have"
         raise InputError(
-            f"{shown}: {len(names)} {what} have {MIN_CELLS} cells under the control and under a condition that others "
+            f"{shown}: {len(names)} {have} {MIN_CELLS} cells under the control and under a condition that others "
             f"are under too; at least {FEWEST} are needed"
         )
     n = min(folds or (FOLDS if issubclass(method, Trains) else MOST_FOLDS), len(names))

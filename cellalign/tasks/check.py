@@ -125,7 +125,7 @@ def _columns(adata: AnnData, roles: Roles, holdout: Sequence[str]) -> tuple[np.n
 
     check_apart({role: keys for role, keys in roles.named.items() if keys})
     trained_on = training_rows(adata, holdout, roles.control)
-    fields = roles.fields(adata[trained_on])
+    fields = roles.fields(adata, trained_on, holdout)
     said = list(look.of_notes(check_design(adata[trained_on], fields)))
     if not any(each.level == "warning" for each in said) and list(fields):
         said.append(look.Finding("ok", "columns", "no column is confounded with another, none has a value per cell"))

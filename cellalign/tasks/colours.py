@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellalign.data.values import texts_of
 from cellalign.errors import InputError, nearest, option
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def _as_text(values: pd.Series) -> pd.Categorical:
     import pandas as pd
 
     if not isinstance(values.dtype, pd.CategoricalDtype):
-        return pd.Categorical(values.astype(object).map(str, na_action="ignore"))
+        distinct = values.dropna().unique()
+        named = dict(zip(distinct, texts_of(distinct, values.dtype), strict=True))
+        return pd.Categorical(values.astype(object).map(named, na_action="ignore"))
     own = values.cat.remove_unused_categories()
     names = [str(name) for name in own.cat.categories]
     if len(set(names)) < len(names):

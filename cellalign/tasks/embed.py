@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import UsageError, option
+from cellalign.errors import UsageError, counted, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.paths import beside, cells_of, source_of
+from cellalign.tasks.pictures import check_ending, save
 from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def write_embedding(
         obs[split] = adata.obs[split].array
     obsm = {key: adata.obsm[key] for key in found}
     write_with(source, output, obsm=obsm, uns={KEY: adata.uns[KEY]}, obs=obs, force=force)
-    log.info("%s: obsm %s of %d cells", output, ", ".join(found), adata.n_obs)
+    log.info("%s: obsm %s of %s", output, ", ".join(found), counted(adata.n_obs, "cell"))
 
 
 @command_of(embed, example="cellalign embed -o kang.emb.h5ad --umap --plot umap.png")
@@ -200,17 +201,21 @@ def command(
     from cellalign.engine.ranks import current
     from cellalign.model import load
 
+    if color and plot is None:
+        raise UsageError(f"{option('color', list(color))} needs {option('plot', hint='FILE')}, the picture to colour")
     fitted = load(model)
     source = source_of(input, fitted)
     output = output or beside(source, "emb")
     if current().first:
         files.check_cells_output(output, force, [source, model])
     if plot is not None and current().first:
-        _check_picture(plot)
+        check_ending("plot", plot)
         files.check_output(plot, force, [source, model])
         files.check_apart(output, plot)
+    cells = cells_of(source, fitted, streaming=True)
+    _check_asked(cells, fitted, color)
     adata = embed(
-        cells_of(source, fitted, streaming=True),
+        cells,
         fitted,
         **call.options | {"umap": call.options["umap"] or plot is not None},
     )
@@ -218,17 +223,17 @@ def command(
         return
     if plot is not None:
         figure = plot_umap(adata, fitted, color=color or None, seed=call.options["seed"])
-        with files.atomic_path(plot, force) as fresh:
-            figure.savefig(fresh, dpi=150)
+        save(figure, plot, force, dpi=150)
     write_embedding(adata, fitted, source, output, force=force)
 
 
-def _check_picture(path: str) -> None:
-    """Refuse an ending that no picture has: UsageError."""
-    from matplotlib.backend_bases import FigureCanvasBase
+def _check_asked(adata: AnnData, model: Model, color: Sequence[str]) -> None:
+    """Refuse colours that are not there, before the latents are computed, but for columns that `embed` adds."""
+    from cellalign.tasks.colours import check_colours
 
-    if Path(path).suffix.lower()[1:] not in FigureCanvasBase.filetypes:
-        raise UsageError(f"{option('plot', path)} ends in none of .png, .pdf, .svg")
+    name = model.embedding_key.removeprefix("X_")
+    added = (f"{name}_split", f"{model.condition}_inferred", f"{model.condition}_probability")
+    check_colours(adata, [each for each in color if each not in added])
 
 
 def _umap(z: Any, seed: int, threads: int | None = None) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cellalign.errors import counted
 from cellalign.memory import said as bytes_said
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ class Estimate:
         if not self.steps:
             return "a closed form"
         if self.networks:
-            return f"at most {self.steps:,} steps of {', '.join(self.networks)}, trained anew for every fold"
+            return f"at most {counted(self.steps, 'step')} of {', '.join(self.networks)}, trained anew for every fold"
         each = self.steps // self.epochs
-        return f"at most {self.epochs:,} epochs of {each:,} step{'s' if each != 1 else ''}"
+        return f"at most {counted(self.epochs, 'epoch')} of {counted(each, 'step')}"
 
     @property
     def memory(self) -> str:

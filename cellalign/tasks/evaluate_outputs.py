@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellalign.errors import UsageError, option
+from cellalign.errors import UsageError, counted, option
+from cellalign.tasks.pictures import check_ending, save
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from cellalign.records import Provenance
 
 log = logging.getLogger("cellalign")
-ENDINGS = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ def check_pictures(
     given = {"against": against, "label": label}
     for name, path in pictures.items():
         picture = PICTURES[name]
-        if Path(path).suffix.lower() not in ENDINGS:
-            raise UsageError(f"{option(name, path)} ends in none of {', '.join(ENDINGS)}")
+        check_ending(name, path)
         if not given[picture.needs]:
             raise UsageError(f"{option(name)} needs {option(picture.needs, hint=picture.hint)}, {picture.what}")
         if panels is not None and picture.panel not in panels:
@@ -176,13 +175,13 @@ class Outputs:
             text = result.to_json() if self.table.lower().endswith(".json") else result.to_csv()
             with atomic_path(self.table, self.force) as fresh:
                 fresh.write_text(text, encoding="utf-8")
+            log.info("%s: the scores", self.table)
         if self.de is not None:
             with atomic_path(self.de, self.force) as fresh:
                 result.de().to_csv(fresh, index=False)
+            log.info("%s: the genes that were tested", self.de)
         for name, path in self.pictures.items():
-            figure = PICTURES[name].draw(result)
-            with atomic_path(path, self.force) as fresh:
-                figure.savefig(fresh)
+            save(PICTURES[name].draw(result), path, self.force)
 
     def export(self, cells: AnnData, real: AnnData, asked: Mapping[str, Any]) -> None:
         """The files for cell-eval2, if they are asked for."""
@@ -194,4 +193,4 @@ class Outputs:
         both = for_cell_eval(cells, real, condition=asked["condition"], control=asked["control"])
         for path, some in zip(self.exported, both, strict=True):
             files.write(some, path, force=self.force)
-            log.info("%s: %d cells for cell-eval2", path, some.n_obs)
+            log.info("%s: %s for cell-eval2", path, counted(some.n_obs, "cell"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cellalign.data import quality
+from cellalign.data.columns import of_few_values
 from cellalign.data.counts import NoCounts, Place, find_counts, find_log, places
 from cellalign.data.matrices import check_expression, check_names
 from cellalign.data.said import untold
@@ -145,19 +146,8 @@ def of_notes(notes: Sequence[tuple[int, str]]) -> Iterator[Finding]:
 
 def of_missing_condition(obs: pd.DataFrame) -> Iterator[Finding]:
     """No condition was named: which columns could be one."""
-    from cellalign.data.controls import find_control
-
-    likely: list[str] = []
-    possible: list[str] = []
-    for key in map(str, obs.columns):
-        values = obs[key]
-        if values.dtype.kind == "f" or not 2 <= values.nunique() <= max(2, min(len(obs) // SMALL_GROUP, 1000)):
-            continue
-        names = [str(value) for value in values.dropna().unique()]
-        (likely if find_control(names) is not None else possible).append(f"{key} ({len(names)} values)")
     found = "no condition was named, so the design was not looked at"
-    columns = listed([*likely, *possible], SHOWN + 3) or "none"
-    advice = f"{option('condition', hint='KEY')} names it; columns of a few values: {columns}"
+    advice = f"{option('condition', hint='KEY')} names it; {of_few_values(obs)}"
     yield Finding("note", "condition", found, advice)
 
 

@@ -14,7 +14,7 @@ from cellalign.data.reading import Reading
 from cellalign.data.said import untold
 from cellalign.data.scale import scale_of
 from cellalign.data.structure import is_lazy
-from cellalign.data.values import listed
+from cellalign.data.values import listed, texts_of
 from cellalign.memory import said as bytes_said
 from cellalign.records import Provenance
 
@@ -179,8 +179,9 @@ def _column(values: pd.Series) -> str:
     counts = counts[counts > 0]
     if len(counts) > max(SHOWN, len(values) / 2):
         return f"{len(counts):,} different values, about one per cell{none}"
-    each = listed((f"{name} ({n:,})" for name, n in counts.items()), SHOWN)
-    control = find_control([str(name) for name in counts.index]) if len(counts) > 1 else None
+    names = texts_of(counts.index, values.dtype)
+    each = listed((f"{name} ({n:,})" for name, n in zip(names, counts, strict=True)), SHOWN)
+    control = find_control(names) if len(counts) > 1 else None
     return each + none + (f"; {control} is called as controls are" if control is not None else "")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cellalign.data.folders import is_absolute, name_of, without_folders
 from cellalign.data.values import best_of, listed
+from cellalign.errors import counted
 from cellalign.memory import said as bytes_said
 from cellalign.records import ModelRecord
 
@@ -94,7 +95,7 @@ def _trained(record: ModelRecord) -> str:
         else f", the best {found.best_epoch} (validation loss {found.validation_loss:.4g})"
     )
     back = f"; went back {len(found.setbacks)} times" if found.setbacks else ""
-    return f"{found.epochs:,} epochs{best}, {found.seconds:.0f} s, seed {record.seed}{back}"
+    return f"{counted(found.epochs, 'epoch')}{best}, {found.seconds:.0f} s, seed {record.seed}{back}"
 
 
 def _reads(record: ModelRecord) -> str:
@@ -115,7 +116,7 @@ def _field(field: dict[str, Any]) -> str:
         low, high = field.get("low"), field.get("high")
         return f"a {field['kind']}" + (f" from {low:.4g} to {high:.4g}" if low is not None and high is not None else "")
     control = f"; control: {field['reference']}" if field.get("reference") else ""
-    return f"{len(values)} values: {listed(values, SHOWN)}{control}"
+    return f"{counted(len(values), 'value')}: {listed(values, SHOWN)}{control}"
 
 
 def _unusual(record: ModelRecord, plan: Any) -> Iterator[tuple[str, Any]]:

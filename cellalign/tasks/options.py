@@ -58,11 +58,11 @@ def key_lists(items: Sequence[str], name: str = "grid") -> dict[str, list[Any]]:
     return found
 
 
-def terms(items: Sequence[str]) -> Mapping[str, str]:
-    """KEY=VALUE items, values as they are; those of --where are read later, when the columns are known."""
+def kinds_of(items: Sequence[str]) -> Mapping[str, str]:
+    """KEY=KIND items of --kind; those of --where are read later, when the columns are known."""
     from cellalign.data.columns import parse_where
 
-    return parse_where(items)
+    return parse_where(items, of="kinds")
 
 
 def settings_file(path: str) -> dict[str, Any]:
@@ -132,7 +132,7 @@ KINDS = Option(
     metavar="KEY=KIND",
     panel=ROLES,
     text=list[str] | None,
-    read=terms,
+    read=kinds_of,
 )
 LABEL = Option("obs column of cell types.", metavar="KEY", panel=ROLES)
 UNLABELLED = Option("The label of cells that have none.", metavar="VALUE", panel=ROLES)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
 from cellalign.errors import InputError, ModelError, UsageError, option, spoken
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
+from cellalign.tasks.pictures import check_ending, save
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from cellalign.model import Model
 
-ENDINGS = (".png", ".pdf", ".svg")
 PICTURE = Option("The picture (.png, .pdf, .svg).", ("--output", "-o"), metavar="FILE")
 PREDICTED = Argument("Predicted cells, as counterfactual writes them.", metavar="INPUT")
 AGAINST = Option("Real cells to compare with.", metavar="FILE")
@@ -161,7 +160,7 @@ def umap_command(
     from cellalign.data import files
 
     _check(output, force, [input])
-    _save(umap(files.read(input), **call.options), output, force)
+    save(umap(files.read(input), **call.options), output, force)
 
 
 @command_of(curves, group="plot", example="cellalign plot curves cellalign-model -o curves.svg")
@@ -177,7 +176,7 @@ def curves_command(
 
     source = _one_of(input, model)
     _check(output, force, [source])
-    _save(curves(load(source)), output, force)
+    save(curves(load(source)), output, force)
 
 
 @command_of(
@@ -217,7 +216,7 @@ def graph_command(
     """Draw which latents each perturbation targets, as a graph."""
     source = _one_of(input, model)
     _check(output, force, [source])
-    _save(graph(_graph_of(source, model=input is None)), output, force)
+    save(graph(_graph_of(source, model=input is None)), output, force)
 
 
 @command_of(heatmap, group="plot", example="cellalign plot heatmap targets.h5ad -o heatmap.pdf")
@@ -231,7 +230,7 @@ def heatmap_command(
     """Draw which latents each perturbation targets, as a heat map."""
     source = _one_of(input, model)
     _check(output, force, [source])
-    _save(heatmap(_graph_of(source, model=input is None)), output, force)
+    save(heatmap(_graph_of(source, model=input is None)), output, force)
 
 
 def _one_of(input: str | None, model: str | None) -> str:
@@ -258,7 +257,7 @@ def _of_prediction(call: Call, draw: Any, input: Reading, against: str, output: 
     made = Provenance.of(cells.uns).counterfactual
     layer = made.matrix if made is not None and made.expression == "any" and made.matrix != "X" else None
     real = cells_for(files.spool(input.like(against)), expression_of(cells, None), layer=layer)
-    _save(draw(cells, against=real, **call.options), output, force)
+    save(draw(cells, against=real, **call.options), output, force)
 
 
 def _graph_of(path: str, *, model: bool = False) -> AnnData:
@@ -282,13 +281,5 @@ def _check(output: str, force: bool, inputs: Sequence[Any]) -> None:
     """Refuse a picture that could not be written, before any work: UsageError."""
     from cellalign.data import files
 
-    if Path(output).suffix.lower() not in ENDINGS:
-        raise UsageError(f"{option('output', output)} ends in none of {', '.join(ENDINGS)}")
+    check_ending("output", output)
     files.check_output(output, force, inputs)
-
-
-def _save(figure: Figure, output: str, force: bool) -> None:
-    from cellalign.data.files import atomic_path
-
-    with atomic_path(output, force) as fresh:
-        figure.savefig(fresh, format=Path(output).suffix.lower()[1:])

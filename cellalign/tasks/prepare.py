@@ -22,6 +22,7 @@ from cellalign.tasks.unheeded import unheeded
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from anndata import AnnData
 
     from cellalign.data.counts import Place
@@ -137,7 +138,7 @@ def prepare(
     from cellalign.threads import limited
 
     cls, roles = get(method), Roles.of(asked)
-    _check_needs(cls, roles)
+    _check_needs(cls, roles, adata.obs)
     named = {name: asked[name] for name in PLANNED}
     pixels = image_shape(adata) is not None
     hyperparameters, plan = resolve_settings(
@@ -163,7 +164,7 @@ def prepare(
         )
     if reads != "any" and found.recipe.genes_by is None and not genes_by_all:
         notes += notes_of_choice(adata, trained_on)
-    fields = roles.fields(adata[trained_on])
+    fields = roles.fields(adata, trained_on, holdout)
     notes += check_design(adata[trained_on], fields)
     cells = make_cells(adata, to_read_often(found.x, cls), fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, plan, seed)
@@ -204,7 +205,7 @@ def without(prepared: Prepared, adata: AnnData, holdout: Sequence[str]) -> Prepa
     from cellalign.data.fields import field_records
 
     trained_on = training_rows(adata, holdout, prepared.roles.control)
-    fields = prepared.roles.fields(adata[trained_on])
+    fields = prepared.roles.fields(adata, trained_on, holdout)
     notes = check_design(adata[trained_on], fields)
     cells = prepared.cells.with_fields(adata, fields, ignore=~trained_on)
     train_rows, validation_rows = split_rows(cells, trained_on, prepared.plan, prepared.record.seed)
@@ -259,15 +260,19 @@ def what_is_read(cls: type[Method], hyperparameters: Any, expression: str | None
     return expression
 
 
-def _check_needs(cls: type[Method], roles: Roles) -> None:
-    """Refuse a method without the column it cannot do without."""
-    if cls.needs_condition and roles.condition is None:
-        raise UsageError(
-            f"method {cls.name!r} needs {option('condition', hint='KEY')}, the obs column whose effect is modelled"
-        )
-    if cls.needs_label and roles.label is None:
-        asked = option("label", hint="KEY")
-        raise UsageError(f"method {cls.name!r} needs {asked}, the obs column of cell types; some may be missing")
+def _check_needs(cls: type[Method], roles: Roles, obs: pd.DataFrame) -> None:
+    """Refuse a method without the column it cannot do without, with the columns that could be it."""
+    from cellalign.data.columns import of_few_values
+
+    asked = [key for keys in roles.named.values() for key in keys]
+    for needed, given, what in (
+        (cls.needs_condition, roles.condition, ("condition", "the obs column whose effect is modelled")),
+        (cls.needs_label, roles.label, ("label", "the obs column of cell types; some may be missing")),
+    ):
+        if needed and given is None:
+            name, said = what
+            there = of_few_values(obs, asked)
+            raise UsageError(f"method {cls.name!r} needs {option(name, hint='KEY')}, {said}; {there}")
 
 
 def _check_condition(cls: type[Method], roles: Roles, continuous: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,12 +129,14 @@ def _parts(given: Given, against: Any, how: How, title: str | None) -> Any:
                 f"{name} is compared with no real cells; name them by {option('against', hint='FILE')}"
             )
             continue
-        parts.predicted.append(make.predicted(adata, _as_needed(real[1], adata), name, real[0], how, model))
+        with _of(name):
+            parts.predicted.append(make.predicted(adata, _as_needed(real[1], adata), name, real[0], how, model))
     scored = {panel for each in given.scores for panel in each.panels()}
     genes = make.genes_of(parts.predicted)
     for name, adata in given.embedded:
         score = not (scored & {"mixing", "bio"})
-        parts.embedded.append(make.embedded(adata, name, how, _maker(given, adata), score=score, genes=genes))
+        with _of(name):
+            parts.embedded.append(make.embedded(adata, name, how, _maker(given, adata), score=score, genes=genes))
     for name, table in given.benchmarks:
         parts.benchmarks.append(make.benchmarked(table, name))
     from cellalign.reporting.parts import Targeted
@@ -143,6 +146,17 @@ def _parts(given: Given, against: Any, how: How, title: str | None) -> Any:
     if real is not None and isinstance(against, (str, os.PathLike)):
         parts.files.append(make.file_of(against, "real cells"))
     return parts
+
+
+@contextmanager
+def _of(name: str) -> Iterator[None]:
+    """Say of what is wrong within of which input it is: there may be many."""
+    try:
+        yield
+    except (InputError, UsageError) as error:
+        if name in str(error):
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _check_asked(cells: Sequence[AnnData], how: How) -> None:

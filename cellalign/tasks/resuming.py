@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellalign.errors import ModelError, UsageError, option, spoken
+from cellalign.errors import ModelError, UsageError, counted, option, spoken
 
 if TYPE_CHECKING:
     from cellalign.engine.checkpoint import Checkpoint
@@ -204,7 +204,9 @@ class Resuming:
             raise UsageError(f"{option('epochs', epochs)} is less than the {done} that are done; ask for more")
         for said in kept.changed(checkpoint.settings):
             log.info("going on with another %s", said)
-        after = f" after {done} of {epochs} epochs" if done else ""  # of several trainings none are counted
+        after = (
+            f" after {done} of {counted(epochs, 'epoch')}" if done and epochs else ""
+        )  # of several trainings none are counted
         return f"goes on with {checkpoint.path}{after}"
 
     def _refuse(self, checkpoint: Checkpoint) -> None:
@@ -212,7 +214,7 @@ class Resuming:
         assert kept is not None
         differing = kept.differing(checkpoint.settings)
         done = kept.state.get("epoch", 0)
-        after = f" after {done} epochs" if done else ""
+        after = f" after {counted(done, 'epoch')}" if done else ""
         go_on = f"go on with it by {option('resume', True)}"
         what = "of these settings" if differing is None else f"with another {differing}"
         raise UsageError(

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cellalign.data.said import Note, tell
-from cellalign.errors import UsageError, option
+from cellalign.errors import InputError, UsageError, option
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
     from cellalign.methods.base import Fields, Method
@@ -72,8 +73,28 @@ class Roles:
         found = several | {role: [] if key is None else [key] for role, key in single.items()}
         return {role: found[role] for role in ("condition", "batch", "covariate", "label")}
 
-    def fields(self, cells: AnnData) -> Fields:
-        """What is made of these columns of the training cells; errors as `fit_fields`."""
+    def fields(self, cells: AnnData, trained_on: np.ndarray, holdout: Sequence[str]) -> Fields:
+        """What is made of these columns of the cells trained on (mask [n]), which are those that are not held out.
+
+        Errors as `fit_fields`. That all cells would do is said: the fault is then of what is held out.
+        """
+        try:
+            return self._fitted(cells[trained_on])
+        except InputError as error:
+            if not len(holdout) or not self._fit(cells):
+                raise
+            given = option("holdout", list(holdout))
+            raise InputError(f"without the cells that {given} leaves out, {error}") from error
+
+    def _fit(self, cells: AnnData) -> bool:
+        """Whether the columns of some cells are fit."""
+        try:
+            self._fitted(cells)
+        except InputError:
+            return False
+        return True
+
+    def _fitted(self, cells: AnnData) -> Fields:
         from cellalign.data.fields import fit_fields
 
         return fit_fields(

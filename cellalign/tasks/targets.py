@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import UsageError, option
+from cellalign.errors import UsageError, counted, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
 from cellalign.tasks.paths import cells_of, source_of
+from cellalign.tasks.pictures import ENDINGS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 OF_CELLS = ("programs", "gene_sets", "interactions")  # what of the options is computed from cells
 STORES = (".h5ad", ".zarr")
-PICTURES = (".png", ".pdf", ".svg")
 SHOWN = 30  # rows of a printed table
 
 
@@ -132,7 +132,7 @@ def write_targets(graph: AnnData, path: str, *, force: bool = False) -> None:
         files.write(graph, path, force=force)
         return
     with files.atomic_path(path, force) as fresh:
-        if ending in PICTURES:
+        if ending in ENDINGS:
             from cellalign.plots.targets import heat_map
 
             heat_map(graph).savefig(fresh, format=ending[1:], dpi=150)
@@ -144,7 +144,7 @@ def check_ending(path: str) -> None:
     """UsageError where `write_targets` knows no format of that ending."""
     from cellalign.tasks.graph_files import TEXT
 
-    known = [*STORES, *TEXT, *PICTURES]
+    known = [*STORES, *TEXT, *ENDINGS]
     if path != "-" and Path(path).suffix not in known:
         raise UsageError(f"{option('output', path)} ends in none of {', '.join(known)}")
 
@@ -166,7 +166,8 @@ def command(
 ) -> None:
     """Write which latent processes each perturbation targets, for methods that learn such a graph.
 
-    --gene-sets and --interactions also print what they find; all of it is in an .h5ad (uns) or .json.
+    --gene-sets and --interactions also print what they find, --format json or csv without them the edges; all of it is
+    in an .h5ad (uns) or .json.
     """
     from cellalign.data import files
     from cellalign.model import load
@@ -189,10 +190,12 @@ def command(
         cells = cells_of(source, fitted, streaming=True)
     found = targets(fitted, cells, **asked)
     write_targets(found, output, force=force)
-    edges = int(found.layers["edge"].sum())
-    call.log.info("%s: %d perturbations x %d latents, %d edges", output, found.n_obs, found.n_vars, edges)
+    sizes = (*found.shape, int(found.layers["edge"].sum()))
+    call.log.info("%s: %s x %s, %s", output, *map(counted, sizes, ("perturbation", "latent", "edge")))
     if output != "-":
         _print_tables(call, found, format)
+        if format != "table" and not {"enrichment", "interactions"} & set(found.uns):
+            _print_edges(call, found, format)
 
 
 def _print_tables(call: Call, found: AnnData, format: str) -> None:
@@ -217,6 +220,13 @@ def _print_tables(call: Call, found: AnnData, format: str) -> None:
         )
     if "interactions" in found.uns:
         _print(call, "interactions", found.uns["interactions"], format)
+
+
+def _print_edges(call: Call, found: AnnData, format: str) -> None:
+    """The graph itself, for whoever reads it by a program: a row for each edge."""
+    from cellalign.tasks.graph_files import edges
+
+    _print(call, "targets", edges(found), format)
 
 
 def _print(call: Call, title: str, table: Any, format: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cellalign.data.reading import Reading
-from cellalign.errors import noted
+from cellalign.errors import counted, noted
 from cellalign.tasks import options as o
 from cellalign.tasks.beginning import begin
 from cellalign.tasks.declaration import Call, Option, command_of
@@ -344,7 +344,7 @@ def _say_fitted(call: Call, fitted: Model, model: str) -> None:
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
     said = precision + _speed(fitted)
-    epochs = f"{outcome.epochs} epochs in" if outcome.epochs else "fitted in closed form in"
+    epochs = f"{counted(outcome.epochs, 'epoch')} in" if outcome.epochs else "fitted in closed form in"
     call.log.info("%s: %s, %s %.0f s%s", model, fitted.name, epochs, outcome.seconds, said)
 
 

@@ -155,7 +155,7 @@ def cases(obs: pd.DataFrame, options: Mapping[str, Any]) -> list[tuple[str, dict
     learned = known(tuple(column(left, condition, missing=True).categories), control)
     found = []
     for item in [holdout] if isinstance(holdout, str) else holdout:
-        terms = parse_where([item], obs)
+        terms = parse_where([item], obs, "holdout")
         if control is not None and condition in terms and not same(terms[condition], control):
             to = terms.pop(condition)
             if learned.find(to) >= 0 or combined(joined(to, control).split("+"), learned):

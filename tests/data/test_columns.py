@@ -1,11 +1,16 @@
 """Columns at the door: what is found is named."""
 
+import datetime
+
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 from cellalign.data import columns
+from cellalign.data.fields import fit_fields
 from cellalign.errors import InputError, UsageError, on_command_line
+from cellalign.tasks.colours import of_column
 
 
 @pytest.mark.parametrize(
@@ -67,3 +72,26 @@ def test_advice_names_no_option_that_the_command_lacks():
         columns.column(obs, "stim", purpose="condition")
     with pytest.raises(InputError, match="add numeric="):
         columns.column(obs, "x", purpose="batch")
+
+
+def test_numbers_of_few_bits_are_shown_and_found_as_their_own_type_has_them():
+    meant = [0.1, 0.3, 0.1, np.nan]
+    for values in (np.array(meant, np.float16), np.array(meant, np.float32), pd.array(meant, "Float32")):
+        obs = pd.DataFrame({"dose": values})
+        assert list(columns.column(obs, "dose", missing=True).categories) == ["0.1", "0.3"]
+        assert columns.having(obs, "dose", "0.1").tolist() == [True, False, True, False]
+    assert columns.numbers(pd.DataFrame({"dose": np.array([0.1, 0.3], np.float16)}), "dose").tolist() == [0.1, 0.3]
+    of_categories = pd.DataFrame({"dose": pd.Categorical(np.array([0.1, 0.3], np.float32))})
+    assert list(columns.column(of_categories, "dose").categories) == ["0.1", "0.3"]
+    assert list(of_column(pd.Series(np.array([0.1, 0.3], np.float32)))[0].categories) == ["0.1", "0.3"]
+
+
+@pytest.mark.parametrize("value", [datetime.date(2020, 1, 1), pd.Timestamp("2020-01-01"), "2020-01-01T00:00"])
+@pytest.mark.parametrize("as_dates", [True, False])
+def test_a_control_may_be_a_date(value, as_dates):
+    days = pd.Series(pd.to_datetime(["2020-01-01", "2020-02-01"]), index=["c0", "c1"])
+    cells = AnnData(obs=pd.DataFrame({"day": days.dt.date if as_dates else days}))
+    field = fit_fields(cells, condition="day", control=value).one("condition")
+    assert field.reference == field.categories[0] and field.knows("2020-02-01")
+    with pytest.raises(InputError, match="control '2021-01-01' is no value of 'day'"):
+        fit_fields(cells, condition="day", control=datetime.date(2021, 1, 1))

@@ -8,7 +8,7 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
-from support import at_every_change
+from support import at_every_change, counterfactual_record
 
 from cellalign.data import variable_genes
 from cellalign.data.preprocess import cell_sums, normalised_log, preprocess
@@ -160,8 +160,8 @@ def test_genes_are_counted_in_the_cells_that_are_left_and_sums_run_over_all_gene
     tiny_counts.X = sparse.csr_matrix(x)
     got = preprocess(tiny_counts, n_top_genes=0, min_genes=2, min_cells=1)
     assert got.shape == (239, 59) and "GENE7" not in got.var_names
-    assert "1 cells dropped: fewer than 2 genes" in caplog.text
-    assert "1 genes dropped: seen in none of 239 cells" in caplog.text
+    assert "1 cell dropped: fewer than 2 genes" in caplog.text
+    assert "1 gene dropped: seen in none of 239 cells" in caplog.text
     few = preprocess(tiny_counts, n_top_genes=0, min_cells=200, target_sum=100)
     sums = x[x.sum(1) > 0].sum(1, keepdims=True)
     expected = np.log1p(x[x.sum(1) > 0] / sums * 100)[:, tiny_counts.var_names.get_indexer(few.var_names)]
@@ -265,3 +265,10 @@ def test_no_library_warns(tiny, recwarn):
 def test_a_target_sum_out_of_range(tiny_counts, target_sum):
     with pytest.raises(UsageError, match="target_sum must be positive"):
         preprocess(tiny_counts, target_sum=target_sum)
+
+
+def test_a_prediction_is_said_to_be_one(tiny, caplog):
+    tiny.uns["cellalign"] = counterfactual_record()
+    with caplog.at_level("WARNING", logger="cellalign"):
+        preprocess(tiny)
+    assert "these cells are a prediction of cellalign counterfactual" in caplog.text

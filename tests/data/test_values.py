@@ -1,12 +1,15 @@
 """When two values of a column are the same, which of them is the control, and how items of text are cut into terms."""
 
+import datetime
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from cellalign.data.columns import column, having, numbers, parse_where, select
 from cellalign.data.controls import control_of, find_control
+from cellalign.data.split import held_out
 from cellalign.data.terms import quoted, split_terms, unquoted
 from cellalign.data.values import Known, check_combination, in_order, means_missing, same
 from cellalign.errors import InputError, UsageError, nearest
@@ -40,6 +43,12 @@ ONTOLOGY = "CD4-positive, alpha-beta T cell"
         ("1_000", "1000", False),
         ("Stim", "stim", False),
         (b"stim", "stim", True),
+        ("2020-01-01", "2020-01-01 00:00:00", True),
+        (datetime.date(2020, 1, 1), pd.Timestamp("2020-01-01"), True),
+        (np.datetime64("2020-01-01", "ns"), datetime.datetime(2020, 1, 1), True),
+        ("2020-01-01T12:30", "2020-01-01 12:30:00.0", True),
+        ("2020-01-01", "2020-01-01 12:30:00", False),
+        ("2020-01-01", "2020-01-02", False),
     ],
 )
 def test_values_are_the_same(one, other, equal):
@@ -218,7 +227,9 @@ def test_items_that_are_no_terms(obs):
     for item in ("cell_type", "=a", "cell_type=", ""):
         with pytest.raises(UsageError, match="KEY=VALUE"):
             parse_where([item], obs)
-    with pytest.raises(UsageError, match="both 'ctrl' and 'stim'"):
+    with pytest.raises(UsageError, match=r"^holdout=\['cell_type'\] is not KEY=VALUE"):
+        held_out(obs, ["cell_type"])
+    with pytest.raises(UsageError, match="where: cond is asked to be both 'ctrl' and 'stim'"):
         parse_where(["cond=ctrl", "cond=stim"], obs)
 
 

@@ -8,6 +8,7 @@ from support import counterfactual_record
 
 import cellalign
 from cellalign.errors import InputError, UsageError
+from cellalign.evaluation.panels.bio import Bio
 
 # no change, mean shift and half against half on the real cells, each cell type in turn: r over the top 50 DE genes,
 # and r of the change; measured once with scanpy, independently of this code
@@ -120,13 +121,16 @@ def test_an_option_of_a_panel_that_does_not_run_is_said_to_do_nothing(tiny):
     assert not [note for note in cellalign.evaluate(cells, **asked).notes if "did nothing" in note]
 
 
-def test_too_few_real_cells_are_the_first_reason_that_no_panel_can_run(tiny):
+def test_too_few_real_cells_are_the_first_reason_that_no_panel_can_run(tiny, monkeypatch):
     predicted = unchanged(tiny)
     few = tiny[(tiny.obs["stim"] == "control") | (np.arange(tiny.n_obs) == tiny.n_obs - 1)].copy()
     said = r"^no panel can run: response: no cell type has 5 cells under both conditions in against: B \(\d real"
     with pytest.raises(InputError, match=said) as refused:
         cellalign.evaluate(predicted, against=few, condition="stim", label="cell_type")
     assert "mixing, bio, probe, cross-condition: the input is a counterfactual" in str(refused.value)
+    monkeypatch.setattr(Bio, "not_installed", classmethod(lambda cls: "it needs a package"))
+    with pytest.raises(InputError, match=said + r".*mixing, probe, cross-condition: the.*; bio: it needs a package$"):
+        cellalign.evaluate(predicted, against=few, condition="stim", label="cell_type")
     with pytest.raises(
         InputError, match=r"response: there are not 5 cells under both conditions in against: \d real, "
     ):

@@ -44,6 +44,12 @@ def test_a_condition_that_one_group_alone_is_under_is_not_held_out_there(tiny, c
         benchmark(tiny, methods=["linear"], **OPTIONS)
 
 
+def test_the_condition_is_no_column_of_groups(tiny):
+    said = "holdout_each='stim' is the condition itself; name a column of groups.*: cell_type \\(3"
+    with pytest.raises(UsageError, match=said):
+        benchmark(tiny, methods=["linear"], **OPTIONS | {"holdout_each": "stim"})
+
+
 def test_a_combination_is_held_out_though_one_group_alone_is_under_it(tiny):
     own = (tiny.obs["cell_type"] == "NK").to_numpy()
     rng = np.random.default_rng(0)

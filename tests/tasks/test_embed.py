@@ -123,3 +123,21 @@ def test_the_probes_of_a_model_are_of_means_and_of_draws(tiny, model):
         expected = probes(z, cells.obs["stim"].to_numpy().astype(str), 0)
         rows = beside[(beside["group"] == other) & (beside["system"] == "stim")].set_index("metric")["value"]
         assert rows["logistic regression"] == pytest.approx(expected["logistic regression"])
+
+
+def test_what_cannot_be_drawn_is_refused_before_any_work(tiny_cells, model, tmp_path, mistaken, monkeypatch):
+    tiny_cells.write_h5ad(tmp_path / "in.h5ad")
+    model.save(tmp_path / "m")
+    monkeypatch.setattr("cellalign.tasks.embed.embed", None)  # is not called
+    run = mistaken(tmp_path)
+    for words, status, said in (
+        (["--plot", "u.gif"], 2, "--plot u.gif ends in none of .png, .pdf, .svg"),
+        (["--color", "cell_type"], 2, "--color cell_type needs --plot FILE"),
+        (
+            ["--plot", "u.png", "--color", "cell_typ"],
+            3,
+            "--color cell_typ is neither an obs column nor a gene. Did you",
+        ),
+    ):
+        done = run("embed", "in.h5ad", "-m", "m", "-o", "e.h5ad", *words)
+        assert done.returncode == status and said in done.stderr, done.stderr

@@ -214,6 +214,9 @@ def test_what_cannot_be(parents, old, new, tmp_path):
         cellalign.train(new, from_=cellalign.train(old, method="vae", epochs=1, settings=SMALL))
     with pytest.raises(ModelError, match="no model directory"):
         cellalign.train(new, from_=tmp_path / "none")
+    (tmp_path / "cells.h5ad").touch()
+    with pytest.raises(ModelError, match="cells.h5ad is a file, and a model is a directory; name one that"):
+        cellalign.train(new, from_=tmp_path / "cells.h5ad")
     with pytest.raises(UsageError, match="learn='new' needs from_"):
         cellalign.train(new, condition="stim", learn="new")
     with pytest.raises(UsageError, match="missing_genes='zero' needs from_"):

@@ -1,5 +1,7 @@
 """`plot`: figures of what other commands wrote, in every format, and mistakes in one line."""
 
+import json
+
 import anndata as ad
 import matplotlib.figure
 import numpy as np
@@ -140,12 +142,16 @@ def test_the_commands_of_models_and_graphs(svae_model, tmp_path, mistaken):
         done = run("plot", kind, source, "-o", f"{kind}.svg")
         assert done.returncode == 0, done.stderr
         assert (tmp_path / f"{kind}.svg").read_bytes().startswith(b"<?xml")
+        assert f"{kind}.svg: the picture" in done.stderr
         assert run("plot", kind, "-m", "m", "-o", f"named-{kind}.svg").returncode == 0
         both = run("plot", kind, source, "-m", "m", "-o", "both.svg")
         assert both.returncode == 2 and f"{source} and --model m are both given" in both.stderr
     absent = run("plot", "graph", "-o", "g.png")
     assert absent.returncode == 4 and "no model directory cellalign-model" in absent.stderr
     assert run("plot", "graph", "t.json", "-o", "g.jpg").returncode == 2
+    shown = run("targets", "-m", "m", "-o", "again.json", "--format", "json")
+    edges = json.loads((tmp_path / "again.json").read_text())["perturbations"]
+    assert len(json.loads(shown.stdout)) == sum(len(each["targets"]) for each in edges)
     heat = run("targets", "-m", "m", "-o", "t.pdf")
     assert heat.returncode == 0 and (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")
 

@@ -240,6 +240,9 @@ def test_mistakes(job, tmp_path):
         cellalign.report(tmp_path / "none.h5ad")
     with pytest.raises(UsageError, match="nothing was done to"):
         cellalign.report(folder / "pp.h5ad")
+    few = job[1]["cells"][:, :20].copy()
+    with pytest.raises(InputError, match=r"^pred.h5ad: against lacks \d+ of the predicted genes"):
+        cellalign.report(folder / "scores.csv", folder / "pred.h5ad", against=few)
 
 
 def test_options_that_no_cells_fit_are_refused(job, caplog):

@@ -48,6 +48,13 @@ def test_every_method_gives_the_same_bytes_again(method, cells):
     assert found.differs == [] and found.tolerance == 0
 
 
+def test_nothing_is_said_of_settings_that_nobody_asked_for(cells, caplog):
+    model = cellalign.train(cells, **options_for("local"), threads=1)
+    with caplog.at_level("INFO", logger="cellalign"):
+        reproduce(model, cells)
+    assert "nothing" not in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", names())
 def test_every_method_does_so_on_any_number_of_threads_where_it_is_asked_to(method):

@@ -48,7 +48,7 @@ def test_a_model_says_what_it_is(tiny):
     model = cellalign.train(tiny, batch=["donor"], label="cell_type", **FAST)
     assert repr(model) == (
         "<cellalign.Model cvae: 60 genes, 3 latents; stim: control (reference), stimulated; batch donor: 2 values; "
-        f"label cell_type: 3 values; trained on {model.record.cells.trained} cells, 1 epochs, seed 0>"
+        f"label cell_type: 3 values; trained on {model.record.cells.trained} cells, 1 epoch, seed 0>"
     )
     assert "dose: a number" in repr(cellalign.train(_doses(tiny), **FAST | {"condition": "dose"}, continuous=True))
 
@@ -118,3 +118,24 @@ def test_nothing_stops_early_without_cells_to_validate_on(tiny, caplog):
     assert "early_stopping" not in caplog.text  # it was not asked for
     cellalign.train(tiny, validation=0.0, early_stopping=True, **FAST)
     assert "early_stopping=True does nothing: without cells to validate on" in caplog.text
+
+
+def test_what_is_held_out_is_named_where_it_leaves_too_little(tiny):
+    without = r"without the cells that holdout=\['stim=stimulated'\] leaves out, condition column 'stim' holds one"
+    with pytest.raises(InputError, match=without):
+        cellalign.train(tiny, method="linear", condition="stim", holdout=["stim=stimulated"])
+    one = tiny[tiny.obs["stim"] == "control"].copy()
+    with pytest.raises(
+        InputError, match="^condition column 'stim' holds one condition only"
+    ):  # nothing else is at fault
+        cellalign.train(one, method="linear", condition="stim", holdout=["cell_type=B"])
+
+
+def test_columns_that_could_be_the_one_a_method_needs_are_named(tiny):
+    tiny.obs["lists"] = [[1]] * tiny.n_obs
+    with pytest.raises(
+        UsageError, match=r"needs condition, .*columns of a few values: stim \(2 values\), cell_type \("
+    ):
+        cellalign.train(tiny, method="comp")
+    with pytest.raises(UsageError, match=r"needs label, .*: cell_type \(3 values\)"):
+        cellalign.train(tiny, method="scanvi", condition="stim")

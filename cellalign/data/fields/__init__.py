@@ -18,7 +18,7 @@ from cellalign.data.controls import find_control
 from cellalign.data.fields.categorical import Categorical, together
 from cellalign.data.fields.column import Column, as_number
 from cellalign.data.fields.number import Number
-from cellalign.data.values import Known, listed, means_missing, value_of
+from cellalign.data.values import Known, listed, means_missing, text_of, value_of
 from cellalign.errors import InputError, UsageError, nearest, option
 from cellalign.nn.minibatch import BATCH, CONDITION, COVARIATE, LABEL, Fields
 from cellalign.records import FieldRecord, RecordError
@@ -93,7 +93,7 @@ def fit_fields(
     UsageError
         A kind of a column that has no role, or of a name that is none.
     """
-    kinds = dict(kinds or {})
+    kinds, control = dict(kinds or {}), None if control is None else text_of(control)
     named = [*batches, *covariates, *([condition] if condition else [])]
     for key, kind in kinds.items():
         if key not in named:
