@@ -12,7 +12,7 @@ from cellalign.calibration import APART, FEWEST, Asked, Groups, TooFewGroups, in
 from cellalign.data.columns import column
 from cellalign.data.stored import rows_in
 from cellalign.data.values import listed
-from cellalign.errors import InputError, option
+from cellalign.errors import InputError, counted, option
 from cellalign.evaluation.compared import MIN_CELLS_PER_GROUP, CellType, compare
 from cellalign.evaluation.inputs import Inputs, NotApplicable, OfAnotherKind
 from cellalign.evaluation.metrics import coverage as cov
@@ -25,6 +25,7 @@ from cellalign.evaluation.table import MEAN, TUNED, UNSEEN, Row
 if TYPE_CHECKING:
     from cellalign.records import Counterfactual
 
+SHORT = 0.03  # of what is promised, below which it is said to be missed
 MOST = 60  # other conditions among which a mean shift is calibrated
 
 
@@ -87,17 +88,19 @@ class Intervals(Panel):
             for name, n, found, status in scores_of:
                 every.append((name if alone else f"{record.to}, {name}", n, found, status))
         # as of panel response: of groups predicted, where none is of those tuned on, else of all
-        counted = next((s for s in UNSEEN if any(s == status for *_, status in every)), None)
-        _say_seen(inputs, every, counted)
+        of = next((s for s in UNSEEN if any(s == status for *_, status in every)), None)
+        _say_seen(inputs, every, of)
         scored: dict[str, list[tuple[int, dict[str, float]]]] = {}
         for name, n, found, status in every:
             for system, scores in found.items():
                 yield from self._rows(system, name, scores, n)
-                if counted in (None, status):
+                if of in (None, status):
                     scored.setdefault(system, []).append((n, scores))
         for system, values in scored.items():  # groups count alike
             mean = {metric: float(np.mean([each[metric] for _, each in values])) for metric in values[0][1]}
             yield from self._rows(system, MEAN, mean, sum(n for n, _ in values))
+            if system == "prediction":
+                _say_coverage(inputs, records[0], mean, len(values))
 
     def _scored(self, inputs: Inputs, record: Counterfactual) -> Iterator[Scored]:
         """Each group, its real cells, its scores by system, and whether the model has seen it, as `CellType` has it."""
@@ -149,14 +152,32 @@ def _largest(change: np.ndarray) -> np.ndarray:
     return np.argsort(-np.abs(change), kind="stable")[:APART]
 
 
-def _say_seen(inputs: Inputs, every: Sequence[Scored], counted: str | None) -> None:
+def _say_coverage(inputs: Inputs, record: Counterfactual, mean: dict[str, float], n: int) -> None:
+    """What intervals hold beside what they promise, over the genes they promise it of and over the others."""
+    promised, of_de = float(record.interval or 0), record.interval_over == "de"
+    over = {"coverage_de": f"{APART} DE genes", "coverage_all": "all genes"}
+    first, other = over if of_de else reversed(over)
+    if first not in mean or not np.isfinite(mean[first]):
+        return
+    held, short = mean[first], mean[first] < promised - SHORT
+    said = (
+        f"intervals: {counted(n, 'group')}: they hold {held:.0%} of the means of {over[first]}, {promised:.0%} promised"
+    )
+    said += ", so fewer than they promise" if short else ""
+    if not of_de and np.isfinite(mean.get(other, np.nan)):
+        said += f"; of the {over[other]} {mean[other]:.0%}, of which nothing is promised ("
+        said += f"counterfactual {option('interval_over', 'de')} does)"
+    inputs.notes.append(said)
+
+
+def _say_seen(inputs: Inputs, every: Sequence[Scored], of: str | None) -> None:
     """Note which groups the model may have seen, and by which settings were chosen."""
     for said, names in (
         ("not known to have been held out in training", [name for name, *_, s in every if s not in UNSEEN]),
         ("tune chose the settings by how well these are predicted", [name for name, *_, s in every if s == TUNED]),
     ):
         if names:
-            kept = counted is None or (counted == TUNED and said.startswith("tune"))
+            kept = of is None or (of == TUNED and said.startswith("tune"))
             inputs.notes.append(f"intervals: {said}: {listed(names)}{'' if kept else '; they are not in the mean'}")
 
 
