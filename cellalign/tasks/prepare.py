@@ -135,6 +135,7 @@ def prepare(
     from cellalign.methods.registry import get
     from cellalign.records import CellNumbers, ModelRecord
     from cellalign.threads import limited
+    from cellalign.methods.capabilities import Stacks, by_steps
 
     cls, roles = get(method), Roles.of(asked)
     _check_needs(cls, roles)
@@ -150,6 +151,8 @@ def prepare(
 
     adata = given_cells(adata)
     check_names(adata, "the input")
+    if issubclass(cls, Stacks) and not by_steps(cls, hyperparameters):
+        plan = plan.model_copy(update={"validation": 0.0})  # closed forms learn of all cells, and say so
     trained_on = training_rows(adata, holdout, control)
     with limited(threads):  # scanpy would leave torch another number of them
         found = to_train_on(

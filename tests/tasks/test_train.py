@@ -118,3 +118,14 @@ def test_nothing_stops_early_without_cells_to_validate_on(tiny, caplog):
     assert "early_stopping" not in caplog.text  # it was not asked for
     cellalign.train(tiny, validation=0.0, early_stopping=True, **FAST)
     assert "early_stopping=True does nothing: without cells to validate on" in caplog.text
+
+
+def test_a_stack_of_closed_forms_says_that_it_learns_from_all_cells(tiny, caplog):
+    asked = {"method": "auto", "condition": "stim", "label": "cell_type", "seed": 1}
+    with caplog.at_level("INFO", "cellalign"):
+        kept = cellalign.train(tiny, **asked, validation=0.2)
+    assert "validation=0.2 does nothing: auto is computed at once" in caplog.text
+    assert (kept.record.cells.trained, kept.record.cells.validation) == (tiny.n_obs, 0)
+    assert kept.record.training["validation"] == 0
+    networks = cellalign.train(tiny, **asked, epochs=1, settings={"members": "local,cvae", "folds": 2})
+    assert networks.record.cells.validation > 0  # which networks are validated on
