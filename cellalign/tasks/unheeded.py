@@ -12,7 +12,7 @@ from cellalign.errors import option
 if TYPE_CHECKING:
     from cellalign.methods.base import Method
 
-# of the plan, those that are of steps; `validation` keeps cells back from a closed form too, but not from a stack of them
+# of the plan, those that are of steps; `validation` keeps cells back from a closed form too, but from no stack of such
 OF_STEPS: tuple[str, ...] = (
     "epochs",
     "epoch_rule",
@@ -24,7 +24,11 @@ OF_STEPS: tuple[str, ...] = (
     "schedule",
 )
 OF_STEPS += ("warmup_epochs", "warmup_share", "early_stopping", "patience", "precision")
-AS_IT_IS = {"precision": ("auto", "float32"), "early_stopping": (False,), "validation": (0,)}  # of a method without steps
+AS_IT_IS = {
+    "precision": ("auto", "float32"),
+    "early_stopping": (False,),
+    "validation": (0,),
+}  # of a method without steps
 
 
 def unheeded(cls: type[Method], hyperparameters: Any, asked: Mapping[str, Any], n_validation: int) -> Iterator[Note]:
