@@ -11,24 +11,9 @@ from cellalign.errors import option
 
 if TYPE_CHECKING:
     from cellalign.methods.base import Method
-
-# of the plan, those that are of steps; `validation` keeps cells back from a closed form too, but from no stack of such
-OF_STEPS: tuple[str, ...] = (
-    "epochs",
-    "epoch_rule",
-    "batch_size",
-    "balanced",
-    "lr",
-    "weight_decay",
-    "adam_eps",
-    "schedule",
-)
-OF_STEPS += ("warmup_epochs", "warmup_share", "early_stopping", "patience", "precision")
-AS_IT_IS = {
-    "precision": ("auto", "float32"),
-    "early_stopping": (False,),
-    "validation": (0,),
-}  # of a method without steps
+# of a method without steps
+# of a method without steps
+AS_IT_IS = {"precision": ("auto", "float32"), "early_stopping": (False,), "validation": (0,)}
 
 
 def unheeded(cls: type[Method], hyperparameters: Any, asked: Mapping[str, Any], n_validation: int) -> Iterator[Note]:
@@ -43,7 +28,7 @@ def unheeded(cls: type[Method], hyperparameters: Any, asked: Mapping[str, Any], 
     n_validation : int
         Cells to validate on.
     """
-    from cellalign.engine.plan import Plan
+    from cellalign.engine.plan import OF_STEPS, Plan
     from cellalign.engine.words import translated
     from cellalign.methods.capabilities import Stacks, by_steps
 
