@@ -165,7 +165,7 @@ def predict(
     from_ : str, optional
         Condition of the source cells; default the control, or every condition but `to`; of a continuous condition
         all cells.
-    where : mapping of column to value, or sequence of "key=value", optional
+    where : mapping of column to value or values, or sequence of "key=value,value", optional
         Further restricts the source cells.
     decoded : bool
         X is the decoded mean. By default, of log expression and of any real values, it is the residual transfer: the

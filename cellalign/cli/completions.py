@@ -82,14 +82,13 @@ def completion_script(shell: str) -> str:
 
 def words() -> dict[str, Any]:
     """What completion offers of this package's methods, presets, settings, panels and metrics."""
-    from cellalign.engine.plan import Plan
     from cellalign.evaluation.catalogue import catalogue
     from cellalign.evaluation.panels import PANELS
     from cellalign.methods.registry import BUILT_IN, available, loadable, presets
     from cellalign.tasks.train import DEFAULT_METHOD
 
     settings = {
-        name: {key: [field.description or "", _choices(field)] for key, field in _fields(cls, Plan)}
+        name: {key: [field.description or "", _choices(field)] for key, field in _fields(cls)}
         for name, cls in loadable(BUILT_IN)
     }
     return {
@@ -102,8 +101,10 @@ def words() -> dict[str, Any]:
     }
 
 
-def _fields(cls: Any, plan: Any) -> list[tuple[str, Any]]:
-    return [*cls.Hyperparameters.model_fields.items(), *plan.model_fields.items()]
+def _fields(cls: Any) -> list[tuple[str, Any]]:
+    from cellalign.engine.settings import plan_of
+
+    return [*cls.Hyperparameters.model_fields.items(), *plan_of(cls).items()]
 
 
 def _choices(field: Any) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from cellalign.errors import InputError
 
 EXTRA = "unexpected extra argument"
+APART = ("--holdout",)  # of whose items each has one value of a column
 
 
 def hint(words: Sequence[str], lists: Collection[str]) -> str | None:
@@ -31,7 +32,10 @@ def hint(words: Sequence[str], lists: Collection[str]) -> str | None:
             if other.startswith("-") or (values and _is_file(other)):
                 break
             values.append(other)
-        if len(values) > 1 and "=" in values[1]:  # whose values may hold commas
+        if len(values) > 1 and flag in APART and "=" in values[0] and "=" not in values[1]:
+            key = values[0].partition("=")[0]
+            values = [values[0], *(f"{key}={value}" for value in values[1:])]
+        if len(values) > 1 and "=" in values[1]:
             return f"each value has {flag} before it: {' '.join(f'{flag} {value}' for value in values)}"
         if len(values) > 1:
             return f"values of {flag} are separated by commas: {flag} {','.join(values)}"

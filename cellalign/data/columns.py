@@ -6,7 +6,8 @@ Values are compared as `data.values` does. Every error says what was found, wher
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ __all__ = [
     "with_value",
 ]
 
-Where = Mapping[str, str] | Sequence[str]
+Where = Mapping[str, str | Sequence[str]] | Sequence[str]
 MEMBERS, SHOWN = 10, 8  # cells of each value of a column of few, on average; how many such columns are named
 
 
@@ -240,6 +241,18 @@ def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None, of: str =
     ------
     UsageError
     """
+    terms: dict[str, str] = {}
+    for key, value in _terms(items, obs, of=of):
+        if terms.get(key, value) != value:
+            raise UsageError(f"{option(of)}: {key} is asked to be both {terms[key]!r} and {value!r}; choose one")
+        terms[key] = value
+    return terms
+
+
+def _terms(
+    items: Sequence[str], obs: pd.DataFrame | None, *, several: bool = False, of: str = "where"
+) -> Iterator[tuple[str, str]]:
+    """Columns and values of "key=value,key=value" items; with `several` "key=value,value" too."""
     there: dict[str, Known | None] = {}
 
     def is_known(key: str | None, value: str) -> bool:
@@ -252,14 +265,25 @@ def parse_where(items: Sequence[str], obs: pd.DataFrame | None = None, of: str =
         return bool(names.all(value)) or means_missing(value)
 
     columns = [] if obs is None else [str(name) for name in obs.columns]
-    terms: dict[str, str] = {}
     for item in items:
-        for key, value in split_terms(item, columns, is_known, of=of):
+        for key, value in split_terms(item, columns, is_known, several=several, of=of):
             assert key is not None
-            if terms.get(key, value) != value:
-                raise UsageError(f"{option(of)}: {key} is asked to be both {terms[key]!r} and {value!r}; choose one")
-            terms[key] = value
-    return terms
+            yield key, value
+
+
+def _any_of_each(where: Where, obs: pd.DataFrame) -> dict[str, list[Any]]:
+    """The values of each column of which a cell has to have one."""
+    found: dict[str, list[Any]] = {}
+    if isinstance(where, Mapping):
+        for key, value in where.items():
+            found[key] = [value] if isinstance(value, str) or not np.iterable(value) else list(value)
+    else:
+        for key, value in _terms([where] if isinstance(where, str) else where, obs, several=True):
+            found.setdefault(key, []).append(value)
+    for key, values in found.items():
+        if not values:
+            raise UsageError(f"{option('where')} names no value of {key!r}; name one, or leave the column out")
+    return found
 
 
 def _known(obs: pd.DataFrame, key: str) -> Known | None:
@@ -269,11 +293,11 @@ def _known(obs: pd.DataFrame, key: str) -> Known | None:
 
 
 def select(obs: pd.DataFrame, where: Where, *, control: str | None = None, quiet: bool = False) -> np.ndarray:
-    """Mask [n] of the cells whose columns have the given values.
+    """Mask [n] of the cells whose columns have the given values: of several of one column any.
 
     Parameters
     ----------
-    where : mapping of column to value, or sequence of "key=value,key=value"
+    where : mapping of column to value or values, or sequence of "key=value,value,key=value"
     control : str, optional
         Where a column is the condition: what adds nothing in "a+control".
     quiet : bool
@@ -286,21 +310,26 @@ def select(obs: pd.DataFrame, where: Where, *, control: str | None = None, quiet
     UsageError
         An item is not KEY=VALUE.
     """
-    terms = where if isinstance(where, Mapping) else parse_where([where] if isinstance(where, str) else where, obs)
     mask = np.ones(len(obs), dtype=bool)
-    for key, value in terms.items():
-        if "+" in text_of(value) and (there := _known(obs, key)) is not None:
-            check_combination(text_of(value), there.names, control, f"{key}={value}")
-        chosen = having(obs, key, value, control=control)
-        if not chosen.any():
-            names = list(column(obs, key, purpose="selection", missing=True).categories)
-            raise InputError(f"no cell has {key}={value}.{nearest(text_of(value), names)} Values: {listed(names)}")
-        if not quiet and not means_missing(text_of(value)):
+    for key, values in _any_of_each(where, obs).items():
+        mask &= np.logical_or.reduce([_having_some(obs, key, value, control) for value in values])
+        if not quiet and not any(means_missing(text_of(value)) for value in values):
             absent = int(np.sum(column(obs, key, purpose="selection", missing=True).codes < 0))
             if absent:
-                tell(logging.INFO, f"{absent} cells have no {key!r}, so they are not among {key}={value}")
-        mask &= chosen
+                those = ",".join(text_of(value) for value in values)
+                tell(logging.INFO, f"{absent} cells have no {key!r}, so they are not among {key}={those}")
     return mask
+
+
+def _having_some(obs: pd.DataFrame, key: str, value: Any, control: str | None) -> np.ndarray:
+    """As `having`; InputError where no cell has the value."""
+    if "+" in text_of(value) and (there := _known(obs, key)) is not None:
+        check_combination(text_of(value), there.names, control, f"{key}={value}")
+    chosen = having(obs, key, value, control=control)
+    if not chosen.any():
+        names = list(column(obs, key, purpose="selection", missing=True).categories)
+        raise InputError(f"no cell has {key}={value}.{nearest(text_of(value), names)} Values: {listed(names)}")
+    return chosen
 
 
 def having(obs: pd.DataFrame, key: str, value: str, *, control: str | None = None) -> np.ndarray:

@@ -85,7 +85,7 @@ def intervention(
         columns to values.
     from_ : str, optional
         The source cells' value of the first column that is set; default the control, or every other one.
-    where : mapping of column to value, or sequence of "key=value", optional
+    where : mapping of column to value or values, or sequence of "key=value,value", optional
         Further restricts the source cells.
 
     Raises

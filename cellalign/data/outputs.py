@@ -1,7 +1,7 @@
 """What may become an output, found before any work is done for it.
 
 Nothing is replaced unasked, and with `force` only what is of the output's kind: a model by a model, a store by a
-store, a file by a file that holds the same; never an input or a part of a model, a device, a pipe, what is
+store, a file by a file that holds the same; never an input or what lies in a model's folder, a device, a pipe, what is
 write-protected, or a folder in which something else lies.
 """
 
@@ -102,7 +102,7 @@ def check_table(
 def check_folder(path: PathLike, force: bool) -> None:
     """Refuse a folder that outputs are to be put into; errors as `check_output`."""
     _refuse_name(path)
-    _refuse_store(path)
+    _refuse_within(path)
     found = _stat(path)
     if found is None:
         _try(path)
@@ -149,7 +149,7 @@ def refuse_file(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
         raise UsageError(f"output {path} names a folder; name a file")
     _refuse_name(path)
     _refuse_inputs(path, inputs)
-    _refuse_store(path)
+    _refuse_within(path)
     found = _stat(path)
     if found is None:
         return
@@ -160,8 +160,6 @@ def refuse_file(path: PathLike, force: bool, inputs: Sequence[PathLike | Reading
     if not force:
         raise _exists(path)
     place = place_of(path)
-    if place.name in MODEL_FILES and _made_here(place.parent):
-        raise UsageError(f"output {path} is a part of the model {place.parent} and is not replaced; {ELSEWHERE}")
     kind = None if found.st_size == 0 else _another_kind(place)
     if kind is not None:
         raise UsageError(f"output {path} exists and is no {kind}, so it is not replaced; {ELSEWHERE}")
@@ -175,7 +173,7 @@ def refuse_directory(
     """The part of `check_directory` that looks at what is there: UsageError."""
     _refuse_name(path)
     _refuse_inputs(path, inputs)
-    _refuse_store(path)
+    _refuse_within(path)
     found = _stat(path)
     if found is None:
         return
@@ -220,11 +218,13 @@ def _refuse_name(path: PathLike) -> None:
         raise UsageError(f"output {os.fspath(path)!r} is no name of a file")
 
 
-def _refuse_store(path: PathLike) -> None:
-    """Refuse a place in a zarr store, in which every file and folder is a part of it."""
+def _refuse_within(path: PathLike) -> None:
+    """Refuse a place in a zarr store, in which all is a part of it, or in a model, which is not replaced then."""
     for folder in place_of(path).parents:
         if any((folder / name).is_file() for name in STORE):
             raise UsageError(f"output {path} lies in the zarr store {folder.name}; {ELSEWHERE}")
+        if _made_here(folder):
+            raise UsageError(f"output {path} lies in the folder of the model {folder.name}; {ELSEWHERE}")
 
 
 def _refuse_inputs(path: PathLike, inputs: Sequence[Any]) -> None:

@@ -66,6 +66,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     learning_on: LearningOn | None = None,
     more_follows: bool = False,
+    part_of: str = "",
 ) -> State:
     """Train `method` in place; it ends with the best weights (or the last, without validation).
 
@@ -82,6 +83,8 @@ def fit(
         Of a method that is trained already, what learns and how fast; by default everything.
     more_follows : bool
         Leave the end in the checkpoint too: what the run consists of goes on, and may be cut off.
+    part_of : str
+        What a stack's fit is a part of, to be told apart in what is said of its own parts.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def fit(
         check_shares(type(method))
         if isinstance(method, Stacks):
             given = (method, cells, train, validation, plan, device, seed)
-            return fit_stack(*given, fit=fit, checkpoint=checkpoint, progress=progress)
+            return fit_stack(*given, fit=fit, checkpoint=checkpoint, progress=progress, part_of=part_of)
         run = _Run(
             method, cells, train, validation, plan, device, seed, progress, checkpoint, learning_on, more_follows
         )
@@ -187,6 +190,7 @@ class _Run:
         if isinstance(self.method, FitsInClosedForm):
             with torch.no_grad():
                 self.method.fit_closed_form(self.passes())
+            self.seconds()
         return self.state
 
     def passes(self) -> Passes:

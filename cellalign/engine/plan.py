@@ -8,6 +8,18 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["auto", "float32", "bfloat16"]
+# those that are of steps; `validation` keeps cells back from a closed form too, but from no stack of such
+OF_STEPS: tuple[str, ...] = (
+    "epochs",
+    "epoch_rule",
+    "batch_size",
+    "balanced",
+    "lr",
+    "weight_decay",
+    "adam_eps",
+    "schedule",
+)
+OF_STEPS += ("warmup_epochs", "warmup_share", "early_stopping", "patience", "precision")
 STEPS, FEWER = 1000, 360  # on 2,000 cells; so many are left out by "fewer-steps", on any number
 
 

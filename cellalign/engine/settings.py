@@ -9,13 +9,28 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cellalign.engine.allowed import allowed
-from cellalign.engine.plan import Plan
+from cellalign.engine.plan import OF_STEPS, Plan
 from cellalign.engine.words import translated
 from cellalign.errors import UsageError, nearest
-from cellalign.methods.base import Method, old_names
-from cellalign.methods.registry import preset_settings
+from cellalign.methods.base import Method, Trains, old_names
+from cellalign.methods.capabilities import Stacks
+from cellalign.methods.registry import get, preset_settings
 
 log = logging.getLogger("cellalign")
+
+
+def known_to(method: str, key: str) -> bool:
+    """Whether a method takes a setting of this name, or of an earlier one, or in another package's words."""
+    cls = get(method)
+    known = {name: field.default for name, field in {**cls.Hyperparameters.model_fields, **Plan.model_fields}.items()}
+    ours = {cls.renamed_settings.get(key, key): 1}
+    return any(name in known for name in translated(ours, known))
+
+
+def plan_of(cls: type[Method]) -> dict[str, Any]:
+    """Fields of the plan that do something in a method: of a closed form not those of steps."""
+    idle = () if issubclass(cls, Trains | Stacks) else OF_STEPS
+    return {name: field for name, field in Plan.model_fields.items() if name not in idle}
 
 
 def resolve_settings(
@@ -75,7 +90,7 @@ def merge_settings(cls: type[Method], layers: Sequence[Mapping[str, Any]]) -> tu
         merged.update(translated(layer, defaults))
     unknown = [key for key in merged if key not in own and key not in plan]
     if unknown:
-        known = sorted([*own, *plan])
+        known = sorted([*own, *plan_of(cls)])
         raise UsageError(
             f"unknown setting {unknown[0]!r}.{nearest(unknown[0], known)} Settings of {cls.name}: {', '.join(known)}"
         )

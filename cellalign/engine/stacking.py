@@ -121,6 +121,7 @@ def fit_stack(
     fit: Callable[..., State],
     checkpoint: Checkpoint | None = None,
     progress: Any = None,
+    part_of: str = "",
 ) -> State:
     """Fit a stack in place; parameters are `fit`'s, and `fit` itself for the members.
 
@@ -140,7 +141,9 @@ def fit_stack(
         folds = _folds(method, cells, rows, device, networks)
         members.expect(len(folds))
         for number, fold in enumerate(folds, 1):
-            log.info("auto: fold %d of %d, %s left out", number, len(folds), counted(len(fold.groups), "group"))
+            level = logging.DEBUG if part_of and not networks else logging.INFO  # of many refits in seconds
+            this, left_out = f"{part_of}, auto" if part_of else "auto", counted(len(fold.groups), "group")
+            log.log(level, "%s: fold %d of %d, %s left out", this, number, len(folds), left_out)
             found, shift = _tried(method, cells, rows, fold, partial(members.fitted, fold=number), device)
             left += found
             shifts += shift
@@ -174,6 +177,11 @@ def times_trained(hyperparameters: Any, plan: Plan, n: int) -> list[tuple[str, P
     times = 1 + hyperparameters.folds * hyperparameters.fold_epochs
     networks = [get(name) for name in hyperparameters.members]
     return [(cls.name, _plan_of(cls, plan, n, 1), times) for cls in networks if issubclass(cls, Trains)]
+
+
+def fits_of(cls: type[Any]) -> int:
+    """How often closed forms are fitted in one training, at most."""
+    return 1 + MOST_FOLDS if issubclass(cls, Stacks) else 1
 
 
 def _folds(method: Any, cells: Cells, rows: Tensor, device: torch.device, networks: bool) -> list[_Fold]:

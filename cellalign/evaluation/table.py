@@ -96,6 +96,8 @@ class Row:
         The value's mean and standard deviation under permuted labels, where these were scored as well.
     evidence : Evidence, optional
         Of a predicted response, how sure the value is, and what it is beside the baselines.
+    measurable : bool, optional
+        Of a condition of a screen, whether halves of its real cells agree at all.
     """
 
     panel: str
@@ -106,6 +108,7 @@ class Row:
     n_cells: int
     null: Null | None = None
     evidence: Evidence | None = None
+    measurable: bool | None = None
 
     @property
     def metric(self) -> str:
@@ -130,6 +133,8 @@ class Row:
             "null": float("nan") if self.null is None else self.null.mean,
             "null_sd": float("nan") if self.null is None else self.null.sd,
         }
+        if self.measurable is not None:
+            own["measurable"] = self.measurable
         return own if self.evidence is None else own | self.evidence.record()
 
 

@@ -115,6 +115,8 @@ class Outcome(Record):
         What the method chose, and by which evidence.
     batch_size_asked : int, optional
         Where memory ran out and batches were halved to those of the training: what was asked for.
+    seconds_calibrating : float, optional
+        What the refits took after `seconds`; None where there were none, or of a model of before.
     """
 
     epochs: int
@@ -126,6 +128,13 @@ class Outcome(Record):
     lr_factor: float = 1.0
     findings: list[str] = Field(default_factory=list)
     batch_size_asked: int | None = None
+    seconds_calibrating: float | None = None
+
+    @property
+    def took(self) -> str:
+        """Training and calibration together, in words."""
+        seconds = self.seconds + (self.seconds_calibrating or 0.0)
+        return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
 
 
 class Machine(Record):

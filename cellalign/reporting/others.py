@@ -255,8 +255,7 @@ def _facts(own: Trained) -> list[list[str]]:
         facts.append(
             [
                 "training",
-                f"{epochs}{outcome.seconds:.0f} s"
-                + (f", best epoch {outcome.best_epoch}" if outcome.best_epoch else ""),
+                f"{epochs}{outcome.took}" + (f", best epoch {outcome.best_epoch}" if outcome.best_epoch else ""),
             ]
         )
         facts += [["found", each] for each in outcome.findings]

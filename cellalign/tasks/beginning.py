@@ -64,7 +64,7 @@ def begin(
         As `train`.
     """
     from cellalign.methods.registry import get
-    from cellalign.tasks.calibrate import NONE, calibrating
+    from cellalign.tasks.calibrate import NONE, calibrating, how_to_calibrate
 
     key, folds = asked["calibrate"], asked["calibrate_folds"]
     options = of_preparation(asked) | {"method": method, "automatic": resuming.precision()}
@@ -80,4 +80,8 @@ def begin(
     if planned is not None and not alone:
         later = spoken(python="train again with auto_resume=True, in one process", command="--auto-resume in one")
         raise UsageError(f"{option('calibrate', key)} takes one process: train without it, then {later}")
+    if planned is not None:
+        prepared = replace(prepared, refits=len(planned.folds))
+    elif parent is None and key is None:
+        prepared = replace(prepared, notes=[*prepared.notes, *how_to_calibrate(prepared, adata, get(method))])
     return Beginning(prepared, parent, planned)

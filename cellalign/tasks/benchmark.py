@@ -17,7 +17,7 @@ from cellalign.tasks.benchmark_dry import say_benchmark
 from cellalign.tasks.benchmark_file import add, finished, rows_noted
 from cellalign.tasks.benchmark_plan import planned
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.grid import GRID, combinations
+from cellalign.tasks.grid import GRID, of_each
 from cellalign.tasks.made_of import MadeOf
 from cellalign.tasks.paths import cells_for
 from cellalign.tasks.pictures import check_ending, save
@@ -66,7 +66,11 @@ def benchmark(
     ] = "each",
     grid: Annotated[
         Mapping[str, Sequence[Any]] | None,
-        replace(GRID, help="Values of a setting to try of all methods (repeatable)."),
+        replace(
+            GRID,
+            help="Values of a setting to try, of all methods or of one (repeatable).",
+            metavar="[METHOD.]KEY=VALUE,VALUE",
+        ),
     ] = None,
     control: Annotated[str | None, o.CONTROL] = None,
     label: Annotated[str | None, o.LABEL] = None,
@@ -107,7 +111,8 @@ def benchmark(
         Whether a group is held out under one condition at a time, or under all but the control at once (figure 5f of
         the trVAE paper): what is seen of it under other conditions helps then no more.
     grid : mapping of setting to values, optional
-        Every combination is trained of every method; its row is called "METHOD KEY=VALUE".
+        Every combination is trained of every method; its row is called "METHOD KEY=VALUE". A setting "METHOD.KEY" is of
+        one method: others of which none is are trained once.
     label : str, optional
         Cell types, for methods that weigh them alike; default `holdout_each`. With nothing held out also those within
         which mixing and the response are scored.
@@ -263,12 +268,11 @@ def command(
     metrics = metrics_of(metric, asked["holdout_each"])
     files.check_table(output, True, [input])
     finished(output)  # what is no benchmark is refused before any work
-    combined = list(combinations(asked["grid"])) if asked["grid"] else [{}]
     given, kind = asked["settings"] or {}, asked["expression"]
     read = {
         expression_for(name, settings=given.get(name, {}) | own, expression=kind)
-        for name in asked["methods"]
-        for own in combined
+        for name, tried in of_each(asked["grid"], asked["methods"]).items()
+        for own in tried
     }
     source = files.spool(input)
     # methods that read counts and methods that read log expression: both matrices are needed

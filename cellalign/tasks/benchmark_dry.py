@@ -38,6 +38,7 @@ def say_benchmark(
     format : {"table", "json", "csv"}
     """
     from cellalign.engine.device import computing
+    from cellalign.tasks.prepare import without
     from cellalign.tasks.understood import of_columns
 
     plan = planned(adata, seeds=seeds, results=results, **call.options)
@@ -48,7 +49,9 @@ def say_benchmark(
             plan.adata, asked, device, lambda one, model: _score(call, plan, one, model), otherwise
         )
         rows: list[Row] = [_of_name(plan, name, found.get(name)) for name in plan.asked]
-        rows += [(what, how, None) for what, how in of_columns(first, device)]
+        # of each training other cells are held out: their numbers are those of the file
+        whole = first if plan.holdout_each is None else without(first, plan.adata, ())
+        rows += [(what, how, None) for what, how in of_columns(whole, device)]
     rows += _of_trainings(plan, seeds, people=format == "table")
     rows += [("note", message, None) for _, message in notes]
     rows += rows_of(found)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks.benchmark_file import Identity, finished
-from cellalign.tasks.grid import combinations, said, warn_overruled
+from cellalign.tasks.grid import of_each, said, warn_overruled
 from cellalign.tasks.made_of import MadeOf, made_of
 from cellalign.tasks.prepare import resolved
 from cellalign.tasks.reads import expression_for
@@ -192,9 +192,9 @@ def _asked(
         A method or setting is unknown.
     """
     asked = {}
-    for method in methods:
-        warn_overruled(settings.get(method, {}), grid or {})
-        for combination in combinations(grid) if grid is not None else ({},):
+    for method, tried in of_each(grid, methods).items():
+        warn_overruled(settings.get(method, {}), tried[0])
+        for combination in tried:
             own = dict(settings.get(method, {})) | combination
             expression_for(method, settings=own)
             name = f"{method} {said(combination)}".rstrip()

@@ -8,7 +8,9 @@ some out. So a refit knows of these which genes vary, and nothing else. Cells th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from cellalign.calibration import Groups
     from cellalign.data.loader import Cells
+    from cellalign.data.said import Note
     from cellalign.engine.checkpoint import Checkpoint
     from cellalign.methods.base import Method
     from cellalign.model import Model
@@ -123,6 +126,7 @@ def calibrating(
     from cellalign.data.columns import of_few_values
     from cellalign.data.fields import read_fields
     from cellalign.methods.base import CONDITION, LABEL, FitsInClosedForm, Trains
+    from cellalign.methods.capabilities import by_steps
 
     fields = read_fields(prepared.record.fields)
     condition: Any = fields.one(CONDITION)
@@ -162,11 +166,30 @@ def calibrating(
             f"{shown}: {len(names)} {have} {MIN_CELLS} cells under the control and under a condition that others "
             f"are under too; at least {FEWEST} are needed"
         )
-    n = min(folds or (FOLDS if issubclass(method, Trains) else MOST_FOLDS), len(names))
+    n = min(folds or (FOLDS if by_steps(method, _settings(method, prepared)) else MOST_FOLDS), len(names))
     places = _places(found, names, n)
     return Calibrating(
         key, [[held for held in found if places[held.unit] == i] for i in range(1 + max(places.values()))]
     )
+
+
+def how_to_calibrate(prepared: Prepared, adata: AnnData, method: type[Method]) -> Iterator[Note]:
+    """How a method without steps that is not calibrated unasked would be: who wants intervals learns it before."""
+    from cellalign.data.fields import read_fields
+    from cellalign.methods.base import LABEL
+    from cellalign.methods.capabilities import by_steps
+
+    label: Any = read_fields(prepared.record.fields).one(LABEL)
+    if label is None or by_steps(method, _settings(method, prepared)):
+        return
+    with suppress(UsageError, InputError):  # it cannot be
+        planned = calibrating(prepared, adata, method, label.name, None)
+        assert planned is not None
+        yield (
+            logging.INFO,
+            f"no intervals of predictions: {option('calibrate', label.name)} gives them, by {len(planned.folds)} "
+            "refits, each as long as the training",
+        )
 
 
 def _places(found: Sequence[Held], names: Sequence[str], n: int) -> dict[str, int]:
@@ -256,8 +279,12 @@ def calibrate_later(
 ) -> None:
     """Calibrate a model that is complete, and write it again; errors as `calibrated`."""
     log.info("%s is not calibrated by %s: its weights stay, the refits are made", path, planned.key)
+    began = time.monotonic()
     model.calibration = calibrated(prepared, planned, device=device, seed=seed)
-    model.record = model.record.model_copy(update={"calibration": planned.record})
+    outcome = model.record.outcome
+    if outcome is not None:
+        outcome = outcome.model_copy(update={"seconds_calibrating": round(time.monotonic() - began, 2)})
+    model.record = model.record.model_copy(update={"calibration": planned.record, "outcome": outcome})
     model.save(path, force=True)
 
 
@@ -285,17 +312,21 @@ def calibrated(
     from cellalign.engine.fit import fit
     from cellalign.engine.observed import observe_cells
     from cellalign.methods.base import Trains
+    from cellalign.methods.capabilities import Stacks
     from cellalign.model_directory import build_to_train
 
     predicted: dict[int, np.ndarray] = {}
+    n = len(planned.folds)
+    log.info("calibrating intervals of predictions by %d refits, without groups of %r in turn", n, planned.key)
     for number, fold in enumerate(planned.folds):
         of_units = {held.unit: held.more for held in fold}  # one for all conditions of a group
         left_out = np.concatenate([*(held.rows for held in fold), *of_units.values()])
         shown = list(dict.fromkeys(held.unit for held in fold))
         torch.manual_seed(seed)
         method = build_to_train(prepared.record)
-        level = logging.INFO if isinstance(method, Trains) else logging.DEBUG
-        log.log(level, "calibrating, refit %d of %d without %s", number + 1, len(planned.folds), ", ".join(shown))
+        level = logging.INFO if isinstance(method, Trains | Stacks) else logging.DEBUG
+        this = f"refit {number + 1} of {n}"
+        log.log(level, "calibrating, %s without %s", this, ", ".join(shown))
         train, validation = (torch.from_numpy(np.setdiff1d(rows, left_out)) for rows in prepared.rows)
         part = checkpoint.part(f"refit-{number + 1}") if checkpoint is not None else None
         fit(
@@ -308,6 +339,7 @@ def calibrated(
             seed=seed,
             checkpoint=part,
             more_follows=True,
+            part_of=this,
         )
         observe_cells(method, prepared.cells, [train, validation])
         for held in fold:

@@ -42,7 +42,8 @@ def counterfactual(
         str | None, Option("Condition of the source cells [the control; of a number any].", metavar="VALUE")
     ] = None,
     where: Annotated[
-        Mapping[str, str] | Sequence[str] | None, replace(o.WHERE, help="Only these source cells (repeatable).")
+        Mapping[str, str | Sequence[str]] | Sequence[str] | None,
+        replace(o.WHERE, help="Only these source cells: of a column any of its values, of several all (repeatable)."),
     ] = None,
     decoded: Annotated[
         bool, Option("Write the decoded mean, without what the model does not explain of a cell.")
@@ -92,7 +93,7 @@ def counterfactual(
         of several each cell is predicted under each; "all" are all but the control.
     from_ : str, optional
         Condition of the source cells; by default the control.
-    where : mapping of column to value, or sequence of "key=value", optional
+    where : mapping of column to value or values, or sequence of "key=value,value", optional
         Only these source cells.
     decoded : bool
         X is the decoded mean, and not the observed cell plus the predicted change.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from cellalign.methods.base import Method
     from cellalign.tasks.prepare import Prepared
 
-STEPS = 3  # that are timed, after as many that warm caches up
+STEPS = 6  # that an epoch of a trial has, so that what each begins with counts little
+EPOCHS = 3  # of a trial: the first warms caches up, and of the others one may do what is done once in a training
 VALIDATING = 0.4  # of a step's time takes a validation batch, which needs no gradients
 FEW = 200  # steps of a training that is as soon over as estimated
-CELLS = 1000  # on which a closed form is tried
+CELLS, SHARE, MOST_CELLS = 2000, 0.1, 10_000  # a closed form is tried on so many, of many on a share of them
+WARM = 300  # cells on which it is tried first: without what the first of a process takes
+FEW_FITS = 3  # of a closed form that is as soon over as estimated
 COPIES = 6  # of the weights are held in training: themselves, gradients, Adam's moments, the first and the best ones
 
 
@@ -59,6 +63,10 @@ class Estimate:
         Largest memory of this process so far, and what the rest of training adds; None where the system does not say.
     networks : tuple of str
         Those inside a stack, each trained again for every fold.
+    refits : int
+        Trainings over again, which calibrate; `steps` are of one.
+    fits : int
+        Of closed forms in one training, at most: those of a stack are fitted in every fold.
     """
 
     epochs: int
@@ -67,12 +75,19 @@ class Estimate:
     seconds: float | None = None
     bytes: int | None = None
     networks: tuple[str, ...] = ()
+    refits: int = 0
+    fits: int = 1
 
     @property
     def how(self) -> str:
         """By how many steps, in words."""
+        refits = f", and {self.refits} refits to calibrate" if self.refits else ""
+        return self._each + refits
+
+    @property
+    def _each(self) -> str:
         if not self.steps:
-            return "a closed form"
+            return "a closed form" if self.fits == 1 else f"closed forms, fitted at most {self.fits} times"
         if self.networks:
             return f"at most {counted(self.steps, 'step')} of {', '.join(self.networks)}, trained anew for every fold"
         each = self.steps // self.epochs
@@ -88,7 +103,8 @@ class Estimate:
         """In words."""
         memory = f", {self.memory} of memory" if self.memory else ""
         if not self.steps:
-            took = self.how if self.seconds is None else f"about {in_words(self.seconds)} ({self.how})"
+            most = "at most about" if self.fits > 1 else "about"
+            took = self.how if self.seconds is None else f"{most} {in_words(self.seconds)} ({self.how})"
             return f"{took}{memory}"
         if self.seconds is None:
             return f"{self.how}{memory}"
@@ -162,13 +178,18 @@ def tried(prepared: Prepared, device: torch.device, *, seed: int = 0, always: bo
     import torch
 
     from cellalign.engine.ranks import current
+    from cellalign.engine.stacking import fits_of
+    from cellalign.methods.registry import get
     from cellalign.model_directory import build_to_train
 
     n, trained = len(prepared.train_rows), trainings(prepared)
     networks = tuple(one.name for one in trained) if [one.name for one in trained] != [prepared.record.method] else ()
     epochs = sum(one.plan.resolve_epochs(n) for one in trained)
-    found = Estimate(epochs, sum(one.steps(n) for one in trained), 0, networks=networks)
-    if not current().alone or not (always or found.steps > FEW):  # ranks would have to be asked all alike
+    times, fits = 1 + prepared.refits, 1 if trained else fits_of(get(prepared.record.method))
+    steps = sum(one.steps(n) for one in trained)
+    found = Estimate(epochs, steps, 0, networks=networks, refits=prepared.refits, fits=fits)
+    soon = times * steps <= FEW if trained else times * fits <= FEW_FITS
+    if not current().alone or (soon and not always):  # ranks would have to be asked all alike
         return Trial(found)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -181,19 +202,25 @@ def tried(prepared: Prepared, device: torch.device, *, seed: int = 0, always: bo
             seconds = None if None in each else sum(one for one in each if one is not None)
         else:
             seconds = _seconds_at_once(module, prepared, device, seed)
+        seconds = None if seconds is None else times * fits * seconds
     found = replace(found, weights=weights, seconds=seconds, bytes=memory_of(weights, device))
     return Trial(found, None if seconds is None or networks else module)
 
 
-def _fitted(module: Method, prepared: Prepared, plan: Plan, size: int, device: torch.device, seed: int) -> Any:
-    """The state of a fit to so many cells; None where these cannot be fitted."""
+def _part(prepared: Prepared, size: int, seed: int) -> torch.Tensor:
+    """So many rows of those trained on, at random."""
     import numpy as np
     import torch
 
+    return torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(prepared.train_rows)[:size]))
+
+
+def _fitted(module: Method, prepared: Prepared, plan: Plan, size: int, device: torch.device, seed: int) -> Any:
+    """The state of a fit to so many cells; None where these cannot be fitted."""
     from cellalign.data.said import untold
     from cellalign.engine.fit import fit
 
-    part = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(prepared.train_rows)[:size]))
+    part = _part(prepared, size, seed)
     try:
         with untold():
             return fit(module, prepared.cells, part, part[:0], plan, device=device, seed=seed)
@@ -204,25 +231,36 @@ def _fitted(module: Method, prepared: Prepared, plan: Plan, size: int, device: t
 def _seconds_by_steps(
     network: Method, prepared: Prepared, device: torch.device, seed: int, training: Training
 ) -> float | None:
-    """By a few steps, after as many; None where they cannot be taken."""
-    plan = training.plan.model_copy(update={"epochs": 2, "validation": 0.0, "early_stopping": False})
+    """By a few steps, after as many; None where they cannot be taken.
+
+    An epoch may begin with what is done once or twice in a training (a latent space is turned): the fastest has not.
+    """
+    plan = training.plan.model_copy(update={"epochs": EPOCHS, "validation": 0.0, "early_stopping": False})
     state = _fitted(network, prepared, plan, STEPS * plan.batch_size, device, seed)
     if state is None:
         return None
     n, checked = map(len, prepared.rows)
     ends = [row["seconds"] for row in state.history]
     steps = max(1, math.ceil(min(STEPS * plan.batch_size, n) / plan.batch_size))
-    return float(ends[-1] - ends[-2]) / steps * training.work(n, checked)
+    fastest = min(after - before for before, after in itertools.pairwise(ends))
+    return float(fastest) / steps * training.work(n, checked)
 
 
-def _seconds_at_once(module: Method, prepared: Prepared, device: torch.device, seed: int) -> float | None:
-    """Of a closed form, by fitting it to a part of the cells; None where that cannot be fitted."""
+def _seconds_at_once(module: Any, prepared: Prepared, device: torch.device, seed: int) -> float | None:
+    """Of a closed form, or all of a stack once, by fitting to a part of the cells; None where that cannot be fitted.
+
+    Of what does not grow with the cells it says too much, and the less the more of them are tried.
+    """
+    from cellalign.methods.capabilities import Stacks
+
     n = len(prepared.train_rows)
-    for _ in range(2):  # again, without what the first of a process takes
+    size = max(CELLS, min(round(SHARE * n), MOST_CELLS))
+    each: list[Any] = list(module.members.values()) if isinstance(module, Stacks) else [module]
+    for tried_on in (min(WARM, size), size):
         before = time.monotonic()
-        if _fitted(module, prepared, prepared.plan, CELLS, device, seed) is None:
+        if None in [_fitted(one, prepared, prepared.plan, tried_on, device, seed) for one in each]:
             return None
-    return (time.monotonic() - before) * max(1.0, n / min(n, CELLS))
+    return (time.monotonic() - before) * max(1.0, n / min(n, size))
 
 
 def memory_of(weights: int, device: torch.device) -> int | None:

@@ -192,7 +192,7 @@ def of_effect(x: Any, counts: bool, fields: Fields, codes: dict[Any, np.ndarray]
     least = max(AGREE, 2 / np.sqrt(x.shape[1]))
     weak = [f"{name} ({r:.2f})" for name, r in sorted(known, key=lambda pair: pair[1]) if r < least]
     if weak:
-        found = f"{len(weak)} of {len(known)} conditions have no measurable effect (halves agree by r): "
+        found = f"{len(weak)} of {len(known)} conditions have no measurable effect (halves agree by r over all genes): "
         advice = "more cells, or leave them out: what a method predicts of them cannot be scored"
         yield Finding("warning", "effect", found + listed(weak, SHOWN), advice)
     else:

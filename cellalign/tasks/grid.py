@@ -20,6 +20,47 @@ GRID = Option(
 )
 
 
+def of_each(grid: Mapping[str, Sequence[Any]] | None, methods: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Combinations of the settings of each method: of KEY, which all of them have, and of METHOD.KEY.
+
+    A method that no setting is of has one, without any.
+
+    Raises
+    ------
+    UsageError
+        As `combinations`; METHOD is none of them, or one has a setting of all that another has not.
+    """
+    if grid is None:
+        return {method: [{}] for method in methods}
+    if not grid:
+        list(combinations(grid))
+    own: dict[str, dict[str, Sequence[Any]]] = {method: {} for method in methods}
+    for key, values in grid.items():
+        method, dot, inner = key.partition(".")
+        if not dot:
+            _check_all_have(key, values, methods)
+            for each in own.values():
+                each.setdefault(key, values)
+        elif method in own:
+            own[method][inner] = values
+        else:
+            raise UsageError(f"{option('grid', f'{key}=...')} is of none of the {option('methods')}")
+    return {method: list(combinations(each)) if each else [{}] for method, each in own.items()}
+
+
+def _check_all_have(key: str, values: Sequence[Any], methods: Sequence[str]) -> None:
+    """UsageError where some methods have a setting and others have not; what none has is found where it is read."""
+    from cellalign.engine.settings import known_to
+
+    having = [method for method in methods if known_to(method, key)]
+    lacking = [method for method in methods if method not in having]
+    if having and lacking:
+        listed = ",".join(map(str, values))
+        alone = " ".join(option("grid", f"{method}.{key}={listed}") for method in having)
+        have = "has" if len(lacking) == 1 else "have"
+        raise UsageError(f"{', '.join(lacking)} {have} no setting {key!r}; for {', '.join(having)} alone: {alone}")
+
+
 def of_preset(method: str, preset: str | None) -> Mapping[str, Sequence[Any]]:
     """What the paper of a preset searched, for who names no grid; empty where it says none."""
     from cellalign.methods.registry import preset_grid

@@ -87,15 +87,16 @@ def _trained(record: ModelRecord) -> str:
     found = record.outcome
     if found is None:
         return "not finished"
+    took = found.took + (", with calibration" if found.seconds_calibrating else "")
     if not found.epochs:
-        return f"in closed form, {found.seconds:.0f} s, seed {record.seed}"
+        return f"in closed form, {took}, seed {record.seed}"
     best = (
         ""
         if found.best_epoch is None
         else f", the best {found.best_epoch} (validation loss {found.validation_loss:.4g})"
     )
     back = f"; went back {len(found.setbacks)} times" if found.setbacks else ""
-    return f"{counted(found.epochs, 'epoch')}{best}, {found.seconds:.0f} s, seed {record.seed}{back}"
+    return f"{counted(found.epochs, 'epoch')}{best}, {took}, seed {record.seed}{back}"
 
 
 def _reads(record: ModelRecord) -> str:

@@ -153,7 +153,7 @@ def _methods() -> list[dict[str, str]]:
 
 
 def _settings(name: str) -> list[dict[str, str]]:
-    from cellalign.engine.plan import Plan
+    from cellalign.engine.settings import plan_of
     from cellalign.methods.registry import get
 
     cls = get(name)
@@ -164,8 +164,8 @@ def _settings(name: str) -> list[dict[str, str]]:
             "range": _range(field),
             "what it is": field.description or "",
         }
-        for model in (cls.Hyperparameters, Plan)
-        for key, field in model.model_fields.items()
+        for fields in (cls.Hyperparameters.model_fields, plan_of(cls))
+        for key, field in fields.items()
     ]
 
 

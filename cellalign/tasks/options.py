@@ -167,7 +167,11 @@ CELLS_NEEDED = Argument("Files of cells; - is standard input.", metavar="INPUT")
 PREPROCESSED = Argument("Files of preprocessed cells; - is standard input.", metavar="INPUT")
 MODEL = Option("Model directory.", ("--model", "-m"), metavar="DIR", panel=OUTPUTS)
 MISSING_GENES = Option("zero fills genes the file lacks with zeros.", panel=SCALE)
-WHERE = Option("Only these cells (repeatable).", metavar="KEY=VALUE", text=list[str] | None)
+WHERE = Option(
+    "Only these cells: of a column any of its values, of several columns all (repeatable).",
+    metavar="KEY=VALUE,VALUE",
+    text=list[str] | None,
+)
 
 # what is written
 OUTPUT = Option("Output .h5ad or .zarr; - is standard output.", ("--output", "-o"), metavar="FILE", panel=OUTPUTS)

@@ -54,6 +54,8 @@ class Prepared:
         The raw counts of all genes, where they were found.
     roles : Roles
         The columns that `cells` have their fields from.
+    refits : int
+        Further trainings of most of the cells, which calibrate.
     """
 
     record: ModelRecord
@@ -65,6 +67,7 @@ class Prepared:
     x: Any = None
     counts: Place | None = None
     roles: Roles = field(default_factory=Roles)
+    refits: int = 0
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +136,7 @@ def prepare(
     from cellalign.data.preprocess import notes_of_choice
     from cellalign.data.recipe import to_train_on
     from cellalign.engine.settings import resolve_settings
+    from cellalign.methods.capabilities import Stacks, by_steps
     from cellalign.methods.registry import get
     from cellalign.records import CellNumbers, ModelRecord
     from cellalign.threads import limited
@@ -148,6 +152,8 @@ def prepare(
     _check_condition(cls, roles, continuous)
     notes = check_roles(cls, roles, hyperparameters)
     plan = on_device(cls, hyperparameters, plan, device, threads, automatic)
+    if issubclass(cls, Stacks) and not by_steps(cls, hyperparameters):
+        plan = plan.model_copy(update={"validation": 0.0})  # closed forms learn of all cells, and say so
 
     adata = given_cells(adata)
     check_names(adata, "the input")

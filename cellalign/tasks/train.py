@@ -112,14 +112,14 @@ def train(
     calibrate: Annotated[
         str | None,
         Option(
-            "Refit without groups of this column, to calibrate intervals [--label, in closed form].",
+            "Refit without groups of this column, to calibrate intervals [--label of local, lemur, linear; else none].",
             metavar="KEY",
             panel=INTERVALS,
         ),
     ] = None,
     calibrate_folds: Annotated[
         int | None,
-        Option("Refits of --calibrate [5; of each group alone in closed form].", metavar="N", low=2, panel=INTERVALS),
+        Option("Refits of --calibrate [5; in closed form one for each group].", metavar="N", low=2, panel=INTERVALS),
     ] = None,
 ) -> Model:
     """Train a method on cells.
@@ -210,7 +210,7 @@ def train(
     calibrate : str, optional
         obs column of groups that are left out one part after the other, by refits, to learn how far predictions are
         off: for `counterfactual(interval=...)`. Their cells under any condition but the control are left out; with the
-        condition itself, of which combinations a+b are predicted from a and b, these. Methods in closed form, given a
+        condition itself, of which combinations a+b are predicted from a and b, these. local, lemur and linear, given a
         label, do it by themselves for up to 50,000 cells; "none" keeps them from it.
     calibrate_folds : int, optional
         How many refits, each as long as the training; by default 5, in closed form one for each group; more where all
@@ -344,8 +344,10 @@ def _say_fitted(call: Call, fitted: Model, model: str) -> None:
     assert outcome is not None
     precision = f", products in {fitted.record.training['precision']}" if outcome.epochs else ""
     said = precision + _speed(fitted)
-    epochs = f"{counted(outcome.epochs, 'epoch')} in" if outcome.epochs else "fitted in closed form in"
-    call.log.info("%s: %s, %s %.0f s%s", model, fitted.name, epochs, outcome.seconds, said)
+    done = counted(outcome.epochs, "epoch") if outcome.epochs else "fitted in closed form"
+    refits = 0 if fitted.record.calibration is None else fitted.record.calibration.folds
+    done += f" and calibrated by {counted(refits, 'refit')}" if refits else ""
+    call.log.info("%s: %s, %s in %s%s", model, fitted.name, done, outcome.took, said)
 
 
 def _write_more(

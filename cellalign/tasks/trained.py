@@ -92,9 +92,11 @@ def trained(
         kept = None if parent is None else parent.model.method.observed
         observe_cells(module, prepared.cells, [torch.from_numpy(rows) for rows in prepared.rows], kept)
         _say_caveats(module)
-        held_out = None
+        held_out, calibrating = None, None
         if planned is not None:
+            began = time.monotonic()
             held_out = calibrated(prepared, planned, device=torch_device, seed=seed, checkpoint=checkpoint)
+            calibrating = round(time.monotonic() - began, 2)
             record = record.model_copy(update={"calibration": planned.record})
     order = state.order if state.step else prepared.cells.order  # of a run that was cut off that which it began with
     record = record.model_copy(update={"machine": used.model_copy(update={"order": order})})
@@ -104,7 +106,8 @@ def trained(
     if state.halvings:  # as if they had been asked for
         training = record.training | {"batch_size": prepared.plan.batch_size >> state.halvings}
         record = record.model_copy(update={"training": training})
-    record = record.model_copy(update={"outcome": _outcome(state, findings, prepared.plan)})
+    outcome = _outcome(state, findings, prepared.plan).model_copy(update={"seconds_calibrating": calibrating})
+    record = record.model_copy(update={"outcome": outcome})
     model = Model(module, record, state.history, _seen(prepared, parent), held_out)
     model.waiting = waiting
     return model

@@ -11,20 +11,9 @@ from cellalign.errors import option
 
 if TYPE_CHECKING:
     from cellalign.methods.base import Method
-
-# of the plan, those that are of steps; `validation` keeps cells back from closed forms too
-OF_STEPS: tuple[str, ...] = (
-    "epochs",
-    "epoch_rule",
-    "batch_size",
-    "balanced",
-    "lr",
-    "weight_decay",
-    "adam_eps",
-    "schedule",
-)
-OF_STEPS += ("warmup_epochs", "warmup_share", "early_stopping", "patience", "precision")
-AS_IT_IS = {"precision": ("auto", "float32"), "early_stopping": (False,)}  # of a method without steps
+# of a method without steps
+# of a method without steps
+AS_IT_IS = {"precision": ("auto", "float32"), "early_stopping": (False,), "validation": (0,)}
 
 
 def unheeded(cls: type[Method], hyperparameters: Any, asked: Mapping[str, Any], n_validation: int) -> Iterator[Note]:
@@ -39,16 +28,17 @@ def unheeded(cls: type[Method], hyperparameters: Any, asked: Mapping[str, Any], 
     n_validation : int
         Cells to validate on.
     """
-    from cellalign.engine.plan import Plan
+    from cellalign.engine.plan import OF_STEPS, Plan
     from cellalign.engine.words import translated
-    from cellalign.methods.capabilities import by_steps
+    from cellalign.methods.capabilities import Stacks, by_steps
 
     given = dict(asked.get("settings") or {})
     ours = translated(given, dict.fromkeys([*cls.Hyperparameters.model_fields, *Plan.model_fields]))
-    named = {name: asked[name] for name in OF_STEPS if asked.get(name) is not None}
+    idle = (*OF_STEPS, "validation") if issubclass(cls, Stacks) else OF_STEPS
+    named = {name: asked[name] for name in idle if asked.get(name) is not None}
     if not by_steps(cls, hyperparameters):
         said = [option(name, value) for name, value in named.items() if value not in AS_IT_IS.get(name, ())]
-        said += [f"{name}={value}" for name, value in ours.items() if name in OF_STEPS and name not in named]
+        said += [f"{name}={value}" for name, value in ours.items() if name in idle and name not in named]
         if said:
             do = "does" if len(said) == 1 else "do"
             rows = "; a batch size is rows read at a time, and changes rounding alone"

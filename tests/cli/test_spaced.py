@@ -4,7 +4,7 @@ import pytest
 
 from cellalign.cli.spaced import hint
 
-LISTS = {"--methods", "--grid", "--batch"}
+LISTS = {"--methods", "--grid", "--batch", "--holdout", "--where"}
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,9 @@ LISTS = {"--methods", "--grid", "--batch"}
         ("benchmark --methods=auto local in.h5ad", "commas: --methods auto,local"),
         ("benchmark --methods auto local /tmp", "commas: --methods auto,local"),
         ("tune in.h5ad --grid gamma=1 lr=0.1,0.2", "before it: --grid gamma=1 --grid lr=0.1,0.2"),
+        ("train in.h5ad --holdout a=x y", "before it: --holdout a=x --holdout a=y"),
+        ("train in.h5ad --holdout a=x b=y", "before it: --holdout a=x --holdout b=y"),
+        ("counterfactual in.h5ad --where a=x y", "commas: --where a=x,y"),
         ("train in.h5ad --batch donor", None),
         ("train --batch donor in.h5ad", None),  # a file that is not there
         ("train --batch donor sub/in", None),

@@ -239,6 +239,38 @@ def test_a_quoted_value_is_read_back(value):
     assert split_terms(f"k={quoted(value)},l=m", ["k", "l"], lambda key, text: False) == [("k", value), ("l", "m")]
 
 
+@pytest.mark.parametrize(
+    ("where", "chosen"),
+    [
+        (["cell_type=B cell,a=b"], "w x"),  # a=b is a column too, of which there is no value to name
+        (["cell_type=B cell", "cell_type=a=b"], "w x"),
+        (["cell_type=B cell,cell_type=a=b"], "w x"),
+        ([f"cell_type={ONTOLOGY},B cell"], "v w"),
+        ([f"cell_type=B cell,{ONTOLOGY},cond=ctrl"], "v"),
+        (["cell_type=B cell,cond=stim", f"cell_type={ONTOLOGY}"], "w"),
+        ("dose=0,10", "v w y z"),
+        (["cell_type=x,cond=stim"], "y"),  # there is a value of that very text
+        ({"cell_type": ["B cell", "a=b"], "cond": "stim"}, "w x"),
+        ({"dose": np.array([0, 100]), "cond": ("stim", "ctrl")}, "v x y"),
+    ],
+)
+def test_several_values_of_a_column_mean_any_and_several_columns_all(obs, where, chosen):
+    assert obs["a=b"][select(obs, where, quiet=True)].tolist() == chosen.split()
+
+
+def test_the_value_that_is_not_there_is_the_one_that_is_named(obs):
+    for where, said in (
+        (["cell_type=B cell,A cell"], "no cell has cell_type=A cell. Did"),
+        ({"cell_type": ["B cell", "A cell"]}, "no cell has cell_type=A cell. Did"),
+        ([f"cell_type={ONTOLOGY}s"], f"no cell has cell_type={ONTOLOGY}s. Did"),
+    ):
+        with pytest.raises(InputError) as error:
+            select(obs, where)
+        assert said in str(error.value)
+    with pytest.raises(UsageError, match="names no value of 'cond'"):
+        select(obs, {"cond": []})
+
+
 def test_cells_are_chosen_by_value(obs, caplog):
     assert (
         select(obs, {"dose": "0"}).tolist() == select(obs, ["dose=0.0"]).tolist() == [True, False, False, True, False]

@@ -125,6 +125,13 @@ def test_each_condition_is_listed_where_asked_for(counts):
         result.value("discrimination", system="prediction", group=name) for name in set(real.obs["target"]) - {"ctrl"}
     ]
     assert np.mean(each) == pytest.approx(result.value("discrimination", system="prediction"))
+    able = {row.group: row.record()["measurable"] for row in result.rows if row.group != "all"}
+    note = next(note for note in result.notes if "are measurable" in note)
+    assert note.startswith(
+        f"screen: {sum(able.values())} of {len(able)} conditions are measurable as they are scored here"
+    )
+    assert len(able) == len(each) and "check takes all genes" in note
+    assert all("measurable" not in row.record() for row in result.rows if row.group == "all")
 
 
 def test_the_groups_of_one_condition_are_a_screen_too(counts):

@@ -6,12 +6,15 @@ import pytest
 from scipy import sparse
 
 import cellalign
+from cellalign.engine.settings import plan_of
 from cellalign.errors import InputError, UsageError
+from cellalign.methods.registry import get
 from cellalign.tasks import benchmark as benchmarking
 from cellalign.tasks.benchmark import benchmark
 from cellalign.tasks.benchmark_fitted import mixing_scores
 from cellalign.tasks.benchmark_paired import paired, picture, sentence
 from cellalign.tasks.benchmark_table import errors, metric_of, printed, summary
+from cellalign.tasks.grid import of_each
 
 OPTIONS = {"condition": "stim", "holdout_each": "cell_type", "validation": 0}
 
@@ -186,6 +189,33 @@ def test_a_grid_is_a_row_for_every_combination(tiny):
     for wrong, says in (({"chnge": ["ridge"]}, "chnge"), ({}, "grid"), ({"change": []}, "at least one")):
         with pytest.raises(UsageError, match=says):
             benchmark(tiny, methods=["linear"], grid=wrong, **OPTIONS)
+
+
+def test_a_grid_of_one_method_leaves_others_as_they_are(tiny):
+    grid = {"linear.change": ["shift", "ridge"], "latent_dim": [2]}
+    table = benchmark(tiny, methods=["linear", "pca"], grid={"linear.change": ["shift", "ridge"]}, **OPTIONS)
+    assert {"linear change=shift", "linear change=ridge", "pca"} < set(table["method"])
+    assert of_each(grid, ["linear", "pca"]) == {
+        "linear": [{"change": "shift", "latent_dim": 2}, {"change": "ridge", "latent_dim": 2}],
+        "pca": [{"latent_dim": 2}],
+    }
+    for wrong, says in (
+        ({"change": ["shift", "ridge"]}, r"pca has no setting 'change'; for linear alone: grid='linear.change=shift,r"),
+        ({"linaer.change": ["shift"]}, r"linaer.change=...' is of none of the methods"),
+        ({"linear.chnge": ["shift"]}, "unknown setting 'chnge'"),
+        ({"chnge": ["shift"]}, "unknown setting 'chnge'"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            benchmark(tiny, methods=["linear", "pca"], grid=wrong, **OPTIONS)
+
+
+def test_settings_of_steps_are_not_listed_for_a_closed_form(tiny):
+    with pytest.raises(UsageError, match="unknown setting") as error:
+        benchmark(tiny, methods=["local"], grid={"beta": [1]}, **OPTIONS)
+    listed = str(error.value).partition("Settings of local: ")[2].split(", ")
+    assert "neighbours" in listed or "validation" in listed
+    assert not {"lr", "warmup_epochs", "patience", "epochs"} & set(listed)
+    assert {"lr", "epochs"} <= set(plan_of(get("auto"))) & set(plan_of(get("cvae")))
 
 
 def test_with_nothing_held_out_mixing_is_scored_beside_its_null_and_the_fitted_response(tiny, tmp_path):

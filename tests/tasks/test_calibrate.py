@@ -379,3 +379,35 @@ def test_where_the_model_has_seen_no_other_group_the_mean_shift_learns_from_all(
     some, notes = shifts(found, donors)
     assert some == {}  # each of the five has seen groups beside it, and no three
     assert "no mean shift beside d1: the model has seen real cells of fewer than 3 other groups" in notes
+
+
+def test_the_time_of_the_refits_is_told_with_that_of_the_training(donors, caplog, tmp_path):
+    with caplog.at_level("INFO", "cellalign"):
+        found = cellalign.train(donors, **KNOWN)
+    assert "calibrating intervals of predictions by 5 refits, without groups of 'donor' in turn" in caplog.text
+    outcome = found.record.outcome
+    assert outcome.seconds_calibrating > 0
+    longer = outcome.model_copy(update={"seconds": 2.0, "seconds_calibrating": 3.0})
+    assert longer.took == "5 s"
+    assert longer.model_copy(update={"seconds": 0.1, "seconds_calibrating": None}).took == "less than 1 s"
+    found.save(tmp_path / "m")
+    assert "with calibration" in dict(cellalign.info(tmp_path / "m"))["trained"]
+
+
+def test_what_calibrates_only_when_asked_says_how_and_tells_its_refits_apart(donors, caplog):
+    asked = {"method": "auto", "condition": "stim", "label": "donor", "settings": {"members": "local"}}
+    with caplog.at_level("INFO", "cellalign"):
+        assert cellalign.train(donors, **asked).calibration is None
+        assert "no intervals of predictions: calibrate='donor' gives them, by 5 refits" in caplog.text
+        caplog.clear()
+        cellalign.train(donors, **asked, calibrate="donor")
+    assert "no intervals of predictions" not in caplog.text
+    said = [record.getMessage() for record in caplog.records]
+    assert [line for line in said if "refit " in line] == [
+        f"calibrating, refit {i + 1} of 5 without d{i}" for i in range(5)
+    ]
+    caplog.clear()
+    with caplog.at_level("INFO", "cellalign"):
+        few = {"members": "local,cvae", "folds": 2, "fold_epochs": 0.1}
+        cellalign.train(donors, **(asked | {"settings": few}), calibrate="donor", calibrate_folds=2, epochs=1)
+    assert "refit 2 of 2, auto: fold 1 of 2" in caplog.text  # where each takes a while

@@ -139,3 +139,14 @@ def test_columns_that_could_be_the_one_a_method_needs_are_named(tiny):
         cellalign.train(tiny, method="comp")
     with pytest.raises(UsageError, match=r"needs label, .*: cell_type \(3 values\)"):
         cellalign.train(tiny, method="scanvi", condition="stim")
+
+
+def test_a_stack_of_closed_forms_says_that_it_learns_from_all_cells(tiny, caplog):
+    asked = {"method": "auto", "condition": "stim", "label": "cell_type", "seed": 1}
+    with caplog.at_level("INFO", "cellalign"):
+        kept = cellalign.train(tiny, **asked, validation=0.2)
+    assert "validation=0.2 does nothing: auto is computed at once" in caplog.text
+    assert (kept.record.cells.trained, kept.record.cells.validation) == (tiny.n_obs, 0)
+    assert kept.record.training["validation"] == 0
+    networks = cellalign.train(tiny, **asked, epochs=1, settings={"members": "local,cvae", "folds": 2})
+    assert networks.record.cells.validation > 0  # which networks are validated on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from cellalign.evaluation.table import PREDICTED, Row
 
 BOOTSTRAPS = 500
 SHOWN = 5  # names of conditions in a note
+NAMED = 12  # of those that are measurable
 MEASURABLE = 0.2  # correlation of the changes of two halves
 ANCHORED = "anchored"
 
@@ -59,9 +60,11 @@ class Screen(Panel):
         cells = screened(inputs)
         found = scored(cells, inputs.seed)
         n = len(cells.groups)
-        able = int((found.halves >= MEASURABLE).sum())
+        able = [group.name for group, alike in zip(cells.groups, found.halves, strict=True) if alike >= MEASURABLE]
+        which = f": {listed(able, NAMED)}" if 0 < len(able) < n else ""
         inputs.notes.append(
-            f"screen: {able} of {n} conditions are measurable (halves correlate by {MEASURABLE} or more)"
+            f"screen: {len(able)} of {n} conditions are measurable as they are scored here (profiles of the genes that "
+            f"no condition targets: halves correlate by {MEASURABLE} or more; check takes all genes){which}"
         )
         _say_seen(inputs, cells.groups)
         declared, n_cells = by_name(self.metrics), sum(len(group.real) for group in cells.groups)
@@ -91,7 +94,8 @@ class Screen(Panel):
                 for metric in scr.SCORES:
                     if metric is not scr.EFFECT:
                         value = float(found.of(system, metric).values(np.array([[i]]))[0])
-                        yield self.row(system, group.name, metric, value, len(group.real))
+                        row = self.row(system, group.name, metric, value, len(group.real))
+                        yield replace(row, measurable=bool(found.halves[i] >= MEASURABLE))
 
 
 def _anchored(of: dict[str, Score], metric: Metric, samples: np.ndarray) -> list[tuple[str, float, float]]:
