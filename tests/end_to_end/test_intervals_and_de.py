@@ -46,6 +46,12 @@ def test_intervals_are_in_the_file_and_scored(drawn, cellalign):
     rows = [line.split(",") for line in done.stdout.splitlines()]
     assert ["intervals", "prediction", "d1", "coverage_all"] in [row[:4] for row in rows]
     assert "not known to have been held out in training: d0" in done.stderr
+    value = next(float(row[4]) for row in rows if row[:4] == ["intervals", "prediction", "mean", "coverage_all"])
+    assert f"hold {value:.0%} of the means of all genes, 90% promised" in done.stderr
+    assert (
+        "of the 50 DE genes " in done.stderr
+        and "nothing is promised (counterfactual --interval-over de does)" in done.stderr
+    )
 
 
 def test_every_gene_is_tested(drawn, cellalign):
