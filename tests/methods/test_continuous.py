@@ -16,7 +16,7 @@ from cellalign.nn.penalties import misalignment
 
 pytestmark = pytest.mark.learns
 
-SETTINGS = {"hidden": [128, 128], "latent_dim": 10, "epochs": 60, "batch_size": 256}
+SETTINGS = {"hidden": [128, 128], "latent_dim": 10, "epochs": 120, "batch_size": 256}
 
 
 def reference(z, mean, scale, value, width, include_self):
@@ -84,6 +84,14 @@ def dose_from(z, dose):
     return 1 - np.mean((predicted - dose) ** 2) / np.var(dose)
 
 
+def drawn_mean(cells, dose, rows, library):
+    """Mean log expression of counts drawn at a dose: the logarithm of expected counts changes more."""
+    rng, dispersion = np.random.default_rng(0), cells.var["truth_dispersion"].to_numpy()
+    expected = simulate.expected(cells, dose, rows)
+    draws = (rng.poisson(expected * rng.gamma(1 / dispersion, dispersion, expected.shape)) for _ in range(20))
+    return np.mean([np.log1p(x / np.maximum(x.sum(1, keepdims=True), 1) * library).mean(0) for x in draws], axis=0)
+
+
 @pytest.mark.slow
 def test_z_forgets_the_dose_and_dose_curves_follow_the_truth(dosed):
     dose = dosed.obs["dose"].to_numpy()
@@ -105,14 +113,14 @@ def test_z_forgets_the_dose_and_dose_curves_follow_the_truth(dosed):
         predicted = cellalign.counterfactual(control, model, to=to)
         assert predicted.n_obs == len(rows) and set(predicted.obs["dose"]) == {to}
         assert set(predicted.obs["dose_source"]) == {0.0}
-        truth = simulate.expected(dosed, to, rows)
-        truth = np.log1p(truth / truth.sum(1, keepdims=True) * np.median(library))
-        start = simulate.expected(dosed, 0.0, rows)
-        start = np.log1p(start / start.sum(1, keepdims=True) * np.median(library))
-        curve["true"].append(truth.mean(0) - start.mean(0))
+        curve["true"].append(
+            drawn_mean(dosed, to, rows, np.median(library)) - drawn_mean(dosed, 0.0, rows, np.median(library))
+        )
         curve["found"].append(predicted.X.mean(0) - cellalign.counterfactual(control, model, to=0.0).X.mean(0))
     for true, found in zip(curve["true"], curve["found"], strict=True):
         assert pearsonr(true, found)[0] > 0.9
+        # 0.9 and more at every dose, mean of three seeds (benchmarks/dose.py): a column of the value itself has 0.5
+        assert 0.83 < true @ found / (true @ true) < 1.1
     strong = np.argsort(-np.abs(curve["true"][-1]))[:10]
     share = [np.mean(np.abs(c[strong])) for c in curve["found"]]
     assert share[0] < share[1] < share[2]
