@@ -276,7 +276,7 @@ def _any_of_each(where: Where, obs: pd.DataFrame) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     if isinstance(where, Mapping):
         for key, value in where.items():
-            found[key] = [value] if isinstance(value, str) or not np.iterable(value) else list(value)
+            found[key] = [value] if isinstance(value, (str, bytes)) or not np.iterable(value) else list(value)
     else:
         for key, value in _terms([where] if isinstance(where, str) else where, obs, several=True):
             found.setdefault(key, []).append(value)

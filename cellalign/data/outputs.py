@@ -223,7 +223,7 @@ def _refuse_within(path: PathLike) -> None:
     for folder in place_of(path).parents:
         if any((folder / name).is_file() for name in STORE):
             raise UsageError(f"output {path} lies in the zarr store {folder.name}; {ELSEWHERE}")
-        if _made_here(folder):
+        if all((folder / name).is_file() for name in MODEL_FILES[:2]):  # a settings file alone may be anyone's
             raise UsageError(f"output {path} lies in the folder of the model {folder.name}; {ELSEWHERE}")
 
 

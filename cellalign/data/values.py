@@ -48,9 +48,10 @@ def texts_of(values: Iterable[Any], dtype: Any) -> list[str]:
         Of the column.
     """
     own = getattr(dtype, "numpy_dtype", dtype)  # of pandas' Float32
-    if own in (np.float16, np.float32):
-        values = np.asarray(values, dtype=own)
-    return [text_of(value) for value in values]
+    if own not in (np.float16, np.float32):
+        return [text_of(value) for value in values]
+    # what is whole is exact, and as long as it is
+    return [text_of(value) if float(value).is_integer() else text_of(own.type(value)) for value in values]
 
 
 def doubles(values: Any) -> np.ndarray:
@@ -62,7 +63,7 @@ def doubles(values: Any) -> np.ndarray:
     if values.dtype != np.float16:
         return wide
     distinct, codes = np.unique(wide, return_inverse=True)
-    return np.array(texts_of(distinct, np.float16), dtype=np.float64)[codes]
+    return np.array(texts_of(distinct, np.dtype(np.float16)), dtype=np.float64)[codes]
 
 
 def means_missing(text: str) -> bool:

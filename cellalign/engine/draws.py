@@ -9,7 +9,7 @@ change. The size of one count in a cell is its smallest expression that is not z
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TOGETHER = 24  # cells at most of a leaf: they change together, and exchange what the model does not explain
-ROUNDS = 3  # of bringing the sum over a leaf to what is asked for
-HALVINGS = 8  # of the interval of a share
+TOGETHER = 24  # cells at most of a leaf, within which draws exchange what the model does not explain
+BINS = 8  # of a number, within which cells are of one group
+COUNT = 1e-3  # of a count, that a rounding may take from it
 FEW = 40  # counts up to which thinning is tabulated
 SELDOM = 0.1  # a count that is kept by less than this is of a Poisson number, as good as
 MOST_NEAR = 50  # cells that are near to one, a tenth of all at most
@@ -30,7 +30,7 @@ SHARES = 65  # parts of its expression that a gene keeps
 
 
 def leaves(z: Tensor, groups: Tensor) -> Tensor:
-    """Cells [B] of one group that are near each other: halved along random directions until few are together.
+    """Cells [B] of one group, halved along random directions until few are together: many of them are near each other.
 
     Parameters
     ----------
@@ -75,6 +75,19 @@ def exchanged(z: Tensor, leaf: Tensor) -> Tensor:
     return chosen
 
 
+def groups_of(columns: Sequence[Tensor], n: int, device: torch.device) -> Tensor:
+    """Codes [n, F] of cells that are of one kind where they are the same: categories, and numbers in a few steps."""
+    codes = [torch.zeros(n, dtype=torch.int64, device=device)]
+    for column in columns:
+        if column.dim() != 1:
+            codes += list((column != 0).long().T) if column.dim() == 2 else []
+        elif column.is_floating_point():
+            codes.append(torch.unique(column, return_inverse=True)[1].argsort().argsort() * BINS // max(1, n))
+        else:
+            codes.append(column.long())
+    return torch.stack(codes, 1)
+
+
 def _ranked(leaf: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Of each cell [B] the rank of its value within its leaf, from 0, and how many are in it."""
     order, size = _by_leaf(leaf, values), leaf.bincount()
@@ -95,72 +108,27 @@ def unit(x: Tensor) -> Tensor:
     return torch.where(least.isfinite(), least, torch.ones_like(least).log1p()).expm1()
 
 
-def moved(x: Tensor, change: Tensor, leaf: Tensor | None = None) -> Tensor:
-    """Cells [B, G] of log expression that gain and lose counts, in the mean over draws by their `change` [B, G].
+def moved(x: Tensor, change: Tensor) -> Tensor:
+    """Cells [B, G] of log expression that gain and lose counts, each in the mean over draws by its `change` [B, G].
 
-    What would fall below 0 is 0. Cells of a leaf [B] change by it together, each gene by as much on the scale of counts
-    in one as in the other: a logarithm rises most where there is nothing. Default: each cell by itself.
+    What would fall below 0 is 0. A change that is not finite makes what it changes so.
     """
     if x.device.type == "mps":  # which draws neither Poisson nor binomial numbers
-        return moved(x.cpu(), change.cpu(), leaf).to(x.device)
+        return moved(x.cpu(), change.cpu()).to(x.device)
     one = unit(x).expand_as(x)
-    change = torch.maximum(change, -x)
-    if leaf is not None:
-        change = _together(x, one, change, leaf.to(x.device))
-    found = x.clone()
-    gains = change > 0
+    found = torch.where(change.isfinite(), x, change)
+    gains = (change > 0) & change.isfinite()
     if bool(gains.any()):
         level, size = x[gains].expm1(), one[gains]
         found[gains] = (level + size * torch.poisson(gaining(size / (1 + level), change[gains]))).log1p()
-    losing = (change < 0) & (x > 0)  # few: most counts are 0
+    losing = (change < 0) & (x > 0) & change.isfinite()  # few: most counts are 0
     if bool(losing.any()):
         own, size = x[losing], one[losing]
         counts = own.expm1() / size
         share = keeping(counts, size, (1 + change[losing] / own).clamp(min=0))
-        whole = (counts + torch.rand_like(counts)).floor()  # of values that are no counts, the mean is right
-        found[losing] = (size * torch.binomial(whole, share)).log1p()
+        whole = (counts + COUNT).floor()  # of values that are no counts what is over falls by its share
+        found[losing] = (size * (torch.binomial(whole, share) + share * (counts - whole)).clamp(min=0)).log1p()
     return found
-
-
-def _together(x: Tensor, one: Tensor, change: Tensor, leaf: Tensor) -> Tensor:
-    """Changes [B, G] of cells with the sum over each leaf that they had, as counts of one gain or one share make it."""
-    n = int(leaf.max()) + 1
-
-    def summed(values: Tensor) -> Tensor:
-        return values.new_zeros(n, values.shape[1]).index_add(0, leaf, values)[leaf]
-
-    total = summed(change)
-    rising = total.clamp(min=0)
-    size = one / (1 + x.expm1())
-    slope = size.log1p() / one  # of what is gained while it is little
-    gain, added = rising / summed(slope).clamp(min=1e-12), slope
-    for _ in range(ROUNDS):
-        # E log(1 + size K) is below both
-        added = torch.minimum(gain * slope, (gain * size / one).log1p())
-        gain = gain * (rising / summed(added).clamp(min=1e-12)).clamp(max=30)
-    found = added * (rising / summed(added).clamp(min=1e-12))
-    falls = ((x > 0) & (total < 0)).any(0).nonzero()[:, 0]
-    if len(falls):
-        found[:, falls] += _falling(x[:, falls], one[:, falls], total[:, falls].clamp(max=0), summed)
-    return found
-
-
-def _falling(x: Tensor, one: Tensor, total: Tensor, summed: Callable[[Tensor], Tensor]) -> Tensor:
-    """Changes [B, G] of the cells that lose counts, each of which is kept with one share in a leaf."""
-    level, some = x.expm1(), (x > 0) & (total < 0)
-    several = 1 - (one / level.clamp(min=1e-12)).clamp(0, 1)
-    whole = summed(x).clamp(min=1e-12)
-    low, high = torch.zeros_like(x), torch.ones_like(x)
-    lost = torch.zeros_like(x)
-    for _ in range(HALVINGS):
-        share = (low + high) / 2
-        # between the bounds of a mean of a logarithm: exact for one count, and as good as that for many
-        lost = torch.where(some, x - (share * x + several * ((share * level).log1p() - share * x)), 0.0)
-        too_much = summed(lost) > -total
-        low, high = torch.where(too_much, share, low), torch.where(too_much, high, share)
-    part = lost * (-total / summed(lost).clamp(min=1e-12))
-    # what one cell cannot lose, for it has not so much, all lose by what they have
-    return torch.where(((part > x) & some).any(0), x * (total / whole), -part)
 
 
 def gaining(size: Tensor, rise: Tensor) -> Tensor:

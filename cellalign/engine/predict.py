@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cellalign.data.loader import Cells
-from cellalign.engine.draws import exchanged, leaves, moved
+from cellalign.engine.draws import exchanged, groups_of, leaves, moved
 from cellalign.engine.ranks import current
 from cellalign.errors import ModelError
 from cellalign.methods.autoencoder import Autoencoder
@@ -314,20 +314,16 @@ def _draw(
     if not residual:
         return under(batch, draw=True).sample()
     assert isinstance(method, Method)
-    z = method.embedding(batch)
-    leaf = leaves(z, _groups(batch))
-    other = batch.taken(exchanged(z, leaf).to(batch.device)) if number else batch
+    other = batch
+    if number:
+        z = method.embedding(batch)
+        leaf = leaves(z, groups_of(batch.columns, len(batch), batch.device))
+        other = batch.taken(exchanged(z, leaf).to(batch.device))
     if at_least != 0:
         return other.x + (under(batch, draw=True).mean - method.predict(other, {}).mean)
     with torch.random.fork_rng(_gpus(batch)):  # the same draw of the latents for both
         before = method.predict(other, {}, draw=True).mean
-    return moved(other.x, under(other, draw=True).mean - before, leaf)
-
-
-def _groups(batch: Minibatch) -> Tensor:
-    """Codes of cells [B, F] that are of one kind where they are the same: all that is known of them but numbers."""
-    codes = [column[:, None] for column in batch.columns if column.dim() == 1 and column.dtype == torch.int64]
-    return torch.cat(codes, 1) if codes else torch.zeros(len(batch), 1, dtype=torch.int64, device=batch.device)
+    return moved(other.x, under(other, draw=True).mean - before)
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cellalign.data.columns import column, find_control
+from cellalign.data.columns import column, find_control, having
 from cellalign.data.integers import largest
 from cellalign.data.matrices import LARGEST_LOG, default_matrix, is_counts, matrix_of, refuse_zeros
 from cellalign.data.stored import Stored, rows_in
@@ -93,10 +93,14 @@ def label_of(adata: AnnData, against: AnnData, predictions: Sequence[Counterfact
     It is the label of the model, which is noted; where that is another column, or none, what is compared with what is.
     """
     label, changed = predictions[0].label, {key for one in predictions for key in (one.condition, *one.changes)}
+    under = np.ones(against.n_obs, dtype=bool)
+    if len(predictions) == 1 and not predictions[0].continuous and predictions[0].condition in against.obs:
+        under = having(against.obs, predictions[0].condition, predictions[0].to, control=predictions[0].from_ or None)
     for key in dict.fromkeys([label, *map(str, adata.obs)]):
         if not key or key in changed or any(_no_names(cells.obs, key) for cells in (adata, against)):
             continue
-        mine, theirs = (set(column(x.obs, key, purpose="label", missing=True).categories) for x in (adata, against))
+        # what is nested in the condition, as samples are, has nothing under the other one to be compared with
+        mine, theirs = (_values(obs, key) for obs in (adata.obs, against.obs.loc[under]))
         if not (mine and mine < theirs and len(theirs) <= MOST_TYPES):
             continue
         of = f"the prediction is of {len(mine)} of {len(theirs)} values of {key!r}"
@@ -108,6 +112,17 @@ def label_of(adata: AnnData, against: AnnData, predictions: Sequence[Counterfact
         )
         break
     return None
+
+
+def _values(obs: pd.DataFrame, key: str) -> set[str]:
+    """The values of a column; none of one that cannot be read as names, or has very many."""
+    some = obs[key].iloc[:: max(1, len(obs) // LOOKED_AT)]
+    try:
+        if some.astype(str).nunique() > MOST_TYPES:
+            return set()
+        return set(column(obs, key, purpose="label", missing=True).categories)
+    except InputError:
+        return set()
 
 
 def _no_names(obs: pd.DataFrame, key: str) -> bool:

@@ -44,17 +44,19 @@ class Ranks(Score):
 
 @dataclass(frozen=True)
 class Best(Score):
-    """The best of several forms of one thing, by its value over all conditions: Ratios of arrays [P, K]."""
+    """The best of several forms of one thing, chosen anew for every choice of conditions: Ratios of arrays [P, K]."""
 
     above: np.ndarray
     below: np.ndarray
 
     def values(self, rows: np.ndarray) -> np.ndarray:
-        """Of the form that is best over all conditions."""
-        above, below = self.above.sum(0), self.below.sum(0)
-        whole = np.divide(above, below, out=np.full(len(above), -np.inf), where=below != 0)
-        best = int(np.argmax(whole))
-        return Ratio(self.above[:, best], self.below[:, best]).values(rows)
+        """NaN where there is nothing below in any form."""
+        times = np.zeros((len(rows), len(self.above)))
+        np.add.at(times, (np.arange(len(rows))[:, None], rows), 1)
+        above, below = times @ self.above, times @ self.below
+        each = np.divide(above, below, out=np.full(above.shape, -np.inf), where=below != 0)
+        best = each.max(1)
+        return np.where(np.isfinite(best), best, np.nan)
 
 
 @dataclass

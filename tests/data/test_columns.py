@@ -95,3 +95,13 @@ def test_a_control_may_be_a_date(value, as_dates):
     assert field.reference == field.categories[0] and field.knows("2020-02-01")
     with pytest.raises(InputError, match="control '2021-01-01' is no value of 'day'"):
         fit_fields(cells, condition="day", control=datetime.date(2021, 1, 1))
+
+
+def test_numbers_of_few_bits_that_are_whole_are_as_long_as_they_are():
+    obs = pd.DataFrame({"h": np.array([123456789, 5, 0.1], np.float32), "g": np.array([10008, 5, 0.1], np.float16)})
+    assert list(columns.column(obs, "h", purpose="label").categories) == ["0.1", "5.0", "123456792.0"]
+    assert list(columns.column(obs, "g", purpose="label").categories) == ["0.1", "5.0", "10008.0"]
+    assert columns.select(obs, {"g": "10008"}).tolist() == [True, False, False]
+    assert columns.select(obs, {"h": "123456792"}).tolist() == [True, False, False]
+    assert columns.numbers(obs, "g").tolist() == [10008, 5, 0.1]
+    assert columns.select(pd.DataFrame({"t": ["NK", "B"]}), {"t": b"NK"}).tolist() == [True, False]

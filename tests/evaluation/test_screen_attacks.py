@@ -165,10 +165,10 @@ def test_numbers_of_genes_called_are_scored_as_direction_and_agreement_are():
     assert np.isnan(direction[0]) and overlap.tolist() == [1, 0]
 
 
-def test_the_form_that_is_best_over_all_conditions_counts():
-    """Conditions that are drawn anew do not choose again."""
+def test_the_form_that_is_best_counts_of_every_choice_of_conditions():
     above = np.array([[1.0, 0, 0.4], [0, 0.8, 0.5]])
-    score = Best(above, np.array([[1.0, 1, 1], [0, 1, 1]]))
-    np.testing.assert_allclose(score.values(np.array([[0, 1], [0, 0], [1, 1]])), [1, 1, np.nan])
-    score = Best(above, np.ones((2, 3)))
-    np.testing.assert_allclose(score.values(np.array([[0, 1], [0, 0], [1, 1]])), [0.5, 1, 0])
+    every = np.array([[0, 1], [0, 0], [1, 1]])
+    np.testing.assert_allclose(Best(above, np.array([[1.0, 1, 1], [0, 1, 1]])).values(every), [1, 1, 0.8])
+    np.testing.assert_allclose(Best(above, np.ones((2, 3))).values(every), [0.5, 1, 0.8])
+    nothing = Best(above, np.array([[1.0, 1, 1], [0, 0, 0]]))
+    np.testing.assert_allclose(nothing.values(every), [1, 1, np.nan])

@@ -65,6 +65,17 @@ def test_some_cell_types_beside_all_are_told_of_where_the_model_has_no_label(tin
     assert any("said to be held out in training, but" in note for note in result.notes)
 
 
+def test_samples_that_are_of_one_condition_are_no_cell_types(tiny):
+    """Nor is a column of lists, which nobody named."""
+    tiny.obs["sample"] = [f"{stim}-{i % 2}" for i, stim in enumerate(tiny.obs["stim"])]
+    tiny.obs["tags"] = [["x"]] * tiny.n_obs
+    model = cellalign.train(tiny, method="linear", condition="stim")
+    result = cellalign.evaluate(
+        model.counterfactual(tiny, to="stimulated", from_="control"), against=tiny, **{**ASKED, "label": None}
+    )
+    assert not any("compares like with like" in note for note in result.notes)
+
+
 def test_a_model_that_does_not_know_its_cells_is_believed_or_it_is_said(tiny):
     cells = predicted(tiny, holdout=[HELD])
     del cells.uns[fingerprints.KEY]
