@@ -142,7 +142,7 @@ def test_cells_without_a_response_have_no_reproducible_change():
 
 def test_what_leans_on_the_noise_of_its_own_control_gains_nothing():
     gained = []
-    for seed in range(6):
+    for seed in range(3):
         cells, change = cell_type(seed, effect=0.3)
         own = cells.control.mean(0)
         leaning = CellType(
