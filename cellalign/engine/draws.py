@@ -9,13 +9,15 @@ change. The size of one count in a cell is its smallest expression that is not z
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from cellalign.methods.base import Method, Minibatch
 
 TOGETHER = 24  # cells at most of a leaf, within which draws exchange what the model does not explain
 BINS = 8  # of a number, within which cells are of one group
@@ -27,6 +29,15 @@ NEARLY = 1.5  # times as far as these may be what changes places
 SIZES = (-7.0, 9.0, 97)  # log of a count, as a part of what a cell has and 1: first, last and number of points
 RISES = (-12.0, 3.0, 121)  # log of a rise
 SHARES = 65  # parts of its expression that a gene keeps
+
+
+def alike(method: Method, batch: Minibatch) -> Iterator[Minibatch]:
+    """The cells of a batch themselves, then again and again others of their groups that are like them."""
+    yield batch
+    z, groups = method.embedding(batch), groups_of(batch.columns, len(batch), batch.device)
+    near = how_near(z)
+    while True:
+        yield batch.taken(exchanged(z, leaves(z, groups), near).to(batch.device))
 
 
 def leaves(z: Tensor, groups: Tensor) -> Tensor:
@@ -46,29 +57,30 @@ def leaves(z: Tensor, groups: Tensor) -> Tensor:
     """
     z, leaf = z.float().cpu(), torch.unique(groups.cpu(), dim=0, return_inverse=True)[1].reshape(-1)
     while len(leaf) and int(leaf.bincount().max()) > TOGETHER:
-        rank, size = _ranked(leaf, z @ torch.randn(z.shape[1]))
+        _, rank, size = _ranked(leaf, z @ torch.randn(z.shape[1]))
         leaf = 2 * leaf + ((2 * rank >= size) & (size > TOGETHER)).long()
         leaf = torch.unique(leaf, return_inverse=True)[1]
     return leaf
 
 
-def exchanged(z: Tensor, leaf: Tensor) -> Tensor:
+def how_near(z: Tensor) -> Tensor:
+    """How far from each cell, of z [B, p], what changes places with it may be, [B]: about as its nearest are."""
+    z, n = z.float().cpu(), len(z)
+    if n < 4:  # there are no others to be nearer than
+        return z.new_zeros(n)
+    return NEARLY * torch.cdist(z, z).kthvalue(1 + min(MOST_NEAR, max(1, n // 10)), dim=1).values
+
+
+def exchanged(z: Tensor, leaf: Tensor, near: Tensor) -> Tensor:
     """For each cell [B] another one of its leaf; each is taken once, so that all means stay.
 
-    In pairs they change places, if they are about as near as to their nearest; the others stay. (Of the nearest
+    In pairs they change places, if each is as near to the other as `how_near` says; the others stay. (Of the nearest
     neighbours, one drawn at random would be one that is near to many: their mean is another.)
     """
-    z, n = z.float().cpu(), len(leaf)
-    chosen = torch.arange(n)
-    if n < 4:
-        return chosen
-    near = NEARLY * torch.cdist(z, z).kthvalue(1 + min(MOST_NEAR, max(1, n // 10)), dim=1).values
-    place = z @ torch.randn(z.shape[1])
-    order, (rank, size) = _by_leaf(leaf, place), _ranked(leaf, place)
-    first = order[((rank % 2 == 0) & (rank + 1 < size))[order]]
-    where = torch.empty_like(order)
-    where[order] = chosen
-    other = order[where[first] + 1]
+    z, chosen = z.float().cpu(), torch.arange(len(leaf))
+    order, rank, size = _ranked(leaf, z @ torch.randn(z.shape[1]))
+    at = ((rank % 2 == 0) & (rank + 1 < size))[order].nonzero()[:, 0]
+    first, other = order[at], order[at + 1]
     alike = (z[first] - z[other]).norm(dim=1) <= torch.minimum(near[first], near[other])
     first, other = first[alike], other[alike]
     chosen[first], chosen[other] = other, first
@@ -79,27 +91,22 @@ def groups_of(columns: Sequence[Tensor], n: int, device: torch.device) -> Tensor
     """Codes [n, F] of cells that are of one kind where they are the same: categories, and numbers in a few steps."""
     codes = [torch.zeros(n, dtype=torch.int64, device=device)]
     for column in columns:
-        if column.dim() != 1:
-            codes += list((column != 0).long().T) if column.dim() == 2 else []
-        elif column.is_floating_point():
-            codes.append(torch.unique(column, return_inverse=True)[1].argsort().argsort() * BINS // max(1, n))
+        if column.dim() == 2:
+            codes += list((column != 0).long().T)
+        elif column.is_floating_point():  # by rank, so that cells of one number are in one step
+            codes.append(torch.searchsorted(column.sort().values, column) * BINS // max(1, n))
         else:
             codes.append(column.long())
     return torch.stack(codes, 1)
 
 
-def _ranked(leaf: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each cell [B] the rank of its value within its leaf, from 0, and how many are in it."""
-    order, size = _by_leaf(leaf, values), leaf.bincount()
+def _ranked(leaf: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells [B], leaf by leaf, by their values; of each its rank within its leaf, from 0, and how many are in it."""
+    order, size = values.argsort(), leaf.bincount()
+    order = order[leaf[order].argsort(stable=True)]
     rank = torch.empty_like(leaf)
     rank[order] = torch.arange(len(leaf)) - (size.cumsum(0) - size)[leaf[order]]
-    return rank, size[leaf]
-
-
-def _by_leaf(leaf: Tensor, values: Tensor) -> Tensor:
-    """Cells [B], leaf by leaf, by their values within each."""
-    order = values.argsort()
-    return order[leaf[order].argsort(stable=True)]
+    return order, rank, size[leaf]
 
 
 def unit(x: Tensor) -> Tensor:
@@ -116,12 +123,13 @@ def moved(x: Tensor, change: Tensor) -> Tensor:
     if x.device.type == "mps":  # which draws neither Poisson nor binomial numbers
         return moved(x.cpu(), change.cpu()).to(x.device)
     one = unit(x).expand_as(x)
-    found = torch.where(change.isfinite(), x, change)
-    gains = (change > 0) & change.isfinite()
+    known = change.isfinite()
+    found = torch.where(known, x, change)
+    gains = (change > 0) & known
     if bool(gains.any()):
         level, size = x[gains].expm1(), one[gains]
         found[gains] = (level + size * torch.poisson(gaining(size / (1 + level), change[gains]))).log1p()
-    losing = (change < 0) & (x > 0) & change.isfinite()  # few: most counts are 0
+    losing = (change < 0) & (x > 0) & known  # few: most counts are 0
     if bool(losing.any()):
         own, size = x[losing], one[losing]
         counts = own.expm1() / size

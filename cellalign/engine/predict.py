@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice, repeat
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cellalign.data.loader import Cells
-from cellalign.engine.draws import exchanged, groups_of, leaves, moved
+from cellalign.engine.draws import alike, moved
 from cellalign.engine.ranks import current
 from cellalign.errors import ModelError
 from cellalign.methods.autoencoder import Autoencoder
@@ -224,7 +225,8 @@ def predictions(
             if not (samples or draws):
                 found.pop("sd", None)
             if draws:
-                found["X"] = torch.stack([_draw(method, batch, under, residual, at_least, i) for i in range(draws)])
+                others = islice(alike(method, batch) if residual else repeat(batch), draws)
+                found["X"] = torch.stack([_draw(method, batch, each, under, residual, at_least) for each in others])
             elif drawn:
                 found["drawn"] = under(batch, draw=True).sample()
             if at_least is not None:
@@ -299,26 +301,20 @@ def _moments(
 def _draw(
     method: Predicts,
     batch: Minibatch,
+    other: Minibatch,
     under: Callable[..., Distribution],
     residual: bool,
     at_least: float | None,
-    number: int,
 ) -> Tensor:
     """One draw of every cell [B, G].
 
-    From the likelihood, or with residual transfer: the cell, in further draws one of its group that is like it, changed
-    as that is predicted to at a draw of its latents. A normal likelihood has one spread for all genes of a cell; real
+    From the likelihood, or with residual transfer: the cell, or another that is like it, changed as that is predicted
+    to at a draw of its latents. A normal likelihood has one spread for all genes of a cell; real
     cells differ by gene, so what the model leaves unexplained is taken from them. Log expression, of which there is
     nothing below zero, changes by counts (`engine.draws`): the share of zeros moves with the mean, as in real cells.
     """
     if not residual:
         return under(batch, draw=True).sample()
-    assert isinstance(method, Method)
-    other = batch
-    if number:
-        z = method.embedding(batch)
-        leaf = leaves(z, groups_of(batch.columns, len(batch), batch.device))
-        other = batch.taken(exchanged(z, leaf).to(batch.device))
     if at_least != 0:
         return other.x + (under(batch, draw=True).mean - method.predict(other, {}).mean)
     with torch.random.fork_rng(_gpus(batch)):  # the same draw of the latents for both

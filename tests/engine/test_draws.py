@@ -10,7 +10,7 @@ import torch
 from scipy.stats import binom, false_discovery_control, mannwhitneyu, poisson
 from support import at_every_change
 
-from cellalign.engine.draws import exchanged, gaining, groups_of, keeping, leaves, moved, unit
+from cellalign.engine.draws import exchanged, gaining, groups_of, how_near, keeping, leaves, moved, unit
 
 RATES = np.array([0.01, 0.1, 0.5, 2.0, 8.0, 40.0, 0.3])
 
@@ -76,16 +76,16 @@ def test_cells_change_places_with_near_ones_of_their_group_and_each_is_taken_onc
     groups[5] = torch.tensor([7, -1])  # alone
     leaf = leaves(z, groups)
     assert int(leaf.bincount().max()) <= 24 and len(leaf.unique()) > 3 * 233 / 24
-    found = exchanged(z, leaf)
+    found = exchanged(z, leaf, how_near(z))
     assert sorted(found.tolist()) == list(range(700)) and int(found[5]) == 5
     assert torch.equal(groups[found], groups)
     among = torch.cdist(z, z).mean()
     assert float((z[found] - z).norm(dim=1).mean()) < 0.75 * float(among)
     assert float((found == torch.arange(700)).double().mean()) < 0.5
-    assert not torch.equal(exchanged(z, leaf), found)  # by the random numbers of the draw
+    assert not torch.equal(exchanged(z, leaf, how_near(z)), found)  # by the random numbers of the draw
     few = torch.zeros(1, 2, dtype=torch.int64)
     assert leaves(z[:1], few).tolist() == [0] and leaves(z[:0], few[:0]).tolist() == []
-    assert exchanged(z[:1], leaves(z[:1], few)).tolist() == [0]
+    assert exchanged(z[:1], leaves(z[:1], few), how_near(z[:1])).tolist() == [0]
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5, 0.5])
@@ -128,6 +128,8 @@ def test_numbers_far_apart_and_labels_are_of_other_groups():
         torch.tensor([[0.0, 1], [0, 1], [0, 1], [1, 0]]),
     ]
     found = groups_of(columns, 4, torch.device("cpu"))
+    doses = groups_of([torch.tensor([0.0] * 7 + [5.0] * 6 + [9.0] * 5)], 18, torch.device("cpu"))
+    assert len(doses[:7].unique(dim=0)) == len(doses[7:13].unique(dim=0)) == 1 and len(doses.unique(dim=0)) == 3
     assert len(found.unique(dim=0)) == 4 and len(groups_of([], 4, torch.device("cpu")).unique(dim=0)) == 1
 
 
