@@ -41,7 +41,7 @@ def command_of(words: Sequence[str]) -> str:
 
 def check_values(parameters: Sequence[Parameter], given: Mapping[str, Any]) -> None:
     """Refuse a flag of the command as the value of the option before it, which has none: UsageError."""
-    flags = {flag for one in parameters if not isinstance(one.option, Argument) for flag in _spellings(one)}
+    flags = _flags(parameters)
     for one in parameters:
         values = given.get(one.name)
         for value in values if isinstance(values, list) else [values]:
@@ -66,8 +66,7 @@ def _of_value(error: Any, words: Sequence[str], command: str) -> str | None:
     value = _given(words, _spellings(one))
     if value is None:
         return None
-    flags = {flag for each in every if not isinstance(each.option, Argument) for flag in _spellings(each)}
-    if _is_flag(value, flags):
+    if _is_flag(value, _flags(every)):
         return _without(one, value)
     near = nearest(value, _choices(one))
     return f"{one.flag} {value}: {_wanted(one)} is wanted{near and '.' + near}"
@@ -102,6 +101,11 @@ def _choices(one: Parameter) -> list[str]:
 def _spellings(one: Parameter) -> list[str]:
     """All flags, also that which turns a switch off."""
     return [flag for spelled in one.flags for flag in spelled.split("/")]
+
+
+def _flags(parameters: Iterable[Parameter]) -> set[str]:
+    """Those of all options."""
+    return {flag for one in parameters if not isinstance(one.option, Argument) for flag in _spellings(one)}
 
 
 def _is_flag(value: str, flags: Collection[str]) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cellalign.data.columns import column, find_control, having
+from cellalign.data.columns import column, find_control
 from cellalign.data.integers import largest
 from cellalign.data.matrices import LARGEST_LOG, default_matrix, is_counts, matrix_of, refuse_zeros
 from cellalign.data.stored import Stored, rows_in
@@ -19,6 +18,7 @@ from cellalign.records import Counterfactual, Provenance
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from cellalign.evaluation.inputs import Inputs
     from cellalign.model import Model
 
 APART = 1.5  # ratio of library sizes from which two normalisations are said to differ
@@ -87,47 +87,49 @@ def of_another_tool(
     ]
 
 
-def label_of(adata: AnnData, against: AnnData, predictions: Sequence[Counterfactual], notes: list[str]) -> str | None:
+def label_of(inputs: Inputs) -> str | None:
     """The column by which a prediction of some cell types alone is compared where none is named; None of all types.
 
     It is the label of the model, which is noted; where that is another column, or none, what is compared with what is.
     """
-    label, changed = predictions[0].label, {key for one in predictions for key in (one.condition, *one.changes)}
-    under = np.ones(against.n_obs, dtype=bool)
-    if len(predictions) == 1 and not predictions[0].continuous and predictions[0].condition in against.obs:
-        under = having(against.obs, predictions[0].condition, predictions[0].to, control=predictions[0].from_ or None)
+    adata, against, records = inputs.adata, inputs.against, inputs.predictions
+    assert against is not None
+    label, changed = records[0].label, {key for one in records for key in (one.condition, *one.changes)}
+    # what is nested in the condition, as samples are, has nothing under the other one to be compared with
+    real = against.obs
+    if len(records) == 1 and inputs.condition in real:
+        real = real.loc[inputs.under(real, records[0].to)]
     for key in dict.fromkeys([label, *map(str, adata.obs)]):
-        if not key or key in changed or any(_no_names(cells.obs, key) for cells in (adata, against)):
+        if key in changed:
             continue
-        # what is nested in the condition, as samples are, has nothing under the other one to be compared with
-        mine, theirs = (_values(obs, key) for obs in (adata.obs, against.obs.loc[under]))
-        if not (mine and mine < theirs and len(theirs) <= MOST_TYPES):
+        mine, theirs = _types(adata.obs, key), _types(real, key)
+        if not (mine and mine < theirs):
             continue
         of = f"the prediction is of {len(mine)} of {len(theirs)} values of {key!r}"
         if key == label:
-            notes.append(f"{of}, the label of the model, and is compared by it ({option('label')} names another)")
+            inputs.notes.append(
+                f"{of}, the label of the model, and is compared by it ({option('label')} names another)"
+            )
             return label
-        notes.append(
+        inputs.notes.append(
             f"{of} and is compared with real cells of all of them; {option('label', key)} compares like with like"
         )
         break
     return None
 
 
-def _values(obs: pd.DataFrame, key: str) -> set[str]:
-    """The values of a column; none of one that cannot be read as names, or has very many."""
-    some = obs[key].iloc[:: max(1, len(obs) // LOOKED_AT)]
-    try:
-        if some.astype(str).nunique() > MOST_TYPES:
-            return set()
-        return set(column(obs, key, purpose="label", missing=True).categories)
-    except InputError:
+def _types(obs: pd.DataFrame, key: str) -> set[str]:
+    """The values of a column that may be of cell types: none where it is not there, or holds no names, or very many."""
+    values = obs[key] if key in obs else None
+    if not isinstance(values, pd.Series) or values.dtype.kind in "iufbmM":
         return set()
-
-
-def _no_names(obs: pd.DataFrame, key: str) -> bool:
-    """Whether a column is not there, or its values are numbers or dates and no names."""
-    return key not in obs or isinstance(obs[key], pd.DataFrame) or obs[key].dtype.kind in "iufbmM"
+    if values.iloc[:: max(1, len(obs) // LOOKED_AT)].astype(str).nunique() > MOST_TYPES:
+        return set()
+    try:
+        found = set(column(obs, key, purpose="label", missing=True).categories)
+    except InputError:  # of lists, ...
+        return set()
+    return found if len(found) <= MOST_TYPES else set()
 
 
 def origin_notes(adata: AnnData, against: AnnData, model: Model | None) -> list[str]:

@@ -95,8 +95,6 @@ def evaluate(
 
         against = comparable(adata, against, predictions[0].expression, option("against"))
         result.notes.extend(origin_notes(adata, against, model))
-    if label is None and against is not None and predictions:
-        label = label_of(adata, against, predictions, result.notes)
     scored = not predictions or _embedded(adata, embedding)
     inputs = Inputs(
         adata=adata,
@@ -115,6 +113,8 @@ def evaluate(
         predictions=predictions,
         within=_within(within, against, predictions),
     )
+    if label is None and against is not None and predictions:
+        inputs = replace(inputs, label=label_of(inputs))
     inputs = replace(inputs, model_validation=_model_validation(inputs))
     inputs = sampled(replace(inputs, validation=_validation(inputs)))
     if panels is None and batch is None and len(inputs.embeddings) == 1:

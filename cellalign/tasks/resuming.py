@@ -204,9 +204,8 @@ class Resuming:
             raise UsageError(f"{option('epochs', epochs)} is less than the {done} that are done; ask for more")
         for said in kept.changed(checkpoint.settings):
             log.info("going on with another %s", said)
-        after = (
-            f" after {done} of {counted(epochs, 'epoch')}" if done and epochs else ""
-        )  # of several trainings none are counted
+        # of several trainings no epochs are counted
+        after = f" after {done} of {counted(epochs, 'epoch')}" if done and epochs else ""
         return f"goes on with {checkpoint.path}{after}"
 
     def _refuse(self, checkpoint: Checkpoint) -> None:

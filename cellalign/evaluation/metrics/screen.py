@@ -304,7 +304,7 @@ def by_calls(
 
     How many are depends on how predicted cells scatter, which is no knowledge of a condition.
     """
-    genes = _ranked_genes(predicted, predicted.tested & ~_mask(own, len(predicted.p)))
+    genes = _ranked_genes(predicted, predicted.tested & _used([own], len(predicted.p))[0])
     there = real.significant(own)
     known = real.tested & (real.change != 0)
     right = known & (np.sign(predicted.change) == np.sign(real.change))
@@ -323,12 +323,6 @@ def _ranked_genes(found: Different, some: np.ndarray) -> np.ndarray:
     """Genes of a mask [G], the surest first; of those as sure the most changed."""
     genes = np.flatnonzero(some)
     return genes[np.lexsort((genes, -np.abs(found.change[genes]), found.p[genes], found.q[genes]))]
-
-
-def _mask(columns: np.ndarray, n: int) -> np.ndarray:
-    mask = np.zeros(n, dtype=bool)
-    mask[columns] = True
-    return mask
 
 
 def agreement(predicted: Different, real: Different, own: np.ndarray) -> float:

@@ -153,20 +153,15 @@ def _largest(change: np.ndarray) -> np.ndarray:
 
 
 def _say_coverage(inputs: Inputs, record: Counterfactual, mean: dict[str, float], n: int) -> None:
-    """What intervals hold beside what they promise, over the genes they promise it of and over the others."""
+    """What intervals hold beside what they promise, of the genes they promise it of, and of DE genes."""
     promised, of_de = float(record.interval or 0), record.interval_over == "de"
-    over = {"coverage_de": f"{APART} DE genes", "coverage_all": "all genes"}
-    first, other = over if of_de else reversed(over)
-    if first not in mean or not np.isfinite(mean[first]):
-        return
-    held, short = mean[first], mean[first] < promised - SHORT
-    said = (
-        f"intervals: {counted(n, 'group')}: they hold {held:.0%} of the means of {over[first]}, {promised:.0%} promised"
-    )
-    said += ", so fewer than they promise" if short else ""
-    if not of_de and np.isfinite(mean.get(other, np.nan)):
-        said += f"; of the {over[other]} {mean[other]:.0%}, of which nothing is promised ("
-        said += f"counterfactual {option('interval_over', 'de')} does)"
+    de, held = f"{APART} DE genes", mean["coverage_de" if of_de else "coverage_all"]
+    said = f"intervals: {counted(n, 'group')}: they hold {held:.0%} of the means of {de if of_de else 'all genes'}"
+    said += f", {promised:.0%} promised"
+    said += ", so fewer than they promise" if held < promised - SHORT else ""
+    if not of_de:
+        over = option("interval_over", "de")
+        said += f"; of the {de} {mean['coverage_de']:.0%}, of which nothing is promised (counterfactual {over} does)"
     inputs.notes.append(said)
 
 
