@@ -34,8 +34,12 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "mmd-ae": dict(method="mmd-ae", **CONDITION),
     "comp": dict(method="comp", **CONDITION),
     "comp, 10 latents": dict(method="comp", latent_dim=10, **CONDITION),
+    "scgen (no integration)": dict(method="scgen", **CONDITION),
+    "stgan": dict(method="stgan", **CONDITION),
     "celligner": dict(method="celligner", **CONDITION),
+    "lemur": dict(method="lemur", **CONDITION),
     "scvi": dict(method="scvi", **BATCH),
+    "nf-ivae": dict(method="nf-ivae", covariate=["mRNA_amount"], **BATCH),
     "invae": dict(method="invae", covariate=["mRNA_amount"], **BATCH),
     "scanvi (sees mixtures)": dict(method="scanvi", label="mix", **BATCH),
 }

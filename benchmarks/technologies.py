@@ -32,7 +32,9 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "trvae": dict(method="trvae", **CONDITION),
     "mmd-ae": dict(method="mmd-ae", **CONDITION),
     "comp": dict(method="comp", **CONDITION),
+    "stgan": dict(method="stgan", **CONDITION),
     "celligner": dict(method="celligner", **CONDITION),
+    "lemur": dict(method="lemur", **CONDITION),
     "scgen (no integration)": dict(method="scgen", label="cell_type", **CONDITION),
 }
 

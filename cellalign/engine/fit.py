@@ -23,9 +23,10 @@ from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
 from cellalign.engine.feeding import brought, placed
 from cellalign.engine.keeping import keep, lost_ranks_noted, streams, take_up
-from cellalign.engine.learning_on import LearningOn, players_of
+from cellalign.engine.learning_on import LearningOn
 from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
+from cellalign.engine.players import optimiser_of, players_of
 from cellalign.engine.precision import DTYPES, settle
 from cellalign.engine.ranks import check_shares, current
 from cellalign.engine.sharing import Sharing
@@ -159,8 +160,7 @@ class _Run:
 
     def optimiser(self, player: Player) -> AdamW:
         """AdamW of a player's parameters."""
-        shares = {} if self.learning_on is None else self.learning_on.shares(self.method, player, self.device)
-        return AdamW(player.parameters, weight_decay=self.plan.weight_decay, eps=self.plan.adam_eps, shares=shares)
+        return optimiser_of(self.method, player, self.plan, self.learning_on, self.device)
 
     def train_mode(self) -> None:
         """Let the method's layers do what they do in training."""

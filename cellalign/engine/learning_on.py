@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cellalign.methods.base import HasPlayers, Method, Player, Trains
+from cellalign.methods.base import Player
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,3 @@ class LearningOn:
         for module in method.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
-
-
-def players_of(method: Method) -> Mapping[str, Player]:
-    """Those of the method, or one of all parameters; none where there is nothing to learn by gradient steps."""
-    if isinstance(method, HasPlayers):
-        return method.players()
-    parameters = list(method.parameters())
-    return {"all": Player(parameters)} if parameters and isinstance(method, Trains) else {}

@@ -7,7 +7,7 @@ operations, a twentieth of a step of a small model, and imports torch's compiler
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class AdamW:
         How much of the moments is kept at a step.
     shares : mapping of int to Tensor
         Of the parameters at these places, the part of a step that each value makes: 0 stays as it is.
+    undecayed : collection of int
+        The places of parameters without weight decay.
     """
 
     def __init__(
@@ -38,10 +40,11 @@ class AdamW:
         eps: float,
         betas: tuple[float, float] = (0.9, 0.999),
         shares: Mapping[int, Tensor] | None = None,
+        undecayed: Collection[int] = (),
     ) -> None:
         self.parameters = list(dict.fromkeys(parameters))
         self.weight_decay, self.eps, self.betas = weight_decay, eps, betas
-        self.shares = dict(shares or {})
+        self.shares, self.undecayed = dict(shares or {}), frozenset(undecayed)
         self.moments: dict[int, tuple[Tensor, Tensor]] = {}
         self.steps: dict[int, int] = {}
 
@@ -49,12 +52,13 @@ class AdamW:
     def step(self, rate: float) -> None:
         """Move every parameter that has a gradient, at this learning rate."""
         before = {i: self.parameters[i].clone() for i in self.shares}
-        alike: dict[tuple[torch.device, torch.dtype, int], list[int]] = defaultdict(list)
+        alike: dict[tuple[torch.device, torch.dtype, int, float], list[int]] = defaultdict(list)
         for i, p in enumerate(self.parameters):
             if p.grad is not None:
                 self.steps[i] = self.steps.get(i, 0) + 1
-                alike[p.device, p.dtype, self.steps[i]].append(i)
-        for (device, _, steps), places in alike.items():
+                decay = 0.0 if i in self.undecayed else self.weight_decay
+                alike[p.device, p.dtype, self.steps[i], decay].append(i)
+        for (device, _, steps, decay), places in alike.items():
             parameters: list[Tensor] = [self.parameters[i] for i in places]
             moments = [self.moments.get(i) or self._begin(i) for i in places]
             torch._fused_adamw_(
@@ -67,7 +71,7 @@ class AdamW:
                 lr=rate,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
-                weight_decay=self.weight_decay,
+                weight_decay=decay,
                 eps=self.eps,
                 amsgrad=False,
                 maximize=False,

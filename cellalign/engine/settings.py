@@ -43,6 +43,7 @@ def resolve_settings(
     n_features: int | None = None,
     images: bool = False,
     n_cells: int | None = None,
+    number: bool = False,
 ) -> tuple[Any, Plan]:
     """Hyperparameters and plan of a method: preset, then config, then settings, then named arguments not None.
 
@@ -56,17 +57,19 @@ def resolve_settings(
         Whether these are pixels, for which a method may have defaults of its own too.
     n_cells : int, optional
         Cells of the input, where they are known.
+    number : bool
+        Whether the condition is a number, for which a method may have defaults of its own too.
 
     Raises
     ------
     UsageError
         An unknown preset or key, or a value out of range.
     """
-    own: Mapping[str, Any] = {}
+    own: Mapping[str, Any] = cls.defaults_of_number(n_features) if number else {}
     if expression == "any":
-        own = cls.defaults_of_any(n_features, n_cells)
+        own = {**own, **cls.defaults_of_any(n_features, n_cells)}
     elif images:
-        own = cls.defaults_of_images()
+        own = {**own, **cls.defaults_of_images()}
     published = preset_settings(preset, cls.name) if preset else own
     given = {key: value for key, value in (named or {}).items() if value is not None}
     return merge_settings(cls, [published, config or {}, settings or {}, given])

@@ -196,6 +196,11 @@ class Method(nn.Module, ABC):
         return cls.version
 
     @classmethod
+    def defaults_of_number(cls, n_features: int | None) -> Mapping[str, Any]:
+        """Its own defaults for so many features where the condition is a number: none."""
+        return {}
+
+    @classmethod
     def defaults_of_images(cls) -> Mapping[str, Any]:
         """Its own defaults for images: none."""
         return {}

@@ -79,6 +79,11 @@ class CoMP(CVAE):
             return general
         return general | {"include_self": False, "floor": 50.0, "gamma": 2.0, "epoch_rule": "double-steps"}
 
+    @classmethod
+    def defaults_of_number(cls, n_features: int | None) -> Mapping[str, Any]:
+        """None: its penalty keeps the number out of z, which of `cvae` the KL has to."""
+        return {}
+
     @property
     def weight(self) -> float:
         """Gamma; by default it grows with the reconstruction, which is a sum over genes."""

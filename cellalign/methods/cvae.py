@@ -9,6 +9,7 @@ unknown ones from it (the discriminative half of Kingma et al. 2014, model M2).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -30,6 +31,8 @@ from cellalign.methods.base import (
 )
 from cellalign.nn import share
 from cellalign.nn.networks import Classifier
+
+KL_OF_NUMBER = 0.35  # times the root of the number of genes: 5 of 200, 11 of 1,000
 
 
 class ConditionalAutoencoder(InfersCondition, GivenContext):
@@ -98,6 +101,14 @@ class CVAE(ConditionalAutoencoder, VariationalAutoencoder):
     reference = "Sohn et al. 2015"
     shares_batches = True
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical", "number")
+
+    @classmethod
+    def defaults_of_number(cls, n_features: int | None) -> Mapping[str, Any]:
+        """A heavier KL: what z tells of a number, the decoder does not learn from it, and predicts too small a change.
+
+        With 1 slopes of dose curves are 0.65 to 0.85 of the truth (benchmarks/README.md, "A dose as the condition").
+        """
+        return {"beta": round(KL_OF_NUMBER * math.sqrt(n_features), 1)} if n_features else {}
 
     class Hyperparameters(VariationalAutoencoder.Hyperparameters):
         """Adds the prior's width, which CoMP's code has at 0.1 for VFAE and trVAE."""

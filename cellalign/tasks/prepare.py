@@ -146,7 +146,7 @@ def prepare(
     named = {name: asked[name] for name in PLANNED}
     pixels = image_shape(adata) is not None
     hyperparameters, plan = resolve_settings(
-        cls, preset, config, settings, named, expression, adata.n_vars, pixels, adata.n_obs
+        cls, preset, config, settings, named, expression, adata.n_vars, pixels, adata.n_obs, roles.of_number
     )
     reads = what_is_read(cls, hyperparameters, expression)
     _check_condition(cls, roles, continuous)
@@ -236,8 +236,9 @@ def resolved(method: str, settings: Mapping[str, Any] | None, options: Mapping[s
     from cellalign.methods.registry import get
 
     named = {name: options.get(name) for name in PLANNED}
-    kind = options.get("expression")
-    return resolve_settings(get(method), options.get("preset"), options.get("config"), settings, named, kind)
+    kind, number = options.get("expression"), Roles.of(options).of_number
+    given = options.get("preset"), options.get("config"), settings
+    return resolve_settings(get(method), *given, named, kind, number=number)
 
 
 def what_is_read(cls: type[Method], hyperparameters: Any, expression: str | None) -> str:

@@ -66,6 +66,11 @@ class Roles:
         return cls(condition, kinds=kinds, may_be_missing=missing, **given)
 
     @property
+    def of_number(self) -> bool:
+        """Whether the condition is a number."""
+        return self.kinds.get(self.condition or "") == "number"
+
+    @property
     def named(self) -> dict[Any, list[str]]:
         """The columns of each role."""
         single = {"condition": self.condition, "label": self.label}

@@ -32,6 +32,20 @@ def test_it_moves_parameters_as_torchs_class_does(both):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
+def test_of_some_parameters_nothing_decays(both):
+    ours, theirs = both
+    mine = AdamW(ours, weight_decay=0.3, eps=1e-8, undecayed={1})
+    groups = [{"params": [theirs[0], theirs[2]]}, {"params": [theirs[1]], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.3)
+    for _ in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = b.grad = torch.randn_like(a)
+        mine.step(0.1)
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
 def test_a_step_without_any_gradient_moves_nothing(both):
     before = [p.detach().clone() for p in both[0]]
     AdamW(both[0], weight_decay=0.5, eps=1e-8).step(1.0)

@@ -11,7 +11,9 @@ from sklearn.model_selection import cross_val_predict
 
 import cellalign
 from cellalign import simulate
+from cellalign.engine.players import undecayed
 from cellalign.errors import InputError, UsageError
+from cellalign.methods.base import Player
 from cellalign.nn.penalties import misalignment
 
 pytestmark = pytest.mark.learns
@@ -92,19 +94,38 @@ def drawn_mean(cells, dose, rows, library):
     return np.mean([np.log1p(x / np.maximum(x.sum(1, keepdims=True), 1) * library).mean(0) for x in draws], axis=0)
 
 
+def test_weights_of_a_number_do_not_decay_and_those_of_categories_do(dosed):
+    def free(method, **condition):
+        model = cellalign.train(dosed, method=method, settings=SETTINGS | {"epochs": 1}, **condition)
+        player = Player(list(model.method.parameters()))
+        names = [name for name, _ in model.method.named_parameters()]
+        return {names[i] for i in undecayed(model.method, player)}
+
+    number = {"condition": "dose", "continuous": True}
+    assert free("cvae", **number) == free("comp", **number) == {"encoder.first.context", "decoder.first.context"}
+    assert free("cvae", condition="cell_type") == set()
+
+
+def test_the_kl_of_a_cvae_keeps_a_number_out_of_z_by_default(dosed):
+    def beta(method="cvae", **options):
+        return cellalign.train(dosed, method=method, epochs=1, **options).record.hyperparameters["beta"]
+
+    number = {"condition": "dose", "continuous": True}
+    assert (
+        beta(**number) == beta(condition="dose", kinds={"dose": "number"}) == pytest.approx(0.35 * 200**0.5, abs=0.05)
+    )
+    assert beta(**number, settings={"beta": 2.0}) == 2.0
+    assert beta("comp", **number) == beta(condition="cell_type") == 1.0
+
+
 @pytest.mark.slow
-def test_z_forgets_the_dose_and_dose_curves_follow_the_truth(dosed):
+@pytest.mark.parametrize("method", ["comp", "cvae"])
+def test_z_forgets_the_dose_and_dose_curves_follow_the_truth(dosed, method):
     dose = dosed.obs["dose"].to_numpy()
-    z = {}
-    for method in ("vae", "comp"):
-        model = (
-            cellalign.train(dosed, method=method, condition="dose", continuous=True, settings=SETTINGS)
-            if method == "comp"
-            else cellalign.train(dosed, method=method, settings=SETTINGS)
-        )
-        z[method] = model.embed(dosed)
-    assert dose_from(z["vae"], dose) > 0.5
-    assert dose_from(z["comp"], dose) < 0.1
+    knows_none = cellalign.train(dosed, method="vae", settings=SETTINGS)
+    assert dose_from(knows_none.embed(dosed), dose) > 0.5
+    model = cellalign.train(dosed, method=method, condition="dose", continuous=True, settings=SETTINGS)
+    assert dose_from(model.embed(dosed), dose) < 0.1
     library = np.asarray(dosed.layers["counts"].sum(1)).ravel()
     control = dosed[dose == 0].copy()
     rows = np.flatnonzero(dose == 0)
