@@ -22,7 +22,7 @@ from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
 from cellalign.engine.feeding import brought, placed
-from cellalign.engine.keeping import keep, lost_ranks_noted, streams, take_up
+from cellalign.engine.keeping import keep, keep_before_all_leave, lost_ranks_noted, streams, take_up
 from cellalign.engine.learning_on import LearningOn
 from cellalign.engine.optimiser import AdamW
 from cellalign.engine.plan import Plan
@@ -249,7 +249,7 @@ class _Run:
         if now < self.due and not self.signals.waiting:
             return
         self.signals.keep = False
-        kept = self.save()
+        kept = self.save(all_leave=self.signals.ending is not None)
         try:
             self.signals.deliver()
         except BaseException as error:
@@ -282,7 +282,7 @@ class _Run:
         self.losses, self.epoch_rng = [], self.shuffler.get_state()
         if len(state.setbacks) == SETBACKS or found.step == 1:  # before which no rate has changed anything
             state.setbacks, state.lr_factor = [], 1.0  # who goes on from here says with which learning rate
-            kept = self.best is not None and self.checkpoint is not None and self.save()
+            kept = self.best is not None and self.checkpoint is not None and self.save(all_leave=True)
             raise failure(found, tried, self.cells, rows, state.epoch if kept else None)
         state.setbacks.append(str(found))
         state.lr_factor *= SLOWER
@@ -419,10 +419,10 @@ class _Run:
                     totals[key] = totals.get(key, 0.0) + float(value) * weight
         return {key: value / len(self.validation) for key, value in self.sharing.totals(totals).items()}
 
-    def save(self) -> bool:
-        """Leave the state on disk: whether it was."""
+    def save(self, *, all_leave: bool = False) -> bool:
+        """Leave the state on disk: whether it was. `all_leave` where every rank ends behind it."""
         assert self.checkpoint is not None
-        return keep(self, self.checkpoint)
+        return (keep_before_all_leave if all_leave else keep)(self, self.checkpoint)
 
     def keep_best(self, loss: float) -> None:
         """Remember the weights where they are the best so far; warm-up epochs do not count."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +38,18 @@ def keep(run: _Run, checkpoint: Checkpoint) -> bool:
     tensors |= streams(run.device)
     tensors |= {"rng.shuffle": run.shuffler.get_state() if between else run.epoch_rng}
     return _saved(checkpoint, tensors, run.state)
+
+
+def keep_before_all_leave(run: _Run, checkpoint: Checkpoint) -> bool:
+    """`keep` where every rank ends behind it: none is gone before the first has written.
+
+    What started them (srun --kill-on-bad-exit, torchrun) kills the others when one ends. To be called where all ranks
+    have decided alike; a checkpoint that is merely due is so by each one's own clock.
+    """
+    kept = keep(run, checkpoint)
+    with suppress(RankLost):  # this one ends anyway
+        run.ranks.wait()
+    return kept
 
 
 def _saved(checkpoint: Checkpoint, tensors: dict[str, Tensor], state: State) -> bool:

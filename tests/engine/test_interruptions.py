@@ -113,7 +113,7 @@ def test_it_says_where_it_was(tmp_path, heeded):
 
 
 def test_a_first_signal_waits_for_the_state_and_a_second_does_not(tmp_path, heeded, monkeypatch):
-    monkeypatch.setattr(fitting._Run, "save", lambda run: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(fitting._Run, "save", lambda run, **_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Ended):
         go(checkpoint=Checkpoint.beside(tmp_path / "model", {}), at=2)
 

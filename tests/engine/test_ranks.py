@@ -37,19 +37,21 @@ REST = (
 REST += ("svae+", "nf-ivae", "invae", "invae-weighted")
 
 
-def outcome(folder: Path, world: int, precision: str, names, backend: str) -> list[dict]:
-    """What became of the methods on each rank."""
-    words = [sys.executable, str(WORKER), str(folder)]
+def carried_out(worker: Path, folder: Path, world: int, *more: str) -> None:
+    """Run a program as so many ranks, which are given a folder, their number, and more."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(WORKER.parent.parent)])}
     all_of_them = [
-        subprocess.Popen(
-            [*words, str(rank), str(world), precision, ",".join(names), backend], env=env, stderr=subprocess.PIPE
-        )
+        subprocess.Popen([sys.executable, str(worker), str(folder), str(rank), *more], env=env, stderr=subprocess.PIPE)
         for rank in range(world)
     ]
     for process in all_of_them:
         _, said = process.communicate(timeout=600)
         assert process.returncode == 0, said.decode()
+
+
+def outcome(folder: Path, world: int, precision: str, names, backend: str) -> list[dict]:
+    """What became of the methods on each rank."""
+    carried_out(WORKER, folder, world, str(world), precision, ",".join(names), backend)
     return [torch.load(folder / f"{world}-{rank}.pt", weights_only=False) for rank in range(world)]
 
 
@@ -235,6 +237,12 @@ def test_of_several_machines_it_is_said_which_is_which(nobody, tmp_path, capfd):
     ranks_that(nobody, tmp_path, "print(*(os.environ[n] for n in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'GROUP_RANK')))")
     assert run_ranks([], 2, 2) == 0
     assert capfd.readouterr().out == "2 4 node0 1\n"
+
+
+def test_no_rank_leaves_before_the_checkpoint_is_written(tmp_path):
+    """srun --kill-on-bad-exit would kill the first while it writes."""
+    carried_out(WORKER.with_name("ended_ranks.py"), tmp_path, 2)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["True", "True"]
 
 
 def test_signals_wait_until_all_ranks_know_of_them():
