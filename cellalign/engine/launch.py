@@ -25,6 +25,7 @@ from cellalign.threads import asked_for, available
 
 BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PARENT = "CELLALIGN_PARENT"  # who started this process as a rank
+OWN_STEPS = 0xFFFFFFF0  # SLURM's steps from here on are no srun's: the batch script, an interactive shell
 PATIENCE = 20.0  # seconds that ranks are given to notice that one has ended
 PUT_AWAY = 5.0  # and, once they are told to, to end
 FORWARDED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
@@ -84,8 +85,15 @@ def started_by(asked: int) -> Literal["torchrun", "slurm"] | None:
     """Who started the processes; SLURM where several are asked for alone, as its variables are there in every job."""
     if all(name in os.environ for name in BY_TORCHRUN):
         return "torchrun"
-    by_srun = os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") and "SLURM_PROCID" in os.environ
-    return "slurm" if asked > 1 and by_srun and int(os.environ.get("SLURM_NTASKS", 1)) > 1 else None
+    several = asked > 1 and int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    return "slurm" if several and _by_srun() else None
+
+
+def _by_srun() -> bool:
+    """Whether srun started this process, and not a batch script, which has the variables of its job's tasks too."""
+    step = os.environ.get("SLURM_STEP_ID", os.environ.get("SLURM_STEPID", ""))
+    in_step = step.isdigit() and int(step) < OWN_STEPS
+    return in_step and "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 def environment(there: Started) -> Any:

@@ -10,6 +10,7 @@ one can do (write, look whether there is a file) the first one does, and tells.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cellalign.engine.launch import Started, end_with_parent, environment, started
+from cellalign.engine.meeting import meet
 from cellalign.errors import TrainingError, UsageError, option
 from cellalign.methods.base import Method
 from cellalign.nn.share import Share
@@ -204,10 +206,15 @@ def _connect(there: Started, name: str) -> Ranks:
         raise UsageError(f"{option('devices')} needs lightning-fabric: pip install 'cellalign[distributed]'") from error
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # who there is, is said below
     backend = "nccl" if kind.type == "cuda" else "gloo"
-    strategy = DDPStrategy(cluster_environment=environment(there), process_group_backend=backend)
+    by = environment(there)
+    strategy = DDPStrategy(cluster_environment=by, process_group_backend=backend)
     fabric = Fabric(accelerator=kind.type, devices=there.local, num_nodes=there.nodes, strategy=strategy)
     try:
+        # torchrun has had all of them come before it starts any, and keeps the store itself
+        agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        store = None if agents else meet(by.main_address, by.main_port, by.global_rank(), there.world)
         fabric.launch()
+        del store
     except (RuntimeError, ValueError) as error:
         said = str(error).partition("\n")[0]
         raise TrainingError(f"the {there.world} ranks do not find each other: {said}") from error

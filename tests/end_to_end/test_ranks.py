@@ -100,7 +100,7 @@ def test_who_else_starts_them(models, kang_like, by):
         more = []
     else:  # two machines of one task each
         job = {"SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_LOCALID": "0"}
-        job |= {"SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "4711", "SLURM_CPUS_PER_TASK": "1"}
+        job |= {"SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_CPUS_PER_TASK": "1"}
         envs = [job | {"SLURM_PROCID": str(i), "SLURM_NODEID": str(i)} for i in range(2)]
         more = ["--devices", 1, "--nodes", 2]
     words = ["train", kang_like, *TRAIN, "--epochs", 4, "-m", by, *more]

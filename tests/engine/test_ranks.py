@@ -2,15 +2,17 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cellalign.engine import launch
+from cellalign.engine import launch, meeting
 from cellalign.engine.launch import Started, run_ranks, several_to_start, started
 from cellalign.engine.ranks import Ranks, check_shares, shares_batches
 from cellalign.engine.signals import ENDING, KEEPING, Signals
@@ -146,6 +148,8 @@ def nobody(monkeypatch):
         "SLURM_PROCID",
         "SLURM_NTASKS",
         "SLURM_JOB_NAME",
+        "SLURM_STEP_ID",
+        "SLURM_STEPID",
         "NODE_RANK",
     ):
         monkeypatch.delenv(name, raising=False)
@@ -175,6 +179,7 @@ def test_who_started_them(nobody):
 def test_slurm_starts_them_where_several_are_asked_for(nobody):
     nobody.setenv("SLURM_PROCID", "1")
     nobody.setenv("SLURM_NTASKS", "4")
+    nobody.setenv("SLURM_STEP_ID", "0")
     assert started(None, None) is None  # of a job whose tasks are something else
     assert started(2, 2) == Started("slurm", 2, 2) and not several_to_start(2, 2)
     nobody.setenv("SLURM_NTASKS_PER_NODE", "2")
@@ -184,6 +189,46 @@ def test_slurm_starts_them_where_several_are_asked_for(nobody):
         launch.environment(Started("slurm", 2, 2))
     nobody.setenv("SLURM_JOB_NAME", "bash")
     assert several_to_start(2, 2)
+
+
+@pytest.mark.parametrize("step", [None, "batch", "4294967291", "4294967290", ""])
+def test_in_a_batch_script_without_srun_the_command_starts_them(nobody, step):
+    """Its variables are those of a job of several tasks, of which it is the only process."""
+    for name, value in (("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2"), ("SLURM_JOB_NAME", "train")):
+        nobody.setenv(name, value)
+    if step is not None:
+        nobody.setenv("SLURM_STEP_ID", step)
+    assert several_to_start(2, None)
+    nobody.setenv("SLURM_STEP_ID", "3")
+    assert started(2, None) == Started("slurm", 2, 1) and not several_to_start(2, None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_ranks_that_do_not_come_are_named(monkeypatch, capfd):
+    monkeypatch.setattr(meeting, "PATIENCE", 0.5)
+    monkeypatch.setattr(meeting, "LAST_WORD", 0.3)
+    port, said = free_port(), []
+
+    def comes(rank):
+        with pytest.raises(TrainingError) as caught:
+            meeting.meet("127.0.0.1", port, rank, 4)
+        said.append(str(caught.value))
+
+    others = [threading.Thread(target=comes, args=(rank,)) for rank in (0, 2)]
+    for each in others:
+        each.start()
+    for each in others:
+        each.join()
+    assert said == [f"ranks 1, 3 did not come to 127.0.0.1:{port} within 0 seconds of the others"] * 2
+    port = free_port()
+    comes(1)
+    assert said[-1].startswith("rank 0 did not come to ") and TrainingError.exit_status == 5
+    assert capfd.readouterr().err == ""
 
 
 def ranks_that(monkeypatch, tmp_path, code: str) -> None:
