@@ -2,7 +2,8 @@
 
 The same code runs on the CPU and on a GPU: `to` moves the matrix once, and a batch is made dense where it is used, if
 at all. Of a matrix on disk the rows of many batches are read at once, by another thread while those before are used; an
-epoch's order is then of blocks of neighbouring rows, shuffled, and of the rows of many blocks, shuffled again.
+epoch's order is then of blocks of neighbouring rows, shuffled, and of the rows of many blocks, shuffled again. Within a
+batch these rows are in their order on disk: of several ranks each, whose share is a run of them, reads other blocks.
 """
 
 from __future__ import annotations
@@ -101,19 +102,24 @@ class Cells:
         """The given rows as one mini-batch."""
         return Minibatch(self.matrix.rows(rows), self.fields, tuple(column[rows] for column in self.columns))
 
-    def batches(self, rows_of_each: Sequence[Tensor], start: int = 0) -> Iterator[Minibatch]:
+    def batches(
+        self, rows_of_each: Sequence[Tensor], start: int = 0, parts_of: Sequence[Tensor] | None = None
+    ) -> Iterator[Minibatch]:
         """A mini-batch of the rows of each; the rows may lie on another device, small ones are read together.
 
         Parameters
         ----------
         start : int
             The first that is given: those before are not read, but of a matrix on disk the same are read together.
+        parts_of : sequence of Tensor, optional
+            The batches that these are a rank's shares of: read together are those that were shuffled together, whose
+            rows are of the same blocks.
         """
         source = on_disk(self.matrix)
         if source is None:
             yield from self._read_together(rows_of_each[start:])
             return
-        groups = together(rows_of_each, source.read_together)
+        groups = together(parts_of or rows_of_each, source.read_together)
         groups = [(max(start, first), last) for first, last in groups if last > start]
         whole = [torch.cat(tuple(rows_of_each[first:last])).cpu() for first, last in groups]
         for (first, last), part in zip(groups, self._timed(ahead(self._fetched, whole)), strict=True):
@@ -259,8 +265,8 @@ def shuffled(
         Ascending, where they are on disk.
     neighbours, read_together : int
         Of rows that are read from disk: how many are in a block, whose rows stay neighbours while blocks are shuffled,
-        and how many are read at once (`together`); these are shuffled once more, whichever block they are of. Without
-        them every order is as likely as another.
+        and how many are read at once (`together`); these are shuffled once more, whichever block they are of, and in
+        each part they ascend. Without them every order is as likely as another.
     """
     if not read_together:
         order = rows[torch.randperm(len(rows), generator=generator)]
@@ -271,7 +277,7 @@ def shuffled(
         own = torch.cat(parts[first:last])
         own = own[torch.randperm(len(own), generator=generator)]
         found += own.split([len(part) for part in parts[first:last]])
-    return found
+    return [part.sort().values for part in found]
 
 
 def _n_batches(n: int, size: int) -> int:
@@ -338,7 +344,7 @@ def balanced(
         for i, part in enumerate(parts):
             own = part[first:last].reshape(-1)
             part[first:last] = own[torch.randperm(len(own), generator=generator)].view(-1, parts[i].shape[1])
-    return list(torch.cat(parts, 1))
+    return list(torch.cat(parts, 1).sort(1).values)
 
 
 def _ordered(rows: Tensor, generator: torch.Generator, neighbours: int) -> Tensor:

@@ -35,11 +35,11 @@ def meet(address: str, port: int, rank: int, world: int) -> TCPStore:
     store = TCPStore(
         address, port, None, rank == 0, timedelta(seconds=PATIENCE), wait_for_workers=False, multi_tenant=True
     )
-    store.set(_key(rank), b"")
+    store.set(_key(rank), "")
     if rank == 0:
         _by(until, lambda: store.check([_key(each) for each in range(world)]))
         absent = [each for each in range(world) if not store.check([_key(each)])]
-        store.set(OUTCOME, ",".join(map(str, absent)).encode())
+        store.set(OUTCOME, ",".join(map(str, absent)))
         time.sleep(LAST_WORD if absent else 0)
     else:  # the first began to wait no later than now
         _by(time.monotonic() + PATIENCE + LAST_WORD, lambda: store.check([OUTCOME]))

@@ -15,6 +15,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +28,7 @@ from cellalign.methods.base import Method
 from cellalign.nn.share import Share
 
 log = logging.getLogger("cellalign")
+PATIENCE = timedelta(hours=4)  # of those that wait while one looks through 10^8 cells; one that ends is noticed at once
 T = TypeVar("T")
 
 
@@ -207,7 +209,7 @@ def _connect(there: Started, name: str) -> Ranks:
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # who there is, is said below
     backend = "nccl" if kind.type == "cuda" else "gloo"
     by = environment(there)
-    strategy = DDPStrategy(cluster_environment=by, process_group_backend=backend)
+    strategy = DDPStrategy(cluster_environment=by, process_group_backend=backend, timeout=PATIENCE)
     fabric = Fabric(accelerator=kind.type, devices=there.local, num_nodes=there.nodes, strategy=strategy)
     try:
         # torchrun has had all of them come before it starts any, and keeps the store itself

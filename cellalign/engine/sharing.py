@@ -45,11 +45,9 @@ class Sharing:
 
     def batches(self, cells: Cells, rows: Sequence[Tensor], start: int = 0) -> Iterator[tuple[Minibatch, int]]:
         """The share of each batch from `start` on that is this rank's, and how many rows the batch has."""
-        if self.ranks.alone:
-            own = rows
-        else:
-            own = [self.ranks.own(of_one) for of_one in rows]
-        for batch, all_rows in zip(brought(cells.batches(own, start), self.device), rows[start:], strict=True):
+        own = rows if self.ranks.alone else [self.ranks.own(of_one) for of_one in rows]
+        read = brought(cells.batches(own, start, parts_of=rows), self.device)
+        for batch, all_rows in zip(read, rows[start:], strict=True):
             yield batch, len(all_rows)
 
     def agreed(self, rows: list[Tensor], shuffler: torch.Generator) -> list[Tensor]:

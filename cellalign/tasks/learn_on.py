@@ -138,6 +138,7 @@ def prepare_on(adata: AnnData, *, parent: Parent, **asked: Any) -> Prepared:
     from cellalign.data.fields import field_records
     from cellalign.data.given import given_cells
     from cellalign.data.loader import make_cells
+    from cellalign.engine.ranks import current
     from cellalign.methods.base import Fields
     from cellalign.records import CellNumbers, LearnedFrom
 
@@ -163,7 +164,7 @@ def prepare_on(adata: AnnData, *, parent: Parent, **asked: Any) -> Prepared:
         "training": plan.model_dump(mode="json"),
         # the model may know it of its own training file alone; and no genes are chosen of these cells
         "recipe": model.record.recipe.model_copy(update={"target_sum": model.target_sum, "n_top_genes": None}),
-        "content": cells.content(),
+        "content": current().told(cells.content),
         "fields": field_records(fields),
         "holdout": list(asked.get("holdout", ())),
         "seed": seed,

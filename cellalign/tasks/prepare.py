@@ -135,6 +135,7 @@ def prepare(
     from cellalign.data.matrices import check_names
     from cellalign.data.preprocess import notes_of_choice
     from cellalign.data.recipe import to_train_on
+    from cellalign.engine.ranks import current
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.capabilities import Stacks, by_steps
     from cellalign.methods.registry import get
@@ -184,7 +185,7 @@ def prepare(
         preset=preset,
         matrix=found.matrix,
         recipe=found.recipe,
-        content=cells.content(found.made_of),
+        content=current().told(lambda: cells.content(found.made_of)),  # a pass over all cells: one rank makes it
         image_shape=image_shape(adata) if len(found.var) == adata.n_vars else None,
         fields=field_records(fields),
         holdout=list(holdout),

@@ -8,17 +8,25 @@ import sys
 import threading
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
+from cellalign.data.formats import on_disk
+from cellalign.data.formats.on_disk import CsrOnDisk
+from cellalign.data.loader import Cells, balanced, shuffled
+from cellalign.data.source import as_matrix
 from cellalign.engine import launch, meeting
 from cellalign.engine.launch import Started, run_ranks, several_to_start, started
 from cellalign.engine.ranks import Ranks, check_shares, shares_batches
+from cellalign.engine.sharing import Sharing
 from cellalign.engine.signals import ENDING, KEEPING, Signals
 from cellalign.errors import TrainingError, UsageError
 from cellalign.methods.capabilities import Trains
 from cellalign.methods.registry import get, loadable
+from cellalign.nn.minibatch import Fields
 
 WORKER = Path(__file__).parent / "several_ranks.py"
 QUICK = ("comp", "scvi")
@@ -125,6 +133,39 @@ def test_a_batch_is_shared_out_once_each_and_one_too_small_is_counted_once():
         else:
             assert all(torch.equal(each, rows) for each in own) and [r.counts(n) for r in all_of_them] == [1, 0, 0]
             assert all(ranks.share_of(n) is None for ranks in all_of_them)
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_of_a_packed_file_several_ranks_unpack_little_more_than_one(tmp_path, monkeypatch, balance):
+    monkeypatch.setattr("cellalign.data.source.READ_TOGETHER", (1024, 1024))
+    x = sparse.random(6000, 40, 0.2, "csr", np.float32, 0)
+    with h5py.File(tmp_path / "x.h5", "w") as handle:
+        for name in ("data", "indices", "indptr"):
+            handle.create_dataset(name, data=getattr(x, name), chunks=(64,), compression="gzip")
+    condition = (torch.arange(6000) >= 3000).long()
+    unpacked = []
+    monkeypatch.setattr(on_disk, "_chunk_of", lambda *a, known=on_disk._chunk_of: unpacked.append(a[1]) or known(*a))
+    with h5py.File(tmp_path / "x.h5") as handle:
+        matrix = CsrOnDisk(handle, "x", x.shape)
+        cells = Cells(as_matrix(matrix), Fields([]), (), 6000)
+        generator = torch.Generator().manual_seed(0)
+        if balance:
+            rows = balanced(torch.arange(6000), condition, 64, generator, *cells.order)
+        else:
+            rows = shuffled(torch.arange(6000), 64, generator, *cells.order)
+
+        def read(world: int) -> float:
+            """How many times the file."""
+            unpacked.clear()
+            for rank in range(world):
+                ranks = Ranks(rank, world)
+                settings = ranks, {}, Signals(), torch.device("cpu")
+                for (batch, _), of_all in zip(Sharing(*settings).batches(cells, rows), rows, strict=True):
+                    np.testing.assert_array_equal(batch.x.numpy(), x[ranks.own(of_all).numpy()].toarray())
+            return len(unpacked) / (2 * -(-x.nnz // 64))
+
+        one, two, four = (read(world) for world in (1, 2, 4))
+    assert one < 1.5 and two < 1.15 * one and four < 1.4 * one, (one, two, four)
 
 
 def test_methods_say_of_themselves_whether_several_can_train_them(monkeypatch):
