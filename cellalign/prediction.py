@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -311,7 +312,8 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
         )
         return computed(found, how.device, how.threads)
 
-    known = None if how.interval is None else intervals(model, source.obs, asked, x[asked.rows], computing, how)
+    on_all = partial(computing, on_all=True)  # every rank knows the groups' means
+    known = None if how.interval is None else intervals(model, source.obs, asked, x[asked.rows], on_all, how)
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
         found = computing(samples=how.samples, draws=how.draws, drawn=model.expression == "counts")

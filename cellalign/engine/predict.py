@@ -41,9 +41,12 @@ def in_batches(
 
 
 def _by_all_ranks(
-    cells: Cells, of: Callable[[int, Minibatch], T], *, device: torch.device, batch_size: int
+    cells: Cells, of: Callable[[int, Minibatch], T], *, device: torch.device, batch_size: int, on_all: bool
 ) -> Iterator[T]:
-    """`of` the number of every batch and the batch, in file order; of several ranks each computes some, and has all."""
+    """`of` the number of every batch and the batch, in file order.
+
+    Of several ranks each computes some; all are given all, or the first alone is.
+    """
     ranks = current()
     if ranks.alone:
         yield from (of(number, batch) for number, batch in enumerate(cells.in_order(batch_size, device)))
@@ -53,7 +56,7 @@ def _by_all_ranks(
     rows = (starts[:, None] + torch.arange(batch_size)).flatten()
     own = cells.part(rows[rows < len(cells)]).in_order(batch_size, device)
     parts = (of(number, batch) for number, batch in zip(numbers, own, strict=False))
-    yield from ranks.one_after_another(parts, -(-len(cells) // batch_size))
+    yield from ranks.one_after_another(parts, -(-len(cells) // batch_size), on_all=on_all)
 
 
 @torch.inference_mode()
@@ -75,7 +78,7 @@ def embeddings(
             embedded = method.parts(_drawn(method, batch, noise, number * batch_size))
         return {key: values.float().cpu().numpy() for key, values in embedded.items()}
 
-    parts = list(_by_all_ranks(cells, of, device=device, batch_size=batch_size))
+    parts = list(_by_all_ranks(cells, of, device=device, batch_size=batch_size, on_all=True))
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     for values in found.values():
         check_finite(values, "embeds with")
@@ -179,6 +182,7 @@ def predictions(
     batch_size: int = 4096,
     together: Sequence[Mapping[str, Any]] = (),
     observed: Sequence[int] = (),
+    on_all: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Expression of cells under an intervention, batch by batch in the cells' order.
 
@@ -202,6 +206,8 @@ def predictions(
         Further interventions: what each of them changes from `do` is added up in expression.
     observed : sequence of int
         Codes of conditions whose observed mean changes are added besides (`methods.observed`).
+    on_all : bool
+        Of several ranks give all of them every batch, and not the first alone, which writes them.
 
     Yields
     ------
@@ -236,7 +242,7 @@ def predictions(
             check_finite(values, "predicts", number * size)
         return arrays
 
-    yield from _by_all_ranks(cells, of, device=device, batch_size=size)
+    yield from _by_all_ranks(cells, of, device=device, batch_size=size, on_all=on_all)
 
 
 def check_finite(values: np.ndarray, does: str, first: int = 0) -> None:

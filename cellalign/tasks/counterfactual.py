@@ -187,7 +187,7 @@ def command(
         _say_plan(call, predicted, to, to_write([output], force=force))
         return
     if not current().first:
-        for _ in predicted.batches():  # of which the first writes what all compute
+        for _ in predicted.batches():  # computes this rank's part, which the first is given and writes
             pass
         return
     bare = predicted.bare()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.test_ranks import QUICK, REST, compared, in_float64, losses
+from tests.engine.test_ranks import QUICK, REST, compared, in_float64, losses, predicts_as_one
 
 ON_CPU = os.environ.get("CELLALIGN_TEST_DEVICE", "cuda") == "cpu"
 BACKEND = "gloo" if ON_CPU else "nccl"
@@ -22,9 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_two_train_as_one_and_predict_as_one(tmp_path):
     one, several = in_float64(tmp_path, QUICK, backend=BACKEND)
-    for key in one["comp"].keys() - {"weights", "history", "latents", "steps"}:
-        for rank in several:
-            np.testing.assert_allclose(rank["comp"][key], one["comp"][key], atol=1e-5, err_msg=key)
+    predicts_as_one(one["comp"], [rank["comp"] for rank in several])
 
 
 @pytest.mark.slow
