@@ -29,10 +29,12 @@ demo: $(DEMO_VENV)/.installed
 test: $(VENV)/.installed
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow" $(PYTEST_ARGS)
 
-# All tests, those of the workflows by their own tools, and the site
+# All tests, those of the workflows by their own tools, those for a GPU on the CPU too (their slow ones are of ranks, as
+# others have them), and the site
 test-all: $(VENV)/.installed $(WORKFLOWS_VENV)/.installed
 	@CELLALIGN_REQUIRE_TOOLS=1 CELLALIGN_WORKFLOW_TOOLS=$(abspath $(WORKFLOWS_VENV)/bin) \
 		$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q $(PYTEST_ARGS)
+	@CELLALIGN_TEST_DEVICE=cpu $(VENV)/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow" tests/gpu
 	@$(MAKE) --no-print-directory docs
 
 # Warnings are errors: of a block that fails, a link within the site that leads nowhere, a block that is only shown

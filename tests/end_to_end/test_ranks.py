@@ -54,6 +54,13 @@ def test_two_train_as_one(models):
     assert not list(models.glob("*.partial"))
 
 
+def test_two_that_read_from_disk_train_as_one(tmp_path, kang_like):
+    for name, more in (("one", []), ("two", ["--devices", 2])):
+        done = finished("train", kang_like, *TRAIN, "--stream", "--epochs", 3, "-m", name, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    alike(tmp_path / "one", tmp_path / "two")
+
+
 @pytest.mark.parametrize("draw", [[], ["--draw"]])
 def test_embedding_is_that_of_one(models, kang_like, draw):
     for name, more in (("a", []), ("b", ["--devices", 2])):
