@@ -3,7 +3,8 @@
 Unpacking gzip takes 17 of the 21 microseconds that a cell of 2,000 genes costs to read (benchmarks/README.md). Any pass
 over all rows in their order, as the digest of the cells is, leaves them in the file; nothing is read twice for it. The
 file has no name: it is gone with the process, however that ends. Where there is no room for it, or the folder of
-temporary files lies in memory, rows are read from where they were, as without it.
+temporary files lies in memory, rows are read from where they were, as without it. Of several processes of a machine one
+writes it and others read it (`engine.copies`): it has a name until they have opened it, while it is empty.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cellalign.data.stored import Mapped, Run, Stored, as_csr, as_it_is, pointer
 log = logging.getLogger("cellalign")
 MOUNTS = Path("/proc/mounts")
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})  # file systems
+PREFIX = "cellalign-"
 ROOM = 2  # times its size that has to be free: others write there too
 
 
@@ -37,6 +39,13 @@ class _Part(NamedTuple):
     values: tuple[int, np.dtype]
 
 
+class Table(NamedTuple):
+    """Where all rows lie in a file: the blocks, and behind them the pointers."""
+
+    parts: list[_Part]
+    pointers: int
+
+
 class Unpacked(Mapped):
     """The same rows as of another matrix, from a temporary file once a pass over all of them was made.
 
@@ -45,11 +54,13 @@ class Unpacked(Mapped):
     whole : Stored
     done : int
         Rows that lie in the file, the first ones.
+    writes : bool
+        Whether it fills the file; else another process does, and tells where all is (`take`).
     """
 
-    def __init__(self, whole: Stored, file: IO[bytes]) -> None:
+    def __init__(self, whole: Stored, file: IO[bytes], *, writes: bool = True) -> None:
         super().__init__(whole, as_it_is, whole.shape[1], whole.dtype)
-        self._file = file
+        self._file, self.writes = file, writes
         self.done, self._end, self._failed = 0, 0, False
         self._parts: list[_Part] = []
         self._pointers = np.zeros(1 if self.is_dense else self.shape[0] + 1, np.int64)
@@ -71,7 +82,7 @@ class Unpacked(Mapped):
             except (OSError, ValueError) as error:
                 self._give_up(error)
         block = super().runs(runs)
-        if len(runs) == 1 and runs[0][0] == self.done and not self._failed:
+        if self.writes and len(runs) == 1 and runs[0][0] == self.done and not self._failed:
             with self._lock:
                 if runs[0][0] == self.done:
                     self._write(block, *runs[0])
@@ -80,10 +91,33 @@ class Unpacked(Mapped):
     def fill(self) -> None:
         """Have all rows in the file, where it takes them."""
         for first, last in self.together():
-            if self._failed:
+            if self._failed or not self.writes:
                 return
             if last > self.done:
                 self.runs([(max(first, self.done), last)])
+
+    def table(self) -> Table | None:
+        """Where all rows lie in the file, for who has opened it; None if they do not, or another process fills it."""
+        if self._failed or not self.writes or self.done < self.shape[0]:
+            return None
+        try:
+            self._file.seek(self._end)
+            self._file.write(self._pointers.data)
+            self._file.flush()
+        except OSError as error:
+            log.debug("other processes unpack the cells themselves: %s", error)
+            return None
+        return Table(self._parts, self._end)
+
+    def take(self, table: Table) -> None:
+        """Read from the file from now on, which another process has filled."""
+        try:
+            content = self._read(table.pointers, self._pointers.nbytes)
+            self._pointers = np.frombuffer(content, np.int64, count=len(self._pointers))
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+            return
+        self._parts, self.done = table.parts, self.shape[0]
 
     def _write(self, block: Any, first: int, last: int) -> None:
         """Append rows to the file; without it from now on where they cannot be written, or are of another type."""
@@ -178,16 +212,46 @@ def unpacked(x: Any) -> Any:
     x : matrix [n, G]
         In memory: it is given back.
     """
-    if not isinstance(x, Stored) or isinstance(x, Unpacked):
-        return x
     folder = tempfile.gettempdir()
-    size = x.nnz * (x.dtype.itemsize + (0 if x.is_dense else 2 if x.shape[1] <= 1 << 16 else 4))
+    if not _to_unpack(x, folder):
+        return x
     try:
-        if in_memory(folder) or shutil.disk_usage(folder).free < ROOM * size:
-            return x
-        return Unpacked(x, tempfile.TemporaryFile(prefix="cellalign-", dir=folder))  # noqa: SIM115  # it outlives this
+        return Unpacked(x, tempfile.TemporaryFile(prefix=PREFIX, dir=folder))  # noqa: SIM115  # it outlives this
     except OSError:
         return x
+
+
+def unpacked_by_name(x: Any) -> tuple[Any, str | None]:
+    """`unpacked`, and the name of the file for others to open (`opened`), which is to be removed then; None without."""
+    folder = tempfile.gettempdir()
+    if os.name == "nt" or not _to_unpack(x, folder):  # where a file that is open cannot be removed
+        return x, None
+    try:
+        file = tempfile.NamedTemporaryFile(prefix=PREFIX, dir=folder, delete=False)  # noqa: SIM115
+    except OSError:
+        return x, None
+    return Unpacked(x, file), file.name  # type: ignore[arg-type]
+
+
+def opened(x: Any, name: str) -> Any:
+    """A matrix to be read from the file that another process fills; as it is where that cannot be opened."""
+    if not isinstance(x, Stored) or isinstance(x, Unpacked):
+        return x
+    try:
+        return Unpacked(x, open(name, "rb"), writes=False)  # noqa: SIM115
+    except OSError:
+        return x
+
+
+def _to_unpack(x: Any, folder: str) -> bool:
+    """Whether it lies on disk, and a disk has room for it."""
+    if not isinstance(x, Stored) or isinstance(x, Unpacked):
+        return False
+    size = x.nnz * (x.dtype.itemsize + (0 if x.is_dense else 2 if x.shape[1] <= 1 << 16 else 4))
+    try:
+        return not in_memory(folder) and shutil.disk_usage(folder).free >= ROOM * size
+    except OSError:
+        return False
 
 
 def in_memory(folder: str) -> bool:

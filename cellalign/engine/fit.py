@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.engine.checkpoint import Checkpoint
+from cellalign.engine.copies import fill_copy
 from cellalign.engine.divergence import JUDGED_FROM, Diverged, failure, judge, judge_outcome, judge_validation
 from cellalign.engine.feeding import brought, placed
 from cellalign.engine.keeping import keep, keep_before_all_leave, lost_ranks_noted, streams, take_up
@@ -135,13 +136,13 @@ class _Run:
         self.players = players_of(self.method) if learning_on is None else learning_on.players(self.method)
         self.streams = streams(device)
         self.begin(plan)
+        self.ranks = current()
         if self.epochs > 1:
-            self.cells.unpack()
+            fill_copy(self.cells, self.ranks)
         self.cells.keep(self.validation)
         self.condition = cells.condition[train].cpu() if plan.balanced else None
         self.untrained = {key: value.detach().clone() for key, value in self.method.state_dict().items()}
         self.best: dict[str, Tensor] | None = None
-        self.ranks = current()
         self.signals = Signals(alone=self.ranks.alone)
         self.sharing = Sharing(self.ranks, self.players, self.signals, device)
         self.due = math.inf

@@ -320,15 +320,12 @@ def on_device(
 
 
 def to_read_often(x: Any, cls: type[Method]) -> Any:
-    """A matrix as a method reads it in every epoch: one on disk from a temporary file, where one process trains.
-
-    Each of several would write a file of its own.
-    """
-    from cellalign.data.unpacked import unpacked
+    """A matrix as a method reads it in every epoch: one on disk from a temporary file, of several ranks a machine's."""
+    from cellalign.engine.copies import one_copy
     from cellalign.engine.ranks import current
     from cellalign.methods.capabilities import Stacks, Trains
 
-    return unpacked(x) if issubclass(cls, (Trains, Stacks)) and current().alone else x
+    return one_copy(x, current()) if issubclass(cls, (Trains, Stacks)) else x
 
 
 def training_rows(adata: AnnData, holdout: Sequence[str], control: str | None) -> np.ndarray:

@@ -16,6 +16,7 @@ from cellalign.data import unpacked as module
 from cellalign.data.source import content_of
 from cellalign.data.stored import Held
 from cellalign.data.unpacked import Unpacked, in_memory, smallest, unpacked
+from cellalign.engine import copies
 
 RNG = np.random.default_rng(0)
 MATRICES = {
@@ -149,7 +150,7 @@ def test_a_training_on_disk_reads_the_file_once_and_ends_in_the_same_weights(tin
     made = []
 
     def train(within):
-        monkeypatch.setattr(module, "unpacked", within)
+        monkeypatch.setattr(copies, "unpacked", within)
         return cellalign.train(cellalign.read(tmp_path / "in.h5ad", stream=True), **options)
 
     def kept(x):

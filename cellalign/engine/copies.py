@@ -1,0 +1,60 @@
+"""One unpacked copy of the cells for all ranks of a machine (`data.unpacked`): the first of them writes it.
+
+The file loses its name once the others have opened it, before anything is written: however a rank ends, none is left.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from typing import Any
+
+from cellalign.data.loader import Cells
+from cellalign.data.source import on_disk
+from cellalign.data.unpacked import Unpacked, opened, unpacked, unpacked_by_name
+from cellalign.engine.ranks import Ranks
+
+
+def one_copy(x: Any, ranks: Ranks) -> Any:
+    """A matrix that all ranks of a machine are to read from one temporary file; all ranks call this.
+
+    Parameters
+    ----------
+    x : matrix [n, G]
+        In memory: it is given back.
+    """
+    if ranks.alone:
+        return unpacked(x)
+    writer, found, name = _writer(ranks), x, None
+    try:
+        if ranks.rank == writer:
+            found, name = unpacked_by_name(x)
+        theirs = ranks.together(name)[writer]
+        if theirs is not None and ranks.rank != writer:
+            found = opened(x, theirs)
+        ranks.wait()
+    finally:
+        if name is not None:
+            with suppress(OSError):
+                os.unlink(name)
+    return found
+
+
+def fill_copy(cells: Cells, ranks: Ranks) -> None:
+    """Have all rows in the copy, if there is one, and all ranks know where; all ranks call this."""
+    cells.unpack()
+    if ranks.alone:
+        return
+    source = on_disk(cells.matrix)
+    copy = source.matrix if source is not None and isinstance(source.matrix, Unpacked) else None
+    writer = _writer(ranks)
+    table = ranks.together(None if copy is None else copy.table())[writer]
+    if copy is not None and table is not None and not copy.writes:
+        copy.take(table)
+
+
+def _writer(ranks: Ranks) -> int:
+    """The first rank of this machine."""
+    machines = ranks.together(platform.node())
+    return machines.index(machines[ranks.rank])
