@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 APART = 1.5  # ratio of library sizes from which two normalisations are said to differ
 TOO_FAR_APART = 4.0
 LOOKED_AT = 500  # cells
+CONDITIONS = 5  # of many that are predicted
 MOST_TYPES = 100  # values of a column that may be cell types
 SAME = 1e-3  # of a cell's values, that a change of scale explains
 
@@ -97,14 +98,15 @@ def label_of(inputs: Inputs) -> str | None:
     label, changed = records[0].label, {key for one in records for key in (one.condition, *one.changes)}
     # what is nested in the condition, as samples are, has nothing under the other one to be compared with
     real = against.obs
-    if len(records) == 1 and inputs.condition in real:
-        real = real.loc[inputs.under(real, records[0].to)]
+    there = inputs.condition in real
+    under = [real.loc[inputs.under(real, one.to)] for one in records[:CONDITIONS]] if there else [real]
     for key in dict.fromkeys([label, *map(str, adata.obs)]):
         if key in changed:
             continue
-        mine, theirs = _types(adata.obs, key), _types(real, key)
-        if not (mine and mine < theirs):
+        mine, of_each = _types(adata.obs, key), [_types(obs, key) for obs in under]
+        if not (mine and all(mine < theirs for theirs in of_each)):
             continue
+        theirs = set().union(*of_each)
         of = f"the prediction is of {len(mine)} of {len(theirs)} values of {key!r}"
         if key == label:
             inputs.notes.append(

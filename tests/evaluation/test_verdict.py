@@ -76,6 +76,15 @@ def test_samples_that_are_of_one_condition_are_no_cell_types(tiny):
     assert not any("compares like with like" in note for note in result.notes)
 
 
+def test_what_else_names_the_conditions_is_no_cell_type(tiny):
+    tiny.obs["guide"] = ["none" if stim == "control" else f"sg{i % 2}" for i, stim in enumerate(tiny.obs["stim"])]
+    tiny.obs["target"] = tiny.obs["guide"].astype(str).where(tiny.obs["guide"] != "none", "control")
+    model = cellalign.train(tiny, method="linear", condition="target")
+    for to in ("sg0", ["sg0", "sg1"]):
+        result = cellalign.evaluate(model.counterfactual(tiny, to=to), against=tiny, panels=["response"])
+        assert not any("of all of them" in note for note in result.notes)
+
+
 def test_a_model_that_does_not_know_its_cells_is_believed_or_it_is_said(tiny):
     cells = predicted(tiny, holdout=[HELD])
     del cells.uns[fingerprints.KEY]
