@@ -54,12 +54,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("waiting"))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    raw = [given.folder / f"{name}.h5ad" for name in ("raw", "raw-sorted")]
-    for target, in_order in zip(raw, (False, True), strict=True):
+    raw, ordered = (given.folder / f"{name}.h5ad" for name in ("raw", "raw-sorted"))
+    for target, in_order in ((raw, False), (ordered, True)):
         if not target.exists():
             make(given.file, target, given.cells, in_order)
     rows = []
-    for place, words in sources(*raw, given.folder).items():
+    for place, words in sources(raw, ordered, given.folder).items():
         for method in given.methods:
             for _ in range(given.times):
                 train = [*RUN, "train", *words, "--method", method, "--condition", "stim", "--epochs", "2", "--force"]

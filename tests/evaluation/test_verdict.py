@@ -190,3 +190,16 @@ def test_small_errors_are_told_apart():
 
     values = (0.12345, -0.12345, 0.01, 0.00496, 0.000048, 0.0, float("nan"))
     assert [_small(v) for v in values] == ["0.123", "-0.123", "0.010", "0.0050", "0.000048", "0.000", ""]
+
+
+def test_a_donor_held_out_and_compared_with_all_donors_is_told_how_to_be_compared(tiny):
+    tiny.obs["donor"] = [f"d{i // 2 % 2}" for i in range(tiny.n_obs)]
+    held = "donor=d1,stim=stimulated"
+    model = cellalign.train(tiny, method="linear", condition="stim", label="cell_type", holdout=[held])
+    some = model.counterfactual(tiny, to="stimulated", where={"donor": "d1"})
+    asked = {"condition": "stim", "label": "cell_type", "panels": ["response"]}
+    notes = cellalign.evaluate(some, against=tiny, **asked).notes
+    assert [note for note in notes if "these are others" in note and "within='donor' compares like with like" in note]
+    result = cellalign.evaluate(some, against=tiny, within="donor", **asked)
+    assert not any("these are others" in note for note in result.notes)
+    assert set(statuses(result).values()) == {"predicted"}
