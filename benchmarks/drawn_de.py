@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--fitted", action="store_true", help="models of all cells, in place of types held out")
     options = parser.parse_args()
     cells = cellalign.preprocess(ad.read_h5ad(options.file))
-    sizes = cells.obs.groupby([LABEL, CONDITION], observed=True).size().unstack()
+    sizes = cells.obs.groupby([LABEL, CONDITION], observed=True).size().unstack(fill_value=0)
     kinds = [kind for kind in sorted(sizes.index) if sizes.loc[kind].min() >= LEAST]
     known: dict[str, Any] = {"condition": CONDITION, "label": LABEL}
     table, within = {}, {}
