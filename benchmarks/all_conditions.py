@@ -17,7 +17,8 @@ import cellalign
 from cellalign import simulate
 from cellalign.tasks.benchmark_table import printed
 
-METRICS = ["r_change_all", "r_change_de", "r2_means", "r2_variances"]
+CHANGES = ["r_change_all", "r_change_de10", "r_change_de", "r_change_de100"]
+METRICS = [*CHANGES, "r2_means", "r2_means_de10", "r2_means_de100", "r2_variances"]
 
 
 def levels(n_cells: int, n_genes: int) -> anndata.AnnData:

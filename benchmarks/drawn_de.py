@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -48,7 +49,10 @@ def at_observed_mean(predicted: ad.AnnData, cells: ad.AnnData, kind: str, seed: 
 def counted(predicted: ad.AnnData, cells: ad.AnnData, kind: str) -> tuple[float, float]:
     """Genes called of the drawn cells, and of the real ones."""
     found = cellalign.evaluate(predicted, against=cells, label=LABEL, panels=["de"], differential=True)
-    return tuple(next(row.value for row in found.rows if row.metric == m) for m in ("de_predicted", "de_real"))
+    predicted_genes, real = (
+        next(row.value for row in found.rows if row.metric == m) for m in ("de_predicted", "de_real")
+    )
+    return predicted_genes, real
 
 
 def main() -> None:
@@ -60,9 +64,9 @@ def main() -> None:
     parser.add_argument("--fitted", action="store_true", help="models of all cells, in place of types held out")
     options = parser.parse_args()
     cells = cellalign.preprocess(ad.read_h5ad(options.file))
-    sizes = cells.obs.groupby([LABEL, CONDITION], observed=True).size().unstack()
+    sizes = cells.obs.groupby([LABEL, CONDITION], observed=True).size().unstack(fill_value=0)
     kinds = [kind for kind in sorted(sizes.index) if sizes.loc[kind].min() >= LEAST]
-    known = {"condition": CONDITION, "label": LABEL}
+    known: dict[str, Any] = {"condition": CONDITION, "label": LABEL}
     table, within = {}, {}
     for method in options.methods:
         trained = "linear" if method == "oracle" else method

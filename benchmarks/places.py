@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, help="in memory")
     parser.add_argument("--elsewhere", type=int, default=1, help="seeds from every other place")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--only", nargs="+", help="these places")
     parser.add_argument("--folder", type=Path, default=Path("places"))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +90,8 @@ def main() -> None:
     rows = pd.read_csv(results).to_dict("records") if results.exists() else []
     options = {"method": given.method, "epochs": given.epochs}
     for name, place in places(given.file, given.folder).items():
+        if given.only and name not in given.only:
+            continue
         for seed in range(given.seeds if name == "in memory" else given.elsewhere):
             key = {"method": given.method, "place": name, "seed": seed}
             if not any(all(row[k] == v for k, v in key.items()) for row in rows):

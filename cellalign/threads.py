@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from cellalign import cgroups
 from cellalign.errors import UsageError, option
 
 # what libraries read when they are imported
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")
-CGROUPS = Path("/sys/fs/cgroup")
 CPU_TIMES = Path("/proc/stat")
 # how idle threads of OpenMP wait; who has set one of these is left alone
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -222,22 +222,7 @@ def _cpu_times() -> tuple[float, float, float] | None:
 
 def _quotas() -> list[int]:
     """CPUs' worth of time that the cgroups this process is in may use."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:  # not Linux
-        return []
-    found = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        second = not controllers  # version 2 of cgroups
-        if not (second or "cpu" in controllers.split(",")):
-            continue
-        home = CGROUPS if second else CGROUPS / "cpu"
-        for folder in (home / group.lstrip("/"), *(home / group.lstrip("/")).parents):
-            found += _quota(folder)
-            if folder == home:
-                break
-    return found
+    return [quota for folder in cgroups.folders("cpu") for quota in _quota(folder)]
 
 
 def _quota(folder: Path) -> list[int]:

@@ -20,7 +20,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from cellalign.data.source import Part, Rows, as_matrix, digest_of, on_disk
+from cellalign.data.source import Part, Rows, as_matrix, digest_of, handed, on_disk
 from cellalign.data.stored import ahead
 from cellalign.errors import UsageError
 from cellalign.nn.minibatch import CONDITION, Fields, Minibatch
@@ -132,7 +132,8 @@ class Cells:
         source = on_disk(self.matrix)
         assert source is not None
         matrix = source.fetch(self.matrix.index.cpu()[rows] if isinstance(self.matrix, Part) else rows)
-        columns = tuple(column[rows.to(self.device)] for column in self.columns)
+        there = handed(rows, self.device)
+        columns = tuple(column[there] for column in self.columns)
         return replace(self, matrix=matrix, columns=columns, n=len(rows))
 
     def _read_together(self, rows_of_each: Sequence[Tensor]) -> Iterator[Minibatch]:

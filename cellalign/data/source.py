@@ -7,7 +7,7 @@ thousand rows are read at a time (`OnDisk`). What gives rows (`Rows`) is all tha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +25,7 @@ from cellalign.nn.sparse import SparseRows
 DIGESTED_TOGETHER = 256  # rows
 VALUES_TOGETHER = 1 << 23  # stored values of the rows that are read from disk at once: 64 MB
 READ_TOGETHER = (2048, 1 << 16)  # of these rows, at least and at most
+PINNED = 1 << 27  # bytes of an array at the most that is moved from pinned memory, which stays with the process
 KEPT_VALUES = 1 << 26  # of rows that are kept: half a gigabyte
 
 
@@ -57,9 +58,11 @@ class CSR:
 
     def to(self, device: torch.device) -> CSR:
         """The same matrix on another device."""
-        return replace(
-            self, indptr=self.indptr.to(device), indices=self.indices.to(device), values=self.values.to(device)
-        )
+        return self.each(lambda part: part.to(device))
+
+    def each(self, move: Callable[[Tensor], Tensor]) -> CSR:
+        """The same matrix of tensors that were moved."""
+        return replace(self, indptr=move(self.indptr), indices=move(self.indices), values=move(self.values))
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,11 @@ class Dense:
 
     def to(self, device: torch.device) -> Dense:
         """The same matrix on another device."""
-        return Dense(self.values.to(device))
+        return self.each(lambda part: part.to(device))
+
+    def each(self, move: Callable[[Tensor], Tensor]) -> Dense:
+        """The same matrix of tensors that were moved."""
+        return Dense(move(self.values))
 
 
 @dataclass(frozen=True)
@@ -125,12 +132,17 @@ class OnDisk:
         for there, held in self.kept:
             place = torch.searchsorted(there, rows).clamp(max=max(0, len(there) - 1))
             if len(there) and bool((there[place] == rows).all()):
-                return Part(held, place.to(self.device))
+                return Part(held, handed(place, self.device))
         if bool((rows[1:] > rows[:-1]).all()):
-            return as_matrix(self.matrix.rows(rows.numpy())).to(self.device)  # type: ignore[return-value]
+            return self._read(rows.numpy())
         unique, back = np.unique(rows.numpy(), return_inverse=True)
-        found = as_matrix(self.matrix.rows(unique)).to(self.device)
-        return Part(found, torch.from_numpy(back).to(self.device))
+        return Part(self._read(unique), handed(torch.from_numpy(back), self.device))
+
+    def _read(self, ascending: np.ndarray) -> CSR | Dense:
+        """Rows [n] from disk, on the device."""
+        found = as_matrix(self.matrix.rows(ascending))
+        assert not isinstance(found, OnDisk)
+        return found.each(lambda part: handed(part, self.device))
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows in memory where that takes little; they are read many times."""
@@ -172,6 +184,17 @@ class Part:
     def to(self, device: torch.device) -> Part:
         """The same rows on another device."""
         return Part(self.whole.to(device), self.index.to(device))
+
+
+def handed(values: Tensor, device: torch.device) -> Tensor:
+    """What a thread that reads has read, on the device.
+
+    A GPU fills itself from pinned memory, for which the thread does not wait: it reads on. What is computed with it
+    comes after it, as both are in the stream that all threads have by default.
+    """
+    if device.type != "cuda" or values.nbytes > PINNED:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def content_of(x: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 APART = 1.5  # ratio of library sizes from which two normalisations are said to differ
 TOO_FAR_APART = 4.0
 LOOKED_AT = 500  # cells
+CONDITIONS = 5  # of many that are predicted
 MOST_TYPES = 100  # values of a column that may be cell types
 SAME = 1e-3  # of a cell's values, that a change of scale explains
 
@@ -92,30 +94,36 @@ def label_of(inputs: Inputs) -> str | None:
 
     It is the label of the model, which is noted; where that is another column, or none, what is compared with what is.
     """
+    label = inputs.predictions[0].label
+    found = next(only_some(inputs, label), None)
+    if found is None:
+        return None
+    key, mine, theirs = found
+    of = f"the prediction is of {mine} of {theirs} values of {key!r}"
+    if key == label:
+        inputs.notes.append(f"{of}, the label of the model, and is compared by it ({option('label')} names another)")
+        return label
+    inputs.notes.append(
+        f"{of} and is compared with real cells of all of them; {option('label', key)} compares like with like"
+    )
+    return None
+
+
+def only_some(inputs: Inputs, first: str = "") -> Iterator[tuple[str, int, int]]:
+    """Columns of which the prediction has some values alone, and how many of how many; `first` is looked at first."""
     adata, against, records = inputs.adata, inputs.against, inputs.predictions
     assert against is not None
-    label, changed = records[0].label, {key for one in records for key in (one.condition, *one.changes)}
+    changed = {key for one in records for key in (one.condition, *one.changes)}
     # what is nested in the condition, as samples are, has nothing under the other one to be compared with
     real = against.obs
-    if len(records) == 1 and inputs.condition in real:
-        real = real.loc[inputs.under(real, records[0].to)]
-    for key in dict.fromkeys([label, *map(str, adata.obs)]):
+    there = inputs.condition in real
+    under = [real.loc[inputs.under(real, one.to)] for one in records[:CONDITIONS]] if there else [real]
+    for key in dict.fromkeys([first, *map(str, adata.obs)]):
         if key in changed:
             continue
-        mine, theirs = _types(adata.obs, key), _types(real, key)
-        if not (mine and mine < theirs):
-            continue
-        of = f"the prediction is of {len(mine)} of {len(theirs)} values of {key!r}"
-        if key == label:
-            inputs.notes.append(
-                f"{of}, the label of the model, and is compared by it ({option('label')} names another)"
-            )
-            return label
-        inputs.notes.append(
-            f"{of} and is compared with real cells of all of them; {option('label', key)} compares like with like"
-        )
-        break
-    return None
+        mine, of_each = _types(adata.obs, key), [_types(obs, key) for obs in under]
+        if mine and all(mine < theirs for theirs in of_each):
+            yield key, len(mine), len(set().union(*of_each))
 
 
 def _types(obs: pd.DataFrame, key: str) -> set[str]:

@@ -6,7 +6,9 @@ import numpy as np
 
 from cellalign.data import fingerprints
 from cellalign.data.columns import having
+from cellalign.errors import option
 from cellalign.evaluation.inputs import Inputs
+from cellalign.evaluation.predictions import only_some
 from cellalign.evaluation.scales import real_values
 from cellalign.evaluation.table import FITTED, PREDICTED, TUNED
 
@@ -42,9 +44,11 @@ def status_of(
     held = said and bool(np.asarray(inputs.adata.obs["held_out"], dtype=bool)[predicted].all())
     if seen is not None:
         fitted = bool(seen[real].mean() > SEEN)
-        if fitted and held:
-            if OTHERS not in inputs.notes:
-                inputs.notes.append(OTHERS)
+        if fitted and held and not any(note.startswith(OTHERS) for note in inputs.notes):
+            asked = {inputs.label, inputs.within}
+            key = next((key for key, *_ in only_some(inputs) if key not in asked), None)
+            mend = f"; {option('within', key)} compares like with like" if key is not None and inputs.label else ""
+            inputs.notes.append(OTHERS + mend)
     elif not said:
         return ""
     else:

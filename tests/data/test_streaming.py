@@ -362,6 +362,16 @@ def test_what_is_chosen_depends_on_memory(tiny, tmp_path, monkeypatch):
     assert not isinstance(files.read(asked, streaming=True), StreamedCells)
 
 
+def test_processes_of_one_machine_each_have_their_share_of_memory(tiny, tmp_path, monkeypatch, caplog):
+    files.write(tiny, tmp_path / "in.h5ad")
+    monkeypatch.setattr(memory, "_of_cgroups", lambda: [("memory.max", 10**7, 0)])
+    assert not isinstance(files.read(tmp_path / "in.h5ad", streaming=True), StreamedCells)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    with caplog.at_level("INFO", "cellalign"):
+        assert isinstance(files.read(tmp_path / "in.h5ad", streaming=True), StreamedCells)
+    assert "10 kB of free memory for each of 1000 processes have no room" in caplog.text
+
+
 def test_rows_are_read_by_whole_chunks(tmp_path):
     x = sparse.random(500, 40, 0.2, "csr", dtype=np.float32, random_state=0)
     with h5py.File(tmp_path / "x.h5", "w") as handle:

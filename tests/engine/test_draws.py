@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -104,6 +105,26 @@ def test_as_many_genes_differ_as_in_real_cells(factor):
     assert found[1] <= 1.5 * found[0] + 1 and found[0] <= 1.5 * found[1] + 1, found
     zeros = [(each == 0).double().mean(0)[:7].numpy() for each in (real, drawn)]
     np.testing.assert_allclose(zeros[1], zeros[0], atol=0.17)
+
+
+@pytest.mark.parametrize("kind", ["CD14 Mono", "NK"])
+def test_of_real_cells_as_many_genes_differ_where_the_mean_is_right(kang_path, kind):
+    """Halves of the control: one is moved to the observed mean of the stimulated cells, the other is compared with."""
+    own = anndata.read_h5ad(kang_path)
+    own = own[own.obs["cell_type"] == kind]
+    counts = own.X.toarray().astype(np.float64)
+    x = torch.from_numpy(np.log1p(1e4 * counts / counts.sum(1, keepdims=True)))
+    stimulated = torch.from_numpy((own.obs["stim"] == "stimulated").to_numpy())
+    start, rest = x[~stimulated][::2], x[~stimulated][1::2]
+    mean, before = x[stimulated].mean(0), start.mean(0)
+    part = (mean / before.clamp(min=1e-9)).clamp(max=1)
+    torch.manual_seed(0)
+    drawn = moved(start, torch.where(mean < before, start * (part - 1), mean - before))
+    real = x[stimulated][: len(start)]
+    there = (torch.cat([real, drawn, rest]) > 0).any(0)
+    p = [mannwhitneyu(each[:, there], rest[:, there], axis=0).pvalue for each in (real, drawn)]
+    found = [(false_discovery_control(each) < 0.05).sum() for each in p]
+    assert found[0] > 15 and 1 / 1.5 < found[1] / found[0] < 1.5, found
 
 
 def test_a_change_that_is_not_finite_is_seen():

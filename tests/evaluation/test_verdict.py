@@ -76,6 +76,15 @@ def test_samples_that_are_of_one_condition_are_no_cell_types(tiny):
     assert not any("compares like with like" in note for note in result.notes)
 
 
+def test_what_else_names_the_conditions_is_no_cell_type(tiny):
+    tiny.obs["guide"] = ["none" if stim == "control" else f"sg{i % 2}" for i, stim in enumerate(tiny.obs["stim"])]
+    tiny.obs["target"] = tiny.obs["guide"].astype(str).where(tiny.obs["guide"] != "none", "control")
+    model = cellalign.train(tiny, method="linear", condition="target")
+    for to in ("sg0", ["sg0", "sg1"]):
+        result = cellalign.evaluate(model.counterfactual(tiny, to=to), against=tiny, panels=["response"])
+        assert not any("of all of them" in note for note in result.notes)
+
+
 def test_a_model_that_does_not_know_its_cells_is_believed_or_it_is_said(tiny):
     cells = predicted(tiny, holdout=[HELD])
     del cells.uns[fingerprints.KEY]
@@ -181,3 +190,16 @@ def test_small_errors_are_told_apart():
 
     values = (0.12345, -0.12345, 0.01, 0.00496, 0.000048, 0.0, float("nan"))
     assert [_small(v) for v in values] == ["0.123", "-0.123", "0.010", "0.0050", "0.000048", "0.000", ""]
+
+
+def test_a_donor_held_out_and_compared_with_all_donors_is_told_how_to_be_compared(tiny):
+    tiny.obs["donor"] = [f"d{i // 2 % 2}" for i in range(tiny.n_obs)]
+    held = "donor=d1,stim=stimulated"
+    model = cellalign.train(tiny, method="linear", condition="stim", label="cell_type", holdout=[held])
+    some = model.counterfactual(tiny, to="stimulated", where={"donor": "d1"})
+    asked = {"condition": "stim", "label": "cell_type", "panels": ["response"]}
+    notes = cellalign.evaluate(some, against=tiny, **asked).notes
+    assert [note for note in notes if "these are others" in note and "within='donor' compares like with like" in note]
+    result = cellalign.evaluate(some, against=tiny, within="donor", **asked)
+    assert not any("these are others" in note for note in result.notes)
+    assert set(statuses(result).values()) == {"predicted"}

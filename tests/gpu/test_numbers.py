@@ -6,11 +6,13 @@ CELLALIGN_TEST_DEVICE=cpu runs these tests on a CPU, which shows that they are r
 import os
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from support import layout, minibatch
 
+from cellalign.data.formats.on_disk import DenseOnDisk
 from cellalign.data.loader import Cells
 from cellalign.data.source import as_matrix
 from cellalign.engine import feeding
@@ -212,3 +214,15 @@ def test_sparse_batches_are_what_dense_ones_are():
     there = SparseRows.of(x).to(DEVICE)
     np.testing.assert_array_equal(there.dense().cpu(), x)
     assert replace(there).sums().cpu().allclose(x.sum(1))
+
+
+def test_rows_from_disk_are_those_that_are_read_there(tmp_path):
+    """Moved from pinned memory by the thread that reads, while this one computes."""
+    x = torch.poisson(drawn(B, G).exp()).numpy()
+    with h5py.File(tmp_path / "x.h5", "w") as handle:
+        handle["x"] = x
+        cells = Cells(as_matrix(DenseOnDisk(handle["x"], "x")), [], (), B).to(DEVICE)
+        parts = [torch.randperm(B, generator=torch.Generator().manual_seed(i))[:50] for i in range(20)]
+        for rows, batch in zip(parts, cells.batches(parts), strict=True):
+            assert batch.device.type == DEVICE.type
+            np.testing.assert_array_equal(batch.x.cpu(), x[rows])

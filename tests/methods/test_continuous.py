@@ -137,11 +137,12 @@ def test_z_forgets_the_dose_and_dose_curves_follow_the_truth(dosed, method):
         curve["true"].append(
             drawn_mean(dosed, to, rows, np.median(library)) - drawn_mean(dosed, 0.0, rows, np.median(library))
         )
-        curve["found"].append(predicted.X.mean(0) - cellalign.counterfactual(control, model, to=0.0).X.mean(0))
+        at_dose, at_none = (cellalign.counterfactual(control, model, to=d, decoded=True).X.mean(0) for d in (to, 0.0))
+        curve["found"].append(at_dose - at_none)
     for true, found in zip(curve["true"], curve["found"], strict=True):
-        assert pearsonr(true, found)[0] > 0.9
-        # 0.9 and more at every dose, mean of three seeds (benchmarks/dose.py): a column of the value itself has 0.5
-        assert 0.83 < true @ found / (true @ true) < 1.1
+        assert pearsonr(true, found)[0] > 0.85
+        # of decoded means: X is cut at zero, and loses what falls. A column of the value itself has 0.5
+        assert 0.87 < true @ found / (true @ true) < 1.1
     strong = np.argsort(-np.abs(curve["true"][-1]))[:10]
     share = [np.mean(np.abs(c[strong])) for c in curve["found"]]
     assert share[0] < share[1] < share[2]

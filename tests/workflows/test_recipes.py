@@ -71,7 +71,7 @@ def test_the_dockerfile_has_nothing_that_hadolint_names(tool):
     assert done.returncode == 0 and not done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("script", ["train-array.sh", "preprocess_cluster.sbatch"])
+@pytest.mark.parametrize("script", sorted(path.name for path in (HERE / "slurm").glob("*.s[bh]*")))
 def test_the_script_has_nothing_that_shellcheck_names(tool, script):
     done = subprocess.run([tool("shellcheck"), HERE / "slurm" / script], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stdout, done.stdout

@@ -18,7 +18,7 @@ workflow {
     if (!params.input) {
         error "name the cells: --input cells.h5ad"
     }
-    ch_cells = Channel.fromPath(params.input, checkIfExists: true)
+    ch_cells = Channel.fromPath(params.input, checkIfExists: true, type: 'any')
         .map { file -> [[id: file.simpleName], file] }
     CELLALIGN_PREPROCESS(ch_cells)
 

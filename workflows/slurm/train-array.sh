@@ -4,9 +4,10 @@
 #     sbatch --array=0-3 train-array.sh cells.pp.h5ad runs.txt
 #
 # Each line of runs.txt is one run: the model's name, then options of `cellalign train`; lines that begin with # are left out.
-# A minute before a task is ended, SLURM sends it SIGTERM: cellalign leaves a checkpoint and ends with status 143. The
-# task is then put back into the queue, and --auto-resume goes on from the checkpoint, in the same weights, bit for bit. A
-# task whose model is complete is done at once.
+# A minute before a task is ended, SLURM sends it SIGTERM: cellalign leaves a checkpoint and ends with status 143. This script
+# then puts the task back into the queue, which --requeue alone does after preemption or the loss of a node, not at the
+# time limit, and --auto-resume goes on from the checkpoint, in the same weights, bit for bit. A task whose model is
+# complete is done at once.
 #
 #SBATCH --job-name=cellalign
 #SBATCH --time=02:00:00
@@ -33,7 +34,8 @@ words=()
 eval "words=($options)"
 mkdir -p "$(dirname -- "$model")"
 
-# In a process of its own, so that this script is there to see how it ended: --signal goes to every process of the step.
+# In a step of its own: --signal goes to what srun starts, and this script is there to see how it ended.
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # which srun does not take from the job since SLURM 22.05
 srun=()
 if [[ -n ${SLURM_JOB_ID:-} ]] && command -v srun >/dev/null; then
     srun=(srun --ntasks=1)

@@ -95,7 +95,10 @@ def streamed(
             raise InputError(f"{error}; {_to_convert(error.path)}") from error
         log.warning("%s, so it is read into memory; %s", error, _to_convert(error.path))
         return None
-    room = "" if free is None or asked else f", which {memory.said(free)} of free memory have no room to work with"
+    ranks, room = memory.processes(), ""
+    if free is not None and not asked:
+        share = f" for each of {ranks} processes" if ranks > 1 else ""
+        room = f", which {memory.said(free)} of free memory{share} have no room to work with"
     log.info("%s of matrices stay on disk%s; rows are read as they are needed", memory.said(size), room)
     return cells
 

@@ -10,7 +10,7 @@ process CELLALIGN_COUNTERFACTUAL {
     val to
 
     output:
-    tuple val(meta), path("${prefix}.predicted.h5ad"), emit: predicted
+    tuple val(meta), path("${prefix}.predicted.${ending}"), emit: predicted
     path "versions.yml", emit: versions
 
     when:
@@ -19,8 +19,9 @@ process CELLALIGN_COUNTERFACTUAL {
     script:
     def args = task.ext.args ?: ''
     prefix = task.ext.prefix ?: "${meta.id}"
+    ending = task.ext.ending ?: "h5ad"
     """
-    cellalign counterfactual $cells -m $model --to '$to' -o ${prefix}.predicted.h5ad $args --threads $task.cpus
+    cellalign counterfactual $cells -m $model --to '$to' -o ${prefix}.predicted.${ending} $args --threads $task.cpus
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":
@@ -30,8 +31,9 @@ process CELLALIGN_COUNTERFACTUAL {
 
     stub:
     prefix = task.ext.prefix ?: "${meta.id}"
+    ending = task.ext.ending ?: "h5ad"
     """
-    touch ${prefix}.predicted.h5ad
+    touch ${prefix}.predicted.${ending}
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":

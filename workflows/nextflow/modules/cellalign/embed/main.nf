@@ -9,7 +9,7 @@ process CELLALIGN_EMBED {
     tuple val(meta), path(cells), path(model)
 
     output:
-    tuple val(meta), path("${prefix}.emb.h5ad"), emit: embedded
+    tuple val(meta), path("${prefix}.emb.${ending}"), emit: embedded
     path "versions.yml", emit: versions
 
     when:
@@ -18,8 +18,9 @@ process CELLALIGN_EMBED {
     script:
     def args = task.ext.args ?: ''
     prefix = task.ext.prefix ?: "${meta.id}"
+    ending = task.ext.ending ?: "h5ad"
     """
-    cellalign embed $cells -m $model -o ${prefix}.emb.h5ad $args --threads $task.cpus
+    cellalign embed $cells -m $model -o ${prefix}.emb.${ending} $args --threads $task.cpus
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":
@@ -29,8 +30,9 @@ process CELLALIGN_EMBED {
 
     stub:
     prefix = task.ext.prefix ?: "${meta.id}"
+    ending = task.ext.ending ?: "h5ad"
     """
-    touch ${prefix}.emb.h5ad
+    touch ${prefix}.emb.${ending}
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":

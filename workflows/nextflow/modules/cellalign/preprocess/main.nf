@@ -9,7 +9,7 @@ process CELLALIGN_PREPROCESS {
     tuple val(meta), path(cells)
 
     output:
-    tuple val(meta), path("${prefix}.pp.h5ad"), emit: preprocessed
+    tuple val(meta), path("${prefix}.pp.${ending}"), emit: preprocessed
     path "versions.yml", emit: versions
 
     when:
@@ -18,8 +18,9 @@ process CELLALIGN_PREPROCESS {
     script:
     def args = task.ext.args ?: ''
     prefix = task.ext.prefix ?: "${meta.id}"
+    ending = task.ext.ending ?: "h5ad"
     """
-    cellalign preprocess $cells -o ${prefix}.pp.h5ad $args --threads $task.cpus
+    cellalign preprocess $cells -o ${prefix}.pp.${ending} $args --threads $task.cpus
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":
@@ -29,8 +30,9 @@ process CELLALIGN_PREPROCESS {
 
     stub:
     prefix = task.ext.prefix ?: "${meta.id}"
+    ending = task.ext.ending ?: "h5ad"
     """
-    touch ${prefix}.pp.h5ad
+    touch ${prefix}.pp.${ending}
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":
