@@ -1,11 +1,13 @@
 """Draws: where they take what a model does not explain of a cell."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from cellalign.data.loader import Cells, as_matrix
-from cellalign.engine.predict import check_finite, predictions
+from cellalign.engine.predict import _joined, check_finite, predictions
 from cellalign.errors import ModelError
 from cellalign.methods.base import Latent, Layout, Method, Point, Predicts, Trains
 from cellalign.nn.minibatch import Fields
@@ -50,3 +52,21 @@ def test_what_is_not_finite_is_refused():
     drawn[1, 2, 0] = np.nan
     with pytest.raises(ModelError, match="predicts NaN or infinite values for 1 of 4 cells, the first cell 103;"):
         check_finite(drawn, "predicts", 100)
+
+
+def test_what_batches_give_is_joined_as_it_comes_and_not_kept():
+    """Small arrays that are kept until the end hold apart the memory between the large ones of a step."""
+    alive = []
+
+    def parts():
+        for number in range(4):
+            n = 3 if number < 3 else 1
+            part = {"": np.full((n, 2), number, np.float32), "s": np.ones((n, 5))}
+            alive.append(weakref.ref(part[""]))
+            yield part
+            del part
+            assert sum(each() is not None for each in alive) <= 1
+
+    found = _joined(parts(), 10)
+    np.testing.assert_array_equal(found[""][:, 0], [0] * 3 + [1] * 3 + [2] * 3 + [3])
+    assert found[""].dtype == np.float32 and found["s"].shape == (10, 5)
