@@ -11,6 +11,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 WORKFLOWS_VENV ?= .venv-workflows
+SCREEN_VENV ?= .venv-screen
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -31,10 +32,11 @@ test: $(VENV)/.installed
 
 # All tests, those of the workflows by their own tools, those for a GPU on the CPU too (their slow ones are of ranks, as
 # others have them), and the site
-test-all: $(VENV)/.installed $(WORKFLOWS_VENV)/.installed
+test-all: $(VENV)/.installed $(WORKFLOWS_VENV)/.installed $(SCREEN_VENV)/.installed
 	@CELLALIGN_REQUIRE_TOOLS=1 CELLALIGN_WORKFLOW_TOOLS=$(abspath $(WORKFLOWS_VENV)/bin) \
 		$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q $(PYTEST_ARGS)
 	@CELLALIGN_TEST_DEVICE=cpu $(VENV)/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow" tests/gpu
+	@$(SCREEN_VENV)/bin/python -m pytest -q -k cell_eval2 tests/evaluation/test_screen.py tests/evaluation/metrics
 	@$(MAKE) --no-print-directory docs
 
 # Warnings are errors: of a block that fails, a link within the site that leads nowhere, a block that is only shown
@@ -82,6 +84,13 @@ $(VENV)/.installed-package: $(VENV)/.installed
 	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt build twine
 	@touch $@
 
+# The field's own scorer of screens, which brings much along
+$(SCREEN_VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Making the environment $(SCREEN_VENV) (once)" >&2
+	@$(PYTHON) -m venv $(SCREEN_VENV)
+	@$(SCREEN_VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[test,screen]'
+	@touch $@
+
 # An environment of its own: Snakemake and the linters want other versions than cellalign
 $(WORKFLOWS_VENV)/.installed: Makefile
 	@echo "Making the environment $(WORKFLOWS_VENV) (once)" >&2
@@ -118,4 +127,4 @@ readme: $(VENV)/.installed
 	@$(VENV)/bin/python .ci/readme.py README.md
 
 clean:
-	@rm -rf build dist .venv .venv-demo .venv-workflows docs/generated
+	@rm -rf build dist .venv .venv-demo .venv-workflows .venv-screen docs/generated
