@@ -67,10 +67,11 @@ def main() -> None:
                 found, _ = measured([*train, "--restart", "-m", str(given.folder / "m")], log)
                 said = re.findall(r"([\d,]+) cells/s, ([\d.]+) % of the time waiting", log.read_text())[-1]
                 speed, waited = float(said[0].replace(",", "")), float(said[1])
-                rows.append({"cells of": place, "method": method, "cells/s": speed, "waiting, %": waited} | found)
+                took = {name: found[name] for name in ("seconds", "CPU seconds")}
+                rows.append({"cells of": place, "method": method, "cells/s": speed, "waiting, %": waited} | took)
                 print(rows[-1], flush=True)
     table = pd.DataFrame(rows).groupby(["method", "cells of"], sort=False).median()
-    print(table.round({"GiB": 2, "seconds": 0, "CPU seconds": 0}).to_string())
+    print(table.round({"seconds": 0, "CPU seconds": 0}).to_string())
 
 
 if __name__ == "__main__":
