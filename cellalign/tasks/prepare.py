@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -146,9 +147,9 @@ def prepare(
     _check_needs(cls, roles, adata.obs)
     named = {name: asked[name] for name in PLANNED}
     pixels = image_shape(adata) is not None
-    hyperparameters, plan = resolve_settings(
-        cls, preset, config, settings, named, expression, adata.n_vars, pixels, adata.n_obs, roles.of_number
-    )
+    known: dict[str, Any] = {"images": pixels, "n_cells": adata.n_obs, "number": roles.of_number}
+    settle = partial(resolve_settings, cls, preset, config, settings, named, expression, **known)
+    hyperparameters, plan = settle(n_features=adata.n_vars)
     reads = what_is_read(cls, hyperparameters, expression)
     _check_condition(cls, roles, continuous)
     notes = check_roles(cls, roles, hyperparameters)
@@ -169,6 +170,8 @@ def prepare(
             advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
             trained_on=None if genes_by_all else trained_on,
         )
+    if len(found.var) != adata.n_vars:  # genes of raw counts were chosen, and a default may go by their number
+        hyperparameters = settle(n_features=len(found.var))[0]
     if reads != "any" and found.recipe.genes_by is None and not genes_by_all:
         notes += notes_of_choice(adata, trained_on)
     fields = roles.fields(adata, trained_on, holdout)
@@ -231,15 +234,24 @@ def of_preparation(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in PREPARED}
 
 
-def resolved(method: str, settings: Mapping[str, Any] | None, options: Mapping[str, Any]) -> tuple[Any, Plan]:
-    """Hyperparameters and plan of `train` with these options, of the precision that is asked for; errors as `train`."""
+def resolved(
+    method: str, settings: Mapping[str, Any] | None, options: Mapping[str, Any], of: ModelRecord | None = None
+) -> tuple[Any, Plan]:
+    """Hyperparameters and plan of `train` with these options, of the precision that is asked for; errors as `train`.
+
+    Without a record `of` a training of the same cells, no default is known that goes by how many genes and cells there
+    are, or by whether they are images.
+    """
     from cellalign.engine.settings import resolve_settings
     from cellalign.methods.registry import get
 
     named = {name: options.get(name) for name in PLANNED}
     kind, number = options.get("expression"), Roles.of(options).of_number
     given = options.get("preset"), options.get("config"), settings
-    return resolve_settings(get(method), *given, named, kind, number=number)
+    known: dict[str, Any] = {}
+    if of is not None:
+        known = {"n_features": len(of.genes), "images": of.image_shape is not None, "n_cells": of.cells.all}
+    return resolve_settings(get(method), *given, named, kind, number=number, **known)
 
 
 def what_is_read(cls: type[Method], hyperparameters: Any, expression: str | None) -> str:

@@ -62,7 +62,7 @@ class Runs:
     def of(self, adata: AnnData, method: str, options: Mapping[str, Any]) -> None:
         """Say whose runs they are: of these cells, and with these options of `train` in all of them."""
         self._adata, self._method, self._options = adata, method, options
-        self._of_cells: dict[str, dict[str, Any]] = {}
+        self._of_cells: dict[str, tuple[ModelRecord, dict[str, Any]]] = {}
 
     def place(self, settings: Mapping[str, Any], seed: int) -> Path:
         """The folder of a run."""
@@ -127,15 +127,16 @@ class Runs:
         from cellalign.methods.registry import get
 
         cls = get(self._method)
-        hyperparameters, plan = resolved(self._method, settings, self._options)
-        reads = cls.reads(hyperparameters)
+        reads = cls.reads(resolved(self._method, settings, self._options)[0])
         if reads not in self._of_cells:  # what does not depend on the settings of a run
             asked = of_preparation(self._options)
             record = prepare(self._adata, method=self._method, settings=settings, **asked).record
-            self._of_cells[reads] = _decisive(record)
+            self._of_cells[reads] = record, _decisive(record)
+        record, of_cells = self._of_cells[reads]
+        hyperparameters, plan = resolved(self._method, settings, self._options, of=record)
         plan = settled_plan(cls, hyperparameters, plan, pick_device(self._options.get("device") or "auto"))
         own = {"hyperparameters": hyperparameters.model_dump(mode="json"), "training": plan.model_dump(mode="json")}
-        return self._of_cells[reads] | own | {"seed": seed}
+        return of_cells | own | {"seed": seed}
 
 
 def _decisive(record: ModelRecord) -> dict[str, Any]:

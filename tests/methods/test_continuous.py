@@ -15,6 +15,7 @@ from cellalign.engine.players import undecayed
 from cellalign.errors import InputError, UsageError
 from cellalign.methods.base import Player
 from cellalign.nn.penalties import misalignment
+from cellalign.tasks.prepare import prepare
 
 pytestmark = pytest.mark.learns
 
@@ -116,6 +117,13 @@ def test_the_kl_of_a_cvae_keeps_a_number_out_of_z_by_default(dosed):
     )
     assert beta(**number, settings={"beta": 2.0}) == 2.0
     assert beta("comp", **number) == beta(condition="cell_type") == 1.0
+
+
+def test_the_kl_goes_by_the_genes_that_are_chosen_of_raw_counts(tiny_counts):
+    tiny_counts.obs["dose"] = np.arange(tiny_counts.n_obs) % 4
+    options = {"method": "cvae", "condition": "dose", "continuous": True}
+    record = prepare(tiny_counts, n_top_genes=25, **options).record
+    assert len(record.genes) == 25 and record.hyperparameters["beta"] == pytest.approx(0.35 * 5, abs=0.06)
 
 
 @pytest.mark.slow

@@ -77,6 +77,18 @@ def test_runs_of_other_options_are_trained_and_leave_these_alone(tiny, begun, tr
     assert len(trainings) == 1
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"condition": "age", "continuous": True}, {"method": "comp", "expression": "any", "settings": {}}],
+    ids=["number", "any"],
+)
+def test_runs_with_defaults_that_go_by_the_cells_are_found_again(tiny, begun, trainings, other):
+    """They were trained again every time, as runs with other hyperparameters."""
+    for _ in range(2):
+        cellalign.tune(tiny, runs=begun, **(FAST | {"grid": {"lr": [1e-3]}} | other))
+    assert trainings == [(1e-3, False)]
+
+
 def changed_value(adata):
     adata.X.data[-1] *= 1.25
 
