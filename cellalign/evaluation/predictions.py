@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,13 +117,15 @@ def only_some(inputs: Inputs, first: str = "") -> Iterator[tuple[str, int, int]]
     changed = {key for one in records for key in (one.condition, *one.changes)}
     # what is nested in the condition, as samples are, has nothing under the other one to be compared with
     real = against.obs
-    there = inputs.condition in real
-    under = [real.loc[inputs.under(real, one.to)] for one in records[:CONDITIONS]] if there else [real]
+    under = [real]
+    if inputs.condition in real:  # where not one cell is under a condition, nothing is compared
+        masks = (inputs.under(real, one.to) for one in records)
+        under = [real.loc[mask] for mask in islice(filter(np.any, masks), CONDITIONS)]
     for key in dict.fromkeys([first, *map(str, adata.obs)]):
         if key in changed:
             continue
         mine, of_each = _types(adata.obs, key), [_types(obs, key) for obs in under]
-        if mine and all(mine < theirs for theirs in of_each):
+        if mine and of_each and all(mine < theirs for theirs in of_each):
             yield key, len(mine), len(set().union(*of_each))
 
 

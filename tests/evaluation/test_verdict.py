@@ -57,6 +57,16 @@ def test_some_cell_types_are_compared_with_the_same(tiny):
     assert set(statuses(every)) == {"all"}, "as a whole, as ever"
 
 
+def test_so_they_are_where_one_of_the_predicted_conditions_has_no_real_cells(tiny):
+    other = (tiny.obs["stim"] == "stimulated") & (np.random.default_rng(0).random(tiny.n_obs) < 0.5)
+    tiny.obs["stim"] = tiny.obs["stim"].astype(str).where(~other, "other")
+    model = cellalign.train(tiny, method="linear", condition="stim", label="cell_type")
+    some = model.counterfactual(tiny, to=["other", "stimulated"], where={"cell_type": "NK"})
+    for real in (tiny, tiny[~other].copy()):
+        result = cellalign.evaluate(some, against=real, condition="stim", panels=["response"])
+        assert any("1 of 3 values of 'cell_type', the label of the model" in note for note in result.notes)
+
+
 def test_some_cell_types_beside_all_are_told_of_where_the_model_has_no_label(tiny):
     model = cellalign.train(tiny, method="linear", condition="stim", holdout=[HELD])
     some = model.counterfactual(tiny, to="stimulated", where={"cell_type": "NK"})
