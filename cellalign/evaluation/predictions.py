@@ -124,8 +124,9 @@ def only_some(inputs: Inputs, first: str = "") -> Iterator[tuple[str, int, int]]
     for key in dict.fromkeys([first, *map(str, adata.obs)]):
         if key in changed:
             continue
-        mine, of_each = _types(adata.obs, key), [_types(obs, key) for obs in under]
-        if mine and of_each and all(mine < theirs for theirs in of_each):
+        mine = _types(adata.obs, key)
+        of_each = [_types(obs, key) for obs in under] if mine else []
+        if of_each and all(mine < theirs for theirs in of_each):
             yield key, len(mine), len(set().union(*of_each))
 
 

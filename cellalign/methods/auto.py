@@ -174,7 +174,8 @@ def _check_member(name: str) -> None:
 
 def _built(cls: type[Method], layout: Layout) -> Method:
     """A member with its own defaults."""
-    own = cls.defaults_of_any(layout.n_genes) if layout.signed else {}
+    own = dict(cls.defaults_of_number(layout.n_genes) if layout.continuous else {})
+    own |= cls.defaults_of_any(layout.n_genes) if layout.signed else {}
     known = cls.Hyperparameters.model_fields
     return cls(cls.Hyperparameters(**{key: value for key, value in own.items() if key in known}), layout)
 

@@ -14,6 +14,7 @@ from cellalign import simulate
 from cellalign.engine.players import undecayed
 from cellalign.errors import InputError, UsageError
 from cellalign.methods.base import Player
+from cellalign.model_directory import build_to_train
 from cellalign.nn.penalties import misalignment
 from cellalign.tasks.prepare import prepare
 
@@ -124,6 +125,9 @@ def test_the_kl_goes_by_the_genes_that_are_chosen_of_raw_counts(tiny_counts):
     options = {"method": "cvae", "condition": "dose", "continuous": True}
     record = prepare(tiny_counts, n_top_genes=25, **options).record
     assert len(record.genes) == 25 and record.hyperparameters["beta"] == pytest.approx(0.35 * 5, abs=0.06)
+    stack = options | {"method": "auto", "settings": {"members": ["cvae"]}, "label": "cell_type"}
+    built = build_to_train(prepare(tiny_counts, n_top_genes=25, **stack).record)
+    assert built.members["cvae"].hp.beta == record.hyperparameters["beta"], "a member has its own defaults"
 
 
 @pytest.mark.slow
