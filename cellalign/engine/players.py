@@ -31,7 +31,7 @@ def optimiser_of(
 
 
 def undecayed(method: Method, player: Player) -> frozenset[int]:
-    """Places of a player's parameters by which a condition that is a number enters.
+    """Places of a player's parameters by which a condition that is a number enters, and batches beside it.
 
     Decay draws them to zero, and with them the change that the number makes. Of categories it stays, as methods were
     published.
