@@ -19,18 +19,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
+from closed_forms import dense
 
 import cellalign
 from cellalign.engine.draws import moved
 
 CONDITION, TO, LABEL, LEAST = "stim", "stimulated", "cell_type", 10
 FACTOR = 1.5
-
-
-def dense(cells: ad.AnnData) -> np.ndarray:
-    """Expression [n, G]."""
-    return np.asarray(cells.X.toarray() if sparse.issparse(cells.X) else cells.X, dtype=np.float32)
 
 
 def at_observed_mean(predicted: ad.AnnData, cells: ad.AnnData, kind: str, seed: int) -> ad.AnnData:

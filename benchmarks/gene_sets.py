@@ -17,11 +17,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy.stats import chi2, false_discovery_control, mannwhitneyu
+from screen import CONDITION, PATHWAY
 
 import cellalign
 
 LARGE, SIZE = ("B", "CD14 Mono", "CD4 T", "CD8 T", "NK"), 60
-PATHWAY = {"IFNGR1", "IFNGR2", "JAK2", "STAT1"}
 
 
 def rises(x: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def main() -> None:
     print({name: len(genes) for name, genes in sets.items()}, flush=True)
     tables = []
     for seed in options.seeds:
-        model = cellalign.train(screen, method="svae+", condition="perturbation", latent_dim=10, seed=seed)
+        model = cellalign.train(screen, method="svae+", condition=CONDITION, latent_dim=10, seed=seed)
         graph = cellalign.targets(model, screen, gene_sets=options.gmt)
         opened = {
             latent: set(graph.obs_names[np.asarray(graph.layers["probability"])[:, i] >= 0.5])
@@ -69,14 +69,12 @@ def main() -> None:
         }
         found = graph.uns["enrichment"].assign(seed=seed)
         found["targets"] = ["+".join(sorted(opened[str(latent)])) or "-" for latent in found["latent"]]
-        tables.append(found[(found["q"] <= 0.05) & (found["targets"] != "-") | (found["targets"].map(_is_pathway))])
+        tables.append(
+            found[(found["q"] <= 0.05) & (found["targets"] != "-") | (found["targets"] == "+".join(sorted(PATHWAY)))]
+        )
         print(f"# seed {seed} done", flush=True)
     shown = ["seed", "targets", "gene_set", "in_model", "moved", "overlap", "odds_ratio", "p", "q", "direction"]
     print(pd.concat(tables)[shown].sort_values(["seed", "targets", "p"]).to_string(index=False))
-
-
-def _is_pathway(targets: str) -> bool:
-    return set(targets.split("+")) == PATHWAY
 
 
 if __name__ == "__main__":

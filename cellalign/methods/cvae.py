@@ -102,6 +102,11 @@ class CVAE(ConditionalAutoencoder, VariationalAutoencoder):
     shares_batches = True
     condition_kinds: ClassVar[tuple[str, ...]] = ("categorical", "number")
 
+    class Hyperparameters(VariationalAutoencoder.Hyperparameters):
+        """Adds the prior's width, which CoMP's code has at 0.1 for VFAE and trVAE."""
+
+        prior_scale: float = Field(1.0, gt=0, le=100, description="standard deviation of the prior")
+
     @classmethod
     def defaults_of_number(cls, n_features: int | None) -> Mapping[str, Any]:
         """A heavier KL: what z tells of a number, the decoder does not learn from it, and predicts too small a change.
@@ -109,11 +114,6 @@ class CVAE(ConditionalAutoencoder, VariationalAutoencoder):
         With 1 slopes of dose curves are 0.65 to 0.85 of the truth (benchmarks/README.md, "A dose as the condition").
         """
         return {"beta": round(KL_OF_NUMBER * math.sqrt(n_features), 1)} if n_features else {}
-
-    class Hyperparameters(VariationalAutoencoder.Hyperparameters):
-        """Adds the prior's width, which CoMP's code has at 0.1 for VFAE and trVAE."""
-
-        prior_scale: float = Field(1.0, gt=0, le=100, description="standard deviation of the prior")
 
     @property
     def prior_sd(self) -> float:
