@@ -49,13 +49,10 @@ class Intervals:
     upper: np.ndarray
     abstain: np.ndarray
 
-    def beside(self, parts: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-        """The same batches of cells, in order, with "lower" and "upper" of each cell's group."""
-        at = 0
-        for part in parts:
-            own = self.codes[at : at + part["X"].shape[-2]]
-            at += len(own)
-            yield part | {"lower": self.lower[own], "upper": self.upper[own]}
+    def of(self, first: int, n: int) -> dict[str, np.ndarray]:
+        """The layers "lower" and "upper" [n, G] of the n cells from `first` on: those of each cell's group."""
+        own = self.codes[first : first + n]
+        return {"lower": self.lower[own], "upper": self.upper[own]}
 
 
 def check_interval(model: Model, asked: Intervention, how: How) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from cellalign.data.split import held_out
 from cellalign.data.stored import Stacked, Stored
 from cellalign.data.streamed import StreamedCells
 from cellalign.engine.device import computed, pick_device
-from cellalign.engine.predict import predictions
+from cellalign.engine.predict import n_batches, own_predictions, predictions
 from cellalign.errors import ModelError, UsageError, option
 from cellalign.intervals import check_interval, intervals
 from cellalign.methods.base import BATCH, CONDITION, Layout, Predicts
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cellalign.model import Model
 
 log = logging.getLogger("cellalign")
+T = TypeVar("T")
 RULES = {
     "observed": "the mean changes observed of the trained cells added up, not the model's own",
     "expression": "the changes of expression added up",
@@ -74,7 +75,7 @@ class Prediction:
     record: Counterfactual
     provenance: Provenance
     draws: int
-    parts: Callable[[], Iterator[dict[str, np.ndarray]]]
+    one: Settled
     image_shape: tuple[int, ...] | None = None
     trained: np.ndarray | None = None
 
@@ -85,11 +86,13 @@ class Prediction:
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """Matrices by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]; "drawn" is CSR."""
-        for part in self.parts():
-            if "drawn" in part:  # counts, of which most are 0
-                yield part | {"drawn": sparse.csr_matrix(part["drawn"])}
-            else:
-                yield part
+        for part in self.one.parts():
+            yield _drawn_sparse(part)
+
+    def own_batches(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Of several ranks this one's, each with the number of its first source cell."""
+        for first, part in self.one.own_parts():
+            yield first, _drawn_sparse(part)
 
     @property
     def uns(self) -> dict[str, Any]:
@@ -128,6 +131,11 @@ def uns_of(
     """What a file of predictions says of itself."""
     found: dict[str, Any] = {KEY: provenance.plain()} | written(trained, genes)
     return found if image_shape is None else found | {IMAGES: np.array(image_shape)}
+
+
+def _drawn_sparse(part: dict[str, Any]) -> dict[str, Any]:
+    """Counts that are drawn, of which most are 0, as CSR."""
+    return part | {"drawn": sparse.csr_matrix(part["drawn"])} if "drawn" in part else part
 
 
 def whole(parts: list[Any]) -> Any:
@@ -217,7 +225,7 @@ def predict(
     observed, vectors = found.x[asked.rows], one.cells.obsm
     shape, provenance = model.record.image_shape, prepared(model, adata)
     kept = dict(vectors)
-    return Prediction(obs, found.var, kept, observed, one.record, provenance, draws, one.parts, shape, model.trained)
+    return Prediction(obs, found.var, kept, observed, one.record, provenance, draws, one, shape, model.trained)
 
 
 @dataclass(frozen=True)
@@ -268,12 +276,19 @@ class Settled:
     record : Counterfactual
     parts : callable
         The matrices by layer, batch by batch.
+    own_parts : callable
+        Of several ranks this one's, each with the number of its first cell; the first is that of a rank that may be
+        named, counted round.
+    n_batches : int
+        Of all.
     """
 
     asked: Intervention
     cells: AnnData
     record: Counterfactual
     parts: Callable[[], Iterator[dict[str, np.ndarray]]]
+    own_parts: Callable[..., Iterator[tuple[int, dict[str, np.ndarray]]]]
+    n_batches: int
 
 
 def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How) -> Settled:
@@ -297,8 +312,8 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
     notes = _caveats(method.layout, teller, make_cells(source, x[asked.rows], model.fields), asked)
     residual = model.expression != "counts" and not how.decoded and method.keeps_residual
 
-    def computing(**more: Any) -> Iterator[dict[str, np.ndarray]]:
-        found = predictions(
+    def computing(by: Callable[..., Iterator[T]], **more: Any) -> Iterator[T]:
+        found = by(
             method,
             make_cells(source, x[asked.rows], model.fields),
             do,
@@ -312,12 +327,20 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
         )
         return computed(found, how.device, how.threads)
 
-    on_all = partial(computing, on_all=True)  # every rank knows the groups' means
-    known = None if how.interval is None else intervals(model, source.obs, asked, x[asked.rows], on_all, how)
+    means = partial(computing, predictions)  # every rank knows the groups'
+    known = None if how.interval is None else intervals(model, source.obs, asked, x[asked.rows], means, how)
+    wanted: dict[str, Any] = {"samples": how.samples, "draws": how.draws, "drawn": model.expression == "counts"}
+
+    def own_parts(turn: int = 0) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        for first, part in computing(own_predictions, turn=turn, **wanted):
+            yield first, part if known is None else part | known.of(first, part["X"].shape[-2])
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
-        found = computing(samples=how.samples, draws=how.draws, drawn=model.expression == "counts")
-        return found if known is None else known.beside(found)
+        at = 0
+        for part in computing(predictions, **wanted):
+            n = part["X"].shape[-2]
+            yield part if known is None else part | known.of(at, n)
+            at += n
 
     tuned = model.record.tuned
     record = Counterfactual(
@@ -345,7 +368,7 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
     )
     if known is not None:
         source.obs = source.obs.assign(abstain=known.abstain[known.codes])
-    return Settled(asked, source, record, parts)
+    return Settled(asked, source, record, parts, own_parts, n_batches(len(asked.rows), how.draws))
 
 
 def prepared(model: Model, adata: AnnData) -> Provenance:

@@ -17,6 +17,7 @@ from cellalign.data.interventions import Intervention, To, interventions, some_o
 from cellalign.data.said import tell, told_once
 from cellalign.data.split import held_out
 from cellalign.data.stored import rows_in
+from cellalign.engine.ranks import current
 from cellalign.errors import InputError, UsageError, option
 from cellalign.prediction import How, Settled, prepared, settled, uns_of, whole
 from cellalign.records import Counterfactual, Provenance
@@ -76,16 +77,37 @@ class Predictions:
         for one in self.each:
             start = 0
             for part in one.parts():
-                n = part["X"].shape[-2]
-                source = rows_in(self.x, one.asked.rows[start : start + n])
                 names = names or list(part)
-                yield {"source": _times(source, self.draws)} | {
-                    name: _rows(name, values, self.draws) for name, values in part.items()
-                }
-                start += n
+                yield self._of(one, start, part)
+                start += part["X"].shape[-2]
+        for _, part in self._controls(names):
+            yield part
+
+    def own_batches(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Of several ranks this one's, each with the number of its first row; controls are the first one's."""
+        row = turn = 0
+        names: list[str] = []
+        for one in self.each:
+            for first, part in one.own_parts(turn=turn):
+                names = names or list(part)
+                yield row + first * max(1, self.draws), self._of(one, first, part)
+            row += len(one.asked.rows) * max(1, self.draws)
+            turn += one.n_batches
+        if current().first:  # which has predicted a batch, as not all need have, and knows the layers
+            for start, part in self._controls(names):
+                yield row + start, part
+
+    def _of(self, one: Settled, first: int, part: dict[str, Any]) -> dict[str, Any]:
+        """Of some source cells under one condition: what is written."""
+        source = rows_in(self.x, one.asked.rows[first : first + part["X"].shape[-2]])
+        found = {name: _rows(name, values, self.draws) for name, values in part.items()}
+        return {"source": _times(source, self.draws)} | found
+
+    def _controls(self, names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Observed control cells, with the layers that predicted ones have."""
         for start in range(0, len(self.control), OBSERVED):
             found = rows_in(self.x, self.control[start : start + OBSERVED])
-            yield {"source": found} | _observed(found, names)
+            yield start, {"source": found} | _observed(found, names)
 
     def bare(self) -> AnnData:
         """All that is known before anything is computed: obs, var, obsm and uns."""

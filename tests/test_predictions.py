@@ -1,5 +1,6 @@
 """Several conditions in one file: all of them or some, a row per source cell and condition, written batch by batch."""
 
+import functools
 from pathlib import Path
 
 import anndata as ad
@@ -9,7 +10,10 @@ from scipy import sparse
 from support import at_every_change
 
 import cellalign
+from cellalign import predictions
 from cellalign.data import files
+from cellalign.engine import predict
+from cellalign.engine.ranks import Ranks
 from cellalign.errors import InputError, UsageError
 from cellalign.evaluation.predictions import source_names
 from cellalign.records import Provenance
@@ -231,12 +235,37 @@ def test_it_is_written_batch_by_batch_and_never_all_in_memory(model, cells, tmp_
     predicted = model.predict(cells, **asked)
     assert predicted.bare().X is None and not predicted.bare().layers
     path = tmp_path / f"all.{ending}"
-    files.write_batches(predicted.bare(), predicted.batches(), path, copies=predicted.copies)
+    files.write_batches(predicted.bare(), predicted.own_batches(), path, team=Ranks(), copies=predicted.copies)
     read, whole = files.read(path), model.counterfactual(cells, **asked)
     np.testing.assert_array_equal(dense(read.X), whole.X)
     assert list(read.obs_names) == list(whole.obs_names) and set(read.layers) == set(whole.layers)
     for name in whole.layers:
         np.testing.assert_array_equal(dense(read.layers[name]), dense(whole.layers[name]))
+
+
+@pytest.mark.parametrize("options", [{}, {"per_condition": 7}, {"draws": 3}])
+def test_ranks_take_turns_over_all_conditions(guides, cells, monkeypatch, options):
+    """Each batch is one rank's, in its place, whatever conditions there are; controls are the first one's."""
+    monkeypatch.setattr("cellalign.predictions.OBSERVED", 16)
+    monkeypatch.setattr(predict.n_batches, "__defaults__", (0, 5))
+    by_hand = functools.partial(predict._predicting, batch_size=5)
+    monkeypatch.setattr(predict, "_predicting", by_hand)
+    predicted = guides.predict(cells, to=["g1", "g2", "g3"], with_control=True, **options)
+    whole, rows, turns = list(predicted.batches()), [], []
+    for rank in range(4):
+        monkeypatch.setattr(predict, "current", lambda rank=rank: Ranks(rank, 4))
+        monkeypatch.setattr(predictions, "current", lambda rank=rank: Ranks(rank, 4))
+        own = list(predicted.own_batches())
+        assert [first for first, _ in own] == sorted(first for first, _ in own)
+        rows += own
+        turns.append(sum(first < len(predicted.obs) - len(predicted.control) for first, _ in own))
+    assert max(turns) - min(turns) <= 1
+    rows.sort(key=lambda part: part[0])
+    assert [first for first, _ in rows] == np.cumsum([0, *(len(part["X"]) for part in whole)])[:-1].tolist()
+    for (_, own), part in zip(rows, whole, strict=True):
+        assert list(own) == list(part)
+        for name in part:
+            np.testing.assert_array_equal(dense(own[name]), dense(part[name]))
 
 
 def test_held_out_cells_are_marked_in_every_condition(cells):

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 from anndata.io import write_elem
-from scipy import sparse
 
 from cellalign.data.formats import (
     PathLike,
@@ -28,15 +27,8 @@ from cellalign.data.formats import (
     read_matrix,
     spool,
 )
-from cellalign.data.formats.writing import (
-    Rows,
-    can_be_copied,
-    changing,
-    dense_dataset,
-    fill,
-    keep_plain,
-    put_columns,
-)
+from cellalign.data.formats.team import Part, Team, read_along, reading_together, write_parts
+from cellalign.data.formats.writing import can_be_copied, changing, fill, keep_plain, put_columns
 from cellalign.data.outputs import (
     check_apart,
     check_cells_output,
@@ -49,6 +41,7 @@ from cellalign.data.outputs import (
     why_no_store,
 )
 from cellalign.data.placing import one_line, place_directory, place_file, place_of
+from cellalign.data.streamed import StreamedCells
 
 __all__ = [
     "PathLike",
@@ -205,7 +198,7 @@ def write_with(
 
 
 def write_batches(
-    bare: AnnData, batches: Iterator[dict[str, Any]], path: PathLike, *, copies: int = 1, force: bool = False
+    bare: AnnData, parts: Iterator[Part], path: PathLike, *, team: Team, copies: int = 1, force: bool = False
 ) -> None:
     """Write cells whose X and layers come batch by batch: no more than one batch of them is in memory.
 
@@ -213,12 +206,14 @@ def write_batches(
     ----------
     bare : AnnData [copies * n, G]
         What is known beforehand: obs, var, uns and sparse layers.
-    batches : iterator of dict of float32 arrays
-        The next cells' "X" and layers, [B, G]; an array [copies, B, G] holds them several times, which are written
-        one after the other, and an array [B, G] is then repeated. CSR matrices become sparse layers; of copies there
-        are none.
+    parts : iterator of (int, dict of float32 arrays)
+        The number of a batch's first cell, and its "X" and layers, [B, G]; an array [copies, B, G] holds them several
+        times, which are written one after the other, and an array [B, G] is then repeated. CSR matrices become sparse
+        layers; of copies there are none.
     path : path
         The output, "-" for standard output.
+    team : Team
+        Of several ranks, which all call this, `parts` are this one's; together they are in order.
     copies : int
 
     Raises
@@ -226,35 +221,26 @@ def write_batches(
     UsageError, InputError
         As `atomic_path`.
     """
+    matrices = bare.matrices if isinstance(bare, StreamedCells) else {}
 
     def stream(target: Path) -> None:
-        fill(bare, target, True)
+        if team.world > 1:
+            with reading_together(matrices, team):
+                fill(bare, target, True)
+        else:
+            fill(bare, target, True)
         with changing(target) as (root, check):
             if "X" in root:
                 del root["X"]
-            root.require_group("layers")
-            start, n = 0, bare.n_obs // copies
-            sparse_ones: dict[str, Rows] = {}
-            for batch in _or_raise(batches):
-                stop = start + batch["X"].shape[-2]
-                for name, values in batch.items():
-                    if sparse.issparse(values):
-                        if name in sparse_ones:
-                            sparse_ones[name].append(values)
-                        else:
-                            sparse_ones[name] = Rows(root["layers"], name, values)
-                        continue
-                    place = dense_dataset(root, name if name == "X" else f"layers/{name}", bare.shape)
-                    for copy in range(copies):
-                        own = values[copy] if values.ndim == 3 else values
-                        place[copy * n + start : copy * n + stop] = own
-                check()  # not hours later
-                start = stop
-            for writer in sparse_ones.values():
-                writer.close()
+            write_parts(root, _or_raise(parts), bare.n_obs // copies, copies, team, check)
 
     try:
-        _written(path, force, stream)
+        if team.first:
+            _written(path, force, stream)
+        else:
+            with one_line(path):
+                read_along(matrices, team)
+                write_parts(None, _or_raise(parts), bare.n_obs // copies, copies, team)
     except _Computing as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None

@@ -59,22 +59,31 @@ def _joined(parts: Iterable[Mapping[str, np.ndarray]], n: int) -> dict[str, np.n
 
 
 def _by_all_ranks(
-    cells: Cells, of: Callable[[int, Minibatch], T], *, device: torch.device, batch_size: int, on_all: bool
+    cells: Cells, of: Callable[[int, Minibatch], T], *, device: torch.device, batch_size: int
 ) -> Iterator[T]:
-    """`of` the number of every batch and the batch, in file order.
+    """`of` the number of every batch and the batch, in file order; ranks take turns, and all get all."""
+    parts = (part for _, part in _by_this_rank(cells, of, device=device, batch_size=batch_size))
+    yield from current().one_after_another(parts, -(-len(cells) // batch_size))
 
-    Of several ranks each computes some; all are given all, or the first alone is.
+
+def _by_this_rank(
+    cells: Cells, of: Callable[[int, Minibatch], T], *, device: torch.device, batch_size: int, turn: int = 0
+) -> Iterator[tuple[int, T]]:
+    """The same of the batches that are this rank's, each with the number of its first cell; alone it has all.
+
+    Ranks take turns: the first batch is that of rank `turn`, counted round.
     """
     ranks = current()
     if ranks.alone:
-        yield from (of(number, batch) for number, batch in enumerate(cells.in_order(batch_size, device)))
+        for number, batch in enumerate(cells.in_order(batch_size, device)):
+            yield number * batch_size, of(number, batch)
         return
-    numbers = range(ranks.rank, -(-len(cells) // batch_size), ranks.world)
+    numbers = range((ranks.rank - turn) % ranks.world, -(-len(cells) // batch_size), ranks.world)
     starts = torch.tensor([number * batch_size for number in numbers], dtype=torch.int64)
     rows = (starts[:, None] + torch.arange(batch_size)).flatten()
     own = cells.part(rows[rows < len(cells)]).in_order(batch_size, device)
-    parts = (of(number, batch) for number, batch in zip(numbers, own, strict=False))
-    yield from ranks.one_after_another(parts, -(-len(cells) // batch_size), on_all=on_all)
+    for number, batch in zip(numbers, own, strict=False):
+        yield number * batch_size, of(number, batch)
 
 
 @torch.inference_mode()
@@ -96,7 +105,7 @@ def embeddings(
             embedded = method.parts(_drawn(method, batch, noise, number * batch_size))
         return {key: values.float().cpu().numpy() for key, values in embedded.items()}
 
-    found = _joined(_by_all_ranks(cells, of, device=device, batch_size=batch_size, on_all=True), len(cells))
+    found = _joined(_by_all_ranks(cells, of, device=device, batch_size=batch_size), len(cells))
     for values in found.values():
         check_finite(values, "embeds with")
     return found
@@ -185,21 +194,7 @@ def importance_weighted_nll(
 
 
 def predictions(
-    method: Predicts,
-    cells: Cells,
-    do: Mapping[str, Any],
-    *,
-    device: torch.device,
-    residual: bool = False,
-    at_least: float | None = None,
-    samples: int = 0,
-    draws: int = 0,
-    drawn: bool = False,
-    seed: int = 0,
-    batch_size: int = 4096,
-    together: Sequence[Mapping[str, Any]] = (),
-    observed: Sequence[int] = (),
-    on_all: bool = False,
+    method: Predicts, cells: Cells, do: Mapping[str, Any], *, device: torch.device, **how: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     """Expression of cells under an intervention, batch by batch in the cells' order.
 
@@ -219,12 +214,11 @@ def predictions(
     drawn : bool
         Beside the mean, one cell drawn from the prediction.
     seed : int
+    batch_size : int
     together : sequence of mappings
         Further interventions: what each of them changes from `do` is added up in expression.
     observed : sequence of int
         Codes of conditions whose observed mean changes are added besides (`methods.observed`).
-    on_all : bool
-        Of several ranks give all of them every batch, and not the first alone, which writes them.
 
     Yields
     ------
@@ -233,11 +227,50 @@ def predictions(
         standard deviation of a cell's expression under the prediction, where the method has a likelihood; with samples
         "sd_of_mean", the part of it that comes from not knowing a cell's latents.
     """
+    of, size = _predicting(method, cells, do, device=device, **how)
+    yield from _by_all_ranks(cells, of, device=device, batch_size=size)
+
+
+def own_predictions(
+    method: Predicts, cells: Cells, do: Mapping[str, Any], *, device: torch.device, turn: int = 0, **how: Any
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The same of the batches that are this rank's, each with the number of its first cell; alone it has all.
+
+    Parameters
+    ----------
+    turn : int
+        The rank whose the first batch is, counted round.
+    """
+    of, size = _predicting(method, cells, do, device=device, **how)
+    yield from _by_this_rank(cells, of, device=device, batch_size=size, turn=turn)
+
+
+def n_batches(n: int, draws: int = 0, batch_size: int = 4096) -> int:
+    """How many batches n cells are predicted in: of equal size, and of fewer cells where each is drawn many times."""
+    return max(1, -(-n // max(1, batch_size // max(1, draws))))
+
+
+def _predicting(
+    method: Predicts,
+    cells: Cells,
+    do: Mapping[str, Any],
+    *,
+    device: torch.device,
+    residual: bool = False,
+    at_least: float | None = None,
+    samples: int = 0,
+    draws: int = 0,
+    drawn: bool = False,
+    seed: int = 0,
+    batch_size: int = 4096,
+    together: Sequence[Mapping[str, Any]] = (),
+    observed: Sequence[int] = (),
+) -> tuple[Callable[[int, Minibatch], dict[str, np.ndarray]], int]:
+    """What `predictions` makes of a batch, given its number, and how many cells one has."""
     assert isinstance(method, Method)
     method = method.to(device).eval()
     under = partial(_under, method, do=do, together=together, observed=observed)
-    n, most = len(cells), max(1, batch_size // max(1, draws))
-    size = -(-n // max(1, -(-n // most)))  # equal parts
+    size = max(1, -(-len(cells) // n_batches(len(cells), draws, batch_size)))
 
     def of(number: int, batch: Minibatch) -> dict[str, np.ndarray]:
         # whoever reads a batch does so under their own random stream and with gradients
@@ -259,7 +292,7 @@ def predictions(
             check_finite(values, "predicts", number * size)
         return arrays
 
-    yield from _by_all_ranks(cells, of, device=device, batch_size=size, on_all=on_all)
+    return of, size
 
 
 def check_finite(values: np.ndarray, does: str, first: int = 0) -> None:

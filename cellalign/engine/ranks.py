@@ -123,17 +123,13 @@ class Ranks:
             torch.distributed.gather_object(own, found)
         return found or []
 
-    def one_after_another(self, parts: Iterator[T], number: int, *, on_all: bool) -> Iterator[T]:
-        """So many parts in their order, of which rank r computes each (r + i world)-th.
-
-        All ranks are given all, or the first alone is: what is large costs as much as computing it, for every rank.
-        """
+    def one_after_another(self, parts: Iterator[T], number: int) -> Iterator[T]:
+        """So many parts in their order, of which rank r computes each (r + i world)-th; all ranks are given all."""
         if self.alone:
             yield from parts
             return
-        put_together = self.together if on_all else self.sent_to_first
         for _ in range(-(-number // self.world)):
-            yield from [part for part in put_together(next(parts, None)) if part is not None]
+            yield from [part for part in self.together(next(parts, None)) if part is not None]
 
     def wait(self) -> None:
         """Until all are here."""

@@ -186,12 +186,10 @@ def command(
     if dry_run:
         _say_plan(call, predicted, to, to_write([output], force=force))
         return
+    bare, copies = predicted.bare(), predicted.copies
+    files.write_batches(bare, predicted.own_batches(), output, team=current(), copies=copies, force=force)
     if not current().first:
-        for _ in predicted.batches():  # computes this rank's part, which the first is given and writes
-            pass
         return
-    bare = predicted.bare()
-    files.write_batches(bare, predicted.batches(), output, copies=predicted.copies, force=force)
     targets = predicted.record.targets
     one = targets[0].to if targets else predicted.record.to or _named(to)
     said = f"{len(targets)} conditions" if len(targets) > 1 else one

@@ -15,6 +15,8 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from cellalign.data import files
+
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 TRAIN = ["--method", "comp", "--condition", "stim", "--set", "hidden=[32]", "--precision", "float32", "--seed", "1"]
 RUN = [sys.executable, "-m", "cellalign"]
@@ -81,6 +83,18 @@ def test_predictions_and_annotations_are_those_of_one(models, kang_like):
         np.testing.assert_array_equal(np.asarray(a.X.todense() if hasattr(a.X, "todense") else a.X),
                                       np.asarray(b.X.todense() if hasattr(b.X, "todense") else b.X))  # fmt: skip
         assert a.obs.equals(b.obs)
+
+
+@pytest.mark.parametrize("words", [["--stream", "--to", "stimulated"], ["--to", "all", "--draws", "2"]])
+@pytest.mark.parametrize("ending", ["zarr", "h5ad"])
+def test_each_writes_its_part_of_the_file_of_one(models, kang_like, words, ending):
+    for name, more in (("a", []), ("b", ["--devices", 2])):
+        output = f"parts-{name}.{ending}"
+        done = finished("counterfactual", kang_like, "-m", "one", "-o", output, "--force", *words, *more, cwd=models)
+        assert done.returncode == 0, done.stderr
+    a, b = (files.read(models / f"parts-{name}.{ending}") for name in "ab")
+    np.testing.assert_array_equal(a.X, b.X)
+    assert a.obs.equals(b.obs) and abs(a.layers["source"] - b.layers["source"]).max() == 0
 
 
 def by_hand(words: list, cwd: Path, envs: list[dict[str, str]]) -> list[subprocess.CompletedProcess]:

@@ -1,9 +1,9 @@
 """Ranks of a machine read one unpacked copy, which one of them writes; none is left behind."""
 
 import tempfile
-import threading
 from pathlib import Path
 
+import as_threads
 import numpy as np
 import pytest
 import torch
@@ -30,33 +30,6 @@ class Counted(Held):
         return super().runs(runs)
 
 
-class Threads:
-    """Ranks that are threads."""
-
-    alone = False
-
-    def __init__(self, rank, world, meet, box, lost_at=None):
-        self.rank, self.world, self._meet, self._box = rank, world, meet, box
-        self._left = lost_at
-
-    def together(self, own):
-        if self._left is not None:
-            self._left -= 1
-            if self._left < 0:
-                self._meet.abort()
-        try:
-            self._box[self.rank] = own
-            self._meet.wait(20)
-            found = list(self._box)
-            self._meet.wait(20)
-        except threading.BrokenBarrierError:
-            raise RankLost from None
-        return found
-
-    def wait(self):
-        self.together(None)
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -65,23 +38,9 @@ def folder(tmp_path, monkeypatch):
 
 def on_all(world, what, monkeypatch, machines=1, lost_at=None):
     """What became of it on each rank; of an even number of ranks half are on another machine where there are two."""
-    meet, box, found = threading.Barrier(world), [None] * world, [None] * world
-    names = {}
-    monkeypatch.setattr(copies.platform, "node", lambda: names[threading.current_thread()])
-
-    def run(rank):
-        try:
-            found[rank] = what(Threads(rank, world, meet, box, lost_at if rank == 1 else None))
-        except RankLost as error:
-            found[rank] = error
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
-    names |= {thread: f"m{rank * machines // world}" for rank, thread in enumerate(threads)}
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    names = [f"m{rank * machines // world}" for rank in range(world)]
+    monkeypatch.setattr(copies.platform, "node", lambda: names[as_threads.number()])
+    return as_threads.on_all(world, what, lost_at)
 
 
 @pytest.mark.parametrize("machines", [1, 2])

@@ -101,7 +101,7 @@ def write_by_others(
         for sent in written:
             for writer, (start, parts) in zip(writers, sent, strict=True):
                 for part, chunks in parts.items():
-                    _put(writer.group[part], start, chunks)
+                    put_chunks(writer.group[part], start, chunks)
             check()  # not hours later
     for writer in writers:
         writer.close()
@@ -147,15 +147,15 @@ def _write_one(block: sparse.csr_matrix, target: _Target, cut: _Cut) -> _Sent:
     there = slice(cut.start - cut.before, cut.stop - cut.before)
     values = {part: getattr(block, part)[there].astype(dtype, copy=False) for part, dtype in target.types.items()}
     if target.place is None:
-        return cut.start, {part: _packed(values[part], target) for part in values}
+        return cut.start, {part: packed_chunks(values[part], target.chunk, target.level) for part in values}
     if cut.stop > cut.start:
-        group = _store(target.place)
+        group = store_at(target.place)
         for part in values:
             group[part][cut.start : cut.stop] = values[part]
     return cut.start, {}
 
 
-def _store(place: Place) -> Any:
+def store_at(place: Place) -> Any:
     """The group of a store that is being written."""
     import zarr
 
@@ -165,18 +165,19 @@ def _store(place: Place) -> Any:
         raise InputError(f"{place.path} is not there on {platform.node()}: {SHARED}") from error
 
 
-def _packed(values: np.ndarray, target: _Target) -> list[bytes]:
-    """Chunks as HDF5 keeps them; the last one is filled up with zeros."""
+def packed_chunks(values: np.ndarray, n: int, level: int | None) -> list[bytes]:
+    """Chunks of n values or rows as HDF5 keeps them; the last one is filled up with zeros."""
     found = []
-    for start in range(0, len(values), target.chunk):
-        chunk = np.zeros(target.chunk, values.dtype)
-        own = values[start : start + target.chunk]
-        chunk[: len(own)] = own
-        found.append(chunk.tobytes() if target.level is None else zlib.compress(chunk.tobytes(), target.level))
+    for start in range(0, len(values), n):
+        own = values[start : start + n]
+        if len(own) < n:
+            own = np.concatenate([own, np.zeros((n - len(own), *own.shape[1:]), own.dtype)])
+        found.append(own.tobytes() if level is None else zlib.compress(own.tobytes(), level))
     return found
 
 
-def _put(dataset: h5py.Dataset, start: int, chunks: list[bytes]) -> None:
-    """Packed chunks into a file, from a value on."""
+def put_chunks(dataset: h5py.Dataset, start: int, chunks: list[bytes]) -> None:
+    """Packed chunks into a file, from a value or a row on."""
     for i, chunk in enumerate(chunks):
-        dataset.id.write_direct_chunk((start + i * dataset.chunks[0],), chunk)
+        place = (start + i * dataset.chunks[0], *(0 for _ in dataset.shape[1:]))
+        dataset.id.write_direct_chunk(place, chunk)
