@@ -235,7 +235,7 @@ def test_it_is_written_batch_by_batch_and_never_all_in_memory(model, cells, tmp_
     predicted = model.predict(cells, **asked)
     assert predicted.bare().X is None and not predicted.bare().layers
     path = tmp_path / f"all.{ending}"
-    files.write_batches(predicted.bare(), predicted.own_batches(), path, team=Ranks(), copies=predicted.copies)
+    files.write_batches(predicted.bare(), predicted.own_batches(), path, copies=predicted.copies)
     read, whole = files.read(path), model.counterfactual(cells, **asked)
     np.testing.assert_array_equal(dense(read.X), whole.X)
     assert list(read.obs_names) == list(whole.obs_names) and set(read.layers) == set(whole.layers)

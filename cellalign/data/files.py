@@ -27,7 +27,7 @@ from cellalign.data.formats import (
     read_matrix,
     spool,
 )
-from cellalign.data.formats.team import Part, Team, read_along, reading_together, write_parts
+from cellalign.data.formats.team import ALONE, Part, Team, read_along, reading_together, write_parts
 from cellalign.data.formats.writing import can_be_copied, changing, fill, keep_plain, put_columns
 from cellalign.data.outputs import (
     check_apart,
@@ -198,7 +198,7 @@ def write_with(
 
 
 def write_batches(
-    bare: AnnData, parts: Iterator[Part], path: PathLike, *, team: Team, copies: int = 1, force: bool = False
+    bare: AnnData, parts: Iterator[Part], path: PathLike, *, team: Team = ALONE, copies: int = 1, force: bool = False
 ) -> None:
     """Write cells whose X and layers come batch by batch: no more than one batch of them is in memory.
 
@@ -213,7 +213,7 @@ def write_batches(
     path : path
         The output, "-" for standard output.
     team : Team
-        Of several ranks, which all call this, `parts` are this one's; together they are in order.
+        Of several ranks, which all call this, `parts` are this one's, and ascend; together they are all.
     copies : int
 
     Raises

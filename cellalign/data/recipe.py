@@ -26,7 +26,7 @@ from cellalign.data.said import tell
 from cellalign.data.scale import scale_of
 from cellalign.data.source import content_of
 from cellalign.data.stored import Stored
-from cellalign.data.streamed import cells_with
+from cellalign.data.streamed import StreamedCells, cells_with
 from cellalign.errors import InputError, UsageError, option
 from cellalign.records import Provenance, Recipe
 
@@ -177,6 +177,7 @@ def to_train_on(
     where: str = "the input",
     advice: str | None = None,
     trained_on: np.ndarray | None = None,
+    often: Callable[[Any], Any] | None = None,
 ) -> Training:
     """The matrix to train on; of raw counts, where log expression is wanted, what `preprocess` would make of them.
 
@@ -198,6 +199,8 @@ def to_train_on(
     trained_on : bool array [n], optional
         The cells that choose the genes of raw counts and the total that all are scaled to: those that are not held
         out, which must not tell what they were held out to test. By default all.
+    often : callable, optional
+        Makes a matrix one that is read fast again and again: the one that is trained on, before it is looked at.
 
     Raises
     ------
@@ -207,12 +210,14 @@ def to_train_on(
     if expression == "any":
         refuse_beside_any(n_top_genes, rounded)
         key = layer or "X"
-        x = any_values(adata, key, where)
+        x = any_values(at_hand(adata, key, often), key, where)
         say_unlike(x, f"{where}'s {key}")
         return Training(x, adata.var, key, Recipe(expression="any"))
     preprocessed = partial(_preprocessed, adata, n_top_genes, batch, where, rounded=rounded, trained_on=trained_on)
     if expression == "counts":
-        return _counts_to_train_on(adata, layer, rounded, preprocessed if n_top_genes else None)
+        if n_top_genes:
+            return _counts_to_train_on(adata, layer, rounded, preprocessed)
+        return _counts_to_train_on(at_hand(adata, layer or default_matrix(adata, expression), often), layer, rounded)
     if image_shape(adata, where) is not None:
         return _pixels_to_train_on(adata, layer or "X", n_top_genes, where)
     if layer is None and not _has_log(adata, "X"):
@@ -225,8 +230,17 @@ def to_train_on(
     key = layer or "X"
     as_they_are = option("expression", "any")
     otherwise = f"; or, to model any real values (standardised, CLR, z-scores) as they are, {as_they_are}"
-    x = _log_of(adata, key, where, advice, otherwise)
+    x = _log_of(at_hand(adata, key, often), key, where, advice, otherwise)
     return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key), base=_base_of(x)))
+
+
+def at_hand(adata: AnnData, key: str, often: Callable[[Any], Any] | None) -> AnnData:
+    """The same cells; a matrix of theirs is read fast from its first pass on, which is the one that checks it."""
+    if often is None or _lacks(adata, key):
+        return adata
+    matrix = matrix_of(adata, key)
+    found = often(matrix)  # of several ranks all call it, whether their cells are on disk or not
+    return adata if found is matrix or not isinstance(adata, StreamedCells) else adata.with_matrix(key, found)
 
 
 def _pixels_to_train_on(adata: AnnData, key: str, n_top_genes: int | None, where: str) -> Training:
@@ -249,7 +263,7 @@ def _only_log(adata: AnnData, rounded: bool) -> str:
 
 
 def _counts_to_train_on(
-    adata: AnnData, layer: str | None, rounded: bool, preprocessed: Callable[..., Training] | None
+    adata: AnnData, layer: str | None, rounded: bool, preprocessed: Callable[..., Training] | None = None
 ) -> Training:
     """Raw counts of all genes, or of those that preprocessing keeps."""
     if layer is not None:

@@ -105,6 +105,12 @@ class StreamedCells(AnnData):
         matrices = {name: matrix[cells, rest] for name, matrix in self._on_disk.items()}
         return StreamedCells(matrices, obs=self.obs.iloc[cells].copy(), var=var.copy(), obsm=obsm, uns=dict(self.uns))
 
+    def with_matrix(self, name: str, matrix: Stored) -> StreamedCells:
+        """The same cells with another X or layer."""
+        raw = None if self.raw is None else (self.raw.X, self.raw.var)
+        rest = {part: dict(getattr(self, part)) for part in ("obsm", "varm", "uns")}
+        return StreamedCells(self._on_disk | {name: matrix}, raw, obs=self.obs, var=self.var, **rest)
+
     def to_memory(self, copy: bool = False) -> AnnData:
         """The same cells with all matrices in memory."""
         found = AnnData(obs=self.obs, var=self.var, obsm=dict(self.obsm), varm=dict(self.varm), uns=dict(self.uns))

@@ -12,6 +12,7 @@ from typing import Any
 
 from cellalign.data.loader import Cells
 from cellalign.data.source import on_disk
+from cellalign.data.stored import Stored
 from cellalign.data.unpacked import Unpacked, opened, unpacked, unpacked_by_name
 from cellalign.engine.ranks import Ranks
 
@@ -52,6 +53,15 @@ def fill_copy(cells: Cells, ranks: Ranks) -> None:
     table = ranks.together(None if copy is None else copy.table())[writer]
     if copy is not None and table is not None and not copy.writes:
         copy.take(table)
+
+
+def looked_at_by_one(x: Any, ranks: Ranks) -> Any:
+    """The same matrix; of one on disk the first rank has found what is to be known of all values, and all know it."""
+    if not ranks.alone:
+        facts = ranks.told(lambda: x.facts if isinstance(x, Stored) else None)
+        if isinstance(x, Stored) and facts is not None:
+            x.told_facts(facts)
+    return x
 
 
 def _writer(ranks: Ranks) -> int:

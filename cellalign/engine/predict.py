@@ -63,7 +63,8 @@ def _by_all_ranks(
 ) -> Iterator[T]:
     """`of` the number of every batch and the batch, in file order; ranks take turns, and all get all."""
     parts = (part for _, part in _by_this_rank(cells, of, device=device, batch_size=batch_size))
-    yield from current().one_after_another(parts, -(-len(cells) // batch_size))
+    ranks = current()
+    yield from parts if ranks.alone else ranks.one_after_another(parts, -(-len(cells) // batch_size))
 
 
 def _by_this_rank(

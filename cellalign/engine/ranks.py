@@ -125,9 +125,6 @@ class Ranks:
 
     def one_after_another(self, parts: Iterator[T], number: int) -> Iterator[T]:
         """So many parts in their order, of which rank r computes each (r + i world)-th; all ranks are given all."""
-        if self.alone:
-            yield from parts
-            return
         for _ in range(-(-number // self.world)):
             yield from [part for part in self.together(next(parts, None)) if part is not None]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,6 +43,7 @@ def cells_for(
     layer: str | None = None,
     *,
     streaming: bool = False,
+    often: Callable[[Any], Any] | None = None,
 ) -> AnnData:
     """Of a file what a method reads, and no more unless the usual place does not hold it.
 
@@ -54,6 +55,8 @@ def cells_for(
         The matrix that is wanted.
     streaming : bool
         Whether it may stay on disk (`data.files.read`).
+    often : callable, optional
+        Makes the matrix, before it is looked at, one that is read fast again and again.
 
     Raises
     ------
@@ -65,17 +68,24 @@ def cells_for(
 
     if layer is not None:
         return read_matrix(source, layer, obsm, streaming=streaming)
-    return _serving(source, expression, [*MATRICES[expression], "counts"], obsm, streaming)
+    return _serving(source, expression, [*MATRICES[expression], "counts"], obsm, streaming, often)
 
 
 def _serving(
-    source: Reading, expression: str, matrices: Sequence[str], obsm: Sequence[str], streaming: bool
+    source: Reading,
+    expression: str,
+    matrices: Sequence[str],
+    obsm: Sequence[str],
+    streaming: bool,
+    often: Callable[[Any], Any] | None = None,
 ) -> AnnData:
     """The file with the first of these matrices, or the whole of it where that one does not serve."""
     from cellalign.data.files import read, read_matrix
-    from cellalign.data.recipe import serves
+    from cellalign.data.matrices import default_matrix
+    from cellalign.data.recipe import at_hand, serves
 
     found = read_matrix(source, matrices, obsm, required=False, streaming=streaming)
+    found = at_hand(found, default_matrix(found, expression), often)
     return found if serves(found, expression, matrices[0]) else read(source, streaming=streaming)
 
 

@@ -169,6 +169,7 @@ def prepare(
             rounded=rounded,
             advice=spoken(python="cellalign.preprocess(adata)", command=_preprocess_command(source)),
             trained_on=None if genes_by_all else trained_on,
+            often=partial(read_often_looked_at, cls=cls),
         )
     if len(found.var) != adata.n_vars:  # genes of raw counts were chosen, and a default may go by their number
         hyperparameters = settle(n_features=len(found.var))[0]
@@ -338,6 +339,14 @@ def to_read_often(x: Any, cls: type[Method]) -> Any:
     from cellalign.methods.capabilities import Stacks, Trains
 
     return one_copy(x, current()) if issubclass(cls, (Trains, Stacks)) else x
+
+
+def read_often_looked_at(x: Any, cls: type[Method]) -> Any:
+    """The same, and one rank has made the pass that finds what has to be known of all values."""
+    from cellalign.engine.copies import looked_at_by_one
+    from cellalign.engine.ranks import current
+
+    return looked_at_by_one(to_read_often(x, cls), current())
 
 
 def training_rows(adata: AnnData, holdout: Sequence[str], control: str | None) -> np.ndarray:

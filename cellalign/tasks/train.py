@@ -17,7 +17,7 @@ from cellalign.tasks import options as o
 from cellalign.tasks.beginning import begin
 from cellalign.tasks.declaration import Call, Option, command_of
 from cellalign.tasks.learn_on import Learn, Parent
-from cellalign.tasks.prepare import Prepared
+from cellalign.tasks.prepare import Prepared, read_often_looked_at
 from cellalign.tasks.reads import expression_for, vectors
 from cellalign.tasks.resuming import Resuming
 from cellalign.tasks.spoken_as import in_their_words
@@ -298,7 +298,7 @@ def command(
     from cellalign.data.outputs import holds_model
     from cellalign.engine.ranks import current
     from cellalign.model_directory import check_model_output
-    from cellalign.tasks.paths import cells_for, cells_of
+    from cellalign.tasks.paths import cells_of
     from cellalign.tasks.report_of import check_page
 
     asked = call.options
@@ -326,7 +326,7 @@ def command(
         if begins_with is not None:
             adata = cells_of(source, begins_with.model, streaming=True)
         else:
-            adata = cells_for(source, str(reads), vectors(asked["kinds"]), asked["layer"], streaming=True)
+            adata = _cells(source, str(reads), method, asked)
         named = None if input.from_stdin else input
         if dry_run:
             say_plan(call, adata, begins_with, named, resuming, [model, output, report])
@@ -337,6 +337,19 @@ def command(
             fitted = train(adata, progress=shown, before=before, source=named, model_path=model, **asked)
     _say_fitted(call, fitted, model)
     _write_more(asked, fitted, adata, source, model, output, report)
+
+
+def _cells(source: Reading, reads: str, method: str, asked: Mapping[str, Any]) -> AnnData:
+    """Cells of a file to train on.
+
+    Counts are looked at already where they are searched for, and so are read as in training from here on.
+    """
+    from cellalign.methods.registry import get
+    from cellalign.tasks.paths import cells_for
+
+    as_they_are = reads == "counts" and not asked["n_top_genes"]
+    often = partial(read_often_looked_at, cls=get(method)) if as_they_are else None
+    return cells_for(source, reads, vectors(asked["kinds"]), asked["layer"], streaming=True, often=often)
 
 
 def _say_fitted(call: Call, fitted: Model, model: str) -> None:

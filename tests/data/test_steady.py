@@ -31,7 +31,7 @@ def copy():
     files.write_with("in.h5ad", "out.h5ad", obsm={"more": np.random.rand(400, 500)})
 
 def batches():
-    some = ({"X": np.random.rand(50, 100).astype("f4")} for _ in range(8))
+    some = ((50 * i, {"X": np.random.rand(50, 100).astype("f4")}) for i in range(8))
     files.write_batches(ad.AnnData(obs=cells.obs, var=cells.var), some, "out.h5ad")
 
 def h5ad():
@@ -68,7 +68,7 @@ def test_a_full_disk_ends_a_long_prediction_at_once(tmp_path, monkeypatch):
     def batches():
         for start in range(0, 6000, 500):
             asked.append(start)
-            yield {"X": np.zeros((500, 1500), np.float32)}
+            yield start, {"X": np.zeros((500, 1500), np.float32)}
 
     class Full(steady.Steady):
         def write(self, content):

@@ -86,7 +86,7 @@ def test_a_model_is_trained_embeds_and_predicts_as_in_memory(both, tmp_path):
         asked = known.counterfactual(there, to="stimulated", **options)
         for ending in ("h5ad", "zarr"):
             output = tmp_path / f"out.{ending}"
-            files.write_batches(predicted.bare(), predicted.batches(), output, copies=predicted.copies, force=True)
+            files.write_batches(predicted.bare(), predicted.own_batches(), output, copies=predicted.copies, force=True)
             found = ad.read_zarr(output) if ending == "zarr" else ad.read_h5ad(output)
             np.testing.assert_array_equal(found.X, asked.X)
             np.testing.assert_array_equal(dense(found.layers["source"]), dense(asked.layers["source"]))

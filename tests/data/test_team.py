@@ -15,7 +15,7 @@ from cellalign.data import files
 from cellalign.data.formats import team
 from cellalign.data.stored import Held
 from cellalign.data.streamed import StreamedCells
-from cellalign.engine.ranks import RankLost, Ranks
+from cellalign.engine.ranks import RankLost
 from cellalign.errors import InputError
 
 N, GENES, COPIES = 83, 30, 3
@@ -69,7 +69,7 @@ def written(ranks, path, *, size=13, copies=1, drawn=False, stored=False):
     ids=["draws", "copies on disk", "batches within chunks", "fewer batches than ranks"],
 )
 def test_it_is_the_file_of_one(tmp_path, ending, world, how):
-    written(Ranks(), tmp_path / f"one.{ending}", **how)
+    written(team.ALONE, tmp_path / f"one.{ending}", **how)
     assert as_threads.on_all(world, lambda ranks: written(ranks, tmp_path / f"all.{ending}", **how)) == [None] * world
     one, found = (files.read(tmp_path / f"{name}.{ending}") for name in ("one", "all"))
     assert found.obs.equals(one.obs) and set(found.layers) == set(one.layers) >= {"source", "sd"}

@@ -13,6 +13,7 @@ from scipy import sparse
 
 import cellalign
 from cellalign.data import unpacked as module
+from cellalign.data.formats.on_disk import CsrOnDisk
 from cellalign.data.source import content_of
 from cellalign.data.stored import Held
 from cellalign.data.unpacked import Unpacked, in_memory, smallest, unpacked
@@ -147,7 +148,7 @@ def test_a_folder_in_memory_is_known(tmp_path, monkeypatch):
 def test_a_training_on_disk_reads_the_file_once_and_ends_in_the_same_weights(tiny, tmp_path, monkeypatch, method):
     tiny.write_h5ad(tmp_path / "in.h5ad")
     options = {"condition": "stim", "epochs": 3, "settings": {"hidden": [8]}, "batch_size": 32, "method": method}
-    made = []
+    made, read_later = [], []
 
     def train(within):
         monkeypatch.setattr(copies, "unpacked", within)
@@ -157,9 +158,18 @@ def test_a_training_on_disk_reads_the_file_once_and_ends_in_the_same_weights(tin
         made.append(unpacked(x))
         return made[-1]
 
-    known, found = train(lambda x: x), train(kept)
-    (x,) = made
-    assert isinstance(x, Unpacked) and x.done == tiny.n_obs
+    def looked_at(self):
+        found = of_pass(self)
+        runs = CsrOnDisk.runs
+        monkeypatch.setattr(CsrOnDisk, "runs", lambda self, asked: read_later.append(asked) or runs(self, asked))
+        return found
+
+    known, of_pass = train(lambda x: x), Unpacked.looked_at
+    monkeypatch.setattr(Unpacked, "looked_at", looked_at)
+    found = train(kept)
+    x = made[0]
+    assert isinstance(x, Unpacked) and x.done == tiny.n_obs and all(each is x for each in made)
+    assert "facts" in vars(x.whole) and not read_later  # the pass that checks it is the only one
     for name, weight in known.method.state_dict().items():
         assert torch.equal(weight, found.method.state_dict()[name])
     assert found.record.content == known.record.content

@@ -66,6 +66,20 @@ def test_of_each_machine_one_rank_reads_the_file_once(folder, monkeypatch, x, ma
     assert [whole.read for whole in wholes] == [300 if rank in firsts else 0 for rank in range(4)]
 
 
+def test_one_rank_looks_at_all_values(folder, monkeypatch):
+    """The pass that checks them leaves them in the copy, and others are told what it found."""
+    wholes = [Counted(X) for _ in range(3)]
+
+    def look(ranks):
+        return copies.looked_at_by_one(copies.one_copy(wholes[ranks.rank], ranks), ranks).facts
+
+    found = on_all(3, look, monkeypatch)
+    assert [whole.read for whole in wholes] == [300, 0, 0]
+    for facts in found:
+        np.testing.assert_array_equal(facts.held, np.diff(X.indptr))
+    assert on_all(2, lambda ranks: copies.looked_at_by_one(X, ranks) is X, monkeypatch) == [True, True]
+
+
 @pytest.mark.parametrize("at", [1, 2])
 def test_no_file_is_left_where_a_rank_dies(folder, monkeypatch, at):
     found = on_all(2, lambda ranks: copies.one_copy(Counted(X), ranks), monkeypatch, lost_at=at)
