@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cellalign as package
+from cellalign.evaluation.panels.images import ImagesOfCondition
 from tests.support import StopAfter
 
 HELD = ("--holdout", "seen=no,stroke=thin", "--holdout", "seen=no,stroke=thick")
@@ -49,6 +50,20 @@ def test_embedding_and_an_evaluation_of_it_work_on_images(run):
     assert command("embed", "digits.h5ad", "-m", "m", "-o", "emb.h5ad").returncode == 0
     done = command("evaluate", "emb.h5ad", "--condition", "stroke", "--label", "digit", "--panel", "probe")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_unseen_thick_digits_are_read_and_as_wide_as_real_ones():
+    """trVAE's figure 3 in numbers, with its defaults of images: four minutes of one core."""
+    digits = package.simulate.digits()
+    holdout = ["seen=no,stroke=thin", "seen=no,stroke=thick"]
+    model = package.train(digits, method="trvae", condition="stroke", control="normal", holdout=holdout, device="cpu")
+    predicted = model.counterfactual(digits, to="thick", device="cpu")
+    images = ImagesOfCondition()
+    result = package.evaluate(predicted, against=digits, condition="stroke", label="digit", panels=[images])
+    unseen = {(row.system, row.metric): row.value for row in result.rows if row.group == "held out"}
+    assert unseen["prediction", "read_of_real"] >= 0.9 and unseen["prediction", "width_error"] <= 0.1
+    assert unseen["no change", "width_error"] > 0.3  # what it takes
 
 
 @pytest.mark.parametrize("verb", [("embed",), ("counterfactual", "--to", "thin")])
