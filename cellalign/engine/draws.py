@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cellalign.methods.base import Method, Minibatch
 
+MOVED_TOGETHER = 2**23  # values: each takes some fifty bytes while it is moved
 TOGETHER = 24  # cells at most of a leaf, within which draws exchange what the model does not explain
 BINS = 8  # of a number, within which cells are of one group
 COUNT = 1e-3  # of a count, that a rounding may take from it
@@ -122,6 +123,8 @@ def moved(x: Tensor, change: Tensor) -> Tensor:
     """
     if x.device.type == "mps":  # which draws neither Poisson nor binomial numbers
         return moved(x.cpu(), change.cpu()).to(x.device)
+    if len(x) > (rows := max(1, MOVED_TOGETHER // max(1, x.shape[1]))):
+        return torch.cat([moved(*part) for part in zip(x.split(rows), change.split(rows), strict=True)])
     one = unit(x).expand_as(x)
     known = change.isfinite()
     found = torch.where(known, x, change)

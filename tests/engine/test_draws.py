@@ -11,6 +11,7 @@ import torch
 from scipy.stats import binom, false_discovery_control, mannwhitneyu, poisson
 from support import at_every_change
 
+from cellalign.engine import draws
 from cellalign.engine.draws import exchanged, gaining, groups_of, how_near, keeping, leaves, moved, unit
 
 RATES = np.array([0.01, 0.1, 0.5, 2.0, 8.0, 40.0, 0.3])
@@ -56,6 +57,20 @@ def test_the_mean_moves_by_the_change(change, kind):
     sampling = 4 * (found - x).std(0) / math.sqrt(len(x))
     assert bool((error.abs() < 0.02 * wanted.mean(0).abs() + sampling + 0.003).all()), error
     assert bool((found >= 0).all())
+
+
+def test_many_values_are_moved_some_rows_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    x = cells(900)
+    wanted = (torch.arange(x.shape[1]) % 3 - 1.0) * 0.3 + torch.zeros_like(x)
+    monkeypatch.setattr(draws, "MOVED_TOGETHER", 10 * x.shape[1])
+    found = moved(x, wanted)
+    sampling = 4 * (found - x).std(0) / math.sqrt(len(x))
+    assert bool(((found - (x + wanted).clamp(min=0)).mean(0).abs() < sampling + 0.01).all())
+    torch.manual_seed(0)
+    parts = [moved(cells(900)[:10], wanted[:10])]  # the same draws as of those rows alone
+    torch.manual_seed(0)
+    torch.testing.assert_close(moved(x, wanted)[:10], parts[0])
 
 
 def test_no_change_changes_nothing_and_a_rise_leaves_most_zeros():
