@@ -164,7 +164,9 @@ def interventions(
         As `intervention`; nothing is left; or they set other columns.
     """
     every: list[Any] = list(to) if _is_list(to) else [to]  # type: ignore[arg-type]
-    spelt = option("to", every if len(every) > 1 else every[0]) if every else ""
+    if not every:
+        raise UsageError(f"{option('to', [])} names no condition")
+    spelt = option("to", every if len(every) > 1 else every[0])
     found: dict[Any, Intervention] = {}
     missing: list[str] = []
     for each in every:
@@ -182,9 +184,7 @@ def interventions(
                 continue
             found.setdefault(tuple(map(_key, settled.values)), settled)
     if not found:
-        raise InputError(
-            missing[0] if missing else f"{spelt or option('to')} names no condition but that of the source cells"
-        )
+        raise InputError(missing[0] if missing else f"{spelt} names no condition but that of the source cells")
     if missing:
         tell(logging.WARNING, f"{len(missing)} conditions are left out, the first {missing[0]}")
     together = list(found.values())

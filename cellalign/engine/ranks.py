@@ -191,6 +191,7 @@ def connected(devices: int | None = None, nodes: int | None = None, device: str 
         log.setLevel(max(log.level, logging.ERROR))
     try:
         yield _current
+        _current.wait()  # the first may still write, and a queue may end it soon after another has left
     finally:
         _current = ALONE
 

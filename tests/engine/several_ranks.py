@@ -15,7 +15,7 @@ from cellalign.data.loader import Cells
 from cellalign.engine import ranks
 from cellalign.engine.fit import fit
 from cellalign.engine.plan import Plan
-from cellalign.engine.predict import embeddings, predictions
+from cellalign.engine.predict import embeddings, own_predictions, predictions
 from cellalign.methods.base import CONDITION, LABEL
 from cellalign.methods.registry import get
 from cellalign.nn.minibatch import Minibatch
@@ -83,8 +83,11 @@ def trained(name: str, precision: str, device: torch.device) -> dict:
     if base == "comp":
         how = {"device": device, "batch_size": 16}
         found |= embeddings(method, data, draw_seed=5, **how)
-        asked = predictions(method, data, {"stim": "c1"}, draws=2, seed=4, **how)
-        found |= {f"predicted {i}": part["X"] for i, part in enumerate(asked)}
+        asked = method, data, {"stim": "c1"}
+        parts = predictions(*asked, draws=2, seed=4, **how)
+        found |= {f"predicted {i}": part["X"] for i, part in enumerate(parts)}
+        own = own_predictions(*asked, draws=2, seed=4, turn=1, **how)
+        found |= {f"own {first}": part["X"] for first, part in own}
     return found | {
         "weights": method.to("cpu").state_dict(),
         "history": state.history,

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -18,12 +19,12 @@ from cellalign.data.formats import on_disk
 from cellalign.data.formats.on_disk import CsrOnDisk
 from cellalign.data.loader import Cells, balanced, shuffled
 from cellalign.data.source import as_matrix
-from cellalign.engine import launch, meeting
+from cellalign.engine import launch, meeting, ranks
 from cellalign.engine.launch import Started, run_ranks, several_to_start, started
 from cellalign.engine.ranks import Ranks, check_shares, shares_batches
 from cellalign.engine.sharing import Sharing
 from cellalign.engine.signals import ENDING, KEEPING, Signals
-from cellalign.errors import TrainingError, UsageError
+from cellalign.errors import InputError, TrainingError, UsageError
 from cellalign.methods.capabilities import Trains
 from cellalign.methods.registry import get, loadable
 from cellalign.nn.minibatch import Fields
@@ -91,13 +92,16 @@ def in_float64(folder, names, world=2, backend="gloo"):
 
 
 def predicts_as_one(one, several):
-    """Embeddings are on all ranks, what is large (predictions) on the first, which writes it."""
-    for rank, found in enumerate(several):
-        there = found.keys() - {"weights", "history", "latents", "steps"}
-        assert there == {key for key in one.keys() - {"weights", "history", "latents", "steps"}
-                         if rank == 0 or not key.startswith("predicted")}  # fmt: skip
-        for key in there:
+    """All ranks are given all; what each computes for itself to write it, together they have once, taking turns."""
+    keys = [key for key in one if key not in ("weights", "history", "latents", "steps")]
+    own = [key for key in keys if key.startswith("own")]
+    for i, key in enumerate(own):
+        assert [rank for rank, found in enumerate(several) if key in found] == [(i + 1) % len(several)]
+        np.testing.assert_allclose(several[(i + 1) % len(several)][key], one[key], atol=1e-5, err_msg=key)
+    for found in several:
+        for key in set(keys) - set(own):
             np.testing.assert_allclose(found[key], one[key], atol=1e-5, err_msg=key)
+    assert len(own) > len(several)
 
 
 def test_two_train_as_one_and_predict_as_one(tmp_path):
@@ -331,6 +335,26 @@ def test_of_several_machines_it_is_said_which_is_which(nobody, tmp_path, capfd):
     ranks_that(nobody, tmp_path, "print(*(os.environ[n] for n in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'GROUP_RANK')))")
     assert run_ranks([], 2, 2) == 0
     assert capfd.readouterr().out == "2 4 node0 1\n"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_is_done_waits_for_the_first_that_still_writes(monkeypatch, fails):
+    """Or a queue would end that one; what goes wrong ends a rank at once."""
+    waited = []
+
+    class Two(Ranks):
+        def wait(self):
+            waited.append(self.rank)
+
+    monkeypatch.setattr(ranks, "started", lambda devices, nodes: Started("torchrun", 2, 1))
+    monkeypatch.setattr(ranks, "_connect", lambda there, device: Two(1, 2))
+    monkeypatch.setattr(ranks, "end_with_parent", lambda: None)
+    monkeypatch.setattr(ranks.log, "level", ranks.log.level)
+    with nullcontext() if not fails else pytest.raises(InputError), ranks.connected():
+        assert not ranks.current().alone and not waited
+        if fails:
+            raise InputError("of this rank")
+    assert waited == ([] if fails else [1]) and ranks.current().alone
 
 
 def test_no_rank_leaves_before_the_checkpoint_is_written(tmp_path):
