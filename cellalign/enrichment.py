@@ -14,7 +14,7 @@ import pandas as pd
 from anndata import AnnData
 
 from cellalign.data.gene_sets import GeneSets, membership
-from cellalign.engine import predict
+from cellalign.engine import attribution
 from cellalign.engine.device import computing
 from cellalign.errors import InputError, ModelError, UsageError, option
 from cellalign.methods.autoencoder import Autoencoder
@@ -95,7 +95,7 @@ def latent_effects(model: Model, adata: AnnData, **options: Any) -> np.ndarray:
     rng = np.random.default_rng(options.get("seed", 0))
     chosen = np.sort(rng.permutation(model.reference_rows(adata))[:CELLS])
     with computing(options.get("device", "auto"), options.get("threads")) as device:
-        return predict.latent_effects(method, cells, chosen, device=device)
+        return attribution.latent_effects(method, cells, chosen, device=device)
 
 
 def enrichment(

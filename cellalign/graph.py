@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellalign.engine import predict
+from cellalign.engine import attribution
 from cellalign.engine.device import computing
 from cellalign.errors import UsageError, option
 from cellalign.methods.base import LearnsGraph
@@ -123,7 +123,7 @@ def add_programs(
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(cells))[:1000])
     with computing(device, threads) as torch_device:
-        weight, sign = predict.integrated_gradients(model.method, cells, chosen, reference, device=torch_device)
+        weight, sign = attribution.integrated_gradients(model.method, cells, chosen, reference, device=torch_device)
     genes = np.array(model.genes)
     table = []
     for latent, name in enumerate(graph.var_names):

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from cellalign.combining import added_up, rule_of
 from cellalign.data.columns import Where
 from cellalign.data.fingerprints import written
 from cellalign.data.images import KEY as IMAGES
@@ -24,11 +25,9 @@ from cellalign.data.stored import Stacked, Stored
 from cellalign.data.streamed import StreamedCells
 from cellalign.engine.device import computed, pick_device
 from cellalign.engine.predict import n_batches, own_predictions, predictions
-from cellalign.errors import ModelError, UsageError, option
+from cellalign.errors import UsageError, option
 from cellalign.intervals import check_interval, intervals
-from cellalign.methods.base import BATCH, CONDITION, Layout, Predicts
-from cellalign.methods.capabilities import Rule
-from cellalign.methods.observed import rules
+from cellalign.methods.base import BATCH, Layout, Predicts
 from cellalign.records import Counterfactual, Provenance
 from cellalign.records.provenance import KEY
 
@@ -38,11 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cellalign")
 T = TypeVar("T")
-RULES = {
-    "observed": "the mean changes observed of the trained cells added up, not the model's own",
-    "expression": "the changes of expression added up",
-    "latent": "the changes of latents added up",
-}
 
 
 @dataclass(frozen=True)
@@ -301,8 +295,8 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
     """
     method = model.needs(Predicts)
     _check(model, asked)
-    rule = _rule(model, asked, how.combine)
-    do, together = _interventions(model, asked, rule)
+    rule = rule_of(model, asked, how.combine)
+    do, together = added_up(model, asked, rule)
     observed = method.layout.targets(asked.changes) if rule == "observed" else ()
     vectors = {key: adata.obsm[key][asked.rows] for key in model.obsm if key in adata.obsm}
     source = AnnData(obs=adata.obs.iloc[asked.rows], obsm=vectors)
@@ -387,49 +381,6 @@ def _check(model: Model, asked: Intervention) -> None:
                 f"method {model.name!r} does not see batches, so it has no counterfactual of {field.name!r}"
             )
         tell(logging.WARNING, f"method {model.name} does not see {field.name!r}: it predicts no change of the cells")
-
-
-def _several(asked: Intervention) -> tuple[str, tuple[str, ...]] | None:
-    """The column of categories that is asked to have several at once, and these."""
-    both = zip(asked.fields, asked.values, strict=True)
-    return next(((f.name, v) for f, v in both if isinstance(v, tuple) and f.kind == "categorical"), None)
-
-
-def _rule(model: Model, asked: Intervention, combine: str) -> str:
-    """How the effects of several conditions are added up, which is told; "" where one at most is asked for."""
-    if combine not in ("auto", *get_args(Rule)):
-        raise UsageError(f"{option('combine', combine)} is none of auto, {', '.join(get_args(Rule))}")
-    method, several = model.needs(Predicts), _several(asked)
-    if several is None:
-        return ""
-    name, values = several
-    if CONDITION not in method.responds_to:
-        raise ModelError(
-            f"method {model.name!r} does not see {name!r}: it has no effects of {' and '.join(values)} to add up"
-        )
-    known = rules(method)
-    rule = known[0] if combine == "auto" else combine
-    if rule not in known:
-        raise UsageError(f"method {model.name!r} adds up conditions in {' or '.join(known)} alone, not in {rule}")
-    what = RULES[rule] if model.expression != "counts" or rule != "expression" else "fold changes multiplied"
-    tell(logging.INFO, f"{name}={'+'.join(values)} by an additive rule: {what} ({option('combine', rule)})")
-    return rule
-
-
-def _interventions(model: Model, asked: Intervention, rule: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What the method is asked for: of several conditions added up in expression the control, and each by itself.
-
-    Of observed changes all but these conditions; of latents, and of one condition, what is asked for.
-    """
-    several = _several(asked)
-    if several is None or rule == "latent":
-        return dict(asked.changes), []
-    name, values = several
-    rest = {key: value for key, value in asked.changes.items() if key != name}
-    if rule == "observed":
-        return rest, []
-    start = rest if model.control is None else rest | {name: model.control}
-    return start, [rest | {name: value} for value in values]
 
 
 def _caveats(layout: Layout, teller: Any, cells: Cells, asked: Intervention) -> list[str]:

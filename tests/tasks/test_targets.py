@@ -80,11 +80,11 @@ def test_heat_map_puts_like_targets_together_and_names_every_row(graph):
 
 
 def test_integrated_gradients_add_up_to_the_latents_change(shifts, svae_model):
-    from cellalign.engine import predict
+    from cellalign.engine import attribution, predict
 
     cells = svae_model.cells(shifts, with_condition=False)
     rows, start = np.array([5]), np.flatnonzero(shifts.obs["perturbation"] == "control")[:1]
-    weight, sign = predict.integrated_gradients(
+    weight, sign = attribution.integrated_gradients(
         svae_model.method, cells, rows, start, device=torch.device("cpu"), steps=400
     )
     z = predict.embed(svae_model.method, cells, device=torch.device("cpu"))
