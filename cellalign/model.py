@@ -17,6 +17,7 @@ from cellalign.data.split import held_out, stratified_split
 from cellalign.engine import predict
 from cellalign.engine.checkpoint import tensors_checksum
 from cellalign.engine.device import computing
+from cellalign.engine.ranks import current
 from cellalign.engine.room import TooLarge, room_for
 from cellalign.errors import InputError, ModelError, UsageError, check_known, kwonly, option
 from cellalign.methods.base import CONDITION, HasLikelihood, InfersCondition, Labels, Method
@@ -288,7 +289,13 @@ class Model(ReadsCells):
         return pd.Categorical.from_codes(codes, SPLIT)
 
     def _split(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray] | None:
-        """Rows that were trained on and validated on; None where `adata` is not the training data."""
+        """Rows that were trained on and validated on; None where `adata` is not the training data.
+
+        Of several ranks, which all call this, one looks: it takes a pass over all cells.
+        """
+        return current().told(lambda: self._found_split(adata))
+
+    def _found_split(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray] | None:
         sizes, key = self.record.cells, self.condition
         if adata.n_obs != sizes.all or (key is not None and key not in adata.obs):
             return None

@@ -45,10 +45,15 @@ def one_copy(x: Any, ranks: Ranks) -> Any:
 def fill_copy(cells: Cells, ranks: Ranks) -> None:
     """Have all rows in the copy, if there is one, and all ranks know where; all ranks call this."""
     cells.unpack()
+    source = on_disk(cells.matrix)
+    _tell_where(None if source is None else source.matrix, ranks)
+
+
+def _tell_where(x: Any, ranks: Ranks) -> None:
+    """Have the ranks of a machine read from the copy there, if it is whole; all ranks call this."""
     if ranks.alone:
         return
-    source = on_disk(cells.matrix)
-    copy = source.matrix if source is not None and isinstance(source.matrix, Unpacked) else None
+    copy = x if isinstance(x, Unpacked) else None
     writer = _writer(ranks)
     table = ranks.together(None if copy is None else copy.table())[writer]
     if copy is not None and table is not None and not copy.writes:
@@ -56,11 +61,15 @@ def fill_copy(cells: Cells, ranks: Ranks) -> None:
 
 
 def looked_at_by_one(x: Any, ranks: Ranks) -> Any:
-    """The same matrix; of one on disk the first rank has found what is to be known of all values, and all know it."""
+    """The same matrix; of one on disk the first rank has found what is to be known of all values, and all know it.
+
+    That pass fills the copy of its machine; on others rows are read from the file until `fill_copy`.
+    """
     if not ranks.alone:
         facts = ranks.told(lambda: x.facts if isinstance(x, Stored) else None)
         if isinstance(x, Stored) and facts is not None:
             x.told_facts(facts)
+        _tell_where(x, ranks)
     return x
 
 

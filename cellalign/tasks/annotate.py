@@ -8,7 +8,7 @@ from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Argument, Call, Option, command_of
-from cellalign.tasks.paths import beside, cells_of
+from cellalign.tasks.paths import beside, cells_of, read_several_times
 from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ def command(
     output = output or beside(input, "annotated")
     if current().first:
         files.check_cells_output(output, force, [source, known, model])
-    adata = cells_of(source, fitted, streaming=True)
-    table = annotate(adata, fitted, reference=cells_of(known, fitted, streaming=True), **asked)
+    adata, labelled = (cells_of(each, fitted, streaming=True, often=read_several_times) for each in (source, known))
+    table = annotate(adata, fitted, reference=labelled, **asked)
     if not current().first:
         return
     key = str(asked["label"] or fitted.label)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cellalign.data.reading import Reading
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.paths import NAMED, beside, cells_of, source_of, to_write
+from cellalign.tasks.paths import NAMED, beside, cells_of, looked_at, source_of, to_write
 from cellalign.tasks.spoken_as import in_their_words
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def command(
     output = output or beside(source, re.sub(r"[^\w.+-]+", "_", _named(to)))
     if current().first:
         files.check_cells_output(output, force or dry_run, [source, model])
-    predicted = fitted.predict(cells_of(source, fitted, streaming=True), **asked)
+    predicted = fitted.predict(cells_of(source, fitted, streaming=True, often=looked_at), **asked)
     if dry_run:
         _say_plan(call, predicted, to, to_write([output], force=force))
         return

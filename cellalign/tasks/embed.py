@@ -11,7 +11,7 @@ from cellalign.data.reading import Reading
 from cellalign.errors import UsageError, counted, option
 from cellalign.tasks import options as o
 from cellalign.tasks.declaration import Call, Option, command_of
-from cellalign.tasks.paths import beside, cells_of, source_of
+from cellalign.tasks.paths import beside, cells_of, read_several_times, source_of
 from cellalign.tasks.pictures import check_ending, save
 from cellalign.tasks.spoken_as import in_their_words
 
@@ -212,7 +212,7 @@ def command(
         check_ending("plot", plot)
         files.check_output(plot, force, [source, model])
         files.check_apart(output, plot)
-    cells = cells_of(source, fitted, streaming=True)
+    cells = cells_of(source, fitted, streaming=True, often=read_several_times)
     _check_asked(cells, fitted, color)
     adata = embed(
         cells,

@@ -27,13 +27,34 @@ def source_of(input: Reading, model: Model) -> Reading:
     return replace(model.check_source(), stream=input.stream)
 
 
-def cells_of(source: Reading, model: Model, *, streaming: bool = False) -> AnnData:
-    """Of files what a model reads: obs, var, its matrix, and the vectors it was given; errors as `read_matrix`."""
+def cells_of(
+    source: Reading, model: Model, *, streaming: bool = False, often: Callable[[Any], Any] | None = None
+) -> AnnData:
+    """Of files what a model reads: obs, var, its matrix, and the vectors it was given.
+
+    Parameters and errors are those of `cells_for`.
+    """
     from cellalign.data.matrices import MATRICES
 
     if model.matrix in MATRICES[model.expression]:
-        return cells_for(source, model.expression, model.obsm, streaming=streaming)
-    return _serving(source, model.expression, [model.matrix], model.obsm, streaming)
+        return cells_for(source, model.expression, model.obsm, streaming=streaming, often=often)
+    return _serving(source, model.expression, [model.matrix], model.obsm, streaming, often)
+
+
+def looked_at(x: Any) -> Any:
+    """A matrix of cells; of several ranks, which all call this, one has made the pass that checks it."""
+    from cellalign.engine.copies import looked_at_by_one
+    from cellalign.engine.ranks import current
+
+    return looked_at_by_one(x, current())
+
+
+def read_several_times(x: Any) -> Any:
+    """The same, of a matrix of which all rows are read twice and more: unpacked in that pass."""
+    from cellalign.engine.copies import one_copy
+    from cellalign.engine.ranks import current
+
+    return looked_at(one_copy(x, current()))
 
 
 def cells_for(
@@ -81,11 +102,10 @@ def _serving(
 ) -> AnnData:
     """The file with the first of these matrices, or the whole of it where that one does not serve."""
     from cellalign.data.files import read, read_matrix
-    from cellalign.data.matrices import default_matrix
     from cellalign.data.recipe import at_hand, serves
 
     found = read_matrix(source, matrices, obsm, required=False, streaming=streaming)
-    found = at_hand(found, default_matrix(found, expression), often)
+    found = at_hand(found, next((key for key in matrices if key in found.layers), "X"), often)
     return found if serves(found, expression, matrices[0]) else read(source, streaming=streaming)
 
 
