@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -42,7 +43,7 @@ def claimed(folder: Path, what: str, holds: Sequence[str] | None = None, *, wait
     what : str
         What is being made in it, for messages: "the model kang-comp".
     holds : sequence of str, optional
-        Names of what is kept in it; a folder that holds anything else is somebody's own.
+        Names of what is kept in it, as patterns; a folder that holds anything else is somebody's own.
     wait : bool
         Wait until a job that holds it has ended, rather than refuse.
 
@@ -79,6 +80,8 @@ def claimed(folder: Path, what: str, holds: Sequence[str] | None = None, *, wait
         toucher.join()
         for ours in (OWNER, LOCK):  # while it is held: who waits finds the folder gone, and makes another
             (folder / ours).unlink(missing_ok=True)
+        for probe in folder.glob(f"{OWNER}.*"):  # of a job that was killed while it looked
+            probe.unlink(missing_ok=True)
         lock.release()
         try:
             folder.rmdir()
@@ -106,7 +109,9 @@ def check_free(folder: Path, what: str, holds: Sequence[str] | None = None) -> N
 
 def _refuse_others(folder: Path, what: str, holds: Sequence[str] | None) -> None:
     """Refuse a folder that is somebody's own: UsageError."""
-    others = {entry.name for entry in folder.iterdir()} - {LOCK, OWNER, *holds} if holds and folder.is_dir() else set()
+    ours = (LOCK, OWNER, f"{OWNER}.*", *(holds or ()))
+    there = [entry.name for entry in folder.iterdir()] if holds and folder.is_dir() else []
+    others = [name for name in there if not any(fnmatchcase(name, pattern) for pattern in ours)]
     if others or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder} is needed for {what}, but it is not cellalign's; rename it, or choose another name")
 

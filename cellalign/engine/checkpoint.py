@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +28,8 @@ from cellalign.records import CheckpointRecord, RecordError
 
 STATE = "state.safetensors"
 PARTS = "parts"
+SAVING = "saving"  # a folder for files that are being written, by safetensors under names of its own too
+EARLIER = ".tmp??????"  # these, as versions before left them where they were killed
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -76,8 +79,8 @@ class Checkpoint:
     every: float = 60.0
     how: str = ""
 
-    FILES: ClassVar[tuple[str, ...]] = (STATE, f"{STATE}.tmp")
-    HOLDS: ClassVar[tuple[str, ...]] = (*FILES, PARTS)  # all that is in the folder
+    FILES: ClassVar[tuple[str, ...]] = (STATE, f"{STATE}.tmp", EARLIER)
+    HOLDS: ClassVar[tuple[str, ...]] = (*FILES, PARTS, SAVING)  # all that is in the folder, as patterns
 
     @classmethod
     def beside(
@@ -108,18 +111,19 @@ class Checkpoint:
         OSError
             It cannot be written; the one before is as it was.
         """
-        fresh = self.path / f"{STATE}.tmp"
+        saving = self.path / SAVING
+        fresh = saving / STATE
         record = CheckpointRecord(format_version=CheckpointRecord.FORMAT, settings=self.settings, state=state)
         content = json.dumps(record.model_dump())  # pydantic's JSON has no infinity, which a best loss begins with
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            saving.mkdir(parents=True, exist_ok=True)
             save_tensors(tensors, fresh, {"cellalign": content, "digest": _digest(tensors, content)})
             with open(fresh, "rb+") as written:
                 os.fsync(written.fileno())
             os.replace(fresh, self.file)
         finally:
-            fresh.unlink(missing_ok=True)
+            shutil.rmtree(saving, ignore_errors=True)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and state.
@@ -168,7 +172,9 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete the state: the run is complete, or is started anew. What else is in the folder stays."""
         for name in self.FILES:
-            (self.path / name).unlink(missing_ok=True)
+            for file in self.path.glob(name):
+                file.unlink(missing_ok=True)
+        shutil.rmtree(self.path / SAVING, ignore_errors=True)
         parts = self.path / PARTS
         for part in list(parts.iterdir()) if parts.is_dir() else []:
             self.part(part.name).remove()

@@ -4,8 +4,10 @@ import logging
 import shutil
 
 import pytest
+import torch
 
 import cellalign
+from cellalign.engine import checkpoint
 from cellalign.errors import ModelError, UsageError
 from tests.support import StopAfter
 
@@ -118,6 +120,33 @@ def test_a_damaged_checkpoint_is_said_and_can_be_thrown_away(tiny, cut_off):
         with pytest.raises(ModelError, match="is damaged .*; throw it away with restart=True"):
             train(tiny, cut_off, **how)
     train(tiny, cut_off, restart=True)
+
+
+@pytest.mark.parametrize("how", ["auto_resume", "restart"])
+@pytest.mark.parametrize("left", ["saving/.tmpX1y2Z3", "saving/state.safetensors", ".tmpAbC123", "owner.json.4711"])
+def test_what_a_run_left_that_was_killed_while_it_saved_is_its_own(tiny, cut_off, left, how):
+    """safetensors writes under a name of its own first: the folder was then taken for somebody else's."""
+    (cut_off / "m.partial" / left).parent.mkdir(exist_ok=True)
+    (cut_off / "m.partial" / left).write_bytes(b"half of")
+    train(tiny, cut_off, **{how: True})
+    assert [p.name for p in cut_off.iterdir()] == ["m"]
+
+
+def test_all_that_is_written_for_a_checkpoint_lies_where_it_is_known(tmp_path, monkeypatch):
+    """Under whatever name: what is seen beside the state while it is saved is a folder of its own."""
+    held, save = [], checkpoint.save_file
+
+    def saving(tensors, path, metadata):
+        held.extend(each.name for each in tmp_path.iterdir())
+        save(tensors, path, metadata)
+        held.extend(each.name for each in tmp_path.iterdir())
+
+    monkeypatch.setattr(checkpoint, "save_file", saving)
+    kept = checkpoint.Checkpoint(tmp_path, {"seed": 1})
+    for epoch in (1, 2):
+        kept.save({"w": torch.ones(3)}, {"epoch": epoch})
+        assert [each.name for each in tmp_path.iterdir()] == ["state.safetensors"]
+    assert set(held) == {"saving", "state.safetensors"}
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(tiny, tmp_path):
