@@ -224,10 +224,7 @@ def write_batches(
     matrices = bare.matrices if isinstance(bare, StreamedCells) else {}
 
     def stream(target: Path) -> None:
-        if team.world > 1:
-            with reading_together(matrices, team):
-                fill(bare, target, True)
-        else:
+        with reading_together(matrices, team):
             fill(bare, target, True)
         with changing(target) as (root, check):
             if "X" in root:

@@ -84,6 +84,16 @@ def test_it_is_the_file_of_one(tmp_path, ending, world, how):
         assert (ad.read_h5ad(tmp_path / "all.h5ad").X == one.X).all()
 
 
+@pytest.mark.parametrize("in_memory", [0, 1])
+def test_one_may_have_read_the_cells_that_others_left_on_disk(tmp_path, in_memory):
+    """As where it has more memory free."""
+    output = tmp_path / "all.zarr"
+    assert as_threads.on_all(2, lambda ranks: written(ranks, output, stored=ranks.rank != in_memory)) == [None] * 2
+    found = files.read(output)
+    np.testing.assert_array_equal(found.X, DRAWS[0])
+    assert abs(found.layers["source"] - OBSERVED).max() == 0
+
+
 def shares(monkeypatch, ending, tmp_path):
     """Of how many rows each rank sends the first one the values, and of how many their packed chunks."""
     sent, packed = [0] * 3, [0] * 3

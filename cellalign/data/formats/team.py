@@ -211,6 +211,9 @@ def _path(name: str) -> str:
 @contextmanager
 def reading_together(matrices: Mapping[str, Stored], team: Team) -> Iterator[None]:
     """On the first: passes over these matrices, several at once, are made by all; the others `read_along` meanwhile."""
+    if not _all_have(matrices, team):
+        yield
+        return
     with helped_by(_Readers(list(matrices.values()), team)):
         yield
     team.told(lambda: None)
@@ -218,11 +221,21 @@ def reading_together(matrices: Mapping[str, Stored], team: Team) -> Iterator[Non
 
 def read_along(matrices: Mapping[str, Stored], team: Team) -> None:
     """On the others: make one's part of what the first is to know."""
+    if not _all_have(matrices, team):
+        return
     known = list(matrices.values())
     while (asked := team.told(lambda: None)) is not None:
         which, function, tasks = asked
         for _ in _found([known[i] for i in which], function, tasks, team):
             pass
+
+
+def _all_have(matrices: Mapping[str, Stored], team: Team) -> bool:
+    """Whether all have matrices on disk, and the same: one that has more memory free may have read them."""
+    if team.world == 1:
+        return False
+    of_each = team.together(list(matrices))
+    return bool(matrices) and all(names == of_each[0] for names in of_each)
 
 
 class _Readers:
