@@ -93,8 +93,13 @@ class Prediction:
         """Provenance, fingerprints, and the shape of images."""
         return uns_of(self.provenance.with_steps(self.record), self.trained, self.var.index, self.image_shape)
 
-    def bare(self) -> AnnData:
-        """All that is known before anything is computed: obs, var, uns and the observed cells as layers["source"]."""
+    def bare(self, *, writes: bool = True) -> AnnData:
+        """All that is known before anything is computed: obs, var, uns and the observed cells as layers["source"].
+
+        For a rank that does not write them without what is in memory of the last.
+        """
+        if not (writes or isinstance(self.source, Stored)):
+            return AnnData(obs=self.obs[[]], var=self.var[[]])
         source = _repeated(self.source, max(1, self.draws))
         times = max(1, self.draws)
         obsm = {name: _repeated(values, times) for name, values in self.obsm.items()}

@@ -109,8 +109,10 @@ class Predictions:
             found = rows_in(self.x, self.control[start : start + OBSERVED])
             yield start, {"source": found} | _observed(found, names)
 
-    def bare(self) -> AnnData:
-        """All that is known before anything is computed: obs, var, obsm and uns."""
+    def bare(self, *, writes: bool = True) -> AnnData:
+        """All that is known before anything is computed: obs, var, obsm, uns; of a rank that writes none, names alone."""
+        if not writes:
+            return AnnData(obs=self.obs[[]], var=self.var[[]])
         uns = uns_of(self.provenance.with_steps(self.record), self.trained, self.var.index, self.image_shape)
         return AnnData(obs=self.obs, var=self.var, obsm=self.obsm, uns=uns)
 

@@ -50,8 +50,8 @@ class Threads:
 
 
 def number() -> int:
-    """Of the rank that asks."""
-    return _own.rank
+    """Of the rank that asks; -1 of any other thread."""
+    return getattr(_own, "rank", -1)
 
 
 def on_all(world: int, what: Callable[[Threads], Any], lost_at: int | None = None) -> list:

@@ -143,7 +143,7 @@ def test_numbers_are_several_conditions_but_never_all(cells, caplog):
 @pytest.mark.parametrize(
     ("asked", "error", "said"),
     [
-        ({"to": []}, InputError, "names no condition"),
+        ({"to": []}, UsageError, "names no condition"),
         ({"to": ["g1", "g9"]}, InputError, "'g9' in column 'guide' was never trained on"),
         ({"to": ["g1"], "from_": "g1"}, InputError, "names no condition but that of the source cells"),
         ({"to": "all", "per_condition": -1}, UsageError, "per_condition must not be negative"),

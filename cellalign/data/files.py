@@ -224,7 +224,7 @@ def write_batches(
     matrices = bare.matrices if isinstance(bare, StreamedCells) else {}
 
     def stream(target: Path) -> None:
-        with reading_together(matrices, team):
+        with reading_together(matrices, team, target):
             fill(bare, target, True)
         with changing(target) as (root, check):
             if "X" in root:

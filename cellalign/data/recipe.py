@@ -210,14 +210,15 @@ def to_train_on(
     if expression == "any":
         refuse_beside_any(n_top_genes, rounded)
         key = layer or "X"
-        x = any_values(at_hand(adata, key, often), key, where)
+        x = any_values(at_hand(adata, key, often, expression), key, where)
         say_unlike(x, f"{where}'s {key}")
         return Training(x, adata.var, key, Recipe(expression="any"))
     preprocessed = partial(_preprocessed, adata, n_top_genes, batch, where, rounded=rounded, trained_on=trained_on)
     if expression == "counts":
         if n_top_genes:
             return _counts_to_train_on(adata, layer, rounded, preprocessed)
-        return _counts_to_train_on(at_hand(adata, layer or default_matrix(adata, expression), often), layer, rounded)
+        key = layer or default_matrix(adata, expression)
+        return _counts_to_train_on(at_hand(adata, key, often, expression), layer, rounded)
     if image_shape(adata, where) is not None:
         return _pixels_to_train_on(adata, layer or "X", n_top_genes, where)
     if layer is None and not _has_log(adata, "X"):
@@ -230,17 +231,26 @@ def to_train_on(
     key = layer or "X"
     as_they_are = option("expression", "any")
     otherwise = f"; or, to model any real values (standardised, CLR, z-scores) as they are, {as_they_are}"
-    x = _log_of(at_hand(adata, key, often), key, where, advice, otherwise)
+    x = _log_of(at_hand(adata, key, often, expression), key, where, advice, otherwise)
     return Training(x, adata.var, key, Recipe(target_sum=total_of(adata, key), base=_base_of(x)))
 
 
-def at_hand(adata: AnnData, key: str, often: Callable[[Any], Any] | None) -> AnnData:
-    """The same cells; a matrix of theirs is read fast from its first pass on, which is the one that checks it."""
-    if often is None or _lacks(adata, key):
+def at_hand(adata: AnnData, key: str, often: Callable[[Any], Any] | None, expression: str) -> AnnData:
+    """The same cells; a matrix that is read as it is, is read fast from its first pass on, which is what checks it."""
+    if often is None or _lacks(adata, key) or not _is_as_read(adata, key, expression):
         return adata
     matrix = matrix_of(adata, key)
     found = often(matrix)  # of several ranks all call it, whether their cells are on disk or not
     return adata if found is matrix or not isinstance(adata, StreamedCells) else adata.with_matrix(key, found)
+
+
+def _is_as_read(adata: AnnData, key: str, expression: str) -> bool:
+    """Whether a matrix is read as it is, by all that a sample of it tells: neither another one nor a changed one."""
+    if expression == "counts":
+        return scale_of(matrix_of(adata, key)).kind == "counts"
+    if expression == "any":
+        return matrix_of(adata, key).dtype.kind != "b"
+    return not _is_prediction(adata, key) and _has_log(adata, key)
 
 
 def _pixels_to_train_on(adata: AnnData, key: str, n_top_genes: int | None, where: str) -> Training:

@@ -186,7 +186,7 @@ def command(
     if dry_run:
         _say_plan(call, predicted, to, to_write([output], force=force))
         return
-    bare, copies = predicted.bare(), predicted.copies
+    bare, copies = predicted.bare(writes=current().first), predicted.copies
     files.write_batches(bare, predicted.own_batches(), output, team=current(), copies=copies, force=force)
     if not current().first:
         return

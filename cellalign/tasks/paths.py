@@ -105,7 +105,7 @@ def _serving(
     from cellalign.data.recipe import at_hand, serves
 
     found = read_matrix(source, matrices, obsm, required=False, streaming=streaming)
-    found = at_hand(found, next((key for key in matrices if key in found.layers), "X"), often)
+    found = at_hand(found, next((key for key in matrices if key in found.layers), "X"), often, expression)
     return found if serves(found, expression, matrices[0]) else read(source, streaming=streaming)
 
 

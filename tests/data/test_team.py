@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import anndata as ad
 import as_threads
@@ -84,6 +85,32 @@ def test_it_is_the_file_of_one(tmp_path, ending, world, how):
         assert (ad.read_h5ad(tmp_path / "all.h5ad").X == one.X).all()
 
 
+def test_who_does_not_see_the_store_writes_none_of_the_observed_cells(monkeypatch, tmp_path):
+    there = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: as_threads.number() != 1 and there(path))
+    output = tmp_path / "all.zarr"
+    assert as_threads.on_all(2, lambda ranks: written(ranks, output, stored=True)) == [None] * 2
+    assert abs(files.read(output).layers["source"] - OBSERVED).max() == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.uint8, ">f4"])
+@pytest.mark.parametrize("ending", ["h5ad", "zarr"])
+def test_dense_values_of_any_type_are_written_as_one_writes_them(tmp_path, ending, dtype):
+    values = (100 * SD).astype(dtype)
+
+    def of(ranks):
+        for number in range(ranks.rank, -(-N // 13), ranks.world):
+            rows = slice(number * 13, min(N, (number + 1) * 13))
+            yield rows.start, {"X": SD[rows], "source": values[rows]}
+
+    def what(ranks):
+        files.write_batches(AnnData(obs=OBS, var=VAR), of(ranks), tmp_path / f"all.{ending}", team=ranks)
+
+    assert as_threads.on_all(2, what) == [None] * 2
+    found = files.read(tmp_path / f"all.{ending}").layers["source"]
+    np.testing.assert_array_equal(found.toarray() if sparse.issparse(found) else found, values.astype(np.float32))
+
+
 @pytest.mark.parametrize("in_memory", [0, 1])
 def test_one_may_have_read_the_cells_that_others_left_on_disk(tmp_path, in_memory):
     """As where it has more memory free."""
@@ -123,8 +150,8 @@ def test_each_packs_its_whole_chunks_of_a_file(monkeypatch, tmp_path):
 
 
 def test_who_does_not_see_the_store_sends_all(monkeypatch, tmp_path):
-    there = os.path.isdir
-    monkeypatch.setattr(team.os.path, "isdir", lambda path: as_threads.number() != 2 and there(path))
+    there = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: as_threads.number() != 2 and there(path))
     sent, packed = shares(monkeypatch, "zarr", tmp_path)
     assert packed == [0, 0, 0] and sent == [0, 2 * 2 * 13, 2 * 2 * 13]
     np.testing.assert_array_equal(files.read(tmp_path / "all.zarr").X, DRAWS[0])

@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
 from scipy import sparse
 
 import cellalign
 from cellalign.data import unpacked as module
 from cellalign.data.formats.on_disk import CsrOnDisk
+from cellalign.data.reading import Reading
 from cellalign.data.source import content_of
 from cellalign.data.stored import Held
 from cellalign.data.unpacked import Unpacked, in_memory, smallest, unpacked
 from cellalign.engine import copies
+from cellalign.tasks.paths import cells_for
 
 RNG = np.random.default_rng(0)
 MATRICES = {
@@ -142,6 +145,35 @@ def test_a_folder_in_memory_is_known(tmp_path, monkeypatch):
     assert not in_memory(str(tmp_path))
     mounts.unlink()
     assert not in_memory(str(tmp_path))  # where the system does not say
+
+
+@pytest.mark.parametrize("counts_in", ["raw", "umi", "X", "estimated"])
+def test_a_copy_is_made_of_what_is_trained_on_alone(tiny, tmp_path, monkeypatch, counts_in):
+    """Not of a matrix that is looked at first, nor of one that is rounded first."""
+    counts, made = tiny.layers["counts"].copy(), []
+    del tiny.layers["counts"]
+    if counts_in == "raw":
+        tiny.raw = AnnData(counts, obs=tiny.obs, var=tiny.var)
+    elif counts_in == "umi":
+        tiny.layers["umi"] = counts
+    else:
+        tiny.X = counts if counts_in == "X" else counts * np.float32(1.01)
+    tiny.write_h5ad(tmp_path / "in.h5ad")
+
+    def kept(x):
+        found = unpacked(x)
+        if isinstance(found, Unpacked) and found not in made:
+            made.append(found)
+        return found
+
+    monkeypatch.setattr(copies, "unpacked", kept)
+    options = {"condition": "stim", "epochs": 1, "settings": {"hidden": [8]}, "rounded": counts_in == "estimated"}
+    left = cells_for(
+        Reading((str(tmp_path / "in.h5ad"),), stream=True), "counts", streaming=True, often=copies.unpacked
+    )
+    cellalign.train(left, method="scvi", **options)
+    (x,) = made
+    assert (x.to_memory() != counts.rint()).nnz == 0
 
 
 @pytest.mark.parametrize("method", ["comp", "scvi"])

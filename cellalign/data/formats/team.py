@@ -8,13 +8,14 @@ all, as by workers of a cluster (`shared`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import h5py
+import numpy as np
 from scipy import sparse
 
 from cellalign.data.formats.by_rows import Rows, dense_dataset
@@ -72,17 +73,18 @@ ALONE = _Alone()
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a dense matrix lies in the file: chunks of so many rows, of so many in all, how hard packed in HDF5."""
+    """How a dense matrix of n rows lies in the file: so many rows in a chunk, packed so hard in HDF5, of a type."""
 
     rows: int
     n: int
     level: int | None
+    dtype: np.dtype
 
     @classmethod
     def of(cls, place: Any) -> _Layout:
         """Of one that is open."""
         packed = isinstance(place, h5py.Dataset) and place.compression
-        return cls(place.chunks[0], place.shape[0], place.compression_opts if packed else None)
+        return cls(place.chunks[0], place.shape[0], place.compression_opts if packed else None, place.dtype)
 
     def whole(self, start: int, stop: int) -> tuple[int, int]:
         """From which row to which chunks are whole, of the rows from `start` to `stop`."""
@@ -161,7 +163,7 @@ class _File:
 
         place, layouts = team.told(made)
         # on another machine the folder may not be there: then the first is sent what is to be written
-        all_see = all(team.together(place is not None and os.path.isdir(place.path)))
+        all_see = all(team.together(place is not None and Path(place.path).is_dir()))
         if not team.first and place is not None and all_see:
             root = store_at(place)
         return cls(root, layouts, team.first, place is None)
@@ -175,6 +177,7 @@ class _File:
             self.put(name, start, values)
             return
         stop, layout = start + len(values), self.layouts[name]
+        values = values.astype(layout.dtype, copy=False)
         begin, end = layout.whole(start, stop) if self.packs or self.root is not None else (stop, stop)
         if begin < end:
             whole = values[begin - start : end - start]
@@ -209,9 +212,15 @@ def _path(name: str) -> str:
 
 
 @contextmanager
-def reading_together(matrices: Mapping[str, Stored], team: Team) -> Iterator[None]:
-    """On the first: passes over these matrices, several at once, are made by all; the others `read_along` meanwhile."""
-    if not _all_have(matrices, team):
+def reading_together(matrices: Mapping[str, Stored], team: Team, target: Path) -> Iterator[None]:
+    """On the first: passes over these matrices, several at once, are made by all; the others `read_along` meanwhile.
+
+    Parameters
+    ----------
+    target : path
+        What is written: a file, or the folder of a store.
+    """
+    if not _all_can(matrices, team, target):
         yield
         return
     with helped_by(_Readers(list(matrices.values()), team)):
@@ -221,7 +230,7 @@ def reading_together(matrices: Mapping[str, Stored], team: Team) -> Iterator[Non
 
 def read_along(matrices: Mapping[str, Stored], team: Team) -> None:
     """On the others: make one's part of what the first is to know."""
-    if not _all_have(matrices, team):
+    if not _all_can(matrices, team):
         return
     known = list(matrices.values())
     while (asked := team.told(lambda: None)) is not None:
@@ -230,12 +239,16 @@ def read_along(matrices: Mapping[str, Stored], team: Team) -> None:
             pass
 
 
-def _all_have(matrices: Mapping[str, Stored], team: Team) -> bool:
-    """Whether all have matrices on disk, and the same: one that has more memory free may have read them."""
+def _all_can(matrices: Mapping[str, Stored], team: Team, target: Path | None = None) -> bool:
+    """Whether all have the same matrices on disk, and see the store that is written; which it is the first one knows.
+
+    One that has more memory free may have read its cells; on another machine the folder may not be there.
+    """
     if team.world == 1:
         return False
-    of_each = team.together(list(matrices))
-    return bool(matrices) and all(names == of_each[0] for names in of_each)
+    store = team.told(lambda: target if target is not None and target.is_dir() else None)
+    of_each = team.together((list(matrices), store is None or store.is_dir()))
+    return bool(matrices) and all(sees and names == of_each[0][0] for names, sees in of_each)
 
 
 class _Readers:
@@ -251,8 +264,9 @@ class _Readers:
         if isinstance(matrices, Stored):  # only read: to send it costs more
             yield from (function(matrices.runs([run]), *arguments) for run, arguments in asked)
             return
+        which = [i for matrix in matrices for i, each in enumerate(self.known) if each is matrix]
+        assert len(which) == len(matrices)
         tasks = list(asked)
-        which = [next(i for i, each in enumerate(self.known) if each is matrix) for matrix in matrices]
         self.team.told(lambda: (which, function, tasks))
         yield from _found(matrices, function, tasks, self.team)
 
