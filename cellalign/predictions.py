@@ -110,7 +110,7 @@ class Predictions:
             yield start, {"source": found} | _observed(found, names)
 
     def bare(self, *, writes: bool = True) -> AnnData:
-        """All that is known before anything is computed: obs, var, obsm, uns; of a rank that writes none, names alone."""
+        """All that is known before anything is computed: obs, var, obsm, uns; of a rank that writes none, the names."""
         if not writes:
             return AnnData(obs=self.obs[[]], var=self.var[[]])
         uns = uns_of(self.provenance.with_steps(self.record), self.trained, self.var.index, self.image_shape)
