@@ -80,13 +80,15 @@ class Prediction:
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """Matrices by layer for the next source cells: "X" [B, G], of several draws [draws, B, G]; "drawn" is CSR."""
-        for part in self.one.parts():
-            yield _drawn_sparse(part)
+        for _, part in self.own_batches():
+            yield part
 
     def own_batches(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Of several ranks this one's, each with the number of its first source cell."""
-        for first, part in self.one.own_parts():
-            yield first, _drawn_sparse(part)
+        for first, part in self.one.parts():
+            if "drawn" in part:  # counts, of which most are 0
+                part = part | {"drawn": sparse.csr_matrix(part["drawn"])}
+            yield first, part
 
     @property
     def uns(self) -> dict[str, Any]:
@@ -130,11 +132,6 @@ def uns_of(
     """What a file of predictions says of itself."""
     found: dict[str, Any] = {KEY: provenance.plain()} | written(trained, genes)
     return found if image_shape is None else found | {IMAGES: np.array(image_shape)}
-
-
-def _drawn_sparse(part: dict[str, Any]) -> dict[str, Any]:
-    """Counts that are drawn, of which most are 0, as CSR."""
-    return part | {"drawn": sparse.csr_matrix(part["drawn"])} if "drawn" in part else part
 
 
 def whole(parts: list[Any]) -> Any:
@@ -274,10 +271,8 @@ class Settled:
         Its source cells: obs, and the vectors that the model reads.
     record : Counterfactual
     parts : callable
-        The matrices by layer, batch by batch.
-    own_parts : callable
-        Of several ranks this one's, each with the number of its first cell; the first is that of a rank that may be
-        named, counted round.
+        The matrices by layer, batch by batch, each with the number of its first cell. Of several ranks this one's; the
+        first of all is that of a rank that may be named, counted round.
     n_batches : int
         Of all.
     """
@@ -285,8 +280,7 @@ class Settled:
     asked: Intervention
     cells: AnnData
     record: Counterfactual
-    parts: Callable[[], Iterator[dict[str, np.ndarray]]]
-    own_parts: Callable[..., Iterator[tuple[int, dict[str, np.ndarray]]]]
+    parts: Callable[..., Iterator[tuple[int, dict[str, np.ndarray]]]]
     n_batches: int
 
 
@@ -330,16 +324,9 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
     known = None if how.interval is None else intervals(model, source.obs, asked, x[asked.rows], means, how)
     wanted: dict[str, Any] = {"samples": how.samples, "draws": how.draws, "drawn": model.expression == "counts"}
 
-    def own_parts(turn: int = 0) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def parts(turn: int = 0) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         for first, part in computing(own_predictions, turn=turn, **wanted):
             yield first, part if known is None else part | known.of(first, part["X"].shape[-2])
-
-    def parts() -> Iterator[dict[str, np.ndarray]]:
-        at = 0
-        for part in computing(predictions, **wanted):
-            n = part["X"].shape[-2]
-            yield part if known is None else part | known.of(at, n)
-            at += n
 
     tuned = model.record.tuned
     record = Counterfactual(
@@ -367,7 +354,7 @@ def settled(model: Model, adata: AnnData, x: Any, asked: Intervention, how: How)
     )
     if known is not None:
         source.obs = source.obs.assign(abstain=known.abstain[known.codes])
-    return Settled(asked, source, record, parts, own_parts, n_batches(len(asked.rows), how.draws))
+    return Settled(asked, source, record, parts, n_batches(len(asked.rows), how.draws))
 
 
 def prepared(model: Model, adata: AnnData) -> Provenance:

@@ -73,14 +73,7 @@ class Predictions:
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """Matrices by layer for the next rows, [B, G]; "source" and "drawn" are CSR where they are sparse."""
-        names: list[str] = []
-        for one in self.each:
-            start = 0
-            for part in one.parts():
-                names = names or list(part)
-                yield self._of(one, start, part)
-                start += part["X"].shape[-2]
-        for _, part in self._controls(names):
+        for _, part in self.own_batches():
             yield part
 
     def own_batches(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -88,7 +81,7 @@ class Predictions:
         row = turn = 0
         names: list[str] = []
         for one in self.each:
-            for first, part in one.own_parts(turn=turn):
+            for first, part in one.parts(turn=turn):
                 names = names or list(part)
                 yield row + first * max(1, self.draws), self._of(one, first, part)
             row += len(one.asked.rows) * max(1, self.draws)

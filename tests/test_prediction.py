@@ -1,5 +1,6 @@
 """What a counterfactual writes: residual transfer, decoded means, draws, spreads; batch by batch, and from its seed."""
 
+import functools
 from pathlib import Path
 
 import anndata as ad
@@ -11,7 +12,7 @@ from scipy import sparse
 import cellalign
 from cellalign.data.fields import Categorical
 from cellalign.data.loader import Cells, as_matrix
-from cellalign.engine.predict import predictions
+from cellalign.engine.predict import own_predictions, predictions
 from cellalign.errors import UsageError
 from cellalign.evaluation.metrics import response as res
 from cellalign.methods.base import Latent, Layout, Method, Normal, Predicts, Trains
@@ -365,7 +366,7 @@ def test_batches_put_together_are_the_whole(old, cells, options, monkeypatch):
     """Many small batches, as `Prediction.batches` yields them, make up to_adata in its order."""
     import cellalign.prediction as module
 
-    monkeypatch.setattr(module, "predictions", lambda *args, **kwargs: predictions(*args, **kwargs, batch_size=7))
+    monkeypatch.setattr(module, "own_predictions", functools.partial(own_predictions, batch_size=7))
     prediction = old["comp"].predict(cells, to="stimulated", **options)
     parts = list(prediction.batches())
     n, draws = prediction.source.shape[0], options.get("draws", 0)

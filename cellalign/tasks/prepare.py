@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellalign.data.reading import Reading
 from cellalign.errors import InputError, UsageError, option, spoken
-from cellalign.tasks.paths import beside
+from cellalign.tasks.paths import beside, looked_at
 from cellalign.tasks.roles import Roles, check_roles
 from cellalign.tasks.unheeded import unheeded
 
@@ -343,10 +343,7 @@ def to_read_often(x: Any, cls: type[Method]) -> Any:
 
 def read_often_looked_at(x: Any, cls: type[Method]) -> Any:
     """The same, and one rank has made the pass that finds what has to be known of all values."""
-    from cellalign.engine.copies import looked_at_by_one
-    from cellalign.engine.ranks import current
-
-    return looked_at_by_one(to_read_often(x, cls), current())
+    return looked_at(to_read_often(x, cls))
 
 
 def training_rows(adata: AnnData, holdout: Sequence[str], control: str | None) -> np.ndarray:
