@@ -115,6 +115,8 @@ def main() -> None:
     for name in names.split(","):
         found[name] = trained(name, precision, device)
     torch.save(found, folder / f"{world}-{rank}.pt")
+    if world > 1:
+        torch.distributed.destroy_process_group()  # left open, gloo may abort as the process ends
 
 
 if __name__ == "__main__":
